@@ -1,0 +1,1 @@
+"""The queue as values: no I/O, no clock, no trio."""

@@ -1,0 +1,142 @@
+"""One FIFO queue as a state machine: nothing here waits, reads a clock or touches a disk.
+
+                       enqueue                 dequeue
+    (producer) ------------------->  READY  ------------->  gone
+                                       ^                      |
+                                       +------ put_back ------+
+                                         at its original place
+
+The oldest message is always first. Plain FIFO traffic only touches one deque, so enqueue and dequeue are
+O(1) at any depth. Messages that come back wait in a small heap ordered by id; since every message in that
+heap may be older than the deque's head, dequeue compares the two heads: O(log r) for r returned messages,
+and r is 0 but for the moment after a failed hand-over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import count
+
+from zapq.core.message import Message
+from zapq.errors import QueueFull
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """What a queue holds and has done since it was made, as one consistent picture."""
+
+    messages: int
+    bytes: int
+    max_messages: int
+    max_bytes: int
+    enqueued: int
+    dequeued: int
+    empty: int
+    refused: int
+    returned: int
+    cleared: int
+
+
+class Queue:
+    """Holds at most `max_messages` messages of together at most `max_bytes` bytes, first in first out."""
+
+    def __init__(self, *, max_messages: int, max_bytes: int) -> None:
+        self.max_messages = max_messages
+        self.max_bytes = max_bytes
+        self._ready: deque[Message] = deque()
+        self._returned: list[tuple[int, Message]] = []
+        self._next_id = 1
+        self._bytes = 0
+        self._enqueued = self._dequeued = self._empty = 0
+        self._refused = self._put_back = self._cleared = 0
+
+    def __len__(self) -> int:
+        return len(self._ready) + len(self._returned)
+
+    def enqueue(self, body: bytes) -> Message:
+        """Append a message, or raise `QueueFull` and change nothing but the count of refusals."""
+        size = self._bytes + len(body)
+        if size > self.max_bytes or len(self) >= self.max_messages:
+            self._refused += 1
+            if len(self) >= self.max_messages:
+                raise QueueFull(limit="max_msgs", current=len(self), max_messages=self.max_messages)
+            raise QueueFull(limit="max_bytes", current=self._bytes, max_bytes=self.max_bytes)
+        message = Message(self._next_id, body)
+        self._next_id += 1
+        self._ready.append(message)
+        self._bytes = size
+        self._enqueued += 1
+        return message
+
+    def dequeue(self) -> Message | None:
+        """Remove and return the oldest message, or None (counted as an empty dequeue)."""
+        if self._returned and not (self._ready and self._ready[0].id < self._returned[0][0]):
+            message = heappop(self._returned)[1]
+        elif self._ready:
+            message = self._ready.popleft()
+        else:
+            self._empty += 1
+            return None
+        self._bytes -= len(message.body)
+        self._dequeued += 1
+        return message
+
+    def put_back(self, message: Message) -> None:
+        """Return a dequeued message to its original place.
+
+        Never refused, even if newer messages have filled its room meanwhile: it was accepted once, and an
+        accepted message is not dropped. The caps refuse newcomers until the excess is gone.
+        """
+        heappush(self._returned, (message.id, message))
+        self._bytes += len(message.body)
+        self._put_back += 1
+
+    def clear(self) -> int:
+        """Drop everything held and return how many messages that were."""
+        dropped = len(self)
+        # New containers, not .clear(): the caller's thread frees a deque of millions when it drops the last
+        # reference, and a snapshot being taken keeps its own copy anyway.
+        self._ready = deque()
+        self._returned = []
+        self._bytes = 0
+        self._cleared += dropped
+        return dropped
+
+    def bodies(self) -> list[bytes]:
+        """The bodies held, oldest first; a copy of references, not of the bytes."""
+        if not self._returned:
+            return [message.body for message in self._ready]
+        everything = [*self._ready, *(message for _, message in self._returned)]
+        return [message.body for message in sorted(everything, key=lambda message: message.id)]
+
+    def replace(self, bodies: Iterable[bytes]) -> int:
+        """Hold exactly `bodies`, oldest first, and return their number; `QueueFull` changes nothing."""
+        ready = deque(map(Message, count(self._next_id), bodies))
+        size = sum(len(message.body) for message in ready)
+        if len(ready) > self.max_messages:
+            raise QueueFull(limit="max_msgs", current=len(ready), max_messages=self.max_messages)
+        if size > self.max_bytes:
+            raise QueueFull(limit="max_bytes", current=size, max_bytes=self.max_bytes)
+        self.clear()
+        self._ready = ready
+        self._next_id += len(ready)
+        self._bytes = size
+        return len(ready)
+
+    def stats(self) -> QueueStats:
+        """Report counts and sizes in O(1)."""
+        return QueueStats(
+            messages=len(self),
+            bytes=self._bytes,
+            max_messages=self.max_messages,
+            max_bytes=self.max_bytes,
+            enqueued=self._enqueued,
+            dequeued=self._dequeued,
+            empty=self._empty,
+            refused=self._refused,
+            returned=self._put_back,
+            cleared=self._cleared,
+        )

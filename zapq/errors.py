@@ -14,6 +14,8 @@ class ZapqError(Exception):
 
     problem: ClassVar[str] = "internal-error"
     status: ClassVar[int] = 500
+    retry_after: ClassVar[int | None] = None
+    """Seconds after which trying again makes sense; None where it does not."""
 
     def __init__(self, detail: str | None = None, **members: object) -> None:
         self.detail = detail or " ".join((type(self).__doc__ or "").split())
@@ -79,6 +81,7 @@ class QueueFull(ZapqError):
 
     problem = "queue-full"
     status = 429
+    retry_after = 1
 
 
 class TooManyWaiters(ZapqError):
@@ -86,6 +89,7 @@ class TooManyWaiters(ZapqError):
 
     problem = "too-many-waiters"
     status = 429
+    retry_after = 1
 
 
 class Draining(ZapqError):
@@ -93,6 +97,7 @@ class Draining(ZapqError):
 
     problem = "draining"
     status = 503
+    retry_after = 1
 
 
 class SnapshotFailed(ZapqError):

@@ -34,7 +34,6 @@ class QueueStats:
     max_bytes: int
     enqueued: int
     dequeued: int
-    empty: int
     refused: int
     returned: int
     cleared: int
@@ -50,8 +49,7 @@ class Queue:
         self._returned: list[tuple[int, Message]] = []
         self._next_id = 1
         self._bytes = 0
-        self._enqueued = self._dequeued = self._empty = 0
-        self._refused = self._put_back = self._cleared = 0
+        self._enqueued = self._dequeued = self._refused = self._put_back = self._cleared = 0
 
     def __len__(self) -> int:
         return len(self._ready) + len(self._returned)
@@ -72,13 +70,12 @@ class Queue:
         return message
 
     def dequeue(self) -> Message | None:
-        """Remove and return the oldest message, or None (counted as an empty dequeue)."""
+        """Remove and return the oldest message, or None."""
         if self._returned and not (self._ready and self._ready[0].id < self._returned[0][0]):
             message = heappop(self._returned)[1]
         elif self._ready:
             message = self._ready.popleft()
         else:
-            self._empty += 1
             return None
         self._bytes -= len(message.body)
         self._dequeued += 1
@@ -97,10 +94,8 @@ class Queue:
     def clear(self) -> int:
         """Drop everything held and return how many messages that were."""
         dropped = len(self)
-        # New containers, not .clear(): the caller's thread frees a deque of millions when it drops the last
-        # reference, and a snapshot being taken keeps its own copy anyway.
-        self._ready = deque()
-        self._returned = []
+        self._ready.clear()
+        self._returned.clear()
         self._bytes = 0
         self._cleared += dropped
         return dropped
@@ -135,7 +130,6 @@ class Queue:
             max_bytes=self.max_bytes,
             enqueued=self._enqueued,
             dequeued=self._dequeued,
-            empty=self._empty,
             refused=self._refused,
             returned=self._put_back,
             cleared=self._cleared,

@@ -1,0 +1,5 @@
+"""`python -m zapq` is `zapq`."""
+
+from zapq.cli import main
+
+main()

@@ -1,0 +1,151 @@
+"""The command line: flags only build `Settings`; whatever is wrong is one line on standard error."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import trio
+
+import zapq
+from zapq import logs
+from zapq.errors import InvalidSetting, ZapqError
+from zapq.settings import Option, Settings, load, options
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_SIGNAL = 128
+"""Plus the signal's number: a second signal ended the process before it was done."""
+
+
+class ServeByDefault(click.Group):
+    """A command group in which `zapq --addr :8080` means `zapq serve --addr :8080`, as the original's did."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `serve` in front of arguments that name no command."""
+        if not args or (args[0].startswith("-") and args[0] not in {"--help", "-h", "--version"}):
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the options of `serve` too: they are what people look for."""
+        super().format_options(ctx, formatter)
+        with formatter.section("Options of serve (flag beats environment beats --config beats default)"):
+            records = [parameter.get_help_record(ctx) for parameter in serve.params]
+            formatter.write_dl([record for record in records if record is not None])
+
+
+@click.group(
+    cls=ServeByDefault, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.version_option(zapq.__version__, message="%(prog)s %(version)s")
+def commands() -> None:
+    """A FIFO message queue in RAM behind plain HTTP.
+
+    Without a command, zapq serves.
+    """
+
+
+def _click_option(option: Option) -> click.Option:
+    default = option.default
+    if option.kind == "size":
+        default = f"{default // 1024**2}M" if default % 1024**2 == 0 else f"{default // 1024}K"
+    elif option.kind in {"switch", "seconds"}:
+        default = f"{default:g}" if option.kind == "seconds" else "off"
+    metavar = "|".join(option.choices) or {"text": "TEXT", "switch": None}.get(option.kind, option.kind.upper())
+    about = f"{option.help}  [{option.env}; default: {default if default != '' else 'none'}]"
+    if option.kind == "switch":
+        return click.Option([option.flag], help=about, is_flag=True, flag_value="true", default=None)
+    return click.Option([option.flag], help=about, metavar=metavar)
+
+
+def _serve(**flags: Any) -> int:
+    """Serve the queue until SIGINT or SIGTERM."""
+    config = flags.pop("config") or os.environ.get("ZAPQ_CONFIG")
+    settings = load(flags=flags, environ=os.environ, config=config)
+    logs.configure(settings)
+    return trio.run(serve_until_signalled, settings)
+
+
+serve = click.Command(
+    "serve",
+    callback=_serve,
+    help=_serve.__doc__,
+    params=[
+        *map(_click_option, options()),
+        click.Option(["--config"], metavar="FILE", help="TOML file of settings by name.  [ZAPQ_CONFIG]"),
+    ],
+)
+commands.add_command(serve)
+
+
+async def serve_until_signalled(settings: Settings) -> int:
+    """Serve until the first SIGINT or SIGTERM, end at once on the second, and return the exit code."""
+    stopping = trio.Event()
+    code = EXIT_OK
+    async with trio.open_nursery() as nursery:
+
+        async def watch_signals(*, task_status: trio.TaskStatus[None]) -> None:
+            nonlocal code
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                task_status.started()
+                async for number in signals:
+                    name = signal.Signals(number).name
+                    if stopping.is_set():
+                        logs.say(logging.WARNING, "second shutdown signal received; ending now", signal=name)
+                        code = EXIT_SIGNAL + number
+                        nursery.cancel_scope.cancel()
+                        return
+                    logs.say(logging.INFO, "shutdown signal received", signal=name, grace=settings.grace)
+                    stopping.set()
+
+        async def run_server(*, task_status: trio.TaskStatus[list[str]]) -> None:
+            await zapq.serve(settings, shutdown_trigger=stopping.wait, task_status=task_status)
+            nursery.cancel_scope.cancel()
+
+        await nursery.start(watch_signals)
+        [address] = await nursery.start(run_server)
+        logs.say(
+            logging.INFO,
+            "queue listening",
+            addr=address.partition("://")[2] or address,
+            tls=settings.tls,
+            max_bytes=settings.max_bytes,
+            max_msgs=settings.max_msgs,
+        )
+    logs.say(logging.INFO, "bye")
+    return code
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 could not start or failed, 2 wrong usage or configuration."""
+    try:
+        code = commands.main(args=arguments, prog_name="zapq", standalone_mode=False)
+    except click.ClickException as error:
+        code = _complain(error.format_message(), EXIT_USAGE)
+    except click.Abort:
+        code = EXIT_SIGNAL + signal.SIGINT
+    except (ZapqError, BaseExceptionGroup) as error:
+        refusal = _only_refusal(error)
+        if refusal is None:
+            raise
+        code = _complain(refusal.detail, EXIT_USAGE if isinstance(refusal, InvalidSetting) else EXIT_FAILED)
+    sys.exit(code)
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"zapq: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+def _only_refusal(error: BaseException) -> ZapqError | None:
+    """The refusal of ours that a nursery may have wrapped, if there is nothing else in the group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, ZapqError) else None

@@ -1,0 +1,1 @@
+"""HTTP as Quart sees it: the only package that imports quart."""

@@ -1,0 +1,73 @@
+"""The Quart-Trio app, built from a running service; it starts and stops nothing itself."""
+
+from __future__ import annotations
+
+import logging
+
+from quart import Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from zapq import logs
+from zapq.errors import ZapqError
+from zapq.http import problems
+from zapq.http.exchange import HTTPConnection
+from zapq.http.metrics import Traffic
+from zapq.http.routes import NO_STORE, create_routes, exchange_of
+from zapq.service.service import QueueService
+from zapq.settings import Settings
+
+
+def create_app(service: QueueService, settings: Settings, traffic: Traffic) -> QuartTrio:
+    """Return the app that speaks HTTP for `service`."""
+    app = QuartTrio("zapq", static_folder=None, template_folder=None)
+    app.asgi_http_class = HTTPConnection
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_message_bytes
+    # A path means itself: `//metrics` and `/metrics/` are unknown, not redirected.
+    app.url_map.merge_slashes = False
+    app.url_map.strict_slashes = True
+    app.url_map.redirect_defaults = False
+    app.register_blueprint(create_routes(service, settings, traffic))
+    for rule in app.url_map.iter_rules():
+        # Werkzeug lets HEAD run the GET handler, and this one takes a message away.
+        if rule.endpoint == "zapq.dequeue" and rule.methods is not None:
+            rule.methods.discard("HEAD")
+    refusals = logs.Throttle()
+
+    @app.before_request
+    async def count() -> None:
+        traffic.requests += 1
+
+    @app.errorhandler(ZapqError)
+    async def refuse(error: ZapqError) -> Response:
+        response = problem(error.status, problems.render_error(error, exchange_of(request).trace_id))
+        if error.retry_after is not None:
+            response.headers["Retry-After"] = str(error.retry_after)
+        level = logging.ERROR if error.status == 500 else logging.WARNING
+        log_refusal(level, error.problem, error.status, error.detail)
+        return response
+
+    @app.errorhandler(HTTPException)
+    async def refuse_http(error: HTTPException) -> Response:
+        status = error.code or 500
+        detail = error.description or "The request cannot be answered."
+        response = problem(status, problems.render_status(status, detail, exchange_of(request).trace_id))
+        allowed = getattr(error, "valid_methods", None)
+        if allowed:
+            response.headers["Allow"] = ", ".join(sorted(allowed))
+        log_refusal(logging.WARNING, f"http-{status}", status, detail)
+        return response
+
+    @app.errorhandler(Exception)
+    async def fail(error: Exception) -> Response:
+        logs.log.error("request failed", exc_info=error)
+        detail = "zapq made a mistake; the log tells more under this trace id."
+        return problem(500, problems.render_status(500, detail, exchange_of(request).trace_id))
+
+    def log_refusal(level: int, cause: str, status: int, detail: str) -> None:
+        refusals.say(level, cause, "refused", status=status, method=request.method, reason=detail)
+
+    def problem(status: int, body: bytes) -> Response:
+        return Response(body, status=status, content_type=problems.MEDIA_TYPE, headers=NO_STORE)
+
+    return app

@@ -1,0 +1,196 @@
+"""One request and its answer, between Hypercorn's protocol and Quart's handlers.
+
+Quart-Trio's own connection class cancels the handler whenever Hypercorn says `http.disconnect`, which it
+says after every response, too: then Hypercorn is cancelled in the middle of closing the connection, and
+neither `Connection: close` nor the keep-alive timeout works. Ours differs in three ways: a disconnect ends
+only what waits for the client (its body, a long poll), never the rest of a handler; the body is counted as
+it arrives; and a message that was handed over but never reached the socket goes back to its place.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope
+from quart_trio.asgi import TrioASGIHTTPConnection
+
+from zapq import logs
+from zapq.core.message import Message
+from zapq.errors import ClientGone, MessageTooLarge, RequestTimedOut
+from zapq.http import tracing
+from zapq.service.service import QueueService
+
+
+class Link(Protocol):
+    """What an exchange asks of the connection below it."""
+
+    @property
+    def written(self) -> int:
+        """Bytes given to the kernel so far, or possibly given."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether a write has failed."""
+
+
+class RequestBody:
+    """A request's body as it arrives, never more than `limit` bytes of it in memory."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._data = bytearray()
+        self._settled = trio.Event()
+        self._too_large = False
+        self.complete = False
+
+    def feed(self, data: bytes, *, more: bool) -> None:
+        """Take the next piece; beyond the limit, pieces are forgotten."""
+        if len(self._data) + len(data) > self._limit:
+            self._too_large = True
+            self._data.clear()
+            self._settled.set()
+        elif not self._too_large:
+            self._data += data
+        if not more:
+            self.complete = True
+            self._settled.set()
+
+    def end(self) -> None:
+        """Note that nothing more will come."""
+        self._settled.set()
+
+    async def read(self, seconds: float) -> bytes:
+        """Return the whole body once it is here.
+
+        Raises `MessageTooLarge` as soon as it is over the limit, `RequestTimedOut` after `seconds`, and
+        `ClientGone` if the client leaves first.
+        """
+        with trio.move_on_after(seconds):
+            await self._settled.wait()
+        if self._too_large:
+            raise MessageTooLarge(max_message_bytes=self._limit)
+        if self.complete:
+            return bytes(self._data)
+        raise ClientGone if self._settled.is_set() else RequestTimedOut
+
+
+class Exchange:
+    """What a handler knows about its request besides what Quart tells: who asks, over what, and if still there."""
+
+    def __init__(self, *, trace_id: str, link: Link, body: RequestBody) -> None:
+        self.trace_id = trace_id
+        self.body = body
+        self.answered = False
+        self._link = link
+        self._gone = False
+        self._waiting: trio.CancelScope | None = None
+        self._handed_over: tuple[QueueService, Message] | None = None
+        self._written_before_body: int | None = None
+
+    @contextmanager
+    def ends_with_client(self) -> Iterator[None]:
+        """Cancel the block, and only the block, when the client leaves."""
+        with trio.CancelScope() as self._waiting:
+            if self._gone:
+                self._waiting.cancel()
+            yield
+        self._waiting = None
+
+    def client_left(self) -> None:
+        """End what waits for the client: its body and its long poll."""
+        self._gone = True
+        self.body.end()
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    def hand_over(self, service: QueueService, message: Message) -> None:
+        """Remember the message this answer carries, to put it back if it never reaches the socket."""
+        self._handed_over = (service, message)
+
+    def head_sent(self, *, written_before: int) -> None:
+        """Note that the answer's head was written.
+
+        An empty message is complete with its head, so for that one the head already counts as its body.
+        """
+        empty = self._handed_over is not None and not self._handed_over[1].body
+        self._written_before_body = written_before if empty else self._link.written
+
+    def settle(self) -> None:
+        """Put the message back if none of it reached the kernel; count it if nobody can know. No checkpoint.
+
+        At most once is the promise: a message some byte of which may have been read is never given again.
+        """
+        if self._handed_over is None or (self.answered and not self._gone and not self._link.broken):
+            return
+        service, message = self._handed_over
+        if self._written_before_body in {None, self._link.written}:
+            service.put_back(message)
+        elif self._link.broken or not self.answered:
+            service.note_uncertain_delivery()
+            logs.say(logging.INFO, "delivery uncertain", message_id=message.id)
+
+
+class HTTPConnection(TrioASGIHTTPConnection):
+    """Runs one request: listens to the client in one task while the handler answers in another."""
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Answer the request; returns when the answer is written or nobody is left to read it."""
+        state = self.scope["state"]
+        trace_ids: tracing.TraceIds = state["trace_ids"]
+        link: Link = state["link"]
+        limit: int = self.app.config["MAX_CONTENT_LENGTH"]
+        exchange = Exchange(trace_id=trace_ids.choose(self.scope["headers"]), link=link, body=RequestBody(limit))
+        logs.current_trace_id.set(exchange.trace_id)
+        state["exchange"] = exchange
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_listen, receive, exchange)
+            try:
+                await self._answer(_traced(send, exchange, link, self.scope))
+                exchange.answered = True
+            finally:
+                exchange.settle()
+            nursery.cancel_scope.cancel()
+
+    async def _answer(self, send: ASGISendCallable) -> None:
+        request = self._create_request_from_scope(send)
+        response = await self.app.handle_request(request)
+        await self._send_response(send, response)
+
+
+async def _listen(receive: ASGIReceiveCallable, exchange: Exchange) -> None:
+    """Take what the client sends, and never stop early: Hypercorn waits for each message to be taken."""
+    while True:
+        event = await receive()
+        if event["type"] == "http.request":
+            exchange.body.feed(event["body"], more=event["more_body"])
+        elif event["type"] == "http.disconnect":
+            exchange.client_left()
+
+
+def _traced(send: ASGISendCallable, exchange: Exchange, link: Link, scope: HTTPScope) -> ASGISendCallable:
+    """Wrap `send` so that every answer carries its trace id and says when its connection ends."""
+
+    async def traced(event: ASGISendEvent) -> None:
+        if event["type"] != "http.response.start":
+            await send(event)
+            return
+        headers = [*event["headers"], (tracing.HEADER, exchange.trace_id.encode())]
+        if _declares_body(scope) and not exchange.body.complete and scope["http_version"] != "2":
+            # What is still coming of the body stands in the way of the next request.
+            headers.append((b"connection", b"close"))
+        before = link.written
+        await send({"type": "http.response.start", "status": event["status"], "headers": headers})
+        exchange.head_sent(written_before=before)
+
+    return traced
+
+
+def _declares_body(scope: HTTPScope) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
+        for name, value in scope["headers"]
+    )

@@ -1,0 +1,111 @@
+"""Log lines: one JSON object each on standard output, for machines first and for people second.
+
+Library code logs to loggers below `zapq` and configures nothing; only the command line calls `configure`,
+so a program that embeds zapq keeps its own logging.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TextIO
+
+import msgspec
+
+from zapq.settings import Settings
+
+log = logging.getLogger("zapq")
+current_trace_id: ContextVar[str] = ContextVar("zapq_trace_id", default="")
+"""The trace id of the request this task works for; in every line it logs."""
+
+LINES_PER_SECOND = 10
+"""Lines logged a second for each cause: enough to see what is going on, too few to fill a disk."""
+
+
+def say(level: int, message: str, **fields: object) -> None:
+    """Log `message` with `fields` as members of its JSON object."""
+    if log.isEnabledFor(level):
+        log.log(level, message, extra={"fields": fields})
+
+
+class Throttle:
+    """Lets `LINES_PER_SECOND` lines a second through for each cause, and counts the others.
+
+    What clients can cause without limit, they must not be able to log without limit. The next line let
+    through for a cause carries `suppressed`, the number of those that were not.
+    """
+
+    def __init__(self) -> None:
+        self._causes: dict[str, _Bucket] = {}
+
+    def say(self, level: int, cause: str, message: str, **fields: object) -> None:
+        """Log `message`, unless its cause has had its share. Causes are names of ours, never client data."""
+        if not log.isEnabledFor(level):
+            return
+        now = time.monotonic()
+        bucket = self._causes.setdefault(cause, _Bucket(LINES_PER_SECOND, now, 0))
+        bucket.tokens = min(LINES_PER_SECOND, bucket.tokens + (now - bucket.since) * LINES_PER_SECOND)
+        bucket.since = now
+        if bucket.tokens < 1:
+            bucket.suppressed += 1
+            return
+        bucket.tokens -= 1
+        if bucket.suppressed:
+            fields["suppressed"], bucket.suppressed = bucket.suppressed, 0
+        say(level, message, **fields)
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    since: float
+    suppressed: int
+
+
+class JSONLines(logging.Formatter):
+    """Formats a record as one compact JSON object: time (RFC 3339, nanoseconds), level, msg, trace_id, fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without its end."""
+        line: dict[str, object] = {
+            "time": _rfc3339(record),
+            "level": record.levelname,
+            "msg": record.getMessage(),
+        }
+        trace_id = current_trace_id.get()
+        if trace_id:
+            line["trace_id"] = trace_id
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(line, enc_hook=str).decode()
+
+
+class TextLines(logging.Formatter):
+    """Formats a record for people: time, level, message, fields as name=value."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without its end."""
+        fields = getattr(record, "fields", {})
+        words = [_rfc3339(record), f"{record.levelname:7}", record.getMessage()]
+        words += [f"{name}={msgspec.json.encode(value, enc_hook=str).decode()}" for name, value in fields.items()]
+        text = " ".join(words)
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _rfc3339(record: logging.LogRecord) -> str:
+    # Python 3.13 keeps nanoseconds; before, a record's time is a float, exact to about 200 ns.
+    nanoseconds = int(record.created * 1e9) if sys.version_info < (3, 13) else time.time_ns()
+    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{fraction:09d}Z"
+
+
+def configure(settings: Settings, stream: TextIO | None = None) -> None:
+    """Send zapq's log lines, and the warnings of the libraries it runs on, to `stream` (standard output)."""
+    handler = logging.StreamHandler(stream or sys.stdout)
+    handler.setFormatter(JSONLines() if settings.log_format == "json" else TextLines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    log.setLevel(settings.log_level.upper())

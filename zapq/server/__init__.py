@@ -1,0 +1,38 @@
+"""The server: sockets, connections, the shutdown budget. Hypercorn lives here, and Quart only once it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from zapq.service.service import QueueService
+from zapq.settings import Settings
+
+
+async def serve(
+    settings: Settings | None = None,
+    *,
+    service: QueueService | None = None,
+    shutdown_trigger: Callable[[], Awaitable[object]] = trio.sleep_forever,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve a queue over HTTP until `shutdown_trigger` returns, then shut down within `settings.grace` seconds.
+
+    Args:
+        settings: where to listen and every limit; the defaults when omitted.
+        service: a running queue to serve, shared with the caller, who must keep it open until `serve`
+            returns; when omitted, `serve` opens one of its own and closes it at the end.
+        shutdown_trigger: awaited once; its return begins the graceful shutdown.
+        task_status: `await nursery.start(zapq.serve, settings)` returns, once the server accepts connections,
+            the bound addresses as `http://host:port`, `https://host:port` or `unix:/path`.
+
+    Raises `CannotStart` before anything is served when an address, a certificate or the data directory
+    cannot be used. Cancelling stops at once: sockets are closed, requests in flight get no answer.
+    """
+    # Here and not above: importing Quart costs 0.7 s, which `zapq --version` and embedders need not pay.
+    from zapq.server.run import run_server
+
+    await run_server(
+        settings or Settings(), service=service, shutdown_trigger=shutdown_trigger, task_status=task_status
+    )

@@ -1,0 +1,143 @@
+"""Sockets to listen on and the certificate to show, made before anything is served.
+
+Whatever the operator got wrong is found here and said in one line.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from zapq.errors import CannotStart, InvalidSetting
+from zapq.settings import BACKLOG, Address, Settings
+
+Listener = trio.SocketListener | trio.SSLListener[trio.SocketStream]
+
+
+@contextmanager
+def open_listener(settings: Settings) -> Iterator[tuple[Listener, str]]:
+    """Bind `settings.addr` and yield the listener and its URL with the real port.
+
+    Raises `InvalidSetting` for certificates that cannot be used (nothing is bound then) and `CannotStart`
+    for an address that cannot. On the way out the socket is closed, and a unix socket's file removed.
+    """
+    context = _tls_context(settings) if settings.tls else None
+    address = settings.address
+    try:
+        sock = _bind(address)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CannotStart(f"--addr {settings.addr!r}: {reason}.", setting="addr") from None
+    with sock:
+        identity = _identity(address.path) if address.path else None
+        sock.setblocking(False)
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        url = _url(sock, tls=context is not None)
+        try:
+            yield (trio.SSLListener(listener, context, https_compatible=True) if context else listener), url
+        finally:
+            if identity is not None and _identity(address.path) == identity:
+                os.unlink(address.path)
+
+
+def _tls_context(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # HTTP/1.1 is named even where it is the only one, so that no client guesses.
+    context.set_alpn_protocols(["h2", "http/1.1"] if settings.http2 else ["http/1.1"])
+    for flag, path in (("--tls-cert", settings.tls_cert), ("--tls-key", settings.tls_key)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise InvalidSetting(f"{flag} {path!r}: {error.strerror}.") from None
+    try:
+        # An empty password: an encrypted key is refused here instead of asking on the terminal.
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or str(error)
+        raise InvalidSetting(
+            f"--tls-cert {settings.tls_cert!r} with --tls-key {settings.tls_key!r}: not a usable PEM"
+            f" certificate and unencrypted key that belong together ({reason})."
+        ) from None
+    return context
+
+
+def _bind(address: Address) -> socket.socket:
+    if address.path:
+        return _bind_unix(address.path)
+    if address.descriptor >= 0:
+        return _adopt(address.descriptor)
+    if address.host:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(
+            ("", address.port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
+        )
+    return socket.create_server(("", address.port), backlog=BACKLOG)
+
+
+def _bind_unix(path: str) -> socket.socket:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket file a server that is no more left behind; a living server's is in use."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise FileExistsError(errno.EEXIST, "a file that is no socket is in the way")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _adopt(descriptor: int) -> socket.socket:
+    sock = socket.socket(fileno=descriptor)
+    try:
+        if sock.type != socket.SOCK_STREAM:
+            raise OSError(errno.EINVAL, "not a stream socket")
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.detach()  # not ours to close
+        raise
+    return sock
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _url(sock: socket.socket, *, tls: bool) -> str:
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{name}"
+    host = f"[{name[0]}]" if sock.family == socket.AF_INET6 else name[0]
+    return f"{'https' if tls else 'http'}://{host}:{name[1]}"

@@ -1,0 +1,150 @@
+"""Hypercorn's two protocols, narrowed to what zapq promises and hardened where clients can hurt.
+
+HTTP/1: heads pass the wire guard before h11 sees them, chunked bodies have a bounded number of chunks,
+upgrades (h2c, WebSocket) are ignored, and refusals are problem documents with a trace id. HTTP/2: frames for
+streams already answered, and extended CONNECT, do no harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import h2.errors
+import h2.events
+import h11
+from hypercorn.events import Closed
+from hypercorn.protocol.events import Request
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import HTTPStream
+from hypercorn.typing import H11SendableEvent
+
+from zapq.http import problems
+from zapq.server.wire_guard import check_head
+from zapq.settings import KIB, MAX_CHUNKS, MAX_HEAD_BYTES, MAX_STREAM_RESETS
+
+Refuse = Callable[[int, str], str]
+"""Counts and logs a refusal (status, detail) and returns the trace id to answer with."""
+
+
+class GuardedH11(h11.Connection):
+    """An h11 connection that raises `RemoteProtocolError` for what the wire guard refuses."""
+
+    def __init__(self) -> None:
+        # The guard refuses large heads first, and with a better word.
+        super().__init__(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES + 64 * KIB)
+        self.reason = ""
+        self._chunks = 0
+
+    def next_event(self) -> Any:
+        """Return h11's next event."""
+        if self.their_state is h11.IDLE:
+            self._chunks = 0
+            refusal = check_head(self.trailing_data[0])
+            if refusal is not None:
+                self.reason = refusal.detail
+                raise h11.RemoteProtocolError(refusal.detail, error_status_hint=refusal.status)
+        try:
+            event = super().next_event()
+        except h11.RemoteProtocolError as error:
+            self.reason = f"The request is not valid HTTP/1.1: {error}."
+            raise
+        if isinstance(event, h11.Data) and event.chunk_start:
+            self._chunks += 1
+            if self._chunks > MAX_CHUNKS:
+                self.reason = f"The body has over {MAX_CHUNKS} chunks; send larger ones."
+                raise h11.RemoteProtocolError(self.reason, error_status_hint=400)
+        return event
+
+
+class HTTP1(H11Protocol):
+    """HTTP/1.0 and 1.1, and nothing one can upgrade to."""
+
+    connection: GuardedH11
+
+    def __init__(self, *args: Any, refuse: Refuse) -> None:
+        super().__init__(*args)
+        self.connection = GuardedH11()
+        self._refuse = refuse
+        self._refused = False
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Ignore offers to upgrade, as RFC 9110 (7.8) allows; stock Hypercorn dies of a malformed one."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        self.stream = HTTPStream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii"),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+
+    async def _send_error_response(self, status_code: int) -> None:
+        trace_id = self._refuse(status_code, self.connection.reason)
+        body = problems.render_status(status_code, self.connection.reason, trace_id)
+        headers = [
+            (b"content-type", problems.MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-trace-id", trace_id.encode()),
+            (b"connection", b"close"),
+        ]
+        await self._send_h11_event(
+            h11.Response(
+                status_code=status_code, headers=list(chain(headers, self.config.response_headers("h11")))
+            )
+        )
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+        # A handler may be at work on the request whose body went wrong; its answer comes too late.
+        self._refused = True
+
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        if not self._refused:
+            await super()._send_h11_event(event)
+
+
+class HTTP2(H2Protocol):
+    """HTTP/2 over TLS."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._resets = 0
+
+    async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        # One at a time: handling one event can end the stream the next one is for.
+        for event in events:
+            if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
+                # Answered before its body was complete. Stock Hypercorn raises KeyError here.
+                self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.RequestReceived) and _is_connect(event):
+                self.connection.reset_stream(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+            else:
+                await super()._handle_events([event])
+            if isinstance(event, h2.events.StreamReset):
+                self._resets += 1
+                if self._resets > MAX_STREAM_RESETS:
+                    await self.send(Closed())
+                    return
+        await self._flush()
+
+
+def _is_connect(event: h2.events.RequestReceived) -> bool:
+    return any(name == b":method" and value.upper() == b"CONNECT" for name, value in event.headers or ())

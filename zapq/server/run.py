@@ -1,0 +1,92 @@
+"""The composition root: settings to a served queue, and an orderly way back down.
+
+Nesting is the dependency graph: listener, then service, then connections, then the accepting. On the way
+down the innermost ends first, and one cancel scope is the budget for all of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+
+from zapq import logs
+from zapq.http.app import create_app
+from zapq.http.metrics import Traffic
+from zapq.server.connection import Connection, Host, Stream
+from zapq.server.listeners import Listener, open_listener
+from zapq.service.service import QueueService, open_service
+from zapq.settings import CLOSING_RESERVE, MAX_HEAD_BYTES, Settings
+
+ACCEPT_PAUSE = 0.1
+"""Seconds without accepting after the process ran out of descriptors: some are free again by then."""
+OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+
+
+async def run_server(
+    settings: Settings,
+    *,
+    service: QueueService | None,
+    shutdown_trigger: Callable[[], Awaitable[object]],
+    task_status: trio.TaskStatus[list[str]],
+) -> None:
+    """Serve until `shutdown_trigger` returns; `zapq.serve` is its public face and says the rest."""
+    with open_listener(settings) as (listener, url):
+        async with AsyncExitStack() as stack:
+            if service is None:
+                service = await stack.enter_async_context(open_service(settings))
+            traffic = Traffic()
+            app = create_app(service, settings, traffic)
+            host = Host(ASGIWrapper(app), _config(settings), settings, traffic)
+            with trio.CancelScope() as budget:
+                async with trio.open_nursery() as connections:
+                    async with trio.open_nursery() as accepting:
+                        accepting.start_soon(_accept, listener, host, connections)
+                        task_status.started([url])
+                        await shutdown_trigger()
+                        accepting.cancel_scope.cancel()
+                    await listener.aclose()
+                    budget.deadline = trio.current_time() + settings.grace
+                    reserve = min(1.0, settings.grace * CLOSING_RESERVE)
+                    connections.cancel_scope.deadline = budget.deadline - reserve
+                    service.drain()
+                    await host.stop()
+                if connections.cancel_scope.cancelled_caught:
+                    logs.say(logging.WARNING, "grace ran out; connections were cut", grace=settings.grace)
+
+
+def _config(settings: Settings) -> Config:
+    """Return Hypercorn's configuration; every number in it that matters is ours, and is set here."""
+    config = Config()
+    config.accesslog = None  # it costs 25 us a request, and prints paths a client can forge lines with
+    config.errorlog = logs.log
+    config.include_server_header = False
+    config.keep_alive_max_requests = 2**62  # at its limit HTTP/2 loses a request
+    config.h2_max_header_list_size = MAX_HEAD_BYTES
+    return config
+
+
+async def _accept(listener: Listener, host: Host, connections: trio.Nursery) -> None:
+    """Start a task for each connection until cancelled; running out of descriptors is a pause, not an end."""
+    while True:
+        try:
+            stream: Stream = await listener.accept()
+        except OSError as error:
+            if error.errno not in OUT_OF_RESOURCES:
+                raise
+            host.throttle.say(logging.WARNING, "accept", "cannot accept connections", reason=error.strerror)
+            await trio.sleep(ACCEPT_PAUSE)
+            continue
+        if host.traffic.connections >= host.settings.max_connections:
+            host.traffic.connections_refused += 1
+            host.throttle.say(
+                logging.WARNING, "max-connections", "connection refused", limit=host.settings.max_connections
+            )
+            await trio.aclose_forcefully(stream)
+            continue
+        connections.start_soon(Connection(host, stream).run)

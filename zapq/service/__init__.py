@@ -1,0 +1,1 @@
+"""The running queue: Trio lives here, HTTP does not."""

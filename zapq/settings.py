@@ -1,0 +1,327 @@
+"""Every limit and default of zapq, each in one place, with its reason.
+
+`Settings` is what may be configured: frozen, checked once, complete. A value comes from a flag, else the
+environment, else the TOML file, else the default (`load`). The constants above it are limits nobody has
+needed to change.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any, Literal
+
+from zapq.errors import InvalidSetting
+
+KIB = 1024
+MIB = 1024 * KIB
+
+MAX_WAIT = 60.0
+"""Seconds one long poll may last: below the usual idle timeout of proxies, and every parked request ends."""
+MAX_MESSAGE_BYTES = 16 * MIB
+"""The most --max-message-bytes accepts: a message is held, copied and sent whole."""
+MAX_HEAD_BYTES = 16 * KIB
+"""Request line and headers; between nginx's 8 KiB and node's 16 KiB of headers alone."""
+MAX_HEADERS = 100
+"""Header fields of a request, as Apache: more is an attack on whoever parses them."""
+MAX_TARGET_BYTES = 2 * KIB
+"""Path and query; ours need less than 200 bytes."""
+MAX_CHUNKS = 1024
+"""Pieces of a chunked body: each costs parsing, and one-byte chunks would make 64 KiB cost a second of CPU."""
+MAX_STREAM_RESETS = 1000
+"""Streams a client may reset on one HTTP/2 connection: each costs a request nobody will read (CVE-2023-44487)."""
+BACKLOG = 1024
+"""Connections the kernel holds for us to accept; with 100 (the usual default) a burst of clients loses SYNs."""
+SEND_PIECE_BYTES = 64 * KIB
+"""Bytes handed to one bounded send, so that a slow but living reader of a large message is not cut off."""
+LINGER_SECONDS = 2.0
+"""How long a closing connection goes on reading, so that the client sees our answer and not a reset."""
+LINGER_BYTES = 1 * MIB
+"""How much it reads in that time."""
+HANDSHAKE_SECONDS = 5.0
+"""A TLS handshake is two round trips; whoever needs longer is not a client."""
+CLOSING_RESERVE = 0.1
+"""The part of the grace, at most 1 s of it, kept for closing what did not end by itself."""
+
+
+Kind = Literal["text", "size", "whole", "seconds", "choice", "switch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How people write one setting: flag, environment variable, meaning, and what is allowed."""
+
+    name: str
+    env: str
+    kind: Kind
+    help: str
+    default: Any
+    low: float
+    high: float
+    choices: tuple[str, ...]
+
+    @property
+    def flag(self) -> str:
+        """The option's spelling on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    def parse(self, text: str) -> str | int | float | bool:
+        """Return the value `text` means; ValueError says what to write instead."""
+        match self.kind:
+            case "size":
+                return parse_size(text)
+            case "whole":
+                if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
+                    raise ValueError("give a whole number")
+                return int(text)
+            case "seconds":
+                if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
+                    raise ValueError("give seconds as a decimal number, such as 10 or 2.5")
+                return float(text)
+            case "switch":
+                if text.lower() not in _SWITCH:
+                    raise ValueError("give true or false")
+                return _SWITCH[text.lower()]
+            case _:
+                return text
+
+    def check(self, value: Any) -> None:
+        """Raise ValueError unless `value` is one this setting allows."""
+        if self.kind in {"size", "whole", "seconds"}:
+            allowed = (int, float) if self.kind == "seconds" else int
+            if not isinstance(value, allowed) or isinstance(value, bool):
+                raise ValueError("give a number")
+            if not self.low <= value <= self.high:
+                raise ValueError(f"give {self.low:,g} to {self.high:,g}".replace(",", " "))
+        elif self.kind == "choice" and value not in self.choices:
+            raise ValueError(f"give one of {', '.join(self.choices)}")
+        elif self.kind == "text" and "\0" in value:
+            raise ValueError("a NUL byte cannot be part of it")
+
+
+_SWITCH = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes meant by `268435456`, `512M`, `2G` or `64k` (powers of 1024); ValueError otherwise."""
+    match = re.fullmatch(r"([0-9]{1,15})([KMG]?)", text, re.IGNORECASE | re.ASCII)
+    if match is None:
+        raise ValueError("give bytes as a whole number, or with K, M or G behind it, such as 512M")
+    return int(match[1]) * {"": 1, "K": KIB, "M": MIB, "G": 1024 * MIB}[match[2].upper()]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: a TCP host and port, a unix socket path, or an inherited descriptor."""
+
+    host: str = ""
+    """Empty: all interfaces."""
+    port: int = 0
+    path: str = ""
+    descriptor: int = -1
+
+
+def parse_address(text: str) -> Address:
+    """Return the address meant by `:8080`, `host:port`, `[::1]:0`, `unix:/path` or `fd://3`; else ValueError."""
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        if not path or len(os.fsencode(path)) > 107:
+            raise ValueError("give unix: and a path of 1 to 107 bytes, the most a socket address holds")
+        return Address(path=path)
+    if text.startswith("fd://"):
+        number = text.removeprefix("fd://")
+        if not re.fullmatch(r"[0-9]{1,6}", number, re.ASCII):
+            raise ValueError("give fd:// and the number of an open descriptor, such as fd://3")
+        return Address(descriptor=int(number))
+    match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]\s]*)):([0-9]{1,5})", text, re.ASCII)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError("give :8080, host:port, [::1]:port, unix:/path or fd://3")
+    return Address(host=match[1] or match[2], port=int(match[3]))
+
+
+def _setting(
+    default: Any,
+    env: str,
+    kind: Kind,
+    help: str,
+    *,
+    low: float = 0,
+    high: float = 0,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    about = {"env": env, "kind": kind, "help": help, "low": low, "high": high, "choices": choices}
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything zapq can be told, checked when made: `InvalidSetting` says what was wrong and what to write."""
+
+    addr: str = _setting(
+        ":8080", "ZAPQ_ADDR", "text", "Where to listen: :8080, host:port, [::1]:0, unix:/path or fd://3."
+    )
+    tls_cert: str = _setting(
+        "", "ZAPQ_TLS_CERT", "text", "Certificate chain (PEM); needs --tls-key. TLS 1.2 or newer."
+    )
+    tls_key: str = _setting("", "ZAPQ_TLS_KEY", "text", "Private key (PEM) of the certificate.")
+    http2: bool = _setting(False, "ZAPQ_HTTP2", "switch", "Offer HTTP/2 beside HTTP/1.1; needs TLS.")
+    max_bytes: int = _setting(
+        256 * MIB, "QUEUE_MAX_BYTES", "size", "Bytes of messages held at most.", low=1, high=2**50
+    )
+    max_msgs: int = _setting(50_000, "QUEUE_MAX_MSGS", "whole", "Messages held at most.", low=1, high=10**12)
+    max_message_bytes: int = _setting(
+        128 * KIB,
+        "ZAPQ_MAX_MESSAGE_BYTES",
+        "size",
+        "Bytes of one message at most.",
+        low=1,
+        high=MAX_MESSAGE_BYTES,
+    )
+    data_dir: str = _setting(
+        ".", "ZAPQ_DATA_DIR", "text", "The one directory snapshots are written to and read from."
+    )
+    admin_from: str = _setting(
+        "loopback",
+        "ZAPQ_ADMIN_FROM",
+        "choice",
+        "Who may clear, persist and load: this machine only (loopback), or any peer.",
+        choices=("loopback", "any"),
+    )
+    grace: float = _setting(
+        10.0, "ZAPQ_GRACE", "seconds", "Seconds a shutdown may take, all in all.", low=0, high=3600
+    )
+    max_connections: int = _setting(
+        10_000, "ZAPQ_MAX_CONNECTIONS", "whole", "Connections open at once.", low=1, high=1_000_000
+    )
+    max_waiters: int = _setting(
+        10_000, "ZAPQ_MAX_WAITERS", "whole", "Long polls parked at once.", low=0, high=1_000_000
+    )
+    keep_alive: float = _setting(
+        75.0, "ZAPQ_KEEP_ALIVE", "seconds", "Seconds an idle connection is kept.", low=0.1, high=86_400
+    )
+    head_timeout: float = _setting(
+        10.0,
+        "ZAPQ_HEAD_TIMEOUT",
+        "seconds",
+        "Seconds a request's head may take once begun.",
+        low=0.1,
+        high=3600,
+    )
+    body_timeout: float = _setting(
+        30.0, "ZAPQ_BODY_TIMEOUT", "seconds", "Seconds a request's body may take.", low=0.1, high=3600
+    )
+    send_timeout: float = _setting(
+        30.0,
+        "ZAPQ_SEND_TIMEOUT",
+        "seconds",
+        "Seconds a client may leave one write unread.",
+        low=0.1,
+        high=3600,
+    )
+    log_level: str = _setting(
+        "info",
+        "ZAPQ_LOG_LEVEL",
+        "choice",
+        "Least severe lines logged.",
+        choices=("debug", "info", "warning", "error"),
+    )
+    log_format: str = _setting(
+        "json",
+        "ZAPQ_LOG_FORMAT",
+        "choice",
+        "One JSON object a line, or text for people.",
+        choices=("json", "text"),
+    )
+
+    def __post_init__(self) -> None:
+        for option in options():
+            value = getattr(self, option.name)
+            try:
+                option.check(value)
+            except ValueError as error:
+                raise InvalidSetting(f"{option.flag} {value!r}: {error}.", setting=option.name) from None
+        try:
+            parse_address(self.addr)
+        except ValueError as error:
+            raise InvalidSetting(f"--addr {self.addr!r}: {error}.", setting="addr") from None
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, missing = ("--tls-cert", "--tls-key") if self.tls_cert else ("--tls-key", "--tls-cert")
+            raise InvalidSetting(f"{given} is given without {missing}: TLS needs both.", setting="tls_cert")
+        if self.http2 and not self.tls_cert:
+            raise InvalidSetting(
+                "--http2 needs --tls-cert and --tls-key: zapq speaks HTTP/2 over TLS only.", setting="http2"
+            )
+
+    @property
+    def tls(self) -> bool:
+        """Whether connections are encrypted."""
+        return bool(self.tls_cert)
+
+    @property
+    def address(self) -> Address:
+        """Where to listen, taken apart."""
+        return parse_address(self.addr)
+
+
+@cache
+def options() -> tuple[Option, ...]:
+    """How people write each field of `Settings`, in its order."""
+    return tuple(Option(name=each.name, default=each.default, **each.metadata) for each in fields(Settings))
+
+
+def load(*, flags: Mapping[str, str | None], environ: Mapping[str, str], config: str | None = None) -> Settings:
+    """Return the settings people asked for: a flag beats the environment, that the TOML file, that the default.
+
+    `flags` maps field names to what was typed (None: not given). An empty environment variable counts as
+    not set. Raises `InvalidSetting` naming the place the bad value came from.
+    """
+    from_file = _read_toml(config) if config else {}
+    values: dict[str, Any] = {}
+    for option in options():
+        flag, variable = flags.get(option.name), environ.get(option.env)
+        if flag is not None:
+            values[option.name] = _parsed(option, flag, f"{option.flag} {flag!r}")
+        elif variable:
+            values[option.name] = _parsed(option, variable, f"{option.env}={variable!r}")
+        elif option.name in from_file:
+            text = from_file[option.name]
+            values[option.name] = _parsed(option, text, f"{config}: {option.name} = {text!r}")
+    return Settings(**values)
+
+
+def _parsed(option: Option, text: str, place: str) -> str | int | float | bool:
+    try:
+        value = option.parse(text)
+        option.check(value)
+    except ValueError as error:
+        raise InvalidSetting(f"{place}: {error}.", setting=option.name) from None
+    return value
+
+
+def _read_toml(path: str) -> dict[str, str]:
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidSetting(f"--config {path!r}: {reason}.", setting="config") from None
+    known = {option.name for option in options()}
+    for key, value in table.items():
+        if key not in known:
+            raise InvalidSetting(f"{path}: {key!r} is not a setting; zapq --help lists them.", setting=key)
+        if not isinstance(value, str | int | float):
+            raise InvalidSetting(f"{path}: {key} must be one value, not {type(value).__name__}.", setting=key)
+    return {key: str(value) for key, value in table.items()}

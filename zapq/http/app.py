@@ -18,6 +18,12 @@ from zapq.service.service import QueueService
 from zapq.settings import Settings
 
 
+_DETAILS = {
+    404: "zapq has no such endpoint.",
+    405: "This endpoint does not take this method; the Allow field lists those it takes.",
+}
+
+
 def create_app(service: QueueService, settings: Settings, traffic: Traffic) -> QuartTrio:
     """Return the app that speaks HTTP for `service`."""
     app = QuartTrio("zapq", static_folder=None, template_folder=None)
@@ -50,12 +56,19 @@ def create_app(service: QueueService, settings: Settings, traffic: Traffic) -> Q
     @app.errorhandler(HTTPException)
     async def refuse_http(error: HTTPException) -> Response:
         status = error.code or 500
-        detail = error.description or "The request cannot be answered."
+        detail = _DETAILS.get(status) or error.description or "The request cannot be answered."
         response = problem(status, problems.render_status(status, detail, exchange_of(request).trace_id))
         allowed = getattr(error, "valid_methods", None)
         if allowed:
             response.headers["Allow"] = ", ".join(sorted(allowed))
         log_refusal(logging.WARNING, f"http-{status}", status, detail)
+        return response
+
+    @app.after_request
+    async def untype(response: Response) -> Response:
+        # Quart answers OPTIONS with an empty page of HTML.
+        if request.method == "OPTIONS":
+            response.headers.pop("Content-Type", None)
         return response
 
     @app.errorhandler(Exception)

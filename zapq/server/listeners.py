@@ -33,7 +33,8 @@ def open_listener(settings: Settings) -> Iterator[tuple[Listener, str]]:
     try:
         sock = _bind(address)
     except OSError as error:
-        reason = error.strerror or str(error)
+        # create_server adds the address to strerror; the resolver's errors have numbers of their own.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise CannotStart(f"--addr {settings.addr!r}: {reason}.", setting="addr") from None
     with sock:
         identity = _identity(address.path) if address.path else None
@@ -102,7 +103,7 @@ def _remove_stale(path: str) -> None:
     """Remove the socket file a server that is no more left behind; a living server's is in use."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "a file that is no socket is in the way")
+            raise FileExistsError(errno.EEXIST, "not a socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -119,7 +120,7 @@ def _adopt(descriptor: int) -> socket.socket:
     sock = socket.socket(fileno=descriptor)
     try:
         if sock.type != socket.SOCK_STREAM:
-            raise OSError(errno.EINVAL, "not a stream socket")
+            raise OSError(errno.ESOCKTNOSUPPORT, "not a stream socket")
         sock.listen(BACKLOG)
     except BaseException:
         sock.detach()  # not ours to close

@@ -6,7 +6,7 @@ import logging
 
 from quart import Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 
 from zapq import logs
 from zapq.errors import ZapqError
@@ -16,7 +16,6 @@ from zapq.http.metrics import Traffic
 from zapq.http.routes import NO_STORE, create_routes, exchange_of
 from zapq.service.service import QueueService
 from zapq.settings import Settings
-
 
 _DETAILS = {
     404: "zapq has no such endpoint.",
@@ -32,7 +31,6 @@ def create_app(service: QueueService, settings: Settings, traffic: Traffic) -> Q
     # A path means itself: `//metrics` and `/metrics/` are unknown, not redirected.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
-    app.url_map.redirect_defaults = False
     app.register_blueprint(create_routes(service, settings, traffic))
     for rule in app.url_map.iter_rules():
         # Werkzeug lets HEAD run the GET handler, and this one takes a message away.
@@ -43,6 +41,8 @@ def create_app(service: QueueService, settings: Settings, traffic: Traffic) -> Q
     @app.before_request
     async def count() -> None:
         traffic.requests += 1
+        if request.scope["path"].startswith("//"):
+            raise NotFound  # Werkzeug takes leading slashes for one
 
     @app.errorhandler(ZapqError)
     async def refuse(error: ZapqError) -> Response:

@@ -10,6 +10,9 @@ from zapq.errors import ZapqError
 
 MEDIA_TYPE = "application/problem+json"
 
+# RFC 9110 renamed two; Python follows only from 3.13 on, and a problem's name must not depend on that.
+PHRASES = {status.value: status.phrase for status in HTTPStatus} | {413: "Content Too Large", 414: "URI Too Long"}
+
 
 def render(
     *, name: str, status: int, detail: str, trace_id: str, members: dict[str, object] | None = None
@@ -34,5 +37,5 @@ def render_error(error: ZapqError, trace_id: str) -> bytes:
 
 def render_status(status: int, detail: str, trace_id: str) -> bytes:
     """Return the problem document of an HTTP status that is nobody's class: its phrase is its name."""
-    name = HTTPStatus(status).phrase.lower().replace(" ", "-").replace("'", "")
+    name = PHRASES.get(status, "refused").lower().replace(" ", "-")
     return render(name=name, status=status, detail=detail, trace_id=trace_id)

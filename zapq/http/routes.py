@@ -23,8 +23,9 @@ def create_routes(service: QueueService, settings: Settings, traffic: Traffic) -
     async def enqueue() -> Response:
         wire.parameters(request)
         wire.check_declared_length(request, settings.max_message_bytes)
+        service.check_open()
         body = await exchange_of(request).body.read(settings.body_timeout)
-        message = await service.enqueue(body)
+        message = await service.enqueue(body, begun=True)
         return empty(202, {"Zapq-Message-Id": str(message.id)})
 
     @routes.route("/dequeue", methods=["GET", "POST"])

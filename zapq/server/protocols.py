@@ -8,7 +8,6 @@ streams already answered, and extended CONNECT, do no harm.
 from __future__ import annotations
 
 from collections.abc import Callable
-from http import HTTPStatus
 from itertools import chain
 from typing import Any
 
@@ -25,8 +24,6 @@ from hypercorn.typing import H11SendableEvent
 from zapq.http import problems
 from zapq.server.wire_guard import check_head
 from zapq.settings import KIB, MAX_CHUNKS, MAX_HEAD_BYTES, MAX_STREAM_RESETS
-
-_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 Refuse = Callable[[int, str], str]
 """Counts and logs a refusal (status, detail) and returns the trace id to answer with."""
@@ -131,7 +128,7 @@ def _for_people(response: h11.Response) -> h11.Response:
     """Give `response` its reason phrase and the usual spelling of names: curl -i is how people meet zapq."""
     return h11.Response(
         status_code=response.status_code,
-        reason=_PHRASES.get(response.status_code, b""),
+        reason=problems.PHRASES.get(response.status_code, "").encode(),
         headers=[(name.title(), value) for name, value in response.headers],
     )
 

@@ -53,29 +53,36 @@ class QueueService:
         """Whether `drain` was called."""
         return self._draining
 
-    def enqueue_nowait(self, body: bytes) -> Message:
+    def enqueue_nowait(self, body: bytes, *, begun: bool = False) -> Message:
         """Store `body` at the end of the queue and return its message; atomic, without a checkpoint.
 
-        Raises `MessageTooLarge`, `QueueFull` or `Draining`, and `trio.WouldBlock` while another task holds
-        the lock; then nothing is stored.
+        `begun` says that receiving it began before `drain`, which then does not refuse it. Raises
+        `MessageTooLarge`, `QueueFull` or `Draining`, and `trio.WouldBlock` while another task holds the lock;
+        then nothing is stored.
         """
         self._lock.acquire_nowait()
         try:
-            return self._enqueue(body)
+            return self._enqueue(body, begun=begun)
         finally:
             self._lock.release()
 
-    async def enqueue(self, body: bytes) -> Message:
+    async def enqueue(self, body: bytes, *, begun: bool = False) -> Message:
         """Store `body` at the end of the queue and return its message.
 
-        Raises `MessageTooLarge`, `QueueFull` or `Draining`. If cancelled, nothing is stored.
+        `begun` says that receiving it began before `drain`, which then does not refuse it. Raises
+        `MessageTooLarge`, `QueueFull` or `Draining`. If cancelled, nothing is stored.
         """
         async with self._lock:
-            return self._enqueue(body)
+            return self._enqueue(body, begun=begun)
 
-    def _enqueue(self, body: bytes) -> Message:
+    def check_open(self) -> None:
+        """Raise `Draining` if `drain` was called."""
         if self._draining:
             raise Draining
+
+    def _enqueue(self, body: bytes, *, begun: bool) -> Message:
+        if not begun:
+            self.check_open()
         if len(body) > self._max_message_bytes:
             raise MessageTooLarge(max_message_bytes=self._max_message_bytes, current=len(body))
         message = self._queue.enqueue(body)
@@ -124,14 +131,12 @@ class QueueService:
 
     def _given(self, message: Message | None) -> Message | None:
         if message is None:
-            if self._draining:
-                raise Draining
+            self.check_open()
             self._dequeues_empty += 1
         return message
 
     def _join(self, wait: float) -> Waiter:
-        if self._draining:
-            raise Draining
+        self.check_open()
         if len(self._waiting) >= self._max_waiters:
             raise TooManyWaiters(limit="max_waiters", current=len(self._waiting))
         before = self._waiting.next_deadline()
@@ -187,12 +192,10 @@ class QueueService:
         be read, is corrupt or over a cap, and `Draining`. If cancelled, nothing is replaced.
         """
         name = snapshot_name(name)
-        if self._draining:
-            raise Draining
+        self.check_open()
         bodies = await trio.to_thread.run_sync(self._snapshots.load, name)
         async with self._lock:
-            if self._draining:
-                raise Draining
+            self.check_open()
             try:
                 loaded = self._queue.replace(bodies)
             except QueueFull as full:

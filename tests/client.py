@@ -1,0 +1,134 @@
+"""A small HTTP/1.1 client for tests: h11 over a Trio stream, so that what a test sends is what it says."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import h11
+import msgspec
+import trio
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response as it arrived; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.body)
+
+
+@dataclass
+class Client:
+    """One connection; requests follow each other on it."""
+
+    stream: Stream
+    connection: h11.Connection = field(default_factory=lambda: h11.Connection(h11.CLIENT))
+
+    async def request(
+        self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        await self.send(method, target, body, headers)
+        return await self.answer(method)
+
+    async def send(
+        self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> None:
+        fields = {"Host": "test", **(headers or {})}
+        if "Transfer-Encoding" not in fields and (body or method == "POST"):
+            fields.setdefault("Content-Length", str(len(body)))
+        request = h11.Request(
+            method=method,
+            target=target,
+            headers=[(name, value.encode("latin-1")) for name, value in fields.items()],
+        )
+        data = self.connection.send(request) or b""
+        if body:
+            data += self.connection.send(h11.Data(data=body)) or b""
+        data += self.connection.send(h11.EndOfMessage()) or b""
+        await self.stream.send_all(data)
+
+    async def answer(self, method: str = "GET") -> Answer:
+        head: h11.Response | None = None
+        body = b""
+        while True:
+            event = self.connection.next_event()
+            if event is h11.NEED_DATA:
+                self.connection.receive_data(bytes(await self.stream.receive_some()))
+            elif isinstance(event, h11.Response):
+                head = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                break
+            elif isinstance(event, h11.ConnectionClosed):
+                raise EOFError
+        assert head is not None
+        if self.connection.our_state is h11.DONE and self.connection.their_state is h11.DONE:
+            self.connection.start_next_cycle()
+        headers = {name.decode(): value.decode() for name, value in head.headers}
+        return Answer(head.status_code, headers, body)
+
+    async def reads_eof(self) -> bool:
+        """Wait for the server to close; False if it sends something first."""
+        return await self.stream.receive_some() == b""
+
+
+async def connect(url: str, context: ssl.SSLContext | None = None) -> Stream:
+    """Open a connection to a server's URL as `zapq.serve` reports it."""
+    if url.startswith("unix:"):
+        return trio.SocketStream(await _unix_socket(url.removeprefix("unix:")))
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(parts.hostname, parts.hostname)
+    if parts.scheme == "http":
+        return await trio.open_tcp_stream(host, parts.port)
+    stream = await trio.open_ssl_over_tcp_stream(host, parts.port, ssl_context=context, https_compatible=True)
+    try:
+        await stream.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
+async def _unix_socket(path: str) -> trio.socket.SocketType:
+    sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    await sock.connect(path)
+    return sock
+
+
+@asynccontextmanager
+async def open_client(url: str, context: ssl.SSLContext | None = None) -> AsyncGenerator[Client, None]:
+    """Yield a client with a connection of its own."""
+    stream = await connect(url, context)
+    try:
+        yield Client(stream)
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+async def ask(
+    url: str,
+    method: str,
+    target: str,
+    body: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    *,
+    context: ssl.SSLContext | None = None,
+) -> Answer:
+    """Send one request on a connection of its own and return the answer."""
+    async with open_client(url, context) as client:
+        return await client.request(method, target, body, headers)

@@ -1,0 +1,159 @@
+"""At most once, honestly: what becomes of a message whose answer could not be written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import trio
+
+from zapq.core.message import Message
+from zapq.errors import ClientGone, MessageTooLarge, RequestTimedOut
+from zapq.http.exchange import Exchange, RequestBody
+from zapq.service.service import QueueService
+
+
+@dataclass
+class FakeLink:
+    written: int = 0
+    broken: bool = False
+
+
+@dataclass
+class Case:
+    """An exchange that carries the only message of a queue."""
+
+    service: QueueService
+    link: FakeLink
+    exchange: Exchange
+
+    @property
+    def fate(self) -> str:
+        stats = self.service.stats()
+        if stats.queue.messages:
+            return "put back"
+        return "uncertain" if stats.delivery_uncertain else "delivered"
+
+
+@pytest.fixture
+def link() -> FakeLink:
+    return FakeLink()
+
+
+async def hand_over(service: QueueService, link: FakeLink, body: bytes = b"job") -> Case:
+    await service.enqueue(body)
+    message = await service.dequeue()
+    assert isinstance(message, Message)
+    exchange = Exchange(trace_id="t", link=link, body=RequestBody(10))
+    exchange.hand_over(service, message)
+    return Case(service, link, exchange)
+
+
+async def test_an_answer_written_whole_is_delivered(zapq_service: QueueService, link: FakeLink) -> None:
+    case = await hand_over(zapq_service, link)
+    link.written = 100
+    case.exchange.head_sent(written_before=0)
+    link.written = 103
+    case.exchange.answered = True
+    case.exchange.settle()
+    assert case.fate == "delivered"
+
+
+async def test_a_handler_that_never_answered_puts_it_back(zapq_service: QueueService, link: FakeLink) -> None:
+    case = await hand_over(zapq_service, link)
+    case.exchange.settle()
+    assert case.fate == "put back"
+
+
+async def test_a_head_alone_puts_it_back(zapq_service: QueueService, link: FakeLink) -> None:
+    case = await hand_over(zapq_service, link)
+    link.written = 100
+    case.exchange.head_sent(written_before=0)
+    link.broken = True
+    case.exchange.answered = True
+    case.exchange.settle()
+    assert case.fate == "put back"
+
+
+async def test_one_byte_of_the_body_makes_it_uncertain(zapq_service: QueueService, link: FakeLink) -> None:
+    case = await hand_over(zapq_service, link)
+    link.written = 100
+    case.exchange.head_sent(written_before=0)
+    link.written, link.broken = 101, True
+    case.exchange.settle()
+    assert case.fate == "uncertain"
+
+
+async def test_an_empty_message_goes_out_with_its_head(zapq_service: QueueService, link: FakeLink) -> None:
+    case = await hand_over(zapq_service, link, body=b"")
+    link.written = 100
+    case.exchange.head_sent(written_before=0)
+    link.broken = True
+    case.exchange.settle()
+    assert case.fate == "uncertain"
+
+
+async def test_a_half_closed_client_that_got_all_of_it_was_served(
+    zapq_service: QueueService, link: FakeLink
+) -> None:
+    case = await hand_over(zapq_service, link)
+    case.exchange.client_left()
+    link.written = 100
+    case.exchange.head_sent(written_before=0)
+    link.written = 103
+    case.exchange.answered = True
+    case.exchange.settle()
+    assert case.fate == "delivered"
+
+
+async def test_a_stream_that_was_reset_before_the_body_puts_it_back(
+    zapq_service: QueueService, link: FakeLink
+) -> None:
+    case = await hand_over(zapq_service, link)
+    case.exchange.client_left()
+    case.exchange.head_sent(written_before=0)
+    case.exchange.answered = True
+    case.exchange.settle()
+    assert case.fate == "put back"
+
+
+async def test_a_client_that_leaves_ends_only_what_waits_for_it(
+    link: FakeLink, autojump_clock: trio.testing.MockClock
+) -> None:
+    exchange = Exchange(trace_id="t", link=link, body=RequestBody(10))
+    async with trio.open_nursery() as nursery:
+
+        async def leave() -> None:
+            await trio.sleep(1)
+            exchange.client_left()
+
+        nursery.start_soon(leave)
+        with exchange.ends_with_client():
+            await trio.sleep(10)
+        assert trio.current_time() == pytest.approx(1)
+        await trio.sleep(1)
+        with exchange.ends_with_client():
+            await trio.sleep(10)
+        assert trio.current_time() == pytest.approx(2)
+
+
+async def test_a_body_is_whole_too_large_late_or_abandoned(autojump_clock: trio.testing.MockClock) -> None:
+    whole = RequestBody(3)
+    whole.feed(b"ab", more=True)
+    whole.feed(b"c", more=False)
+    assert await whole.read(1) == b"abc"
+
+    large = RequestBody(3)
+    large.feed(b"abcd", more=True)
+    with pytest.raises(MessageTooLarge):
+        await large.read(1)
+
+    late = RequestBody(3)
+    late.feed(b"ab", more=True)
+    with pytest.raises(RequestTimedOut):
+        await late.read(1)
+
+    abandoned = RequestBody(3)
+    abandoned.end()
+    with pytest.raises(ClientGone):
+        await abandoned.read(1)

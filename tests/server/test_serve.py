@@ -1,0 +1,288 @@
+"""`zapq.serve` inside other people's Trio programs: addresses, isolation, TLS, and how connections end."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import warnings
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, ResponseReceived, StreamEnded
+
+import zapq
+from tests.client import ask, connect, open_client
+from zapq.errors import CannotStart, InvalidSetting
+from zapq.service.service import open_service
+from zapq.settings import Settings
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+
+
+@pytest.fixture
+def client_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+def tls_settings(zapq_settings: Settings, authority: trustme.CA, tmp_path: Path) -> Settings:
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    key.write_bytes(certificate.private_key_pem.bytes())
+    return replace(zapq_settings, tls_cert=str(cert), tls_key=str(key))
+
+
+@asynccontextmanager
+async def serving(settings: Settings) -> AsyncGenerator[str, None]:
+    async with trio.open_nursery() as nursery:
+        [url] = await nursery.start(zapq.serve, settings)
+        yield url
+        nursery.cancel_scope.cancel()
+
+
+async def test_two_servers_in_one_program_share_nothing(zapq_settings: Settings, tmp_path: Path) -> None:
+    other = replace(zapq_settings, data_dir=str(tmp_path / "other"))
+    async with serving(zapq_settings) as one, serving(other) as two:
+        assert one != two
+        await ask(one, "POST", "/enqueue", b"for one")
+        assert (await ask(two, "GET", "/dequeue")).status == 204
+        assert (await ask(one, "GET", "/dequeue")).body == b"for one"
+        assert (await ask(two, "GET", "/metrics")).json["enqueues"] == 0
+
+
+async def test_a_service_of_the_caller_is_served_and_stays_open(zapq_settings: Settings) -> None:
+    async with open_service(zapq_settings) as service, trio.open_nursery() as nursery:
+        [url] = await nursery.start(partial(zapq.serve, zapq_settings, service=service))
+        await ask(url, "POST", "/enqueue", b"over http")
+        message = await service.dequeue()
+        assert message is not None
+        assert message.body == b"over http"
+        nursery.cancel_scope.cancel()
+    assert service.stats().queue.enqueued == 1
+
+
+async def test_a_shutdown_trigger_ends_serve_by_itself(zapq_settings: Settings) -> None:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        [url] = await nursery.start(partial(zapq.serve, zapq_settings, shutdown_trigger=stop.wait))
+        async with open_client(url) as client:
+            assert (await client.request("GET", "/health")).status == 200
+            stop.set()
+            assert await client.reads_eof()
+    with pytest.raises(OSError, match="all attempts to connect"):
+        await connect(url)
+
+
+@pytest.mark.parametrize("addr", ["127.0.0.1:0", "[::1]:0", ":0", "localhost:0"])
+async def test_every_spelling_of_an_address_is_served(zapq_settings: Settings, addr: str) -> None:
+    async with serving(replace(zapq_settings, addr=addr)) as url:
+        assert (await ask(url, "GET", "/health")).body == b"ok"
+
+
+async def test_a_unix_socket_is_served_and_its_file_removed(zapq_settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "zapq.sock"
+    async with serving(replace(zapq_settings, addr=f"unix:{path}")) as url:
+        assert url == f"unix:{path}"
+        assert (await ask(url, "POST", "/clear")).status == 200
+    assert not path.exists()
+
+
+async def test_a_stale_socket_file_is_replaced_and_a_living_one_is_not(
+    zapq_settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "zapq.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    settings = replace(zapq_settings, addr=f"unix:{path}")
+    async with serving(settings) as url:
+        with pytest.raises(CannotStart, match="in use"):
+            await zapq.serve(settings)
+        assert (await ask(url, "GET", "/health")).status == 200
+
+
+async def test_a_file_in_the_way_of_a_unix_socket_is_left_alone(zapq_settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(CannotStart):
+        await zapq.serve(replace(zapq_settings, addr=f"unix:{path}"))
+    assert path.read_text() == "data"
+
+
+async def test_an_inherited_descriptor_is_served(zapq_settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as inherited:
+        descriptor = os.dup(inherited.fileno())
+        async with serving(replace(zapq_settings, addr=f"fd://{descriptor}")) as url:
+            assert url == f"http://127.0.0.1:{inherited.getsockname()[1]}"
+            assert (await ask(url, "GET", "/health")).status == 200
+
+
+@pytest.mark.parametrize("descriptor", [0, 9999])
+async def test_a_descriptor_that_is_no_listening_socket_is_refused(
+    zapq_settings: Settings, descriptor: int
+) -> None:
+    with pytest.raises(CannotStart, match="fd://"):
+        await zapq.serve(replace(zapq_settings, addr=f"fd://{descriptor}"))
+
+
+async def test_an_address_in_use_is_one_clear_refusal(zapq_settings: Settings) -> None:
+    async with serving(zapq_settings) as url:
+        addr = url.removeprefix("http://")
+        with pytest.raises(CannotStart, match=r"--addr '127.0.0.1:\d+': Address already in use"):
+            await zapq.serve(replace(zapq_settings, addr=addr))
+
+
+async def test_https_is_served_over_http_1(tls_settings: Settings, client_context: ssl.SSLContext) -> None:
+    async with serving(tls_settings) as url:
+        assert url.startswith("https://")
+        async with open_client(url, client_context) as client:
+            assert (await client.request("POST", "/enqueue", b"secret")).status == 202
+            assert (await client.request("GET", "/dequeue")).body == b"secret"
+
+
+async def test_tls_before_1_2_is_refused(tls_settings: Settings, client_context: ssl.SSLContext) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        client_context.minimum_version = ssl.TLSVersion.TLSv1
+        client_context.maximum_version = ssl.TLSVersion.TLSv1_1
+    async with serving(tls_settings) as url:
+        with pytest.raises(trio.BrokenResourceError):
+            await connect(url, client_context)
+
+
+@pytest.mark.parametrize(("http2", "protocol"), [(False, "http/1.1"), (True, "h2")])
+async def test_http_2_is_offered_only_when_asked_for(
+    tls_settings: Settings, client_context: ssl.SSLContext, http2: bool, protocol: str
+) -> None:
+    client_context.set_alpn_protocols(["h2", "http/1.1"])
+    async with serving(replace(tls_settings, http2=http2)) as url:
+        stream = await connect(url, client_context)
+        assert isinstance(stream, trio.SSLStream)
+        assert stream.selected_alpn_protocol() == protocol
+        await trio.aclose_forcefully(stream)
+
+
+async def test_http_2_carries_more_than_a_thousand_requests(
+    tls_settings: Settings, client_context: ssl.SSLContext
+) -> None:
+    """Hypercorn's default drops request 1001 of each HTTP/2 connection."""
+    client_context.set_alpn_protocols(["h2"])
+    async with serving(replace(tls_settings, http2=True)) as url:
+        stream = await connect(url, client_context)
+        connection = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        connection.initiate_connection()
+        head = [(":method", "POST"), (":path", "/enqueue"), (":scheme", "https"), (":authority", "x")]
+        statuses: list[bytes] = []
+        for _ in range(1005):
+            number = connection.get_next_available_stream_id()
+            connection.send_headers(number, head)
+            connection.send_data(number, b"job", end_stream=True)
+            ended = False
+            while not ended:
+                await stream.send_all(connection.data_to_send())
+                for event in connection.receive_data(await stream.receive_some()):
+                    if isinstance(event, ResponseReceived):
+                        statuses += [value for name, value in event.headers or () if name == b":status"]
+                    elif isinstance(event, DataReceived):
+                        connection.acknowledge_received_data(event.flow_controlled_length, number)
+                    elif isinstance(event, StreamEnded):
+                        ended = True
+        assert statuses == [b"202"] * 1005
+        await trio.aclose_forcefully(stream)
+
+
+async def test_unusable_certificates_are_refused_before_anything_is_bound(
+    tls_settings: Settings, authority: trustme.CA, tmp_path: Path
+) -> None:
+    stranger = tmp_path / "other.pem"
+    stranger.write_bytes(authority.issue_cert("other").private_key_pem.bytes())
+    for wrong in (
+        replace(tls_settings, tls_cert=str(tmp_path / "missing.pem")),
+        replace(tls_settings, tls_key=str(tmp_path / "missing.pem")),
+        replace(tls_settings, tls_key=str(stranger)),
+        replace(tls_settings, tls_cert=tls_settings.tls_key),
+    ):
+        with pytest.raises(InvalidSetting, match="--tls-"):
+            await zapq.serve(wrong)
+
+
+class TestClosing:
+    """What stock Hypercorn under Quart-Trio gets wrong."""
+
+    @pytest.fixture
+    def zapq_settings(self, zapq_settings: Settings) -> Settings:
+        return replace(zapq_settings, keep_alive=0.1, head_timeout=0.1, max_connections=3)
+
+    @pytest.mark.parametrize("target", ["/health", "/dequeue", "/nothing"])
+    async def test_connection_close_is_followed_by_eof(self, zapq_settings: Settings, target: str) -> None:
+        settings = replace(zapq_settings, keep_alive=60.0)
+        async with serving(settings) as url, open_client(url) as client:
+            await client.request("GET", target, headers={"Connection": "close"})
+            assert await client.reads_eof()
+
+    async def test_http_1_0_is_followed_by_eof(self, zapq_settings: Settings) -> None:
+        async with serving(replace(zapq_settings, keep_alive=60.0)) as url:
+            async with open_client(url) as client:
+                await client.stream.send_all(b"GET /health HTTP/1.0\r\n\r\n")
+                received = b""
+                while piece := await client.stream.receive_some():
+                    received += piece
+            assert received.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert received.endswith(b"\r\n\r\nok")
+
+    async def test_the_keep_alive_timeout_fires_after_a_request_too(self, zapq_settings: Settings) -> None:
+        async with serving(zapq_settings) as url, open_client(url) as client:
+            assert (await client.request("GET", "/health")).status == 200
+            assert await client.reads_eof()
+
+    async def test_a_head_that_was_begun_must_be_finished_in_time(self, zapq_settings: Settings) -> None:
+        settings = replace(zapq_settings, keep_alive=60.0)
+        async with serving(settings) as url, open_client(url) as client:
+            await client.stream.send_all(b"GET /health HT")
+            assert await client.reads_eof()
+
+    async def test_a_long_poll_outlives_the_keep_alive_timeout(self, zapq_settings: Settings) -> None:
+        async with serving(zapq_settings) as url, open_client(url) as client:
+            assert (await client.request("GET", "/dequeue?wait=0.5")).status == 204
+
+    async def test_connections_over_the_cap_are_closed_and_the_others_go_on(self, zapq_settings: Settings) -> None:
+        async with (
+            serving(replace(zapq_settings, keep_alive=60.0)) as url,
+            open_client(url) as one,
+            open_client(url) as two,
+            open_client(url) as three,
+        ):
+            for client in (one, two, three):
+                assert (await client.request("GET", "/health")).status == 200
+            async with open_client(url) as four:
+                assert await four.reads_eof()
+            metrics = (await one.request("GET", "/metrics")).json
+            assert (metrics["connections"], metrics["connections_refused"]) == (3, 1)
+
+    async def test_a_half_closed_client_still_gets_its_answer(self, zapq_settings: Settings) -> None:
+        async with serving(zapq_settings) as url, open_client(url) as client:
+            assert isinstance(client.stream, trio.SocketStream)
+            await client.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\njob")
+            await client.stream.send_eof()
+            assert (await client.answer()).status == 202
+
+    async def test_a_slow_body_is_408_and_stores_nothing(self, zapq_settings: Settings) -> None:
+        async with serving(replace(zapq_settings, body_timeout=0.1)) as url, open_client(url) as client:
+            await client.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\njo")
+            received = await client.stream.receive_some()
+            assert received.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+            assert b"Connection: close\r\n" in received
+            assert (await ask(url, "GET", "/metrics")).json["enqueues"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -12,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import h11
 import pytest
 import trio
 import trustme
@@ -86,6 +88,28 @@ async def test_a_shutdown_trigger_ends_serve_by_itself(zapq_settings: Settings) 
             assert await client.reads_eof()
     with pytest.raises(OSError, match="all attempts to connect"):
         await connect(url)
+
+
+async def test_clients_in_full_swing_do_not_hold_up_a_shutdown(zapq_settings: Settings) -> None:
+    """A request that arrives while the last answer goes out must not leave its connection waiting."""
+    settings = replace(zapq_settings, grace=600.0)
+    stop = trio.Event()
+    answers = 0
+
+    async def hammer(url: str) -> None:
+        nonlocal answers
+        async with open_client(url) as client:
+            with contextlib.suppress(EOFError, trio.BrokenResourceError, h11.RemoteProtocolError):
+                while True:
+                    await client.request("GET", "/health")
+                    answers += 1
+                    if answers == 100:
+                        stop.set()
+
+    async with trio.open_nursery() as nursery:
+        [url] = await nursery.start(partial(zapq.serve, settings, shutdown_trigger=stop.wait))
+        for _ in range(10):
+            nursery.start_soon(hammer, url)
 
 
 @pytest.mark.parametrize("addr", ["127.0.0.1:0", "[::1]:0", ":0", "localhost:0"])
@@ -232,6 +256,18 @@ class TestClosing:
         async with serving(settings) as url, open_client(url) as client:
             await client.request("GET", target, headers={"Connection": "close"})
             assert await client.reads_eof()
+
+    async def test_what_follows_a_last_request_does_not_keep_the_connection(self, zapq_settings: Settings) -> None:
+        settings = replace(zapq_settings, keep_alive=60.0)
+        async with serving(settings) as url, open_client(url) as client:
+            last = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            await client.stream.send_all(last + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            received = b""
+            while piece := await client.stream.receive_some():
+                received += piece
+            assert received.count(b"HTTP/1.1 200 OK") == 1
+            while (await ask(url, "GET", "/metrics")).json["connections"] > 1:
+                await trio.sleep(0.01)
 
     async def test_http_1_0_is_followed_by_eof(self, zapq_settings: Settings) -> None:
         async with serving(replace(zapq_settings, keep_alive=60.0)) as url:

@@ -27,6 +27,7 @@ from zapq.settings import HANDSHAKE_SECONDS, KIB, LINGER_BYTES, LINGER_SECONDS, 
 
 RECEIVE_BYTES = 64 * KIB
 
+Peer = tuple[str, int] | None
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
@@ -61,6 +62,7 @@ class Connection:
         self._tls = isinstance(stream, trio.SSLStream)
         self._socket = stream.transport_stream.socket if isinstance(stream, trio.SSLStream) else stream.socket
         self._send_lock = trio.Lock()
+        self._life = trio.CancelScope()
         self._reading: trio.CancelScope | None = None
         self._deadline = inf
         self._idle = True
@@ -107,6 +109,10 @@ class Connection:
         except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
             logs.say(logging.DEBUG, "client gone before its first request", error=repr(error))
             return
+        with self._life:
+            await self._speak(alpn, client, server)
+
+    async def _speak(self, alpn: str | None, client: Peer, server: Peer) -> None:
         state = ConnectionState({"link": self, "trace_ids": self._host.trace_ids})
         async with TaskGroup() as tasks:
             common = (self._host.app, self._host.config, self._host.context, tasks, state)
@@ -149,6 +155,8 @@ class Connection:
                 self._idle = idle
                 self._head_begun = False
                 self._read_for(self._host.settings.keep_alive if idle else inf)
+                if self._host.context.terminated.is_set():
+                    self.close_if_idle()
             case Closed():
                 await self._linger()
                 await self._protocol.handle(Closed())
@@ -192,6 +200,8 @@ class Connection:
         if self._lingering:
             return
         self._lingering = True
+        # Whatever still runs for this connection has nobody to answer; this is its last call.
+        self._life.deadline = trio.current_time() + 2 * LINGER_SECONDS
         if isinstance(self._stream, trio.SocketStream):
             try:
                 await self._stream.send_eof()

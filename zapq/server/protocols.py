@@ -7,14 +7,14 @@ streams already answered, and extended CONNECT, do no harm.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any
 
 import h2.errors
 import h2.events
 import h11
-from hypercorn.events import Closed
+from hypercorn.events import Closed, Event
 from hypercorn.protocol.events import Request
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
@@ -36,6 +36,7 @@ class GuardedH11(h11.Connection):
         # The guard refuses large heads first, and with a better word.
         super().__init__(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES + 64 * KIB)
         self.reason = ""
+        self.closing = False
         self._chunks = 0
 
     def next_event(self) -> Any:
@@ -46,11 +47,18 @@ class GuardedH11(h11.Connection):
             if refusal is not None:
                 self.reason = refusal.detail
                 raise h11.RemoteProtocolError(refusal.detail, error_status_hint=refusal.status)
+        if self.their_state is h11.MUST_CLOSE and self.trailing_data[0]:
+            # RFC 9112, 9.6: what follows a last request is ignored. h11 calls it an error, and Hypercorn
+            # would answer that instead of the request.
+            return h11.NEED_DATA if self.closing else h11.PAUSED
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as error:
             self.reason = f"The request is not valid HTTP/1.1: {error}."
             raise
+        if event is h11.PAUSED and self.closing:
+            # Hypercorn would wait here for a turn that never comes, and not read on.
+            return h11.NEED_DATA
         if isinstance(event, h11.Data) and event.chunk_start:
             self._chunks += 1
             if self._chunks > MAX_CHUNKS:
@@ -67,8 +75,17 @@ class HTTP1(H11Protocol):
     def __init__(self, *args: Any, refuse: Refuse) -> None:
         super().__init__(*args)
         self.connection = GuardedH11()
+        self.send = self._note_closing(self.send)
         self._refuse = refuse
         self._refused = False
+
+    def _note_closing(self, send: Callable[[Event], Awaitable[None]]) -> Callable[[Event], Awaitable[None]]:
+        async def noting(event: Event) -> None:
+            if isinstance(event, Closed):
+                self.connection.closing = True
+            await send(event)
+
+        return noting
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Ignore offers to upgrade, as RFC 9110 (7.8) allows; stock Hypercorn dies of a malformed one."""

@@ -1,0 +1,96 @@
+"""How long does writing a snapshot keep other requests waiting?
+
+    scripts/bench snapshot
+
+Starts a server, fills its queue (50,000 messages of 4 KiB), then asks `/health` on one connection over and
+over: first undisturbed, then while `/persist` and then `/load` run on another. Prints the slowest answers of
+each phase. The server shares the machine with this program, so the undisturbed figure is the noise floor.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+import trio
+
+QUIET_SECONDS = 3.0
+
+
+async def answer(stream: trio.SocketStream, request: bytes) -> bytes:
+    """Send a request and return the answer's head; bodies here are shorter than one read."""
+    await stream.send_all(request)
+    return bytes(await stream.receive_some())
+
+
+async def probe(stream: trio.SocketStream, latencies: list[float]) -> None:
+    """Ask for `/health` until cancelled and note how long each answer took, in milliseconds."""
+    while True:
+        begun = time.perf_counter()
+        await answer(stream, b"GET /health HTTP/1.1\r\nHost: bench\r\n\r\n")
+        latencies.append((time.perf_counter() - begun) * 1000)
+        await trio.sleep(0.001)
+
+
+def report(name: str, seconds: float, latencies: list[float]) -> None:
+    """Print a phase's line."""
+    ordered = sorted(latencies)
+    p99 = ordered[math.ceil(len(ordered) * 0.99) - 1]
+    print(f"{name:12} {seconds:6.2f} s  {len(ordered):6} answers  p99 {p99:6.2f} ms  slowest {ordered[-1]:6.2f} ms")
+
+
+async def measure(port: int, messages: int, size: int) -> None:
+    """Fill the queue and print the three phases."""
+    work = await trio.open_tcp_stream("127.0.0.1", port)
+    health = await trio.open_tcp_stream("127.0.0.1", port)
+    enqueue = b"POST /enqueue HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+    for _ in range(messages):
+        if not (await answer(work, enqueue)).startswith(b"HTTP/1.1 202"):
+            raise click.ClickException("the server refused a message")
+    for name, request in (
+        ("undisturbed", b""),
+        ("persist", b"POST /persist?file=bench.json HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"),
+        ("load", b"POST /load?file=bench.json HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"),
+    ):
+        latencies: list[float] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(probe, health, latencies)
+            begun = time.perf_counter()
+            if request:
+                head = await answer(work, request)
+                if not head.startswith(b"HTTP/1.1 200"):
+                    raise click.ClickException(head.decode())
+            else:
+                await trio.sleep(QUIET_SECONDS)
+            seconds = time.perf_counter() - begun
+            nursery.cancel_scope.cancel()
+        report(name, seconds, latencies)
+
+
+@click.command(help=__doc__)
+@click.option("--messages", default=50_000, show_default=True)
+@click.option("--size", default=4096, show_default=True, help="Bytes of each message.")
+def main(messages: int, size: int) -> None:
+    """Start the server, measure, stop it."""
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, "-m", "zapq", "--addr", "127.0.0.1:0", "--data-dir", directory]
+        command += ["--max-msgs", str(messages), "--max-bytes", str(messages * size)]
+        with subprocess.Popen(command, stdout=open("/tmp/srvlog","wb+")) as server:
+            pass
+            try:
+                time.sleep(2); address = msgspec.json.decode(open("/tmp/srvlog").readline())["addr"]
+                port = urlsplit(f"//{address}").port
+                assert port is not None
+                trio.run(measure, port, messages, size)
+            finally:
+                server.terminate()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import click
 import msgspec
@@ -42,7 +42,9 @@ def report(name: str, seconds: float, latencies: list[float]) -> None:
     """Print a phase's line."""
     ordered = sorted(latencies)
     p99 = ordered[math.ceil(len(ordered) * 0.99) - 1]
-    print(f"{name:12} {seconds:6.2f} s  {len(ordered):6} answers  p99 {p99:6.2f} ms  slowest {ordered[-1]:6.2f} ms")
+    print(
+        f"{name:12} {seconds:6.2f} s  {len(ordered):6} answers  p99 {p99:6.2f} ms  slowest {ordered[-1]:6.2f} ms"
+    )
 
 
 async def measure(port: int, messages: int, size: int) -> None:
@@ -79,15 +81,15 @@ async def measure(port: int, messages: int, size: int) -> None:
 def main(messages: int, size: int) -> None:
     """Start the server, measure, stop it."""
     with tempfile.TemporaryDirectory() as directory:
+        log = Path(directory) / "log"
         command = [sys.executable, "-m", "zapq", "--addr", "127.0.0.1:0", "--data-dir", directory]
         command += ["--max-msgs", str(messages), "--max-bytes", str(messages * size)]
-        with subprocess.Popen(command, stdout=open("/tmp/srvlog","wb+")) as server:
-            pass
+        with log.open("wb") as output, subprocess.Popen(command, stdout=output) as server:
             try:
-                time.sleep(2); address = msgspec.json.decode(open("/tmp/srvlog").readline())["addr"]
-                port = urlsplit(f"//{address}").port
-                assert port is not None
-                trio.run(measure, port, messages, size)
+                while b"\n" not in log.read_bytes():
+                    time.sleep(0.01)
+                address = msgspec.json.decode(log.read_bytes().splitlines()[0])["addr"]
+                trio.run(measure, int(address.rpartition(":")[2]), messages, size)
             finally:
                 server.terminate()
 

@@ -108,4 +108,6 @@ def configure(settings: Settings, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(JSONLines() if settings.log_format == "json" else TextLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    # A log nobody reads any more is no reason to fail, nor to print tracebacks elsewhere.
+    logging.raiseExceptions = False
     log.setLevel(settings.log_level.upper())

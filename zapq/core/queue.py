@@ -15,10 +15,8 @@ and r is 0 but for the moment after a failed hand-over.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import count
 
 from zapq.core.message import Message
 from zapq.errors import QueueFull
@@ -91,13 +89,16 @@ class Queue:
         self._bytes += len(message.body)
         self._put_back += 1
 
-    def clear(self) -> int:
-        """Drop everything held and return how many messages that were."""
-        dropped = len(self)
-        self._ready.clear()
+    def clear(self) -> deque[Message]:
+        """Hold nothing, and return what was held for the caller to free.
+
+        O(1) but for returned messages: freeing millions takes long, and the caller may do it elsewhere.
+        """
+        dropped, self._ready = self._ready, deque()
+        dropped.extend(message for _, message in self._returned)
         self._returned.clear()
         self._bytes = 0
-        self._cleared += dropped
+        self._cleared += len(dropped)
         return dropped
 
     def bodies(self) -> list[bytes]:
@@ -107,19 +108,24 @@ class Queue:
         everything = [*self._ready, *(message for _, message in self._returned)]
         return [message.body for message in sorted(everything, key=lambda message: message.id)]
 
-    def replace(self, bodies: Iterable[bytes]) -> int:
-        """Hold exactly `bodies`, oldest first, and return their number; `QueueFull` changes nothing."""
-        ready = deque(map(Message, count(self._next_id), bodies))
-        size = sum(len(message.body) for message in ready)
-        if len(ready) > self.max_messages:
-            raise QueueFull(limit="max_msgs", current=len(ready), max_messages=self.max_messages)
+    def reserve(self, number: int) -> int:
+        """Set `number` ids aside for messages made elsewhere, and return the first."""
+        first, self._next_id = self._next_id, self._next_id + number
+        return first
+
+    def replace(self, messages: deque[Message], size: int) -> deque[Message]:
+        """Hold exactly `messages`, of together `size` bytes, and return what was held, as `clear` does.
+
+        Their ids are reserved ones, in order. `QueueFull` changes nothing. O(1) like `clear`.
+        """
+        if len(messages) > self.max_messages:
+            raise QueueFull(limit="max_msgs", current=len(messages), max_messages=self.max_messages)
         if size > self.max_bytes:
             raise QueueFull(limit="max_bytes", current=size, max_bytes=self.max_bytes)
-        self.clear()
-        self._ready = ready
-        self._next_id += len(ready)
+        dropped = self.clear()
+        self._ready = messages
         self._bytes = size
-        return len(ready)
+        return dropped
 
     def stats(self) -> QueueStats:
         """Report counts and sizes in O(1)."""

@@ -17,6 +17,7 @@ import trio
 from zapq.core.message import Message
 from zapq.core.queue import Queue, QueueStats
 from zapq.errors import Draining, InvalidParameter, MessageTooLarge, QueueFull, SnapshotFailed, TooManyWaiters
+from zapq.service import bulk
 from zapq.service.waiting import Waiter, WaitingLine
 from zapq.settings import MAX_WAIT, Settings
 from zapq.store.snapshot import SnapshotStore, snapshot_name
@@ -158,18 +159,25 @@ class QueueService:
         """Count a message whose bytes may or may not have reached a client that vanished."""
         self._delivery_uncertain += 1
 
-    async def clear(self) -> int:
-        """Drop every message and return how many that were. If cancelled, nothing is dropped."""
-        async with self._lock:
-            return self._queue.clear()
-
     def clear_nowait(self) -> int:
         """Drop every message and return how many that were; `trio.WouldBlock` while the lock is held."""
         self._lock.acquire_nowait()
         try:
-            return self._queue.clear()
+            return len(self._queue.clear())
         finally:
             self._lock.release()
+
+    async def clear(self) -> int:
+        """Drop every message and return how many that were.
+
+        They are gone at once; a worker thread frees their memory, so that other tasks go on. If cancelled
+        before they are gone, nothing is dropped.
+        """
+        async with self._lock:
+            dropped = self._queue.clear()
+        number = len(dropped)
+        await trio.to_thread.run_sync(bulk.free, dropped)
+        return number
 
     async def snapshot(self, name: str) -> int:
         """Write the queue to the file `name` in the data directory and return the number of messages.
@@ -195,15 +203,18 @@ class QueueService:
         self.check_open()
         bodies = await trio.to_thread.run_sync(self._snapshots.load, name)
         async with self._lock:
+            first = self._queue.reserve(len(bodies))
+        messages, size = await trio.to_thread.run_sync(bulk.make, bodies, first)
+        number = len(messages)
+        async with self._lock:
             self.check_open()
             try:
-                loaded = self._queue.replace(bodies)
+                dropped = self._queue.replace(messages, size)
             except QueueFull as full:
-                raise SnapshotFailed(
-                    f"{name} holds more than the queue may; the queue is as it was.", **full.members
-                ) from None
+                raise SnapshotFailed(f"{name} holds more than the queue may.", **full.members) from None
             self._hand_out()
-            return loaded
+        await trio.to_thread.run_sync(bulk.free, dropped)
+        return number
 
     def stats(self) -> ServiceStats:
         """Report what the service holds and has done; O(1), never waits."""

@@ -1,0 +1,36 @@
+"""Work on very many messages at once, for a worker thread: in slices, stepping aside after each.
+
+A thread does not make long work harmless by itself: it takes Python's global lock from the event loop, for
+as long as one step of it lasts, and again as soon as the loop makes a system call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from zapq.core.message import Message
+from zapq.store.snapshot import PAUSE
+
+SLICE = 1024
+"""Messages made or freed in one go: about 0.2 ms."""
+
+
+def make(bodies: list[bytes], first_id: int) -> tuple[deque[Message], int]:
+    """Return messages with these bodies and ids from `first_id` on, and their bytes together."""
+    messages: deque[Message] = deque()
+    size = 0
+    for start in range(0, len(bodies), SLICE):
+        part = bodies[start : start + SLICE]
+        messages.extend(map(Message, range(first_id + start, first_id + start + len(part)), part))
+        size += sum(map(len, part))
+        time.sleep(PAUSE)
+    return messages, size
+
+
+def free(messages: deque[Message]) -> None:
+    """Give back the memory of `messages`, which nobody else holds."""
+    while messages:
+        for _ in range(min(SLICE, len(messages))):
+            messages.pop()
+        time.sleep(PAUSE)

@@ -51,7 +51,7 @@ class Client:
         request = h11.Request(
             method=method,
             target=target,
-            headers=[(name, value.encode("latin-1")) for name, value in fields.items()],
+            headers=[(name.encode(), value.encode("latin-1")) for name, value in fields.items()],
         )
         data = self.connection.send(request) or b""
         if body:

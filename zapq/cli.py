@@ -136,6 +136,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if refusal is None:
             raise
         code = _complain(refusal.detail, EXIT_USAGE if isinstance(refusal, InvalidSetting) else EXIT_FAILED)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Nobody reads the log any more; the interpreter must not fail over what is left of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 

@@ -9,7 +9,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 
 from zapq import logs
-from zapq.errors import ZapqError
+from zapq.errors import ClientGone, ZapqError
 from zapq.http import problems
 from zapq.http.exchange import HTTPConnection
 from zapq.http.metrics import Traffic
@@ -50,6 +50,8 @@ def create_app(service: QueueService, settings: Settings, traffic: Traffic) -> Q
         if error.retry_after is not None:
             response.headers["Retry-After"] = str(error.retry_after)
         level = logging.ERROR if error.status == 500 else logging.WARNING
+        if isinstance(error, ClientGone):
+            level = logging.DEBUG  # clients leave all the time
         log_refusal(level, error.problem, error.status, error.detail)
         return response
 

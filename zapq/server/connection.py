@@ -230,11 +230,12 @@ class Connection:
         if self._reading is not None:
             self._reading.deadline = deadline
 
-    def _refuse(self, status: int, detail: str) -> str:
+    def _refuse(self, status: int, detail: str, *, left: bool) -> str:
         trace_id = self._host.trace_ids.new()
-        self._host.traffic.wire_refusals += 1
+        self._host.traffic.wire_refusals += not left
+        level = logging.DEBUG if left else logging.WARNING
         self._host.throttle.say(
-            logging.WARNING, f"wire-{status}", "refused", trace_id=trace_id, status=status, reason=detail
+            level, f"wire-{status}", "refused", trace_id=trace_id, status=status, reason=detail
         )
         return trace_id
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import h2.errors
 import h2.events
@@ -25,8 +25,12 @@ from zapq.http import problems
 from zapq.server.wire_guard import check_head
 from zapq.settings import KIB, MAX_CHUNKS, MAX_HEAD_BYTES, MAX_STREAM_RESETS
 
-Refuse = Callable[[int, str], str]
-"""Counts and logs a refusal (status, detail) and returns the trace id to answer with."""
+
+class Refuse(Protocol):
+    """Counts and logs a refusal, and returns the trace id to answer with."""
+
+    def __call__(self, status: int, detail: str, *, left: bool) -> str:
+        """`left` says that the client closed in the middle of a request: that is no news."""
 
 
 class GuardedH11(h11.Connection):
@@ -54,7 +58,8 @@ class GuardedH11(h11.Connection):
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as error:
-            self.reason = f"The request is not valid HTTP/1.1: {error}."
+            # Behind the colon h11 shows what it got: that is the client's, and not for our log.
+            self.reason = f"The request is not valid HTTP/1.1: {str(error).partition(':')[0]}."
             raise
         if event is h11.PAUSED and self.closing:
             # Hypercorn would wait here for a turn that never comes, and not read on.
@@ -115,7 +120,7 @@ class HTTP1(H11Protocol):
         self.keep_alive_requests += 1
 
     async def _send_error_response(self, status_code: int) -> None:
-        trace_id = self._refuse(status_code, self.connection.reason)
+        trace_id = self._refuse(status_code, self.connection.reason, left=self.connection.trailing_data[1])
         body = problems.render_status(status_code, self.connection.reason, trace_id)
         headers = [
             (b"content-type", problems.MEDIA_TYPE.encode()),
@@ -157,6 +162,19 @@ class HTTP2(H2Protocol):
         super().__init__(*args)
         self._resets = 0
 
+    async def handle(self, event: Event) -> None:
+        """Take bytes, or the news that the connection is closed."""
+        await super().handle(event)
+        if isinstance(event, Closed):
+            for stream_id in list(self.stream_buffers):
+                await self._abandon(stream_id)
+
+    async def _abandon(self, stream_id: int) -> None:
+        """Wake whoever waits for the client to take this stream's data: it never will."""
+        buffer = self.stream_buffers.get(stream_id)
+        if buffer is not None:
+            await buffer.close()
+
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         # One at a time: handling one event can end the stream the next one is for.
         for event in events:
@@ -168,6 +186,7 @@ class HTTP2(H2Protocol):
             else:
                 await super()._handle_events([event])
             if isinstance(event, h2.events.StreamReset):
+                await self._abandon(event.stream_id)
                 self._resets += 1
                 if self._resets > MAX_STREAM_RESETS:
                     await self.send(Closed())

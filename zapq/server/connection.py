@@ -172,12 +172,11 @@ class Connection:
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
                 self.broken = True
                 logs.say(logging.DEBUG, "client does not read", error=repr(error))
-                self._read_until(-inf)
+                # Nobody will read an answer: neither this one nor those to requests already received.
+                self._life.cancel()
             except trio.Cancelled:
                 self.broken = True
                 raise
-        if self.broken:
-            await self._protocol.handle(Closed())
 
     async def _send_piece(self, piece: memoryview) -> None:
         if self._tls:

@@ -1,0 +1,1 @@
+"""One question a file; `scripts/bench NAME` runs one."""

@@ -1,0 +1,68 @@
+"""What the README says is what the code does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zapq.http.app import create_app
+from zapq.http.metrics import Traffic, as_json
+from zapq.service.service import QueueService
+from zapq.settings import Option, Settings, options
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+EMBEDDING, TESTING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def row(option: Option) -> str:
+    default = option.default
+    if option.kind == "size":
+        default = f"{default // 1024**2}M" if default % 1024**2 == 0 else f"{default // 1024}K"
+    elif option.kind == "seconds":
+        default = f"{default:g}"
+    elif option.kind == "switch":
+        default = "off"
+    shown = f"`{default}`" if default != "" else "none"
+    return f"| `{option.flag}` | `{option.env}` | {shown} | {option.help} |"
+
+
+@pytest.mark.parametrize("option", options(), ids=lambda option: option.name)
+def test_the_table_of_flags_is_complete(option: Option) -> None:
+    assert row(option) in README
+
+
+async def test_the_tables_of_endpoints_and_metrics_are_complete(
+    zapq_service: QueueService, zapq_settings: Settings
+) -> None:
+    app = create_app(zapq_service, zapq_settings, Traffic())
+    for rule in app.url_map.iter_rules():
+        assert re.search(rf"^\| `?[^|]*{rule.rule}\b", README, re.MULTILINE), rule.rule
+    for name in as_json(zapq_service.stats(), Traffic()):
+        assert f"`{name}`" in README, name
+
+
+def test_the_embedding_example_runs() -> None:
+    shown = subprocess.run([sys.executable, "-c", EMBEDDING], capture_output=True, text=True, check=True)
+    assert (shown.stdout, shown.stderr) == ("b'hello'\n", "")
+
+
+def test_the_testing_example_passes(tmp_path: Path) -> None:
+    (tmp_path / "test_example.py").write_text(TESTING)
+    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", str(tmp_path)]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert "1 passed" in shown.stdout, shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/inside.md"])
+def test_every_file_named_exists(document: str) -> None:
+    text = (ROOT / document).read_text()
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    files = re.findall(r"`((?:zapq|tests|scripts|bench|docs)/[\w./-]+)`", text)
+    for name in (*links, *files):
+        assert (ROOT / name).exists(), name

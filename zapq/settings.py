@@ -44,6 +44,8 @@ LINGER_BYTES = 1 * MIB
 """How much it reads in that time."""
 HANDSHAKE_SECONDS = 5.0
 """A TLS handshake is two round trips; whoever needs longer is not a client."""
+GOODBYE_SECONDS = 0.5
+"""How long closing a TLS connection may take: within the reserve below, so that a shutdown keeps its budget."""
 CLOSING_RESERVE = 0.1
 """The part of the grace, at most 1 s of it, kept for closing what did not end by itself."""
 

@@ -20,16 +20,3 @@ async def test_a_host_with_the_older_annotation_starts_the_server(
     [url] = await nursery.start(host, zapq_settings)
     assert url.startswith("http://127.0.0.1:")
     nursery.cancel_scope.cancel()
-
-
-async def test_what_trio_hands_out_has_every_method_the_older_type_asks_for(nursery: trio.Nursery) -> None:
-    seen: list[object] = []
-
-    async def child(*, task_status: trio.TaskStatus[None]) -> None:
-        seen.append(task_status)
-        task_status.started()
-
-    await nursery.start(child)
-    asked = {name for name in vars(trio_typing.TaskStatus) if not name.startswith("_")}
-    assert asked == {"started"}
-    assert all(callable(getattr(seen[0], name)) for name in asked)

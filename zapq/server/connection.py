@@ -23,7 +23,15 @@ from zapq import logs
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
 from zapq.server.protocols import HTTP1, HTTP2
-from zapq.settings import HANDSHAKE_SECONDS, KIB, LINGER_BYTES, LINGER_SECONDS, SEND_PIECE_BYTES, Settings
+from zapq.settings import (
+    GOODBYE_SECONDS,
+    HANDSHAKE_SECONDS,
+    KIB,
+    LINGER_BYTES,
+    LINGER_SECONDS,
+    SEND_PIECE_BYTES,
+    Settings,
+)
 
 RECEIVE_BYTES = 64 * KIB
 
@@ -89,7 +97,11 @@ class Connection:
         finally:
             self._host.connections.discard(self)
             self._host.traffic.connections -= 1
-            await self._close()
+            # Closing TLS writes a goodbye, which a client that does not read would hold up.
+            with trio.move_on_after(GOODBYE_SECONDS, shield=True) as patience:
+                if self.broken or not self._tls:
+                    patience.cancel()
+                await self._stream.aclose()
 
     def close_if_idle(self) -> None:
         """End the connection unless a request is under way or begun."""
@@ -209,15 +221,8 @@ class Connection:
             else:
                 self._read_for(LINGER_SECONDS)
         else:
-            # TLS has no half-close in Trio: say goodbye properly in `_close` instead.
+            # TLS has no half-close in Trio: `run` says goodbye when it closes the stream.
             self._read_until(-inf)
-
-    async def _close(self) -> None:
-        # Closing TLS writes a goodbye, which a client that does not read would hold up.
-        with trio.move_on_after(1.0, shield=True) as patience:
-            if self.broken or not self._tls:
-                patience.cancel()
-            await self._stream.aclose()
 
     def _read_for(self, seconds: float) -> None:
         self._read_until(trio.current_time() + seconds)

@@ -211,13 +211,13 @@ def verify(result: Result) -> list[str]:
     return wrong
 
 
-async def run(load: Load, timeout: float, progress: bool) -> Result:
+async def run(load: Load, patience: float, progress: bool) -> Result:
     """Carry the load out and return what happened."""
     result = Result()
     async with AsyncExitStack() as stack:
         tick = stack.enter_context(_progress_bar(load.messages)) if progress else lambda: None
         begun = time.perf_counter()
-        with trio.move_on_after(timeout) as limit:
+        with trio.move_on_after(patience) as limit:
             async with trio.open_nursery() as consumers:
                 for _ in range(load.consumers):
                     consumers.start_soon(consume, load, result, tick)
@@ -228,7 +228,7 @@ async def run(load: Load, timeout: float, progress: bool) -> Result:
                 result.produced = True
         result.seconds = time.perf_counter() - begun
     if limit.cancelled_caught:
-        result.wrong.append(f"not done after {timeout:g} s")
+        result.wrong.append(f"not done after {patience:g} s")
     return result
 
 

@@ -81,7 +81,7 @@ class JSONLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return msgspec.json.encode(line, enc_hook=str).decode()
+        return _json(line)
 
 
 class TextLines(logging.Formatter):
@@ -89,18 +89,38 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without its end."""
-        fields = getattr(record, "fields", {})
+        trace_id = current_trace_id.get()
+        fields = ({"trace_id": trace_id} if trace_id else {}) | getattr(record, "fields", {})
         words = [_rfc3339(record), f"{record.levelname:7}", record.getMessage()]
-        words += [f"{name}={msgspec.json.encode(value, enc_hook=str).decode()}" for name, value in fields.items()]
+        words += [f"{name}={_json(value)}" for name, value in fields.items()]
         text = " ".join(words)
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
 def _rfc3339(record: logging.LogRecord) -> str:
-    # Python 3.13 keeps nanoseconds; before, a record's time is a float, exact to about 200 ns.
-    nanoseconds = int(record.created * 1e9) if sys.version_info < (3, 13) else time.time_ns()
-    seconds, fraction = divmod(nanoseconds, 1_000_000_000)
+    # A record's time is a float, exact to about 200 ns.
+    seconds, fraction = divmod(int(record.created * 1e9), 1_000_000_000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{fraction:09d}Z"
+
+
+def _json(value: object) -> str:
+    try:
+        return msgspec.json.encode(value, enc_hook=str).decode()
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_escaped(value)).decode()
+
+
+def _escaped(value: object) -> object:
+    """Return `value` with lone surrogates, which is how Python keeps a path that is not UTF-8, as escapes."""
+    match value:
+        case bool() | int() | float() | None:
+            return value
+        case dict():
+            return {str(_escaped(name)): _escaped(member) for name, member in value.items()}
+        case list() | tuple():
+            return [_escaped(member) for member in value]
+        case _:
+            return str(value).encode(errors="backslashreplace").decode()
 
 
 def configure(settings: Settings, stream: TextIO | None = None) -> None:

@@ -50,7 +50,7 @@ CLOSING_RESERVE = 0.1
 """The part of the grace, at most 1 s of it, kept for closing what did not end by itself."""
 
 
-Kind = Literal["text", "size", "whole", "seconds", "choice", "switch"]
+Kind = Literal["text", "address", "size", "whole", "seconds", "choice", "switch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +98,18 @@ class Option:
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise ValueError("give a number")
             if not self.low <= value <= self.high:
-                raise ValueError(f"give {self.low:,g} to {self.high:,g}".replace(",", " "))
+                raise ValueError(f"give {self.low:,} to {self.high:,}".replace(",", " "))
+        elif self.kind == "switch":
+            if not isinstance(value, bool):
+                raise ValueError("give true or false")
+        elif not isinstance(value, str):
+            raise ValueError("give text")
         elif self.kind == "choice" and value not in self.choices:
             raise ValueError(f"give one of {', '.join(self.choices)}")
-        elif self.kind == "text" and "\0" in value:
+        elif "\0" in value:
             raise ValueError("a NUL byte cannot be part of it")
+        elif self.kind == "address":
+            parse_address(value)
 
 
 _SWITCH = {
@@ -149,7 +156,8 @@ def parse_address(text: str) -> Address:
             raise ValueError("give fd:// and the number of an open descriptor, such as fd://3")
         return Address(descriptor=int(number))
     match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]\s]*)):([0-9]{1,5})", text, re.ASCII)
-    if match is None or int(match[3]) > 65535:
+    # Unprintable, a name makes the resolver fail in ways of its own.
+    if match is None or int(match[3]) > 65535 or not text.isprintable():
         raise ValueError("give :8080, host:port, [::1]:port, unix:/path or fd://3")
     return Address(host=match[1] or match[2], port=int(match[3]))
 
@@ -173,7 +181,7 @@ class Settings:
     """Everything zapq can be told, checked when made: `InvalidSetting` says what was wrong and what to write."""
 
     addr: str = _setting(
-        ":8080", "ZAPQ_ADDR", "text", "Where to listen: :8080, host:port, [::1]:0, unix:/path or fd://3."
+        ":8080", "ZAPQ_ADDR", "address", "Where to listen: :8080, host:port, [::1]:0, unix:/path or fd://3."
     )
     tls_cert: str = _setting(
         "", "ZAPQ_TLS_CERT", "text", "Certificate chain (PEM); needs --tls-key. TLS 1.2 or newer."
@@ -255,10 +263,6 @@ class Settings:
                 option.check(value)
             except ValueError as error:
                 raise InvalidSetting(f"{option.flag} {value!r}: {error}.", setting=option.name) from None
-        try:
-            parse_address(self.addr)
-        except ValueError as error:
-            raise InvalidSetting(f"--addr {self.addr!r}: {error}.", setting="addr") from None
         if bool(self.tls_cert) != bool(self.tls_key):
             given, missing = ("--tls-cert", "--tls-key") if self.tls_cert else ("--tls-key", "--tls-cert")
             raise InvalidSetting(f"{given} is given without {missing}: TLS needs both.", setting="tls_cert")

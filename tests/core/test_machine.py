@@ -25,8 +25,10 @@ class QueueAgainstList(RuleBasedStateMachine):
         self.queue = Queue(max_messages=MAX_MESSAGES, max_bytes=MAX_BYTES)
         self.held: list[Message] = []
         self.out: list[Message] = []
+        self.made: list[list[Message]] = []
         self.enqueued = self.dequeued = self.refused = self.returned = self.cleared = 0
-        self.newest = 0
+        self.newest = self.replacements = 0
+        self.returned_before = self.messages_before = self.bytes_before = 0
 
     @rule(body=BODIES)
     def enqueue(self, body: bytes) -> None:
@@ -73,13 +75,19 @@ class QueueAgainstList(RuleBasedStateMachine):
         self.held = []
 
     @rule(bodies=st.lists(BODIES, max_size=MAX_MESSAGES + 1))
-    def replace(self, bodies: list[bytes]) -> None:
+    def reserve(self, bodies: list[bytes]) -> None:
+        """Make messages elsewhere; others may come and go before they replace what is held."""
         first = self.queue.reserve(len(bodies))
-        messages = deque(map(Message, range(first, first + len(bodies)), bodies))
-        expected = list(messages)
-        size = sum(map(len, bodies))
-        fits = len(bodies) <= MAX_MESSAGES and size <= MAX_BYTES
-        self.newest = max(self.newest, first + len(bodies) - 1)
+        assert first > self.newest
+        self.newest = first + len(bodies) - 1
+        self.made.append([Message(first + index, body) for index, body in enumerate(bodies)])
+
+    @precondition(lambda self: self.made)
+    @rule()
+    def replace(self) -> None:
+        expected = self.made.pop()
+        messages, size = deque(expected), sum(len(message.body) for message in expected)
+        fits = len(messages) <= MAX_MESSAGES and size <= MAX_BYTES
         try:
             self.queue.replace(messages, size)
         except QueueFull:
@@ -87,19 +95,48 @@ class QueueAgainstList(RuleBasedStateMachine):
         else:
             assert fits
             self.cleared += len(self.held)
+            self.replacements += len(expected)
             self.held = expected
+
+    @rule()
+    def take_everything_and_put_it_back_newest_first(self) -> None:
+        """The only way to see, not just count, that each message is in its one place."""
+        taken = []
+        while (message := self.queue.dequeue()) is not None:
+            taken.append(message)
+        assert [message.id for message in taken] == [message.id for message in self.held]
+        for message in reversed(taken):
+            self.queue.put_back(message)
+        self.dequeued += len(taken)
+        self.returned += len(taken)
+
+    @invariant()
+    def every_message_is_in_exactly_one_place(self) -> None:
+        places = [message.id for message in (*self.held, *self.out)]
+        assert len(places) == len(set(places))
+        came = self.enqueued + self.replacements + self.returned
+        assert came - self.dequeued - self.cleared == len(self.queue)
 
     @invariant()
     def both_agree(self) -> None:
         assert self.queue.bodies() == [message.body for message in self.held]
         stats = self.queue.stats()
+        assert (stats.max_messages, stats.max_bytes) == (MAX_MESSAGES, MAX_BYTES)
         assert (stats.messages, stats.bytes) == (len(self.held), self.bytes_held())
         assert (stats.enqueued, stats.dequeued) == (self.enqueued, self.dequeued)
         assert (stats.refused, stats.returned, stats.cleared) == (self.refused, self.returned, self.cleared)
+
+    @invariant()
+    def only_a_message_coming_back_takes_the_queue_beyond_a_cap(self) -> None:
+        stats = self.queue.stats()
+        if self.returned == self.returned_before:
+            assert stats.messages <= max(MAX_MESSAGES, self.messages_before)
+            assert stats.bytes <= max(MAX_BYTES, self.bytes_before)
+        self.returned_before, self.messages_before, self.bytes_before = stats.returned, stats.messages, stats.bytes
 
     def bytes_held(self) -> int:
         return sum(len(message.body) for message in self.held)
 
 
-QueueAgainstList.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+QueueAgainstList.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 test_the_queue_agrees_with_a_list = QueueAgainstList.TestCase

@@ -8,7 +8,7 @@ from collections import deque
 import pytest
 
 from zapq.core.message import Message
-from zapq.core.queue import Queue
+from zapq.core.queue import Queue, QueueStats
 from zapq.errors import QueueFull
 
 
@@ -49,6 +49,26 @@ def test_a_full_queue_refuses_and_names_the_limit_and_changes_nothing_else(
     assert drain(queue) == held
 
 
+def test_a_queue_over_both_caps_names_the_one_that_dequeueing_frees_first(queue: Queue) -> None:
+    for body in (b"1234", b"1234", b"12"):
+        queue.enqueue(body)
+    with pytest.raises(QueueFull) as refusal:
+        queue.enqueue(b"x")
+    assert refusal.value.members == {"limit": "max_msgs", "current": 3, "max_messages": 3}
+    queue.dequeue()
+    with pytest.raises(QueueFull) as refusal:
+        queue.enqueue(b"12345")
+    assert refusal.value.members == {"limit": "max_bytes", "current": 6, "max_bytes": 10}
+
+
+def test_a_refusal_takes_no_id(queue: Queue) -> None:
+    last = [queue.enqueue(b"").id for _ in range(3)][-1]
+    with pytest.raises(QueueFull):
+        queue.enqueue(b"")
+    queue.dequeue()
+    assert queue.enqueue(b"").id == last + 1
+
+
 def test_the_caps_themselves_are_allowed(queue: Queue) -> None:
     queue.enqueue(b"12345")
     queue.enqueue(b"")
@@ -84,6 +104,40 @@ def test_what_was_accepted_goes_back_even_beyond_the_caps_and_newcomers_wait(que
     queue.enqueue(b"")
 
 
+def test_bytes_beyond_the_cap_keep_newcomers_out_until_they_are_gone(queue: Queue) -> None:
+    taken = queue.enqueue(b"123456")
+    queue.dequeue()
+    queue.enqueue(b"1234567890")
+    queue.put_back(taken)
+    assert queue.stats().bytes == 16
+    with pytest.raises(QueueFull):
+        queue.enqueue(b"x")
+    assert queue.dequeue() is taken
+    queue.dequeue()
+    assert queue.enqueue(b"x").body == b"x"
+
+
+def test_messages_put_back_between_dequeues_come_out_before_younger_ones() -> None:
+    queue = Queue(max_messages=10, max_bytes=10)
+    first, second, third, fourth = (queue.enqueue(b"%d" % number) for number in range(4))
+    assert (queue.dequeue(), queue.dequeue(), queue.dequeue()) == (first, second, third)
+    queue.put_back(second)
+    assert queue.dequeue() is second
+    queue.put_back(third)
+    queue.put_back(first)
+    assert [queue.dequeue() for _ in range(4)] == [first, third, fourth, None]
+
+
+def test_bodies_are_a_copy_oldest_first_that_takes_nothing(queue: Queue) -> None:
+    first = queue.enqueue(b"a")
+    queue.enqueue(b"b")
+    queue.dequeue()
+    queue.put_back(first)
+    queue.bodies().clear()
+    assert queue.bodies() == [b"a", b"b"]
+    assert len(queue) == 2
+
+
 def test_clear_holds_nothing_and_never_reuses_an_id(queue: Queue) -> None:
     queue.put_back(queue.enqueue(b"a"))
     last = queue.enqueue(b"b").id
@@ -95,16 +149,58 @@ def test_clear_holds_nothing_and_never_reuses_an_id(queue: Queue) -> None:
 def test_replace_is_all_or_nothing(queue: Queue) -> None:
     queue.enqueue(b"kept")
     first = queue.reserve(4)
-    for bodies in ([b""] * 4, [b"x" * 11]):
+    before = queue.stats()
+    for bodies, limit in (([b""] * 4, "max_msgs"), ([b"x" * 11], "max_bytes")):
         size = sum(map(len, bodies))
-        with pytest.raises(QueueFull):
+        with pytest.raises(QueueFull) as refusal:
             queue.replace(deque(map(Message, range(first, first + len(bodies)), bodies)), size)
+        assert refusal.value.members["limit"] == limit
         assert queue.bodies() == [b"kept"]
+        assert queue.stats() == before
     dropped = queue.replace(deque([Message(first, b"new")]), 3)
     assert [message.body for message in dropped] == [b"kept"]
     assert queue.bodies() == [b"new"]
     assert queue.enqueue(b"later").id >= first + 4
 
 
+def test_a_message_younger_than_a_replacement_goes_back_behind_it(queue: Queue) -> None:
+    first = queue.reserve(2)
+    younger = queue.enqueue(b"younger")
+    queue.dequeue()
+    queue.replace(deque([Message(first, b"a"), Message(first + 1, b"b")]), 2)
+    queue.put_back(younger)
+    assert queue.bodies() == [b"a", b"b", b"younger"]
+    assert drain(queue) == [b"a", b"b", b"younger"]
+
+
+def test_statistics_count_what_was_done_and_show_what_is_held(queue: Queue) -> None:
+    first = queue.enqueue(b"123")
+    for body in (b"45", b"6"):
+        queue.enqueue(body)
+    with pytest.raises(QueueFull):
+        queue.enqueue(b"")
+    queue.dequeue()
+    queue.put_back(first)
+    queue.clear()
+    queue.enqueue(b"7890")
+    assert queue.dequeue() is not None
+    assert queue.dequeue() is None
+    queue.enqueue(b"ab")
+    assert queue.stats() == QueueStats(
+        messages=1,
+        bytes=2,
+        max_messages=3,
+        max_bytes=10,
+        enqueued=5,
+        dequeued=2,
+        refused=1,
+        returned=1,
+        cleared=3,
+    )
+
+
 def test_messages_cost_the_garbage_collector_nothing(queue: Queue) -> None:
-    assert not gc.is_tracked(queue.enqueue(b"x"))
+    message = queue.enqueue(b"x")
+    assert not gc.is_tracked(message)
+    assert queue.dequeue() is message
+    assert not gc.is_tracked(message)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from math import inf
+from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from zapq.core.message import Message
 from zapq.errors import Draining, InvalidParameter, MessageTooLarge, QueueFull, SnapshotFailed, TooManyWaiters
 from zapq.service.service import QueueService, open_service
 from zapq.service.waiting import WaitingLine
@@ -141,30 +146,76 @@ async def test_a_message_that_goes_back_serves_the_next_in_line(
     assert got == [b"job"]
 
 
-async def test_a_waiter_that_left_takes_nothing(zapq_service: QueueService) -> None:
-    with trio.move_on_after(0.001):
+async def test_a_message_put_back_serves_whoever_waits(zapq_service: QueueService, nursery: trio.Nursery) -> None:
+    message = zapq_service.enqueue_nowait(b"job")
+    assert zapq_service.dequeue_nowait() is message
+    got: list[Message | None] = []
+
+    async def consumer() -> None:
+        got.append(await zapq_service.dequeue(wait=60))
+
+    nursery.start_soon(consumer)
+    await wait_all_tasks_blocked()
+    zapq_service.put_back(message)
+    await wait_all_tasks_blocked()
+    assert got == [message]
+    assert zapq_service.stats().queue.messages == 0
+
+
+async def test_a_waiter_that_left_takes_nothing(zapq_service: QueueService, autojump_clock: MockClock) -> None:
+    with trio.move_on_after(1):
         await zapq_service.dequeue(wait=60)
     assert zapq_service.stats().waiting == 0
     zapq_service.enqueue_nowait(b"kept")
     assert zapq_service.stats().queue.messages == 1
 
 
-async def test_every_verb_cancelled_before_it_runs_changes_nothing(zapq_service: QueueService) -> None:
+VERBS: dict[str, Callable[[QueueService], Awaitable[object]]] = {
+    "enqueue": lambda service: service.enqueue(b"x"),
+    "dequeue": lambda service: service.dequeue(),
+    "wait": lambda service: service.dequeue(wait=1),
+    "clear": lambda service: service.clear(),
+    "snapshot": lambda service: service.snapshot("new.json"),
+    "restore": lambda service: service.restore("empty.json"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_every_verb_cancelled_before_it_runs_changes_nothing(
+    zapq_service: QueueService, tmp_path: Path, verb: str
+) -> None:
+    await zapq_service.snapshot("empty.json")
     await zapq_service.enqueue(b"kept")
     before = zapq_service.stats()
     with trio.CancelScope() as scope:
         scope.cancel()
-        for verb in (
-            lambda: zapq_service.enqueue(b"x"),
-            zapq_service.dequeue,
-            lambda: zapq_service.dequeue(wait=1),
-            zapq_service.clear,
-            lambda: zapq_service.snapshot("a.json"),
-            lambda: zapq_service.restore("a.json"),
-        ):
-            with pytest.raises(trio.Cancelled):
-                await verb()
+        await VERBS[verb](zapq_service)
+    assert scope.cancelled_caught
     assert zapq_service.stats() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.json"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+async def test_every_verb_cancelled_in_line_for_the_lock_changes_nothing(
+    zapq_service: QueueService, tmp_path: Path, verb: str
+) -> None:
+    await zapq_service.snapshot("empty.json")
+    await zapq_service.enqueue(b"kept")
+    before = zapq_service.stats()
+    scope = trio.CancelScope()
+
+    async def caller() -> None:
+        with scope:
+            await VERBS[verb](zapq_service)
+
+    async with trio.open_nursery() as nursery, zapq_service._lock:
+        nursery.start_soon(caller)
+        while not zapq_service._lock.statistics().tasks_waiting:
+            await trio.lowlevel.checkpoint()  # restore reads its file first, in a thread
+        scope.cancel()
+    assert scope.cancelled_caught
+    assert zapq_service.stats() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.json"]
 
 
 async def test_draining_answers_waiters_refuses_newcomers_and_gives_what_is_held(
@@ -193,6 +244,23 @@ async def test_draining_answers_waiters_refuses_newcomers_and_gives_what_is_held
             await zapq_service.dequeue(wait=wait)
 
 
+async def test_when_the_block_ends_those_who_still_wait_are_answered(
+    zapq_settings: Settings, nursery: trio.Nursery
+) -> None:
+    answered = trio.Event()
+
+    async def consumer(service: QueueService) -> None:
+        with pytest.raises(Draining):
+            await service.dequeue(wait=60)
+        answered.set()
+
+    async with open_service(zapq_settings) as service:
+        nursery.start_soon(consumer, service)
+        await wait_all_tasks_blocked()
+    await answered.wait()
+    assert service.draining
+
+
 async def test_the_line_of_waiters_is_bounded(zapq_settings: Settings, nursery: trio.Nursery) -> None:
     async with open_service(replace(zapq_settings, max_waiters=1)) as service:
         scope = trio.CancelScope()
@@ -213,27 +281,78 @@ async def test_the_line_of_waiters_is_bounded(zapq_settings: Settings, nursery: 
 async def test_many_producers_and_consumers_lose_and_duplicate_nothing(
     zapq_service: QueueService, autojump_clock: MockClock
 ) -> None:
-    got: dict[int, list[int]] = {producer: [] for producer in range(20)}
+    sent: dict[int, list[int]] = {producer: [] for producer in range(25)}
+    got: dict[int, list[Message]] = {consumer: [] for consumer in range(25)}
 
     async def produce(producer: int) -> None:
-        for number in range(50):
-            await zapq_service.enqueue(b"%d %d" % (producer, number))
+        for number in range(40):
+            message = await zapq_service.enqueue(b"%d %d" % (producer, number))
+            sent[producer].append(message.id)
 
-    async def consume() -> None:
+    async def consume(consumer: int) -> None:
         while (message := await zapq_service.dequeue(wait=1)) is not None:
-            producer, number = map(int, message.body.split())
-            got[producer].append(number)
+            got[consumer].append(message)
 
     async with trio.open_nursery() as nursery:
-        for producer in got:
-            nursery.start_soon(consume)
-            nursery.start_soon(produce, producer)
-    assert got == {producer: list(range(50)) for producer in got}
+        for each in range(25):
+            nursery.start_soon(consume, each)
+            nursery.start_soon(produce, each)
+    for consumer in got:
+        ids = [message.id for message in got[consumer]]
+        assert ids == sorted(ids)
+    everything = sorted((message for part in got.values() for message in part), key=lambda message: message.id)
+    assert [message.id for message in everything] == list(range(1, 1001))
+    for producer, ids in sent.items():
+        assert ids == sorted(ids)
+        own = [message.body for message in everything if message.id in set(ids)]
+        assert own == [b"%d %d" % (producer, number) for number in range(40)]
+    queue = zapq_service.stats().queue
+    assert (queue.enqueued, queue.dequeued, queue.messages) == (1000, 1000, 0)
 
 
-async def test_an_idle_service_keeps_no_timer(zapq_service: QueueService) -> None:
+async def test_consumers_that_keep_leaving_lose_nothing(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    got: list[int] = []
+
+    async def produce() -> None:
+        for number in range(300):
+            # The beat is the consumers' patience too, so that message and deadline fall into one tick.
+            await trio.sleep(0.01)
+            try:
+                zapq_service.enqueue_nowait(b"%d" % number)
+            except trio.WouldBlock:
+                await zapq_service.enqueue(b"%d" % number)
+
+    async def consume(patience: float) -> None:
+        while len(got) < 300:
+            with trio.move_on_after(patience):
+                message = await zapq_service.dequeue(wait=60)
+                assert message is not None
+                got.append(int(message.body))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(produce)
+            for consumer in range(5):
+                nursery.start_soon(consume, 0.01 if consumer else 0.025)
+    assert sorted(got) == list(range(300))
+    assert zapq_service.stats().queue.returned > 0
+
+
+async def test_an_idle_service_keeps_no_timer(zapq_service: QueueService, autojump_clock: MockClock) -> None:
+    def seconds_to_the_timer() -> float:
+        return trio.lowlevel.current_statistics().seconds_to_next_deadline
+
     await wait_all_tasks_blocked()
-    assert trio.lowlevel.current_statistics().seconds_to_next_deadline == inf
+    assert seconds_to_the_timer() == inf
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(zapq_service.dequeue, wait=5))
+        nursery.start_soon(partial(zapq_service.dequeue, wait=50))
+        await wait_all_tasks_blocked()
+        assert seconds_to_the_timer() == pytest.approx(5)
+    await wait_all_tasks_blocked()
+    assert seconds_to_the_timer() == inf
 
 
 async def test_a_snapshot_comes_back_as_it_was(zapq_service: QueueService) -> None:
@@ -269,6 +388,56 @@ async def test_a_restore_over_the_caps_changes_nothing(
             message = smaller.dequeue_nowait()
             assert message is not None
             assert message.body == b"kept"
+
+
+@pytest.mark.parametrize("name", ["", "../a.json", "a.txt"])
+async def test_an_unsafe_name_is_refused_before_anything_happens(
+    zapq_service: QueueService, tmp_path: Path, name: str
+) -> None:
+    zapq_service.enqueue_nowait(b"kept")
+    before = zapq_service.stats()
+    with pytest.raises(InvalidParameter):
+        await zapq_service.snapshot(name)
+    with pytest.raises(InvalidParameter):
+        await zapq_service.restore(name)
+    assert zapq_service.stats() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_draining_service_is_saved_but_not_replaced(zapq_service: QueueService) -> None:
+    zapq_service.enqueue_nowait(b"kept")
+    zapq_service.drain()
+    assert await zapq_service.snapshot("a.json") == 1
+    with pytest.raises(Draining):
+        await zapq_service.restore("a.json")
+    assert zapq_service.stats().queue.messages == 1
+
+
+async def test_the_service_goes_on_while_a_worker_writes(
+    zapq_service: QueueService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, proceed = trio.Event(), threading.Event()
+    save = zapq_service._snapshots.save
+
+    def slow(name: str, bodies: list[bytes]) -> None:
+        trio.from_thread.run_sync(writing.set)
+        proceed.wait()
+        save(name, bodies)
+
+    monkeypatch.setattr(zapq_service._snapshots, "save", slow)
+    await zapq_service.enqueue(b"copied")
+    async with trio.open_nursery() as saving:
+        saving.start_soon(zapq_service.snapshot, "a.json")
+        await writing.wait()
+        try:
+            assert await zapq_service.dequeue() is not None
+            await zapq_service.enqueue(b"later")
+        finally:
+            proceed.set()
+    await zapq_service.restore("a.json")
+    message = await zapq_service.dequeue()
+    assert message is not None
+    assert message.body == b"copied"
 
 
 async def test_a_restore_serves_those_who_wait(zapq_service: QueueService, nursery: trio.Nursery) -> None:

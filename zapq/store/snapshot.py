@@ -16,6 +16,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +34,8 @@ the event loop waits a whole switch interval (5 ms) after each of its system cal
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _BODIES = msgspec.json.Decoder(list[bytes | None])
+_SPACE = b" \t\r\n"
+"""What JSON calls white space; `bytes.strip` knows more."""
 
 
 def snapshot_name(name: str) -> str:
@@ -61,7 +64,8 @@ class SnapshotStore:
     def __enter__(self) -> Self:
         # Resolved first: an operator may well make the directory itself a link (systemd does). What is
         # opened then is fixed, whatever later happens to the names above it.
-        path = Path(self._path).resolve()
+        # (Not by Path.resolve, which before Python 3.13 raises RuntimeError for links in a circle.)
+        path = Path(os.path.realpath(self._path))
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -133,9 +137,11 @@ class SnapshotStore:
     def _read(self, name: str) -> Iterator[bytes]:
         # O_NONBLOCK: opening a FIFO must not wait for its writer.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(name, flags, dir_fd=self._directory), "rb", buffering=0) as file:
+        # An opener, since open() closes a descriptor it cannot use (a directory's) only if it is its own.
+        with open(name, "rb", 0, opener=lambda path, _: os.open(path, flags, dir_fd=self._directory)) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            # No name at all: it was replaced since we opened it, and is complete.
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
                 raise SnapshotFailed(f"{name} is not a plain file with one name.")
             if status.st_size > self._max_file_bytes:
                 raise SnapshotFailed(f"{name} is larger than --max-bytes and --max-msgs allow.", limit="max_bytes")
@@ -170,24 +176,27 @@ def _split(blocks: Iterator[bytes]) -> Iterator[bytes]:
     Cutting at commas is exact here: a comma cannot be part of a base64 string, so in a valid file every
     comma stands between two elements, and an invalid file fails in the piece that holds its damage.
     """
-    kept = next(blocks, b"").strip()
-    if kept == b"null":
+    head = b""
+    while not head and (block := next(blocks, b"")):
+        head = block.lstrip(_SPACE)
+    if head.startswith(b"n"):
+        if b"".join([head, *blocks]).rstrip(_SPACE) != b"null":
+            raise msgspec.DecodeError("it does not begin with [")
         return  # how Go writes a queue that never held anything
-    if not kept.startswith(b"["):
+    if not head.startswith(b"["):
         raise msgspec.DecodeError("it does not begin with [")
-    kept = kept[1:]
+    kept: list[bytes] = []
     cut_before = False
-    while True:
-        rest, comma, tail = kept.rpartition(b",")
+    for block in chain([head[1:]], blocks):
+        rest, comma, tail = block.rpartition(b",")
         if comma:
-            if not rest.strip():
+            piece = b"".join([*kept, rest])
+            if not piece.strip():
                 raise msgspec.DecodeError("an element is missing before a comma")
-            yield b"[%b]" % rest
-            kept, cut_before = tail, True
-        block = next(blocks, b"")
-        if not block:
-            break
-        kept += block
-    if cut_before and kept.strip() == b"]":
+            yield b"[%b]" % piece
+            kept, cut_before = [], True
+        kept.append(tail)
+    last = b"".join(kept)
+    if cut_before and last.strip() == b"]":
         raise msgspec.DecodeError("an element is missing after the last comma")
-    yield b"[" + kept
+    yield b"[" + last

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,69 +12,137 @@ from zapq.errors import InvalidSetting
 from zapq.settings import Address, Option, Settings, load, options, parse_address, parse_size
 
 INVALID = {
-    "size": ["", "x", "-1", "1.5M", "1T", "1 M", "0", "9" * 16, "1MB", "٣"],
-    "whole": ["x", "-1", "1.0", "1e3", "9" * 19, "+1"],
-    "seconds": ["x", "-1", "nan", "inf", "1e3", "1.", ".5", "99999999"],
-    "choice": ["x", "ANY"],
-    "switch": ["x", "2", "maybe"],
+    "address": ["", "8080", ":65536", "host", "unix:", "fd://x", "a b:1", "h\x7f:1"],
+    "size": ["", "x", "-1", "1.5M", "1T", "1 M", "0", "9" * 16, "1MB", "٣", "9999999G"],
+    "whole": ["", "x", "-1", "1.0", "1e3", "9" * 19, "+1", "1_000", "٣", "9" * 18],
+    "seconds": ["", "x", "-1", "nan", "inf", "1e3", "1.", ".5", "99999999", "1h", "٣"],
+    "choice": ["", "x", "ANY", "info "],
+    "switch": ["", "x", "2", "maybe", "truee"],
+    "text": ["a\0b"],
 }
-VALID = {"size": "64K", "whole": "7", "seconds": "2.5", "switch": "true"}
+# Two valid texts of each kind, and what they mean.
+VALID: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
+    "address": (("[::1]:9000", "[::1]:9000"), ("unix:/run/q", "unix:/run/q")),
+    "size": (("64K", 64 * 1024), ("1m", 1024 * 1024)),
+    "whole": (("7", 7), ("08", 8)),
+    "seconds": (("2.5", 2.5), ("3", 3.0)),
+    "switch": (("Yes", True), ("off", False)),
+    "text": (("some thing", "some thing"), ("/ot/her", "/ot/her")),
+}
+# What else must be said for an option to make sense; the options named are read from the flags.
+COMPANIONS = {
+    "tls_cert": {"tls_key": "k"},
+    "tls_key": {"tls_cert": "c"},
+    "http2": {"tls_cert": "c", "tls_key": "k"},
+}
+by_name = pytest.mark.parametrize("option", options(), ids=lambda option: option.name)
 
 
-def valid(option: Option) -> str:
-    return option.choices[-1] if option.choices else VALID.get(option.kind, ":9000")
+def valid(option: Option) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    if option.choices:
+        return (option.choices[0], option.choices[0]), (option.choices[-1], option.choices[-1])
+    return VALID[option.kind]
+
+
+def toml(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "zapq.toml"
+    file.write_text(text)
+    return str(file)
 
 
 def load_file(tmp_path: Path, text: str) -> Settings:
-    file = tmp_path / "zapq.toml"
-    file.write_text(text)
-    return load(flags={}, environ={}, config=str(file))
+    return load(flags={}, environ={}, config=toml(tmp_path, text))
 
 
-ALONE = [option for option in options() if option.name not in {"tls_cert", "tls_key", "http2"}]
+@by_name
+def test_what_nobody_says_is_the_default(option: Option, tmp_path: Path) -> None:
+    flags = dict.fromkeys(each.name for each in options())
+    told = load(flags=flags, environ={}, config=toml(tmp_path, ""))
+    assert getattr(told, option.name) == option.default
+    assert told == Settings()
 
 
-@pytest.mark.parametrize("option", ALONE, ids=lambda option: option.name)
+@by_name
 def test_each_source_beats_the_next(option: Option, tmp_path: Path) -> None:
-    file = tmp_path / "zapq.toml"
-    file.write_text(f'{option.name} = "{valid(option)}"')
-    told = option.parse(valid(option))
-    default = getattr(Settings(), option.name)
-    text = {"size": "1M", "whole": "9", "seconds": "3"}.get(option.kind, str(option.default))
-    other = option.parse(text)
+    (one, meaning_one), (two, meaning_two) = valid(option)
+    file = toml(tmp_path, f'{option.name} = "{one}"')
 
-    assert getattr(load(flags={}, environ={}), option.name) == default
-    assert getattr(load(flags={}, environ={}, config=str(file)), option.name) == told
-    assert getattr(load(flags={}, environ={option.env: text}, config=str(file)), option.name) == other
-    flags = {option.name: valid(option)}
-    assert getattr(load(flags=flags, environ={option.env: text}, config=None), option.name) == told
+    def told(flag: str | None, variable: str | None) -> Any:
+        flags: dict[str, str | None] = {option.name: flag, **COMPANIONS.get(option.name, {})}
+        environ = {option.env: variable} if variable is not None else {}
+        return getattr(load(flags=flags, environ=environ, config=file), option.name)
+
+    assert told(None, None) == meaning_one
+    assert told(None, two) == meaning_two
+    assert told(one, two) == meaning_one
+    assert told(two, None) == meaning_two
+
+
+def test_an_invalid_value_that_is_not_used_is_not_an_error(tmp_path: Path) -> None:
+    file = toml(tmp_path, "max_msgs = 'x'\ngrace = 'x'")
+    told = load(flags={"max_msgs": "5"}, environ={"QUEUE_MAX_MSGS": "x", "ZAPQ_GRACE": "2"}, config=file)
+    assert (told.max_msgs, told.grace) == (5, 2.0)
 
 
 @pytest.mark.parametrize(
     ("option", "text"),
-    [(option, text) for option in options() for text in INVALID.get(option.kind, [])],
+    [(option, text) for option in options() for text in INVALID[option.kind]],
     ids=lambda value: value.name if isinstance(value, Option) else repr(value),
 )
 def test_an_invalid_value_is_refused_and_its_source_named(option: Option, text: str, tmp_path: Path) -> None:
-    with pytest.raises(InvalidSetting, match=option.flag):
-        load(flags={option.name: text}, environ={})
+    companions = COMPANIONS.get(option.name, {})
+    with pytest.raises(InvalidSetting) as refusal:
+        load(flags={option.name: text, **companions}, environ={})
+    assert refusal.value.detail.startswith(f"{option.flag} {text!r}: ")
     if text:  # an empty variable counts as not set
-        with pytest.raises(InvalidSetting, match=option.env):
-            load(flags={}, environ={option.env: text})
-    with pytest.raises(InvalidSetting, match=r"zapq\.toml"):
-        load_file(tmp_path, f'{option.name} = "{text}"')
+        with pytest.raises(InvalidSetting) as refusal:
+            load(flags=companions, environ={option.env: text})
+        assert refusal.value.detail.startswith(f"{option.env}={text!r}: ")
+    escaped = "".join(f"\\u{ord(character):04X}" for character in text)
+    file = toml(tmp_path, f'{option.name} = "{escaped}"')
+    with pytest.raises(InvalidSetting) as refusal:
+        load(flags=companions, environ={}, config=file)
+    assert refusal.value.detail.startswith(f"{file}: {option.name} = {text!r}: ")
+    assert refusal.value.members == {"setting": option.name}
 
 
-def test_an_empty_variable_counts_as_not_set() -> None:
-    assert load(flags={}, environ={option.env: "" for option in options()}) == Settings()
+@by_name
+def test_an_empty_variable_counts_as_not_set(option: Option, tmp_path: Path) -> None:
+    (one, meaning), _ = valid(option)
+    file = toml(tmp_path, f'{option.name} = "{one}"')
+    told = load(flags=COMPANIONS.get(option.name, {}), environ={option.env: ""}, config=file)
+    assert getattr(told, option.name) == meaning
+
+
+def test_variables_that_are_not_ours_are_nothing_to_us() -> None:
+    assert load(flags={}, environ={"ZAPQ_NO_SUCH": "1", "PATH": "/bin", "MAX_MSGS": "x"}) == Settings()
 
 
 @pytest.mark.parametrize(
-    ("text", "bytes_"),
-    [("1", 1), ("268435456", 256 << 20), ("512M", 512 << 20), ("2G", 2 << 30), ("64k", 64 << 10), ("3g", 3 << 30)],
+    ("text", "number"),
+    [
+        ("1", 1),
+        ("0", 0),
+        ("007", 7),
+        ("268435456", 256 << 20),
+        ("512M", 512 << 20),
+        ("2G", 2 << 30),
+        ("64k", 64 << 10),
+        ("64K", 64 << 10),
+        ("3g", 3 << 30),
+        ("5m", 5 << 20),
+    ],
 )
-def test_sizes_are_powers_of_1024_in_any_case(text: str, bytes_: int) -> None:
-    assert parse_size(text) == bytes_
+def test_sizes_are_powers_of_1024_in_any_case(text: str, number: int) -> None:
+    assert parse_size(text) == number
+
+
+@pytest.mark.parametrize(
+    "text", ["", "M", "1.5M", "-1", "+1", "1 M", " 1", "1\n", "1MB", "1KiB", "1T", "0x10", "٣"]
+)
+def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(ValueError, match="such as 512M"):
+        parse_size(text)
 
 
 @pytest.mark.parametrize(
@@ -81,35 +151,33 @@ def test_sizes_are_powers_of_1024_in_any_case(text: str, bytes_: int) -> None:
         (":8080", Address("", 8080)),
         (":0", Address("", 0)),
         ("127.0.0.1:1", Address("127.0.0.1", 1)),
+        ("0.0.0.0:80", Address("0.0.0.0", 80)),
         ("example.org:65535", Address("example.org", 65535)),
+        ("b\xfccher.example:1", Address("b\xfccher.example", 1)),
         ("[::1]:0", Address("::1", 0)),
+        ("[::]:8080", Address("::", 8080)),
+        ("[fe80::1%eth0]:1", Address("fe80::1%eth0", 1)),
         ("unix:/run/zapq.sock", Address(path="/run/zapq.sock")),
+        ("unix:relative.sock", Address(path="relative.sock")),
+        ("unix:" + "x" * 107, Address(path="x" * 107)),
         ("fd://3", Address(descriptor=3)),
+        ("fd://0", Address(descriptor=0)),
     ],
 )
 def test_addresses(text: str, address: Address) -> None:
     assert parse_address(text) == address
+    assert Settings(addr=text).address == address
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *(
-            "",
-            "8080",
-            "host",
-            ":",
-            ":65536",
-            ":-1",
-            "::1:80",
-            "[::1]",
-            "a b:1",
-            "unix:",
-            "fd://",
-            "fd://x",
-            "fd://-1",
-        ),
-        *("unix:/" + "x" * 107, ":\uff18\uff10", "host:1\n"),
+        *("", "8080", "host", ":", "host:", ":65536", ":-1", ":+1", ":1.5", ": 80"),
+        *("a b:1", "host:1\n", "\nhost:1"),
+        *("::1:80", "[::1]", "[::1", "[]:1", "[[::1]]:1", "[::1]x:1", "http://host:1", "host:1:2"),
+        *("unix:", "unix:/" + "x" * 107, "unix:/" + "\xe9" * 54, "unix:/a\0b"),
+        *("fd://", "fd://x", "fd://-1", "fd://3/", "fd://1234567"),
+        *(":\uff18\uff10", "\udc80:1", "h\x1b[31m:1", "h\u202e:1"),
     ],
 )
 def test_what_is_no_address_is_refused(text: str) -> None:
@@ -121,10 +189,21 @@ def test_what_is_no_address_is_refused(text: str) -> None:
     ("text", "complaint"),
     [
         ("max_msg = 1", "'max_msg' is not a setting"),
+        ("max-msgs = 1", "'max-msgs' is not a setting"),
+        ("config = 'other.toml'", "'config' is not a setting"),
         ("[server]\naddr = ':1'", "'server' is not a setting"),
-        ("max_msgs = [1]", "must be one value"),
+        ("[max_msgs]\na = 1", "max_msgs must be one value, not dict"),
+        ("max_msgs = [1]", "max_msgs must be one value, not list"),
+        ("grace = 2020-01-01", "grace must be one value, not date"),
         ("max_msgs = ", "--config"),
-        ("max_msgs = true", "whole number"),
+        ("max_msgs = 1\nmax_msgs = 2", "--config"),
+        ("max_msgs = true", "max_msgs = 'True': give a whole number"),
+        ("max_msgs = 5.0", "max_msgs = '5.0': give a whole number"),
+        ("max_msgs = -5", "max_msgs = '-5': give a whole number"),
+        ("grace = nan", "grace = 'nan': give seconds"),
+        ("grace = true", "grace = 'True': give seconds"),
+        ("log_level = false", "log_level = 'False': give one of"),
+        ("addr = 8080", "addr = '8080': give :8080"),
         ("tls_cert = 'c.pem'", "--tls-cert is given without --tls-key"),
         ("tls_key = 'k.pem'", "--tls-key is given without --tls-cert"),
         ("http2 = true", "--http2 needs"),
@@ -136,19 +215,83 @@ def test_files_that_make_no_sense_are_refused(tmp_path: Path, text: str, complai
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing.toml", tmp_path):
-        with pytest.raises(InvalidSetting, match="--config"):
-            load(flags={}, environ={}, config=str(path))
+    (tmp_path / "latin1.toml").write_bytes(b"data_dir = '\xe9'")
+    for name in ("missing.toml", ".", "latin1.toml", "latin1.toml/below", "nul\0.toml"):
+        path = str(tmp_path / name)
+        with pytest.raises(InvalidSetting) as refusal:
+            load(flags={}, environ={}, config=path)
+        assert refusal.value.detail.startswith(f"--config {path!r}: ")
+        assert refusal.value.members == {"setting": "config"}
 
 
 def test_numbers_and_switches_may_be_written_bare_in_toml(tmp_path: Path) -> None:
     settings = load_file(
-        tmp_path, "max_bytes = 1048576\ngrace = 2.5\nhttp2 = true\ntls_cert = 'c'\ntls_key = 'k'\nmax_msgs = 5"
+        tmp_path, "max_bytes = 1_048_576\ngrace = 2.5\nhttp2 = true\ntls_cert = 'c'\ntls_key = 'k'\nmax_msgs = 5"
     )
     assert (settings.max_bytes, settings.grace, settings.http2, settings.max_msgs) == (1 << 20, 2.5, True, 5)
+    assert settings.tls
+    assert load_file(tmp_path, "http2 = false").http2 is False
 
 
-@pytest.mark.parametrize("wrong", [{"max_msgs": 0}, {"max_msgs": "5"}, {"grace": True}, {"log_level": "loud"}])
-def test_settings_made_by_hand_are_checked_too(wrong: dict[str, object]) -> None:
-    with pytest.raises(InvalidSetting):
-        Settings(**wrong)  # type: ignore[arg-type]
+def test_tls_may_come_from_two_sources(tmp_path: Path) -> None:
+    settings = load(flags={"tls_cert": "c"}, environ={"ZAPQ_TLS_KEY": "k"}, config=toml(tmp_path, "http2 = 'on'"))
+    assert (settings.tls_cert, settings.tls_key, settings.tls, settings.http2) == ("c", "k", True, True)
+    assert not Settings().tls
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"max_msgs": 0}, "--max-msgs 0: give 1 to 1 000 000 000 000."),
+        ({"max_msgs": "5"}, "--max-msgs '5': give a number."),
+        ({"max_msgs": 5.0}, "--max-msgs 5.0: give a number."),
+        ({"max_msgs": True}, "--max-msgs True: give a number."),
+        ({"max_message_bytes": 2**24 + 1}, "--max-message-bytes 16777217: give 1 to 16 777 216."),
+        ({"max_bytes": 2**50 + 1}, "--max-bytes 1125899906842625: give 1 to 1 125 899 906 842 624."),
+        ({"keep_alive": 0}, "--keep-alive 0: give 0.1 to 86 400."),
+        ({"grace": True}, "--grace True: give a number."),
+        ({"grace": float("nan")}, "--grace nan: give 0 to 3 600."),
+        ({"grace": float("inf")}, "--grace inf: give 0 to 3 600."),
+        ({"log_level": "loud"}, "--log-level 'loud': give one of debug, info, warning, error."),
+        ({"log_level": ["info"]}, "--log-level ['info']: give text."),
+        ({"http2": "no"}, "--http2 'no': give true or false."),
+        ({"http2": 1}, "--http2 1: give true or false."),
+        ({"addr": 8080}, "--addr 8080: give text."),
+        ({"data_dir": b"x"}, "--data-dir b'x': give text."),
+        ({"data_dir": "a\0b"}, "--data-dir 'a\\x00b': a NUL byte cannot be part of it."),
+        ({"tls_cert": None}, "--tls-cert None: give text."),
+        ({"tls_cert": "c"}, "--tls-cert is given without --tls-key: TLS needs both."),
+        ({"tls_key": "k"}, "--tls-key is given without --tls-cert: TLS needs both."),
+        (
+            {"http2": True},
+            "--http2 needs --tls-cert and --tls-key: zapq speaks HTTP/2 over TLS only.",
+        ),
+    ],
+)
+def test_settings_made_by_hand_are_checked_too(wrong: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InvalidSetting) as refusal:
+        Settings(**wrong)
+    assert refusal.value.detail == complaint
+
+
+@by_name
+def test_the_bounds_themselves_are_allowed(option: Option) -> None:
+    if option.high:
+        for bound in (option.low, option.high):
+            bounds: dict[str, Any] = {option.name: bound}
+            assert getattr(Settings(**bounds), option.name) == bound
+
+
+def test_settings_do_not_change() -> None:
+    settings = Settings()
+    with pytest.raises(FrozenInstanceError):
+        settings.max_msgs = 1  # type: ignore[misc]
+
+
+def test_every_option_is_spelled_once_and_explained() -> None:
+    flags = [option.flag for option in options()]
+    variables = [option.env for option in options()]
+    assert len(set(flags)) == len(set(variables)) == len(flags)
+    for option in options():
+        assert option.help.endswith(".")
+        option.check(option.default)

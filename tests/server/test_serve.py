@@ -228,6 +228,26 @@ async def test_http_2_carries_more_than_a_thousand_requests(
         await trio.aclose_forcefully(stream)
 
 
+async def test_a_ping_between_requests_is_no_slow_head(
+    tls_settings: Settings, client_context: ssl.SSLContext
+) -> None:
+    client_context.set_alpn_protocols(["h2"])
+    settings = replace(tls_settings, http2=True, head_timeout=0.1, keep_alive=0.5)
+    async with serving(settings) as url:
+        stream = await connect(url, client_context)
+        connection = H2Connection(H2Configuration(client_side=True))
+        connection.initiate_connection()
+        connection.ping(bytes(8))
+        await stream.send_all(connection.data_to_send())
+        begun = trio.current_time()
+        with contextlib.suppress(trio.BrokenResourceError):
+            while await stream.receive_some():
+                pass
+        # The lower bound only: whatever the machine is at, it was not the head's timeout that ended this.
+        assert trio.current_time() - begun > 0.4
+        await trio.aclose_forcefully(stream)
+
+
 async def test_unusable_certificates_are_refused_before_anything_is_bound(
     tls_settings: Settings, authority: trustme.CA, tmp_path: Path
 ) -> None:

@@ -85,7 +85,7 @@ class Connection:
         self._host.connections.add(self)
         self._host.traffic.connections += 1
         try:
-            await self._serve()
+            await self._serve_and_close()
         except (Exception, BaseExceptionGroup) as error:
             stop, ours = _split(error)
             if ours is not None:
@@ -97,17 +97,22 @@ class Connection:
         finally:
             self._host.connections.discard(self)
             self._host.traffic.connections -= 1
-            # Closing TLS writes a goodbye, which a client that does not read would hold up.
-            with trio.move_on_after(GOODBYE_SECONDS, shield=True) as patience:
-                if self.broken or not self._tls:
-                    patience.cancel()
-                await self._stream.aclose()
 
     def close_if_idle(self) -> None:
         """End the connection unless a request is under way or begun."""
         if self._idle and not self._head_begun:
             self._lingering = True
             self._read_until(-inf)
+
+    async def _serve_and_close(self) -> None:
+        try:
+            await self._serve()
+        finally:
+            # Closing TLS writes a goodbye, which a client that does not read would hold up.
+            with trio.move_on_after(GOODBYE_SECONDS, shield=True) as patience:
+                if self.broken or not self._tls:
+                    patience.cancel()
+                await self._stream.aclose()
 
     async def _serve(self) -> None:
         alpn = None
@@ -153,7 +158,9 @@ class Connection:
             await self._protocol.handle(RawData(bytes(data)))
             if not data:
                 return
-            if self._idle and not self._head_begun and not self._lingering:
+            # Not in HTTP/2, where bytes between requests are acknowledgements and pings.
+            begun = self._idle and isinstance(self._protocol, HTTP1)
+            if begun and not self._head_begun and not self._lingering:
                 self._head_begun = True
                 self._read_for(self._host.settings.head_timeout)
 
@@ -221,7 +228,7 @@ class Connection:
             else:
                 self._read_for(LINGER_SECONDS)
         else:
-            # TLS has no half-close in Trio: `run` says goodbye when it closes the stream.
+            # TLS has no half-close in Trio: a goodbye is said when the stream is closed.
             self._read_until(-inf)
 
     def _read_for(self, seconds: float) -> None:

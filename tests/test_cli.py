@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,101 +18,155 @@ import msgspec
 import pytest
 import trustme
 
-from zapq.settings import options
+import zapq
+from zapq.settings import Option, options
+
+# Whatever is set where the tests run says nothing to the commands they run.
+ENVIRON = {name: text for name, text in os.environ.items() if not name.startswith(("ZAPQ_", "QUEUE_"))}
 
 
-def zapq(*arguments: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "zapq", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=environ, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=ENVIRON | environ, check=False)
+
+
+def assert_one_line(refused: subprocess.CompletedProcess[str], code: int, complaint: str) -> None:
+    assert (refused.returncode, refused.stdout) == (code, ""), refused
+    assert refused.stderr.startswith("zapq: ")
+    assert complaint in refused.stderr
+    assert refused.stderr.count("\n") == 1
 
 
 @contextmanager
-def serving(
-    tmp_path: Path, *arguments: str, **environ: str
-) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    command = [sys.executable, "-m", "zapq", "--data-dir", str(tmp_path), *arguments]
+def serving(tmp_path: Path, *arguments: str, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Run the command, and yield its process and the first line it logs: then it is listening."""
+    command = [sys.executable, "-m", "zapq", *arguments, "--data-dir", str(tmp_path)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRON | environ
     ) as process:
         assert process.stdout is not None
         try:
-            yield process, msgspec.json.decode(process.stdout.readline())
+            yield process, process.stdout.readline()
         finally:
             process.kill()
 
 
+def messages(output: str) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(line) for line in output.splitlines()]
+
+
 def test_the_version_is_one_line() -> None:
-    shown = zapq("--version")
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert re.fullmatch(r"zapq \d+\.\d+\.\d+\n", shown.stdout)
+    shown = run("--version")
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, f"zapq {zapq.__version__}\n", "")
+
+
+def shown_default(option: Option) -> str:
+    return {
+        "addr": ":8080",
+        "tls_cert": "none",
+        "http2": "off",
+        "max_bytes": "256M",
+        "max_msgs": "50000",
+        "max_message_bytes": "128K",
+        "data_dir": ".",
+        "grace": "10",
+        "keep_alive": "75",
+        "log_level": "info",
+    }.get(option.name, "")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("serve", "--help")])
 def test_help_shows_every_flag_with_its_variable_and_default(arguments: tuple[str, ...]) -> None:
-    shown = zapq(*arguments)
+    shown = run(*arguments)
     assert (shown.returncode, shown.stderr) == (0, "")
-    text = " ".join(shown.stdout.split())
+    # One flag's part of the page begins with it and ends where the next one's begins.
+    parts = re.split(r"^  (?=--)", shown.stdout, flags=re.MULTILINE)
     for option in options():
-        assert re.search(rf"{option.flag}\b.*\[{option.env}; default: ", text), option.flag
+        [part] = [part for part in parts if re.match(rf"{option.flag}\b(?!-)", part)]
+        about = f"[{option.env}; default: {shown_default(option)}"
+        # Compared without blanks: where lines are broken is nobody's business.
+        assert "".join(about.split()) in "".join(part.split()), option.flag
+        assert "".join(option.help.split()) in "".join(part.split()), option.flag
+    assert "[ZAPQ_CONFIG]" in shown.stdout
 
 
-@pytest.mark.parametrize("argument", ["--version", "--help"])
-def test_what_needs_no_server_imports_none(argument: str) -> None:
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["--max-msgs", "x"]])
+def test_what_needs_no_server_imports_none(arguments: list[str]) -> None:
     code = (
         "import sys, zapq.cli\n"
-        f"try: zapq.cli.main([{argument!r}])\n"
+        f"try: zapq.cli.main({arguments!r})\n"
         "except SystemExit: pass\n"
-        "sys.exit(bool({'quart', 'hypercorn'} & set(sys.modules)))"
+        "sys.exit(bool({'quart', 'hypercorn', 'h11'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENVIRON, check=False)
+    assert shown.returncode == 0, shown.stderr
 
 
-@pytest.fixture
-def certificates(tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("certificates")
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
     one, other = authority.issue_cert("localhost"), authority.issue_cert("localhost")
-    one.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "cert.pem"))
-    one.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
-    other.private_key_pem.write_to_path(str(tmp_path / "other.pem"))
-    (tmp_path / "unreadable.pem").mkdir()
-    return {name: str(tmp_path / f"{name}.pem") for name in ("cert", "key", "other", "missing", "unreadable")}
+    one.private_key_and_cert_chain_pem.write_to_path(str(directory / "cert.pem"))
+    one.private_key_pem.write_to_path(str(directory / "key.pem"))
+    other.private_key_pem.write_to_path(str(directory / "other.pem"))
+    (directory / "unreadable.pem").mkdir()
+    return {name: str(directory / f"{name}.pem") for name in ("cert", "key", "other", "missing", "unreadable")}
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         ("--max-msgs many", "--max-msgs 'many': give a whole number."),
+        ("--max-message-bytes 17M", "--max-message-bytes '17M': give 1 to 16 777 216."),
         ("--addr nowhere", "--addr 'nowhere': give :8080"),
+        ("--addr ''", "--addr '': give :8080"),
+        ("--addr 'two\nlines:1'", r"--addr 'two\nlines:1': give :8080"),
         ("--grace 1h", "--grace '1h': give seconds"),
-        ("--no-such-flag", "No such option '--no-such-flag'"),
-        ("--max-msgs", "Option '--max-msgs' requires an argument."),
-        ("destroy", "No such command 'destroy'."),
-        ("serve surplus", "unexpected extra argument"),
+        ("serve --admin-from nobody", "--admin-from 'nobody': give one of loopback, any."),
+        ("--no-such-flag", "--no-such-flag"),
+        ("--max-msgs", "--max-msgs"),
+        ("--http2=yes", "--http2"),
+        ("destroy", "destroy"),
+        ("serve surplus", "surplus"),
         ("--config missing.toml", "--config 'missing.toml': No such file or directory."),
         ("--http2", "--http2 needs --tls-cert and --tls-key"),
         ("--tls-cert {cert}", "--tls-cert is given without --tls-key"),
-        ("--tls-key {key}", "--tls-key is given without --tls-cert"),
-        ("--tls-cert {missing} --tls-key {key}", "--tls-cert"),
-        ("--tls-cert {cert} --tls-key {unreadable}", "--tls-key"),
-        ("--tls-cert {cert} --tls-key {other}", "belong together"),
-        ("--tls-cert {key} --tls-key {key}", "belong together"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
-    arguments: str, complaint: str, certificates: dict[str, str], tmp_path: Path
+    arguments: str, complaint: str, certificates: dict[str, str]
 ) -> None:
-    words = arguments.format(**certificates).split()
-    refused = zapq(*words, *(["--addr", "127.0.0.1:0"] if "--tls" in arguments else []))
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert complaint in refused.stderr
-    assert refused.stderr.startswith("zapq: ")
-    assert refused.stderr.count("\n") == 1
+    assert_one_line(run(*shlex.split(arguments.format(**certificates))), 2, complaint)
 
 
-def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
-    refused = zapq(environ={"QUEUE_MAX_BYTES": "lots"})
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("zapq: QUEUE_MAX_BYTES='lots': give bytes")
+@pytest.mark.parametrize(
+    ("cert", "key", "complaint"),
+    [
+        ("missing", "key", "--tls-cert '{missing}': No such file or directory."),
+        ("cert", "unreadable", "--tls-key '{unreadable}': Is a directory."),
+        ("cert", "other", "belong together"),
+        ("key", "key", "belong together"),
+    ],
+)
+def test_certificates_that_cannot_be_used_are_one_line_and_exit_code_2(
+    cert: str, key: str, complaint: str, certificates: dict[str, str], tmp_path: Path
+) -> None:
+    refused = run(
+        *("--tls-cert", certificates[cert], "--tls-key", certificates[key]),
+        *("--addr", f"unix:{tmp_path}/s", "--data-dir", str(tmp_path)),
+    )
+    assert_one_line(refused, 2, complaint.format(**certificates))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_value_is_named_by_where_it_came_from(tmp_path: Path) -> None:
+    config = tmp_path / "zapq.toml"
+    config.write_text("grace = 'x'\n")
+    assert_one_line(run(QUEUE_MAX_BYTES="lots"), 2, "zapq: QUEUE_MAX_BYTES='lots': give bytes")
+    assert_one_line(run(ZAPQ_ADDR="8080"), 2, "zapq: ZAPQ_ADDR='8080': give :8080")
+    assert_one_line(run(ZAPQ_CONFIG=str(config)), 2, f"zapq: {config}: grace = 'x': give seconds")
+    assert_one_line(run("--config", str(config)), 2, f"zapq: {config}: grace = 'x': give seconds")
 
 
 def test_what_cannot_start_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
@@ -120,22 +176,25 @@ def test_what_cannot_start_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
         for arguments, complaint in (
             (("--addr", f"127.0.0.1:{port}"), f"--addr '127.0.0.1:{port}': Address already in use."),
             (("--addr", "127.0.0.1:0", "--data-dir", str(tmp_path / "file")), "--data-dir"),
-            (("--addr", "no-such-host.invalid:0"), "--addr 'no-such-host.invalid:0'"),
+            (("--addr", "..:0"), "--addr '..:0': "),
             (("--addr", "fd://99"), "--addr 'fd://99': Bad file descriptor."),
         ):
-            refused = zapq(*arguments)
-            assert (refused.returncode, refused.stdout) == (1, "")
-            assert complaint in refused.stderr
-            assert refused.stderr.count("\n") == 1
+            assert_one_line(run(*arguments), 1, complaint)
 
 
 def test_without_a_command_it_serves_and_says_so_and_says_goodbye(tmp_path: Path) -> None:
-    config = tmp_path / "zapq.toml"
-    config.write_text('max_msgs = 7\nmax_bytes = "1M"\n')
-    with serving(tmp_path, "--addr", "127.0.0.1:0", ZAPQ_CONFIG=str(config), QUEUE_MAX_MSGS="9") as (
-        process,
-        line,
-    ):
+    config, ignored = tmp_path / "zapq.toml", tmp_path / "ignored.toml"
+    config.write_text('max_msgs = 7\nmax_bytes = "1M"\naddr = "127.0.0.1:0"\ngrace = 5\n')
+    ignored.write_text("max_bytes = 1")
+    with serving(
+        tmp_path,
+        *("--config", str(config), "--grace", "7.5"),
+        ZAPQ_CONFIG=str(ignored),
+        QUEUE_MAX_MSGS="9",
+        ZAPQ_GRACE="6",
+        ZAPQ_LOG_LEVEL="",
+    ) as (process, first):
+        [line] = messages(first)
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", line.pop("time"))
         host, port = line.pop("addr").split(":")
         assert line == {
@@ -149,15 +208,47 @@ def test_without_a_command_it_serves_and_says_so_and_says_goodbye(tmp_path: Path
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=30)
         assert (process.returncode, errors) == (0, "")
-        said = [msgspec.json.decode(each)["msg"] for each in output.splitlines()]
-        assert said == ["shutdown signal received", "bye"]
+        shutdown, bye = messages(output)
+        assert shutdown["msg"] == "shutdown signal received"
+        assert (shutdown["signal"], shutdown["grace"]) == ("SIGTERM", 7.5)
+        assert bye["msg"] == "bye"
+
+
+def test_with_a_certificate_it_speaks_tls(tmp_path: Path, certificates: dict[str, str]) -> None:
+    config = tmp_path / "zapq.toml"
+    config.write_text("http2 = true\n")
+    with serving(
+        tmp_path,
+        *("serve", "--addr", "127.0.0.1:0", "--tls-cert", certificates["cert"]),
+        ZAPQ_CONFIG=str(config),
+        ZAPQ_TLS_KEY=certificates["key"],
+    ) as (process, first):
+        [line] = messages(first)
+        assert line["tls"] is True
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+
+
+def test_a_unix_socket_is_removed_at_the_end_replaced_when_stale_and_kept_while_alive(tmp_path: Path) -> None:
+    # Not UTF-8, which must not keep the line that says so from being logged.
+    path = tmp_path / "s\udcff"
+    with serving(tmp_path, "--addr", f"unix:{path}") as (process, first):
+        [line] = messages(first)
+        assert line["addr"] == f"unix:{tmp_path}/s\\udcff"
+        assert_one_line(run("--addr", f"unix:{path}"), 1, "Address already in use.")
+        process.kill()
+    assert path.is_socket()
+    with serving(tmp_path, "--addr", f"unix:{path}") as (process, first):
+        [line] = messages(first)
+        assert line["msg"] == "queue listening"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
+    assert not path.exists()
 
 
 def test_text_logs_are_for_people(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "zapq", "serve", "--addr", f"unix:{tmp_path}/s", "--log-format", "text"]
-    with subprocess.Popen([*command, "--data-dir", str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert re.match(r"\S+Z INFO +queue listening addr=\"unix:/", process.stdout.readline())
+    with serving(tmp_path, "serve", "--addr", f"unix:{tmp_path}/s", "--log-format", "text") as (process, first):
+        assert re.match(r"\S+Z INFO +queue listening addr=\"unix:/", first)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
     assert not (tmp_path / "s").exists()

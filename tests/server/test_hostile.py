@@ -238,6 +238,7 @@ TLS: dict[str, tuple[Step, ...]] = {
     "DATA for a stream that is none": (over_tls(frames() + frame(0, 0, 7, b"x")),),
     "a request and a reset": (over_tls(frames(request(1), lambda c: c.reset_stream(1))),),
     "rapid resets": (over_tls(rapid_resets(300)),),
+    "over a thousand resets": (over_tls(rapid_resets(1100)),),
     "CONNECT": (over_tls(frames(lambda c: c.send_headers(1, [(":method", "CONNECT"), (":authority", "x:1")]))),),
     "DATA after the answer": (
         over_tls(

@@ -1,0 +1,89 @@
+"""An error of ours, or of the libraries below us, is one connection's end and nobody else's."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from trio.testing import MockClock
+
+from tests.client import open_client
+from zapq.http.metrics import Traffic
+from zapq.server.connection import Host
+from zapq.server.listeners import Listener
+from zapq.server.protocols import HTTP1
+from zapq.server.run import _accept
+from zapq.settings import Settings
+from zapq.testing import ZapqServer
+
+
+async def test_an_error_in_the_protocol_ends_its_connection_only(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    create_stream = HTTP1._create_stream
+
+    async def break_on_demand(self: HTTP1, request: object) -> None:
+        if b"/break" in request.target:  # type: ignore[attr-defined]
+            raise ExceptionGroup("several", [RuntimeError("a mistake"), ValueError("another")])
+        await create_stream(self, request)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(HTTP1, "_create_stream", break_on_demand)
+    async with open_client(zapq_server.url) as bystander, open_client(zapq_server.url) as unlucky:
+        assert (await bystander.request("GET", "/health")).status == 200
+        await unlucky.send("GET", "/break")
+        assert await unlucky.reads_eof()
+        assert (await bystander.request("GET", "/health")).status == 200
+        metrics = (await bystander.request("GET", "/metrics")).json
+    assert metrics["connection_errors"] == 1
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == [
+        "connection failed"
+    ]
+
+
+async def test_an_error_in_a_handler_is_500_with_a_trace_id_and_the_connection_goes_on(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("a mistake with a secret in it")
+
+    monkeypatch.setattr(zapq_server.service, "stats", fail)
+    async with open_client(zapq_server.url) as client:
+        answer = await client.request("GET", "/metrics")
+        assert answer.status == 500
+        assert answer.json["instance"] == answer.headers["x-trace-id"]
+        assert b"secret" not in answer.body
+        assert (await client.request("GET", "/health")).status == 200
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == ["request failed"]
+
+
+class PoorListener:
+    """A listener of a process that has no descriptor left, until it is broken for good."""
+
+    def __init__(self, failures: int) -> None:
+        self.errors: Iterator[OSError] = iter(
+            [OSError(errno.EMFILE, "Too many open files")] * failures
+            + [OSError(errno.EBADF, "Bad file descriptor")]
+        )
+
+    async def accept(self) -> trio.SocketStream:
+        await trio.lowlevel.checkpoint()
+        raise next(self.errors)
+
+
+async def test_running_out_of_descriptors_is_a_pause_and_a_few_log_lines(
+    zapq_settings: Settings, nursery: trio.Nursery, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(*_: object) -> None: ...
+
+    host = Host(ASGIWrapper(app), Config(), zapq_settings, Traffic())
+    begun = trio.current_time()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        await _accept(cast("Listener", PoorListener(failures=50)), host, nursery)
+    assert trio.current_time() - begun == pytest.approx(5)
+    assert 0 < len(caplog.records) <= 20

@@ -469,3 +469,32 @@ async def test_deadlines_of_served_waiters_do_not_pile_up(zapq_service: QueueSer
         patient = line.join(1e9)
     assert len(line) == 1
     assert len(line._deadlines) <= 2 * len(line) + 64
+
+
+async def test_a_restore_that_is_cancelled_as_it_happens_says_that_it_happened(
+    zapq_service: QueueService, nursery: trio.Nursery
+) -> None:
+    await zapq_service.enqueue(b"saved")
+    await zapq_service.snapshot("a.json")
+    await zapq_service.clear()
+    await zapq_service.enqueue(b"replaced")
+    scope, finished = trio.CancelScope(), trio.Event()
+
+    async def restore() -> None:
+        with scope:
+            assert await zapq_service.restore("a.json") == 1
+            finished.set()
+
+    nursery.start_soon(restore)
+    lock = zapq_service._lock
+    for _ in range(2):  # it takes the lock once to number the messages, and once to put them in place
+        await lock.acquire()
+        while lock.statistics().tasks_waiting == 0:
+            await trio.sleep(0.001)
+        lock.release()
+    scope.cancel()  # it has been handed the lock and cannot be stopped any more
+    with trio.fail_after(10):
+        await finished.wait()
+    message = zapq_service.dequeue_nowait()
+    assert message is not None
+    assert message.body == b"saved"

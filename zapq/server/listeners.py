@@ -33,8 +33,8 @@ def open_listener(settings: Settings) -> Iterator[tuple[Listener, str]]:
     try:
         sock = _bind(address)
     except OSError as error:
-        # create_server adds the address to strerror; the resolver's errors have numbers of their own.
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        # create_server adds the address, which the line below names anyway.
+        reason = (error.strerror or str(error)).partition(" (while attempting")[0]
         raise CannotStart(f"--addr {settings.addr!r}: {reason}.", setting="addr") from None
     with sock:
         identity = _identity(address.path) if address.path else None

@@ -79,7 +79,11 @@ class SnapshotStore:
         os.close(self._directory)
 
     def save(self, name: str, bodies: list[bytes]) -> None:
-        """Write `bodies` as the file `name`, or raise `SnapshotFailed` and leave any older file as it was."""
+        """Write `bodies` as the file `name`, whole and on the disk, or raise `SnapshotFailed`.
+
+        Then the name still means the older file, if there was one; only if syncing the directory is what
+        failed may it mean the new one, which is complete.
+        """
         # Random, so that two saves of one name never share a file; hidden, so that nobody loads it.
         temporary = f".{name}.{secrets.token_hex(8)}.tmp"
         try:

@@ -419,7 +419,7 @@ async def test_the_service_goes_on_while_a_worker_writes(
     writing, proceed = trio.Event(), threading.Event()
     save = zapq_service._snapshots.save
 
-    def slow(name: str, bodies: list[bytes]) -> None:
+    def slow(name: str, bodies: list[bytes], step: object) -> None:
         trio.from_thread.run_sync(writing.set)
         proceed.wait()
         save(name, bodies)
@@ -498,3 +498,25 @@ async def test_a_restore_that_is_cancelled_as_it_happens_says_that_it_happened(
     message = zapq_service.dequeue_nowait()
     assert message is not None
     assert message.body == b"saved"
+
+
+async def test_a_cancelled_snapshot_leaves_the_older_file_and_nothing_else(
+    zapq_service: QueueService, zapq_settings: Settings, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = Path(zapq_settings.data_dir)
+    await zapq_service.snapshot("a.json")
+    monkeypatch.setattr("zapq.store.snapshot.PIECE_BYTES", 1)
+    for _ in range(10_000):
+        zapq_service.enqueue_nowait(b"x")
+    with trio.CancelScope() as scope:
+
+        async def cancel_once_it_writes() -> None:
+            while len(list(directory.iterdir())) < 2:
+                await trio.sleep(0.001)
+            scope.cancel()
+
+        nursery.start_soon(cancel_once_it_writes)
+        await zapq_service.snapshot("a.json")
+    assert scope.cancelled_caught
+    assert [path.name for path in directory.iterdir()] == ["a.json"]
+    assert (directory / "a.json").read_bytes() == b"[]"

@@ -6,14 +6,21 @@ as long as one step of it lasts, and again as soon as the loop makes a system ca
 
 from __future__ import annotations
 
-import time
 from collections import deque
 
+import trio
+
 from zapq.core.message import Message
-from zapq.store.snapshot import PAUSE
+from zapq.store.snapshot import pause
 
 SLICE = 1024
 """Messages made or freed in one go: about 0.2 ms."""
+
+
+def cancellable_pause() -> None:
+    """Step aside for a moment; raise `trio.Cancelled` if the task that waits for this thread is cancelled."""
+    trio.from_thread.check_cancelled()
+    pause()
 
 
 def make(bodies: list[bytes], first_id: int) -> tuple[deque[Message], int]:
@@ -24,7 +31,7 @@ def make(bodies: list[bytes], first_id: int) -> tuple[deque[Message], int]:
         part = bodies[start : start + SLICE]
         messages.extend(map(Message, range(first_id + start, first_id + start + len(part)), part))
         size += sum(map(len, part))
-        time.sleep(PAUSE)
+        cancellable_pause()
     return messages, size
 
 
@@ -33,4 +40,4 @@ def free(messages: deque[Message]) -> None:
     while messages:
         for _ in range(min(SLICE, len(messages))):
             messages.pop()
-        time.sleep(PAUSE)
+        pause()

@@ -2,8 +2,8 @@
 
 Every state change is a synchronous method of the core, run while holding one `trio.Lock`, so the changes
 form one sequence that every caller agrees on (linearizability). The `*_nowait` methods are complete: they
-take the lock without waiting. Their async twins only add the waiting. Nobody waits for work, a socket or a
-disk while holding the lock; it is held across an await only by the async twins queueing up for it.
+take the lock if it is free. Their async twins wait for it, and then do the same. Nobody waits for anything
+while holding it.
 """
 
 from __future__ import annotations
@@ -185,13 +185,12 @@ class QueueService:
 
         The copy is taken in one step; encoding, writing and fsync happen in a worker thread, so other tasks
         go on. The file is replaced atomically. Raises `InvalidParameter` for an unsafe name, `SnapshotFailed`
-        when it cannot be written (then an older file of that name is as it was). A cancellation arriving
-        meanwhile is delivered after the file is complete.
+        when it cannot be written. Then, and if cancelled, an older file of that name is as it was.
         """
         name = snapshot_name(name)
         async with self._lock:
             bodies = self._queue.bodies()
-        await trio.to_thread.run_sync(self._snapshots.save, name, bodies)
+        await trio.to_thread.run_sync(self._snapshots.save, name, bodies, bulk.cancellable_pause)
         return len(bodies)
 
     async def restore(self, name: str) -> int:
@@ -202,7 +201,7 @@ class QueueService:
         """
         name = snapshot_name(name)
         self.check_open()
-        bodies = await trio.to_thread.run_sync(self._snapshots.load, name)
+        bodies = await trio.to_thread.run_sync(self._snapshots.load, name, bulk.cancellable_pause)
         async with self._lock:
             first = self._queue.reserve(len(bodies))
         messages, size = await trio.to_thread.run_sync(bulk.make, bodies, first)

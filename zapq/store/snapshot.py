@@ -14,7 +14,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,15 @@ PIECE_BYTES = 256 * KIB
 PAUSE = 0.0002
 """Seconds the worker steps aside after each piece. Without it the worker takes the lock back at once, and
 the event loop waits a whole switch interval (5 ms) after each of its system calls."""
+
+Step = Callable[[], None]
+"""Called between two pieces of work; it may raise to end the work there."""
+
+
+def pause() -> None:
+    """Step aside for a moment."""
+    time.sleep(PAUSE)
+
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _BODIES = msgspec.json.Decoder(list[bytes | None])
@@ -78,7 +87,7 @@ class SnapshotStore:
     ) -> None:
         os.close(self._directory)
 
-    def save(self, name: str, bodies: list[bytes]) -> None:
+    def save(self, name: str, bodies: list[bytes], step: Step = pause) -> None:
         """Write `bodies` as the file `name`, whole and on the disk, or raise `SnapshotFailed`.
 
         Then the name still means the older file, if there was one; only if syncing the directory is what
@@ -88,7 +97,7 @@ class SnapshotStore:
         temporary = f".{name}.{secrets.token_hex(8)}.tmp"
         try:
             try:
-                self._write(temporary, bodies)
+                self._write(temporary, bodies, step)
                 os.rename(temporary, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
             except BaseException:
                 self._remove(temporary)
@@ -97,7 +106,7 @@ class SnapshotStore:
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be written: {error.strerror}.") from error
 
-    def load(self, name: str) -> list[bytes]:
+    def load(self, name: str, step: Step = pause) -> list[bytes]:
         """Return the bodies in the file `name`, oldest first.
 
         Raises `SnapshotFailed` if the file is missing, not a plain file of ours, corrupt, or over a cap.
@@ -118,7 +127,7 @@ class SnapshotStore:
                     raise SnapshotFailed(f"{name} holds more messages than --max-msgs.", limit="max_msgs")
                 if size > self._max_bytes:
                     raise SnapshotFailed(f"{name} holds more bytes than --max-bytes.", limit="max_bytes")
-                time.sleep(PAUSE)
+                step()
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -127,7 +136,7 @@ class SnapshotStore:
             ) from error
         return bodies
 
-    def _write(self, name: str, bodies: list[bytes]) -> None:
+    def _write(self, name: str, bodies: list[bytes], step: Step) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(name, flags, 0o600, dir_fd=self._directory)
         with open(descriptor, "wb", buffering=0) as file:
@@ -135,7 +144,7 @@ class SnapshotStore:
                 written = memoryview(piece)
                 while written:
                     written = written[file.write(written) :]
-                time.sleep(PAUSE)
+                step()
             os.fsync(descriptor)
 
     def _read(self, name: str) -> Iterator[bytes]:

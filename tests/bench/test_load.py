@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+import click
 import pytest
 
-from bench.load import Load, Result, buckets, note, run, summary, verify
+from bench.load import Load, Result, buckets, endpoint, note, run, summary, verify
 from zapq.testing import ZapqServer
 
 LOAD = Load("127.0.0.1", 0, None, 1, 1, 1, 24, True)
@@ -36,7 +37,6 @@ def test_a_loss_a_double_damage_and_disorder_are_told() -> None:
         "damaged",
         "delivered twice",
         "lost",
-        "lost",
         "never accepted",
         "out of order",
     ]
@@ -45,6 +45,40 @@ def test_a_loss_a_double_damage_and_disorder_are_told() -> None:
 def test_a_changed_id_is_told_and_an_unknown_enqueue_may_come_out() -> None:
     result = Result(accepted={b"0:0:": 1}, unknown={b"0:1:"}, delivered={b"0:0:": 5, b"0:1:": 6})
     assert [line.split(":")[0] for line in verify(result)] == ["id changed"]
+
+
+def test_an_unknown_message_that_came_out_does_not_stand_in_for_an_accepted_one() -> None:
+    result = Result(unknown={b"0:1:"}, produced=True)
+    result.deliver(b"0:1:", 2)
+    result.accept(b"0:2:", 3)
+    assert not result.complete
+    result.deliver(b"0:2:", 3)
+    assert result.complete
+
+
+def test_ids_are_judged_only_where_there_are_any() -> None:
+    result = Result()
+    result.accept(b"0:0:", 0)
+    result.deliver(b"0:0:", 7)
+    assert (verify(result), result.without_id) == ([], 1)
+
+
+def test_what_time_ran_out_on_is_not_called_lost_and_nothing_accepted_is_no_success() -> None:
+    assert verify(Result(accepted={b"0:0:": 1}, cut_off=True)) == [
+        "time ran out: 1 accepted messages had not come out"
+    ]
+    assert verify(Result()) == ["nothing was accepted"]
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://x:99999", "http://", "http://x/path", "http://[x"])
+def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
+    with pytest.raises(click.BadParameter):
+        endpoint(url)
+
+
+def test_the_port_of_a_url_may_be_left_out() -> None:
+    assert endpoint("https://[::1]") == (True, "::1", 443)
+    assert endpoint("http://localhost") == (False, "localhost", 80)
 
 
 def test_figures() -> None:

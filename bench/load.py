@@ -115,7 +115,9 @@ class Connection:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        # Closing forcefully does not wait; the scope keeps it so when the run is cut off.
+        with trio.move_on_after(1, shield=True):
+            await self.close()
 
     async def exchange(self, line: bytes, body: bytes | None = None) -> tuple[int, dict[bytes, bytes], bytes]:
         """Send a request; return status, headers with lower-case names, and body."""

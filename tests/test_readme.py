@@ -20,14 +20,7 @@ EMBEDDING, TESTING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def row(option: Option) -> str:
-    default = option.default
-    if option.kind == "size":
-        default = f"{default // 1024**2}M" if default % 1024**2 == 0 else f"{default // 1024}K"
-    elif option.kind == "seconds":
-        default = f"{default:g}"
-    elif option.kind == "switch":
-        default = "off"
-    shown = f"`{default}`" if default != "" else "none"
+    shown = f"`{option.default_text}`" if option.default_text else "none"
     return f"| `{option.flag}` | `{option.env}` | {shown} | {option.help} |"
 
 

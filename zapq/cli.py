@@ -54,13 +54,8 @@ def commands() -> None:
 
 
 def _click_option(option: Option) -> click.Option:
-    default = option.default
-    if option.kind == "size":
-        default = f"{default // 1024**2}M" if default % 1024**2 == 0 else f"{default // 1024}K"
-    elif option.kind in {"switch", "seconds"}:
-        default = f"{default:g}" if option.kind == "seconds" else "off"
     metavar = "|".join(option.choices) or {"text": "TEXT", "switch": None}.get(option.kind, option.kind.upper())
-    about = f"{option.help}  [{option.env}; default: {default if default != '' else 'none'}]"
+    about = f"{option.help}  [{option.env}; default: {option.default_text or 'none'}]"
     if option.kind == "switch":
         return click.Option([option.flag], help=about, is_flag=True, flag_value="true", default=None)
     return click.Option([option.flag], help=about, metavar=metavar)

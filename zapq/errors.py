@@ -35,17 +35,11 @@ class CannotStart(ZapqError):
     problem = "cannot-start"
 
 
-class InvalidRequest(ZapqError):
-    """The request says something zapq does not understand."""
-
-    problem = "invalid-request"
-    status = 400
-
-
-class InvalidParameter(InvalidRequest):
+class InvalidParameter(ZapqError):
     """A query parameter has a value zapq cannot use."""
 
     problem = "invalid-parameter"
+    status = 400
 
 
 class Forbidden(ZapqError):

@@ -71,6 +71,20 @@ class Option:
         """The option's spelling on the command line."""
         return "--" + self.name.replace("_", "-")
 
+    @property
+    def default_text(self) -> str:
+        """The default as people would write it; empty where there is none."""
+        match self.kind:
+            case "size":
+                whole = self.default % MIB == 0
+                return f"{self.default // MIB}M" if whole else f"{self.default // KIB}K"
+            case "seconds":
+                return f"{self.default:g}"
+            case "switch":
+                return "on" if self.default else "off"
+            case _:
+                return str(self.default)
+
     def parse(self, text: str) -> str | int | float | bool:
         """Return the value `text` means; ValueError says what to write instead."""
         match self.kind:
@@ -81,9 +95,7 @@ class Option:
                     raise ValueError("give a whole number")
                 return int(text)
             case "seconds":
-                if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
-                    raise ValueError("give seconds as a decimal number, such as 10 or 2.5")
-                return float(text)
+                return parse_seconds(text)
             case "switch":
                 if text.lower() not in _SWITCH:
                     raise ValueError("give true or false")
@@ -130,6 +142,13 @@ def parse_size(text: str) -> int:
     if match is None:
         raise ValueError("give bytes as a whole number, or with K, M or G behind it, such as 512M")
     return int(match[1]) * {"": 1, "K": KIB, "M": MIB, "G": 1024 * MIB}[match[2].upper()]
+
+
+def parse_seconds(text: str) -> float:
+    """Return the seconds meant by `10` or `2.5`; ValueError otherwise, also for `nan`, `inf` and `1e3`."""
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
+        raise ValueError("give seconds as a decimal number, such as 10 or 2.5")
+    return float(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ it arrives; and a message that was handed over but never reached the socket goes
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -179,7 +179,7 @@ def _traced(send: ASGISendCallable, exchange: Exchange, link: Link, scope: HTTPS
             await send(event)
             return
         headers = [*event["headers"], (tracing.HEADER, exchange.trace_id.encode())]
-        if _declares_body(scope) and not exchange.body.complete and scope["http_version"] != "2":
+        if declares_body(scope["headers"]) and not exchange.body.complete and scope["http_version"] != "2":
             # What is still coming of the body stands in the way of the next request.
             headers.append((b"connection", b"close"))
         before = link.written
@@ -189,8 +189,9 @@ def _traced(send: ASGISendCallable, exchange: Exchange, link: Link, scope: HTTPS
     return traced
 
 
-def _declares_body(scope: HTTPScope) -> bool:
+def declares_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether the head announces a body that is not empty."""
     return any(
         name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
-        for name, value in scope["headers"]
+        for name, value in headers
     )

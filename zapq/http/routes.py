@@ -7,7 +7,7 @@ from quart import Blueprint, Request, Response, request
 
 from zapq.errors import Forbidden, InvalidParameter
 from zapq.http import wire
-from zapq.http.exchange import Exchange
+from zapq.http.exchange import Exchange, declares_body
 from zapq.http.metrics import Traffic, as_json
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -98,7 +98,7 @@ def exchange_of(request: Request) -> Exchange:
 
 async def read_unused_body(request: Request, settings: Settings) -> None:
     """Read a body that has no meaning here, so that the connection can carry the next request."""
-    if request.content_length or "Transfer-Encoding" in request.headers:
+    if declares_body(request.scope["headers"]):
         await exchange_of(request).body.read(settings.body_timeout)
 
 

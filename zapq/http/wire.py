@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from ipaddress import IPv6Address, ip_address
 
 from quart import Request
 
 from zapq.errors import InvalidParameter, MessageTooLarge
+from zapq.settings import parse_seconds
 
 
 def parameters(request: Request, *known: str) -> dict[str, str]:
@@ -26,9 +26,12 @@ def seconds(values: dict[str, str], name: str, default: float) -> float:
     text = values.get(name)
     if text is None:
         return default
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
-        raise InvalidParameter(f"{name} must be seconds as a decimal number, such as 20 or 0.5.", parameter=name)
-    return float(text)
+    try:
+        return parse_seconds(text)
+    except ValueError:
+        raise InvalidParameter(
+            f"{name} must be seconds as a decimal number, such as 20 or 0.5.", parameter=name
+        ) from None
 
 
 def check_declared_length(request: Request, limit: int) -> None:

@@ -8,7 +8,6 @@ streams already answered, and extended CONNECT, do no harm.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from itertools import chain
 from typing import Any, Protocol
 
 import h2.errors
@@ -129,9 +128,7 @@ class HTTP1(H11Protocol):
             (b"connection", b"close"),
         ]
         await self._send_h11_event(
-            h11.Response(
-                status_code=status_code, headers=list(chain(headers, self.config.response_headers("h11")))
-            )
+            h11.Response(status_code=status_code, headers=headers + self.config.response_headers("h11"))
         )
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())

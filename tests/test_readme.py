@@ -11,6 +11,7 @@ import pytest
 
 from zapq.http.app import create_app
 from zapq.http.metrics import Traffic, as_json
+from zapq.logs import Throttle
 from zapq.service.service import QueueService
 from zapq.settings import Option, Settings, options
 
@@ -32,7 +33,7 @@ def test_the_table_of_flags_is_complete(option: Option) -> None:
 async def test_the_tables_of_endpoints_and_metrics_are_complete(
     zapq_service: QueueService, zapq_settings: Settings
 ) -> None:
-    app = create_app(zapq_service, zapq_settings, Traffic())
+    app = create_app(zapq_service, zapq_settings, Traffic(), Throttle())
     for rule in app.url_map.iter_rules():
         assert re.search(rf"^\| `?[^|]*{rule.rule}\b", README, re.MULTILINE), rule.rule
     for name in as_json(zapq_service.stats(), Traffic()):

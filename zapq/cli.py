@@ -57,8 +57,11 @@ def _click_option(option: Option) -> click.Option:
     metavar = "|".join(option.choices) or {"text": "TEXT", "switch": None}.get(option.kind, option.kind.upper())
     about = f"{option.help}  [{option.env}; default: {option.default_text or 'none'}]"
     if option.kind == "switch":
-        return click.Option([option.flag], help=about, is_flag=True, flag_value="true", default=None)
-    return click.Option([option.flag], help=about, metavar=metavar)
+        switched = "false" if option.default else "true"
+        return click.Option(
+            [option.flag, option.name], help=about, is_flag=True, flag_value=switched, default=None
+        )
+    return click.Option([option.flag, option.name], help=about, metavar=metavar)
 
 
 def _serve(**flags: Any) -> int:

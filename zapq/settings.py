@@ -36,12 +36,30 @@ MAX_STREAM_RESETS = 1000
 """Streams a client may reset on one HTTP/2 connection: each costs a request nobody will read (CVE-2023-44487)."""
 BACKLOG = 1024
 """Connections the kernel holds for us to accept; with 100 (the usual default) a burst of clients loses SYNs."""
+ACCEPT_PAUSE = 0.1
+"""Seconds without accepting after the process ran out of descriptors: some are free again by then."""
+RECEIVE_BYTES = 64 * KIB
+"""Bytes read in one go: most messages whole, and no more than a fair share of a turn."""
 SEND_PIECE_BYTES = 64 * KIB
 """Bytes handed to one bounded send, so that a slow but living reader of a large message is not cut off."""
 LINGER_SECONDS = 2.0
 """How long a closing connection goes on reading, so that the client sees our answer and not a reset."""
 LINGER_BYTES = 1 * MIB
 """How much it reads in that time."""
+MAX_HOT_HEAD_BYTES = 2 * KIB
+"""The longest head answered without Hypercorn: clients of ours need 100 to 600 bytes."""
+MAX_HOT_FIELDS = 32
+"""The most fields of such a head: they need 3 to 12."""
+HEADS_REMEMBERED = 1024
+"""Heads whose meaning is remembered, in 2 MiB at most: clients repeat theirs, and have few different ones."""
+MAX_ANSWERS = 64
+"""Pipelined requests answered in one go: some 0.3 ms, after which others have their turn."""
+MAX_ANSWERS_BYTES = 256 * KIB
+"""Bytes of answers after which no further one is begun: what a client that does not read can make us hold."""
+TURN_STEPS = 256
+"""Requests answered before the rest of the program runs: some 2 ms, which timers and other tasks can wait."""
+ACCEPTS = 32
+"""Connections accepted in one go: some 1 ms."""
 HANDSHAKE_SECONDS = 5.0
 """A TLS handshake is two round trips; whoever needs longer is not a client."""
 GOODBYE_SECONDS = 0.5
@@ -68,8 +86,8 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The option's spelling on the command line."""
-        return "--" + self.name.replace("_", "-")
+        """The option's spelling on the command line; what is on by default can be switched off."""
+        return ("--no-" if self.default is True else "--") + self.name.replace("_", "-")
 
     @property
     def default_text(self) -> str:
@@ -259,6 +277,9 @@ class Settings:
         "Seconds a client may leave one write unread.",
         low=0.1,
         high=3600,
+    )
+    hot_path: bool = _setting(
+        True, "ZAPQ_HOT_PATH", "switch", "Switch the hot path off: Hypercorn and Quart answer every request."
     )
     log_level: str = _setting(
         "info",

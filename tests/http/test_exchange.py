@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from zapq.service.service import QueueService
 class FakeLink:
     written: int = 0
     broken: bool = False
+    body_deadline: float | None = None
 
 
 @dataclass
@@ -44,7 +46,7 @@ async def hand_over(service: QueueService, link: FakeLink, body: bytes = b"job")
     await service.enqueue(body)
     message = await service.dequeue()
     assert isinstance(message, Message)
-    exchange = Exchange(trace_id="t", link=link, body=RequestBody(10))
+    exchange = Exchange(trace_id="t", link=link, body=RequestBody(10, inf))
     exchange.hand_over(service, message)
     return Case(service, link, exchange)
 
@@ -120,7 +122,7 @@ async def test_a_stream_that_was_reset_before_the_body_puts_it_back(
 async def test_a_client_that_leaves_ends_only_what_waits_for_it(
     link: FakeLink, autojump_clock: trio.testing.MockClock
 ) -> None:
-    exchange = Exchange(trace_id="t", link=link, body=RequestBody(10))
+    exchange = Exchange(trace_id="t", link=link, body=RequestBody(10, inf))
     async with trio.open_nursery() as nursery:
 
         async def leave() -> None:
@@ -138,22 +140,23 @@ async def test_a_client_that_leaves_ends_only_what_waits_for_it(
 
 
 async def test_a_body_is_whole_too_large_late_or_abandoned(autojump_clock: trio.testing.MockClock) -> None:
-    whole = RequestBody(3)
+    deadline = trio.current_time() + 1
+    whole = RequestBody(3, deadline)
     whole.feed(b"ab", more=True)
     whole.feed(b"c", more=False)
-    assert await whole.read(1) == b"abc"
+    assert await whole.read() == b"abc"
 
-    large = RequestBody(3)
+    large = RequestBody(3, deadline)
     large.feed(b"abcd", more=True)
     with pytest.raises(MessageTooLarge):
-        await large.read(1)
+        await large.read()
 
-    late = RequestBody(3)
+    late = RequestBody(3, deadline)
     late.feed(b"ab", more=True)
     with pytest.raises(RequestTimedOut):
-        await late.read(1)
+        await late.read()
 
-    abandoned = RequestBody(3)
+    abandoned = RequestBody(3, deadline)
     abandoned.end()
     with pytest.raises(ClientGone):
-        await abandoned.read(1)
+        await abandoned.read()

@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from tests.client import open_client
 from zapq.http.metrics import Traffic
+from zapq.http.tracing import TraceIds
 from zapq.server.connection import Host
 from zapq.server.listeners import Listener
 from zapq.server.protocols import HTTP1
@@ -81,7 +82,7 @@ async def test_running_out_of_descriptors_is_a_pause_and_a_few_log_lines(
 ) -> None:
     async def app(*_: object) -> None: ...
 
-    host = Host(ASGIWrapper(app), Config(), zapq_settings, Traffic())
+    host = Host(ASGIWrapper(app), Config(), zapq_settings, traffic=Traffic(), trace_ids=TraceIds())
     begun = trio.current_time()
     with pytest.raises(OSError, match="Bad file descriptor"):
         await _accept(cast("Listener", PoorListener(failures=50)), host, nursery)

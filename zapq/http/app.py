@@ -23,11 +23,12 @@ _DETAILS = {
 }
 
 
-def create_app(service: QueueService, settings: Settings, traffic: Traffic) -> QuartTrio:
-    """Return the app that speaks HTTP for `service`."""
+def create_app(service: QueueService, settings: Settings, traffic: Traffic, refusals: logs.Throttle) -> QuartTrio:
+    """Return the app that speaks HTTP for `service`; it counts in `traffic` and logs through `refusals`."""
     app = QuartTrio("zapq", static_folder=None, template_folder=None)
     app.asgi_http_class = HTTPConnection
     app.config["MAX_CONTENT_LENGTH"] = settings.max_message_bytes
+    app.config["BODY_TIMEOUT"] = settings.body_timeout
     # A path means itself: `//metrics` and `/metrics/` are unknown, not redirected.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
@@ -36,11 +37,10 @@ def create_app(service: QueueService, settings: Settings, traffic: Traffic) -> Q
         # Werkzeug lets HEAD run the GET handler, and this one takes a message away.
         if rule.endpoint == "zapq.dequeue" and rule.methods is not None:
             rule.methods.discard("HEAD")
-    refusals = logs.Throttle()
 
     @app.before_request
     async def count() -> None:
-        traffic.requests += 1
+        traffic.cold_requests += 1
         if request.scope["path"].startswith("//"):
             raise NotFound  # Werkzeug takes leading slashes for one
 

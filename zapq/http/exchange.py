@@ -36,12 +36,16 @@ class Link(Protocol):
     def broken(self) -> bool:
         """Whether a write has failed."""
 
+    body_deadline: float | None
+    """Until when the body must be complete of a request that began before we knew of it; then None."""
+
 
 class RequestBody:
     """A request's body as it arrives, never more than `limit` bytes of it in memory."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, deadline: float) -> None:
         self._limit = limit
+        self._deadline = deadline
         self._data = bytearray()
         self._settled = trio.Event()
         self._too_large = False
@@ -63,13 +67,13 @@ class RequestBody:
         """Note that nothing more will come."""
         self._settled.set()
 
-    async def read(self, seconds: float) -> bytes:
+    async def read(self) -> bytes:
         """Return the whole body once it is here.
 
-        Raises `MessageTooLarge` as soon as it is over the limit, `RequestTimedOut` after `seconds`, and
+        Raises `MessageTooLarge` as soon as it is over the limit, `RequestTimedOut` at the deadline, and
         `ClientGone` if the client leaves first.
         """
-        with trio.move_on_after(seconds):
+        with trio.move_on_at(self._deadline):
             await self._settled.wait()
         if self._too_large:
             raise MessageTooLarge(max_message_bytes=self._limit)
@@ -81,9 +85,11 @@ class RequestBody:
 class Exchange:
     """What a handler knows about its request besides what Quart tells: who asks, over what, and if still there."""
 
-    def __init__(self, *, trace_id: str, link: Link, body: RequestBody) -> None:
+    def __init__(self, *, trace_id: str, link: Link, body: RequestBody, begun: bool = False) -> None:
         self.trace_id = trace_id
         self.body = body
+        self.begun = begun
+        """Whether its body had begun to arrive before: then a shutdown since does not refuse it."""
         self.answered = False
         self._link = link
         self._gone = False
@@ -143,7 +149,14 @@ class HTTPConnection(TrioASGIHTTPConnection):
         trace_ids: tracing.TraceIds = state["trace_ids"]
         link: Link = state["link"]
         limit: int = self.app.config["MAX_CONTENT_LENGTH"]
-        exchange = Exchange(trace_id=trace_ids.choose(self.scope["headers"]), link=link, body=RequestBody(limit))
+        earlier, link.body_deadline = link.body_deadline, None
+        deadline = trio.current_time() + self.app.config["BODY_TIMEOUT"] if earlier is None else earlier
+        exchange = Exchange(
+            trace_id=trace_ids.choose(self.scope["headers"]),
+            link=link,
+            body=RequestBody(limit, deadline),
+            begun=earlier is not None,
+        )
         logs.current_trace_id.set(exchange.trace_id)
         state["exchange"] = exchange
         async with trio.open_nursery() as nursery:

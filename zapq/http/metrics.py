@@ -25,7 +25,10 @@ class Traffic:
     """Connections ended by an error of ours, each contained and logged."""
     wire_refusals: int = 0
     """Requests refused before they were parsed."""
-    requests: int = 0
+    hot_requests: int = 0
+    """Answered from the bytes, without Hypercorn and Quart."""
+    cold_requests: int = 0
+    """Answered by Hypercorn and Quart."""
 
 
 def as_json(stats: ServiceStats, traffic: Traffic) -> dict[str, int | float]:
@@ -49,7 +52,9 @@ def as_json(stats: ServiceStats, traffic: Traffic) -> dict[str, int | float]:
         "messages_cleared": queue.cleared,
         "delivery_uncertain": stats.delivery_uncertain,
         "waiting": stats.waiting,
-        "requests": traffic.requests,
+        "requests": traffic.hot_requests + traffic.cold_requests,
+        "hot_requests": traffic.hot_requests,
+        "cold_requests": traffic.cold_requests,
         "wire_refusals": traffic.wire_refusals,
         "connections": traffic.connections,
         "connections_refused": traffic.connections_refused,

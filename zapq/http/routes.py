@@ -23,15 +23,17 @@ def create_routes(service: QueueService, settings: Settings, traffic: Traffic) -
     async def enqueue() -> Response:
         wire.parameters(request)
         wire.check_declared_length(request, settings.max_message_bytes)
-        service.check_open()
-        body = await exchange_of(request).body.read(settings.body_timeout)
+        exchange = exchange_of(request)
+        if not exchange.begun:
+            service.check_open()
+        body = await exchange.body.read()
         message = await service.enqueue(body, begun=True)
         return empty(202, {"Zapq-Message-Id": str(message.id)})
 
     @routes.route("/dequeue", methods=["GET", "POST"])
     async def dequeue() -> Response:
         wait = wire.seconds(wire.parameters(request, "wait"), "wait", 0.0)
-        await read_unused_body(request, settings)
+        await read_unused_body(request)
         exchange = exchange_of(request)
         message = None
         with exchange.ends_with_client():
@@ -78,7 +80,7 @@ def create_routes(service: QueueService, settings: Settings, traffic: Traffic) -
                 " --admin-from any behind a firewall."
             )
         values = wire.parameters(request, *known)
-        await read_unused_body(request, settings)
+        await read_unused_body(request)
         return values
 
     async def admin_file() -> str:
@@ -96,10 +98,10 @@ def exchange_of(request: Request) -> Exchange:
     return exchange
 
 
-async def read_unused_body(request: Request, settings: Settings) -> None:
+async def read_unused_body(request: Request) -> None:
     """Read a body that has no meaning here, so that the connection can carry the next request."""
     if declares_body(request.scope["headers"]):
-        await exchange_of(request).body.read(settings.body_timeout)
+        await exchange_of(request).body.read()
 
 
 def empty(status: int, headers: dict[str, str] | None = None) -> Response:

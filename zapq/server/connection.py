@@ -1,14 +1,18 @@
-"""One client connection: bytes from the socket to Hypercorn's protocol and back, bounded and contained.
+"""One client connection in a task of its own: bytes from the socket to Hypercorn's protocol and back.
 
 It stands where Hypercorn's own trio `TCPServer` would, with the same parts below and above it. What differs:
 any error ends this connection only; every write has a deadline; one task reads, and its deadline is the idle,
 head and linger timeout in turn; a closing connection reads on for a moment, so that the client gets our
-answer and not a reset.
+answer and not a reset. A plain connection comes from the lobby with the bytes received there, and goes back
+between two requests; where there is no lobby (TLS), hot requests are answered here, before Hypercorn sees them.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 
 import trio
@@ -22,18 +26,17 @@ from hypercorn.utils import parse_socket_addr
 from zapq import logs
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
+from zapq.server.hotpath import Answers, HotPath
 from zapq.server.protocols import HTTP1, HTTP2
 from zapq.settings import (
     GOODBYE_SECONDS,
     HANDSHAKE_SECONDS,
-    KIB,
     LINGER_BYTES,
     LINGER_SECONDS,
+    RECEIVE_BYTES,
     SEND_PIECE_BYTES,
     Settings,
 )
-
-RECEIVE_BYTES = 64 * KIB
 
 Peer = tuple[str, int] | None
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
@@ -42,15 +45,45 @@ Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 class Host:
     """What the connections of one server share."""
 
-    def __init__(self, app: AppWrapper, config: Config, settings: Settings, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: Config,
+        settings: Settings,
+        *,
+        traffic: Traffic,
+        trace_ids: TraceIds,
+        hot: HotPath | None = None,
+    ) -> None:
         self.app = app
         self.config = config
         self.settings = settings
         self.traffic = traffic
+        self.trace_ids = trace_ids
+        self.hot = hot
         self.context = WorkerContext(None)
-        self.trace_ids = TraceIds()
         self.throttle = logs.Throttle()
         self.connections: set[Connection] = set()
+
+    def has_room(self) -> bool:
+        """Whether one more connection may be open; counts and logs it if not."""
+        if self.traffic.connections < self.settings.max_connections:
+            return True
+        self.traffic.connections_refused += 1
+        self.throttle.say(
+            logging.WARNING, "max-connections", "connection refused", limit=self.settings.max_connections
+        )
+        return False
+
+    def note_no_resources(self, error: OSError) -> None:
+        """Log that accepting has to pause."""
+        self.throttle.say(logging.WARNING, "accept", "cannot accept connections", reason=error.strerror)
+
+    def note_failure(self, error: BaseException) -> None:
+        """Count and log an error of ours that ended one connection."""
+        self.traffic.connection_errors += 1
+        self.throttle.say(logging.ERROR, "connection-error", "connection failed", error=repr(error))
+        logs.log.debug("connection failed", exc_info=error)
 
     async def stop(self) -> None:
         """Let every connection end with the request it is at; those between requests end now."""
@@ -59,14 +92,47 @@ class Host:
             connection.close_if_idle()
 
 
-class Connection:
-    """Serves one stream until either side ends it."""
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How far a connection had come in the lobby."""
 
-    def __init__(self, host: Host, stream: Stream) -> None:
+    received: bytes = b""
+    """What its client has sent and nobody has answered."""
+    head_deadline: float | None = None
+    """Until when the head that this begins must be complete, if it was not new."""
+    body_deadline: float | None = None
+    """Until when the body must be."""
+    unsent: Answers | None = None
+    """Answers of which the kernel has taken only the first `sent` bytes."""
+    sent: int = 0
+
+
+class Connection:
+    """Serves one stream until either side ends it, or until it can go back to the lobby.
+
+    `give_back` takes what was received of the next request, and the socket with it.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        stream: Stream,
+        *,
+        begun: Begun = Begun(),
+        give_back: Callable[[bytes], None] | None = None,
+    ) -> None:
         self.written = 0
         self.broken = False
+        self.body_deadline = begun.body_deadline
         self._host = host
         self._stream = stream
+        self._begun = begun
+        self._head_deadline = begun.head_deadline
+        self._give_back = give_back
+        self._hot = None if give_back else host.hot
+        self._returning = False
+        self._given_back = False
+        self._rest = b""
         self._tls = isinstance(stream, trio.SSLStream)
         self._socket = stream.transport_stream.socket if isinstance(stream, trio.SSLStream) else stream.socket
         self._send_lock = trio.Lock()
@@ -83,20 +149,18 @@ class Connection:
         Whatever goes wrong in Hypercorn, h11, h2, Quart or here is this connection's end and nobody else's.
         """
         self._host.connections.add(self)
-        self._host.traffic.connections += 1
         try:
             await self._serve_and_close()
         except (Exception, BaseExceptionGroup) as error:
             stop, ours = _split(error)
             if ours is not None:
-                self._host.traffic.connection_errors += 1
-                self._host.throttle.say(logging.ERROR, "connection-error", "connection failed", error=repr(ours))
-                logs.log.debug("connection failed", exc_info=ours)
+                self._host.note_failure(ours)
             if stop is not None:
                 raise stop from None
         finally:
             self._host.connections.discard(self)
-            self._host.traffic.connections -= 1
+            if not self._given_back:
+                self._host.traffic.connections -= 1
 
     def close_if_idle(self) -> None:
         """End the connection unless a request is under way or begun."""
@@ -107,12 +171,19 @@ class Connection:
     async def _serve_and_close(self) -> None:
         try:
             await self._serve()
+            if self._give_back is not None and self._returning and self._may_return():
+                self._give_back(self._rest)
+                self._given_back = True
         finally:
-            # Closing TLS writes a goodbye, which a client that does not read would hold up.
-            with trio.move_on_after(GOODBYE_SECONDS, shield=True) as patience:
-                if self.broken or not self._tls:
-                    patience.cancel()
-                await self._stream.aclose()
+            if not self._given_back:
+                await self._close()
+
+    async def _close(self) -> None:
+        # Closing TLS writes a goodbye, which a client that does not read would hold up.
+        with trio.move_on_after(GOODBYE_SECONDS, shield=True) as patience:
+            if self.broken or not self._tls:
+                patience.cancel()
+            await self._stream.aclose()
 
     async def _serve(self) -> None:
         alpn = None
@@ -127,7 +198,23 @@ class Connection:
             logs.say(logging.DEBUG, "client gone before its first request", error=repr(error))
             return
         with self._life:
+            if self._begun.unsent is not None and await self._finish(self._begun.unsent):
+                return
             await self._speak(alpn, client, server)
+
+    async def _finish(self, answers: Answers) -> bool:
+        """Write what the lobby could not, and return whether nothing is left to do here."""
+        await self._send_answers(answers, self._begun.sent)
+        if answers.then == "close":
+            await self._linger()
+            await self._read()
+            return True
+        self._returning = self._may_return()
+        self._rest = self._begun.received
+        return self._returning
+
+    def _may_return(self) -> bool:
+        return self._give_back is not None and not self.broken and not self._host.context.terminated.is_set()
 
     async def _speak(self, alpn: str | None, client: Peer, server: Peer) -> None:
         state = ConnectionState({"link": self, "trace_ids": self._host.trace_ids})
@@ -141,28 +228,84 @@ class Connection:
             await self._protocol.handle(Closed())
 
     async def _read(self) -> None:
+        """Take what the client sends, until its end or ours, or until the connection goes back to the lobby."""
         discarded = 0
-        while True:
-            with trio.CancelScope(deadline=self._deadline) as self._reading:
-                try:
-                    data = await self._stream.receive_some(RECEIVE_BYTES)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    return
-            if self._reading.cancelled_caught:
+        data = self._begun.received or await self._receive()
+        while data is not None:
+            if self._returning:
+                self._rest = data
                 return
             if self._lingering:
                 discarded += len(data)
-                if not data or discarded > LINGER_BYTES:
+                if discarded > LINGER_BYTES:
                     return
-                continue
-            await self._protocol.handle(RawData(bytes(data)))
+            else:
+                await self._take(data)
             if not data:
                 return
-            # Not in HTTP/2, where bytes between requests are acknowledgements and pings.
-            begun = self._idle and isinstance(self._protocol, HTTP1)
-            if begun and not self._head_begun and not self._lingering:
-                self._head_begun = True
-                self._read_for(self._host.settings.head_timeout)
+            data = await self._receive()
+
+    async def _receive(self) -> bytes | None:
+        """Return what comes next: nothing at the client's end, None if it is not to be waited for any longer."""
+        with trio.CancelScope(deadline=self._deadline) as self._reading:
+            try:
+                return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+        return None
+
+    async def _take(self, data: bytes) -> None:
+        if self._hot is not None and self._is_between_requests() and not self._protocol.has_unparsed:
+            data = await self._answer_hot(self._hot, data)
+            if not data:
+                return
+        await self._protocol.handle(RawData(data))
+        if data and self._is_between_requests() and not self._head_begun and not self._lingering:
+            self._begin_head()
+
+    def _is_between_requests(self) -> bool:
+        # Not in HTTP/2, where bytes between requests are acknowledgements and pings.
+        return self._idle and isinstance(self._protocol, HTTP1)
+
+    def _begin_head(self) -> None:
+        self._head_begun = True
+        self._read_until(self._head_deadline or trio.current_time() + self._host.settings.head_timeout)
+
+    async def _answer_hot(self, hot: HotPath, data: bytes) -> bytes:
+        """Answer the hot requests `data` begins, receiving what they lack; return what is for Hypercorn."""
+        received = bytearray(data)
+        while received:
+            answers = hot.respond(bytes(received), time.time())
+            await self._send_answers(answers, 0)
+            del received[: answers.used]
+            if answers.used:
+                self._set_idle(True)
+                self.body_deadline = None
+            if answers.then == "cold":
+                break
+            if answers.then == "close":
+                await self._linger()
+                return b""
+            if answers.then in {"head", "body"} and not self._head_begun:
+                self._begin_head()
+            if answers.then == "body" and self.body_deadline is None:
+                self.body_deadline = trio.current_time() + self._host.settings.body_timeout
+                self._read_until(self.body_deadline)
+            while len(received) < answers.needed:
+                more = await self._receive()
+                if not more:
+                    # The client's end, or too late. Hypercorn's way has the answer, where there is one.
+                    return bytes(received)
+                received += more
+        return bytes(received)
+
+    async def _send_answers(self, answers: Answers, sent: int) -> None:
+        before = self.written - sent
+        try:
+            await self._send(answers.data[sent:])
+        finally:
+            if self._host.hot is not None:
+                self._host.hot.settle(answers, self.written - before)
 
     async def _on_event(self, event: Event) -> None:
         """Take what the protocol has to say to the socket."""
@@ -171,14 +314,21 @@ class Connection:
                 if data:
                     await self._send(data)
             case Updated(idle=idle):
-                self._idle = idle
-                self._head_begun = False
-                self._read_for(self._host.settings.keep_alive if idle else inf)
-                if self._host.context.terminated.is_set():
-                    self.close_if_idle()
+                self._set_idle(idle)
+                if idle and self._may_return() and not self._protocol.has_unparsed:
+                    self._returning = True
+                    self._read_until(-inf)
             case Closed():
                 await self._linger()
                 await self._protocol.handle(Closed())
+
+    def _set_idle(self, idle: bool) -> None:
+        self._idle = idle
+        self._head_begun = False
+        self._head_deadline = None
+        self._read_for(self._host.settings.keep_alive if idle else inf)
+        if self._host.context.terminated.is_set():
+            self.close_if_idle()
 
     async def _send(self, data: bytes) -> None:
         async with self._send_lock:

@@ -12,6 +12,7 @@ import ssl
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import trio
 
@@ -20,10 +21,29 @@ from zapq.settings import BACKLOG, Address, Settings
 
 Listener = trio.SocketListener | trio.SSLListener[trio.SocketStream]
 
+OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+"""Why accepting can fail for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """A bound socket: where clients come in."""
+
+    sock: socket.socket
+    """Listening, and not blocking."""
+    tls: ssl.SSLContext | None
+    url: str
+    """With the real port."""
+
+    def listener(self) -> Listener:
+        """Return Trio's view of it, for a task that waits for each client."""
+        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self.sock))
+        return trio.SSLListener(listener, self.tls, https_compatible=True) if self.tls else listener
+
 
 @contextmanager
-def open_listener(settings: Settings) -> Iterator[tuple[Listener, str]]:
-    """Bind `settings.addr` and yield the listener and its URL with the real port.
+def open_door(settings: Settings) -> Iterator[Door]:
+    """Bind `settings.addr` for the length of the block.
 
     Raises `InvalidSetting` for certificates that cannot be used (nothing is bound then) and `CannotStart`
     for an address that cannot. On the way out the socket is closed, and a unix socket's file removed.
@@ -39,10 +59,8 @@ def open_listener(settings: Settings) -> Iterator[tuple[Listener, str]]:
     with sock:
         identity = _identity(address.path) if address.path else None
         sock.setblocking(False)
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-        url = _url(sock, tls=context is not None)
         try:
-            yield (trio.SSLListener(listener, context, https_compatible=True) if context else listener), url
+            yield Door(sock, context, _url(sock, tls=context is not None))
         finally:
             if identity is not None and _identity(address.path) == identity:
                 os.unlink(address.path)

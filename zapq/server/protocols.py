@@ -91,6 +91,11 @@ class HTTP1(H11Protocol):
 
         return noting
 
+    @property
+    def has_unparsed(self) -> bool:
+        """Whether bytes of the next request are here already."""
+        return bool(self.connection.trailing_data[0])
+
     async def _check_protocol(self, event: h11.Request) -> None:
         """Ignore offers to upgrade, as RFC 9110 (7.8) allows; stock Hypercorn dies of a malformed one."""
 
@@ -158,6 +163,11 @@ class HTTP2(H2Protocol):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._resets = 0
+
+    @property
+    def has_unparsed(self) -> bool:
+        """Requests overlap here, so none is the next."""
+        return True
 
     async def handle(self, event: Event) -> None:
         """Take bytes, or the news that the connection is closed."""

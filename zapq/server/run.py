@@ -6,7 +6,6 @@ down the innermost ends first, and one cancel scope is the budget for all of it.
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -18,14 +17,13 @@ from hypercorn.config import Config
 from zapq import logs
 from zapq.http.app import create_app
 from zapq.http.metrics import Traffic
+from zapq.http.tracing import TraceIds
 from zapq.server.connection import Connection, Host, Stream
-from zapq.server.listeners import Listener, open_listener
+from zapq.server.hotpath import HotPath
+from zapq.server.listeners import OUT_OF_RESOURCES, Listener, open_door
+from zapq.server.lobby import Lobby
 from zapq.service.service import QueueService, open_service
-from zapq.settings import CLOSING_RESERVE, MAX_HEAD_BYTES, Settings
-
-ACCEPT_PAUSE = 0.1
-"""Seconds without accepting after the process ran out of descriptors: some are free again by then."""
-OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+from zapq.settings import ACCEPT_PAUSE, CLOSING_RESERVE, MAX_HEAD_BYTES, Settings
 
 
 async def run_server(
@@ -36,26 +34,30 @@ async def run_server(
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     """Serve until `shutdown_trigger` returns; `zapq.serve` is its public face and says the rest."""
-    with open_listener(settings) as (listener, url):
+    with open_door(settings) as door:
         async with AsyncExitStack() as stack:
             if service is None:
                 service = await stack.enter_async_context(open_service(settings))
-            traffic = Traffic()
-            app = create_app(service, settings, traffic)
-            host = Host(ASGIWrapper(app), _config(settings), settings, traffic)
+            traffic, trace_ids, refusals = Traffic(), TraceIds(), logs.Throttle()
+            app = ASGIWrapper(create_app(service, settings, traffic, refusals))
+            hot = HotPath(service, settings, traffic, trace_ids, refusals) if settings.hot_path else None
+            host = Host(app, _config(settings), settings, traffic=traffic, trace_ids=trace_ids, hot=hot)
             with trio.CancelScope() as budget:
                 async with trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
-                        accepting.start_soon(_accept, listener, host, connections)
-                        task_status.started([url])
+                        if hot is not None and door.tls is None and Lobby.possible():
+                            accepting.start_soon(Lobby(door.sock, host, hot, connections).run)
+                        else:
+                            accepting.start_soon(_accept, door.listener(), host, connections)
+                        task_status.started([door.url])
                         await shutdown_trigger()
+                        await host.stop()
                         accepting.cancel_scope.cancel()
-                    await listener.aclose()
+                    door.sock.close()
                     budget.deadline = trio.current_time() + settings.grace
                     reserve = min(1.0, settings.grace * CLOSING_RESERVE)
                     connections.cancel_scope.deadline = budget.deadline - reserve
                     service.drain()
-                    await host.stop()
                 if connections.cancel_scope.cancelled_caught:
                     logs.say(logging.WARNING, "grace ran out; connections were cut", grace=settings.grace)
 
@@ -79,14 +81,11 @@ async def _accept(listener: Listener, host: Host, connections: trio.Nursery) -> 
         except OSError as error:
             if error.errno not in OUT_OF_RESOURCES:
                 raise
-            host.throttle.say(logging.WARNING, "accept", "cannot accept connections", reason=error.strerror)
+            host.note_no_resources(error)
             await trio.sleep(ACCEPT_PAUSE)
             continue
-        if host.traffic.connections >= host.settings.max_connections:
-            host.traffic.connections_refused += 1
-            host.throttle.say(
-                logging.WARNING, "max-connections", "connection refused", limit=host.settings.max_connections
-            )
+        if not host.has_room():
             await trio.aclose_forcefully(stream)
             continue
+        host.traffic.connections += 1
         connections.start_soon(Connection(host, stream).run)

@@ -1,0 +1,307 @@
+"""Where plain connections wait and hot requests are answered: one task for all of them.
+
+A task for each connection would spend more on being woken than on a hot request. So every plain connection
+between two requests waits in one selector, and the lobby's task waits for the selector, which is itself
+pollable (an epoll or kqueue descriptor is readable when something in it is ready). For each socket that is
+ready it takes one bounded step: accept, or receive, `HotPath.respond`, send.
+
+Nothing here waits for a client. What would have to (a request that is not hot, an answer that the client does
+not take in) is given, with the bytes received so far, to a task of its own, a `Connection`; between requests
+that gives the socket back. A connection is in exactly one of the two places.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import selectors
+import socket
+import time
+from collections import deque
+from functools import partial
+from math import inf
+from typing import Literal
+
+import trio
+
+from zapq import logs
+from zapq.server.connection import Begun, Connection, Host
+from zapq.server.hotpath import Answers, HotPath
+from zapq.server.listeners import OUT_OF_RESOURCES
+from zapq.settings import ACCEPT_PAUSE, ACCEPTS, LINGER_BYTES, LINGER_SECONDS, RECEIVE_BYTES, TURN_STEPS
+
+_READ = selectors.EVENT_READ
+_CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
+"""Clients that left, or were turned away by a firewall, before we accepted them."""
+
+
+class Guest:
+    """A connection in the lobby."""
+
+    __slots__ = ("deadline", "here", "needed", "rest", "sock", "state")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.deadline = inf
+        """When its state has lasted too long."""
+        self.here = True
+        self.state: Literal["idle", "head", "body", "more", "leaving"] = "idle"
+        """As in `Answers.then`; `leaving`: the last answer is written, and the client's goodbye awaited."""
+        self.rest = bytearray()
+        """What was received and not answered yet."""
+        self.needed = 0
+        """How long `rest` must be before it is worth looking at again."""
+
+
+class Lobby:
+    """The plain connections of one server that need no task, and the door they come in by."""
+
+    def __init__(self, door: socket.socket, host: Host, hot: HotPath, connections: trio.Nursery) -> None:
+        self._door = door
+        self._host = host
+        self._hot = hot
+        self._settings = host.settings
+        self._connections = connections
+        self._selector = selectors.DefaultSelector()
+        self._guests: set[Guest] = set()
+        self._ready: deque[Guest | None] = deque()
+        """Whose turn is next; None is the door."""
+        self._now = self._seconds = 0.0
+        self._alarm = inf
+        self._alarm_changed = trio.Event()
+
+    @staticmethod
+    def possible() -> bool:
+        """Whether this platform has a selector that is itself pollable: epoll and kqueue are, poll is not."""
+        with selectors.DefaultSelector() as selector:
+            return hasattr(selector, "fileno")
+
+    async def run(self) -> None:
+        """Accept and serve until cancelled; then close who is between requests, and give the others a task."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_clock)
+                self._selector.register(self._door, _READ, None)
+                while True:
+                    if self._ready:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await trio.lowlevel.wait_readable(self._selector.fileno())
+                    self._turn(nursery)
+        finally:
+            self._empty()
+
+    def admit(self, sock: socket.socket, received: bytes = b"") -> None:
+        """Take in a connection that is between requests; `received` is what it has sent already."""
+        guest = Guest(sock)
+        self._set_deadline(guest, trio.current_time() + self._settings.keep_alive)
+        self._selector.register(sock, _READ, guest)
+        self._guests.add(guest)
+        if received:
+            guest.rest += received
+            self._become(guest, "more")
+
+    def _turn(self, nursery: trio.Nursery) -> None:
+        """Serve whoever is ready, for a bounded time."""
+        self._now = trio.current_time()
+        self._seconds = time.time()
+        steps = 0
+        while steps < TURN_STEPS:
+            if not self._ready:
+                self._ready.extend([key.data for key, _ in self._selector.select(0)])
+                if not self._ready:
+                    return
+            guest = self._ready.popleft()
+            if guest is None:
+                steps += self._accept(nursery)
+            elif guest.here:
+                steps += self._attend(guest)
+
+    def _attend(self, guest: Guest) -> int:
+        """Take one step for `guest`, and return what it cost; an error is this guest's end and nobody else's."""
+        try:
+            return self._step(guest)
+        except OSError as error:
+            logs.say(logging.DEBUG, "client gone", error=repr(error))
+        except Exception as error:
+            self._host.note_failure(error)
+        self._close(guest)
+        return 1
+
+    def _step(self, guest: Guest) -> int:
+        if guest.state == "more":
+            data = bytes(guest.rest)
+        else:
+            try:
+                data = guest.sock.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return 1
+            if guest.state != "idle" or not data:
+                data = self._resume(guest, data)
+                if not data:
+                    return 1
+        answers = self._hot.respond(data, self._seconds)
+        if answers.data:
+            sent = self._send(guest, answers)
+            if sent < len(answers.data):
+                self._promote(guest, Begun(data[answers.used :], unsent=answers, sent=sent))
+                return 1 + answers.requests
+        if answers.then == guest.state == "idle":
+            # Later than before, so no alarm need be set.
+            guest.deadline = self._now + self._settings.keep_alive
+        else:
+            self._follow(guest, answers, data[answers.used :])
+        return 1 + answers.requests
+
+    def _send(self, guest: Guest, answers: Answers) -> int:
+        try:
+            return guest.sock.send(answers.data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._hot.settle(answers, 0)
+            raise
+
+    def _resume(self, guest: Guest, data: bytes) -> bytes:
+        """Add `data` to what there is of `guest`'s request, and return it all once that is worth a look."""
+        if guest.state == "leaving":
+            guest.needed -= len(data)
+            if not data or guest.needed < 0:
+                self._close(guest)
+            return b""
+        if data:
+            guest.rest += data
+            return bytes(guest.rest) if len(guest.rest) >= guest.needed else b""
+        if guest.rest:
+            # Half a request, and no more to come: h11 has the word for it.
+            self._promote(guest, self._begun(guest, bytes(guest.rest)))
+        else:
+            self._close(guest)
+        return b""
+
+    def _follow(self, guest: Guest, answers: Answers, rest: bytes) -> None:
+        """Bring `guest` into the state its last bytes put it in."""
+        fresh = answers.used > 0 or guest.state != answers.then
+        match answers.then:
+            case "cold":
+                self._promote(guest, Begun(rest) if answers.used else self._begun(guest, rest))
+                return
+            case "close":
+                self._leave(guest)
+                return
+            case "body":
+                patience = self._settings.body_timeout
+            case "head":
+                patience = self._settings.head_timeout
+            case _:
+                patience = self._settings.keep_alive
+        if fresh:
+            self._set_deadline(guest, self._now + patience)
+        guest.rest = bytearray(rest)
+        guest.needed = answers.needed
+        self._become(guest, answers.then)
+
+    def _become(self, guest: Guest, state: Literal["idle", "head", "body", "more"]) -> None:
+        # Who has more to be answered is ready without sending anything: when it can take the answers.
+        if "more" in {state, guest.state}:
+            events = _READ | selectors.EVENT_WRITE if state == "more" else _READ
+            self._selector.modify(guest.sock, events, guest)
+        guest.state = state
+
+    def _leave(self, guest: Guest) -> None:
+        """Say that nothing more will come, and read on for a moment: see `Connection` for why."""
+        guest.sock.shutdown(socket.SHUT_WR)
+        guest.rest.clear()
+        self._set_deadline(guest, self._now + LINGER_SECONDS)
+        guest.needed = LINGER_BYTES
+        if guest.state == "more":
+            self._become(guest, "idle")
+        guest.state = "leaving"
+
+    def _begun(self, guest: Guest, received: bytes) -> Begun:
+        """What a task must know to take `guest` over in the middle of a request."""
+        return Begun(
+            received,
+            head_deadline=guest.deadline if guest.state == "head" else None,
+            body_deadline=guest.deadline if guest.state == "body" else None,
+        )
+
+    def _promote(self, guest: Guest, begun: Begun) -> None:
+        """Give `guest` a task of its own, until it is between requests again."""
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(guest.sock))
+        self._forget(guest)
+        connection = Connection(self._host, stream, begun=begun, give_back=partial(self.admit, guest.sock))
+        self._connections.start_soon(connection.run)
+
+    def _forget(self, guest: Guest) -> None:
+        self._selector.unregister(guest.sock)
+        self._guests.discard(guest)
+        guest.here = False
+
+    def _close(self, guest: Guest) -> None:
+        self._forget(guest)
+        guest.sock.close()
+        self._host.traffic.connections -= 1
+
+    def _accept(self, nursery: trio.Nursery) -> int:
+        """Take in who waits at the door, and return what it cost."""
+        for accepted in range(ACCEPTS):
+            try:
+                sock, _ = self._door.accept()
+            except BlockingIOError:
+                return accepted
+            except OSError as error:
+                if error.errno in OUT_OF_RESOURCES:
+                    self._host.note_no_resources(error)
+                    self._selector.unregister(self._door)
+                    nursery.start_soon(self._reopen)
+                    return 1
+                if error.errno not in _CHANGED_THEIR_MIND:
+                    raise
+                continue
+            if not self._host.has_room():
+                sock.close()
+                continue
+            sock.setblocking(False)
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._host.traffic.connections += 1
+            self.admit(sock)
+        return ACCEPTS
+
+    async def _reopen(self) -> None:
+        await trio.sleep(ACCEPT_PAUSE)
+        self._selector.register(self._door, _READ, None)
+
+    async def _watch_clock(self) -> None:
+        """End what lasts too long. Looking at everybody now and then is cheaper than a timer for each request."""
+        limits = self._settings
+        grain = min(1.0, min(limits.keep_alive, limits.head_timeout, limits.body_timeout) / 10)
+        while True:
+            self._now = trio.current_time()
+            for guest in [guest for guest in self._guests if guest.deadline <= self._now]:
+                if guest.state == "body":
+                    self._promote(guest, self._begun(guest, bytes(guest.rest)))  # it answers 408
+                else:
+                    self._close(guest)
+            self._alarm = max(self._now + grain, min((guest.deadline for guest in self._guests), default=inf))
+            self._alarm_changed = trio.Event()
+            with trio.move_on_at(self._alarm):
+                await self._alarm_changed.wait()
+
+    def _set_deadline(self, guest: Guest, deadline: float) -> None:
+        guest.deadline = deadline
+        if deadline < self._alarm:
+            self._alarm_changed.set()
+
+    def _empty(self) -> None:
+        """Close who is between requests and give the others a task; what has arrived by now is served first."""
+        for key, _ in self._selector.select(0):
+            if key.data is not None and key.data.here:
+                self._attend(key.data)
+        for guest in list(self._guests):
+            if guest.rest:
+                self._promote(guest, self._begun(guest, bytes(guest.rest)))
+            else:
+                self._close(guest)
+        self._selector.close()

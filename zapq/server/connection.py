@@ -205,13 +205,9 @@ class Connection:
     async def _finish(self, answers: Answers) -> bool:
         """Write what the lobby could not, and return whether nothing is left to do here."""
         await self._send_answers(answers, self._begun.sent)
-        if answers.then == "close":
-            await self._linger()
-            await self._read()
-            return True
-        self._returning = self._may_return()
+        self._returning = self._may_return() and answers.then != "close"
         self._rest = self._begun.received
-        return self._returning
+        return self._returning or answers.then == "close"
 
     def _may_return(self) -> bool:
         return self._give_back is not None and not self.broken and not self._host.context.terminated.is_set()
@@ -275,7 +271,8 @@ class Connection:
         """Answer the hot requests `data` begins, receiving what they lack; return what is for Hypercorn."""
         received = bytearray(data)
         while received:
-            answers = hot.respond(bytes(received), time.time())
+            hot.set_time(time.time())
+            answers = hot.respond(bytes(received))
             await self._send_answers(answers, 0)
             del received[: answers.used]
             if answers.used:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -99,24 +100,21 @@ def parse_head(head: bytes) -> Head | None:
 
 
 class Answers:
-    """What `respond` did with the bytes it was given."""
+    """What `respond` did with the bytes it was given. What it does not set is as here."""
 
-    __slots__ = ("data", "needed", "requests", "taken", "then", "used")
-
-    def __init__(self) -> None:
-        self.data = b""
-        """The answers, in order, to be written as they are."""
-        self.used = 0
-        """How many of the given bytes they answer."""
-        self.requests = 0
-        self.then: Then = "idle"
-        """What the rest is. `idle`: there is none. `more`: call again with it. `head`, `body`: a hot request so
-        far; call again once there are `needed` bytes. `cold`: for Hypercorn. `close`: of no interest, for the
-        client wants the connection closed.
-        """
-        self.needed = 0
-        self.taken: list[tuple[int, int, Message]] = []
-        """The messages in `data`: where the body begins and ends, and which it is."""
+    data = b""
+    """The answers, in order, to be written as they are."""
+    used = 0
+    """How many of the given bytes they answer."""
+    requests = 0
+    then: Then = "idle"
+    """What the rest is. `idle`: there is none. `more`: call again with it. `head`, `body`: a hot request so far;
+    call again once there are `needed` bytes. `cold`: for Hypercorn. `close`: of no interest, for the client wants
+    the connection closed.
+    """
+    needed = 0
+    taken: Sequence[tuple[int, int, Message]] = ()
+    """The messages in `data`: where the body begins and ends, and which it is."""
 
 
 class HotPath:
@@ -133,20 +131,23 @@ class HotPath:
         self._service = service
         self._max_message_bytes = settings.max_message_bytes
         self._traffic = traffic
-        self._trace_ids = trace_ids
+        self._trace_ids = iter(trace_ids)
         self._throttle = throttle
         self._second = -1
         self._date = b""
 
-    def respond(self, data: bytes, now: float) -> Answers:
-        """Answer the hot requests that `data` begins with, at `now` (seconds since the epoch); no checkpoint.
+    def set_time(self, now: float) -> None:
+        """Date the answers from now on `now`, in seconds since the epoch."""
+        if int(now) != self._second:
+            self._second = int(now)
+            self._date = formatdate(self._second, usegmt=True).encode()
+
+    def respond(self, data: bytes) -> Answers:
+        """Answer the hot requests that `data` begins with; no checkpoint.
 
         A bounded number of them, so that nobody can keep the others waiting. The caller writes the answers, or
         tells `settle` how much of them it could not.
         """
-        if now >= self._second + 1 or now < self._second:
-            self._second = int(now)
-            self._date = formatdate(self._second, usegmt=True).encode()
         answers = Answers()
         parts: list[bytes] = []
         at = size = 0
@@ -156,8 +157,8 @@ class HotPath:
                 break
             end = data.find(b"\r\n\r\n", at, at + MAX_HOT_HEAD_BYTES) + 4
             if end < 4:
-                answers.needed = len(data) - at + 1
                 answers.then = "head" if _may_become_hot(data[at:]) else "cold"
+                answers.needed = len(data) - at + 1
                 break
             head = parse_head(data[at:end])
             if head is None or head.length > self._max_message_bytes:
@@ -165,8 +166,8 @@ class HotPath:
                 break
             stop = end + head.length
             if stop > len(data):
-                answers.needed = stop - at
                 answers.then = "body"
+                answers.needed = stop - at
                 break
             try:
                 part = self._enqueue(head, data[end:stop]) if head.enqueue else self._dequeue(head, answers, size)
@@ -182,8 +183,8 @@ class HotPath:
                 break
         answers.used = at
         answers.requests = len(parts)
+        answers.data = b"".join(parts)
         self._traffic.hot_requests += len(parts)
-        answers.data = parts[0] if len(parts) == 1 else b"".join(parts)
         return answers
 
     def settle(self, answers: Answers, sent: int) -> None:
@@ -200,7 +201,7 @@ class HotPath:
                 logs.say(logging.INFO, "delivery uncertain", message_id=message.id)
 
     def _enqueue(self, head: Head, body: bytes) -> bytes:
-        trace_id = head.trace_id or self._trace_ids.new().encode()
+        trace_id = head.trace_id or next(self._trace_ids)
         try:
             message = self._service.enqueue_nowait(body)
         except QueueFull as full:
@@ -212,7 +213,7 @@ class HotPath:
         )
 
     def _dequeue(self, head: Head, answers: Answers, before: int) -> bytes:
-        trace_id = head.trace_id or self._trace_ids.new().encode()
+        trace_id = head.trace_id or next(self._trace_ids)
         last = b"Connection: close\r\n" if head.last else b""
         message = self._service.dequeue_nowait()
         if message is None:
@@ -228,7 +229,7 @@ class HotPath:
         )
         end = before + len(part)
         # An empty message is complete with its head, so for that one the head already counts as its body.
-        answers.taken.append((end - len(body) if body else before, end, message))
+        answers.taken = (*answers.taken, (end - len(body) if body else before, end, message))
         return part
 
     def _refusal(self, error: QueueFull, head: Head, trace_id: bytes) -> bytes:

@@ -59,6 +59,9 @@ def open_door(settings: Settings) -> Iterator[Door]:
     with sock:
         identity = _identity(address.path) if address.path else None
         sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            # Those accepted inherit it: an answer is one write, and waiting for more to send with it is in vain.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             yield Door(sock, context, _url(sock, tls=context is not None))
         finally:

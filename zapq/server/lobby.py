@@ -28,7 +28,7 @@ from zapq import logs
 from zapq.server.connection import Begun, Connection, Host
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES
-from zapq.settings import ACCEPT_PAUSE, ACCEPTS, LINGER_BYTES, LINGER_SECONDS, RECEIVE_BYTES, TURN_STEPS
+from zapq.settings import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, TURN_STEPS
 
 _READ = selectors.EVENT_READ
 _CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
@@ -45,8 +45,8 @@ class Guest:
         self.deadline = inf
         """When its state has lasted too long."""
         self.here = True
-        self.state: Literal["idle", "head", "body", "more", "leaving"] = "idle"
-        """As in `Answers.then`; `leaving`: the last answer is written, and the client's goodbye awaited."""
+        self.state: Literal["idle", "head", "body", "more"] = "idle"
+        """As in `Answers.then`."""
         self.rest = bytearray()
         """What was received and not answered yet."""
         self.needed = 0
@@ -66,7 +66,7 @@ class Lobby:
         self._guests: set[Guest] = set()
         self._ready: deque[Guest | None] = deque()
         """Whose turn is next; None is the door."""
-        self._now = self._seconds = 0.0
+        self._now = 0.0
         self._alarm = inf
         self._alarm_changed = trio.Event()
 
@@ -104,7 +104,7 @@ class Lobby:
     def _turn(self, nursery: trio.Nursery) -> None:
         """Serve whoever is ready, for a bounded time."""
         self._now = trio.current_time()
-        self._seconds = time.time()
+        self._hot.set_time(time.time())
         steps = 0
         while steps < TURN_STEPS:
             if not self._ready:
@@ -140,7 +140,7 @@ class Lobby:
                 data = self._resume(guest, data)
                 if not data:
                     return 1
-        answers = self._hot.respond(data, self._seconds)
+        answers = self._hot.respond(data)
         if answers.data:
             sent = self._send(guest, answers)
             if sent < len(answers.data):
@@ -164,11 +164,6 @@ class Lobby:
 
     def _resume(self, guest: Guest, data: bytes) -> bytes:
         """Add `data` to what there is of `guest`'s request, and return it all once that is worth a look."""
-        if guest.state == "leaving":
-            guest.needed -= len(data)
-            if not data or guest.needed < 0:
-                self._close(guest)
-            return b""
         if data:
             guest.rest += data
             return bytes(guest.rest) if len(guest.rest) >= guest.needed else b""
@@ -187,7 +182,9 @@ class Lobby:
                 self._promote(guest, Begun(rest) if answers.used else self._begun(guest, rest))
                 return
             case "close":
-                self._leave(guest)
+                # At once, and without the pause in which a `Connection` reads on: it is the client's own wish,
+                # so nothing more will come whose arrival could make the kernel send a reset.
+                self._close(guest)
                 return
             case "body":
                 patience = self._settings.body_timeout
@@ -207,16 +204,6 @@ class Lobby:
             events = _READ | selectors.EVENT_WRITE if state == "more" else _READ
             self._selector.modify(guest.sock, events, guest)
         guest.state = state
-
-    def _leave(self, guest: Guest) -> None:
-        """Say that nothing more will come, and read on for a moment: see `Connection` for why."""
-        guest.sock.shutdown(socket.SHUT_WR)
-        guest.rest.clear()
-        self._set_deadline(guest, self._now + LINGER_SECONDS)
-        guest.needed = LINGER_BYTES
-        if guest.state == "more":
-            self._become(guest, "idle")
-        guest.state = "leaving"
 
     def _begun(self, guest: Guest, received: bytes) -> Begun:
         """What a task must know to take `guest` over in the middle of a request."""
@@ -263,8 +250,6 @@ class Lobby:
                 sock.close()
                 continue
             sock.setblocking(False)
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._host.traffic.connections += 1
             self.admit(sock)
         return ACCEPTS

@@ -34,8 +34,9 @@ MAX_CHUNKS = 1024
 """Pieces of a chunked body: each costs parsing, and one-byte chunks would make 64 KiB cost a second of CPU."""
 MAX_STREAM_RESETS = 1000
 """Streams a client may reset on one HTTP/2 connection: each costs a request nobody will read (CVE-2023-44487)."""
-BACKLOG = 1024
-"""Connections the kernel holds for us to accept; with 100 (the usual default) a burst of clients loses SYNs."""
+BACKLOG = 4096
+"""Connections the kernel holds for us to accept (Linux: at most net.core.somaxconn, 4096 by default). With the
+usual 100, a burst of clients loses SYNs, and each lost one costs its client a second."""
 ACCEPT_PAUSE = 0.1
 """Seconds without accepting after the process ran out of descriptors: some are free again by then."""
 RECEIVE_BYTES = 64 * KIB

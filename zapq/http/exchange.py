@@ -49,7 +49,9 @@ class RequestBody:
         self._data = bytearray()
         self._settled = trio.Event()
         self._too_large = False
-        self.complete = False
+        self._complete = False
+        self.taken = False
+        """Whether all of it was read here: then nothing of it stands in the way of the next request."""
 
     def feed(self, data: bytes, *, more: bool) -> None:
         """Take the next piece; beyond the limit, pieces are forgotten."""
@@ -60,7 +62,7 @@ class RequestBody:
         elif not self._too_large:
             self._data += data
         if not more:
-            self.complete = True
+            self._complete = True
             self._settled.set()
 
     def end(self) -> None:
@@ -77,7 +79,8 @@ class RequestBody:
             await self._settled.wait()
         if self._too_large:
             raise MessageTooLarge(max_message_bytes=self._limit)
-        if self.complete:
+        if self._complete:
+            self.taken = True
             return bytes(self._data)
         raise ClientGone if self._settled.is_set() else RequestTimedOut
 
@@ -192,8 +195,8 @@ def _traced(send: ASGISendCallable, exchange: Exchange, link: Link, scope: HTTPS
             await send(event)
             return
         headers = [*event["headers"], (tracing.HEADER, exchange.trace_id.encode())]
-        if declares_body(scope["headers"]) and not exchange.body.complete and scope["http_version"] != "2":
-            # What is still coming of the body stands in the way of the next request.
+        if declares_body(scope["headers"]) and not exchange.body.taken and scope["http_version"] != "2":
+            # What may still come of the body stands in the way of the next request.
             headers.append((b"connection", b"close"))
         before = link.written
         await send({"type": "http.response.start", "status": event["status"], "headers": headers})

@@ -229,7 +229,7 @@ class Connection:
         data = self._begun.received or await self._receive()
         while data is not None:
             if self._returning:
-                self._rest = data
+                self._rest += data
                 return
             if self._lingering:
                 discarded += len(data)
@@ -251,7 +251,9 @@ class Connection:
         return None
 
     async def _take(self, data: bytes) -> None:
-        if self._hot is not None and self._is_between_requests() and not self._protocol.has_unparsed:
+        # What follows unparsed bytes belongs to the same request.
+        fresh = self._idle and isinstance(self._protocol, HTTP1) and not self._protocol.has_unparsed
+        if self._hot is not None and fresh:
             data = await self._answer_hot(self._hot, data)
             if not data:
                 return
@@ -312,8 +314,9 @@ class Connection:
                     await self._send(data)
             case Updated(idle=idle):
                 self._set_idle(idle)
-                if idle and self._may_return() and not self._protocol.has_unparsed:
+                if idle and self._may_return() and isinstance(self._protocol, HTTP1):
                     self._returning = True
+                    self._rest = self._protocol.leave()
                     self._read_until(-inf)
             case Closed():
                 await self._linger()
@@ -382,8 +385,8 @@ class Connection:
         self._read_until(trio.current_time() + seconds)
 
     def _read_until(self, deadline: float) -> None:
-        if self._lingering and deadline > self._deadline:
-            return  # a connection on its way out gets no more time
+        if (self._lingering or self._returning) and deadline > self._deadline:
+            return  # who is on the way out, or back to the lobby, gets no more time
         self._deadline = deadline
         if self._reading is not None:
             self._reading.deadline = deadline

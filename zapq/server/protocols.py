@@ -40,10 +40,13 @@ class GuardedH11(h11.Connection):
         super().__init__(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES + 64 * KIB)
         self.reason = ""
         self.closing = False
+        self.left = False
         self._chunks = 0
 
     def next_event(self) -> Any:
         """Return h11's next event."""
+        if self.left:
+            return h11.NEED_DATA
         if self.their_state is h11.IDLE:
             self._chunks = 0
             refusal = check_head(self.trailing_data[0])
@@ -95,6 +98,11 @@ class HTTP1(H11Protocol):
     def has_unparsed(self) -> bool:
         """Whether bytes of the next request are here already."""
         return bool(self.connection.trailing_data[0])
+
+    def leave(self) -> bytes:
+        """Begin no further request, and return what was received of it."""
+        self.connection.left = True
+        return self.connection.trailing_data[0]
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Ignore offers to upgrade, as RFC 9110 (7.8) allows; stock Hypercorn dies of a malformed one."""
@@ -163,11 +171,6 @@ class HTTP2(H2Protocol):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._resets = 0
-
-    @property
-    def has_unparsed(self) -> bool:
-        """Requests overlap here, so none is the next."""
-        return True
 
     async def handle(self, event: Event) -> None:
         """Take bytes, or the news that the connection is closed."""

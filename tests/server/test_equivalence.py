@@ -1,0 +1,411 @@
+"""The hot path cannot be told from the long way: the same bytes to both, and everything that can be seen compared.
+
+Three servers get the same bytes in the same pieces: one without the hot path, one with its lobby, one whose
+connections each have a task. 300 conversations by default; `--hypothesis-profile nightly` has 20,000.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from queue import SimpleQueue
+
+import pytest
+import trio
+from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+import zapq
+from zapq.core.queue import Queue
+from zapq.http import tracing
+from zapq.server.lobby import Lobby
+from zapq.service.service import QueueService, open_service
+from zapq.settings import Settings
+
+CAPS = {"max_messages": 3, "max_bytes": 100}
+LARGEST = 40
+VARYING = [(rb"Date: [^\r]*", b"Date: -"), (rb"[0-9]{7}-[0-9a-f]{6}", b"ID")]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What one client sends, in which pieces, to a queue that holds `held` messages."""
+
+    held: int
+    pieces: tuple[bytes, ...]
+    half_close: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What can be seen of a conversation: by its client, and in the queue."""
+
+    answer: bytes
+    closed: bool
+    bodies: tuple[bytes, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass
+class Wire:
+    """The client's end of a connection."""
+
+    stream: trio.SocketStream
+    received: bytearray = field(default_factory=bytearray)
+    closed: bool = False
+
+    async def listen(self) -> None:
+        try:
+            while data := await self.stream.receive_some():
+                self.received += data
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        self.closed = True
+
+    async def say(self, piece: bytes) -> None:
+        with suppress(trio.BrokenResourceError):  # closed by the server, which is what we are here to see
+            await self.stream.send_all(piece)
+
+    async def end(self) -> None:
+        with suppress(trio.BrokenResourceError):
+            await self.stream.send_eof()
+
+
+@dataclass
+class Target:
+    """One of the servers, and the queue behind it."""
+
+    url: str
+    service: QueueService
+
+    async def connect(self) -> Wire:
+        return Wire(await trio.open_tcp_stream("127.0.0.1", int(self.url.rpartition(":")[2])))
+
+    def reset(self, held: int) -> None:
+        self.service._queue = Queue(**CAPS)
+        self.service._dequeues_empty = self.service._delivery_uncertain = 0
+        for number in range(held):
+            self.service.enqueue_nowait(b"held %d" % number)
+
+    def outcome(self, wire: Wire) -> Outcome:
+        answer = bytes(wire.received)
+        for pattern, name in VARYING:
+            answer = re.sub(pattern, name, answer)
+        stats = self.service.stats()
+        queue = stats.queue
+        counts = (queue.enqueued, queue.dequeued, queue.refused, queue.returned)
+        uncounted = (stats.dequeues_empty, stats.delivery_uncertain, stats.waiting)
+        return Outcome(answer, wire.closed, tuple(self.service._queue.bodies()), counts + uncounted)
+
+
+class Stage:
+    """The servers, in a thread of their own for as long as the tests last."""
+
+    def __init__(self, directory: str) -> None:
+        self._settings = Settings(
+            addr="127.0.0.1:0",
+            data_dir=directory,
+            max_msgs=CAPS["max_messages"],
+            max_bytes=CAPS["max_bytes"],
+            max_message_bytes=LARGEST,
+            log_level="error",
+        )
+        self._targets: list[Target] = []
+        self._started: SimpleQueue[trio.lowlevel.TrioToken] = SimpleQueue()
+        self._over = trio.Event()
+        self._thread = threading.Thread(target=trio.run, args=(self._serve,))
+
+    def open(self) -> None:
+        self._thread.start()
+        self._token = self._started.get()
+
+    def close(self) -> None:
+        trio.from_thread.run_sync(self._over.set, trio_token=self._token)
+        self._thread.join()
+
+    def play(self, conversation: Conversation) -> list[Outcome]:
+        return trio.from_thread.run(self._play, conversation, trio_token=self._token)
+
+    async def _serve(self) -> None:
+        async with (
+            trio.open_nursery() as nursery,
+            open_service(self._settings) as cold,
+            open_service(self._settings) as lobby,
+            open_service(self._settings) as tasks,
+        ):
+            with pytest.MonkeyPatch.context() as patch:
+                # Ids of one length, so that the lengths of what holds them can be compared.
+                patch.setattr(tracing, "count", lambda start: itertools.count(1_000_000 * start))
+                await self._start(nursery, cold, replace(self._settings, hot_path=False))
+                await self._start(nursery, lobby, self._settings)
+                patch.setattr(Lobby, "possible", lambda: False)
+                await self._start(nursery, tasks, self._settings)
+            self._started.put(trio.lowlevel.current_trio_token())
+            await self._over.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _start(self, nursery: trio.Nursery, service: QueueService, settings: Settings) -> None:
+        [url] = await nursery.start(partial(zapq.serve, settings, service=service))
+        self._targets.append(Target(url, service))
+
+    async def _play(self, conversation: Conversation) -> list[Outcome]:
+        for target in self._targets:
+            target.reset(conversation.held)
+        wires = [await target.connect() for target in self._targets]
+        async with trio.open_nursery() as nursery:
+            for wire in wires:
+                nursery.start_soon(wire.listen)
+            for piece in conversation.pieces:
+                for wire in wires:
+                    await wire.say(piece)
+                await wait_all_tasks_blocked()
+            if conversation.half_close:
+                for wire in wires:
+                    await wire.end()
+            await wait_all_tasks_blocked(0.002)
+            outcomes = [target.outcome(wire) for target, wire in zip(self._targets, wires, strict=True)]
+            for wire in wires:
+                wire.stream.socket.close()
+        await wait_all_tasks_blocked()
+        return outcomes
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stage, None, None]:
+    stage = Stage(str(tmp_path_factory.mktemp("snapshots")))
+    stage.open()
+    yield stage
+    stage.close()
+
+
+LINES = ["POST /enqueue", "GET /dequeue", "POST /dequeue"]
+ODD_LINES = [
+    "GET /enqueue",
+    "PUT /enqueue",
+    "HEAD /dequeue",
+    "OPTIONS /dequeue",
+    "OPTIONS *",
+    "DELETE /dequeue",
+    "post /enqueue",
+    "POST  /enqueue",
+    "POST /enqueue ",
+    "POST //enqueue",
+    "POST /enqueue/",
+    "POST /enqueue?",
+    "POST /enqueue?a=1",
+    "POST /%65nqueue",
+    "POST /Enqueue",
+    "POST /enqueue#x",
+    "POST http://x/enqueue",
+    "POST http://y/enqueue",
+    "GET /dequeue?wait=0",
+    "GET /dequeue?wait=x",
+    "GET /dequeue?wait=0&wait=0",
+    "GET /health",
+    "GET /nowhere",
+]
+HARMLESS = [
+    "Accept: */*",
+    "User-Agent: curl/8",
+    "Content-Type: text/plain; charset=utf-8",
+    "accept-encoding:gzip",
+    "X-Empty:",
+    "X-Tab:\ta\t",
+    'Cookie: session=a; b="c"',
+    "Authorization: Bearer x",
+    "Content-Encoding: gzip",
+    "Origin: http://elsewhere",
+    "Keep-Alive: timeout=5",
+    "Connection: keep-alive",
+    "Connection: Keep-Alive",
+    "Connection: close",
+    "connection:CLOSE  ",
+    "X-Trace-Id: mine",
+    "x-trace-id:  a!~  ",
+    "X-Trace-Id: two words",
+    "X-Trace-Id:",
+    "X-Trace-Id: " + "x" * 128,
+    "X-Trace-Id: " + "x" * 129,
+    "If-None-Match: *",
+    "Range: bytes=0-1",
+    "Forwarded: for=1.2.3.4",
+    "X-HTTP-Method-Override: DELETE",
+]
+ODD = [
+    "Transfer-Encoding: chunked",
+    "Transfer-Encoding: identity",
+    "transfer-encoding:chunked",
+    "Content-Length: 1",
+    "Content-Length: +1",
+    "Content-Length: 01",
+    "Content-Length: 1, 1",
+    "Content-Length: 1_0",
+    "Content-Length: 0x1",
+    "Content-Length:",
+    "Content-Length: 999999999",
+    "Content-Length: 99999999999999999999",
+    "Content-Length: 999999999999999999999",
+    "Expect: 100-continue",
+    "Expect: nothing",
+    "Upgrade: h2c",
+    "Upgrade: websocket",
+    "HTTP2-Settings: AAMAAABkAAQAAP__",
+    "Connection: Upgrade, HTTP2-Settings",
+    "Connection: close, keep-alive",
+    "Connection:",
+    "TE: trailers",
+    "Trailer: x",
+    "Host: x",
+    "Host: other",
+    " folded: x",
+    "\tfolded",
+    "Space : x",
+    "No-Colon",
+    ": no name",
+    "",
+    "N\u00fcl: x",
+    "X: \u00fc",
+    "X: \0",
+    "X: \x1b[31m",
+    "X: a\rb",
+    "X: a\nb",
+    "X-Long: " + "x" * 1900,
+    "X-Longer: " + "x" * 17_000,
+    "X-Trace-Id: another",
+]
+HOSTS = ["x", "localhost:8080", "127.0.0.1:1", "[::1]:80", "a_b.example"]
+ODD_HOSTS = ["", "x y", "x:", "x:99999999", "[::1", "a/b", "user@x", "\u00fc", "x.", "-", "xn--a", "a" * 64, "%41"]
+ODD_HOSTS += ["x,y", "::1", "[zz]", "[::ffff:1.2.3.4]", "a..b", ".", "x:-1"]
+
+
+def head(line: str, version: str, fields: list[str]) -> bytes:
+    return "\r\n".join([f"{line} HTTP/{version}", *fields, "", ""]).encode("latin-1")
+
+
+@st.composite
+def plain_requests(draw: st.DrawFn) -> bytes:
+    """A request a well-behaved client could send."""
+    line = draw(st.sampled_from(LINES))
+    size = draw(st.one_of(st.integers(0, 12), st.integers(0, LARGEST + 2)))
+    body = draw(st.binary(min_size=size, max_size=size)) if line == "POST /enqueue" else b""
+    fields = [f"Host: {draw(st.sampled_from(HOSTS))}", *draw(st.lists(st.sampled_from(HARMLESS), max_size=3))]
+    if body or draw(st.booleans()):
+        name = draw(st.sampled_from(["Content-Length", "content-length", "CONTENT-LENGTH"]))
+        fields.append(f"{name}: {len(body)}")
+    return head(line, "1.1", draw(st.permutations(fields))) + body
+
+
+@st.composite
+def odd_requests(draw: st.DrawFn) -> bytes:
+    """A request that has something about it."""
+    line = draw(st.one_of(st.sampled_from(LINES), st.sampled_from(ODD_LINES)))
+    version = draw(st.sampled_from(["1.1", "1.1", "1.1", "1.0", "2.0", "1.2"]))
+    body = draw(st.binary(max_size=LARGEST + 2))
+    host = draw(st.one_of(st.sampled_from(HOSTS), st.sampled_from(ODD_HOSTS)))
+    fields = [f"Host: {host}", *draw(st.lists(st.sampled_from(HARMLESS + ODD), max_size=3))]
+    if draw(st.booleans()):
+        fields.append(f"Content-Length: {len(body)}")
+    if draw(st.integers(0, 20)) == 0:
+        fields.remove(f"Host: {host}")
+    return head(line, version, draw(st.permutations(fields))) + body
+
+
+@st.composite
+def mutated_requests(draw: st.DrawFn) -> bytes:
+    """A plain request with one byte too many, too few, or wrong."""
+    data = bytearray(draw(plain_requests()))
+    at = draw(st.integers(0, len(data) - 1))
+    byte = draw(st.one_of(st.sampled_from(list(b"\r\n\0 :\t;,/?%A0\x80\xff")), st.integers(0, 255)))
+    match draw(st.sampled_from(["insert", "delete", "replace", "cut"])):
+        case "insert":
+            data.insert(at, byte)
+        case "delete":
+            del data[at]
+        case "replace":
+            data[at] = byte
+        case "cut":
+            del data[at:]
+    return bytes(data)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> Conversation:
+    requests = st.one_of(plain_requests(), plain_requests(), odd_requests(), mutated_requests())
+    data = b"".join(draw(st.lists(requests, min_size=1, max_size=5)))
+    cuts = sorted(draw(st.sets(st.integers(0, len(data)), max_size=4)))
+    pieces = tuple(data[start:end] for start, end in itertools.pairwise([0, *cuts, len(data)]) if start < end)
+    return Conversation(draw(st.integers(0, 3)), pieces, half_close=draw(st.booleans()))
+
+
+def catalogue() -> Generator[tuple[str, bytes], None, None]:
+    """Every peculiarity above, alone, in a request that is plain but for it."""
+    for line, fields, body in [
+        ("POST /enqueue", ["Content-Length: 1"], "a"),
+        ("POST /enqueue", [], ""),
+        ("POST /dequeue", [], ""),
+        ("GET /dequeue", ["Content-Length: 0"], ""),
+    ]:
+        tail = body.encode()
+        for host in HOSTS + ODD_HOSTS:
+            yield f"{line} of host {host}", head(line, "1.1", [f"Host: {host}", *fields]) + tail
+        for one in HARMLESS + ODD:
+            yield f"{line} with {one[:40]}", head(line, "1.1", ["Host: x", *fields, one]) + tail
+            yield f"{line} led by {one[:40]}", head(line, "1.1", [one, "Host: x", *fields]) + tail
+        for version in ["1.0", "1.2", "2.0", "11"]:
+            yield f"{line} in {version}", head(line, version, ["Host: x", *fields]) + tail
+        yield f"{line} without a host", head(line, "1.1", fields) + tail
+    for odd in ODD_LINES:
+        yield odd, head(odd, "1.1", ["Host: x", "Content-Length: 1"]) + b"a"
+    for size in [0, 1, LARGEST, LARGEST + 1]:
+        for line in LINES:
+            yield (
+                f"{line} of {size} bytes",
+                head(line, "1.1", ["Host: x", f"Content-Length: {size}"]) + bytes(size),
+            )
+    for length in ["00", "01", "1 ", " 1", "1;", "-0", "+0", "0.0", "1000000000", "9999999999"]:
+        yield f"length {length!r}", head("POST /enqueue", "1.1", ["Host: x", f"Content-Length:{length}"]) + b"a"
+    yield "33 fields", head("POST /enqueue", "1.1", ["Host: x", *["A: b"] * 32])
+    yield "101 fields", head("POST /enqueue", "1.1", ["Host: x", *["A: b"] * 100])
+
+
+@pytest.mark.parametrize("request_", [pytest.param(data, id=name) for name, data in catalogue()])
+def test_a_peculiar_request_gets_the_same_answer_both_ways(stage: Stage, request_: bytes) -> None:
+    middle = len(request_) // 2
+    for conversation in (
+        Conversation(1, (ENQUEUE + request_ + DEQUEUE,), half_close=False),
+        Conversation(1, (ENQUEUE, request_[:-1]), half_close=True),
+        Conversation(1, (request_[:middle], request_[middle:], DEQUEUE), half_close=False),
+    ):
+        cold, lobby, tasks = stage.play(conversation)
+        assert lobby == cold
+        assert tasks == cold
+
+
+ENQUEUE = b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na"
+DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@given(conversation=conversations())
+@example(Conversation(0, (ENQUEUE * 4 + DEQUEUE * 4,), half_close=False))
+@example(
+    Conversation(2, (DEQUEUE * 70 + HEALTH + DEQUEUE * 70, HEALTH[:10], HEALTH[10:] + DEQUEUE), half_close=True)
+)
+@example(Conversation(0, (ENQUEUE[:-1],), half_close=True))
+@example(Conversation(0, (ENQUEUE[:30],), half_close=True))
+@settings(
+    max_examples=max(300, settings.default.max_examples if settings.default else 0),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+def test_the_hot_path_cannot_be_told_from_the_long_way(stage: Stage, conversation: Conversation) -> None:
+    cold, lobby, tasks = stage.play(conversation)
+    event(f"answers: {cold.answer.count(b'HTTP/1.1 ')}")
+    assert lobby == cold
+    assert tasks == cold

@@ -1,0 +1,192 @@
+"""Bytes in, bytes out: what is hot, what is left to h11, and what becomes of messages whose answers break off."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import trio
+import trio.testing
+
+from zapq.http.metrics import Traffic
+from zapq.http.tracing import TraceIds
+from zapq.logs import Throttle
+from zapq.server.hotpath import HotPath, parse_head
+from zapq.service.service import QueueService
+from zapq.settings import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES, Settings
+
+
+@pytest.fixture
+def traffic() -> Traffic:
+    return Traffic()
+
+
+@pytest.fixture
+def hot(zapq_service: QueueService, zapq_settings: Settings, traffic: Traffic) -> HotPath:
+    hot = HotPath(zapq_service, zapq_settings, traffic, TraceIds(), Throttle())
+    hot.set_time(1_800_000_000.7)
+    return hot
+
+
+def enqueue(body: bytes, *fields: bytes) -> bytes:
+    lines = [b"POST /enqueue HTTP/1.1", b"Host: x", b"Content-Length: %d" % len(body), *fields, b"", b""]
+    return b"\r\n".join(lines) + body
+
+
+DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def test_an_enqueue_and_a_dequeue_are_answered_from_the_bytes(hot: HotPath, traffic: Traffic) -> None:
+    answers = hot.respond(enqueue(b"hello", b"X-Trace-Id: mine") + DEQUEUE)
+    assert re.sub(rb"[0-9]+-[0-9a-f]{6}", b"ID", answers.data) == (
+        b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: 1\r\nContent-Length: 0\r\n"
+        b"X-Trace-Id: mine\r\nDate: Fri, 15 Jan 2027 08:00:00 GMT\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nZapq-Message-Id: 1\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
+        b"Content-Type: application/octet-stream\r\nContent-Length: 5\r\nX-Trace-Id: ID\r\n"
+        b"Date: Fri, 15 Jan 2027 08:00:00 GMT\r\n\r\nhello"
+    )
+    assert (answers.then, answers.requests, traffic.hot_requests) == ("idle", 2, 2)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /dequeue?wait=1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /dequeue HTTP/1.0\r\nHost: x\r\n\r\n",
+        b"HEAD /dequeue HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://x/dequeue HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /%64equeue HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET  /dequeue HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\r\nGET /dequeue HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\nHost: x\n\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: x\nX: y\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: x\r\n X: y\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\n Host: x\r\nHost: x\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost : x\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: x\r\nX: \0\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: x\r\nX: \xff\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na",
+        b"GET /dequeue HTTP/1.1\r\nHost: x\r\nX: " + b"x" * MAX_HOT_HEAD_BYTES + b"\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * MAX_HOT_FIELDS + b"\r\n",
+        enqueue(b"a", b"Content-Length: 1"),
+        enqueue(b"a", b"Content-Length: 2"),
+        enqueue(b"a", b"Transfer-Encoding: chunked"),
+        enqueue(b"a", b"Transfer-Encoding: identity"),
+        enqueue(b"a", b"transfer-encoding:"),
+        enqueue(b"a", b"Expect: 100-continue"),
+        enqueue(b"a", b"Upgrade: h2c"),
+        enqueue(b"a").replace(b"Length: 1", b"Length: +1"),
+        enqueue(b"a").replace(b"Length: 1", b"Length: 01"),
+        enqueue(b"a").replace(b"Length: 1", b"Length: 1,1"),
+        enqueue(b"x" * 131_073),
+    ],
+)
+async def test_what_is_not_plain_is_left_to_h11_and_changes_nothing(
+    hot: HotPath, zapq_service: QueueService, request_: bytes
+) -> None:
+    zapq_service.enqueue_nowait(b"held")
+    answers = hot.respond(DEQUEUE + request_ + DEQUEUE)
+    assert (answers.then, answers.used, answers.requests) == ("cold", len(DEQUEUE), 1)
+    stats = zapq_service.stats()
+    assert (stats.queue.enqueued, stats.queue.dequeued, stats.dequeues_empty) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("end", range(1, len(enqueue(b"hello"))))
+async def test_an_incomplete_request_waits_for_the_rest(
+    hot: HotPath, zapq_service: QueueService, end: int
+) -> None:
+    request = enqueue(b"hello")
+    answers = hot.respond(request[:end])
+    assert answers.then == ("body" if b"\r\n\r\n" in request[:end] else "head")
+    assert end < answers.needed <= len(request)
+    assert (answers.used, answers.data) == (0, b"")
+    assert zapq_service.stats().queue.enqueued == 0
+
+
+async def test_a_pipeline_is_answered_in_bounded_portions(hot: HotPath) -> None:
+    pipeline = DEQUEUE * (MAX_ANSWERS + 1)
+    answers = hot.respond(pipeline)
+    assert (answers.then, answers.requests) == ("more", MAX_ANSWERS)
+    answers = hot.respond(pipeline[answers.used :])
+    assert (answers.then, answers.requests) == ("idle", 1)
+
+
+async def test_no_further_answer_is_begun_once_there_is_much_to_send(
+    hot: HotPath, zapq_service: QueueService
+) -> None:
+    for _ in range(10):
+        zapq_service.enqueue_nowait(bytes(100_000))
+    answers = hot.respond(DEQUEUE * 10)
+    assert answers.then == "more"
+    assert MAX_ANSWERS_BYTES <= len(answers.data) < MAX_ANSWERS_BYTES + 101_000
+    assert zapq_service.stats().queue.messages == 10 - answers.requests
+
+
+async def test_while_somebody_holds_the_lock_or_the_service_drains_requests_take_the_long_way(
+    hot: HotPath, zapq_service: QueueService
+) -> None:
+    async with zapq_service._lock:
+        assert hot.respond(enqueue(b"a")).then == "cold"
+        assert hot.respond(DEQUEUE).then == "cold"
+    zapq_service.drain()
+    assert hot.respond(enqueue(b"a")).then == "cold"
+    assert hot.respond(DEQUEUE).then == "cold"
+
+
+@pytest.mark.parametrize("bodies", [[b"one", b"two", b"three"], [b"", b"two", b""]])
+async def test_of_answers_that_break_off_messages_go_back_unless_a_byte_of_them_was_written(
+    hot: HotPath, zapq_service: QueueService, bodies: list[bytes]
+) -> None:
+    for body in bodies:
+        zapq_service.enqueue_nowait(body)
+    length = len(hot.respond(DEQUEUE * 3).data)
+    zapq_service.clear_nowait()
+    for sent in range(length + 1):
+        for body in bodies:
+            zapq_service.enqueue_nowait(body)
+        before = zapq_service.stats()
+        answers = hot.respond(DEQUEUE * 3)
+        hot.settle(answers, sent)
+        # An answer without a body is its head.
+        begun = [sent > start for start, _, _ in answers.taken]
+        whole = [sent >= end for _, end, _ in answers.taken]
+        held = zapq_service._queue.bodies()
+        assert held == [body for body, gone in zip(bodies, begun, strict=True) if not gone]
+        after = zapq_service.stats()
+        assert after.delivery_uncertain - before.delivery_uncertain == sum(begun) - sum(whole)
+        assert after.queue.returned - before.queue.returned == len(held)
+        zapq_service.clear_nowait()
+
+
+async def test_heads_are_remembered_by_every_byte_of_them(hot: HotPath) -> None:
+    parse_head.cache_clear()
+    for _ in range(3):
+        hot.respond(DEQUEUE)
+        hot.respond(DEQUEUE.replace(b"Host: x", b"Host: y"))
+    assert (parse_head.cache_info().misses, parse_head.cache_info().hits) == (2, 4)
+
+
+async def test_the_date_follows_the_clock_both_ways(hot: HotPath) -> None:
+    for seconds, expected in [(0, b"00:00:00"), (61.9, b"00:01:01"), (62, b"00:01:02"), (5, b"00:00:05")]:
+        hot.set_time(seconds)
+        assert b"Date: Thu, 01 Jan 1970 " + expected + b" GMT\r\n" in hot.respond(DEQUEUE).data
+
+
+async def test_a_waiting_consumer_is_served_before_a_hot_dequeue(hot: HotPath, zapq_service: QueueService) -> None:
+    got: list[bytes] = []
+
+    async def wait() -> None:
+        message = await zapq_service.dequeue(wait=60)
+        assert message is not None
+        got.append(message.body)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        answers = hot.respond(enqueue(b"for who waited") + DEQUEUE)
+    assert got == [b"for who waited"]
+    assert b"204 No Content" in answers.data

@@ -1,0 +1,343 @@
+"""Real sockets in the lobby: what stays hot, who waits for whom, and clients that vanish at any byte."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import struct
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import zapq
+from tests.client import ask, open_client
+from zapq.server.hotpath import Answers, HotPath
+from zapq.server.lobby import Lobby
+from zapq.service.service import QueueService
+from zapq.settings import MAX_ANSWERS, Settings
+from zapq.testing import ZapqServer
+
+DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def enqueue(body: bytes) -> bytes:
+    return b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+def reset(stream: trio.SocketStream) -> None:
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+@asynccontextmanager
+async def connection(url: str) -> AsyncGenerator[trio.SocketStream, None]:
+    stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+    async with stream:
+        yield stream
+
+
+async def metrics(server: ZapqServer) -> dict[str, int]:
+    answer: dict[str, int] = (await ask(server.url, "GET", "/metrics")).json
+    return answer
+
+
+async def receive(stream: trio.SocketStream, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        data = await stream.receive_some()
+        if not data:
+            break
+        received += data
+    return received
+
+
+def tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+async def test_a_large_message_that_arrives_in_five_reads_stays_hot_and_costs_no_task(
+    zapq_server: ZapqServer,
+) -> None:
+    request = enqueue(bytes(128 * 1024))
+    async with connection(zapq_server.url) as stream:
+        await wait_all_tasks_blocked()
+        before = tasks()
+        for start in range(0, len(request), len(request) // 5 + 1):
+            await stream.send_all(request[start : start + len(request) // 5 + 1])
+            await wait_all_tasks_blocked()
+            assert tasks() == before
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 202")
+    counts = await metrics(zapq_server)
+    assert (counts["hot_requests"], counts["cold_requests"]) == (1, 1)
+    assert counts["queue_bytes"] == 128 * 1024
+
+
+async def test_hot_and_cold_requests_follow_each_other_on_one_connection(zapq_server: ZapqServer) -> None:
+    async with open_client(zapq_server.url) as client:
+        for round_ in range(1, 4):
+            assert (await client.request("POST", "/enqueue", b"a")).status == 202
+            assert (await client.request("GET", "/health")).body == b"ok"
+            assert (await client.request("POST", "/enqueue", b"b", {"Transfer-Encoding": "chunked"})).status == 202
+            assert (await client.request("GET", "/dequeue")).body == b"a"
+            assert (await client.request("POST", "/dequeue")).body == b"b"
+            counts = (await client.request("GET", "/metrics")).json
+            assert (counts["hot_requests"], counts["cold_requests"]) == (3 * round_, 3 * round_)
+            assert counts["connections"] == 1
+
+
+async def test_a_connection_for_each_request_is_hot_and_closed_when_asked(zapq_server: ZapqServer) -> None:
+    close = {"Connection": "close"}
+    for _ in range(5):
+        async with open_client(zapq_server.url) as client:
+            answer = await client.request("POST", "/enqueue", b"a", close)
+            assert (answer.status, answer.headers["connection"]) == (202, "close")
+            assert await client.reads_eof()
+    counts = await metrics(zapq_server)
+    assert (counts["hot_requests"], counts["cold_requests"], counts["connections"]) == (5, 1, 1)
+
+
+async def test_without_the_hot_path_every_request_is_cold(zapq_settings: Settings, nursery: trio.Nursery) -> None:
+    [url] = await nursery.start(zapq.serve, replace(zapq_settings, hot_path=False))
+    async with open_client(url) as client:
+        assert (await client.request("POST", "/enqueue", b"a")).status == 202
+        counts = (await client.request("GET", "/metrics")).json
+    assert (counts["hot_requests"], counts["cold_requests"], counts["requests"]) == (0, 2, 2)
+
+
+async def test_where_no_selector_is_pollable_each_connection_has_a_task_and_is_hot(
+    zapq_settings: Settings, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selectors.DefaultSelector", selectors.PollSelector)
+    assert not Lobby.possible()
+    [url] = await nursery.start(zapq.serve, zapq_settings)
+    async with open_client(url) as client:
+        assert (await client.request("POST", "/enqueue", b"a")).status == 202
+        assert (await client.request("GET", "/dequeue")).body == b"a"
+        assert (await client.request("GET", "/metrics")).json["hot_requests"] == 2
+
+
+async def test_a_dequeue_whose_write_fails_puts_the_message_back_at_its_place(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    respond = HotPath.respond
+    victims: list[trio.SocketStream] = []
+
+    def respond_to_nobody(self: HotPath, data: bytes) -> Answers:
+        answers = respond(self, data)
+        for stream in victims:
+            reset(stream)
+        victims.clear()
+        return answers
+
+    monkeypatch.setattr(HotPath, "respond", respond_to_nobody)
+    for body in (b"one", b"two", b"three"):
+        zapq_server.service.enqueue_nowait(body)
+    async with connection(zapq_server.url) as stream:
+        victims.append(stream)
+        await stream.send_all(DEQUEUE * 2)
+        await wait_all_tasks_blocked()
+        assert not victims
+    counts = await metrics(zapq_server)
+    assert (counts["dequeues_returned"], counts["queue_length"], counts["delivery_uncertain"]) == (2, 3, 0)
+    assert [(await ask(zapq_server.url, "GET", "/dequeue")).body for _ in range(3)] == [b"one", b"two", b"three"]
+
+
+class TestWithLargeMessages:
+    @pytest.fixture
+    def zapq_settings(self, zapq_settings: Settings) -> Settings:
+        return replace(zapq_settings, max_message_bytes=4 * 2**20, max_bytes=2**30, send_timeout=20)
+
+    async def test_an_answer_larger_than_the_sockets_take_is_finished_without_holding_up_others(
+        self, zapq_server: ZapqServer
+    ) -> None:
+        body = bytes(range(256)) * (4 * 2**20 // 256)
+        for _ in range(5):
+            zapq_server.service.enqueue_nowait(body)
+        async with connection(zapq_server.url) as slow:
+            await slow.send_all(DEQUEUE * 5)
+            await wait_all_tasks_blocked()
+            assert (await ask(zapq_server.url, "GET", "/health")).body == b"ok"
+            # No further answer is begun while the first is not read.
+            assert zapq_server.service.stats().queue.messages == 4
+            received = b""
+            while received.count(body) < 5:
+                received += await slow.receive_some(2**22)
+            assert received.count(b"HTTP/1.1 200 OK") == 5
+            assert received.count(body) == 5
+            await slow.send_all(DEQUEUE)
+            assert b"204 No Content" in await slow.receive_some()
+        counts = await metrics(zapq_server)
+        assert (counts["hot_requests"], counts["cold_requests"]) == (6, 2)
+
+    async def test_a_reader_that_leaves_in_the_middle_loses_what_it_may_have_read_and_nothing_else(
+        self, zapq_server: ZapqServer
+    ) -> None:
+        for number in range(5):
+            zapq_server.service.enqueue_nowait(bytes([number]) * 4 * 2**20)
+        async with connection(zapq_server.url) as stream:
+            await stream.send_all(DEQUEUE * 5)
+            await wait_all_tasks_blocked()
+            reset(stream)
+        await wait_all_tasks_blocked()
+        counts = await metrics(zapq_server)
+        assert (counts["delivery_uncertain"], counts["queue_length"], counts["connections"]) == (1, 4, 1)
+        message = zapq_server.service.dequeue_nowait()
+        assert message is not None
+        assert message.body[:1] == b"\x01"
+
+
+async def test_a_reset_at_any_byte_leaves_counters_and_queue_consistent(zapq_server: ZapqServer) -> None:
+    service = zapq_server.service
+    script = enqueue(b"one") + DEQUEUE + enqueue(b"two")
+    for end in range(len(script) + 1):
+        service.enqueue_nowait(b"held")
+        for pause in (False, True):
+            async with connection(zapq_server.url) as stream:
+                await stream.send_all(script[:end])
+                if pause:
+                    await wait_all_tasks_blocked()
+                reset(stream)
+            await wait_all_tasks_blocked()
+            stats = service.stats().queue
+            assert stats.enqueued - stats.cleared == stats.dequeued - stats.returned + stats.messages
+            assert stats.bytes == sum(len(body) for body in service._queue.bodies())
+        service.clear_nowait()
+    counts = await metrics(zapq_server)
+    assert (counts["connections"], counts["connection_errors"]) == (1, 0)
+
+
+async def test_one_that_pipelines_without_end_does_not_keep_others_waiting(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[int] = []
+    respond = HotPath.respond
+
+    def count(self: HotPath, data: bytes) -> Answers:
+        answers = respond(self, data)
+        turns.append(answers.requests)
+        return answers
+
+    monkeypatch.setattr(HotPath, "respond", count)
+    pipeline = DEQUEUE * 1500
+    async with (
+        connection(zapq_server.url) as greedy,
+        connection(zapq_server.url) as modest,
+        trio.open_nursery() as nursery,
+    ):
+        # Both are there when the lobby looks.
+        nursery.start_soon(greedy.send_all, pipeline)
+        nursery.start_soon(modest.send_all, DEQUEUE)
+        assert b"204 No Content" in await modest.receive_some()
+        answered = sum(turns)
+        assert max(turns) <= MAX_ANSWERS
+        received = b""
+        while received.count(b"204 No Content") < 1500:
+            received += await greedy.receive_some()
+    assert answered < 1500
+    assert sum(turns) == 1501
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        pytest.param(b"", b"", id="nothing"),
+        pytest.param(DEQUEUE[:20], b"", id="half a head"),
+        pytest.param(enqueue(b"hello")[:-1], b"HTTP/1.1 408 Request Timeout", id="half a body"),
+        pytest.param(DEQUEUE, b"HTTP/1.1 204 No Content", id="a whole request"),
+    ],
+)
+@pytest.mark.parametrize("in_lobby", [True, False], ids=["lobby", "task"])
+async def test_who_takes_too_long_is_cut_off(
+    zapq_service: QueueService,
+    zapq_settings: Settings,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    sent: bytes,
+    expected: bytes,
+    in_lobby: bool,
+) -> None:
+    monkeypatch.setattr(Lobby, "possible", lambda: in_lobby)
+    settings = replace(zapq_settings, keep_alive=0.2, head_timeout=0.1, body_timeout=0.15)
+    [url] = await nursery.start(partial(zapq.serve, settings, service=zapq_service))
+    async with connection(url) as stream:
+        if sent:
+            await stream.send_all(sent)
+        received = await receive(stream, 10_000)
+    assert received[: len(expected)] == expected
+    assert bool(received) == bool(expected)
+    assert zapq_service.stats().queue.enqueued == 0
+
+
+async def test_a_head_that_drips_in_does_not_gain_time_with_every_byte(
+    zapq_service: QueueService, zapq_settings: Settings, nursery: trio.Nursery
+) -> None:
+    settings = replace(zapq_settings, keep_alive=30, head_timeout=0.2)
+    [url] = await nursery.start(partial(zapq.serve, settings, service=zapq_service))
+    begun = trio.current_time()
+    async with connection(url) as stream:
+        with suppress(trio.BrokenResourceError):
+            for byte in DEQUEUE[:-4] + b"\r\nX: " + b"x" * 500:
+                await stream.send_all(bytes([byte]))
+                await trio.sleep(0.02)
+    assert trio.current_time() - begun < 5  # the bytes would have taken 10
+
+
+async def test_an_error_of_ours_in_the_lobby_ends_one_connection_only(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    respond = HotPath.respond
+
+    def fail_on_demand(self: HotPath, data: bytes) -> Answers:
+        if b"boom" in data:
+            raise RuntimeError("a mistake")
+        return respond(self, data)
+
+    monkeypatch.setattr(HotPath, "respond", fail_on_demand)
+    async with open_client(zapq_server.url) as bystander, connection(zapq_server.url) as unlucky:
+        await unlucky.send_all(enqueue(b"boom"))
+        assert await unlucky.receive_some() == b""
+        assert (await bystander.request("GET", "/dequeue")).status == 204
+        assert (await bystander.request("GET", "/metrics")).json["connection_errors"] == 1
+
+
+async def test_running_out_of_descriptors_pauses_accepting_and_nothing_else(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poor = True
+    accept = socket.socket.accept
+
+    def fail_while_poor(self: socket.socket) -> tuple[socket.socket, object]:
+        if poor:
+            raise OSError(24, "Too many open files")
+        return accept(self)
+
+    async with open_client(zapq_server.url) as early:
+        assert (await early.request("GET", "/dequeue")).status == 204
+        monkeypatch.setattr(socket.socket, "accept", fail_while_poor)
+        async with open_client(zapq_server.url) as late:
+            await late.send("GET", "/dequeue")
+            for _ in range(3):
+                assert (await early.request("GET", "/dequeue")).status == 204
+            poor = False
+            assert (await late.answer()).status == 204
+
+
+async def test_over_the_cap_connections_are_refused_and_room_is_made_again(
+    zapq_service: QueueService, zapq_settings: Settings, nursery: trio.Nursery
+) -> None:
+    settings = replace(zapq_settings, max_connections=2)
+    [url] = await nursery.start(partial(zapq.serve, settings, service=zapq_service))
+    async with open_client(url) as one, open_client(url) as two:
+        assert (await one.request("GET", "/dequeue")).status == 204
+        assert (await two.request("GET", "/health")).status == 200
+        async with connection(url) as third:
+            assert await third.receive_some() == b""
+    await wait_all_tasks_blocked()
+    async with open_client(url) as fourth:
+        counts = (await fourth.request("GET", "/metrics")).json
+    assert (counts["connections"], counts["connections_refused"]) == (1, 1)

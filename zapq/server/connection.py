@@ -175,15 +175,12 @@ class Connection:
                 self._give_back(self._rest)
                 self._given_back = True
         finally:
-            if not self._given_back:
-                await self._close()
-
-    async def _close(self) -> None:
-        # Closing TLS writes a goodbye, which a client that does not read would hold up.
-        with trio.move_on_after(GOODBYE_SECONDS, shield=True) as patience:
-            if self.broken or not self._tls:
-                patience.cancel()
-            await self._stream.aclose()
+            # Closing TLS writes a goodbye, which a client that does not read would hold up.
+            with trio.move_on_after(GOODBYE_SECONDS, shield=True) as patience:
+                if self.broken or not self._tls:
+                    patience.cancel()
+                if not self._given_back:
+                    await self._stream.aclose()
 
     async def _serve(self) -> None:
         alpn = None

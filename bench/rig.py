@@ -1,0 +1,162 @@
+"""What the benchmarks share: programs from Debian's packages, a server on one core, load from the other."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+MESSAGE = 128
+"""Bytes of each message."""
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one server did under one load."""
+
+    requests: int
+    per_second: float
+    cpu_us: float
+    """Microseconds of the server's CPU for each request."""
+    p50_ms: float
+    p99_ms: float
+
+
+def install(program: str, package: str) -> None:
+    """Make `program` available from Debian's packages if it is not."""
+    if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is not None:
+        return
+    print(f"installing {package} from Debian's packages", flush=True)
+    root = [] if os.geteuid() == 0 else ["sudo"]
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run([*root, "apt-get", "update", "-qq"], check=True, stdout=subprocess.DEVNULL, env=quiet)
+    subprocess.run(
+        [*root, "apt-get", "install", "-y", "-qq", package], check=True, stdout=subprocess.DEVNULL, env=quiet
+    )
+
+
+def cores() -> tuple[list[str], list[str]]:
+    """Return command prefixes that put a server on one core and its load on another, where there are two."""
+    available = sorted(os.sched_getaffinity(0))
+    if len(available) < 2 or shutil.which("taskset") is None:
+        return [], []
+    return ["taskset", "-c", str(available[0])], ["taskset", "-c", ",".join(map(str, available[1:]))]
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(command: list[str], port: int) -> Iterator[int]:
+    """Run a server for the length of the block, on a core of its own, and yield its process id."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen([*cores()[0], *command], stdout=output, stderr=output)
+        try:
+            _wait_for(process, port)
+            yield process.pid
+        except BaseException:
+            output.seek(0)
+            print(output.read().decode(errors="replace")[-2000:])
+            raise
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
+    for _ in range(500):
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with code {process.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise RuntimeError("the server does not answer")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU a process has used so far, its own and the kernel's for it."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def resident_bytes(pid: int) -> int:
+    """Return how much memory a process holds."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def wrk(pid: int, url: str, connections: int, seconds: int, *, post: bool) -> Figures:
+    """Load `url` with wrk on keep-alive connections; raises RuntimeError if anything was refused."""
+    install("wrk", "wrk")
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        if post:
+            script.write(f'wrk.method = "POST"\nwrk.body = string.rep("x", {MESSAGE})\n')
+        script.flush()
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name, url]
+        before = cpu_seconds(pid)
+        out = subprocess.run([*cores()[1], *command], check=True, capture_output=True, text=True).stdout
+    used = cpu_seconds(pid) - before
+    if "Non-2xx" in out or "Socket errors" in out:
+        raise RuntimeError(f"not everything was answered:\n{out}")
+    requests = int(_find(r"(\d+) requests in", out))
+    return Figures(
+        requests=requests,
+        per_second=float(_find(r"Requests/sec:\s+([\d.]+)", out)),
+        cpu_us=used / requests * 1e6,
+        p50_ms=_milliseconds(_find(r"50%\s+([\d.]+[a-z]+)", out)),
+        p99_ms=_milliseconds(_find(r"99%\s+([\d.]+[a-z]+)", out)),
+    )
+
+
+def hey(pid: int, url: str, connections: int, requests: int) -> Figures:
+    """Load `url` with hey, a connection for each request."""
+    install("hey", "hey")
+    command = ["hey", "-n", str(requests), "-c", str(connections), "-disable-keepalive", "-m", "POST"]
+    before = cpu_seconds(pid)
+    out = subprocess.run(
+        [*cores()[1], *command, "-d", "x" * MESSAGE, url], check=True, capture_output=True, text=True
+    ).stdout
+    used = cpu_seconds(pid) - before
+    answered = int(_find(r"\[202\]\s+(\d+) responses", out))
+    return Figures(
+        requests=answered,
+        per_second=float(_find(r"Requests/sec:\s+([\d.]+)", out)),
+        cpu_us=used / answered * 1e6,
+        p50_ms=float(_find(r"50%+ in ([\d.]+) secs", out)) * 1000,
+        p99_ms=float(_find(r"99%+ in ([\d.]+) secs", out)) * 1000,
+    )
+
+
+def machine() -> str:
+    """Describe this machine in a few words."""
+    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    name = model[1] if model else platform.machine()
+    return f"{name}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def _find(pattern: str, text: str) -> str:
+    found = re.search(pattern, text)
+    if found is None:
+        raise RuntimeError(f"unexpected output:\n{text}")
+    return found[1]
+
+
+def _milliseconds(text: str) -> float:
+    number, unit = re.fullmatch(r"([\d.]+)([a-z]+)", text).groups()  # type: ignore[union-attr]
+    return float(number) * {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}[unit]

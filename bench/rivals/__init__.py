@@ -1,0 +1,1 @@
+"""What users might pick instead of zapq, small enough to read."""

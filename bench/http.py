@@ -45,10 +45,10 @@ def main(seconds: int, rounds: int, flags: tuple[str, ...]) -> None:
             row = "enqueue, each on a new connection"
             results.setdefault(row, []).append(rig.hey(pid, f"{url}/enqueue", 32, 20_000))
     print(f"{'':36}{'req/s':>9}{'CPU us':>9}{'p50 ms':>9}{'p99 ms':>9}   CPU us of each round")
-    for row, figures in results.items():
-        one = median(figures)
-        rounds_ = " ".join(f"{each.cpu_us:.1f}" for each in figures)
-        print(f"{row:36}{one.per_second:9.0f}{one.cpu_us:9.1f}{one.p50_ms:9.2f}{one.p99_ms:9.2f}   {rounds_}")
+    for row, runs in results.items():
+        one = median(runs)
+        each = " ".join(f"{run.cpu_us:.1f}" for run in runs)
+        print(f"{row:36}{one.per_second:9.0f}{one.cpu_us:9.1f}{one.p50_ms:9.2f}{one.p99_ms:9.2f}   {each}")
 
 
 if __name__ == "__main__":

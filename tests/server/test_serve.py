@@ -16,6 +16,7 @@ from pathlib import Path
 import h11
 import pytest
 import trio
+import trio.testing
 import trustme
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -342,3 +343,19 @@ class TestClosing:
             assert received.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
             assert b"Connection: close\r\n" in received
             assert (await ask(url, "GET", "/metrics")).json["enqueues"] == 0
+
+
+async def test_over_tls_hot_requests_are_hot_too_in_however_many_records_they_come(
+    tls_settings: Settings, client_context: ssl.SSLContext
+) -> None:
+    request = b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n0123456789"
+    async with serving(tls_settings) as url, open_client(url, client_context) as client:
+        for pieces in ([request], [request[:30], request[30:]], [request[:-10], request[-10:-5], request[-5:]]):
+            for piece in pieces:
+                await client.stream.send_all(piece)
+                await trio.testing.wait_all_tasks_blocked()
+            assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 202")
+        assert (await client.request("GET", "/health")).status == 200
+        assert (await client.request("GET", "/dequeue")).body == b"0123456789"
+        counts = (await client.request("GET", "/metrics")).json
+    assert (counts["hot_requests"], counts["cold_requests"]) == (4, 2)

@@ -55,10 +55,11 @@ class Queue:
     def enqueue(self, body: bytes) -> Message:
         """Append a message, or raise `QueueFull` and change nothing but the count of refusals."""
         size = self._bytes + len(body)
-        if size > self.max_bytes or len(self) >= self.max_messages:
+        held = len(self._ready) + len(self._returned)
+        if size > self.max_bytes or held >= self.max_messages:
             self._refused += 1
-            if len(self) >= self.max_messages:
-                raise QueueFull(limit="max_msgs", current=len(self), max_messages=self.max_messages)
+            if held >= self.max_messages:
+                raise QueueFull(limit="max_msgs", current=held, max_messages=self.max_messages)
             raise QueueFull(limit="max_bytes", current=self._bytes, max_bytes=self.max_bytes)
         message = Message(self._next_id, body)
         self._next_id += 1

@@ -151,21 +151,22 @@ class HotPath:
         answers = Answers()
         parts: list[bytes] = []
         at = size = 0
-        while at < len(data):
-            if len(parts) == MAX_ANSWERS or size >= MAX_ANSWERS_BYTES:
+        length = len(data)
+        while at < length:
+            if size >= MAX_ANSWERS_BYTES or len(parts) == MAX_ANSWERS:
                 answers.then = "more"
                 break
             end = data.find(b"\r\n\r\n", at, at + MAX_HOT_HEAD_BYTES) + 4
             if end < 4:
                 answers.then = "head" if _may_become_hot(data[at:]) else "cold"
-                answers.needed = len(data) - at + 1
+                answers.needed = length - at + 1
                 break
             head = parse_head(data[at:end])
             if head is None or head.length > self._max_message_bytes:
                 answers.then = "cold"
                 break
             stop = end + head.length
-            if stop > len(data):
+            if stop > length:
                 answers.then = "body"
                 answers.needed = stop - at
                 break
@@ -182,9 +183,9 @@ class HotPath:
                 answers.then = "close"
                 break
         answers.used = at
-        answers.requests = len(parts)
+        answers.requests = number = len(parts)
         answers.data = b"".join(parts)
-        self._traffic.hot_requests += len(parts)
+        self._traffic.hot_requests += number
         return answers
 
     def settle(self, answers: Answers, sent: int) -> None:

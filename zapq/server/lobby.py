@@ -125,7 +125,8 @@ class Lobby:
             logs.say(logging.DEBUG, "client gone", error=repr(error))
         except Exception as error:
             self._host.note_failure(error)
-        self._close(guest)
+        if guest.here:
+            self._close(guest)
         return 1
 
     def _step(self, guest: Guest) -> int:

@@ -65,7 +65,7 @@ class QueueService:
         """
         if self._lock.locked():
             raise trio.WouldBlock
-        return self._enqueue(body, begun=begun)
+        return self._enqueue(body, begun)
 
     async def enqueue(self, body: bytes, *, begun: bool = False) -> Message:
         """Store `body` at the end of the queue and return its message.
@@ -74,14 +74,14 @@ class QueueService:
         `MessageTooLarge`, `QueueFull` or `Draining`. If cancelled, nothing is stored.
         """
         async with self._lock:
-            return self._enqueue(body, begun=begun)
+            return self._enqueue(body, begun)
 
     def check_open(self) -> None:
         """Raise `Draining` if `drain` was called."""
         if self._draining:
             raise Draining
 
-    def _enqueue(self, body: bytes, *, begun: bool) -> Message:
+    def _enqueue(self, body: bytes, begun: bool) -> Message:
         if self._draining and not begun:
             raise Draining
         if len(body) > self._max_message_bytes:

@@ -158,6 +158,7 @@ def draw(results: dict[str, dict[str, rig.Figures]], title: str, path: str) -> N
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.set_xlim(1, 3 * max(one.cpu_us for figures in results.values() for one in figures.values()))
     axes.set_xlabel("CPU microseconds a message, logarithmic; shorter is better")
     axes.set_title(title, fontsize=9)
     axes.legend()

@@ -205,19 +205,22 @@ async def consume(load: Load, result: Result, tick: Callable[[], None]) -> None:
     """Dequeue until everything accepted has come out, or nothing has for a while."""
     last_id = 0
     idle_since = math.inf
+    request = b"GET /dequeue"
     async with Connection(load) as connection:
         while not result.complete:
             begun = time.perf_counter()
             if result.produced and begun - idle_since > IDLE_ENDS:
                 break
             try:
-                status, headers, body = await connection.exchange(b"GET /dequeue?wait=1")
+                status, headers, body = await connection.exchange(request)
             except (OSError, trio.BrokenResourceError) as error:
                 result.broken(error)
                 await connection.close()
                 await trio.sleep(RECONNECT_AFTER)
                 idle_since = min(idle_since, begun)
                 continue
+            # Only who found nothing waits.
+            request = b"GET /dequeue?wait=1" if status == 204 else b"GET /dequeue"
             if status == 200:
                 now = time.perf_counter()
                 result.dequeue_ms.append((now - begun) * 1000)

@@ -147,7 +147,8 @@ def machine() -> str:
     """Describe this machine in a few words."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     name = model[1] if model else platform.machine()
-    return f"{name}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    linux = platform.release().partition("-")[0]
+    return f"{name}, {os.cpu_count()} cores, Linux {linux}, Python {platform.python_version()}"
 
 
 def _find(pattern: str, text: str) -> str:

@@ -16,8 +16,9 @@ from trio.testing import wait_all_tasks_blocked
 
 import zapq
 from tests.client import ask, open_client
+from zapq.server.connection import Begun
 from zapq.server.hotpath import Answers, HotPath
-from zapq.server.lobby import Lobby
+from zapq.server.lobby import Guest, Lobby
 from zapq.service.service import QueueService
 from zapq.settings import MAX_ANSWERS, Settings
 from zapq.testing import ZapqServer
@@ -189,6 +190,44 @@ class TestWithLargeMessages:
         message = zapq_server.service.dequeue_nowait()
         assert message is not None
         assert message.body[:1] == b"\x01"
+
+    async def test_a_reader_that_leaves_before_the_rest_has_a_task_loses_no_more(
+        self, zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        promote = Lobby._promote
+        victims: list[trio.SocketStream] = []
+
+        def promote_nobody(self: Lobby, guest: Guest, begun: Begun) -> None:
+            for stream in victims:
+                reset(stream)
+            promote(self, guest, begun)
+
+        monkeypatch.setattr(Lobby, "_promote", promote_nobody)
+        for number in range(3):
+            zapq_server.service.enqueue_nowait(bytes([number]) * 4 * 2**20)
+        async with connection(zapq_server.url) as stream:
+            victims.append(stream)
+            await stream.send_all(DEQUEUE * 3)
+            await wait_all_tasks_blocked()
+            victims.clear()
+        counts = await metrics(zapq_server)
+        assert (counts["delivery_uncertain"], counts["queue_length"], counts["connections"]) == (1, 2, 1)
+
+
+async def test_where_no_more_sockets_can_be_watched_clients_are_turned_away_and_the_others_served(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def admit_nobody(self: Lobby, sock: socket.socket, received: bytes = b"") -> None:
+        raise OSError(28, "No space left on device")
+
+    async with open_client(zapq_server.url) as early:
+        assert (await early.request("GET", "/dequeue")).status == 204
+        with monkeypatch.context() as patch:
+            patch.setattr(Lobby, "admit", admit_nobody)
+            async with connection(zapq_server.url) as late:
+                assert await late.receive_some() == b""
+            assert (await early.request("GET", "/dequeue")).status == 204
+        assert (await early.request("GET", "/metrics")).json["connections"] == 1
 
 
 async def test_a_reset_at_any_byte_leaves_counters_and_queue_consistent(zapq_server: ZapqServer) -> None:

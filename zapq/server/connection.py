@@ -184,18 +184,19 @@ class Connection:
 
     async def _serve(self) -> None:
         alpn = None
-        try:
-            if isinstance(self._stream, trio.SSLStream):
-                with trio.fail_after(HANDSHAKE_SECONDS):
-                    await self._stream.do_handshake()
-                alpn = self._stream.selected_alpn_protocol()
-            client = parse_socket_addr(self._socket.family, self._socket.getpeername())
-            server = parse_socket_addr(self._socket.family, self._socket.getsockname())
-        except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
-            logs.say(logging.DEBUG, "client gone before its first request", error=repr(error))
-            return
         with self._life:
+            # First of all: these answers may hold messages, whatever has become of the client.
             if self._begun.unsent is not None and await self._finish(self._begun.unsent):
+                return
+            try:
+                if isinstance(self._stream, trio.SSLStream):
+                    with trio.fail_after(HANDSHAKE_SECONDS):
+                        await self._stream.do_handshake()
+                    alpn = self._stream.selected_alpn_protocol()
+                client = parse_socket_addr(self._socket.family, self._socket.getpeername())
+                server = parse_socket_addr(self._socket.family, self._socket.getsockname())
+            except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
+                logs.say(logging.DEBUG, "client gone before its first request", error=repr(error))
                 return
             await self._speak(alpn, client, server)
 
@@ -255,12 +256,10 @@ class Connection:
             if not data:
                 return
         await self._protocol.handle(RawData(data))
-        if data and self._is_between_requests() and not self._head_begun and not self._lingering:
-            self._begin_head()
-
-    def _is_between_requests(self) -> bool:
         # Not in HTTP/2, where bytes between requests are acknowledgements and pings.
-        return self._idle and isinstance(self._protocol, HTTP1)
+        begun = data and self._idle and isinstance(self._protocol, HTTP1)
+        if begun and not self._head_begun and not self._lingering:
+            self._begin_head()
 
     def _begin_head(self) -> None:
         self._head_begun = True

@@ -251,8 +251,13 @@ class Lobby:
                 sock.close()
                 continue
             sock.setblocking(False)
-            self._host.traffic.connections += 1
-            self.admit(sock)
+            try:
+                self.admit(sock)
+            except OSError as error:  # the kernel watches no more sockets for us: fs.epoll.max_user_watches
+                self._host.note_no_resources(error)
+                sock.close()
+            else:
+                self._host.traffic.connections += 1
         return ACCEPTS
 
     async def _reopen(self) -> None:

@@ -20,6 +20,7 @@ from zapq.core.message import Message
 from zapq.core.queue import Queue, QueueStats
 from zapq.errors import Draining, InvalidParameter, MessageTooLarge, QueueFull, SnapshotFailed, TooManyWaiters
 from zapq.service import bulk
+from zapq.service.step import Step
 from zapq.service.waiting import Waiter, WaitingLine
 from zapq.settings import MAX_WAIT, Settings
 from zapq.store.snapshot import SnapshotStore, snapshot_name
@@ -46,6 +47,7 @@ class QueueService:
         self._snapshots = snapshots
         self._waiting = WaitingLine()
         self._lock = trio.Lock()
+        self._step = Step(self._lock)
         self._changed = trio.Event()
         self._draining = False
         self._dequeues_empty = 0
@@ -73,7 +75,7 @@ class QueueService:
         `begun` says that receiving it began before `drain`, which then does not refuse it. Raises
         `MessageTooLarge`, `QueueFull` or `Draining`. If cancelled, nothing is stored.
         """
-        async with self._lock:
+        async with self._step:
             return self._enqueue(body, begun)
 
     def check_open(self) -> None:
@@ -112,7 +114,7 @@ class QueueService:
             raise InvalidParameter(
                 f"wait={wait} is out of range: give 0 to {MAX_WAIT:g} seconds.", parameter="wait"
             )
-        async with self._lock:
+        async with self._step:
             if wait == 0 or len(self._queue):
                 return self._dequeue()
             waiter = self._join(wait)
@@ -169,7 +171,7 @@ class QueueService:
         They are gone at once; a worker thread frees their memory, so that other tasks go on. If cancelled
         before they are gone, nothing is dropped.
         """
-        async with self._lock:
+        async with self._step:
             dropped = self._queue.clear()
         number = len(dropped)
         await _free(dropped)
@@ -183,7 +185,7 @@ class QueueService:
         when it cannot be written. Then, and if cancelled, an older file of that name is as it was.
         """
         name = snapshot_name(name)
-        async with self._lock:
+        async with self._step:
             bodies = self._queue.bodies()
         await trio.to_thread.run_sync(self._snapshots.save, name, bodies, bulk.cancellable_pause)
         return len(bodies)
@@ -197,11 +199,11 @@ class QueueService:
         name = snapshot_name(name)
         self.check_open()
         bodies = await trio.to_thread.run_sync(self._snapshots.load, name, bulk.cancellable_pause)
-        async with self._lock:
+        async with self._step:
             first = self._queue.reserve(len(bodies))
         messages, size = await trio.to_thread.run_sync(bulk.make, bodies, first)
         number = len(messages)
-        async with self._lock:
+        async with self._step:
             self.check_open()
             try:
                 dropped = self._queue.replace(messages, size)

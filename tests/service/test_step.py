@@ -1,0 +1,67 @@
+"""The lock is held only while its holder runs, and cancelled waiters leave it alone."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from zapq.service.service import QueueService
+from zapq.service.step import Step
+
+
+async def test_who_cannot_wait_is_not_turned_away_by_crowds_who_can(zapq_service: QueueService) -> None:
+    async def work() -> None:
+        for _ in range(20):
+            await zapq_service.enqueue(b"a")
+            await zapq_service.dequeue()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(work)
+        while len(nursery.child_tasks):
+            # Would raise WouldBlock, were the lock held by somebody who is not running.
+            zapq_service.enqueue_nowait(b"b")
+            zapq_service.dequeue_nowait()
+            await trio.lowlevel.checkpoint()
+
+
+async def test_while_the_holder_waits_for_something_others_wait_for_the_lock_in_order() -> None:
+    lock = trio.Lock()
+    entered: list[int] = []
+
+    async def enter(number: int) -> None:
+        async with Step(lock):
+            entered.append(number)
+
+    async with trio.open_nursery() as nursery:
+        async with Step(lock):
+            for number in range(3):
+                nursery.start_soon(enter, number)
+                await wait_all_tasks_blocked()
+            assert lock.locked()
+            assert entered == []
+    assert entered == [0, 1, 2]
+    assert not lock.locked()
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_cancelled_it_is_not_taken(held: bool) -> None:
+    lock = trio.Lock()
+    async with trio.open_nursery() as nursery:
+
+        async def hold(*, task_status: trio.TaskStatus[None]) -> None:
+            async with Step(lock):
+                task_status.started()
+                await trio.sleep_forever()
+
+        if held:
+            await nursery.start(hold)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with Step(lock):
+                raise AssertionError("not reached")
+        assert scope.cancelled_caught
+        assert lock.locked() == held
+        nursery.cancel_scope.cancel()
+    assert not lock.locked()

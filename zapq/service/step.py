@@ -1,0 +1,30 @@
+"""Holding a lock for one synchronous step."""
+
+from __future__ import annotations
+
+import trio
+
+
+class Step:
+    """Holds `lock` in an `async with`, as the lock itself would; but others run before it is taken, not after.
+
+    `async with lock` takes the lock and then lets others run, as every Trio operation must at some point. Under
+    load there is then always somebody who holds it and does nothing, and whoever cannot wait (a `*_nowait`
+    method, and with it the hot path) is turned away. Here it is held only while its holder runs, unless the
+    holder itself waits for something.
+    """
+
+    def __init__(self, lock: trio.Lock) -> None:
+        self._lock = lock
+
+    async def __aenter__(self) -> None:
+        """Wait for the lock. If cancelled, it is not taken."""
+        await trio.lowlevel.checkpoint()
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        """Release it; no checkpoint."""
+        self._lock.release()

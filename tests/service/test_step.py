@@ -34,13 +34,12 @@ async def test_while_the_holder_waits_for_something_others_wait_for_the_lock_in_
         async with Step(lock):
             entered.append(number)
 
-    async with trio.open_nursery() as nursery:
-        async with Step(lock):
-            for number in range(3):
-                nursery.start_soon(enter, number)
-                await wait_all_tasks_blocked()
-            assert lock.locked()
-            assert entered == []
+    async with trio.open_nursery() as nursery, Step(lock):
+        for number in range(3):
+            nursery.start_soon(enter, number)
+            await wait_all_tasks_blocked()
+        assert lock.locked()
+        assert entered == []
     assert entered == [0, 1, 2]
     assert not lock.locked()
 

@@ -88,6 +88,7 @@ class Target:
         return Wire(await trio.open_tcp_stream("127.0.0.1", int(self.url.rpartition(":")[2])))
 
     def reset(self, held: int) -> None:
+        self.service._waiting.dismiss()
         self.service._queue = Queue(**CAPS)
         self.service._dequeues_empty = self.service._delivery_uncertain = 0
         for number in range(held):
@@ -184,7 +185,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stage, None, No
     stage.close()
 
 
-LINES = ["POST /enqueue", "GET /dequeue", "POST /dequeue"]
+LINES = ["POST /enqueue", "GET /dequeue", "POST /dequeue", "GET /dequeue?wait=5"]
 ODD_LINES = [
     "GET /enqueue",
     "PUT /enqueue",
@@ -207,6 +208,26 @@ ODD_LINES = [
     "GET /dequeue?wait=0",
     "GET /dequeue?wait=x",
     "GET /dequeue?wait=0&wait=0",
+    "GET /dequeue?wait=1",
+    "POST /dequeue?wait=0.5",
+    "GET /dequeue?wait=0.000",
+    "GET /dequeue?wait=00",
+    "GET /dequeue?wait=60",
+    "GET /dequeue?wait=60.001",
+    "GET /dequeue?wait=99",
+    "GET /dequeue?wait=100",
+    "GET /dequeue?wait=1.0000",
+    "GET /dequeue?wait=1.",
+    "GET /dequeue?wait=.1",
+    "GET /dequeue?wait=",
+    "GET /dequeue?wait=+1",
+    "GET /dequeue?wait=-1",
+    "GET /dequeue?wait=1e1",
+    "GET /dequeue?wait=%31",
+    "GET /dequeue?Wait=1",
+    "GET /dequeue?wait=1&",
+    "HEAD /dequeue?wait=1",
+    "POST /enqueue?wait=1",
     "GET /health",
     "GET /nowhere",
 ]
@@ -362,6 +383,7 @@ def catalogue() -> Generator[tuple[str, bytes], None, None]:
         yield f"{line} without a host", head(line, "1.1", fields) + tail
     for odd in ODD_LINES:
         yield odd, head(odd, "1.1", ["Host: x", "Content-Length: 1"]) + b"a"
+        yield f"{odd} without a body", head(odd, "1.1", ["Host: x"])
     for size in [0, 1, LARGEST, LARGEST + 1]:
         for line in LINES:
             yield (

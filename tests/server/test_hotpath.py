@@ -53,6 +53,7 @@ async def test_an_enqueue_and_a_dequeue_are_answered_from_the_bytes(hot: HotPath
     [
         b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /dequeue?wait=1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /dequeue?wait=61 HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /dequeue HTTP/1.0\r\nHost: x\r\n\r\n",
         b"HEAD /dequeue HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET http://x/dequeue HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -105,6 +106,17 @@ async def test_an_incomplete_request_waits_for_the_rest(
     assert end < answers.needed <= len(request)
     assert (answers.used, answers.data) == (0, b"")
     assert zapq_service.stats().queue.enqueued == 0
+
+
+async def test_a_long_poll_is_hot_when_there_is_a_message_or_no_time_to_wait(
+    hot: HotPath, zapq_service: QueueService
+) -> None:
+    poll = DEQUEUE.replace(b"/dequeue", b"/dequeue?wait=20")
+    assert hot.respond(poll).then == "cold"
+    assert hot.respond(poll.replace(b"20", b"0.0")).data.startswith(b"HTTP/1.1 204")
+    assert zapq_service.stats().dequeues_empty == 1
+    zapq_service.enqueue_nowait(b"here")
+    assert hot.respond(poll).data.endswith(b"here")
 
 
 async def test_a_pipeline_is_answered_in_bounded_portions(hot: HotPath) -> None:

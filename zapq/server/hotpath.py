@@ -1,4 +1,4 @@
-"""The hot requests, bytes in and bytes out: `POST /enqueue`, `GET /dequeue`, `POST /dequeue`. No socket, no task.
+"""The hot requests, bytes in and bytes out: enqueue, and dequeue that need not wait. No socket, no task.
 
 Hypercorn and Quart can serve any request; the three that are the product need little of what they do. They are
 answered here when they are written plainly, and here only what is certain is answered: a head that matches one
@@ -33,12 +33,19 @@ from zapq.settings import (
     MAX_ANSWERS_BYTES,
     MAX_HOT_FIELDS,
     MAX_HOT_HEAD_BYTES,
+    MAX_WAIT,
     Settings,
 )
 
-_REQUEST_LINES = (b"POST /enqueue HTTP/1.1\r\n", b"GET /dequeue HTTP/1.1\r\n", b"POST /dequeue HTTP/1.1\r\n")
+_BEGINNINGS = (
+    b"POST /enqueue HTTP/1.1\r\n",
+    b"GET /dequeue HTTP/1.1\r\n",
+    b"POST /dequeue HTTP/1.1\r\n",
+    b"GET /dequeue?wait=",
+    b"POST /dequeue?wait=",
+)
 _HEAD = re.compile(
-    rb"(POST /enqueue|GET /dequeue|POST /dequeue) HTTP/1\.1\r\n"
+    rb"(?:(POST /enqueue)|(?:GET|POST) /dequeue(?:\?wait=([0-9]{1,2}(?:\.[0-9]{1,3})?))?) HTTP/1\.1\r\n"
     rb"((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+)\r\n"
 )
 _FIELD = re.compile(rb"([^:]+):[\t ]*(.*?)[\t ]*\r\n")
@@ -62,6 +69,8 @@ class Head:
     """The client's, or empty."""
     last: bool
     """Whether the client wants the connection closed after the answer."""
+    waits: bool
+    """Whether it is a long poll: hot only when there is a message."""
 
 
 @lru_cache(maxsize=HEADS_REMEMBERED)
@@ -73,7 +82,7 @@ def parse_head(head: bytes) -> Head | None:
     shape = _HEAD.fullmatch(head)
     if shape is None:
         return None
-    fields = [(name.lower(), value) for name, value in _FIELD.findall(shape[2])]
+    fields = [(name.lower(), value) for name, value in _FIELD.findall(shape[3])]
     names = [name for name, _ in fields]
     values = dict(fields)
     if len(names) > MAX_HOT_FIELDS or not _COLD_FIELDS.isdisjoint(names):
@@ -82,12 +91,13 @@ def parse_head(head: bytes) -> Head | None:
         return None
     length = values.get(b"content-length", b"0")
     connection = values.get(b"connection", b"keep-alive").lower()
-    enqueue = shape[1] == b"POST /enqueue"
+    enqueue, wait = shape[1] is not None, float(shape[2] or 0)
     if (
         not _HOST.fullmatch(values.get(b"host", b""))
         or not _LENGTH.fullmatch(length)
         or (length != b"0" and not enqueue)
         or connection not in {b"keep-alive", b"close"}
+        or wait > MAX_WAIT
     ):
         return None
     trace_id = values.get(b"x-trace-id", b"")
@@ -96,6 +106,7 @@ def parse_head(head: bytes) -> Head | None:
         length=int(length),
         trace_id=trace_id if tracing.acceptable(trace_id) else b"",
         last=connection == b"close",
+        waits=wait > 0,
     )
 
 
@@ -173,7 +184,7 @@ class HotPath:
             try:
                 part = self._enqueue(head, data[end:stop]) if head.enqueue else self._dequeue(head, answers, size)
             except (Draining, trio.WouldBlock):
-                # Refused, or somebody holds the lock; nothing was changed. The long way can wait.
+                # Nothing was changed: it is refused, or must wait, for a message or for the lock.
                 answers.then = "cold"
                 break
             parts.append(part)
@@ -214,6 +225,8 @@ class HotPath:
         )
 
     def _dequeue(self, head: Head, answers: Answers, before: int) -> bytes:
+        if head.waits and self._service.empty:
+            raise trio.WouldBlock
         trace_id = head.trace_id or next(self._trace_ids)
         last = b"Connection: close\r\n" if head.last else b""
         message = self._service.dequeue_nowait()
@@ -265,6 +278,6 @@ def _may_become_hot(start: bytes) -> bool:
     """Whether the begin of a request, its head not complete, is the begin of a hot one as far as one can see."""
     return (
         len(start) < MAX_HOT_HEAD_BYTES
-        and any(line.startswith(start) or start.startswith(line) for line in _REQUEST_LINES)
+        and any(line.startswith(start) or start.startswith(line) for line in _BEGINNINGS)
         and check_head(start) is None
     )

@@ -58,6 +58,11 @@ class QueueService:
         """Whether `drain` was called."""
         return self._draining
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no message."""
+        return not len(self._queue)
+
     def enqueue_nowait(self, body: bytes, *, begun: bool = False) -> Message:
         """Store `body` at the end of the queue and return its message; atomic, without a checkpoint.
 

@@ -88,7 +88,6 @@ class Target:
         return Wire(await trio.open_tcp_stream("127.0.0.1", int(self.url.rpartition(":")[2])))
 
     def reset(self, held: int) -> None:
-        self.service._waiting.dismiss()
         self.service._queue = Queue(**CAPS)
         self.service._dequeues_empty = self.service._delivery_uncertain = 0
         for number in range(held):
@@ -173,8 +172,16 @@ class Stage:
             outcomes = [target.outcome(wire) for target, wire in zip(self._targets, wires, strict=True)]
             for wire in wires:
                 wire.stream.socket.close()
-        await wait_all_tasks_blocked()
+        await self._settle()
         return outcomes
+
+    async def _settle(self) -> None:
+        """End the long polls of clients that have left, and what stood in line behind them."""
+        await wait_all_tasks_blocked()
+        while any(target.service.stats().waiting for target in self._targets):
+            for target in self._targets:
+                target.service._waiting.dismiss()
+            await wait_all_tasks_blocked()
 
 
 @pytest.fixture(scope="module")

@@ -177,8 +177,7 @@ def main(connections: int, seconds: int, rounds: int, json_file: str | None, svg
     with contenders() as found:
         rounds_ = measure(found, connections, seconds, rounds)
     results = {
-        name: {what: sorted(runs, key=lambda run: run.cpu_us)[len(runs) // 2] for what, runs in figures.items()}
-        for name, figures in rounds_.items()
+        name: {what: rig.median(runs) for what, runs in figures.items()} for name, figures in rounds_.items()
     }
     title = f"{datetime.now(UTC):%Y-%m-%d}, {connections} connections, {rig.machine()}"
     print(f"{title}\n\n{table(results)}")

@@ -17,11 +17,6 @@ import click
 from bench import rig
 
 
-def median(figures: list[rig.Figures]) -> rig.Figures:
-    """Return the figures of the round with the median CPU a request."""
-    return sorted(figures, key=lambda each: each.cpu_us)[len(figures) // 2]
-
-
 @click.command(help=__doc__)
 @click.option("--seconds", default=4, show_default=True, help="Length of each wrk run.")
 @click.option("--rounds", default=3, show_default=True, help="Rounds; the median counts.")
@@ -46,7 +41,7 @@ def main(seconds: int, rounds: int, flags: tuple[str, ...]) -> None:
             results.setdefault(row, []).append(rig.hey(pid, f"{url}/enqueue", 32, 20_000))
     print(f"{'':36}{'req/s':>9}{'CPU us':>9}{'p50 ms':>9}{'p99 ms':>9}   CPU us of each round")
     for row, runs in results.items():
-        one = median(runs)
+        one = rig.median(runs)
         each = " ".join(f"{run.cpu_us:.1f}" for run in runs)
         print(f"{row:36}{one.per_second:9.0f}{one.cpu_us:9.1f}{one.p50_ms:9.2f}{one.p99_ms:9.2f}   {each}")
 

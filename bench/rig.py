@@ -32,6 +32,11 @@ class Figures:
     p99_ms: float
 
 
+def median(rounds: list[Figures]) -> Figures:
+    """Return the figures of the round with the median CPU a request."""
+    return sorted(rounds, key=lambda each: each.cpu_us)[len(rounds) // 2]
+
+
 def install(program: str, package: str) -> None:
     """Make `program` available from Debian's packages if it is not."""
     if shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is not None:

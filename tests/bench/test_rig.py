@@ -9,7 +9,6 @@ import pytest
 
 from bench import rig
 from bench.compare import table
-from bench.http import median
 from bench.rivals.beanstalk_client import step
 
 
@@ -25,7 +24,7 @@ def test_latencies_as_wrk_writes_them_become_milliseconds(text: str, millisecond
 
 
 def test_the_median_round_is_that_of_the_cpu() -> None:
-    assert median([figures(3), figures(1), figures(2)]) == figures(2)
+    assert rig.median([figures(3), figures(1), figures(2)]) == figures(2)
 
 
 def test_the_ratio_is_to_zapq() -> None:

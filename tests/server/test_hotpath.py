@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import pytest
@@ -164,14 +165,25 @@ async def test_of_answers_that_break_off_messages_go_back_unless_a_byte_of_them_
         answers = hot.respond(DEQUEUE * 3)
         hot.settle(answers, sent)
         # An answer without a body is its head.
-        begun = [sent > start for start, _, _ in answers.taken]
-        whole = [sent >= end for _, end, _ in answers.taken]
+        begun = [sent > start for start, *_ in answers.taken]
+        whole = [sent >= end for _, end, *_ in answers.taken]
         held = zapq_service._queue.bodies()
         assert held == [body for body, gone in zip(bodies, begun, strict=True) if not gone]
         after = zapq_service.stats()
         assert after.delivery_uncertain - before.delivery_uncertain == sum(begun) - sum(whole)
         assert after.queue.returned - before.queue.returned == len(held)
         zapq_service.clear_nowait()
+
+
+async def test_an_uncertain_delivery_is_logged_under_its_request(
+    hot: HotPath, zapq_service: QueueService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="zapq")
+    zapq_service.enqueue_nowait(b"hello")
+    answers = hot.respond(DEQUEUE.replace(b"Host: x", b"Host: x\r\nX-Trace-Id: mine"))
+    hot.settle(answers, len(answers.data) - 1)
+    [record] = caplog.records
+    assert record.__dict__["fields"] == {"trace_id": "mine", "message_id": 1}
 
 
 async def test_heads_are_remembered_by_every_byte_of_them(hot: HotPath) -> None:

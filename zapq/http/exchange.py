@@ -139,8 +139,13 @@ class Exchange:
         if self._written_before_body in {None, self._link.written}:
             service.put_back(message)
         elif self._link.broken or not self.answered:
-            service.note_uncertain_delivery()
-            logs.say(logging.INFO, "delivery uncertain", message_id=message.id)
+            note_uncertain(service, message, self.trace_id)
+
+
+def note_uncertain(service: QueueService, message: Message, trace_id: str) -> None:
+    """Count and log a message of which the client may or may not have read a part."""
+    service.note_uncertain_delivery()
+    logs.say(logging.INFO, "delivery uncertain", trace_id=trace_id, message_id=message.id)
 
 
 class HTTPConnection(TrioASGIHTTPConnection):

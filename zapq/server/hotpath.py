@@ -24,6 +24,7 @@ from zapq import logs
 from zapq.core.message import Message
 from zapq.errors import Draining, QueueFull
 from zapq.http import problems, tracing
+from zapq.http.exchange import note_uncertain
 from zapq.http.metrics import Traffic
 from zapq.server.wire_guard import check_head
 from zapq.service.service import QueueService
@@ -124,8 +125,8 @@ class Answers:
     the connection closed.
     """
     needed = 0
-    taken: Sequence[tuple[int, int, Message]] = ()
-    """The messages in `data`: where the body begins and ends, and which it is."""
+    taken: Sequence[tuple[int, int, Message, bytes]] = ()
+    """The messages in `data`: where the body begins and ends, which it is, and the request's trace id."""
 
 
 class HotPath:
@@ -205,12 +206,11 @@ class HotPath:
         At most once is the promise: a message of which no byte was written goes back to its place; one some
         byte of which may have been read is never given again, but counted if it is not whole.
         """
-        for start, end, message in answers.taken:
+        for start, end, message, trace_id in answers.taken:
             if sent <= start:
                 self._service.put_back(message)
             elif sent < end:
-                self._service.note_uncertain_delivery()
-                logs.say(logging.INFO, "delivery uncertain", message_id=message.id)
+                note_uncertain(self._service, message, trace_id.decode())
 
     def _enqueue(self, head: Head, body: bytes) -> bytes:
         trace_id = head.trace_id or next(self._trace_ids)
@@ -243,7 +243,8 @@ class HotPath:
         )
         end = before + len(part)
         # An empty message is complete with its head, so for that one the head already counts as its body.
-        answers.taken = (*answers.taken, (end - len(body) if body else before, end, message))
+        start = end - len(body) if body else before
+        answers.taken = (*answers.taken, (start, end, message, trace_id))
         return part
 
     def _refusal(self, error: QueueFull, head: Head, trace_id: bytes) -> bytes:

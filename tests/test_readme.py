@@ -35,7 +35,8 @@ async def test_the_tables_of_endpoints_and_metrics_are_complete(
 ) -> None:
     app = create_app(zapq_service, zapq_settings, Traffic(), Throttle())
     for rule in app.url_map.iter_rules():
-        assert re.search(rf"^\| `?[^|]*{rule.rule}\b", README, re.MULTILINE), rule.rule
+        path = re.sub(r"<(?:int:)?(\w+)>", lambda part: {"name": "{q}"}.get(part[1], f"{{{part[1]}}}"), rule.rule)
+        assert re.search(rf"^\| [^|]*`[A-Z]+ {re.escape(path)}[`?]", README, re.MULTILINE), path
     for name in as_json(zapq_service.stats(), Traffic()):
         assert f"`{name}`" in README, name
 

@@ -14,7 +14,7 @@ class ZapqError(Exception):
 
     problem: ClassVar[str] = "internal-error"
     status: ClassVar[int] = 500
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
     """Seconds after which trying again makes sense; None where it does not."""
 
     def __init__(self, detail: str | None = None, **members: object) -> None:
@@ -40,6 +40,55 @@ class InvalidParameter(ZapqError):
 
     problem = "invalid-parameter"
     status = 400
+
+
+class QueueNotFound(ZapqError):
+    """There is no such queue. The first message sent to it makes it, or PUT /queues/NAME."""
+
+    problem = "queue-not-found"
+    status = 404
+
+
+class MessageNotFound(ZapqError):
+    """The queue does not hold this message; it may have been delivered."""
+
+    problem = "message-not-found"
+    status = 404
+
+
+class QueueInUse(ZapqError):
+    """The queue cannot be removed."""
+
+    problem = "queue-in-use"
+    status = 409
+
+
+class ReceiptExpired(ZapqError):
+    """The lease is over: the message was released, or is somebody else's by now. Nothing was changed."""
+
+    problem = "receipt-expired"
+    status = 409
+
+
+class KeyReused(ZapqError):
+    """The Idempotency-Key was used for another message. Use a new key for each message."""
+
+    problem = "idempotency-key-reused"
+    status = 422
+
+
+class UnsupportedType(ZapqError):
+    """The Content-Type is none this endpoint takes."""
+
+    problem = "unsupported-media-type"
+    status = 415
+
+
+class NotAcceptable(ZapqError):
+    """The Accept field allows none of the types this endpoint gives."""
+
+    problem = "not-acceptable"
+    status = 406
 
 
 class Forbidden(ZapqError):
@@ -78,6 +127,14 @@ class QueueFull(ZapqError):
     retry_after = 1
 
 
+class TooManyQueues(ZapqError):
+    """There are as many queues as --max-queues allows. Remove one, or raise it."""
+
+    problem = "too-many-queues"
+    status = 429
+    retry_after = 60
+
+
 class TooManyWaiters(ZapqError):
     """Too many requests are waiting for messages. Come back after Retry-After seconds."""
 
@@ -87,7 +144,7 @@ class TooManyWaiters(ZapqError):
 
 
 class Draining(ZapqError):
-    """The server is shutting down. Nothing was changed; use another server or come back later."""
+    """The server is draining or shutting down. Nothing was changed; use another server or come back later."""
 
     problem = "draining"
     status = 503

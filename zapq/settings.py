@@ -1,8 +1,7 @@
-"""Every limit and default of zapq, each in one place, with its reason.
+"""What may be configured, each setting in one place: frozen, checked once, complete.
 
-`Settings` is what may be configured: frozen, checked once, complete. A value comes from a flag, else the
-environment, else the TOML file, else the default (`load`). The constants above it are limits nobody has
-needed to change.
+A value comes from a flag, else the environment, else the TOML file, else the default (`load`). Limits that cannot
+be configured are in `zapq/limits.py`.
 """
 
 from __future__ import annotations
@@ -16,58 +15,7 @@ from functools import cache
 from typing import Any, Literal
 
 from zapq.errors import InvalidSetting
-
-KIB = 1024
-MIB = 1024 * KIB
-
-MAX_WAIT = 60.0
-"""Seconds one long poll may last: below the usual idle timeout of proxies, and every parked request ends."""
-MAX_MESSAGE_BYTES = 16 * MIB
-"""The most --max-message-bytes accepts: a message is held, copied and sent whole."""
-MAX_HEAD_BYTES = 16 * KIB
-"""Request line and headers; between nginx's 8 KiB and node's 16 KiB of headers alone."""
-MAX_HEADERS = 100
-"""Header fields of a request, as Apache: more is an attack on whoever parses them."""
-MAX_TARGET_BYTES = 2 * KIB
-"""Path and query; ours need less than 200 bytes."""
-MAX_CHUNKS = 1024
-"""Pieces of a chunked body: each costs parsing, and one-byte chunks would make 64 KiB cost a second of CPU."""
-MAX_STREAM_RESETS = 1000
-"""Streams a client may reset on one HTTP/2 connection: each costs a request nobody will read (CVE-2023-44487)."""
-BACKLOG = 4096
-"""Connections the kernel holds for us to accept (Linux: at most net.core.somaxconn, 4096 by default). With the
-usual 100, a burst of clients loses SYNs, and each lost one costs its client a second."""
-ACCEPT_PAUSE = 0.1
-"""Seconds without accepting after the process ran out of descriptors: some are free again by then."""
-RECEIVE_BYTES = 64 * KIB
-"""Bytes read in one go: most messages whole, and no more than a fair share of a turn."""
-SEND_PIECE_BYTES = 64 * KIB
-"""Bytes handed to one bounded send, so that a slow but living reader of a large message is not cut off."""
-LINGER_SECONDS = 2.0
-"""How long a closing connection goes on reading, so that the client sees our answer and not a reset."""
-LINGER_BYTES = 1 * MIB
-"""How much it reads in that time."""
-MAX_HOT_HEAD_BYTES = 2 * KIB
-"""The longest head answered without Hypercorn: clients of ours need 100 to 600 bytes."""
-MAX_HOT_FIELDS = 32
-"""The most fields of such a head: they need 3 to 12."""
-HEADS_REMEMBERED = 1024
-"""Heads whose meaning is remembered, in 2 MiB at most: clients repeat theirs, and have few different ones."""
-MAX_ANSWERS = 64
-"""Pipelined requests answered in one go: some 0.3 ms, after which others have their turn."""
-MAX_ANSWERS_BYTES = 256 * KIB
-"""Bytes of answers after which no further one is begun: what a client that does not read can make us hold."""
-TURN_STEPS = 256
-"""Requests answered before the rest of the program runs: some 2 ms, which timers and other tasks can wait."""
-ACCEPTS = 32
-"""Connections accepted in one go: some 1 ms."""
-HANDSHAKE_SECONDS = 5.0
-"""A TLS handshake is two round trips; whoever needs longer is not a client."""
-GOODBYE_SECONDS = 0.5
-"""How long closing a TLS connection may take: within the reserve below, so that a shutdown keeps its budget."""
-CLOSING_RESERVE = 0.1
-"""The part of the grace, at most 1 s of it, kept for closing what did not end by itself."""
-
+from zapq.limits import KIB, MAX_MESSAGE_BYTES, MIB
 
 Kind = Literal["text", "address", "size", "whole", "seconds", "choice", "switch"]
 
@@ -245,7 +193,7 @@ class Settings:
         "loopback",
         "ZAPQ_ADMIN_FROM",
         "choice",
-        "Who may clear, persist and load: this machine only (loopback), or any peer.",
+        "Who may administer queues and snapshots: this machine only (loopback), or any peer.",
         choices=("loopback", "any"),
     )
     grace: float = _setting(
@@ -256,6 +204,9 @@ class Settings:
     )
     max_waiters: int = _setting(
         10_000, "ZAPQ_MAX_WAITERS", "whole", "Long polls parked at once.", low=0, high=1_000_000
+    )
+    max_queues: int = _setting(
+        1024, "ZAPQ_MAX_QUEUES", "whole", "Queues at once, the default one included.", low=1, high=1_000_000
     )
     keep_alive: float = _setting(
         75.0, "ZAPQ_KEEP_ALIVE", "seconds", "Seconds an idle connection is kept.", low=0.1, high=86_400

@@ -7,6 +7,7 @@ from collections import deque
 
 import pytest
 
+from zapq.core.broker import Broker
 from zapq.core.message import Message
 from zapq.core.queue import Queue, QueueStats
 from zapq.errors import QueueFull
@@ -14,7 +15,7 @@ from zapq.errors import QueueFull
 
 @pytest.fixture
 def queue() -> Queue:
-    return Queue(max_messages=3, max_bytes=10)
+    return Broker(max_messages=3, max_bytes=10, max_queues=9).default
 
 
 def drain(queue: Queue) -> list[bytes]:
@@ -54,11 +55,16 @@ def test_a_queue_over_both_caps_names_the_one_that_dequeueing_frees_first(queue:
         queue.enqueue(body)
     with pytest.raises(QueueFull) as refusal:
         queue.enqueue(b"x")
-    assert refusal.value.members == {"limit": "max_msgs", "current": 3, "max_messages": 3}
+    assert refusal.value.members == {
+        "queue": "default",
+        "limit": "max_msgs",
+        "current": 3,
+        "max_messages": 3,
+    }
     queue.dequeue()
     with pytest.raises(QueueFull) as refusal:
         queue.enqueue(b"12345")
-    assert refusal.value.members == {"limit": "max_bytes", "current": 6, "max_bytes": 10}
+    assert refusal.value.members == {"queue": "default", "limit": "max_bytes", "current": 6, "max_bytes": 10}
 
 
 def test_a_refusal_takes_no_id(queue: Queue) -> None:
@@ -118,7 +124,7 @@ def test_bytes_beyond_the_cap_keep_newcomers_out_until_they_are_gone(queue: Queu
 
 
 def test_messages_put_back_between_dequeues_come_out_before_younger_ones() -> None:
-    queue = Queue(max_messages=10, max_bytes=10)
+    queue = Broker(max_messages=10, max_bytes=10, max_queues=9).default
     first, second, third, fourth = (queue.enqueue(b"%d" % number) for number in range(4))
     assert (queue.dequeue(), queue.dequeue(), queue.dequeue()) == (first, second, third)
     queue.put_back(second)
@@ -141,7 +147,7 @@ def test_bodies_are_a_copy_oldest_first_that_takes_nothing(queue: Queue) -> None
 def test_clear_holds_nothing_and_never_reuses_an_id(queue: Queue) -> None:
     queue.put_back(queue.enqueue(b"a"))
     last = queue.enqueue(b"b").id
-    assert len(queue.clear()) == 3
+    assert sum(map(len, queue.clear())) == 3
     assert (len(queue), queue.stats().bytes, queue.dequeue()) == (0, 0, None)
     assert queue.enqueue(b"c").id > last
 
@@ -157,7 +163,7 @@ def test_replace_is_all_or_nothing(queue: Queue) -> None:
         assert refusal.value.members["limit"] == limit
         assert queue.bodies() == [b"kept"]
         assert queue.stats() == before
-    dropped = queue.replace(deque([Message(first, b"new")]), 3)
+    [dropped] = queue.replace(deque([Message(first, b"new")]), 3)
     assert [message.body for message in dropped] == [b"kept"]
     assert queue.bodies() == [b"new"]
     assert queue.enqueue(b"later").id >= first + 4
@@ -189,10 +195,18 @@ def test_statistics_count_what_was_done_and_show_what_is_held(queue: Queue) -> N
     assert queue.stats() == QueueStats(
         messages=1,
         bytes=2,
-        max_messages=3,
-        max_bytes=10,
+        ready=1,
+        delayed=0,
+        leased=0,
         enqueued=5,
         dequeued=2,
+        received=0,
+        acked=0,
+        released=0,
+        leases_expired=0,
+        expired=0,
+        dead_lettered=0,
+        redriven=0,
         refused=1,
         returned=1,
         cleared=3,

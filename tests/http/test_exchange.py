@@ -47,7 +47,7 @@ async def hand_over(service: QueueService, link: FakeLink, body: bytes = b"job")
     message = await service.dequeue()
     assert isinstance(message, Message)
     exchange = Exchange(trace_id="t", link=link, body=RequestBody(10, inf))
-    exchange.hand_over(service, message)
+    exchange.hand_over(service.default, (message,))
     return Case(service, link, exchange)
 
 

@@ -11,10 +11,11 @@ import re
 import threading
 from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from queue import SimpleQueue
 
+import msgspec
 import pytest
 import trio
 from hypothesis import HealthCheck, event, example, given, settings
@@ -22,15 +23,25 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from zapq.core.queue import Queue
+from zapq.core.broker import Broker
+from zapq.core.queue import Queue, QueueSettings
 from zapq.http import tracing
 from zapq.server.lobby import Lobby
 from zapq.service.service import QueueService, open_service
 from zapq.settings import Settings
 
-CAPS = {"max_messages": 3, "max_bytes": 100}
+CAPS = {"max_messages": 4, "max_bytes": 100}
 LARGEST = 40
-VARYING = [(rb"Date: [^\r]*", b"Date: -"), (rb"[0-9]{7}-[0-9a-f]{6}", b"ID")]
+TAG = "abc"
+"""What receipts begin with, on all three servers, so that one can be named before it is given."""
+VARYING = [
+    (rb"Date: [^\r]*", b"Date: -"),
+    (rb"[0-9]{7}-[0-9a-f]{6}", b"ID"),
+    (rb"Retry-After: [0-9]+", b"Retry-After: -"),
+    (rb"Until: [0-9TZ:.-]{24}\r", b"Until: -\r"),
+    (rb"Visible-In: [0-9]+\.[0-9]", b"Visible-In: -"),
+    (rb"(visible|expires)_in\":[0-9.]+", b"in"),
+]
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Outcome:
 
     answer: bytes
     closed: bool
-    bodies: tuple[bytes, ...]
+    bodies: dict[str, list[bytes]]
     counts: tuple[int, ...]
 
 
@@ -88,20 +99,28 @@ class Target:
         return Wire(await trio.open_tcp_stream("127.0.0.1", int(self.url.rpartition(":")[2])))
 
     def reset(self, held: int) -> None:
-        self.service._queue = Queue(**CAPS)
-        self.service._dequeues_empty = self.service._delivery_uncertain = 0
+        """Begin anew, but with the same objects: the server holds on to them."""
+        service = self.service
+        for name in set(service.broker.queues) - {"default"}:
+            service._remove(name)
+        default, keys = service.broker.default, service.keys
+        Broker.__init__(service.broker, max_queues=4, tag=TAG, on_earlier=service._wake_by, **CAPS)
+        Queue.__init__(default, "default", room=service.broker, number=1, tag=f"{TAG}-1", now=0.0)
+        service.broker.default = service.broker.queues["default"] = default
+        keys._claims.clear()
+        service._dequeues_empty = service._delivery_uncertain = 0
+        service.broker.configure("other", QueueSettings(max_messages=2), 0.0)
         for number in range(held):
-            self.service.enqueue_nowait(b"held %d" % number)
+            service.enqueue_nowait(b"held %d" % number)
 
     def outcome(self, wire: Wire) -> Outcome:
         answer = bytes(wire.received)
         for pattern, name in VARYING:
             answer = re.sub(pattern, name, answer)
         stats = self.service.stats()
-        queue = stats.queue
-        counts = (queue.enqueued, queue.dequeued, queue.refused, queue.returned)
-        uncounted = (stats.dequeues_empty, stats.delivery_uncertain, stats.waiting)
-        return Outcome(answer, wire.closed, tuple(self.service._queue.bodies()), counts + uncounted)
+        bodies = {name: queue.bodies() for name, queue in self.service.broker.queues.items()}
+        counts = (*astuple(stats.queue), stats.dequeues_empty, stats.delivery_uncertain, stats.waiting)
+        return Outcome(answer, wire.closed, bodies, counts)
 
 
 class Stage:
@@ -180,7 +199,7 @@ class Stage:
         await wait_all_tasks_blocked()
         while any(target.service.stats().waiting for target in self._targets):
             for target in self._targets:
-                target.service._waiting.dismiss()
+                target.service.waiting_room.dismiss()
             await wait_all_tasks_blocked()
 
 
@@ -192,8 +211,74 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stage, None, No
     stage.close()
 
 
-LINES = ["POST /enqueue", "GET /dequeue", "POST /dequeue", "GET /dequeue?wait=5"]
+DEFAULT, OTHER = "/queues/default", "/queues/other"
+SENDING = ["POST /enqueue", f"POST {DEFAULT}/messages", f"POST {OTHER}/messages"]
+BATCHES = [f"POST {DEFAULT}/messages/batch", f"POST {OTHER}/messages/batch"]
+TAKING = [
+    "GET /dequeue",
+    "POST /dequeue",
+    "GET /dequeue?wait=5",
+    f"POST {DEFAULT}/receive",
+    f"POST {DEFAULT}/receive?visibility=60",
+    f"POST {DEFAULT}/receive?ack=auto",
+    f"POST {DEFAULT}/receive?wait=5&visibility=0.5",
+    f"POST {OTHER}/receive?visibility=3",
+    f"POST {DEFAULT}/receive/batch",
+    f"POST {DEFAULT}/receive/batch?max=2&ack=auto",
+    f"POST {OTHER}/receive/batch?ack=auto&wait=1",
+    f"DELETE {DEFAULT}/receipts/{TAG}-1-1",
+    f"DELETE {DEFAULT}/receipts/{TAG}-1-2",
+    f"DELETE {OTHER}/receipts/{TAG}-2-1",
+]
+LINES = SENDING + TAKING
 ODD_LINES = [
+    f"POST {DEFAULT}/messages?priority=3",
+    f"POST {DEFAULT}/messages?delay=0",
+    f"POST {DEFAULT}/messages?",
+    f"POST {DEFAULT}/messages/",
+    f"GET {DEFAULT}/messages",
+    f"PUT {DEFAULT}/messages",
+    "POST /queues/new/messages",
+    "POST /queues/new/receive",
+    "POST /queues/-/messages",
+    "POST /queues/%64efault/messages",
+    f"POST /queues/{'x' * 80}/messages",
+    f"POST /queues/{'x' * 81}/messages",
+    "POST /queues//messages",
+    "POST /queues/a/b/messages",
+    f"GET {DEFAULT}/receive",
+    f"HEAD {DEFAULT}/receive",
+    f"POST {DEFAULT}/receive?",
+    f"POST {DEFAULT}/receive?visibility=",
+    f"POST {DEFAULT}/receive?visibility=43200",
+    f"POST {DEFAULT}/receive?visibility=43200.1",
+    f"POST {DEFAULT}/receive?visibility=99999",
+    f"POST {DEFAULT}/receive?visibility=0",
+    f"POST {DEFAULT}/receive?ack=none",
+    f"POST {DEFAULT}/receive?ack=auto&ack=auto",
+    f"POST {DEFAULT}/receive?max=1",
+    f"POST {DEFAULT}/receive?wait=0&visibility=1&ack=auto",
+    f"POST {DEFAULT}/receive?wait=61",
+    f"POST {DEFAULT}/receive?visibility=1&wait=0&visibility=2",
+    f"POST {DEFAULT}/receive/batch?max=0",
+    f"POST {DEFAULT}/receive/batch?max=1000",
+    f"POST {DEFAULT}/receive/batch?max=1001",
+    f"POST {DEFAULT}/receive/batch?max=2.0",
+    f"POST {DEFAULT}/receive/batch?max=02",
+    f"POST {DEFAULT}/receive/batch?max=1&max=2",
+    f"DELETE {DEFAULT}/receipts/{TAG}-1-01",
+    f"DELETE {DEFAULT}/receipts/{TAG}-1-99",
+    f"DELETE {DEFAULT}/receipts/{TAG}-2-1",
+    f"DELETE {DEFAULT}/receipts/{TAG}-1-A",
+    f"DELETE {DEFAULT}/receipts/{TAG}-1-11111111111111111",
+    f"DELETE {DEFAULT}/receipts/{TAG}-1-1?",
+    f"DELETE {DEFAULT}/receipts/{TAG}-1-1?a=1",
+    f"DELETE {DEFAULT}/receipts/",
+    f"DELETE {DEFAULT}/receipts/x",
+    f"DELETE /queues/new/receipts/{TAG}-1-1",
+    f"POST {DEFAULT}/receipts/{TAG}-1-1",
+    f"POST {DEFAULT}/receipts/{TAG}-1-1/release",
+    f"POST {DEFAULT}/receipts/{TAG}-1-1/extend?visibility=9",
     "GET /enqueue",
     "PUT /enqueue",
     "HEAD /dequeue",
@@ -242,6 +327,20 @@ HARMLESS = [
     "Accept: */*",
     "User-Agent: curl/8",
     "Content-Type: text/plain; charset=utf-8",
+    "Content-Type: application/msgpack",
+    "Content-Type: application/json; charset=utf-8",
+    "Content-Type:",
+    "Content-Type: \ta\tb",
+    "Content-Type: " + "x" * 255,
+    "Content-Type: " + "x" * 256,
+    "Accept: application/msgpack",
+    "Accept: application/json",
+    "Accept: application/msgpack;q=0.5, */*;q=0.1",
+    "Accept: text/html",
+    "Accept:",
+    "Idempotency-Key: one",
+    "Idempotency-Key: two words",
+    "Idempotency-Key:",
     "accept-encoding:gzip",
     "X-Empty:",
     "X-Tab:\ta\t",
@@ -319,14 +418,42 @@ def head(line: str, version: str, fields: list[str]) -> bytes:
 @st.composite
 def plain_requests(draw: st.DrawFn) -> bytes:
     """A request a well-behaved client could send."""
-    line = draw(st.sampled_from(LINES))
+    if draw(st.integers(0, 5)) == 0:
+        return draw(batches())
+    line = draw(st.sampled_from(SENDING) | st.sampled_from(TAKING))
     size = draw(st.one_of(st.integers(0, 12), st.integers(0, LARGEST + 2)))
-    body = draw(st.binary(min_size=size, max_size=size)) if line == "POST /enqueue" else b""
+    body = draw(st.binary(min_size=size, max_size=size)) if line in SENDING else b""
     fields = [f"Host: {draw(st.sampled_from(HOSTS))}", *draw(st.lists(st.sampled_from(HARMLESS), max_size=3))]
     if body or draw(st.booleans()):
         name = draw(st.sampled_from(["Content-Length", "content-length", "CONTENT-LENGTH"]))
         fields.append(f"{name}: {len(body)}")
     return head(line, "1.1", draw(st.permutations(fields))) + body
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> bytes:
+    """A batch, mostly a good one."""
+    bodies = draw(st.lists(st.binary(max_size=LARGEST + 1), max_size=4))
+    draft = {
+        "body": b"x",
+        **draw(st.dictionaries(st.sampled_from(["priority", "delay", "ttl", "odd"]), st.integers(0, 10))),
+    }
+    media_type, body = draw(
+        st.sampled_from([
+            ("application/msgpack", msgspec.msgpack.encode(bodies)),
+            ("application/msgpack", msgspec.msgpack.encode([draft, *bodies])),
+            ("application/msgpack", msgspec.msgpack.encode([1, "two"])),
+            ("application/json", msgspec.json.encode(bodies)),
+            ("application/json", b'["####"]'),
+            ("application/x-ndjson", b'{"a": 1}\n\n2\n'),
+            ("application/x-ndjson", b"{"),
+            ("text/plain", b"x"),
+        ])
+    )
+    if draw(st.integers(0, 5)) == 0:
+        body = body[: draw(st.integers(0, len(body)))]
+    line = draw(st.sampled_from(BATCHES))
+    return head(line, "1.1", ["Host: x", f"Content-Type: {media_type}", f"Content-Length: {len(body)}"]) + body
 
 
 @st.composite
@@ -378,6 +505,10 @@ def catalogue() -> Generator[tuple[str, bytes], None, None]:
         ("POST /enqueue", [], ""),
         ("POST /dequeue", [], ""),
         ("GET /dequeue", ["Content-Length: 0"], ""),
+        (f"POST {DEFAULT}/messages", ["Content-Length: 1"], "a"),
+        (f"POST {DEFAULT}/receive", [], ""),
+        (f"POST {DEFAULT}/receive/batch?ack=auto", [], ""),
+        (f"DELETE {DEFAULT}/receipts/{TAG}-1-1", [], ""),
     ]:
         tail = body.encode()
         for host in HOSTS + ODD_HOSTS:

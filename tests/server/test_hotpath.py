@@ -11,10 +11,12 @@ import trio.testing
 
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
+from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES
 from zapq.logs import Throttle
-from zapq.server.hotpath import HotPath, parse_head
+from zapq.server.hotpath import HotPath
+from zapq.server.plain import _remembered
 from zapq.service.service import QueueService
-from zapq.settings import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES, Settings
+from zapq.settings import Settings
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def traffic() -> Traffic:
 @pytest.fixture
 def hot(zapq_service: QueueService, zapq_settings: Settings, traffic: Traffic) -> HotPath:
     hot = HotPath(zapq_service, zapq_settings, traffic, TraceIds(), Throttle())
-    hot.set_time(1_800_000_000.7)
+    hot.set_time(1_800_000_000.7, trio.current_time())
     return hot
 
 
@@ -142,7 +144,7 @@ async def test_no_further_answer_is_begun_once_there_is_much_to_send(
 async def test_while_somebody_holds_the_lock_or_the_service_drains_requests_take_the_long_way(
     hot: HotPath, zapq_service: QueueService
 ) -> None:
-    async with zapq_service._lock:
+    async with zapq_service.lock:
         assert hot.respond(enqueue(b"a")).then == "cold"
         assert hot.respond(DEQUEUE).then == "cold"
     zapq_service.drain()
@@ -167,7 +169,7 @@ async def test_of_answers_that_break_off_messages_go_back_unless_a_byte_of_them_
         # An answer without a body is its head.
         begun = [sent > start for start, *_ in answers.taken]
         whole = [sent >= end for _, end, *_ in answers.taken]
-        held = zapq_service._queue.bodies()
+        held = zapq_service.broker.default.bodies()
         assert held == [body for body, gone in zip(bodies, begun, strict=True) if not gone]
         after = zapq_service.stats()
         assert after.delivery_uncertain - before.delivery_uncertain == sum(begun) - sum(whole)
@@ -183,20 +185,25 @@ async def test_an_uncertain_delivery_is_logged_under_its_request(
     answers = hot.respond(DEQUEUE.replace(b"Host: x", b"Host: x\r\nX-Trace-Id: mine"))
     hot.settle(answers, len(answers.data) - 1)
     [record] = caplog.records
-    assert record.__dict__["fields"] == {"trace_id": "mine", "message_id": 1}
+    assert record.__dict__["fields"] == {
+        "trace_id": "mine",
+        "queue": "default",
+        "message_id": 1,
+        "messages": 1,
+    }
 
 
 async def test_heads_are_remembered_by_every_byte_of_them(hot: HotPath) -> None:
-    parse_head.cache_clear()
+    _remembered.cache_clear()
     for _ in range(3):
         hot.respond(DEQUEUE)
         hot.respond(DEQUEUE.replace(b"Host: x", b"Host: y"))
-    assert (parse_head.cache_info().misses, parse_head.cache_info().hits) == (2, 4)
+    assert (_remembered.cache_info().misses, _remembered.cache_info().hits) == (2, 4)
 
 
 async def test_the_date_follows_the_clock_both_ways(hot: HotPath) -> None:
     for seconds, expected in [(0, b"00:00:00"), (61.9, b"00:01:01"), (62, b"00:01:02"), (5, b"00:00:05")]:
-        hot.set_time(seconds)
+        hot.set_time(seconds, 0)
         assert b"Date: Thu, 01 Jan 1970 " + expected + b" GMT\r\n" in hot.respond(DEQUEUE).data
 
 

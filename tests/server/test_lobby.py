@@ -16,11 +16,12 @@ from trio.testing import wait_all_tasks_blocked
 
 import zapq
 from tests.client import ask, open_client
+from zapq.limits import MAX_ANSWERS
 from zapq.server.connection import Begun
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.lobby import Guest, Lobby
 from zapq.service.service import QueueService
-from zapq.settings import MAX_ANSWERS, Settings
+from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
 DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -244,7 +245,7 @@ async def test_a_reset_at_any_byte_leaves_counters_and_queue_consistent(zapq_ser
             await wait_all_tasks_blocked()
             stats = service.stats().queue
             assert stats.enqueued - stats.cleared == stats.dequeued - stats.returned + stats.messages
-            assert stats.bytes == sum(len(body) for body in service._queue.bodies())
+            assert stats.bytes == sum(len(body) for body in service.broker.default.bodies())
         service.clear_nowait()
     counts = await metrics(zapq_server)
     assert (counts["connections"], counts["connection_errors"]) == (1, 0)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zapq.limits import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 from zapq.server.wire_guard import check_head
-from zapq.settings import MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 
 HOST = b"Host: x\r\n"
 

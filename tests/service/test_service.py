@@ -16,7 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from zapq.core.message import Message
 from zapq.errors import Draining, InvalidParameter, MessageTooLarge, QueueFull, SnapshotFailed, TooManyWaiters
 from zapq.service.service import QueueService, open_service
-from zapq.service.waiting import WaitingLine
+from zapq.service.waiting import Line, WaitingRoom, Want
 from zapq.settings import Settings
 
 
@@ -36,7 +36,7 @@ async def test_both_spellings_of_each_verb_do_the_same(zapq_service: QueueServic
 
 
 async def test_nowait_does_not_wait_for_the_lock(zapq_service: QueueService) -> None:
-    async with zapq_service._lock:
+    async with zapq_service.lock:
 
         async def another_task() -> None:
             with pytest.raises(trio.WouldBlock):
@@ -208,9 +208,9 @@ async def test_every_verb_cancelled_in_line_for_the_lock_changes_nothing(
         with scope:
             await VERBS[verb](zapq_service)
 
-    async with trio.open_nursery() as nursery, zapq_service._lock:
+    async with trio.open_nursery() as nursery, zapq_service.lock:
         nursery.start_soon(caller)
-        while not zapq_service._lock.statistics().tasks_waiting:
+        while not zapq_service.lock.statistics().tasks_waiting:
             await trio.lowlevel.checkpoint()  # restore reads its file first, in a thread
         scope.cancel()
     assert scope.cancelled_caught
@@ -458,17 +458,16 @@ async def test_a_restore_serves_those_who_wait(zapq_service: QueueService, nurse
     assert got == [b"saved"]
 
 
-async def test_deadlines_of_served_waiters_do_not_pile_up(zapq_service: QueueService) -> None:
-    line = WaitingLine()
-    message = zapq_service.enqueue_nowait(b"x")
-    patient = line.join(1e9)
+def test_deadlines_of_served_waiters_do_not_pile_up() -> None:
+    room, line = WaitingRoom(), Line()
+    patient = room.join(line, Want(), 1e9)
     for number in range(10_000):
-        line.join(1000.0 + number)
-        line.leave(patient)
-        line.serve(message)
-        patient = line.join(1e9)
-    assert len(line) == 1
-    assert len(line._deadlines) <= 2 * len(line) + 64
+        room.join(line, Want(), 1000.0 + number)
+        room.leave(patient)
+        room.serve(next(iter(line.values())), ())
+        patient = room.join(line, Want(), 1e9)
+    assert len(room) == len(line) == 1
+    assert len(room._patience._heap) <= 2 * len(room) + 64
 
 
 async def test_a_restore_that_is_cancelled_as_it_happens_says_that_it_happened(
@@ -486,7 +485,7 @@ async def test_a_restore_that_is_cancelled_as_it_happens_says_that_it_happened(
             finished.set()
 
     nursery.start_soon(restore)
-    lock = zapq_service._lock
+    lock = zapq_service.lock
     for _ in range(2):  # it takes the lock once to number the messages, and once to put them in place
         await lock.acquire()
         while lock.statistics().tasks_waiting == 0:

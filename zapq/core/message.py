@@ -1,8 +1,35 @@
-"""The noun everything else is about."""
+"""The nouns: a message, what its producer asked for, and the lease somebody holds on it."""
 
 from __future__ import annotations
 
+from math import inf
+from typing import Annotated
+
 import msgspec
+
+from zapq.limits import MAX_DELAY, MAX_PRIORITY
+
+OCTETS = "application/octet-stream"
+"""The type of a message whose producer named none."""
+
+
+class About(msgspec.Struct, frozen=True, gc=False):
+    """What is known of a message besides its bytes. Most messages have it in common with many others."""
+
+    content_type: str = OCTETS
+    priority: int = 0
+    """0 to 9; 9 is served first."""
+    expires: float = inf
+    """When it is gone if nobody has taken it by then, as a time of the clock `now` is read from."""
+    receives: int = 0
+    """How often it has been leased and has come back."""
+    releases: int = 0
+    """How often it was given back without a delay."""
+    origin: str = ""
+    """The queue it failed in, if it is a dead letter."""
+
+
+PLAIN = About()
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -13,5 +40,55 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     """
 
     id: int
-    """Its sequence number: grows by one for each message accepted, never reused while the process lives."""
+    """Its sequence number: grows by one for each message a queue accepts, never reused while the queue exists."""
     body: bytes
+    about: About = PLAIN
+
+    @property
+    def content_type(self) -> str:
+        """The Content-Type its producer gave."""
+        return self.about.content_type
+
+    @property
+    def priority(self) -> int:
+        """0 to 9; 9 is served first."""
+        return self.about.priority
+
+    @property
+    def rank(self) -> int:
+        """Its place in the order of its queue, smaller first: by priority, then by id."""
+        return self.id - (self.about.priority << 56)
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """A message that is to be: what a producer asks for. Durations are seconds."""
+
+    body: bytes
+    priority: Annotated[int, msgspec.Meta(ge=0, le=MAX_PRIORITY)] = 0
+    delay: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY)] = 0.0
+    ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
+    content_type: Annotated[str, msgspec.Meta(pattern=r"^[\x20-\x7e]{1,255}$")] = OCTETS
+
+
+class Lease(msgspec.Struct, frozen=True, gc=False):
+    """One delivery of a message to one consumer, who alone may acknowledge it until `deadline`."""
+
+    message: Message
+    serial: int
+    """The delivery's number, unique in the process."""
+    receives: int
+    """How often the message has been leased, this time included."""
+    deadline: float
+    """When the message goes back, as a time of the clock `now` is read from."""
+    tag: str
+    """Which queue of which process gave it."""
+
+    @property
+    def receipt(self) -> str:
+        """The handle by which its holder acknowledges, releases or extends it. A handle, not a secret."""
+        return f"{self.tag}-{self.serial:x}"
+
+    @property
+    def body(self) -> bytes:
+        """The message's bytes."""
+        return self.message.body

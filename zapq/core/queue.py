@@ -1,25 +1,77 @@
-"""One FIFO queue as a state machine: nothing here waits, reads a clock or touches a disk.
+"""One queue as a state machine: nothing here waits, reads a clock or touches a disk.
 
-                       enqueue                 dequeue
-    (producer) ------------------->  READY  ------------->  gone
-                                       ^                      |
-                                       +------ put_back ------+
-                                         at its original place
+               enqueue                     dequeue, or the ttl is over
+    (producer) ----+------------> READY ------------------------------> gone
+                   |               ^ |
+      with a delay |   at its own  | | receive
+                   v      place    | v              ack
+                DELAYED ---------> + LEASED ------------------------------> gone
+                   ^     when due  | |
+                   |               | | release, or the lease expires
+                   +---------------+-+-------------> the dead-letter queue
+                    with a delay       at max_receives
 
-The oldest message is always first. Plain FIFO traffic only touches one deque, so enqueue and dequeue are
-O(1) at any depth. Messages that come back wait in a small heap ordered by id; since every message in that
-heap may be older than the deque's head, dequeue compares the two heads: O(log r) for r returned messages,
-and r is 0 but for the moment after a failed hand-over.
+Order is (priority, id), and an id never changes. Messages wait in a deque for each priority, so plain FIFO traffic
+only touches one deque, and enqueue and dequeue are O(1) at any depth. Messages that come back wait in a heap
+ordered by rank; since each of them may be older than the deques' head, taking compares the two heads:
+O(log r) for r messages that came back. A message whose ttl ends in the middle of a deque stays there as a
+tombstone: skipped when it comes up, swept when the tombstones are the majority.
+
+`now` is any clock that does not go backwards; times are absolute, durations in seconds. Taking does first what is
+due by then; for what nobody takes, whoever drives the queue calls `tick` when `alarm` is reached.
 """
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush, merge
+from itertools import chain, islice, repeat
+from math import inf
+from operator import attrgetter
+from typing import Annotated, Literal, Protocol
 
-from zapq.core.message import Message
-from zapq.errors import QueueFull
+import msgspec
+
+from zapq.core.agenda import Agenda, smallest
+from zapq.core.backpressure import DrainRate
+from zapq.core.message import PLAIN, About, Draft, Lease, Message
+from zapq.errors import InvalidParameter, QueueFull, ReceiptExpired
+from zapq.limits import (
+    BACKOFF,
+    DEFAULT_VISIBILITY,
+    MAX_BACKOFF,
+    MAX_BATCH_BYTES,
+    MAX_DELAY,
+    MAX_PRIORITY,
+    MAX_RECEIVES,
+    MAX_VISIBILITY,
+    QUEUE_NAME,
+    RELEASES_AT_ONCE,
+    TICK_STEPS,
+)
+
+State = Literal["ready", "delayed", "leased"]
+STATES: tuple[State, ...] = ("ready", "delayed", "leased")
+_RECEIPT = re.compile(r"([0-9a-f]+-[0-9a-f]+)-([0-9a-f]{1,16})")
+_rank = attrgetter("rank")
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be set for one queue. None is no limit of its own: those of the whole server hold in any case."""
+
+    max_messages: Annotated[int, msgspec.Meta(ge=1, le=10**12)] | None = None
+    max_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**50)] | None = None
+    visibility: Annotated[float, msgspec.Meta(ge=0, le=MAX_VISIBILITY)] = DEFAULT_VISIBILITY
+    """Seconds a lease lasts when the consumer does not say."""
+    max_receives: Annotated[int, msgspec.Meta(ge=1, le=MAX_RECEIVES)] | None = None
+    """Deliveries after which a message that comes back goes to `dead_letter` instead."""
+    dead_letter: Annotated[str, msgspec.Meta(pattern=rf"^{QUEUE_NAME}$")] | None = None
+    ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
+    """Seconds a message is kept for consumers when the producer does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,58 +79,173 @@ class QueueStats:
     """What a queue holds and has done since it was made, as one consistent picture."""
 
     messages: int
+    """Held in all: ready, delayed and leased. The caps count these."""
     bytes: int
-    max_messages: int
-    max_bytes: int
+    ready: int
+    delayed: int
+    leased: int
     enqueued: int
     dequeued: int
+    received: int
+    acked: int
+    released: int
+    leases_expired: int
+    expired: int
+    """Gone because their ttl was over."""
+    dead_lettered: int
+    redriven: int
     refused: int
     returned: int
+    """Put back because they could not be handed over."""
     cleared: int
 
 
-class Queue:
-    """Holds at most `max_messages` messages of together at most `max_bytes` bytes, first in first out."""
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A message as somebody sees it who looks on."""
 
-    def __init__(self, *, max_messages: int, max_bytes: int) -> None:
-        self.max_messages = max_messages
-        self.max_bytes = max_bytes
-        self._ready: deque[Message] = deque()
+    message: Message
+    state: State
+    receives: int
+    due: float | None
+    """When it will be ready again, if it is delayed or leased."""
+
+
+class Room(Protocol):
+    """What a queue knows of the others: what all of them hold, whom to tell, where to send what failed."""
+
+    messages: int
+    bytes: int
+    max_messages: int
+    max_bytes: int
+
+    def serial(self) -> int:
+        """Number a delivery."""
+
+    def note_ack(self, serial: int) -> None:
+        """Remember that this delivery was acknowledged."""
+
+    def was_acked(self, serial: int) -> bool:
+        """Whether this delivery was acknowledged, as far as is remembered."""
+
+    def watch(self, queue: Queue, time: float) -> None:
+        """Note that `queue` has something to do at `time`, earlier than known before."""
+
+    def bury(self, queue: Queue, message: Message) -> None:
+        """Take over a message that failed in `queue`."""
+
+
+class Queue:
+    """Holds messages within its own caps and those of `room`, first in first out within a priority."""
+
+    def __init__(self, name: str, *, room: Room, number: int, tag: str, now: float) -> None:
+        self.name = name
+        self.number = number
+        self.messages = 0
+        """How many are held: ready, delayed and leased."""
+        self.bytes = 0
+        self.paused = False
+        self.alarm = inf
+        """When `tick` is to be called next; later is harmless, but expired messages then live on."""
+        self._room = room
+        self._tag = tag
+        self._lines: list[deque[Message]] = [deque() for _ in range(MAX_PRIORITY + 1)]
+        self._top = 0
+        """No line above this one has anyone in it."""
         self._returned: list[tuple[int, Message]] = []
+        self._ready = 0
+        self._tombs: set[int] = set()
+        """Ids of messages in `_lines` and `_returned` that are gone."""
+        self._mortal: Agenda[Message] = Agenda()
+        """Ready messages with a ttl."""
+        self._delayed: Agenda[Message] = Agenda()
+        self._leases: Agenda[Lease] = Agenda()
         self._next_id = 1
-        self._bytes = 0
-        self._enqueued = self._dequeued = self._refused = self._put_back = self._cleared = 0
+        self._drain_rate = DrainRate(now)
+        self._arrived = 0
+        self._enqueued = self._dequeued = self._received = self._acked = self._released = 0
+        self._leases_expired = self._expired = self._dead_lettered = self._redriven = 0
+        self._refused = self._put_back = self._cleared = 0
+        self.configure(QueueSettings())
 
     def __len__(self) -> int:
-        return len(self._ready) + len(self._returned)
+        return self.messages
 
-    def enqueue(self, body: bytes) -> Message:
-        """Append a message, or raise `QueueFull` and change nothing but the count of refusals."""
-        size = self._bytes + len(body)
-        held = len(self._ready) + len(self._returned)
-        if size > self.max_bytes or held >= self.max_messages:
-            self._refused += 1
-            if held >= self.max_messages:
-                raise QueueFull(limit="max_msgs", current=held, max_messages=self.max_messages)
-            raise QueueFull(limit="max_bytes", current=self._bytes, max_bytes=self.max_bytes)
-        message = Message(self._next_id, body)
+    @property
+    def settings(self) -> QueueSettings:
+        """What is set for this queue."""
+        return self._settings
+
+    def configure(self, settings: QueueSettings) -> None:
+        """Let `settings` hold from now on; what is held already stays, also beyond a new cap."""
+        self._settings = settings
+        self._capped = settings.max_messages is not None or settings.max_bytes is not None
+
+    @property
+    def available(self) -> bool:
+        """Whether a consumer would get a message now."""
+        return self._ready > 0 and not self.paused
+
+    def enqueue(self, body: bytes, about: About = PLAIN, *, delay: float = 0.0, now: float = 0.0) -> Message:
+        """Add a message, ready or after `delay` seconds; `QueueFull` changes nothing but the count of refusals."""
+        room, size = self._room, len(body)
+        if room.messages >= room.max_messages or room.bytes + size > room.max_bytes or self._capped:
+            self._check_room(1, size, now)
+        if self._settings.ttl is not None and about.expires == inf:
+            about = msgspec.structs.replace(about, expires=now + self._settings.ttl)
+        message = Message(self._next_id, body, about)
         self._next_id += 1
-        self._ready.append(message)
-        self._bytes = size
         self._enqueued += 1
+        self._hold(1, size)
+        if delay > 0 or about.expires < inf or about.priority:
+            self._place(message, delay, now)
+        else:
+            self._lines[0].append(message)
+            self._ready += 1
         return message
 
-    def dequeue(self) -> Message | None:
-        """Remove and return the oldest message, or None."""
-        if self._returned and not (self._ready and self._ready[0].id < self._returned[0][0]):
-            message = heappop(self._returned)[1]
-        elif self._ready:
-            message = self._ready.popleft()
+    def enqueue_bodies(self, bodies: Sequence[bytes], about: About = PLAIN, *, now: float = 0.0) -> int:
+        """Add a message for each body, all or none, and return the first id; the others follow it."""
+        size = sum(map(len, bodies))
+        self._check_room(len(bodies), size, now)
+        if self._settings.ttl is not None and about.expires == inf:
+            about = msgspec.structs.replace(about, expires=now + self._settings.ttl)
+        first = self.reserve(len(bodies))
+        messages = map(Message, range(first, first + len(bodies)), bodies, repeat(about))
+        self._enqueued += len(bodies)
+        self._hold(len(bodies), size)
+        if about.expires < inf or about.priority:
+            for message in messages:
+                self._place(message, 0.0, now)
         else:
-            return None
-        self._bytes -= len(message.body)
-        self._dequeued += 1
+            self._lines[0].extend(messages)
+            self._ready += len(bodies)
+        return first
+
+    def enqueue_drafts(self, drafts: Sequence[Draft], *, now: float) -> int:
+        """Add a message for each draft, all or none, and return the first id; the others follow it."""
+        self._check_room(len(drafts), sum(len(draft.body) for draft in drafts), now)
+        first = self._next_id
+        for draft in drafts:
+            expires = inf if draft.ttl is None else now + draft.ttl
+            about = About(draft.content_type, draft.priority, expires)
+            self.enqueue(draft.body, about, delay=draft.delay, now=now)
+        return first
+
+    def dequeue(self, now: float = 0.0) -> Message | None:
+        """Remove and return the first ready message, or None."""
+        message = self._pop(now)
+        if message is not None:
+            self._hold(-1, -len(message.body))
+            self._dequeued += 1
         return message
+
+    def dequeue_many(self, limit: int, now: float = 0.0) -> list[Message]:
+        """Remove and return the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together."""
+        messages, size = self._pop_many(limit, now)
+        self._hold(-len(messages), -size)
+        self._dequeued += len(messages)
+        return messages
 
     def put_back(self, message: Message) -> None:
         """Return a dequeued message to its original place.
@@ -86,58 +253,437 @@ class Queue:
         Never refused, even if newer messages have filled its room meanwhile: it was accepted once, and an
         accepted message is not dropped. The caps refuse newcomers until the excess is gone.
         """
-        heappush(self._returned, (message.id, message))
-        self._bytes += len(message.body)
+        self._hold(1, len(message.body))
         self._put_back += 1
+        self._come_back(message)
 
-    def clear(self) -> deque[Message]:
-        """Hold nothing, and return what was held for the caller to free.
+    def receive(self, visibility: float | None = None, now: float = 0.0) -> Lease | None:
+        """Lease the first ready message for `visibility` seconds (None: as this queue is set), or return None."""
+        message = self._pop(now)
+        return None if message is None else self._lease(message, visibility, now)
 
-        O(1) but for returned messages: freeing millions takes long, and the caller may do it elsewhere.
+    def receive_many(self, limit: int, visibility: float | None = None, now: float = 0.0) -> list[Lease]:
+        """Lease the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together."""
+        return [self._lease(message, visibility, now) for message in self._pop_many(limit, now)[0]]
+
+    def take_back(self, lease: Lease) -> None:
+        """End a lease that could not be handed over: the message is at its place, as if it had not been leased."""
+        if self._leases.pop(lease.serial) is not None:
+            self._received -= 1
+            self._put_back += 1
+            self._come_back(lease.message)
+
+    def ack(self, receipt: str, now: float) -> None:
+        """Let the message go for good. Repeating it is fine.
+
+        `ReceiptExpired` if the lease is over: the message was released, has expired, or somebody else's turn it
+        is.
         """
-        dropped, self._ready = self._ready, deque()
-        dropped.extend(message for _, message in self._returned)
-        self._returned.clear()
-        self._bytes = 0
-        self._cleared += len(dropped)
+        serial = self._serial(receipt)
+        lease = self._holder(serial, now)
+        if lease is None:
+            if self._room.was_acked(serial):
+                return
+            raise ReceiptExpired(parameter="receipt")
+        self._leases.pop(serial)
+        self._room.note_ack(serial)
+        self._hold(-1, -len(lease.message.body))
+        self._acked += 1
+
+    def release(self, receipt: str, delay: float, now: float) -> None:
+        """Give the message back, ready at its original place, or after `delay` seconds.
+
+        Given back without a delay time and again, it rests for a while each time, so that it does not spin at the
+        head of the queue. At `max_receives` it goes to the dead-letter queue instead. Raises `ReceiptExpired`.
+        """
+        serial = self._serial(receipt)
+        lease = self._holder(serial, now)
+        if lease is None:
+            raise ReceiptExpired(parameter="receipt")
+        self._leases.pop(serial)
+        self._released += 1
+        releases = lease.message.about.releases
+        if delay <= 0:
+            releases += 1
+            if releases > RELEASES_AT_ONCE:
+                delay = min(BACKOFF * 2.0 ** (releases - RELEASES_AT_ONCE - 1), MAX_BACKOFF)
+        self._end(lease, delay, now, releases)
+
+    def extend(self, receipt: str, visibility: float | None, now: float) -> Lease:
+        """Let the lease last until `visibility` seconds from now, and return it. Raises `ReceiptExpired`."""
+        serial = self._serial(receipt)
+        lease = self._holder(serial, now)
+        if lease is None:
+            raise ReceiptExpired(parameter="receipt")
+        seconds = self._settings.visibility if visibility is None else visibility
+        lease = msgspec.structs.replace(lease, deadline=now + seconds)
+        self._leases.put(serial, lease.deadline, lease)
+        self._watch(lease.deadline)
+        return lease
+
+    def adopt(self, message: Message, about: About) -> Message:
+        """Take over a message another queue has held: at the end, with an id of this queue. Never refused."""
+        mine = Message(self._next_id, message.body, about)
+        self._next_id += 1
+        self._arrived += 1
+        self._hold(1, len(message.body))
+        self._place(mine, 0.0, 0.0)
+        return mine
+
+    def has_room_for(self, size: int) -> bool:
+        """Whether a message of `size` bytes that some queue holds already fits under this queue's own caps."""
+        settings = self._settings
+        return (settings.max_messages is None or self.messages < settings.max_messages) and (
+            settings.max_bytes is None or self.bytes + size <= settings.max_bytes
+        )
+
+    def note_redriven(self, number: int) -> None:
+        """Count messages that went back from here to where they had failed."""
+        self._redriven += number
+
+    def pop_ready(self, now: float) -> Iterator[Message]:
+        """Take ready messages out one by one; the caller gives each to `leave` or `stay`."""
+        while (message := self._pop(now)) is not None:
+            yield message
+
+    def leave(self, message: Message) -> None:
+        """Hold a message no more that was taken out by `pop_ready`."""
+        self._hold(-1, -len(message.body))
+
+    def stay(self, message: Message) -> None:
+        """Put a message that was taken out by `pop_ready` at its place again."""
+        self._come_back(message)
+
+    def tick(self, now: float, limit: int) -> bool:
+        """Do what is due by `now`, at most `limit` of each kind, and set `alarm`; whether more is due at once."""
+        ended = self._leases.due(now, limit)
+        for lease in ended:
+            self._leases_expired += 1
+            self._end(lease, 0.0, now, lease.message.about.releases)
+        awake = self._delayed.due(now, limit)
+        for message in awake:
+            if message.about.expires <= now:
+                self._expire(message)
+            else:
+                self._come_back(message)
+        dead = self._mortal.due(now, limit)
+        for message in dead:
+            self._tombs.add(message.id)
+            self._ready -= 1
+            self._expire(message)
+        self._sweep()
+        self.alarm = min(self._leases.next(), self._delayed.next(), self._mortal.next())
+        return self.alarm <= now
+
+    def next_visible(self) -> float:
+        """When the next message that is delayed or leased will be there, if nothing happens before."""
+        return inf if self.paused else min(self._delayed.next(), self._leases.next())
+
+    def why_empty(self) -> str:
+        """Say why a consumer gets nothing: paused, leased, delayed (whichever ends first) or empty."""
+        if self.paused:
+            return "paused"
+        if not self._leases and not self._delayed:
+            return "empty"
+        return "leased" if self._leases.next() < self._delayed.next() or not self._delayed else "delayed"
+
+    def clear(self) -> list[deque[Message]]:
+        """Hold nothing, and return what was held for the caller to free; leases on it are over.
+
+        O(1) but for messages that are delayed, leased or came back: freeing millions takes long, and the caller
+        may do it elsewhere.
+        """
+        dropped = [line for line in self._lines if line]
+        rest = deque(message for _, message in self._returned)
+        rest.extend(self._delayed.clear())
+        rest.extend(lease.message for lease in self._leases.clear())
+        if rest:
+            dropped.append(rest)
+        self._mortal.clear()
+        self._lines = [deque() for _ in range(MAX_PRIORITY + 1)]
+        self._returned = []
+        self._tombs = set()
+        self._top = self._ready = 0
+        self.alarm = inf
+        self._cleared += self.messages
+        self._hold(-self.messages, -self.bytes)
         return dropped
 
     def bodies(self) -> list[bytes]:
-        """The bodies held, oldest first; a copy of references, not of the bytes."""
-        if not self._returned:
-            return [message.body for message in self._ready]
-        everything = [*self._ready, *(message for _, message in self._returned)]
-        return [message.body for message in sorted(everything, key=lambda message: message.id)]
+        """The bodies held, in order; a copy of references, not of the bytes."""
+        if self.messages == len(self._lines[0]) and not self._tombs:
+            return [message.body for message in self._lines[0]]
+        return [message.body for message in sorted(self._held(), key=_rank)]
 
     def reserve(self, number: int) -> int:
         """Set `number` ids aside for messages made elsewhere, and return the first."""
         first, self._next_id = self._next_id, self._next_id + number
         return first
 
-    def replace(self, messages: deque[Message], size: int) -> deque[Message]:
+    def replace(self, messages: deque[Message], size: int) -> list[deque[Message]]:
         """Hold exactly `messages`, of together `size` bytes, and return what was held, as `clear` does.
 
-        Their ids are reserved ones, in order. `QueueFull` changes nothing. O(1) like `clear`.
+        They are plain, their ids are reserved ones, in order. `QueueFull` changes nothing. O(1) like `clear`.
         """
-        if len(messages) > self.max_messages:
-            raise QueueFull(limit="max_msgs", current=len(messages), max_messages=self.max_messages)
-        if size > self.max_bytes:
-            raise QueueFull(limit="max_bytes", current=size, max_bytes=self.max_bytes)
+        self._check_caps(len(messages) - self.messages, size - self.bytes, 0)
         dropped = self.clear()
-        self._ready = messages
-        self._bytes = size
+        self._lines[0] = messages
+        self._ready = len(messages)
+        self._arrived += len(messages)
+        self._hold(len(messages), size)
         return dropped
+
+    def peek(self, state: State, limit: int) -> list[Sighting]:
+        """Return the first `limit` messages in `state`, the next one first; changes nothing.
+
+        What it costs depends on `limit` and not on the depth, but for tombstones.
+        """
+        match state:
+            case "ready":
+                lines = chain.from_iterable(reversed(self._lines))
+                ready = merge((message for _, message in smallest(self._returned)), lines, key=_rank)
+                living = (message for message in ready if message.id not in self._tombs)
+                return [_sighting(message) for message in islice(living, limit)]
+            case "delayed":
+                return [_sighting(message, time) for time, message in self._delayed.first(limit)]
+            case "leased":
+                return [_leased(lease) for _, lease in self._leases.first(limit)]
+
+    def find(self, id: int) -> Sighting | None:
+        """Return the message with this id, or None if it is not held; changes nothing.
+
+        O(log n) for one that is ready for the first time, O(n) among those leased or come back.
+        """
+        delayed = self._delayed.entry(id)
+        if delayed is not None:
+            return _sighting(delayed[1], delayed[0])
+        for lease in self._leases.values():
+            if lease.message.id == id:
+                return _leased(lease)
+        if id in self._tombs:
+            return None
+        for line in self._lines:
+            message = _search(line, id)
+            if message is not None:
+                return _sighting(message)
+        return next((_sighting(message) for _, message in self._returned if message.id == id), None)
 
     def stats(self) -> QueueStats:
         """Report counts and sizes in O(1)."""
         return QueueStats(
-            messages=len(self),
-            bytes=self._bytes,
-            max_messages=self.max_messages,
-            max_bytes=self.max_bytes,
+            messages=self.messages,
+            bytes=self.bytes,
+            ready=self._ready,
+            delayed=len(self._delayed),
+            leased=len(self._leases),
             enqueued=self._enqueued,
             dequeued=self._dequeued,
+            received=self._received,
+            acked=self._acked,
+            released=self._released,
+            leases_expired=self._leases_expired,
+            expired=self._expired,
+            dead_lettered=self._dead_lettered,
+            redriven=self._redriven,
             refused=self._refused,
             returned=self._put_back,
             cleared=self._cleared,
         )
+
+    def _hold(self, messages: int, size: int) -> None:
+        room = self._room
+        self.messages += messages
+        self.bytes += size
+        room.messages += messages
+        room.bytes += size
+
+    def _place(self, message: Message, delay: float, now: float) -> None:
+        """Put a new message where it belongs."""
+        about = message.about
+        if delay > 0:
+            # Gone when its ttl is over, even if it was never ready.
+            time = min(now + delay, about.expires)
+            self._delayed.put(message.id, time, message)
+            self._watch(time)
+            return
+        self._lines[about.priority].append(message)
+        self._top = max(self._top, about.priority)
+        self._ready += 1
+        self._mind(message)
+
+    def _come_back(self, message: Message) -> None:
+        """Make a message ready that was not new: at the place its rank gives it."""
+        heappush(self._returned, (message.rank, message))
+        self._ready += 1
+        self._mind(message)
+
+    def _mind(self, message: Message) -> None:
+        """Note when a ready message will be gone."""
+        if message.about.expires < inf:
+            self._mortal.put(message.id, message.about.expires, message)
+            self._watch(message.about.expires)
+
+    def _pop(self, now: float) -> Message | None:
+        """Remove the first ready message from its line; it is still held."""
+        if now >= self.alarm:
+            self.tick(now, TICK_STEPS)
+        if self.paused:
+            return None
+        while self._ready:
+            line = self._lines[self._top]
+            while not line and self._top:
+                self._top -= 1
+                line = self._lines[self._top]
+            if self._returned and not (line and line[0].rank < self._returned[0][0]):
+                message = heappop(self._returned)[1]
+            else:
+                message = line.popleft()
+            if self._tombs and message.id in self._tombs:
+                self._tombs.discard(message.id)
+                continue
+            self._ready -= 1
+            if not self._mortal or self._mortal.pop(message.id) is None:
+                return message
+            if message.about.expires > now:
+                return message
+            self._expire(message)
+        return None
+
+    def _pop_many(self, limit: int, now: float) -> tuple[list[Message], int]:
+        """Remove the first ready messages, at most `limit` and of `MAX_BATCH_BYTES`, and say of how many."""
+        if now >= self.alarm:
+            self.tick(now, TICK_STEPS)
+        line = self._lines[0]
+        if not (self._top or self._returned or self._tombs or self._mortal or self.paused):
+            messages = [line.popleft() for _ in range(min(limit, len(line)))]
+            size = sum(len(message.body) for message in messages)
+            while size > MAX_BATCH_BYTES and len(messages) > 1:
+                line.appendleft(messages.pop())
+                size -= len(line[0].body)
+            self._ready -= len(messages)
+            return messages, size
+        messages, size = [], 0
+        while len(messages) < limit and (message := self._pop(now)) is not None:
+            size += len(message.body)
+            if size > MAX_BATCH_BYTES and messages:
+                self._come_back(message)
+                return messages, size - len(message.body)
+            messages.append(message)
+        return messages, size
+
+    def _lease(self, message: Message, visibility: float | None, now: float) -> Lease:
+        seconds = self._settings.visibility if visibility is None else visibility
+        deadline = now + seconds
+        lease = Lease(message, self._room.serial(), message.about.receives + 1, deadline, self._tag)
+        self._leases.put(lease.serial, deadline, lease)
+        if deadline < self.alarm:
+            self._watch(deadline)
+        self._received += 1
+        return lease
+
+    def _serial(self, receipt: str) -> int:
+        match = _RECEIPT.fullmatch(receipt)
+        if match is None:
+            raise InvalidParameter("The receipt is none that zapq gives.", parameter="receipt")
+        if match[1] != self._tag:
+            raise ReceiptExpired(
+                "The receipt is of another queue, or of another run of zapq.", parameter="receipt"
+            )
+        return int(match[2], 16)
+
+    def _holder(self, serial: int, now: float) -> Lease | None:
+        """The lease with this number if it is not over; one whose time has come ends here."""
+        lease = self._leases.get(serial)
+        if lease is None or lease.deadline > now:
+            return lease
+        self._leases.pop(serial)
+        self._leases_expired += 1
+        self._end(lease, 0.0, now, lease.message.about.releases)
+        return None
+
+    def _end(self, lease: Lease, delay: float, now: float, releases: int) -> None:
+        """Send the message of a lease that is over, and was not acknowledged, where it belongs."""
+        message = lease.message
+        about = msgspec.structs.replace(message.about, receives=lease.receives, releases=releases)
+        message = Message(message.id, message.body, about)
+        limit = self._settings.max_receives
+        if limit is not None and lease.receives >= limit:
+            self._hold(-1, -len(message.body))
+            self._dead_lettered += 1
+            self._room.bury(self, message)
+        elif about.expires <= now:
+            self._expire(message)
+        elif delay > 0:
+            self._place(message, delay, now)
+        else:
+            self._come_back(message)
+
+    def _expire(self, message: Message) -> None:
+        self._hold(-1, -len(message.body))
+        self._expired += 1
+
+    def _watch(self, time: float) -> None:
+        if time < self.alarm:
+            self.alarm = time
+            self._room.watch(self, time)
+
+    def _sweep(self) -> None:
+        """Free what tombstones still hold, if that is worth it."""
+        tombs = self._tombs
+        if not tombs:
+            return
+        for line in self._lines:
+            # Mostly the oldest go first, and they stand in front.
+            while line and line[0].id in tombs:
+                tombs.discard(line.popleft().id)
+        if len(tombs) > self._ready:
+            self._lines = [deque(message for message in line if message.id not in tombs) for line in self._lines]
+            self._returned = [entry for entry in self._returned if entry[1].id not in tombs]
+            heapify(self._returned)
+            tombs.clear()
+
+    def _check_room(self, messages: int, size: int, now: float) -> None:
+        try:
+            self._check_caps(messages, size, now)
+        except QueueFull:
+            self._refused += 1
+            raise
+
+    def _check_caps(self, messages: int, size: int, now: float) -> None:
+        """Raise `QueueFull` if that many more messages, of together `size` more bytes, would be over a cap."""
+        room, own = self._room, self._settings
+        for limit, current, more, most, facts in (
+            ("max_msgs", room.messages, messages, room.max_messages, {"max_messages": room.max_messages}),
+            ("max_bytes", room.bytes, size, room.max_bytes, {"max_bytes": room.max_bytes}),
+            ("max_messages", self.messages, messages, own.max_messages, {"max_messages": own.max_messages}),
+            ("max_bytes", self.bytes, size, own.max_bytes, {"max_bytes": own.max_bytes}),
+        ):
+            if most is not None and current + more > most and more > 0:
+                excess: float = current + more - most
+                if limit == "max_bytes":
+                    excess /= max(self.bytes / max(self.messages, 1), 1)
+                gone = self._enqueued + self._arrived - self.messages
+                full = QueueFull(queue=self.name, limit=limit, current=current, **facts)
+                full.retry_after = self._drain_rate.retry_after(excess, gone, now)
+                raise full
+
+    def _held(self) -> Iterator[Message]:
+        ready = chain(chain.from_iterable(self._lines), (message for _, message in self._returned))
+        return chain(
+            (message for message in ready if message.id not in self._tombs),
+            self._delayed.values(),
+            (lease.message for lease in self._leases.values()),
+        )
+
+
+def _sighting(message: Message, due: float | None = None) -> Sighting:
+    return Sighting(message, "ready" if due is None else "delayed", message.about.receives, due)
+
+
+def _leased(lease: Lease) -> Sighting:
+    return Sighting(lease.message, "leased", lease.receives, lease.deadline)
+
+
+def _search(line: deque[Message], id: int) -> Message | None:
+    at = bisect_left(line, id, key=attrgetter("id"))
+    return line[at] if at < len(line) and line[at].id == id else None

@@ -10,10 +10,11 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from zapq import logs
 from zapq.errors import ClientGone, ZapqError
-from zapq.http import problems
+from zapq.http import messages, problems, queues, routes
+from zapq.http.api import Api, exchange_of
 from zapq.http.exchange import HTTPConnection
 from zapq.http.metrics import Traffic
-from zapq.http.routes import NO_STORE, create_routes, exchange_of
+from zapq.http.respond import NO_STORE
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -32,7 +33,9 @@ def create_app(service: QueueService, settings: Settings, traffic: Traffic, refu
     # A path means itself: `//metrics` and `/metrics/` are unknown, not redirected.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
-    app.register_blueprint(create_routes(service, settings, traffic))
+    api = Api(service, settings, traffic)
+    for part in (routes, messages, queues):
+        app.register_blueprint(part.create_routes(api))
     for rule in app.url_map.iter_rules():
         # Werkzeug lets HEAD run the GET handler, and this one takes a message away.
         if rule.endpoint == "zapq.dequeue" and rule.methods is not None:

@@ -19,10 +19,12 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEven
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from zapq import logs
-from zapq.core.message import Message
+from zapq.core.message import Lease
 from zapq.errors import ClientGone, MessageTooLarge, RequestTimedOut
 from zapq.http import tracing
-from zapq.service.service import QueueService
+from zapq.http.wire import body_limit
+from zapq.service.queue import NamedQueue
+from zapq.service.waiting import Given
 
 
 class Link(Protocol):
@@ -97,7 +99,7 @@ class Exchange:
         self._link = link
         self._gone = False
         self._waiting: trio.CancelScope | None = None
-        self._handed_over: tuple[QueueService, Message] | None = None
+        self._handed_over: tuple[NamedQueue, Given] | None = None
         self._written_before_body: int | None = None
 
     @contextmanager
@@ -116,36 +118,48 @@ class Exchange:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    def hand_over(self, service: QueueService, message: Message) -> None:
-        """Remember the message this answer carries, to put it back if it never reaches the socket."""
-        self._handed_over = (service, message)
+    def hand_over(self, queue: NamedQueue, given: Given) -> None:
+        """Remember the messages this answer carries, to put them back if they never reach the socket."""
+        if given:
+            self._handed_over = (queue, given)
 
     def head_sent(self, *, written_before: int) -> None:
         """Note that the answer's head was written.
 
         An empty message is complete with its head, so for that one the head already counts as its body.
         """
-        empty = self._handed_over is not None and not self._handed_over[1].body
+        given = self._handed_over[1] if self._handed_over is not None else ()
+        empty = len(given) == 1 and not given[0].body
         self._written_before_body = written_before if empty else self._link.written
 
     def settle(self) -> None:
-        """Put the message back if none of it reached the kernel; count it if nobody can know. No checkpoint.
+        """Put the messages back if none of them reached the kernel; count them if nobody can know. No checkpoint.
 
-        At most once is the promise: a message some byte of which may have been read is never given again.
+        At most once is the promise: a message some byte of which may have been read is never given again. A lease
+        on one runs out.
         """
         if self._handed_over is None or (self.answered and not self._gone and not self._link.broken):
             return
-        service, message = self._handed_over
+        queue, given = self._handed_over
         if self._written_before_body in {None, self._link.written}:
-            service.put_back(message)
+            queue.take_back(given)
         elif self._link.broken or not self.answered:
-            note_uncertain(service, message, self.trace_id)
+            note_uncertain(queue, given, self.trace_id)
 
 
-def note_uncertain(service: QueueService, message: Message, trace_id: str) -> None:
-    """Count and log a message of which the client may or may not have read a part."""
-    service.note_uncertain_delivery()
-    logs.say(logging.INFO, "delivery uncertain", trace_id=trace_id, message_id=message.id)
+def note_uncertain(queue: NamedQueue, given: Given, trace_id: str) -> None:
+    """Count and log messages given away of which the client may or may not have read a part."""
+    if isinstance(given[0], Lease):
+        return
+    queue.note_uncertain_delivery(len(given))
+    logs.say(
+        logging.INFO,
+        "delivery uncertain",
+        trace_id=trace_id,
+        queue=queue.name,
+        message_id=given[0].id,
+        messages=len(given),
+    )
 
 
 class HTTPConnection(TrioASGIHTTPConnection):
@@ -156,7 +170,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
         state = self.scope["state"]
         trace_ids: tracing.TraceIds = state["trace_ids"]
         link: Link = state["link"]
-        limit: int = self.app.config["MAX_CONTENT_LENGTH"]
+        limit = body_limit(self.scope["path"], self.app.config["MAX_CONTENT_LENGTH"])
         earlier, link.body_deadline = link.body_deadline, None
         deadline = trio.current_time() + self.app.config["BODY_TIMEOUT"] if earlier is None else earlier
         exchange = Exchange(

@@ -1,34 +1,25 @@
-"""The endpoints: parse, call, render."""
+"""The drop-in endpoints, which are about the default queue, and the probes: parse, call, render."""
 
 from __future__ import annotations
 
 import msgspec
-from quart import Blueprint, Request, Response, request
+from quart import Blueprint, Response, request
 
-from zapq.errors import Forbidden, InvalidParameter
-from zapq.http import wire
-from zapq.http.exchange import Exchange, declares_body
-from zapq.http.metrics import Traffic, as_json
-from zapq.service.service import QueueService
-from zapq.settings import Settings
-
-NO_STORE = {"Cache-Control": "no-store"}
+from zapq.errors import InvalidParameter
+from zapq.http import answers, respond, wire
+from zapq.http.api import Api, exchange_of, read_unused_body
+from zapq.http.metrics import as_json
 
 
-def create_routes(service: QueueService, settings: Settings, traffic: Traffic) -> Blueprint:
-    """Return the endpoints of `service`."""
+def create_routes(api: Api) -> Blueprint:
+    """Return the drop-in endpoints and the probes."""
     routes = Blueprint("zapq", __name__)
+    service = api.service
 
     @routes.post("/enqueue")
     async def enqueue() -> Response:
-        wire.parameters(request)
-        wire.check_declared_length(request, settings.max_message_bytes)
-        exchange = exchange_of(request)
-        if not exchange.begun:
-            service.check_open()
-        body = await exchange.body.read()
-        message = await service.enqueue(body, begun=True)
-        return empty(202, {"Zapq-Message-Id": str(message.id)})
+        accepted = await api.accept(service.default.name, wire.parameters(request))
+        return respond.with_bytes(answers.enqueued(accepted.id, b"", replayed=accepted.replayed))
 
     @routes.route("/dequeue", methods=["GET", "POST"])
     async def dequeue() -> Response:
@@ -39,75 +30,51 @@ def create_routes(service: QueueService, settings: Settings, traffic: Traffic) -
         with exchange.ends_with_client():
             message = await service.dequeue(wait=wait)
         if message is None:
-            return empty(204)
-        exchange.hand_over(service, message)
-        return Response(
-            message.body,
-            status=200,
-            headers={"Zapq-Message-Id": str(message.id), "X-Content-Type-Options": "nosniff", **NO_STORE},
-            content_type="application/octet-stream",
-        )
+            return respond.with_bytes(answers.empty(b""))
+        exchange.hand_over(service.default, (message,))
+        return respond.with_bytes(answers.dequeued(message, b""))
 
     @routes.post("/clear")
     async def clear() -> Response:
-        await admin()
+        await api.admin()
         await service.clear()
-        return empty(200)
+        return respond.with_nothing(200)
 
     @routes.post("/persist")
     async def persist() -> Response:
-        await service.snapshot(await admin_file())
-        return empty(200)
+        await service.snapshot(_file(await api.admin("file")))
+        return respond.with_nothing(200)
 
     @routes.post("/load")
     async def load() -> Response:
-        await service.restore(await admin_file())
-        return empty(200)
+        await service.restore(_file(await api.admin("file")))
+        return respond.with_nothing(200)
+
+    @routes.post("/drain")
+    async def drain() -> Response:
+        await api.admin()
+        service.drain()
+        return respond.with_json({"draining": True})
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        body = msgspec.json.encode(as_json(service.stats(), traffic))
-        return Response(body, content_type="application/json", headers=NO_STORE)
+        body = msgspec.json.encode(as_json(service.stats(), api.traffic))
+        return Response(body, content_type=answers.JSON, headers=respond.NO_STORE)
 
     @routes.get("/health")
+    @routes.get("/livez")
     async def health() -> Response:
-        return Response(b"ok", content_type="text/plain; charset=utf-8", headers=NO_STORE)
+        return Response(b"ok", content_type="text/plain; charset=utf-8", headers=respond.NO_STORE)
 
-    async def admin(*known: str) -> dict[str, str]:
-        if settings.admin_from == "loopback" and not wire.is_local(request.scope["client"]):
-            raise Forbidden(
-                "Only this machine may clear, persist and load. Send the request from it, or start zapq with"
-                " --admin-from any behind a firewall."
-            )
-        values = wire.parameters(request, *known)
-        await read_unused_body(request)
-        return values
-
-    async def admin_file() -> str:
-        values = await admin("file")
-        if "file" not in values:
-            raise InvalidParameter("file is missing: give ?file=name.json.", parameter="file")
-        return values["file"]
+    @routes.get("/readyz")
+    async def ready() -> Response:
+        service.check_open()
+        return await health()
 
     return routes
 
 
-def exchange_of(request: Request) -> Exchange:
-    """Return the exchange Quart's request belongs to."""
-    exchange: Exchange = request.scope["state"]["exchange"]
-    return exchange
-
-
-async def read_unused_body(request: Request) -> None:
-    """Read a body that has no meaning here, so that the connection can carry the next request."""
-    if declares_body(request.scope["headers"]):
-        await exchange_of(request).body.read()
-
-
-def empty(status: int, headers: dict[str, str] | None = None) -> Response:
-    """Return an answer without a body, and so without a type."""
-    response = Response(b"", status=status, headers={**NO_STORE, **(headers or {})})
-    del response.headers["Content-Type"]
-    if status == 204:
-        response.headers.pop("Content-Length", None)  # RFC 9110, 8.6: a 204 has none
-    return response
+def _file(values: dict[str, str]) -> str:
+    if "file" not in values:
+        raise InvalidParameter("file is missing: give ?file=name.json.", parameter="file")
+    return values["file"]

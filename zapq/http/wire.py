@@ -1,13 +1,38 @@
-"""What requests may say: query parameters and who sends them, turned into values or refused."""
+"""What requests may say: parameters, bodies and who sends them, turned into values or refused."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
+from itertools import accumulate
+from typing import Annotated, TypeVar
 
+import msgspec
 from quart import Request
 
-from zapq.errors import InvalidParameter, MessageTooLarge
+from zapq.core.message import OCTETS, Draft
+from zapq.core.queue import STATES, QueueSettings, Sighting, State
+from zapq.errors import InvalidParameter, MessageTooLarge, NotAcceptable, UnsupportedType
+from zapq.http.answers import JSON, MSGPACK
+from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES
+from zapq.service.queue import QueueInfo, Settlement
 from zapq.settings import parse_seconds
+
+NDJSON = "application/x-ndjson"
+
+T = TypeVar("T")
+_Batch = Annotated[list[T], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
+_MSGPACK_BODIES = msgspec.msgpack.Decoder(_Batch[bytes])
+_MSGPACK_MESSAGES = msgspec.msgpack.Decoder(_Batch[bytes | Draft])
+_JSON_MESSAGES = msgspec.json.Decoder(_Batch[bytes | Draft | None])
+_JSON_LINE = msgspec.json.Decoder(msgspec.Raw)
+_JSON_SETTLEMENTS = msgspec.json.Decoder(_Batch[Settlement])
+_MSGPACK_SETTLEMENTS = msgspec.msgpack.Decoder(_Batch[Settlement])
+_SETTINGS = msgspec.json.Decoder(QueueSettings)
+
+_CONTENT_TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 def parameters(request: Request, *known: str) -> dict[str, str]:
@@ -21,7 +46,7 @@ def parameters(request: Request, *known: str) -> dict[str, str]:
     return request.args.to_dict()
 
 
-def seconds(values: dict[str, str], name: str, default: float) -> float:
+def seconds(values: dict[str, str], name: str, default: T) -> float | T:
     """Return the parameter `name` as decimal seconds."""
     text = values.get(name)
     if text is None:
@@ -32,6 +57,160 @@ def seconds(values: dict[str, str], name: str, default: float) -> float:
         raise InvalidParameter(
             f"{name} must be seconds as a decimal number, such as 20 or 0.5.", parameter=name
         ) from None
+
+
+def whole(values: dict[str, str], name: str, default: int) -> int:
+    """Return the parameter `name` as a whole number."""
+    text = values.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
+        raise InvalidParameter(f"{name} must be a whole number.", parameter=name)
+    return int(text)
+
+
+def state(values: dict[str, str]) -> State:
+    """Return the parameter `state`; ready messages are what is meant if it is not given."""
+    text = values.get("state", "ready")
+    for known in STATES:
+        if text == known:
+            return known
+    raise InvalidParameter(f"state must be one of {', '.join(STATES)}.", parameter="state")
+
+
+def leases(values: dict[str, str]) -> bool:
+    """Whether messages are to be leased: always, unless `ack=auto` says that giving them is enough."""
+    if values.get("ack", "auto") != "auto":
+        raise InvalidParameter("ack can only be auto; leave it out to acknowledge yourself.", parameter="ack")
+    return "ack" not in values
+
+
+def content_type(request: Request) -> str:
+    """Return the type to be stored with a message: the producer's if it is plain and of 1 to 255 characters."""
+    return kept_type(request.headers.get("Content-Type", ""))
+
+
+def kept_type(text: str) -> str:
+    """Return `text` if it can stand in an answer as it is, else the type of bytes of which nothing is known."""
+    return text if _CONTENT_TYPE.fullmatch(text) else OCTETS
+
+
+def idempotency_key(request: Request) -> str | None:
+    """Return the Idempotency-Key, if there is one."""
+    keys = request.headers.getlist("Idempotency-Key")
+    if not keys:
+        return None
+    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+        raise InvalidParameter(
+            "Idempotency-Key must be one word of 1 to 255 visible ASCII characters.", parameter="Idempotency-Key"
+        )
+    return keys[0]
+
+
+def batch_format(request: Request) -> str:
+    """Return the media type of a batch that is sent."""
+    if request.mimetype not in {MSGPACK, JSON, NDJSON}:
+        raise UnsupportedType(f"Send a batch as {MSGPACK}, {JSON} or {NDJSON}.", parameter="Content-Type")
+    return request.mimetype
+
+
+def answer_format(request: Request) -> str:
+    """Return the media type the client wants: JSON or msgpack, JSON if it does not mind."""
+    wanted = request.accept_mimetypes
+    best = wanted.best_match([JSON, MSGPACK]) if wanted else JSON
+    if best is None:
+        raise NotAcceptable(f"A batch is given as {JSON} or {MSGPACK}.", parameter="Accept")
+    return best
+
+
+def decode_batch(media_type: str, data: bytes) -> Sequence[bytes | Draft]:
+    """Return the messages of a batch; `InvalidParameter` says what is wrong with it, and where."""
+    try:
+        if media_type == MSGPACK:
+            try:
+                return _MSGPACK_BODIES.decode(data)
+            except msgspec.ValidationError:
+                return _MSGPACK_MESSAGES.decode(data)
+        if media_type == JSON:
+            return [b"" if each is None else each for each in _JSON_MESSAGES.decode(data)]
+        lines: list[bytes] = [bytes(line) for line in _JSON_LINE.decode_lines(data)]
+    except msgspec.DecodeError as error:
+        raise InvalidParameter(f"The batch is not what it should be: {_short(error)}.", parameter="body") from None
+    if not 1 <= len(lines) <= MAX_BATCH:
+        raise InvalidParameter(f"A batch has 1 to {MAX_BATCH} lines.", parameter="body")
+    return lines
+
+
+def decode_settlements(media_type: str, data: bytes) -> list[Settlement]:
+    """Return what is to become of which lease; `InvalidParameter` says what is wrong."""
+    if media_type not in {MSGPACK, JSON}:
+        raise UnsupportedType(f"Send settlements as {JSON} or {MSGPACK}.", parameter="Content-Type")
+    decoder = _MSGPACK_SETTLEMENTS if media_type == MSGPACK else _JSON_SETTLEMENTS
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise InvalidParameter(f"The batch is not what it should be: {_short(error)}.", parameter="body") from None
+
+
+def decode_settings(data: bytes) -> QueueSettings:
+    """Return the settings of a queue, those not named at their defaults."""
+    try:
+        return _SETTINGS.decode(data or b"{}")
+    except msgspec.DecodeError as error:
+        raise InvalidParameter(
+            f"The settings are not what they should be: {_short(error)}.", parameter="body"
+        ) from None
+
+
+def type_in_batch(media_type: str) -> str:
+    """Return the type of the messages of a batch that do not name their own."""
+    return JSON if media_type == NDJSON else OCTETS
+
+
+def within_a_batch(seen: list[Sighting]) -> list[Sighting]:
+    """Return the first of `seen`, as many as have at most `MAX_BATCH_BYTES` together, but at least one."""
+    sizes = accumulate(len(each.message.body) for each in seen)
+    return [
+        each
+        for number, (each, size) in enumerate(zip(seen, sizes, strict=True))
+        if not number or size <= MAX_BATCH_BYTES
+    ]
+
+
+def describe_queue(info: QueueInfo) -> dict[str, object]:
+    """Return a queue as JSON shows it."""
+    return {
+        "name": info.name,
+        "paused": info.paused,
+        "waiting": info.waiting,
+        **msgspec.to_builtins(info.stats),
+        "settings": info.settings,
+    }
+
+
+def describe_message(seen: Sighting, now: float) -> dict[str, object]:
+    """Return a message as somebody sees it who looks on."""
+    about = seen.message.about
+    described: dict[str, object] = {
+        "id": seen.message.id,
+        "state": seen.state,
+        "priority": about.priority,
+        "receive_count": seen.receives,
+        "content_type": about.content_type,
+        "body": seen.message.body,
+    }
+    if seen.due is not None and seen.due < float("inf"):
+        described["visible_in"] = round(max(seen.due - now, 0.0), 3)
+    if about.expires < float("inf"):
+        described["expires_in"] = round(max(about.expires - now, 0.0), 3)
+    if about.origin:
+        described["failed_in"] = about.origin
+    return described
+
+
+def body_limit(path: str, max_message_bytes: int) -> int:
+    """How long the body of a request to `path` may be."""
+    return MAX_BATCH_BYTES if path.endswith(("/batch", "/settle")) else max_message_bytes
 
 
 def check_declared_length(request: Request, limit: int) -> None:
@@ -49,3 +228,7 @@ def is_local(client: tuple[str, int] | None) -> bool:
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     return address.is_loopback
+
+
+def _short(error: Exception) -> str:
+    return str(error)[:200]

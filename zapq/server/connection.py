@@ -26,17 +26,17 @@ from hypercorn.utils import parse_socket_addr
 from zapq import logs
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
-from zapq.server.hotpath import Answers, HotPath
-from zapq.server.protocols import HTTP1, HTTP2
-from zapq.settings import (
+from zapq.limits import (
     GOODBYE_SECONDS,
     HANDSHAKE_SECONDS,
     LINGER_BYTES,
     LINGER_SECONDS,
     RECEIVE_BYTES,
     SEND_PIECE_BYTES,
-    Settings,
 )
+from zapq.server.hotpath import Answers, HotPath
+from zapq.server.protocols import HTTP1, HTTP2
+from zapq.settings import Settings
 
 Peer = tuple[str, int] | None
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
@@ -269,7 +269,7 @@ class Connection:
         """Answer the hot requests `data` begins, receiving what they lack; return what is for Hypercorn."""
         received = bytearray(data)
         while received:
-            hot.set_time(time.time())
+            hot.set_time(time.time(), trio.current_time())
             answers = hot.respond(bytes(received))
             await self._send_answers(answers, 0)
             del received[: answers.used]

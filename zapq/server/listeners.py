@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import trio
 
 from zapq.errors import CannotStart, InvalidSetting
-from zapq.settings import BACKLOG, Address, Settings
+from zapq.limits import BACKLOG
+from zapq.settings import Address, Settings
 
 Listener = trio.SocketListener | trio.SSLListener[trio.SocketStream]
 

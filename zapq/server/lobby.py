@@ -25,10 +25,10 @@ from typing import Literal
 import trio
 
 from zapq import logs
+from zapq.limits import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, TURN_STEPS
 from zapq.server.connection import Begun, Connection, Host
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES
-from zapq.settings import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, TURN_STEPS
 
 _READ = selectors.EVENT_READ
 _CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
@@ -104,7 +104,7 @@ class Lobby:
     def _turn(self, nursery: trio.Nursery) -> None:
         """Serve whoever is ready, for a bounded time."""
         self._now = trio.current_time()
-        self._hot.set_time(time.time())
+        self._hot.set_time(time.time(), self._now)
         steps = 0
         while steps < TURN_STEPS:
             if not self._ready:

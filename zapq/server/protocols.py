@@ -21,8 +21,8 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import H11SendableEvent
 
 from zapq.http import problems
+from zapq.limits import KIB, MAX_CHUNKS, MAX_HEAD_BYTES, MAX_STREAM_RESETS
 from zapq.server.wire_guard import check_head
-from zapq.settings import KIB, MAX_CHUNKS, MAX_HEAD_BYTES, MAX_STREAM_RESETS
 
 
 class Refuse(Protocol):

@@ -18,12 +18,13 @@ from zapq import logs
 from zapq.http.app import create_app
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
+from zapq.limits import ACCEPT_PAUSE, CLOSING_RESERVE, MAX_HEAD_BYTES
 from zapq.server.connection import Connection, Host, Stream
 from zapq.server.hotpath import HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES, Listener, open_door
 from zapq.server.lobby import Lobby
 from zapq.service.service import QueueService, open_service
-from zapq.settings import ACCEPT_PAUSE, CLOSING_RESERVE, MAX_HEAD_BYTES, Settings
+from zapq.settings import Settings
 
 
 async def run_server(

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from zapq.settings import KIB, MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
+from zapq.limits import KIB, MAX_HEAD_BYTES, MAX_HEADERS, MAX_TARGET_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,28 +1,32 @@
-"""The queue as a running service: one lock, one timer, and the hand-over to whoever waits.
+"""The queues as a running service: one lock, one timer, and the hand-over to whoever waits.
 
-Every state change is a synchronous method of the core, run while holding one `trio.Lock`, so the changes
-form one sequence that every caller agrees on (linearizability). The async methods wait for the lock and hold it
-while they change something. Their `*_nowait` twins do the same if nobody holds it: they contain no checkpoint,
-so that no other task could see whether they had taken it, and taking it would be a third of their cost. Nobody
-waits for anything while holding it.
+Every state change is a synchronous method of the core, run while holding one `trio.Lock`, so the changes form one
+sequence that every caller agrees on (linearizability). Nobody waits for anything while holding it. The verbs of a
+queue are in `zapq/service/queue.py`; here is what the queues have in common.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from math import inf
 
 import trio
 
+from zapq.core.broker import Broker, check_name
+from zapq.core.idempotency import Keys
 from zapq.core.message import Message
-from zapq.core.queue import Queue, QueueStats
-from zapq.errors import Draining, InvalidParameter, MessageTooLarge, QueueFull, SnapshotFailed, TooManyWaiters
+from zapq.core.queue import QueueSettings, QueueStats
+from zapq.errors import Draining, QueueFull, QueueNotFound, SnapshotFailed, TooManyWaiters
+from zapq.limits import DEFAULT_QUEUE, TICK_STEPS
 from zapq.service import bulk
+from zapq.service.queue import NamedQueue
 from zapq.service.step import Step
-from zapq.service.waiting import Waiter, WaitingLine
-from zapq.settings import MAX_WAIT, Settings
+from zapq.service.waiting import Line, Waiter, WaitingRoom, Want
+from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore, snapshot_name
 
 
@@ -31,6 +35,10 @@ class ServiceStats:
     """What the service holds and has done, as one consistent picture."""
 
     queue: QueueStats
+    """All queues together, deleted ones included."""
+    queues: int
+    max_messages: int
+    max_bytes: int
     dequeues_empty: int
     waiting: int
     draining: bool
@@ -38,165 +46,153 @@ class ServiceStats:
 
 
 class QueueService:
-    """A FIFO queue other tasks share. Made and started by `open_service`, never by hand."""
+    """Queues other tasks share. Made and started by `open_service`, never by hand.
+
+    `service.queue("emails")` is one of them; what the service itself offers by the same names is the default
+    queue's.
+    """
 
     def __init__(self, settings: Settings, snapshots: SnapshotStore) -> None:
-        self._max_message_bytes = settings.max_message_bytes
+        self.lock = trio.Lock()
+        self.step = Step(self.lock)
+        self.waiting_room = WaitingRoom()
+        self.keys = Keys()
+        self.max_message_bytes = settings.max_message_bytes
+        self.draining = False
+        """Whether `drain` was called."""
+        self.broker = Broker(
+            max_messages=settings.max_msgs,
+            max_bytes=settings.max_bytes,
+            max_queues=settings.max_queues,
+            # Tells receipts of this run from those of others.
+            tag=secrets.token_hex(3),
+            on_earlier=self._wake_by,
+            now=trio.current_time(),
+        )
         self._max_waiters = settings.max_waiters
-        self._queue = Queue(max_messages=settings.max_msgs, max_bytes=settings.max_bytes)
         self._snapshots = snapshots
-        self._waiting = WaitingLine()
-        self._lock = trio.Lock()
-        self._step = Step(self._lock)
         self._changed = trio.Event()
-        self._draining = False
+        self._alarm = inf
         self._dequeues_empty = 0
         self._delivery_uncertain = 0
+        self._queues: dict[str, NamedQueue] = {}
+        self._crowded: dict[NamedQueue, None] = {}
+        """Queues in which somebody waits, and maybe some others."""
+        self.default = self.queue(DEFAULT_QUEUE)
+        self.enqueue, self.enqueue_nowait = self.default.enqueue, self.default.enqueue_nowait
+        self.dequeue, self.dequeue_nowait = self.default.dequeue, self.default.dequeue_nowait
+        self.clear, self.clear_nowait = self.default.clear, self.default.clear_nowait
 
-    @property
-    def draining(self) -> bool:
-        """Whether `drain` was called."""
-        return self._draining
+    def queue(self, name: str = DEFAULT_QUEUE) -> NamedQueue:
+        """Return the queue called `name`, made now if there was none.
 
-    @property
-    def empty(self) -> bool:
-        """Whether there is no message."""
-        return not len(self._queue)
-
-    def enqueue_nowait(self, body: bytes, *, begun: bool = False) -> Message:
-        """Store `body` at the end of the queue and return its message; atomic, without a checkpoint.
-
-        `begun` says that receiving it began before `drain`, which then does not refuse it. Raises
-        `MessageTooLarge`, `QueueFull` or `Draining`, and `trio.WouldBlock` while another task holds the lock;
-        then nothing is stored.
+        Raises `InvalidParameter` for a name that is not 1 to 80 letters, digits, dots, dashes and underscores, the
+        first a letter or digit, and `TooManyQueues`.
         """
-        if self._lock.locked():
-            raise trio.WouldBlock
-        return self._enqueue(body, begun)
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = self._queues[name] = NamedQueue(self, self.broker.open(name, trio.current_time()))
+        return queue
 
-    async def enqueue(self, body: bytes, *, begun: bool = False) -> Message:
-        """Store `body` at the end of the queue and return its message.
+    def find(self, name: str) -> NamedQueue:
+        """Return the queue called `name` if there is one; raises `QueueNotFound`."""
+        queue = self._queues.get(name)
+        if queue is None:
+            # Dead-letter queues are made by the core.
+            if name in self.broker.queues:
+                return self.queue(name)
+            raise QueueNotFound(queue=check_name(name))
+        return queue
 
-        `begun` says that receiving it began before `drain`, which then does not refuse it. Raises
-        `MessageTooLarge`, `QueueFull` or `Draining`. If cancelled, nothing is stored.
+    @contextmanager
+    def made_if_used(self, name: str) -> Iterator[NamedQueue]:
+        """Give the queue called `name`; if it is made for this block and the block fails, it is gone again.
+
+        So that a message that is refused leaves nothing behind. Raises what `queue` raises.
         """
-        async with self._step:
-            return self._enqueue(body, begun)
+        made = name not in self.broker.queues
+        queue = self.queue(name)
+        queue.provisional |= made
+        queue.users += 1
+        try:
+            yield queue
+        finally:
+            queue.users -= 1
+            if queue.provisional and not queue.users:
+                queue.provisional = False
+                if queue.unused and self._queues.get(name) is queue:
+                    self._remove(name)
+
+    def queues(self) -> list[NamedQueue]:
+        """Every queue, by name."""
+        return [self.queue(name) for name in sorted(self.broker.queues)]
+
+    async def configure(self, name: str, settings: QueueSettings) -> bool:
+        """Let `settings` hold for the queue called `name`, and return whether it was made for that.
+
+        Raises `InvalidParameter` for settings that contradict each other, and `TooManyQueues`; then nothing has
+        changed. What is held already stays, also beyond a new cap.
+        """
+        async with self.step:
+            return self.broker.configure(name, settings, trio.current_time())
+
+    async def delete(self, name: str) -> None:
+        """Remove the queue called `name` with all it holds; who waits there is answered with `QueueNotFound`.
+
+        Raises `QueueNotFound`, and `QueueInUse` for the default queue and for one that dead letters go to.
+        """
+        async with self.step:
+            dropped = self._remove(name)
+        await bulk.free_elsewhere(dropped)
 
     def check_open(self) -> None:
         """Raise `Draining` if `drain` was called."""
-        if self._draining:
+        if self.draining:
             raise Draining
 
-    def _enqueue(self, body: bytes, begun: bool) -> Message:
-        if self._draining and not begun:
-            raise Draining
-        if len(body) > self._max_message_bytes:
-            raise MessageTooLarge(max_message_bytes=self._max_message_bytes, current=len(body))
-        message = self._queue.enqueue(body)
-        if self._waiting:
-            self._hand_out()
-        return message
+    def join(self, queue: NamedQueue, line: Line, want: Want, wait: float) -> Waiter:
+        """Put a consumer at the end of the line of `queue`; raises `TooManyWaiters`."""
+        if len(self.waiting_room) >= self._max_waiters:
+            raise TooManyWaiters(limit="max_waiters", current=len(self.waiting_room))
+        deadline = trio.current_time() + wait
+        self._crowded[queue] = None
+        self._wake_by(deadline)
+        return self.waiting_room.join(line, want, deadline)
 
-    def dequeue_nowait(self) -> Message | None:
-        """Remove and return the oldest message, or None; atomic, without a checkpoint.
-
-        Raises `Draining` if the service is draining and has nothing left to give, and `trio.WouldBlock`
-        while another task holds the lock.
-        """
-        if self._lock.locked():
-            raise trio.WouldBlock
-        return self._dequeue()
-
-    async def dequeue(self, *, wait: float = 0.0) -> Message | None:
-        """Remove and return the oldest message, waiting up to `wait` seconds (0 to 60) for one; None if none came.
-
-        Waiters are served first come, first served. Raises `Draining` if the service is draining and has
-        nothing left to give, `TooManyWaiters`, `InvalidParameter` for a `wait` out of range. If cancelled,
-        no message is lost: one that was handed over in the very tick is back at its place before we leave.
-        """
-        if not 0 <= wait <= MAX_WAIT:
-            raise InvalidParameter(
-                f"wait={wait} is out of range: give 0 to {MAX_WAIT:g} seconds.", parameter="wait"
-            )
-        async with self._step:
-            if wait == 0 or len(self._queue):
-                return self._dequeue()
-            waiter = self._join(wait)
-        try:
-            await waiter.woken.wait()
-        except BaseException:
-            self._waiting.leave(waiter)
-            if waiter.message is not None:
-                self.put_back(waiter.message)
-            raise
-        return self._given(waiter.message)
-
-    def _dequeue(self) -> Message | None:
-        return self._given(self._queue.dequeue())
-
-    def _given(self, message: Message | None) -> Message | None:
-        if message is None:
-            self.check_open()
-            self._dequeues_empty += 1
-        return message
-
-    def _join(self, wait: float) -> Waiter:
-        self.check_open()
-        if len(self._waiting) >= self._max_waiters:
-            raise TooManyWaiters(limit="max_waiters", current=len(self._waiting))
-        before = self._waiting.next_deadline()
-        waiter = self._waiting.join(trio.current_time() + wait)
-        if waiter.deadline < before:
-            self._changed.set()
-        return waiter
+    def hand_out(self) -> None:
+        """Serve whoever waits and can be served, after a change that may have made messages ready anywhere."""
+        for queue in list(self._crowded):
+            if not queue.hand_out():
+                del self._crowded[queue]
 
     def put_back(self, message: Message) -> None:
-        """Return a message whose hand-over failed to its original place; never refused, never waits.
+        """Return a message of the default queue whose hand-over failed to its original place."""
+        self.default.take_back((message,))
 
-        Callers are cleanup paths, which must not wait for a lock. They need not: the lock is only ever held
-        over synchronous steps, so a task that runs now sees the queue between two of them.
-        """
-        self._queue.put_back(message)
-        self._hand_out()
+    def note_empty(self) -> None:
+        """Count a consumer who got nothing."""
+        self._dequeues_empty += 1
 
-    def note_uncertain_delivery(self) -> None:
-        """Count a message whose bytes may or may not have reached a client that vanished."""
-        self._delivery_uncertain += 1
-
-    def clear_nowait(self) -> int:
-        """Drop every message and return how many that were; `trio.WouldBlock` while the lock is held."""
-        if self._lock.locked():
-            raise trio.WouldBlock
-        return len(self._queue.clear())
-
-    async def clear(self) -> int:
-        """Drop every message and return how many that were.
-
-        They are gone at once; a worker thread frees their memory, so that other tasks go on. If cancelled
-        before they are gone, nothing is dropped.
-        """
-        async with self._step:
-            dropped = self._queue.clear()
-        number = len(dropped)
-        await _free(dropped)
-        return number
+    def note_uncertain_delivery(self, number: int = 1) -> None:
+        """Count messages whose bytes may or may not have reached a client that vanished."""
+        self._delivery_uncertain += number
 
     async def snapshot(self, name: str) -> int:
-        """Write the queue to the file `name` in the data directory and return the number of messages.
+        """Write the default queue to the file `name` in the data directory and return the number of messages.
 
         The copy is taken in one step; encoding, writing and fsync happen in a worker thread, so other tasks
-        go on. The file is replaced atomically. Raises `InvalidParameter` for an unsafe name, `SnapshotFailed`
-        when it cannot be written. Then, and if cancelled, an older file of that name is as it was.
+        go on. The file is replaced atomically. It holds the bodies, delayed and leased ones included, in order.
+        Raises `InvalidParameter` for an unsafe name, `SnapshotFailed` when it cannot be written. Then, and if
+        cancelled, an older file of that name is as it was.
         """
         name = snapshot_name(name)
-        async with self._step:
-            bodies = self._queue.bodies()
+        async with self.step:
+            bodies = self.broker.default.bodies()
         await trio.to_thread.run_sync(self._snapshots.save, name, bodies, bulk.cancellable_pause)
         return len(bodies)
 
     async def restore(self, name: str) -> int:
-        """Replace the queue by the content of the file `name` and return the number of messages.
+        """Replace the default queue by the content of the file `name` and return the number of messages.
 
         All or nothing. Raises `InvalidParameter` for an unsafe name, `SnapshotFailed` when the file cannot
         be read, is corrupt or over a cap, and `Draining`. If cancelled, nothing is replaced.
@@ -204,65 +200,72 @@ class QueueService:
         name = snapshot_name(name)
         self.check_open()
         bodies = await trio.to_thread.run_sync(self._snapshots.load, name, bulk.cancellable_pause)
-        async with self._step:
-            first = self._queue.reserve(len(bodies))
+        async with self.step:
+            first = self.broker.default.reserve(len(bodies))
         messages, size = await trio.to_thread.run_sync(bulk.make, bodies, first)
         number = len(messages)
-        async with self._step:
+        async with self.step:
             self.check_open()
             try:
-                dropped = self._queue.replace(messages, size)
+                dropped = self.broker.default.replace(messages, size)
             except QueueFull as full:
                 raise SnapshotFailed(f"{name} holds more than the queue may.", **full.members) from None
-            self._hand_out()
-        await _free(dropped)
+            self.hand_out()
+        await bulk.free_elsewhere(dropped)
         return number
 
     def stats(self) -> ServiceStats:
-        """Report what the service holds and has done; O(1), never waits."""
+        """Report what the service holds and has done; never waits. Its cost grows with the number of queues."""
         return ServiceStats(
-            queue=self._queue.stats(),
+            queue=self.broker.totals(),
+            queues=len(self.broker.queues),
+            max_messages=self.broker.max_messages,
+            max_bytes=self.broker.max_bytes,
             dequeues_empty=self._dequeues_empty,
-            waiting=len(self._waiting),
-            draining=self._draining,
+            waiting=len(self.waiting_room),
+            draining=self.draining,
             delivery_uncertain=self._delivery_uncertain,
         )
 
     def drain(self) -> None:
         """Refuse new messages from now on and answer everybody who waits; what is held can still be taken."""
-        self._draining = True
-        self._waiting.dismiss()
+        self.draining = True
+        self.waiting_room.dismiss()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be the one timer: do what is due, sleep until the next deadline or a change. Ends when cancelled."""
         task_status.started()
         while True:
-            self._waiting.expire(trio.current_time())
-            self._changed = trio.Event()
-            with trio.move_on_at(self._waiting.next_deadline()):
+            async with self.step:
+                now = trio.current_time()
+                due = self.broker.tick(now)
+                # Those whose time is up in the very moment a message is ready still get it.
+                self.hand_out()
+                self.waiting_room.expire(now, TICK_STEPS)
+                self._alarm = min(due, self.waiting_room.next_deadline())
+                self._changed = trio.Event()
+            with trio.move_on_at(self._alarm):
                 await self._changed.wait()
 
-    def _hand_out(self) -> None:
-        """Match waiters with messages: the one place where waiting consumers are served."""
-        while self._waiting and len(self._queue):
-            message = self._queue.dequeue()
-            if message is not None:
-                self._waiting.serve(message)
+    def _remove(self, name: str) -> list[deque[Message]]:
+        queue = self.find(name)
+        dropped = self.broker.delete(name)
+        del self._queues[name]
+        queue.end()
+        return dropped
 
-
-async def _free(messages: deque[Message]) -> None:
-    # Shielded: what was to be done is done, and a cancellation now must not say that it was not. Bounded by
-    # the number of messages, at less than a microsecond each.
-    with trio.CancelScope(shield=True):
-        await trio.to_thread.run_sync(bulk.free, messages)
+    def _wake_by(self, time: float) -> None:
+        if time < self._alarm:
+            self._alarm = time
+            self._changed.set()
 
 
 @asynccontextmanager
 async def open_service(settings: Settings | None = None) -> AsyncGenerator[QueueService, None]:
-    """Run a queue for the length of the block: `async with zapq.open_service() as queue:`.
+    """Run queues for the length of the block: `async with zapq.open_service() as service:`.
 
     Opens the data directory (raises `CannotStart` if that is impossible) and starts the service's one timer.
-    When the block ends, waiting consumers are answered and the queue, being memory, is gone.
+    When the block ends, waiting consumers are answered and the queues, being memory, are gone.
     """
     settings = settings or Settings()
     with SnapshotStore(settings) as snapshots:

@@ -1,82 +1,101 @@
-"""The line of long pollers: who waits for a message, in which order, and until when.
+"""Who waits for messages: in one line for each queue, in which order, and until when.
 
-A waiter is a slot with an event. Whoever fills the slot also takes the waiter out of the line, in one
+A waiter is a slot with an event. Whoever fills the slot also takes the waiter out of its line, in one
 synchronous step, so a message is never promised to somebody who has already left. (`trio.Condition` would
 not do: a notification sent to a task that is cancelled in the same tick is lost, and the message with it.)
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
-from math import inf
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import trio
 
-from zapq.core.message import Message
+from zapq.core.agenda import Agenda
+from zapq.core.message import Lease, Message
+from zapq.errors import ZapqError
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a consumer asks for."""
+
+    limit: int = 1
+    """Messages, at most."""
+    lease: bool = False
+    """Whether it will acknowledge them; else they are gone once given."""
+    visibility: float | None = None
+    """Seconds each lease lasts; None: as the queue is set."""
+
+
+ONE = Want()
+
+Given = Sequence[Message] | Sequence[Lease]
+"""What a consumer gets."""
 
 
 class Waiter:
-    """One consumer in line; `woken` is set when `message` is filled, its time is up, or the line closes."""
+    """One consumer in line; `woken` is set when `given` is filled, its time is up, or the line closes."""
 
-    __slots__ = ("deadline", "message", "ticket", "woken")
+    __slots__ = ("given", "line", "refusal", "ticket", "want", "woken")
 
-    def __init__(self, ticket: int, deadline: float) -> None:
+    def __init__(self, ticket: int, line: Line, want: Want) -> None:
         self.ticket = ticket
-        self.deadline = deadline
-        self.message: Message | None = None
+        self.line = line
+        self.want = want
+        self.given: Given = ()
+        self.refusal: ZapqError | None = None
         self.woken = trio.Event()
 
 
-class WaitingLine:
-    """First come, first served; every operation is synchronous and amortised O(log n) or better."""
+class Line(OrderedDict[int, Waiter]):
+    """The consumers of one queue by ticket, first come, first served; the first is found, and leaves, in O(1)."""
+
+
+class WaitingRoom:
+    """Every line of one service; every operation is synchronous and amortised O(log n) or better."""
 
     def __init__(self) -> None:
-        self._line: dict[int, Waiter] = {}
-        self._deadlines: list[tuple[float, int]] = []
+        self._patience: Agenda[Waiter] = Agenda()
         self._next_ticket = 0
 
     def __len__(self) -> int:
-        return len(self._line)
+        return len(self._patience)
 
-    def join(self, deadline: float) -> Waiter:
-        """Stand at the end of the line until `deadline` (a time of Trio's clock)."""
+    def join(self, line: Line, want: Want, deadline: float) -> Waiter:
+        """Stand at the end of `line` until `deadline` (a time of Trio's clock)."""
         self._next_ticket += 1
-        waiter = self._line[self._next_ticket] = Waiter(self._next_ticket, deadline)
-        heappush(self._deadlines, (deadline, waiter.ticket))
-        # Waiters that were served leave their deadline behind; sweeping when those are the majority keeps
-        # the heap within twice the line at O(1) amortised.
-        if len(self._deadlines) > 2 * len(self._line) + 64:
-            self._deadlines = [(other.deadline, other.ticket) for other in self._line.values()]
-            heapify(self._deadlines)
+        waiter = line[self._next_ticket] = Waiter(self._next_ticket, line, want)
+        self._patience.put(waiter.ticket, deadline, waiter)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """Step out of the line; does nothing for a waiter that was served or expired."""
-        self._line.pop(waiter.ticket, None)
+        waiter.line.pop(waiter.ticket, None)
+        self._patience.pop(waiter.ticket)
 
-    def serve(self, message: Message) -> None:
-        """Hand `message` to whoever has waited longest."""
-        waiter = self._line.pop(next(iter(self._line)))
-        waiter.message = message
-        waiter.woken.set()
+    def serve(self, waiter: Waiter, given: Given) -> None:
+        """Hand `given` to a waiter in line."""
+        waiter.given = given
+        self._wake(waiter)
 
-    def expire(self, now: float) -> None:
-        """Wake, empty-handed, everybody whose time is up."""
-        while self._deadlines and self._deadlines[0][0] <= now:
-            self._wake(heappop(self._deadlines)[1])
+    def expire(self, now: float, limit: int) -> None:
+        """Wake, empty-handed, those whose time is up, at most `limit` of them."""
+        for waiter in self._patience.due(now, limit):
+            self._wake(waiter)
 
     def next_deadline(self) -> float:
         """When `expire` next has something to do: infinity while nobody waits."""
-        while self._deadlines and self._deadlines[0][1] not in self._line:
-            heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else inf
+        return self._patience.next()
 
-    def dismiss(self) -> None:
-        """Wake everybody, empty-handed."""
-        for ticket in list(self._line):
-            self._wake(ticket)
+    def dismiss(self, line: Line | None = None, refusal: ZapqError | None = None) -> None:
+        """Wake everybody in `line` (None: everybody) empty-handed, or with `refusal`."""
+        for waiter in list(self._patience.values() if line is None else line.values()):
+            waiter.refusal = refusal
+            self._wake(waiter)
 
-    def _wake(self, ticket: int) -> None:
-        waiter = self._line.pop(ticket, None)
-        if waiter is not None:
-            waiter.woken.set()
+    def _wake(self, waiter: Waiter) -> None:
+        self.leave(waiter)
+        waiter.woken.set()

@@ -24,7 +24,8 @@ from typing import Self
 import msgspec
 
 from zapq.errors import CannotStart, InvalidParameter, SnapshotFailed
-from zapq.settings import KIB, MIB, Settings
+from zapq.limits import KIB, MIB
+from zapq.settings import Settings
 
 PIECE_BYTES = 256 * KIB
 """Bytes encoded or decoded in one call: about 0.3 ms of holding the global lock."""

@@ -1,0 +1,209 @@
+"""Every queue by its name: what they hold together, which is due first, and where messages change queues."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass, fields
+from itertools import count
+from math import inf
+
+from zapq.core.agenda import Agenda
+from zapq.core.message import About, Message
+from zapq.core.queue import Queue, QueueSettings, QueueStats
+from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, TooManyQueues
+from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, TICK_STEPS
+
+_NAME = re.compile(QUEUE_NAME, re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Redriven:
+    """What a redrive did."""
+
+    moved: int
+    left: int
+    """Ready messages still in the dead-letter queue."""
+
+
+def check_name(name: str, parameter: str = "queue") -> str:
+    """Return `name` if a queue can have it, else raise `InvalidParameter`."""
+    if not _NAME.fullmatch(name):
+        raise InvalidParameter(
+            f"{parameter} must be 1 to 80 letters, digits, dots, dashes and underscores, beginning with a letter"
+            " or digit.",
+            parameter=parameter,
+        )
+    return name
+
+
+class Broker:
+    """Holds the queues, within caps that count what all of them hold. It is the `Room` of its queues.
+
+    `tag` tells this run from others in receipts. `on_earlier` is called with a time when something has become due
+    earlier than `alarm` said.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_messages: int,
+        max_bytes: int,
+        max_queues: int,
+        tag: str = "0",
+        on_earlier: Callable[[float], None] = lambda time: None,
+        now: float = 0.0,
+    ) -> None:
+        self.messages = self.bytes = 0
+        self.max_messages = max_messages
+        self.max_bytes = max_bytes
+        self.max_queues = max_queues
+        self.queues: dict[str, Queue] = {}
+        self._tag = tag
+        self._on_earlier = on_earlier
+        self._numbers = count(1)
+        self._serials = count(1)
+        self._last_serial = 0
+        self._acks = bytearray(ACKS_REMEMBERED)
+        self._alarms: Agenda[Queue] = Agenda()
+        self._alarm = inf
+        self._past = QueueStats(*(0 for _ in fields(QueueStats)))
+        self.default = self.open(DEFAULT_QUEUE, now)
+
+    def open(self, name: str, now: float) -> Queue:
+        """Return the queue called `name`, made now if there was none.
+
+        Raises `InvalidParameter` for a name no queue can have, and `TooManyQueues`.
+        """
+        queue = self.queues.get(name)
+        if queue is None:
+            check_name(name)
+            if len(self.queues) >= self.max_queues:
+                raise TooManyQueues(limit="max_queues", current=len(self.queues), max_queues=self.max_queues)
+            number = next(self._numbers)
+            queue = Queue(name, room=self, number=number, tag=f"{self._tag}-{number:x}", now=now)
+            self.queues[name] = queue
+        return queue
+
+    def find(self, name: str) -> Queue:
+        """Return the queue called `name`; raises `QueueNotFound`, or `InvalidParameter` for an impossible name."""
+        queue = self.queues.get(name)
+        if queue is None:
+            raise QueueNotFound(queue=check_name(name))
+        return queue
+
+    def configure(self, name: str, settings: QueueSettings, now: float) -> bool:
+        """Let `settings` hold for the queue called `name`, and return whether it was made for that.
+
+        Raises `InvalidParameter` for settings that contradict each other, and `TooManyQueues`; then nothing has
+        changed.
+        """
+        check_name(name)
+        dead_letter = settings.dead_letter
+        if (dead_letter is None) != (settings.max_receives is None):
+            raise InvalidParameter(
+                "max_receives and dead_letter need each other: after how many deliveries, and where to.",
+                parameter="dead_letter",
+            )
+        seen, after = {name}, dead_letter
+        while after is not None:
+            if after in seen:
+                raise InvalidParameter("Dead letters would go round in a circle.", parameter="dead_letter")
+            seen.add(after)
+            after = self.queues[after].settings.dead_letter if after in self.queues else None
+        wanted = [each for each in (name, dead_letter) if each is not None and each not in self.queues]
+        if len(self.queues) + len(wanted) > self.max_queues:
+            raise TooManyQueues(limit="max_queues", current=len(self.queues), max_queues=self.max_queues)
+        for each in wanted:
+            self.open(each, now)
+        self.queues[name].configure(settings)
+        return name in wanted
+
+    def delete(self, name: str) -> list[deque[Message]]:
+        """Remove the queue called `name`; what it held is gone, and returned for the caller to free.
+
+        Raises `QueueNotFound`, and `QueueInUse` for the default queue and for one that dead letters go to.
+        """
+        queue = self.find(name)
+        if queue is self.default:
+            raise QueueInUse(f"{name} is always there; purge it instead.", queue=name)
+        for other in self.queues.values():
+            if other.settings.dead_letter == name:
+                raise QueueInUse(f"Dead letters of {other.name} go to {name}; change that first.", queue=name)
+        dropped = queue.clear()
+        del self.queues[name]
+        self._alarms.pop(queue.number)
+        self._past = _sum([self._past, queue.stats()])
+        return dropped
+
+    def redrive(self, name: str, limit: int, now: float) -> Redriven:
+        """Move dead letters that are ready in the queue called `name` to the end of where they failed.
+
+        At most `limit` of them, and only as many as there is room for: the others stay at their place. They begin
+        anew there: received never, without a ttl.
+        """
+        source = self.find(name)
+        moved = 0
+        staying: list[Message] = []
+        for message in source.pop_ready(now):
+            target = self.queues.get(message.about.origin)
+            if target is None or target is source or not target.has_room_for(len(message.body)):
+                staying.append(message)
+                continue
+            source.leave(message)
+            target.adopt(message, About(message.content_type, message.priority))
+            moved += 1
+            if moved == limit:
+                break
+        for message in staying:
+            source.stay(message)
+        source.note_redriven(moved)
+        return Redriven(moved, source.stats().ready)
+
+    def tick(self, now: float) -> float:
+        """Do a bounded part of what is due by `now`, and return when to come back: at once, if there is more."""
+        for queue in self._alarms.due(now, 1):
+            queue.tick(now, TICK_STEPS)
+            if queue.alarm < inf:
+                self._alarms.put(queue.number, queue.alarm, queue)
+        self._alarm = self._alarms.next()
+        return self._alarm
+
+    def totals(self) -> QueueStats:
+        """What all queues hold and have done, those that are no more included."""
+        return _sum([self._past, *(queue.stats() for queue in self.queues.values())])
+
+    def serial(self) -> int:
+        """Number a delivery."""
+        self._last_serial = serial = next(self._serials)
+        self._acks[serial % ACKS_REMEMBERED] = 0
+        return serial
+
+    def note_ack(self, serial: int) -> None:
+        """Remember that this delivery was acknowledged, unless very many have followed it."""
+        if serial > self._last_serial - ACKS_REMEMBERED:
+            self._acks[serial % ACKS_REMEMBERED] = 1
+
+    def was_acked(self, serial: int) -> bool:
+        """Whether this delivery was acknowledged, as far as is remembered."""
+        recent = self._last_serial - ACKS_REMEMBERED < serial <= self._last_serial
+        return recent and self._acks[serial % ACKS_REMEMBERED] == 1
+
+    def watch(self, queue: Queue, time: float) -> None:
+        """Note that `queue` has something to do at `time`, earlier than known before."""
+        self._alarms.put(queue.number, time, queue)
+        if time < self._alarm:
+            self._alarm = time
+            self._on_earlier(time)
+
+    def bury(self, queue: Queue, message: Message) -> None:
+        """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
+        about = message.about
+        name = queue.settings.dead_letter
+        assert name is not None
+        self.queues[name].adopt(message, About(about.content_type, about.priority, origin=queue.name))
+
+
+def _sum(parts: Iterable[QueueStats]) -> QueueStats:
+    return QueueStats(*map(sum, zip(*map(astuple, parts), strict=True)))

@@ -1,0 +1,54 @@
+"""Idempotency keys: a producer that got no answer may ask again, and the message is there once.
+
+The draft standard is draft-ietf-httpapi-idempotency-key-header.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from zapq.errors import KeyReused
+from zapq.limits import IDEMPOTENCY_WINDOW, MAX_KEYS
+
+
+class Claim(NamedTuple):
+    """What a key was used for."""
+
+    fingerprint: bytes
+    id: int
+    until: float
+
+
+class Keys:
+    """The keys used lately, each for `IDEMPOTENCY_WINDOW` seconds, or until `MAX_KEYS` newer ones have come."""
+
+    def __init__(self) -> None:
+        self._claims: OrderedDict[tuple[int, str], Claim] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def find(self, queue: int, key: str, fingerprint: bytes, now: float) -> int | None:
+        """Return the id of the message `key` was used for in the queue of this number, or None if it was not used.
+
+        Raises `KeyReused` if that message was another one.
+        """
+        self._forget(now)
+        claim = self._claims.get((queue, key))
+        if claim is None:
+            return None
+        if claim.fingerprint != fingerprint:
+            raise KeyReused(parameter="Idempotency-Key")
+        return claim.id
+
+    def claim(self, queue: int, key: str, fingerprint: bytes, id: int, now: float) -> None:
+        """Remember that `key` was used for this message."""
+        self._claims[queue, key] = Claim(fingerprint, id, now + IDEMPOTENCY_WINDOW)
+        if len(self._claims) > MAX_KEYS:
+            self._claims.popitem(last=False)
+
+    def _forget(self, now: float) -> None:
+        # All last equally long, so the oldest is always the first.
+        while self._claims and next(iter(self._claims.values())).until <= now:
+            self._claims.popitem(last=False)

@@ -1,0 +1,123 @@
+"""The endpoints for the messages of a queue: sending, receiving, settling, looking on."""
+
+from __future__ import annotations
+
+import time
+
+import trio
+from quart import Blueprint, Response, request
+
+from zapq.errors import MessageNotFound
+from zapq.http import answers, respond, wire
+from zapq.http.api import Api, exchange_of, read_unused_body
+from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES, PEEK
+from zapq.service.queue import NamedQueue, Settlement
+from zapq.service.waiting import Given, Want
+
+
+def create_routes(api: Api) -> Blueprint:
+    """Return the message endpoints of every queue."""
+    routes = Blueprint("messages", __name__, url_prefix="/queues/<name>")
+    service = api.service
+
+    @routes.post("/messages")
+    async def enqueue(name: str) -> Response:
+        accepted = await api.accept(name, wire.parameters(request, "delay", "ttl", "priority"))
+        return respond.with_bytes(answers.enqueued_in(name, accepted.id, b"", replayed=accepted.replayed))
+
+    @routes.post("/messages/batch")
+    async def enqueue_many(name: str) -> Response:
+        wire.parameters(request)
+        media_type = wire.batch_format(request)
+        batch = wire.decode_batch(media_type, await api.new_body(MAX_BATCH_BYTES))
+        with service.made_if_used(name) as queue:
+            first = await queue.enqueue_many(batch, content_type=wire.type_in_batch(media_type), begun=True)
+        return respond.with_bytes(answers.enqueued_many(len(batch), first, b""))
+
+    @routes.post("/receive")
+    async def receive(name: str) -> Response:
+        values = wire.parameters(request, "visibility", "wait", "ack")
+        lease, visibility = wire.leases(values), wire.seconds(values, "visibility", None)
+        queue, given = await _receive(name, Want(1, lease, visibility), wire.seconds(values, "wait", 0.0))
+        if not given:
+            return _nothing(queue)
+        return respond.with_bytes(answers.received(given[0], _wall(), b""))
+
+    @routes.post("/receive/batch")
+    async def receive_many(name: str) -> Response:
+        values = wire.parameters(request, "max", "visibility", "wait", "ack")
+        lease, visibility = wire.leases(values), wire.seconds(values, "visibility", None)
+        media_type = wire.answer_format(request)
+        want = Want(wire.whole(values, "max", MAX_BATCH), lease, visibility)
+        queue, given = await _receive(name, want, wire.seconds(values, "wait", 0.0))
+        if not given:
+            return _nothing(queue)
+        return respond.with_bytes(answers.received_many(media_type, given, _wall(), b""))
+
+    async def _receive(name: str, want: Want, wait: float) -> tuple[NamedQueue, Given]:
+        await read_unused_body(request)
+        queue, exchange = service.find(name), exchange_of(request)
+        given: Given = ()
+        with exchange.ends_with_client():
+            given = await queue.take(want, wait=wait)
+        exchange.hand_over(queue, given)
+        return queue, given
+
+    @routes.delete("/receipts/<receipt>")
+    async def ack(name: str, receipt: str) -> Response:
+        wire.parameters(request)
+        await read_unused_body(request)
+        await service.find(name).ack(receipt)
+        return respond.with_bytes(answers.empty(b""))
+
+    @routes.post("/receipts/<receipt>/release")
+    async def release(name: str, receipt: str) -> Response:
+        delay = wire.seconds(wire.parameters(request, "delay"), "delay", 0.0)
+        await read_unused_body(request)
+        await service.find(name).release(receipt, delay=delay)
+        return respond.with_bytes(answers.empty(b""))
+
+    @routes.post("/receipts/<receipt>/extend")
+    async def extend(name: str, receipt: str) -> Response:
+        visibility = wire.seconds(wire.parameters(request, "visibility"), "visibility", None)
+        await read_unused_body(request)
+        lease = await service.find(name).extend(receipt, visibility=visibility)
+        return respond.with_bytes(answers.extended(lease, _wall(), b""))
+
+    @routes.post("/settle")
+    async def settle(name: str) -> Response:
+        wire.parameters(request)
+        body = await exchange_of(request).body.read()
+        settlements: list[Settlement] = wire.decode_settlements(request.mimetype, body)
+        results = await service.find(name).settle(settlements)
+        return respond.with_json([
+            {"receipt": settlement.receipt, "result": "ok" if error is None else error.problem}
+            for settlement, error in zip(settlements, results, strict=True)
+        ])
+
+    @routes.get("/messages")
+    async def peek(name: str) -> Response:
+        values = wire.parameters(request, "state", "limit")
+        state, limit = wire.state(values), wire.whole(values, "limit", PEEK)
+        seen = await service.find(name).peek(state, limit=limit)
+        now = trio.current_time()
+        return respond.with_json([wire.describe_message(each, now) for each in wire.within_a_batch(seen)])
+
+    @routes.get("/messages/<int:id>")
+    async def find(name: str, id: int) -> Response:
+        wire.parameters(request)
+        seen = await service.find(name).find(id)
+        if seen is None:
+            raise MessageNotFound(queue=name, message_id=id)
+        return respond.with_json(wire.describe_message(seen, trio.current_time()))
+
+    return routes
+
+
+def _nothing(queue: NamedQueue) -> Response:
+    return respond.with_bytes(answers.nothing(queue.why_empty(), queue.next_visible_in(), b""))
+
+
+def _wall() -> float:
+    """What Trio's clock lacks to that of the world."""
+    return time.time() - trio.current_time()

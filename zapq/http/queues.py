@@ -1,0 +1,63 @@
+"""The endpoints for queues as such: their settings and statistics, and what their administrator does."""
+
+from __future__ import annotations
+
+from quart import Blueprint, Response, request
+
+from zapq.http import respond, wire
+from zapq.http.api import Api, exchange_of
+from zapq.limits import MAX_BATCH
+
+
+def create_routes(api: Api) -> Blueprint:
+    """Return the endpoints for queues."""
+    routes = Blueprint("queues", __name__, url_prefix="/queues")
+    service = api.service
+
+    @routes.get("")
+    async def show_all() -> Response:
+        wire.parameters(request)
+        return respond.with_json([wire.describe_queue(queue.info()) for queue in service.queues()])
+
+    @routes.get("/<name>")
+    async def show(name: str) -> Response:
+        wire.parameters(request)
+        return respond.with_json(wire.describe_queue(service.find(name).info()))
+
+    @routes.put("/<name>")
+    async def configure(name: str) -> Response:
+        await api.admin()
+        settings = wire.decode_settings(await exchange_of(request).body.read())
+        made = await service.configure(name, settings)
+        return respond.with_json(wire.describe_queue(service.find(name).info()), 201 if made else 200)
+
+    @routes.delete("/<name>")
+    async def delete(name: str) -> Response:
+        await api.admin()
+        await service.delete(name)
+        return respond.with_nothing(204)
+
+    @routes.post("/<name>/purge")
+    async def purge(name: str) -> Response:
+        await api.admin()
+        return respond.with_json({"purged": await service.find(name).clear()})
+
+    @routes.post("/<name>/pause")
+    async def pause(name: str) -> Response:
+        await api.admin()
+        await service.find(name).pause()
+        return respond.with_json({"paused": True})
+
+    @routes.post("/<name>/resume")
+    async def resume(name: str) -> Response:
+        await api.admin()
+        await service.find(name).resume()
+        return respond.with_json({"paused": False})
+
+    @routes.post("/<name>/redrive")
+    async def redrive(name: str) -> Response:
+        limit = wire.whole(await api.admin("limit"), "limit", MAX_BATCH)
+        redriven = await service.find(name).redrive(limit=limit)
+        return respond.with_json({"moved": redriven.moved, "left": redriven.left})
+
+    return routes

@@ -1,0 +1,94 @@
+"""Every limit nobody has needed to change, and the defaults that are no setting, each with its reason."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+
+MAX_WAIT = 60.0
+"""Seconds one long poll may last: below the usual idle timeout of proxies, and every parked request ends."""
+MAX_VISIBILITY = 43_200.0
+"""Seconds a lease may last, as with Amazon's SQS: half a day of work, and extending it is always possible."""
+DEFAULT_VISIBILITY = 30.0
+"""Seconds a lease lasts when nobody says: longer than most handlers work, short enough to wait for a dead one."""
+MAX_DELAY = 365 * 86_400.0
+"""Seconds a message may be delayed or kept at most: longer is a calendar and not a queue."""
+MAX_PRIORITY = 9
+"""Priorities are 0 to this one; each has a line of its own in every queue."""
+MAX_RECEIVES = 1_000_000
+"""The highest `max_receives`: beyond it, nobody counts."""
+RELEASES_AT_ONCE = 3
+"""Times a message may be given back without a delay before it rests: transient failures pass, poison does not."""
+BACKOFF = 1.0
+"""Seconds it rests then; twice as long each further time ..."""
+MAX_BACKOFF = 60.0
+"""... up to this."""
+DEFAULT_QUEUE = "default"
+"""The queue the drop-in endpoints are about."""
+QUEUE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
+"""A queue's name, as a regular expression: plain in a path, a file name and a metric's label."""
+ACKS_REMEMBERED = 2**20
+"""Deliveries for which a repeated acknowledgement is still known as one: a byte each, some 20 s at full speed."""
+TICK_STEPS = 1000
+"""Leases, delays and ttls ended in one go: some 2 ms."""
+MIN_RETRY_AFTER = 1
+"""Seconds, the least a refused producer is asked to wait: HTTP knows no fractions here."""
+MAX_RETRY_AFTER = 60
+"""The most: by then things may have changed."""
+DRAIN_WINDOW = 5.0
+"""Seconds over which a queue's drain rate is measured: long enough for batches, short enough for a change."""
+MAX_BATCH = 1000
+"""Messages in one batch: by then what a request costs is lost in what its messages cost, and others wait 1 ms."""
+MAX_BATCH_BYTES = 8 * MIB
+"""Bytes of one batch: it is held, decoded and sent whole."""
+IDEMPOTENCY_WINDOW = 300.0
+"""Seconds an Idempotency-Key is kept: clients give up retrying long before."""
+MAX_KEYS = 100_000
+"""Idempotency-Keys kept at once, some 30 MiB; beyond it, the oldest go early."""
+PEEK = 10
+"""Messages a peek shows when nobody says."""
+MAX_MESSAGE_BYTES = 16 * MIB
+"""The most --max-message-bytes accepts: a message is held, copied and sent whole."""
+MAX_HEAD_BYTES = 16 * KIB
+"""Request line and headers; between nginx's 8 KiB and node's 16 KiB of headers alone."""
+MAX_HEADERS = 100
+"""Header fields of a request, as Apache: more is an attack on whoever parses them."""
+MAX_TARGET_BYTES = 2 * KIB
+"""Path and query; ours need less than 200 bytes."""
+MAX_CHUNKS = 1024
+"""Pieces of a chunked body: each costs parsing, and one-byte chunks would make 64 KiB cost a second of CPU."""
+MAX_STREAM_RESETS = 1000
+"""Streams a client may reset on one HTTP/2 connection: each costs a request nobody will read (CVE-2023-44487)."""
+BACKLOG = 4096
+"""Connections the kernel holds for us to accept (Linux: at most net.core.somaxconn, 4096 by default). With the
+usual 100, a burst of clients loses SYNs, and each lost one costs its client a second."""
+ACCEPT_PAUSE = 0.1
+"""Seconds without accepting after the process ran out of descriptors: some are free again by then."""
+RECEIVE_BYTES = 64 * KIB
+"""Bytes read in one go: most messages whole, and no more than a fair share of a turn."""
+SEND_PIECE_BYTES = 64 * KIB
+"""Bytes handed to one bounded send, so that a slow but living reader of a large message is not cut off."""
+LINGER_SECONDS = 2.0
+"""How long a closing connection goes on reading, so that the client sees our answer and not a reset."""
+LINGER_BYTES = 1 * MIB
+"""How much it reads in that time."""
+MAX_HOT_HEAD_BYTES = 2 * KIB
+"""The longest head answered without Hypercorn: clients of ours need 100 to 600 bytes."""
+MAX_HOT_FIELDS = 32
+"""The most fields of such a head: they need 3 to 12."""
+HEADS_REMEMBERED = 1024
+"""Heads whose meaning is remembered, in 2 MiB at most: clients repeat theirs, and have few different ones."""
+MAX_ANSWERS = 64
+"""Pipelined requests answered in one go: some 0.3 ms, after which others have their turn."""
+MAX_ANSWERS_BYTES = 256 * KIB
+"""Bytes of answers after which no further one is begun: what a client that does not read can make us hold."""
+TURN_STEPS = 256
+"""Requests answered before the rest of the program runs: some 2 ms, which timers and other tasks can wait."""
+ACCEPTS = 32
+"""Connections accepted in one go: some 1 ms."""
+HANDSHAKE_SECONDS = 5.0
+"""A TLS handshake is two round trips; whoever needs longer is not a client."""
+GOODBYE_SECONDS = 0.5
+"""How long closing a TLS connection may take: within the reserve below, so that a shutdown keeps its budget."""
+CLOSING_RESERVE = 0.1
+"""The part of the grace, at most 1 s of it, kept for closing what did not end by itself."""

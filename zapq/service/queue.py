@@ -1,0 +1,576 @@
+"""One queue of a running service: its verbs, for Trio programs and for the HTTP side alike.
+
+The async methods wait for the service's lock and hold it while they change something. Their `*_nowait` twins do
+the same if nobody holds it: they contain no checkpoint, so that no other task could see whether they had taken it,
+and taking it would be a third of their cost. All logic is in the synchronous half.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeGuard
+
+import msgspec
+import trio
+
+from zapq.core.broker import Redriven
+from zapq.core.message import OCTETS, PLAIN, About, Draft, Lease, Message
+from zapq.core.queue import Queue, QueueSettings, QueueStats, Sighting, State
+from zapq.errors import (
+    Draining,
+    InvalidParameter,
+    MessageTooLarge,
+    QueueNotFound,
+    ReceiptExpired,
+    ZapqError,
+)
+from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT
+from zapq.service import bulk
+from zapq.service.waiting import Given, Line, Want
+
+if TYPE_CHECKING:
+    from zapq.service.service import QueueService
+
+Action = Literal["ack", "release", "extend"]
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is to become of one lease. Durations are seconds."""
+
+    receipt: str
+    action: Action = "ack"
+    delay: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY)] = 0.0
+    """For a release."""
+    visibility: Annotated[float, msgspec.Meta(ge=0, le=MAX_VISIBILITY)] | None = None
+    """For an extension; None: as the queue is set."""
+
+
+class Accepted(NamedTuple):
+    """The answer to an enqueue."""
+
+    id: int
+    replayed: bool
+    """Whether it was stored before, under the same key: then nothing was stored now."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """One queue as one consistent picture."""
+
+    name: str
+    settings: QueueSettings
+    stats: QueueStats
+    paused: bool
+    waiting: int
+
+
+class NamedQueue:
+    """One queue of a service, until it is deleted. Made by `QueueService.queue`, never by hand.
+
+    All verbs raise `QueueNotFound` once it is deleted, also if a new one has its name by then. None of them lets a
+    cancellation lose a message: if cancelled, what was not answered has not happened.
+    """
+
+    def __init__(self, service: QueueService, core: Queue) -> None:
+        self._service = service
+        self._core = core
+        self._line = Line()
+        self._lock = service.lock
+        self._step = service.step
+        self._waiting_room = service.waiting_room
+        self._deleted = False
+        self.users = 0
+        """Blocks of `QueueService.made_if_used` it is open in."""
+        self.provisional = False
+        """Whether it was made for such a block, and is to go if nobody uses it."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self._core.name
+
+    @property
+    def available(self) -> bool:
+        """Whether a consumer would get a message now."""
+        return self._core.available
+
+    def enqueue_nowait(
+        self,
+        body: bytes,
+        *,
+        priority: int = 0,
+        delay: float = 0.0,
+        ttl: float | None = None,
+        content_type: str = OCTETS,
+        begun: bool = False,
+    ) -> Message:
+        """Store a message and return it; atomic, without a checkpoint. See `enqueue`.
+
+        Raises `trio.WouldBlock`, too, while another task holds the lock; then nothing is stored.
+        """
+        now = trio.current_time()
+        about = _about(now, priority, delay, ttl, content_type)
+        if self._lock.locked():
+            raise trio.WouldBlock
+        return self._enqueue(body, about, delay, begun, now)
+
+    async def enqueue(
+        self,
+        body: bytes,
+        *,
+        priority: int = 0,
+        delay: float = 0.0,
+        ttl: float | None = None,
+        content_type: str = OCTETS,
+        begun: bool = False,
+    ) -> Message:
+        """Store a message at the end of its priority (9 is served first) and return it.
+
+        It is ready after `delay` seconds, and gone after `ttl` seconds unless somebody has it then. `begun` says
+        that receiving it began before `drain`, which then does not refuse it. Raises `MessageTooLarge`,
+        `QueueFull`, `Draining`, and `InvalidParameter` for what is out of range. If cancelled, nothing is stored.
+        """
+        now = trio.current_time()
+        about = _about(now, priority, delay, ttl, content_type)
+        async with self._step:
+            return self._enqueue(body, about, delay, begun, now)
+
+    async def enqueue_once(self, key: str, draft: Draft, *, begun: bool = False) -> Accepted:
+        """Store a message unless `key` was used for it before; then return the id it had.
+
+        A key is kept for 300 s, or until 100,000 newer ones have come. Raises `KeyReused` if it was used for
+        another message, and what `enqueue` raises; then the key is as before.
+        """
+        # Only told apart from other messages under one key, not protected from forgers: they are the same client.
+        fingerprint = hashlib.blake2b(msgspec.msgpack.encode(draft), digest_size=16).digest()
+        async with self._step:
+            self._check_alive()
+            now = trio.current_time()
+            keys = self._service.keys
+            id = keys.find(self._core.number, key, fingerprint, now)
+            if id is not None:
+                return Accepted(id, replayed=True)
+            about = _about(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
+            message = self._enqueue(draft.body, about, draft.delay, begun, now)
+            keys.claim(self._core.number, key, fingerprint, message.id, now)
+            return Accepted(message.id, replayed=False)
+
+    def accept_nowait(self, body: bytes, about: About, now: float) -> Message:
+        """Store a message of which all is known: `enqueue_nowait` after it has looked at its arguments."""
+        if self._lock.locked():
+            raise trio.WouldBlock
+        return self._enqueue(body, about, 0.0, False, now)
+
+    def enqueue_many_nowait(
+        self,
+        batch: Sequence[bytes | Draft],
+        *,
+        content_type: str = OCTETS,
+        begun: bool = False,
+    ) -> int:
+        """Store a batch of 1 to 1000, all or nothing, and return the first id; atomic, without a checkpoint."""
+        if self._lock.locked():
+            raise trio.WouldBlock
+        return self._enqueue_many(batch, content_type, begun, trio.current_time())
+
+    async def enqueue_many(
+        self,
+        batch: Sequence[bytes | Draft],
+        *,
+        content_type: str = OCTETS,
+        begun: bool = False,
+    ) -> int:
+        """Store a batch of 1 to 1000, all or nothing, in order, and return the first id; the others follow it.
+
+        `content_type` is that of bare bodies; drafts have their own. Raises what `enqueue` raises; if anything is
+        wrong with one of them, or if cancelled, none is stored.
+        """
+        async with self._step:
+            return self._enqueue_many(batch, content_type, begun, trio.current_time())
+
+    def dequeue_nowait(self, *, now: float | None = None, waits: bool = False) -> Message | None:
+        """Remove and return the first message, or None; atomic, without a checkpoint.
+
+        `now` is Trio's time, for callers who know it. Who would wait for a message says so by `waits`, and gets
+        `trio.WouldBlock` if there is none. Raises `Draining` if the service is draining and has nothing
+        to give, and `trio.WouldBlock` while another task holds the lock.
+        """
+        if self._lock.locked():
+            raise trio.WouldBlock
+        if self._deleted:
+            raise QueueNotFound(queue=self.name)
+        message = self._core.dequeue(trio.current_time() if now is None else now)
+        if message is None:
+            self._note_empty(waits)
+        return message
+
+    async def dequeue(self, *, wait: float = 0.0) -> Message | None:
+        """Remove and return the first message, waiting up to `wait` seconds (0 to 60) for one; None if none came.
+
+        At most once: it is gone from the queue, whatever becomes of it. Waiters are served first come, first
+        served. Raises `Draining` if the service is draining and has nothing to give, `TooManyWaiters`,
+        `InvalidParameter` for a `wait` out of range. If cancelled, no message is lost: one that was handed over in
+        the very tick is back at its place before we leave.
+        """
+        messages = await self.dequeue_many(1, wait=wait)
+        return messages[0] if messages else None
+
+    async def dequeue_many(self, limit: int, *, wait: float = 0.0) -> list[Message]:
+        """Remove and return the first messages, at most `limit` (1 to 1000) and 8 MiB, as `dequeue` does."""
+        given = await self.take(Want(limit), wait=wait)
+        return [message for message in given if isinstance(message, Message)]
+
+    def receive_nowait(self, *, visibility: float | None = None, now: float | None = None) -> Lease | None:
+        """Lease the first message, or return None; atomic, without a checkpoint. See `dequeue_nowait`."""
+        leases = self.take_nowait(Want(1, lease=True, visibility=visibility), now=now)
+        return leases[0] if leases else None  # type: ignore[return-value]  # a lease was wanted
+
+    def take_nowait(self, want: Want, *, now: float | None = None, waits: bool = False) -> Given:
+        """Give what is wanted and there; atomic, without a checkpoint. See `dequeue_nowait`."""
+        if self._lock.locked():
+            raise trio.WouldBlock
+        self._check_alive()
+        given = self._take(want, trio.current_time() if now is None else now)
+        if not given:
+            self._note_empty(waits)
+        return given
+
+    async def receive(self, *, wait: float = 0.0, visibility: float | None = None) -> Lease | None:
+        """Lease the first message, waiting up to `wait` seconds (0 to 60) for one; None if none came.
+
+        At least once: the message is invisible for `visibility` seconds (0 to 43200; by default as the queue is
+        set), and comes back then, at its place, unless it is acknowledged by the lease's `receipt`. Waiters are
+        served first come, first served. Raises as `dequeue` does. If cancelled, the message was not leased, and
+        its receive count is as before.
+        """
+        leases = await self.receive_many(1, wait=wait, visibility=visibility)
+        return leases[0] if leases else None
+
+    async def receive_many(self, limit: int, *, wait: float = 0.0, visibility: float | None = None) -> list[Lease]:
+        """Lease the first messages, at most `limit` (1 to 1000) and 8 MiB, as `receive` does."""
+        given = await self.take(Want(limit, lease=True, visibility=visibility), wait=wait)
+        return [lease for lease in given if isinstance(lease, Lease)]
+
+    async def take(self, want: Want, *, wait: float = 0.0) -> Given:
+        """Give what is wanted, waiting up to `wait` seconds for it. See `dequeue` and `receive`."""
+        _check("wait", wait, 0, MAX_WAIT)
+        _check("visibility", want.visibility, 0, MAX_VISIBILITY)
+        _checked_limit(want.limit)
+        return await self._receive(want, wait)
+
+    @asynccontextmanager
+    async def lease(self, *, visibility: float = inf) -> AsyncGenerator[Lease, None]:
+        """Hold the first message for the length of the block: `async with queue.lease() as message:`.
+
+        Waits until there is one. When the block ends, the message is acknowledged; if it raises or is cancelled,
+        the message is released, and back at its place. By default the lease lasts as long as the block: in this
+        process nothing can end without ending it. With a shorter `visibility` it may expire; then the end of the
+        block raises `ReceiptExpired`, and somebody else may have the message. Raises `Draining` while waiting.
+        """
+        lease = None
+        while lease is None:
+            given = await self._receive(Want(lease=True, visibility=visibility), MAX_WAIT)
+            lease = next((each for each in given if isinstance(each, Lease)), None)
+        try:
+            yield lease
+        except BaseException:
+            with suppress(ReceiptExpired, QueueNotFound):
+                self.settle_nowait(Settlement(receipt=lease.receipt, action="release"))
+            raise
+        self.settle_nowait(Settlement(receipt=lease.receipt))
+
+    def ack_nowait(self, receipt: str, *, now: float | None = None) -> None:
+        """Let a leased message go for good; atomic, without a checkpoint. See `ack` and `dequeue_nowait`."""
+        if self._lock.locked():
+            raise trio.WouldBlock
+        self._check_alive()
+        self._core.ack(receipt, trio.current_time() if now is None else now)
+
+    async def ack(self, receipt: str) -> None:
+        """Let a leased message go for good: it was dealt with. Repeating it is fine.
+
+        Raises `ReceiptExpired` if the lease is over: somebody else has the message, or will have it.
+        """
+        await self._settle_one(Settlement(receipt=receipt))
+
+    async def release(self, receipt: str, *, delay: float = 0.0) -> None:
+        """Give a leased message back: at its original place, at once or after `delay` seconds (up to a year).
+
+        The fourth time that happens without a delay it rests for a second, then for two, and so on to 60, so that
+        it does not spin. At the queue's `max_receives` it goes to the dead-letter queue. Raises `ReceiptExpired`.
+        """
+        _check("delay", delay, 0, MAX_DELAY)
+        await self._settle_one(Settlement(receipt=receipt, action="release", delay=delay))
+
+    async def extend(self, receipt: str, *, visibility: float | None = None) -> Lease:
+        """Let a lease last until `visibility` seconds from now, and return it. Raises `ReceiptExpired`."""
+        _check("visibility", visibility, 0, MAX_VISIBILITY)
+        lease = await self._settle_one(Settlement(receipt=receipt, action="extend", visibility=visibility))
+        assert lease is not None
+        return lease
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[ZapqError | None]:
+        """Acknowledge, release and extend in one step, 1 to 1000 at once; for each, None or why it was refused."""
+        _checked_limit(len(settlements), "settlements")
+        results: list[ZapqError | None] = []
+        async with self._step:
+            self._check_alive()
+            for settlement in settlements:
+                try:
+                    self._settle(settlement)
+                except (ReceiptExpired, InvalidParameter) as error:
+                    results.append(error)
+                else:
+                    results.append(None)
+            self._service.hand_out()
+        return results
+
+    def settle_nowait(self, settlement: Settlement) -> Lease | None:
+        """Do with one lease what is asked, and return it if it goes on; never waits.
+
+        For cleanup, which must not wait for a lock. It need not: the lock is only ever held over synchronous
+        steps, so a task that runs now sees the queue between two of them.
+        """
+        self._check_alive()
+        lease = self._settle(settlement)
+        self._service.hand_out()
+        return lease
+
+    def take_back(self, given: Given) -> None:
+        """Put what could not be handed over at its original place, as if it had not been taken.
+
+        Never refused, never waits, for the same reason as `settle_nowait`.
+        """
+        if self._deleted:
+            return
+        for each in given:
+            if isinstance(each, Lease):
+                self._core.take_back(each)
+            else:
+                self._core.put_back(each)
+        self._hand_out()
+
+    async def peek(self, state: State = "ready", *, limit: int = 10) -> list[Sighting]:
+        """Return the first messages in `state`, at most `limit` (1 to 1000), and change nothing."""
+        _checked_limit(limit)
+        async with self._step:
+            self._check_alive()
+            return self._core.peek(state, limit)
+
+    async def find(self, id: int) -> Sighting | None:
+        """Return the message with this id if the queue holds it, and change nothing."""
+        async with self._step:
+            self._check_alive()
+            return self._core.find(id)
+
+    def clear_nowait(self) -> int:
+        """Drop every message and return how many that were; `trio.WouldBlock` while the lock is held."""
+        if self._lock.locked():
+            raise trio.WouldBlock
+        self._check_alive()
+        return sum(map(len, self._core.clear()))
+
+    async def clear(self) -> int:
+        """Drop every message, delayed and leased ones included, and return how many that were.
+
+        They are gone at once; a worker thread frees their memory, so that other tasks go on. If cancelled
+        before they are gone, nothing is dropped.
+        """
+        async with self._step:
+            self._check_alive()
+            number = len(self._core)
+            dropped = self._core.clear()
+        await bulk.free_elsewhere(dropped)
+        return number
+
+    async def pause(self) -> None:
+        """Give nothing to consumers from now on; messages are still accepted, and leases still settled."""
+        async with self._step:
+            self._check_alive()
+            self._core.paused = True
+
+    async def resume(self) -> None:
+        """Give messages to consumers again; those who wait are served at once."""
+        async with self._step:
+            self._check_alive()
+            self._core.paused = False
+            self._hand_out()
+
+    async def redrive(self, *, limit: int = MAX_BATCH) -> Redriven:
+        """Move dead letters that are ready here to the end of the queues they failed in, at most `limit` of them.
+
+        Only as many as there is room for there; the others stay at their place. They begin anew: received never,
+        without a ttl.
+        """
+        _checked_limit(limit)
+        async with self._step:
+            self._check_alive()
+            redriven = self._service.broker.redrive(self.name, limit, trio.current_time())
+            self._service.hand_out()
+        return redriven
+
+    def info(self) -> QueueInfo:
+        """Report what the queue is set to, holds and has done; never waits."""
+        core = self._core
+        return QueueInfo(core.name, core.settings, core.stats(), core.paused, len(self._line))
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing was ever sent to it, nobody waits, and nothing is set."""
+        stats = self._core.stats()
+        untouched = self._core.settings == QueueSettings() and not self._core.paused
+        return untouched and not self._line and not stats.messages and not stats.enqueued
+
+    def why_empty(self) -> str:
+        """Say why a consumer gets nothing: `paused`, `leased`, `delayed` (whichever ends first) or `empty`."""
+        return self._core.why_empty()
+
+    def next_visible_in(self, now: float | None = None) -> float:
+        """Seconds until a message that is delayed or leased will be ready, if nothing happens before."""
+        return max(self._core.next_visible() - (trio.current_time() if now is None else now), 0.0)
+
+    def end(self) -> None:
+        """Be deleted: answer those who wait with `QueueNotFound`."""
+        self._deleted = True
+        self._waiting_room.dismiss(self._line, QueueNotFound(queue=self.name))
+
+    def hand_out(self) -> bool:
+        """Match waiters with messages, the one place where they are served; whether some still wait."""
+        self._hand_out()
+        return len(self._line) > 0
+
+    def note_uncertain_delivery(self, number: int) -> None:
+        """Count messages whose bytes may or may not have reached a client that vanished."""
+        self._service.note_uncertain_delivery(number)
+
+    def _check_alive(self) -> None:
+        if self._deleted:
+            raise QueueNotFound(queue=self.name)
+
+    def _enqueue(self, body: bytes, about: About, delay: float, begun: bool, now: float) -> Message:
+        service = self._service
+        if service.draining and not begun:
+            raise Draining
+        if len(body) > service.max_message_bytes:
+            raise MessageTooLarge(max_message_bytes=service.max_message_bytes, current=len(body))
+        if self._deleted:
+            raise QueueNotFound(queue=self.name)
+        message = self._core.enqueue(body, about, delay=delay, now=now)
+        if self._line:
+            self._hand_out()
+        return message
+
+    def _enqueue_many(self, batch: Sequence[bytes | Draft], content_type: str, begun: bool, now: float) -> int:
+        if self._service.draining and not begun:
+            raise Draining
+        _checked_limit(len(batch), "messages")
+        self._check_alive()
+        if _all_bodies(batch):
+            largest = max(map(len, batch))
+        else:
+            drafts = [each if isinstance(each, Draft) else Draft(body=each) for each in batch]
+            largest = max(len(draft.body) for draft in drafts)
+        if largest > self._service.max_message_bytes:
+            raise MessageTooLarge(max_message_bytes=self._service.max_message_bytes, current=largest)
+        if _all_bodies(batch):
+            about = PLAIN if content_type == OCTETS else About(content_type)
+            first = self._core.enqueue_bodies(batch, about, now=now)
+        else:
+            first = self._core.enqueue_drafts(drafts, now=now)
+        self._hand_out()
+        return first
+
+    async def _receive(self, want: Want, wait: float) -> Given:
+        async with self._step:
+            self._check_alive()
+            given = self._take(want, trio.current_time())
+            if given:
+                return given
+            if wait == 0:
+                self._note_empty()
+                return given
+            self._service.check_open()
+            waiter = self._service.join(self, self._line, want, wait)
+        try:
+            await waiter.woken.wait()
+        except BaseException:
+            self._waiting_room.leave(waiter)
+            self.take_back(waiter.given)
+            raise
+        if waiter.refusal is not None:
+            raise waiter.refusal
+        if not waiter.given:
+            self._note_empty()
+        return waiter.given
+
+    def _note_empty(self, waits: bool = False) -> None:
+        if waits:
+            raise trio.WouldBlock
+        self._service.check_open()
+        self._service.note_empty()
+
+    def _take(self, want: Want, now: float) -> Given:
+        core = self._core
+        if want.lease:
+            if want.limit == 1:
+                lease = core.receive(want.visibility, now)
+                return () if lease is None else (lease,)
+            return core.receive_many(want.limit, want.visibility, now)
+        if want.limit == 1:
+            message = core.dequeue(now)
+            return () if message is None else (message,)
+        return core.dequeue_many(want.limit, now)
+
+    def _hand_out(self) -> None:
+        while self._line and self._core.available:
+            waiter = next(iter(self._line.values()))
+            given = self._take(waiter.want, trio.current_time())
+            if given:
+                self._waiting_room.serve(waiter, given)
+
+    async def _settle_one(self, settlement: Settlement) -> Lease | None:
+        async with self._step:
+            return self.settle_nowait(settlement)
+
+    def _settle(self, settlement: Settlement) -> Lease | None:
+        now = trio.current_time()
+        match settlement.action:
+            case "ack":
+                self._core.ack(settlement.receipt, now)
+            case "release":
+                self._core.release(settlement.receipt, settlement.delay, now)
+            case "extend":
+                return self._core.extend(settlement.receipt, settlement.visibility, now)
+        return None
+
+
+def _about(now: float, priority: int, delay: float, ttl: float | None, content_type: str) -> About:
+    if priority == 0 and ttl is None and delay == 0 and content_type == OCTETS:
+        return PLAIN
+    _check("priority", priority, 0, MAX_PRIORITY)
+    _check("delay", delay, 0, MAX_DELAY)
+    if ttl is None:
+        return About(content_type, priority)
+    _check("ttl", ttl, 0, MAX_DELAY)
+    if ttl == 0:
+        raise InvalidParameter("ttl must be more than 0 seconds.", parameter="ttl")
+    return About(content_type, priority, now + ttl)
+
+
+def _all_bodies(batch: Sequence[bytes | Draft]) -> TypeGuard[Sequence[bytes]]:
+    return set(map(type, batch)) == {bytes}
+
+
+def _check(name: str, value: float | None, low: float, high: float) -> None:
+    # Also what is not a number, which no comparison is true for.
+    if value is not None and not low <= value <= high:
+        raise InvalidParameter(f"{name}={value} is out of range: give {low:g} to {high:g}.", parameter=name)
+
+
+def _checked_limit(limit: int, name: str = "max") -> int:
+    _check(name, limit, 1, MAX_BATCH)
+    return limit

@@ -58,6 +58,18 @@ def cores() -> tuple[list[str], list[str]]:
     return ["taskset", "-c", str(available[0])], ["taskset", "-c", ",".join(map(str, available[1:]))]
 
 
+@contextmanager
+def on_the_other_core() -> Iterator[None]:
+    """Run this process where the server does not run, for the length of the block."""
+    available = os.sched_getaffinity(0)
+    if len(available) > 1:
+        os.sched_setaffinity(0, available - {min(available)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, available)
+
+
 def free_port() -> int:
     """Return a port of 127.0.0.1 nobody listens on just now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -204,9 +204,14 @@ class Queue:
             self._ready += 1
         return message
 
-    def enqueue_bodies(self, bodies: Sequence[bytes], about: About = PLAIN, *, now: float = 0.0) -> int:
-        """Add a message for each body, all or none, and return the first id; the others follow it."""
-        size = sum(map(len, bodies))
+    def enqueue_bodies(
+        self, bodies: Sequence[bytes], about: About = PLAIN, *, size: int | None = None, now: float = 0.0
+    ) -> int:
+        """Add a message for each body, all or none, and return the first id; the others follow it.
+
+        `size` is that of all together, for callers who know it.
+        """
+        size = sum(map(len, bodies)) if size is None else size
         self._check_room(len(bodies), size, now)
         if self._settings.ttl is not None and about.expires == inf:
             about = msgspec.structs.replace(about, expires=now + self._settings.ttl)
@@ -556,7 +561,7 @@ class Queue:
         line = self._lines[0]
         if not (self._top or self._returned or self._tombs or self._mortal or self.paused):
             messages = [line.popleft() for _ in range(min(limit, len(line)))]
-            size = sum(len(message.body) for message in messages)
+            size = sum(map(len, [message.body for message in messages]))
             while size > MAX_BATCH_BYTES and len(messages) > 1:
                 line.appendleft(messages.pop())
                 size -= len(line[0].body)

@@ -469,17 +469,17 @@ class NamedQueue:
             raise Draining
         _checked_limit(len(batch), "messages")
         self._check_alive()
-        if _all_bodies(batch):
-            largest = max(map(len, batch))
-        else:
-            drafts = [each if isinstance(each, Draft) else Draft(body=each) for each in batch]
-            largest = max(len(draft.body) for draft in drafts)
-        if largest > self._service.max_message_bytes:
-            raise MessageTooLarge(max_message_bytes=self._service.max_message_bytes, current=largest)
-        if _all_bodies(batch):
+        bare = _all_bodies(batch)
+        sizes = list(map(len, batch if bare else [_body(each) for each in batch]))
+        if max(sizes) > self._service.max_message_bytes:
+            raise MessageTooLarge(max_message_bytes=self._service.max_message_bytes, current=max(sizes))
+        if bare:
             about = PLAIN if content_type == OCTETS else About(content_type)
-            first = self._core.enqueue_bodies(batch, about, now=now)
+            first = self._core.enqueue_bodies(batch, about, size=sum(sizes), now=now)
         else:
+            drafts = [
+                each if isinstance(each, Draft) else Draft(body=each, content_type=content_type) for each in batch
+            ]
             first = self._core.enqueue_drafts(drafts, now=now)
         self._hand_out()
         return first
@@ -559,6 +559,10 @@ def _about(now: float, priority: int, delay: float, ttl: float | None, content_t
     if ttl == 0:
         raise InvalidParameter("ttl must be more than 0 seconds.", parameter="ttl")
     return About(content_type, priority, now + ttl)
+
+
+def _body(each: bytes | Draft) -> bytes:
+    return each.body if isinstance(each, Draft) else each
 
 
 def _all_bodies(batch: Sequence[bytes | Draft]) -> TypeGuard[Sequence[bytes]]:

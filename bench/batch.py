@@ -23,7 +23,7 @@ import msgspec
 
 from bench import rig
 
-CONNECTIONS = 4
+CONNECTIONS = 16
 LENGTH = re.compile(rb"Content-Length: ([0-9]+)")
 
 

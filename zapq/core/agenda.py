@@ -2,7 +2,8 @@
 
 A binary heap finds the earliest in O(log n) but cannot give up an entry in its middle. So an entry that is taken
 back stays in the heap and is skipped when it comes up (lazy deletion); when such entries are the majority the
-heap is rebuilt, which keeps it within twice what it is about, at O(1) amortised.
+heap is rebuilt, which keeps it within twice what it is about, at O(1) amortised. And so is the dictionary when
+most of its entries have gone, for by itself it never gives memory back.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ V = TypeVar("V")
 
 _FEW = 64
 """Stale entries that are never worth a rebuild."""
+_MANY = 1000
+"""Entries of which so many must once have been there for their room to be worth giving back."""
 
 
 class Agenda(Generic[V]):
     """Values by number, each with a time; numbers are unique among the entries of one agenda."""
 
-    __slots__ = ("_entries", "_heap")
+    __slots__ = ("_entries", "_heap", "_most")
 
     def __init__(self) -> None:
         self._entries: dict[int, tuple[float, V]] = {}
         self._heap: list[tuple[float, int]] = []
+        self._most = _MANY
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -41,6 +45,8 @@ class Agenda(Generic[V]):
     def put(self, number: int, time: float, value: V) -> None:
         """Enter `value` for `time`, in place of what had this number; O(log n), and O(1) for the latest time."""
         self._entries[number] = (time, value)
+        if len(self._entries) > self._most:
+            self._most = len(self._entries)
         if time < inf:
             heappush(self._heap, (time, number))
             self._sweep()
@@ -99,9 +105,10 @@ class Agenda(Generic[V]):
         return current is None or current[0] != entry[0]
 
     def _sweep(self) -> None:
-        if len(self._heap) > 2 * len(self._entries) + _FEW:
-            # A dict keeps its size when entries go; this one has the size of what is left.
+        if 4 * len(self._entries) < self._most and self._most > _MANY:
+            self._most = max(len(self._entries), _MANY)
             self._entries = dict(self._entries)
+        if len(self._heap) > 2 * len(self._entries) + _FEW:
             self._heap = [(time, number) for number, (time, _) in self._entries.items() if time < inf]
             heapify(self._heap)
 

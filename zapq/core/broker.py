@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, fields
 from itertools import count
 from math import inf
 
+import msgspec
+
 from zapq.core.agenda import Agenda
 from zapq.core.message import About, Message
-from zapq.core.queue import Queue, QueueSettings, QueueStats
+from zapq.core.queue import Dropped, Queue, QueueSettings, QueueStats
 from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, TooManyQueues
 from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, TICK_STEPS
 
@@ -100,6 +101,13 @@ class Broker:
         changed.
         """
         check_name(name)
+        try:
+            # Only what is decoded has been looked at.
+            msgspec.convert(msgspec.to_builtins(settings), QueueSettings)
+        except msgspec.ValidationError as error:
+            raise InvalidParameter(
+                f"The settings are not what they should be: {error}.", parameter="body"
+            ) from None
         dead_letter = settings.dead_letter
         if (dead_letter is None) != (settings.max_receives is None):
             raise InvalidParameter(
@@ -120,7 +128,7 @@ class Broker:
         self.queues[name].configure(settings)
         return name in wanted
 
-    def delete(self, name: str) -> list[deque[Message]]:
+    def delete(self, name: str) -> list[Dropped]:
         """Remove the queue called `name`; what it held is gone, and returned for the caller to free.
 
         Raises `QueueNotFound`, and `QueueInUse` for the default queue and for one that dead letters go to.

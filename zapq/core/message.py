@@ -31,6 +31,9 @@ class About(msgspec.Struct, frozen=True, gc=False):
 
 PLAIN = About()
 
+CONTENT_TYPE = r"[\x21-\x7e][\x20-\x7e]{0,254}"
+"""What a stored Content-Type looks like: it can stand in the head of an answer as it is."""
+
 
 class Message(msgspec.Struct, frozen=True, gc=False):
     """One message: its place in line and the bytes somebody entrusted to us.
@@ -67,7 +70,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_
     priority: Annotated[int, msgspec.Meta(ge=0, le=MAX_PRIORITY)] = 0
     delay: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY)] = 0.0
     ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
-    content_type: Annotated[str, msgspec.Meta(pattern=r"^[\x20-\x7e]{1,255}$")] = OCTETS
+    content_type: Annotated[str, msgspec.Meta(pattern=rf"^{CONTENT_TYPE}\Z")] = OCTETS
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):

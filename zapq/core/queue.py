@@ -11,11 +11,11 @@
                    +---------------+-+-------------> the dead-letter queue
                     with a delay       at max_receives
 
-Order is (priority, id), and an id never changes. Messages wait in a deque for each priority, so plain FIFO traffic
-only touches one deque, and enqueue and dequeue are O(1) at any depth. Messages that come back wait in a heap
-ordered by rank; since each of them may be older than the deques' head, taking compares the two heads:
-O(log r) for r messages that came back. A message whose ttl ends in the middle of a deque stays there as a
-tombstone: skipped when it comes up, swept when the tombstones are the majority.
+Order is (priority, id), and an id never changes. Messages wait in a line for each priority (`line.py`), so plain
+FIFO traffic only touches one deque, and enqueue and dequeue are O(1) at any depth. Messages that come back wait in
+a heap ordered by rank; since each of them may be older than the deques' head, taking compares the two heads: O(log
+r) for r messages that came back. A message whose ttl ends in the middle of a deque stays there as a tombstone:
+skipped when it comes up, swept when the tombstones are the majority.
 
 `now` is any clock that does not go backwards; times are absolute, durations in seconds. Taking does first what is
 due by then; for what nobody takes, whoever drives the queue calls `tick` when `alarm` is reached.
@@ -24,7 +24,6 @@ due by then; for what nobody takes, whoever drives the queue calls `tick` when `
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ import msgspec
 
 from zapq.core.agenda import Agenda, smallest
 from zapq.core.backpressure import DrainRate
+from zapq.core.line import Line, Parcel, Run
 from zapq.core.message import PLAIN, About, Draft, Lease, Message
 from zapq.errors import InvalidParameter, QueueFull, ReceiptExpired
 from zapq.limits import (
@@ -54,6 +54,8 @@ from zapq.limits import (
     TICK_STEPS,
 )
 
+Dropped = deque[Message | Run]
+"""What a queue has given up, for its caller to free."""
 State = Literal["ready", "delayed", "leased"]
 STATES: tuple[State, ...] = ("ready", "delayed", "leased")
 _RECEIPT = re.compile(r"([0-9a-f]+-[0-9a-f]+)-([0-9a-f]{1,16})")
@@ -69,7 +71,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Seconds a lease lasts when the consumer does not say."""
     max_receives: Annotated[int, msgspec.Meta(ge=1, le=MAX_RECEIVES)] | None = None
     """Deliveries after which a message that comes back goes to `dead_letter` instead."""
-    dead_letter: Annotated[str, msgspec.Meta(pattern=rf"^{QUEUE_NAME}$")] | None = None
+    dead_letter: Annotated[str, msgspec.Meta(pattern=rf"^{QUEUE_NAME}\Z")] | None = None
     ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
     """Seconds a message is kept for consumers when the producer does not say."""
 
@@ -149,7 +151,7 @@ class Queue:
         """When `tick` is to be called next; later is harmless, but expired messages then live on."""
         self._room = room
         self._tag = tag
-        self._lines: list[deque[Message]] = [deque() for _ in range(MAX_PRIORITY + 1)]
+        self._lines = [Line() for _ in range(MAX_PRIORITY + 1)]
         self._top = 0
         """No line above this one has anyone in it."""
         self._returned: list[tuple[int, Message]] = []
@@ -200,7 +202,7 @@ class Queue:
         if delay > 0 or about.expires < inf or about.priority:
             self._place(message, delay, now)
         else:
-            self._lines[0].append(message)
+            self._lines[0].items.append(message)
             self._ready += 1
         return message
 
@@ -216,14 +218,14 @@ class Queue:
         if self._settings.ttl is not None and about.expires == inf:
             about = msgspec.structs.replace(about, expires=now + self._settings.ttl)
         first = self.reserve(len(bodies))
-        messages = map(Message, range(first, first + len(bodies)), bodies, repeat(about))
         self._enqueued += len(bodies)
         self._hold(len(bodies), size)
-        if about.expires < inf or about.priority:
-            for message in messages:
+        if about.expires < inf:
+            for message in map(Message, range(first, first + len(bodies)), bodies, repeat(about)):
                 self._place(message, 0.0, now)
         else:
-            self._lines[0].extend(messages)
+            self._lines[about.priority].extend(first, bodies, about)
+            self._top = max(self._top, about.priority)
             self._ready += len(bodies)
         return first
 
@@ -245,12 +247,12 @@ class Queue:
             self._dequeued += 1
         return message
 
-    def dequeue_many(self, limit: int, now: float = 0.0) -> list[Message]:
+    def dequeue_many(self, limit: int, now: float = 0.0) -> Parcel:
         """Remove and return the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together."""
-        messages, size = self._pop_many(limit, now)
-        self._hold(-len(messages), -size)
-        self._dequeued += len(messages)
-        return messages
+        parcel, size = self._pop_many(limit, now)
+        self._hold(-len(parcel), -size)
+        self._dequeued += len(parcel)
+        return parcel
 
     def put_back(self, message: Message) -> None:
         """Return a dequeued message to its original place.
@@ -392,20 +394,20 @@ class Queue:
             return "empty"
         return "leased" if self._leases.next() < self._delayed.next() or not self._delayed else "delayed"
 
-    def clear(self) -> list[deque[Message]]:
+    def clear(self) -> list[Dropped]:
         """Hold nothing, and return what was held for the caller to free; leases on it are over.
 
         O(1) but for messages that are delayed, leased or came back: freeing millions takes long, and the caller
         may do it elsewhere.
         """
-        dropped = [line for line in self._lines if line]
-        rest = deque(message for _, message in self._returned)
+        dropped = [line.items for line in self._lines if line]
+        rest: Dropped = deque(message for _, message in self._returned)
         rest.extend(self._delayed.clear())
         rest.extend(lease.message for lease in self._leases.clear())
         if rest:
             dropped.append(rest)
         self._mortal.clear()
-        self._lines = [deque() for _ in range(MAX_PRIORITY + 1)]
+        self._lines = [Line() for _ in range(MAX_PRIORITY + 1)]
         self._returned = []
         self._tombs = set()
         self._top = self._ready = 0
@@ -416,7 +418,7 @@ class Queue:
 
     def bodies(self) -> list[bytes]:
         """The bodies held, in order; a copy of references, not of the bytes."""
-        if self.messages == len(self._lines[0]) and not self._tombs:
+        if self.messages == self._ready and not (self._top or self._returned or self._tombs):
             return [message.body for message in self._lines[0]]
         return [message.body for message in sorted(self._held(), key=_rank)]
 
@@ -425,14 +427,14 @@ class Queue:
         first, self._next_id = self._next_id, self._next_id + number
         return first
 
-    def replace(self, messages: deque[Message], size: int) -> list[deque[Message]]:
+    def replace(self, messages: deque[Message], size: int) -> list[Dropped]:
         """Hold exactly `messages`, of together `size` bytes, and return what was held, as `clear` does.
 
         They are plain, their ids are reserved ones, in order. `QueueFull` changes nothing. O(1) like `clear`.
         """
         self._check_caps(len(messages) - self.messages, size - self.bytes, 0)
         dropped = self.clear()
-        self._lines[0] = messages
+        self._lines[0] = Line(messages)
         self._ready = len(messages)
         self._arrived += len(messages)
         self._hold(len(messages), size)
@@ -468,7 +470,7 @@ class Queue:
         if id in self._tombs:
             return None
         for line in self._lines:
-            message = _search(line, id)
+            message = line.find(id)
             if message is not None:
                 return _sighting(message)
         return next((_sighting(message) for _, message in self._returned if message.id == id), None)
@@ -511,7 +513,7 @@ class Queue:
             self._delayed.put(message.id, time, message)
             self._watch(time)
             return
-        self._lines[about.priority].append(message)
+        self._lines[about.priority].items.append(message)
         self._top = max(self._top, about.priority)
         self._ready += 1
         self._mind(message)
@@ -539,10 +541,10 @@ class Queue:
             while not line and self._top:
                 self._top -= 1
                 line = self._lines[self._top]
-            if self._returned and not (line and line[0].rank < self._returned[0][0]):
+            if self._returned and not (line and line.head_rank() < self._returned[0][0]):
                 message = heappop(self._returned)[1]
             else:
-                message = line.popleft()
+                message = line.pop()
             if self._tombs and message.id in self._tombs:
                 self._tombs.discard(message.id)
                 continue
@@ -554,27 +556,22 @@ class Queue:
             self._expire(message)
         return None
 
-    def _pop_many(self, limit: int, now: float) -> tuple[list[Message], int]:
+    def _pop_many(self, limit: int, now: float) -> tuple[Parcel, int]:
         """Remove the first ready messages, at most `limit` and of `MAX_BATCH_BYTES`, and say of how many."""
         if now >= self.alarm:
             self.tick(now, TICK_STEPS)
-        line = self._lines[0]
         if not (self._top or self._returned or self._tombs or self._mortal or self.paused):
-            messages = [line.popleft() for _ in range(min(limit, len(line)))]
-            size = sum(map(len, [message.body for message in messages]))
-            while size > MAX_BATCH_BYTES and len(messages) > 1:
-                line.appendleft(messages.pop())
-                size -= len(line[0].body)
-            self._ready -= len(messages)
-            return messages, size
-        messages, size = [], 0
-        while len(messages) < limit and (message := self._pop(now)) is not None:
+            parcel, size = self._lines[0].pop_many(limit, MAX_BATCH_BYTES)
+            self._ready -= len(parcel)
+            return parcel, size
+        parcel, size = Parcel(), 0
+        while len(parcel) < limit and (message := self._pop(now)) is not None:
             size += len(message.body)
-            if size > MAX_BATCH_BYTES and messages:
+            if size > MAX_BATCH_BYTES and len(parcel):
                 self._come_back(message)
-                return messages, size - len(message.body)
-            messages.append(message)
-        return messages, size
+                return parcel, size - len(message.body)
+            parcel.add(message)
+        return parcel, size
 
     def _lease(self, message: Message, visibility: float | None, now: float) -> Lease:
         seconds = self._settings.visibility if visibility is None else visibility
@@ -639,10 +636,10 @@ class Queue:
             return
         for line in self._lines:
             # Mostly the oldest go first, and they stand in front.
-            while line and line[0].id in tombs:
-                tombs.discard(line.popleft().id)
+            line.drop_first(tombs)
         if len(tombs) > self._ready:
-            self._lines = [deque(message for message in line if message.id not in tombs) for line in self._lines]
+            for line in self._lines:
+                line.keep(lambda message: message.id not in tombs)
             self._returned = [entry for entry in self._returned if entry[1].id not in tombs]
             heapify(self._returned)
             tombs.clear()
@@ -687,8 +684,3 @@ def _sighting(message: Message, due: float | None = None) -> Sighting:
 
 def _leased(lease: Lease) -> Sighting:
     return Sighting(lease.message, "leased", lease.receives, lease.deadline)
-
-
-def _search(line: deque[Message], id: int) -> Message | None:
-    at = bisect_left(line, id, key=attrgetter("id"))
-    return line[at] if at < len(line) and line[at].id == id else None

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import msgspec
 
+from zapq.core.line import Parcel
 from zapq.core.message import Lease, Message
 
 MSGPACK = "application/msgpack"
@@ -111,7 +112,7 @@ def received_many(media_type: str, given: Sequence[Message] | Sequence[Lease], w
         body = encode([_delivery(each) for each in given if isinstance(each, Lease)])
         visible = b"Zapq-Visible-Until: %b\r\n" % rfc3339(given[0].deadline + wall)
     else:
-        body = encode([each.body for each in given])
+        body = encode(given.bodies if isinstance(given, Parcel) else [each.body for each in given])
     return (
         b"HTTP/1.1 200 OK\r\n%bX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nContent-Type: %b\r\n"
         b"Content-Length: %d\r\n%b\r\n%b" % (visible, media_type.encode(), len(body), tail, body)

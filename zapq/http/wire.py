@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar
 import msgspec
 from quart import Request
 
-from zapq.core.message import OCTETS, Draft
+from zapq.core.message import CONTENT_TYPE, OCTETS, Draft
 from zapq.core.queue import STATES, QueueSettings, Sighting, State
 from zapq.errors import InvalidParameter, MessageTooLarge, NotAcceptable, UnsupportedType
 from zapq.http.answers import JSON, MSGPACK
@@ -31,7 +31,7 @@ _JSON_SETTLEMENTS = msgspec.json.Decoder(_Batch[Settlement])
 _MSGPACK_SETTLEMENTS = msgspec.msgpack.Decoder(_Batch[Settlement])
 _SETTINGS = msgspec.json.Decoder(QueueSettings)
 
-_CONTENT_TYPE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
+_CONTENT_TYPE = re.compile(CONTENT_TYPE)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 

@@ -10,7 +10,9 @@ from collections import deque
 
 import trio
 
+from zapq.core.line import Run
 from zapq.core.message import Message
+from zapq.core.queue import Dropped
 from zapq.store.snapshot import pause
 
 SLICE = 1024
@@ -35,22 +37,26 @@ def make(bodies: list[bytes], first_id: int) -> tuple[deque[Message], int]:
     return messages, size
 
 
-def free(dropped: list[deque[Message]]) -> None:
+def free(dropped: list[Dropped]) -> None:
     """Give back the memory of messages nobody else holds."""
-    for messages in dropped:
-        while messages:
-            for _ in range(min(SLICE, len(messages))):
-                messages.pop()
-            pause()
+    freed = 0
+    for items in dropped:
+        while items:
+            item = items.pop()
+            freed += len(item) if isinstance(item, Run) else 1
+            if freed >= SLICE:
+                del item
+                freed = 0
+                pause()
 
 
-async def free_elsewhere(dropped: list[deque[Message]]) -> None:
+async def free_elsewhere(dropped: list[Dropped]) -> None:
     """Free `dropped` in a worker thread, so that other tasks go on.
 
     Shielded: what was to be done is done, and a cancellation now must not say that it was not. Bounded by the
     number of messages, at less than a microsecond each.
     """
-    if sum(map(len, dropped)) <= SLICE:
+    if not dropped:
         return
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(free, dropped)

@@ -8,17 +8,18 @@ and taking it would be a third of their cost. All logic is in the synchronous ha
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import msgspec
 import trio
 
 from zapq.core.broker import Redriven
-from zapq.core.message import OCTETS, PLAIN, About, Draft, Lease, Message
+from zapq.core.message import CONTENT_TYPE, OCTETS, PLAIN, About, Draft, Lease, Message
 from zapq.core.queue import Queue, QueueSettings, QueueStats, Sighting, State
 from zapq.errors import (
     Draining,
@@ -35,6 +36,7 @@ from zapq.service.waiting import Given, Line, Want
 if TYPE_CHECKING:
     from zapq.service.service import QueueService
 
+_CONTENT_TYPE = re.compile(CONTENT_TYPE)
 Action = Literal["ack", "release", "extend"]
 
 
@@ -372,7 +374,9 @@ class NamedQueue:
         if self._lock.locked():
             raise trio.WouldBlock
         self._check_alive()
-        return sum(map(len, self._core.clear()))
+        number = len(self._core)
+        self._core.clear()
+        return number
 
     async def clear(self) -> int:
         """Drop every message, delayed and leased ones included, and return how many that were.
@@ -452,11 +456,9 @@ class NamedQueue:
             raise QueueNotFound(queue=self.name)
 
     def _enqueue(self, body: bytes, about: About, delay: float, begun: bool, now: float) -> Message:
-        service = self._service
-        if service.draining and not begun:
+        if self._service.draining and not begun:
             raise Draining
-        if len(body) > service.max_message_bytes:
-            raise MessageTooLarge(max_message_bytes=service.max_message_bytes, current=len(body))
+        self._check_size(len(body))
         if self._deleted:
             raise QueueNotFound(queue=self.name)
         message = self._core.enqueue(body, about, delay=delay, now=now)
@@ -469,20 +471,28 @@ class NamedQueue:
             raise Draining
         _checked_limit(len(batch), "messages")
         self._check_alive()
-        bare = _all_bodies(batch)
-        sizes = list(map(len, batch if bare else [_body(each) for each in batch]))
-        if max(sizes) > self._service.max_message_bytes:
-            raise MessageTooLarge(max_message_bytes=self._service.max_message_bytes, current=max(sizes))
-        if bare:
-            about = PLAIN if content_type == OCTETS else About(content_type)
-            first = self._core.enqueue_bodies(batch, about, size=sum(sizes), now=now)
-        else:
+        try:
+            sizes = list(map(len, batch))  # type: ignore[arg-type]  # a draft has no length, which is how we know
+        except TypeError:
             drafts = [
                 each if isinstance(each, Draft) else Draft(body=each, content_type=content_type) for each in batch
             ]
+            self._check_size(max(len(draft.body) for draft in drafts))
+            for draft in drafts:
+                _about(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
             first = self._core.enqueue_drafts(drafts, now=now)
+        else:
+            self._check_size(max(sizes))
+            about = PLAIN if content_type == OCTETS else About(content_type)
+            bodies: Sequence[bytes] = batch  # type: ignore[assignment]  # the same
+            first = self._core.enqueue_bodies(bodies, about, size=sum(sizes), now=now)
         self._hand_out()
         return first
+
+    def _check_size(self, size: int) -> None:
+        limit = self._service.max_message_bytes
+        if size > limit:
+            raise MessageTooLarge(max_message_bytes=limit, current=size)
 
     async def _receive(self, want: Want, wait: float) -> Given:
         async with self._step:
@@ -553,20 +563,16 @@ def _about(now: float, priority: int, delay: float, ttl: float | None, content_t
         return PLAIN
     _check("priority", priority, 0, MAX_PRIORITY)
     _check("delay", delay, 0, MAX_DELAY)
+    if not _CONTENT_TYPE.fullmatch(content_type):
+        raise InvalidParameter(
+            "content_type must be 1 to 255 visible ASCII characters and spaces.", parameter="content_type"
+        )
     if ttl is None:
         return About(content_type, priority)
     _check("ttl", ttl, 0, MAX_DELAY)
     if ttl == 0:
         raise InvalidParameter("ttl must be more than 0 seconds.", parameter="ttl")
     return About(content_type, priority, now + ttl)
-
-
-def _body(each: bytes | Draft) -> bytes:
-    return each.body if isinstance(each, Draft) else each
-
-
-def _all_bodies(batch: Sequence[bytes | Draft]) -> TypeGuard[Sequence[bytes]]:
-    return set(map(type, batch)) == {bytes}
 
 
 def _check(name: str, value: float | None, low: float, high: float) -> None:

@@ -8,7 +8,6 @@ queue are in `zapq/service/queue.py`; here is what the queues have in common.
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import trio
 from zapq.core.broker import Broker, check_name
 from zapq.core.idempotency import Keys
 from zapq.core.message import Message
-from zapq.core.queue import QueueSettings, QueueStats
+from zapq.core.queue import Dropped, QueueSettings, QueueStats
 from zapq.errors import Draining, QueueFull, QueueNotFound, SnapshotFailed, TooManyWaiters
 from zapq.limits import DEFAULT_QUEUE, TICK_STEPS
 from zapq.service import bulk
@@ -247,7 +246,7 @@ class QueueService:
             with trio.move_on_at(self._alarm):
                 await self._changed.wait()
 
-    def _remove(self, name: str) -> list[deque[Message]]:
+    def _remove(self, name: str) -> list[Dropped]:
         queue = self.find(name)
         dropped = self.broker.delete(name)
         del self._queues[name]

@@ -1,0 +1,69 @@
+"""What is due when, against a dictionary."""
+
+from __future__ import annotations
+
+from math import inf
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zapq.core.agenda import Agenda, smallest
+
+NUMBERS = st.integers(0, 9)
+TIMES = st.sampled_from([1.0, 2.0, 3.0, 4.0, inf])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), NUMBERS, TIMES),
+        st.tuples(st.just("pop"), NUMBERS, st.just(0.0)),
+        st.tuples(st.just("due"), NUMBERS, TIMES),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_it_agrees_with_a_dictionary(steps: list[tuple[str, int, float]]) -> None:
+    agenda: Agenda[str] = Agenda()
+    model: dict[int, float] = {}
+    for verb, number, time in steps:
+        in_order = sorted((when, each) for each, when in model.items() if when < inf)
+        match verb:
+            case "put":
+                agenda.put(number, time, f"value {number}")
+                model[number] = time
+            case "pop":
+                assert agenda.pop(number) == (f"value {number}" if number in model else None)
+                model.pop(number, None)
+            case "due":
+                expected = [each for when, each in in_order if when <= time][:number]
+                assert agenda.due(time if time < inf else 9.0, number) == [f"value {each}" for each in expected]
+                for each in expected:
+                    del model[each]
+        in_order = sorted((when, each) for each, when in model.items() if when < inf)
+        assert agenda.next() == (in_order[0][0] if in_order else inf)
+        timeless = [(when, f"value {each}") for each, when in model.items() if when == inf]
+        everything = [(when, f"value {each}") for when, each in in_order]
+        assert agenda.first(3)[: len(everything)] == everything[:3]
+        assert sorted(agenda.first(99)) == sorted(everything + timeless)
+        assert sorted(agenda.values()) == sorted(f"value {each}" for each in model)
+        assert len(agenda) == len(model)
+        for each in range(10):
+            assert (each in agenda) == (each in model)
+            assert agenda.entry(each) == ((model[each], f"value {each}") if each in model else None)
+
+
+def test_entries_that_are_replaced_or_removed_do_not_pile_up() -> None:
+    agenda: Agenda[None] = Agenda()
+    for number in range(10_000):
+        agenda.put(0, float(number), None)
+        agenda.put(number + 1, float(number), None)
+        agenda.pop(number + 1)
+        assert len(agenda._heap) <= 2 * len(agenda) + 66
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers()), max_size=40))
+def test_the_smallest_come_in_order_and_the_heap_stays_as_it_is(entries: list[tuple[int, int]]) -> None:
+    heap = sorted(entries)  # which is a heap
+    before = list(heap)
+    assert list(smallest(heap)) == before
+    assert heap == before

@@ -1,0 +1,346 @@
+"""Queues by name: how they are made, set and removed, and how messages change from one to another."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from math import inf
+
+import pytest
+
+from zapq.core import broker as broker_module
+from zapq.core.broker import Broker
+from zapq.core.message import About, Draft
+from zapq.core.queue import Queue, QueueSettings
+from zapq.errors import InvalidParameter, QueueFull, QueueInUse, QueueNotFound, ReceiptExpired, TooManyQueues
+from zapq.limits import MAX_BATCH_BYTES
+
+
+@pytest.fixture
+def broker() -> Broker:
+    return Broker(max_messages=10, max_bytes=1000, max_queues=4)
+
+
+def bodies(queue: Queue, now: float = 0.0) -> list[bytes]:
+    taken = []
+    while (message := queue.dequeue(now)) is not None:
+        taken.append(message.body)
+    return taken
+
+
+@pytest.mark.parametrize("name", ["a", "A.b-c_9", "0", "x" * 80])
+def test_a_queue_is_made_once_for_a_name(broker: Broker, name: str) -> None:
+    queue = broker.open(name, 0.0)
+    assert broker.open(name, 0.0) is broker.find(name) is queue
+    assert queue.name == name
+
+
+@pytest.mark.parametrize("name", ["", ".a", "-a", "_a", "a b", "a/b", "ä", "a\n", "x" * 81, "..", "٣"])
+def test_a_name_that_is_not_plain_is_refused(broker: Broker, name: str) -> None:
+    for attempt in (
+        lambda: broker.open(name, 0.0),
+        lambda: broker.find(name),
+        lambda: broker.configure(name, QueueSettings(), 0.0),
+    ):
+        with pytest.raises(InvalidParameter):
+            attempt()
+    assert list(broker.queues) == ["default"]
+
+
+def test_there_are_so_many_queues_and_no_more(broker: Broker) -> None:
+    for name in "abc":
+        broker.open(name, 0.0)
+    with pytest.raises(TooManyQueues):
+        broker.open("d", 0.0)
+    with pytest.raises(TooManyQueues):
+        broker.configure("a", QueueSettings(max_receives=1, dead_letter="d"), 0.0)
+    assert broker.find("a").settings == QueueSettings()
+    broker.delete("c")
+    broker.open("d", 0.0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        QueueSettings(max_receives=3),
+        QueueSettings(dead_letter="b"),
+        QueueSettings(max_receives=3, dead_letter="a"),
+        QueueSettings(max_receives=3, dead_letter="no name"),
+        QueueSettings(max_receives=0, dead_letter="b"),
+        QueueSettings(visibility=-1.0),
+        QueueSettings(visibility=float("nan")),
+        QueueSettings(ttl=0.0),
+        QueueSettings(max_messages=0),
+        QueueSettings(max_receives=3, dead_letter="leads-to-a"),
+    ],
+)
+def test_settings_that_contradict_each_other_change_nothing(broker: Broker, settings: QueueSettings) -> None:
+    broker.configure("leads-to-a", QueueSettings(max_receives=1, dead_letter="a"), 0.0)
+    before = set(broker.queues)
+    with pytest.raises(InvalidParameter):
+        broker.configure("a", settings, 0.0)
+    assert set(broker.queues) == before
+    assert broker.find("a").settings == QueueSettings()
+
+
+def test_a_dead_letter_queue_is_made_with_the_settings_and_stays(broker: Broker) -> None:
+    assert broker.configure("work", QueueSettings(max_receives=1, dead_letter="dead"), 0.0)
+    assert not broker.configure("work", QueueSettings(max_receives=2, dead_letter="dead"), 0.0)
+    with pytest.raises(QueueInUse):
+        broker.delete("dead")
+    with pytest.raises(QueueInUse):
+        broker.delete("default")
+    broker.delete("work")
+    broker.delete("dead")
+    with pytest.raises(QueueNotFound):
+        broker.delete("dead")
+
+
+def test_caps_count_what_all_queues_hold_and_a_removed_one_gives_its_room_back(broker: Broker) -> None:
+    for name in ("a", "b"):
+        broker.open(name, 0.0).enqueue_bodies([b"x"] * 5)
+    with pytest.raises(QueueFull):
+        broker.default.enqueue(b"x")
+    broker.delete("a")
+    assert (broker.messages, broker.bytes) == (5, 5)
+    broker.default.enqueue_bodies([b"x"] * 5)
+    assert broker.totals().enqueued == 15
+    assert broker.totals().cleared == 5
+
+
+def test_caps_hold_with_everything_leased_and_then_all_released() -> None:
+    broker = Broker(max_messages=5, max_bytes=1000, max_queues=1)
+    queue = broker.default
+    queue.enqueue_bodies([b"%d" % number for number in range(5)])
+    leases = queue.receive_many(9, 30.0, 0.0)
+    with pytest.raises(QueueFull):
+        queue.enqueue(b"x")
+    for lease in reversed(leases):
+        queue.release(lease.receipt, 0.0, 1.0)
+    with pytest.raises(QueueFull):
+        queue.enqueue(b"x")
+    assert bodies(queue) == [b"%d" % number for number in range(5)]
+
+
+def test_a_message_goes_to_the_dead_letter_queue_the_moment_the_limit_trips(broker: Broker) -> None:
+    broker.configure("work", QueueSettings(max_receives=2, dead_letter="dead"), 0.0)
+    work, dead = broker.find("work"), broker.find("dead")
+    work.enqueue(b"poison", About(content_type="text/plain", priority=3, expires=100.0))
+    first = work.receive(10.0, 0.0)
+    assert first is not None
+    work.release(first.receipt, 0.0, 1.0)
+    assert len(dead) == 0
+    second = work.receive(10.0, 2.0)
+    assert second is not None
+    assert broker.tick(12.0) == inf  # expired, and nobody asked
+    assert (len(work), len(dead)) == (0, 1)
+    [seen] = dead.peek("ready", 1)
+    about = seen.message.about
+    assert (about.content_type, about.priority, about.expires, about.origin) == ("text/plain", 3, inf, "work")
+    assert seen.receives == 0
+
+
+def test_dead_letters_are_kept_beyond_the_caps_of_their_queue(broker: Broker) -> None:
+    broker.configure("dead", QueueSettings(max_messages=1, ttl=5.0), 0.0)
+    broker.configure("work", QueueSettings(max_receives=1, dead_letter="dead"), 0.0)
+    work, dead = broker.find("work"), broker.find("dead")
+    work.enqueue_bodies([b"a", b"b", b"c"])
+    work.receive_many(3, 1.0, 0.0)
+    broker.tick(1.0)
+    assert len(dead) == 3
+    with pytest.raises(QueueFull):
+        dead.enqueue(b"x")
+    broker.tick(100.0)
+    assert bodies(dead, 100.0) == [b"a", b"b", b"c"]
+
+
+def test_redrive_into_a_full_queue_loses_nothing(broker: Broker) -> None:
+    broker.configure("work", QueueSettings(max_receives=1, dead_letter="dead", max_messages=3), 0.0)
+    work, dead = broker.find("work"), broker.find("dead")
+    work.enqueue_bodies([b"a", b"b", b"c"])
+    work.receive_many(3, 1.0, 0.0)
+    broker.tick(1.0)
+    dead.enqueue(b"sent here")
+    work.enqueue_bodies([b"d", b"e"])
+    redriven = broker.redrive("dead", 1000, 2.0)
+    assert (redriven.moved, redriven.left) == (1, 3)
+    assert [seen.message.body for seen in dead.peek("ready", 9)] == [b"b", b"c", b"sent here"]
+    assert bodies(work) == [b"d", b"e", b"a"]
+    assert broker.redrive("dead", 1, 2.0).moved == 1
+    assert broker.redrive("dead", 1000, 2.0).moved == 1
+    assert bodies(work) == [b"b", b"c"]
+    assert bodies(dead) == [b"sent here"]
+
+
+def test_letters_of_a_queue_that_is_no_more_stay_where_they_are(broker: Broker) -> None:
+    broker.configure("work", QueueSettings(max_receives=1, dead_letter="dead"), 0.0)
+    broker.find("work").enqueue(b"x")
+    assert broker.find("work").receive(1.0, 0.0) is not None
+    broker.tick(1.0)
+    broker.delete("work")
+    assert broker.redrive("dead", 9, 1.0).moved == 0
+    assert bodies(broker.find("dead")) == [b"x"]
+
+
+def test_receipts_of_other_queues_and_runs_change_nothing(broker: Broker) -> None:
+    other = broker.open("other", 0.0)
+    for queue in (broker.default, other):
+        queue.enqueue(b"x")
+    foreign = other.receive(10.0, 0.0)
+    lease = broker.default.receive(10.0, 0.0)
+    assert foreign is not None
+    assert lease is not None
+    elsewhere = f"1{lease.receipt}"
+    for receipt in (foreign.receipt, elsewhere, lease.receipt.replace("-1-", "-9-"), f"{lease.receipt}0"):
+        with pytest.raises(ReceiptExpired):
+            broker.default.ack(receipt, 1.0)
+        with pytest.raises(ReceiptExpired):
+            broker.default.release(receipt, 0.0, 1.0)
+        with pytest.raises(ReceiptExpired):
+            broker.default.extend(receipt, None, 1.0)
+    for receipt in ("", "x", lease.receipt.upper() + "G", f"{lease.receipt}\n", "0-1-" + "0" * 17):
+        with pytest.raises(InvalidParameter):
+            broker.default.ack(receipt, 1.0)
+    broker.default.ack(lease.receipt, 1.0)
+    other.ack(foreign.receipt, 1.0)
+
+
+def test_a_repeated_ack_is_known_for_as_long_as_it_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broker_module, "ACKS_REMEMBERED", 4)
+    broker = Broker(max_messages=99, max_bytes=1000, max_queues=1)
+    queue = broker.default
+    queue.enqueue_bodies([b"x"] * 9)
+    leases = queue.receive_many(9, 10.0, 0.0)
+    late = leases[0]
+    for lease in leases:
+        queue.ack(lease.receipt, 1.0)
+    for lease in leases[-4:]:
+        queue.ack(lease.receipt, 2.0)
+    for lease in (late, leases[4]):
+        with pytest.raises(ReceiptExpired):
+            queue.ack(lease.receipt, 2.0)
+    queue.enqueue_bodies([b"x"] * 4)
+    assert len(queue.receive_many(4, 10.0, 2.0)) == 4
+    with pytest.raises(ReceiptExpired):
+        queue.ack(leases[-1].receipt, 2.0)  # its place was given to another
+
+
+def test_an_old_receipt_after_redelivery_is_refused_and_the_new_holder_not_disturbed(broker: Broker) -> None:
+    queue = broker.default
+    queue.enqueue(b"x")
+    old = queue.receive(5.0, 0.0)
+    assert old is not None
+    new = queue.receive(5.0, 5.0)
+    assert new is not None
+    assert (new.message.id, new.receives) == (old.message.id, 2)
+    with pytest.raises(ReceiptExpired):
+        queue.ack(old.receipt, 6.0)
+    with pytest.raises(ReceiptExpired):
+        queue.release(old.receipt, 0.0, 6.0)
+    with pytest.raises(ReceiptExpired):
+        queue.extend(old.receipt, 99.0, 6.0)
+    assert queue.peek("leased", 1)[0].due == 10.0
+    queue.ack(new.receipt, 6.0)
+    assert len(queue) == 0
+
+
+def test_nothing_that_is_due_is_overlooked_for_want_of_a_tick(broker: Broker) -> None:
+    queue = broker.default
+    queue.enqueue(b"mortal", About(expires=5.0))
+    queue.enqueue(b"delayed", delay=5.0)
+    queue.enqueue(b"leased", About(priority=9))
+    lease = queue.receive(5.0, 0.0)
+    assert lease is not None
+    with pytest.raises(ReceiptExpired):
+        queue.ack(lease.receipt, 5.0)
+    assert bodies(queue, 5.0) == [b"leased", b"delayed"]
+    assert queue.stats().expired == 1
+
+
+def test_poison_at_the_head_does_not_block_the_rest(broker: Broker) -> None:
+    queue = broker.default
+    queue.enqueue(b"poison")
+    queue.enqueue(b"good")
+    rests = []
+    now = 0.0
+    for _ in range(11):
+        lease = queue.receive(30.0, now)
+        assert lease is not None
+        assert lease.body == b"poison"
+        queue.release(lease.receipt, 0.0, now)
+        rests.append(queue.next_visible() - now if queue.next_visible() < inf else 0.0)
+        if rests[-1]:
+            [other] = queue.receive_many(9, 1.0, now)
+            assert other.body == b"good"
+            now += rests[-1]
+            queue.tick(now, 99)
+    assert rests == [0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_batch_that_is_given_has_a_limit_in_bytes_but_one_message_always_fits() -> None:
+    broker = Broker(max_messages=99, max_bytes=10 * MAX_BATCH_BYTES, max_queues=1)
+    queue, half = broker.default, bytes(MAX_BATCH_BYTES // 2)
+    for priority in (0, 1):  # the short way and the long one
+        for body in (half, half, b"x", half + half + b"x", b"y"):
+            queue.enqueue(body, About(priority=priority))
+        sizes = [len(queue.dequeue_many(9)) for _ in range(4)]
+        assert sizes == [2, 1, 1, 1]
+    assert queue.stats().messages == queue.stats().bytes == 0
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(broker: Broker) -> None:
+    broker.default.enqueue_bodies([b"x"] * 8)
+    with pytest.raises(QueueFull):
+        broker.default.enqueue_bodies([b"y"] * 3)
+    with pytest.raises(QueueFull):
+        broker.default.enqueue_drafts([Draft(body=b"y", delay=3.0), *[Draft(body=b"y")] * 2], now=0.0)
+    assert broker.default.enqueue_drafts([Draft(body=b"a", priority=1), Draft(body=b"b", ttl=1.0)], now=0.0) == 9
+    assert broker.default.dequeue_many(3).bodies == [b"a", b"x", b"x"]
+
+
+def test_a_queues_own_ttl_holds_for_what_names_none(broker: Broker) -> None:
+    broker.configure("short", QueueSettings(ttl=5.0), 0.0)
+    queue = broker.find("short")
+    queue.enqueue(b"own", About(expires=50.0), now=0.0)
+    queue.enqueue(b"queue's", now=0.0)
+    queue.enqueue_bodies([b"a", b"b"], now=0.0)
+    queue.enqueue_drafts([Draft(body=b"c"), Draft(body=b"d", ttl=50.0)], now=0.0)
+    assert bodies(queue, 5.0) == [b"own", b"d"]
+
+
+def test_what_expires_unread_gives_its_memory_back() -> None:
+    """Also in the middle of the queue, behind a message that stays."""
+    broker = Broker(max_messages=10**6, max_bytes=10**9, max_queues=1)
+    queue = broker.default
+    queue.enqueue(b"stays")
+    tracemalloc.start()
+    try:
+        for round_ in range(20):
+            for _ in range(1000):
+                queue.enqueue(bytes(1000), About(expires=round_ + 1.0), now=round_)
+            while queue.tick(round_ + 1.0, 1000):
+                pass
+        assert (queue.stats().messages, queue.stats().expired) == (1, 20_000)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 3_000_000
+    finally:
+        tracemalloc.stop()
+    assert bodies(queue, 30.0) == [b"stays"]
+
+
+def test_memory_falls_back_after_many_leases_and_delays() -> None:
+    broker = Broker(max_messages=10**6, max_bytes=10**9, max_queues=1)
+    queue = broker.default
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            queue.enqueue(b"x", delay=float(number % 7))
+        while queue.tick(10.0, 1000):
+            pass
+        for lease in queue.receive_many(20_000, 60.0, 10.0):
+            queue.ack(lease.receipt, 11.0)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
+    assert queue.stats().acked == 20_000

@@ -119,6 +119,12 @@ class MessageTooLarge(ZapqError):
     status = 413
 
 
+class BatchTooLarge(MessageTooLarge):
+    """The batch is larger than zapq takes. Send it in parts."""
+
+    problem = "batch-too-large"
+
+
 class QueueFull(ZapqError):
     """The queue is at its cap. Nothing was stored; send the message again after Retry-After seconds."""
 

@@ -518,8 +518,8 @@ async def test_every_verb_that_is_cancelled_changes_nothing(
         (lambda queue: queue.release("nonsense", delay=-1), "delay"),
         (lambda queue: queue.extend("nonsense", visibility=inf), "visibility"),
         (lambda queue: queue.settle([]), "settlements"),
-        (lambda queue: queue.peek(limit=0), "max"),
-        (lambda queue: queue.redrive(limit=1001), "max"),
+        (lambda queue: queue.peek(limit=0), "limit"),
+        (lambda queue: queue.redrive(limit=1001), "limit"),
     ],
 )
 async def test_what_is_out_of_range_is_refused_by_name_and_changes_nothing(

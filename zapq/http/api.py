@@ -30,7 +30,7 @@ class Api:
         delay, ttl = wire.seconds(values, "delay", 0.0), wire.seconds(values, "ttl", None)
         key = wire.idempotency_key(request)
         content_type = wire.content_type(request)
-        body = await self.new_body(self.settings.max_message_bytes)
+        body = await self.new_body()
         with self.service.made_if_used(queue) as named:
             if key is not None:
                 draft = Draft(body=body, priority=priority, delay=delay, ttl=ttl, content_type=content_type)
@@ -40,9 +40,9 @@ class Api:
             )
             return Accepted(message.id, replayed=False)
 
-    async def new_body(self, limit: int) -> bytes:
+    async def new_body(self) -> bytes:
         """Return a body that is to be stored; refuses it unread if it is too long or we are draining."""
-        wire.check_declared_length(request, limit)
+        wire.check_declared_length(request, self.settings.max_message_bytes)
         exchange = exchange_of(request)
         if not exchange.begun:
             self.service.check_open()

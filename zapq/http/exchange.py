@@ -45,8 +45,9 @@ class Link(Protocol):
 class RequestBody:
     """A request's body as it arrives, never more than `limit` bytes of it in memory."""
 
-    def __init__(self, limit: int, deadline: float) -> None:
+    def __init__(self, limit: int, deadline: float, refusal: type[MessageTooLarge] = MessageTooLarge) -> None:
         self._limit = limit
+        self._refusal = refusal
         self._deadline = deadline
         self._data = bytearray()
         self._settled = trio.Event()
@@ -80,7 +81,7 @@ class RequestBody:
         with trio.move_on_at(self._deadline):
             await self._settled.wait()
         if self._too_large:
-            raise MessageTooLarge(max_message_bytes=self._limit)
+            raise self._refusal(max_bytes=self._limit)
         if self._complete:
             self.taken = True
             return bytes(self._data)
@@ -170,13 +171,13 @@ class HTTPConnection(TrioASGIHTTPConnection):
         state = self.scope["state"]
         trace_ids: tracing.TraceIds = state["trace_ids"]
         link: Link = state["link"]
-        limit = body_limit(self.scope["path"], self.app.config["MAX_CONTENT_LENGTH"])
+        limit, refusal = body_limit(self.scope["path"], self.app.config["MAX_CONTENT_LENGTH"])
         earlier, link.body_deadline = link.body_deadline, None
         deadline = trio.current_time() + self.app.config["BODY_TIMEOUT"] if earlier is None else earlier
         exchange = Exchange(
             trace_id=trace_ids.choose(self.scope["headers"]),
             link=link,
-            body=RequestBody(limit, deadline),
+            body=RequestBody(limit, deadline, refusal),
             begun=earlier is not None,
         )
         logs.current_trace_id.set(exchange.trace_id)

@@ -10,7 +10,7 @@ from quart import Blueprint, Response, request
 from zapq.errors import MessageNotFound
 from zapq.http import answers, respond, wire
 from zapq.http.api import Api, exchange_of, read_unused_body
-from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES, PEEK
+from zapq.limits import MAX_BATCH, PEEK
 from zapq.service.queue import NamedQueue, Settlement
 from zapq.service.waiting import Given, Want
 
@@ -29,7 +29,7 @@ def create_routes(api: Api) -> Blueprint:
     async def enqueue_many(name: str) -> Response:
         wire.parameters(request)
         media_type = wire.batch_format(request)
-        batch = wire.decode_batch(media_type, await api.new_body(MAX_BATCH_BYTES))
+        batch = wire.decode_batch(media_type, await api.new_body())
         with service.made_if_used(name) as queue:
             first = await queue.enqueue_many(batch, content_type=wire.type_in_batch(media_type), begun=True)
         return respond.with_bytes(answers.enqueued_many(len(batch), first, b""))
@@ -87,6 +87,7 @@ def create_routes(api: Api) -> Blueprint:
     @routes.post("/settle")
     async def settle(name: str) -> Response:
         wire.parameters(request)
+        wire.check_declared_length(request, api.settings.max_message_bytes)
         body = await exchange_of(request).body.read()
         settlements: list[Settlement] = wire.decode_settlements(request.mimetype, body)
         results = await service.find(name).settle(settlements)

@@ -13,7 +13,7 @@ from quart import Request
 
 from zapq.core.message import CONTENT_TYPE, OCTETS, Draft
 from zapq.core.queue import STATES, QueueSettings, Sighting, State
-from zapq.errors import InvalidParameter, MessageTooLarge, NotAcceptable, UnsupportedType
+from zapq.errors import BatchTooLarge, InvalidParameter, MessageTooLarge, NotAcceptable, UnsupportedType
 from zapq.http.answers import JSON, MSGPACK
 from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES
 from zapq.service.queue import QueueInfo, Settlement
@@ -208,16 +208,19 @@ def describe_message(seen: Sighting, now: float) -> dict[str, object]:
     return described
 
 
-def body_limit(path: str, max_message_bytes: int) -> int:
-    """How long the body of a request to `path` may be."""
-    return MAX_BATCH_BYTES if path.endswith(("/batch", "/settle")) else max_message_bytes
+def body_limit(path: str, max_message_bytes: int) -> tuple[int, type[MessageTooLarge]]:
+    """How long the body of a request to `path` may be, and how a longer one is refused."""
+    if path.endswith(("/batch", "/settle")):
+        return MAX_BATCH_BYTES, BatchTooLarge
+    return max_message_bytes, MessageTooLarge
 
 
-def check_declared_length(request: Request, limit: int) -> None:
-    """Raise `MessageTooLarge` for a body announced larger than `limit`, before any of it is read."""
+def check_declared_length(request: Request, max_message_bytes: int) -> None:
+    """Refuse a body that is announced too long, before any of it is read."""
+    limit, refusal = body_limit(request.path, max_message_bytes)
     declared = request.content_length
     if declared is not None and declared > limit:
-        raise MessageTooLarge(max_message_bytes=limit, current=declared)
+        raise refusal(max_bytes=limit, current=declared)
 
 
 def is_local(client: tuple[str, int] | None) -> bool:

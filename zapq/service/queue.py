@@ -358,7 +358,7 @@ class NamedQueue:
 
     async def peek(self, state: State = "ready", *, limit: int = 10) -> list[Sighting]:
         """Return the first messages in `state`, at most `limit` (1 to 1000), and change nothing."""
-        _checked_limit(limit)
+        _checked_limit(limit, "limit")
         async with self._step:
             self._check_alive()
             return self._core.peek(state, limit)
@@ -410,7 +410,7 @@ class NamedQueue:
         Only as many as there is room for there; the others stay at their place. They begin anew: received never,
         without a ttl.
         """
-        _checked_limit(limit)
+        _checked_limit(limit, "limit")
         async with self._step:
             self._check_alive()
             redriven = self._service.broker.redrive(self.name, limit, trio.current_time())
@@ -492,7 +492,7 @@ class NamedQueue:
     def _check_size(self, size: int) -> None:
         limit = self._service.max_message_bytes
         if size > limit:
-            raise MessageTooLarge(max_message_bytes=limit, current=size)
+            raise MessageTooLarge(max_bytes=limit, current=size)
 
     async def _receive(self, want: Want, wait: float) -> Given:
         async with self._step:

@@ -1,0 +1,533 @@
+"""The contract of the queue endpoints over a real socket: what each gives, and what bad input gets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import h11
+import msgspec
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.client import Answer, ask, open_client
+from tests.http.test_contract import assert_problem
+from zapq.core.queue import STATES, QueueSettings
+from zapq.settings import Settings
+from zapq.testing import ZapqServer
+
+QUEUE = "/queues/emails"
+MSGPACK = {"Content-Type": "application/msgpack"}
+JSON = {"Content-Type": "application/json"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+async def receive(server: ZapqServer, parameters: str = "") -> Answer:
+    answer = await ask(server.url, "POST", f"{QUEUE}/receive{parameters}")
+    assert answer.status == 200
+    return answer
+
+
+async def test_a_message_is_sent_leased_and_acknowledged(zapq_server: ZapqServer) -> None:
+    sent = await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"hello", {"Content-Type": "text/plain"})
+    assert (sent.status, sent.body) == (202, b"")
+    assert (sent.headers["zapq-message-id"], sent.headers["location"]) == ("1", f"{QUEUE}/messages/1")
+    got = await receive(zapq_server, "?visibility=60")
+    assert got.body == b"hello"
+    assert {
+        "zapq-message-id": "1",
+        "zapq-receive-count": "1",
+        "content-type": "text/plain",
+        "x-content-type-options": "nosniff",
+        "cache-control": "no-store",
+    }.items() <= got.headers.items()
+    receipt = f"{QUEUE}/receipts/{got.headers['zapq-receipt']}"
+    for _ in range(2):
+        acked = await ask(zapq_server.url, "DELETE", receipt)
+        assert (acked.status, acked.body) == (204, b"")
+    nothing = await ask(zapq_server.url, "POST", f"{QUEUE}/receive")
+    assert (nothing.status, nothing.headers["zapq-empty"]) == (204, "empty")
+    assert "zapq-next-visible-in" not in nothing.headers
+
+
+async def test_a_released_message_comes_back_with_a_higher_count_and_another_receipt(
+    zapq_server: ZapqServer,
+) -> None:
+    await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"hello")
+    first = await receive(zapq_server)
+    receipt = f"{QUEUE}/receipts/{first.headers['zapq-receipt']}"
+    extended = await ask(zapq_server.url, "POST", f"{receipt}/extend?visibility=5000")
+    assert extended.status == 204
+    assert extended.headers["zapq-visible-until"] > first.headers["zapq-visible-until"]
+    assert (await ask(zapq_server.url, "POST", f"{receipt}/release")).status == 204
+    second = await receive(zapq_server)
+    assert second.headers["zapq-receive-count"] == "2"
+    for method, path in (("DELETE", receipt), ("POST", f"{receipt}/release"), ("POST", f"{receipt}/extend")):
+        late = await ask(zapq_server.url, method, path)
+        assert late.status == 409
+        assert_problem(late, "receipt-expired")
+    again = f"{QUEUE}/receipts/{second.headers['zapq-receipt']}/release?delay=100"
+    assert (await ask(zapq_server.url, "POST", again)).status == 204
+    nothing = await ask(zapq_server.url, "POST", f"{QUEUE}/receive")
+    assert nothing.headers["zapq-empty"] == "delayed"
+    assert 99 < float(nothing.headers["zapq-next-visible-in"]) <= 100
+
+
+async def test_handed_over_and_forgotten_is_also_possible_and_keeps_the_type(zapq_server: ZapqServer) -> None:
+    await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"hello", {"Content-Type": "text/plain"})
+    got = await receive(zapq_server, "?ack=auto")
+    assert (got.body, got.headers["content-type"]) == (b"hello", "text/plain")
+    assert "zapq-receipt" not in got.headers
+    assert zapq_server.service.find("emails").info().stats.messages == 0
+
+
+async def test_delay_priority_and_ttl_are_taken_from_the_query(zapq_server: ZapqServer) -> None:
+    for body, query in ((b"a", ""), (b"b", "?priority=9"), (b"c", "?delay=100"), (b"d", "?ttl=100&priority=3")):
+        assert (await ask(zapq_server.url, "POST", f"{QUEUE}/messages{query}", body)).status == 202
+    ready = (await ask(zapq_server.url, "GET", f"{QUEUE}/messages")).json
+    assert [(one["id"], one["priority"], one["state"]) for one in ready] == [
+        (2, 9, "ready"),
+        (4, 3, "ready"),
+        (1, 0, "ready"),
+    ]
+    assert 99 < ready[1]["expires_in"] <= 100
+    [delayed] = (await ask(zapq_server.url, "GET", f"{QUEUE}/messages?state=delayed")).json
+    assert (delayed["id"], delayed["body"]) == (3, "Yw==")
+    assert 99 < delayed["visible_in"] <= 100
+    assert [(await receive(zapq_server)).body for _ in range(3)] == [b"b", b"d", b"a"]
+
+
+async def test_a_key_makes_a_retry_safe(zapq_server: ZapqServer) -> None:
+    for path in (f"{QUEUE}/messages", "/enqueue"):
+        key = {"Idempotency-Key": "invoice-7"}
+        first = await ask(zapq_server.url, "POST", path, b"invoice", key)
+        again = await ask(zapq_server.url, "POST", path, b"invoice", key)
+        assert (first.status, again.status) == (202, 202)
+        assert first.headers["zapq-message-id"] == again.headers["zapq-message-id"]
+        assert "idempotency-replayed" not in first.headers
+        assert again.headers["idempotency-replayed"] == "true"
+        other = await ask(zapq_server.url, "POST", path, b"another", key)
+        assert other.status == 422
+        assert_problem(other, "idempotency-key-reused")
+    assert zapq_server.service.stats().queue.messages == 2
+
+
+BODIES = [b"hello", b"", bytes(range(256))]
+
+
+@pytest.mark.parametrize(
+    ("headers", "batch"),
+    [
+        (MSGPACK, msgspec.msgpack.encode(BODIES)),
+        (MSGPACK, msgspec.msgpack.encode([{"body": BODIES[0]}, *BODIES[1:]])),
+        (JSON, msgspec.json.encode(BODIES)),
+        (
+            JSON | {"Content-Type": "application/json; charset=utf-8"},
+            b'["aGVsbG8=", null, {"body": "%b"}]' % msgspec.json.encode(BODIES[2])[1:-1],
+        ),
+    ],
+)
+@pytest.mark.parametrize("accept", ["application/json", "application/msgpack"])
+async def test_a_batch_goes_in_and_out_in_each_format(
+    zapq_server: ZapqServer, headers: dict[str, str], batch: bytes, accept: str
+) -> None:
+    sent = await ask(zapq_server.url, "POST", f"{QUEUE}/messages/batch", batch, headers)
+    assert (sent.status, sent.json) == (202, {"count": 3, "first_id": 1})
+    path = f"{QUEUE}/receive/batch?max=2&visibility=60"
+    got = await ask(zapq_server.url, "POST", path, headers={"Accept": accept})
+    assert (got.status, got.headers["content-type"]) == (200, accept)
+    decode = msgspec.json.decode if accept == "application/json" else msgspec.msgpack.decode
+    leases = decode(got.body)
+    assert [lease["id"] for lease in leases] == [1, 2]
+    assert [lease["receive_count"] for lease in leases] == [1, 1]
+    whole = msgspec.convert(leases, list[dict[str, object]])
+    assert [msgspec.convert(lease["body"], bytes) for lease in whole] == BODIES[:2]
+    left = await ask(zapq_server.url, "POST", f"{QUEUE}/receive/batch?ack=auto", headers={"Accept": accept})
+    assert msgspec.convert(decode(left.body), list[bytes]) == BODIES[2:]
+    settlements = [{"receipt": lease["receipt"]} for lease in leases] + [{"receipt": "0-0-0", "action": "release"}]
+    settled = await ask(zapq_server.url, "POST", f"{QUEUE}/settle", msgspec.json.encode(settlements), JSON)
+    assert [result["result"] for result in settled.json] == ["ok", "ok", "receipt-expired"]
+    assert zapq_server.service.stats().queue.messages == 0
+
+
+async def test_lines_of_json_are_messages_as_they_stand(zapq_server: ZapqServer) -> None:
+    lines = b'{"a": 1}\n[2]\n\n"three"'
+    sent = await ask(zapq_server.url, "POST", f"{QUEUE}/messages/batch", lines, NDJSON)
+    assert sent.json == {"count": 3, "first_id": 1}
+    got = [await receive(zapq_server) for _ in range(3)]
+    assert [answer.body for answer in got] == [b'{"a": 1}', b"[2]", b'"three"']
+    assert {answer.headers["content-type"] for answer in got} == {"application/json"}
+
+
+async def test_a_queue_is_set_shown_and_removed(zapq_server: ZapqServer) -> None:
+    settings = b'{"max_messages": 5, "visibility": 7.5, "max_receives": 3, "dead_letter": "dead"}'
+    made = await ask(zapq_server.url, "PUT", QUEUE, settings)
+    assert made.status == 201
+    assert made.json["settings"] == {
+        "max_messages": 5,
+        "max_bytes": None,
+        "visibility": 7.5,
+        "max_receives": 3,
+        "dead_letter": "dead",
+        "ttl": None,
+    }
+    assert (await ask(zapq_server.url, "PUT", QUEUE, settings)).status == 200
+    names = [queue["name"] for queue in (await ask(zapq_server.url, "GET", "/queues")).json]
+    assert names == ["dead", "default", "emails"]
+    assert (await ask(zapq_server.url, "PUT", QUEUE)).json["settings"]["max_messages"] is None
+    for name in ("emails", "dead"):
+        assert (await ask(zapq_server.url, "DELETE", f"/queues/{name}")).status == 204
+        gone = await ask(zapq_server.url, "GET", f"/queues/{name}")
+        assert gone.status == 404
+        assert_problem(gone, "queue-not-found")
+
+
+async def test_what_an_administrator_does_is_done(zapq_server: ZapqServer) -> None:
+    queue = zapq_server.service.queue("emails")
+    await zapq_server.service.configure("emails", QueueSettings(max_receives=1, dead_letter="dead"))
+    await queue.enqueue_many([b"a", b"b"])
+    lease = await queue.receive()
+    assert lease is not None
+    await queue.release(lease.receipt)
+    [dead] = (await ask(zapq_server.url, "GET", "/queues/dead/messages")).json
+    assert (dead["body"], dead["failed_in"]) == ("YQ==", "emails")
+    redriven = await ask(zapq_server.url, "POST", "/queues/dead/redrive?limit=5")
+    assert redriven.json == {"moved": 1, "left": 0}
+    assert (await ask(zapq_server.url, "POST", f"{QUEUE}/pause")).json == {"paused": True}
+    nothing = await ask(zapq_server.url, "POST", f"{QUEUE}/receive")
+    assert (nothing.status, nothing.headers["zapq-empty"]) == (204, "paused")
+    assert (await ask(zapq_server.url, "POST", f"{QUEUE}/resume")).json == {"paused": False}
+    assert (await ask(zapq_server.url, "POST", f"{QUEUE}/purge")).json == {"purged": 2}
+    assert (await ask(zapq_server.url, "GET", QUEUE)).json["messages"] == 0
+
+
+async def test_draining_takes_nothing_new_and_goes_on_with_the_rest(zapq_server: ZapqServer) -> None:
+    await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"held")
+    for path, ready in (("/readyz", 200), ("/livez", 200), ("/health", 200)):
+        assert (await ask(zapq_server.url, "GET", path)).status == ready
+    assert (await ask(zapq_server.url, "POST", "/drain")).status == 200
+    for path, status in (("/readyz", 503), ("/livez", 200), ("/health", 200)):
+        assert (await ask(zapq_server.url, "GET", path)).status == status
+    for path, headers in (
+        (f"{QUEUE}/messages", {}),
+        (f"{QUEUE}/messages/batch", JSON),
+        ("/queues/new/messages", {}),
+    ):
+        assert (await ask(zapq_server.url, "POST", path, b'["aGk="]', headers)).status == 503
+    got = await receive(zapq_server)
+    assert (await ask(zapq_server.url, "DELETE", f"{QUEUE}/receipts/{got.headers['zapq-receipt']}")).status == 204
+    assert (await ask(zapq_server.url, "POST", f"{QUEUE}/receive?wait=60")).status == 503
+
+
+async def test_one_message_is_found_for_as_long_as_it_is_held(zapq_server: ZapqServer) -> None:
+    for body in (b"a", b"b"):
+        await ask(zapq_server.url, "POST", f"{QUEUE}/messages", body)
+    assert (await ask(zapq_server.url, "GET", f"{QUEUE}/messages/2")).json["body"] == "Yg=="
+    assert (await ask(zapq_server.url, "GET", f"{QUEUE}/messages?limit=1")).json[0]["id"] == 1
+    await receive(zapq_server, "?ack=auto")
+    gone = await ask(zapq_server.url, "GET", f"{QUEUE}/messages/1")
+    assert gone.status == 404
+    assert_problem(gone, "message-not-found")
+
+
+async def test_looking_on_is_bounded_in_bytes(zapq_server: ZapqServer) -> None:
+    queue = zapq_server.service.queue("emails")
+    for _ in range(70):
+        await queue.enqueue(bytes(128 * 1024))
+    assert len((await ask(zapq_server.url, "GET", f"{QUEUE}/messages?limit=1000")).json) == 64
+    got = await ask(
+        zapq_server.url, "POST", f"{QUEUE}/receive/batch?ack=auto", headers={"Accept": MSGPACK["Content-Type"]}
+    )
+    assert len(msgspec.msgpack.decode(got.body)) == 64
+    assert queue.info().stats.messages == 6
+
+
+@pytest.mark.parametrize("path", ["messages/batch", "settle"])
+async def test_a_batch_that_is_too_long_is_refused_before_it_is_sent(zapq_server: ZapqServer, path: str) -> None:
+    async with open_client(zapq_server.url) as client:
+        head = f"POST {QUEUE}/{path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        client.connection.send(
+            h11.Request(method="POST", target="/", headers=[("Host", "x"), ("Content-Length", "1")])
+        )
+        await client.stream.send_all(f"{head}Content-Length: {8 * 2**20 + 1}\r\n\r\n".encode())
+        answer = await client.answer("POST")
+    assert (answer.status, answer.headers["connection"]) == (413, "close")
+    assert_problem(answer, "batch-too-large")
+
+
+ROUTES = [
+    f"{QUEUE}/messages",
+    f"{QUEUE}/messages/batch",
+    f"{QUEUE}/messages/1",
+    f"{QUEUE}/receive",
+    f"{QUEUE}/receive/batch",
+    f"{QUEUE}/receipts/0-0-0",
+    f"{QUEUE}/receipts/0-0-0/release",
+    f"{QUEUE}/receipts/0-0-0/extend",
+    f"{QUEUE}/settle",
+    f"{QUEUE}/purge",
+    f"{QUEUE}/pause",
+    f"{QUEUE}/resume",
+    f"{QUEUE}/redrive",
+    QUEUE,
+    "/queues",
+    "/drain",
+    "/readyz",
+]
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PATCH", "TRACE"])
+async def test_a_method_that_is_none_of_ours_changes_nothing(
+    zapq_server: ZapqServer, path: str, method: str
+) -> None:
+    queue = zapq_server.service.queue("emails")
+    await queue.enqueue_many([b"a", b"b"])
+    await queue.receive()
+    before = (zapq_server.service.stats(), queue.info())
+    answer = await ask(zapq_server.url, method, path)
+    assert answer.status in {200, 404, 405}
+    assert (zapq_server.service.stats(), queue.info()) == before
+
+
+BAD = [
+    # Parameters: unknown, repeated, malformed, out of range
+    ("POST", f"{QUEUE}/messages?delays=1", {}, b"x", 400, "delays"),
+    ("POST", f"{QUEUE}/messages?delay=1&delay=2", {}, b"x", 400, "delay"),
+    ("POST", f"{QUEUE}/messages?delay=-1", {}, b"x", 400, "delay"),
+    ("POST", f"{QUEUE}/messages?delay=nan", {}, b"x", 400, "delay"),
+    ("POST", f"{QUEUE}/messages?delay=1e3", {}, b"x", 400, "delay"),
+    ("POST", f"{QUEUE}/messages?delay=31536001", {}, b"x", 400, "delay"),
+    ("POST", f"{QUEUE}/messages?ttl=0", {}, b"x", 400, "ttl"),
+    ("POST", f"{QUEUE}/messages?ttl=", {}, b"x", 400, "ttl"),
+    ("POST", f"{QUEUE}/messages?ttl=31536001", {}, b"x", 400, "ttl"),
+    ("POST", f"{QUEUE}/messages?priority=10", {}, b"x", 400, "priority"),
+    ("POST", f"{QUEUE}/messages?priority=-1", {}, b"x", 400, "priority"),
+    ("POST", f"{QUEUE}/messages?priority=1.5", {}, b"x", 400, "priority"),
+    ("POST", f"{QUEUE}/messages?priority=%D9%A3", {}, b"x", 400, "priority"),
+    ("POST", f"{QUEUE}/messages", {"Idempotency-Key": ""}, b"x", 400, "Idempotency-Key"),
+    ("POST", f"{QUEUE}/messages", {"Idempotency-Key": "two words"}, b"x", 400, "Idempotency-Key"),
+    ("POST", f"{QUEUE}/messages", {"Idempotency-Key": "x" * 256}, b"x", 400, "Idempotency-Key"),
+    ("POST", f"{QUEUE}/messages", {}, b"x" * 131_073, 413, None),
+    ("POST", "/queues/-x/messages", {}, b"x", 400, "queue"),
+    ("POST", f"/queues/{'x' * 81}/messages", {}, b"x", 400, "queue"),
+    ("POST", "/queues/%C3%A4/messages", {}, b"x", 400, "queue"),
+    ("POST", "/queues/a%0Ab/messages", {}, b"x", 400, "queue"),
+    ("POST", f"{QUEUE}/receive?wait=61", {}, b"", 400, "wait"),
+    ("POST", f"{QUEUE}/receive?wait=soon", {}, b"", 400, "wait"),
+    ("POST", f"{QUEUE}/receive?visibility=43201", {}, b"", 400, "visibility"),
+    ("POST", f"{QUEUE}/receive?visibility=-1", {}, b"", 400, "visibility"),
+    ("POST", f"{QUEUE}/receive?ack=manual", {}, b"", 400, "ack"),
+    ("POST", f"{QUEUE}/receive?max=5", {}, b"", 400, "max"),
+    ("POST", f"{QUEUE}/receive/batch?max=0", {}, b"", 400, "max"),
+    ("POST", f"{QUEUE}/receive/batch?max=1001", {}, b"", 400, "max"),
+    ("POST", f"{QUEUE}/receive/batch?max=x", {}, b"", 400, "max"),
+    ("POST", f"{QUEUE}/receive/batch", {"Accept": "text/html"}, b"", 406, "Accept"),
+    ("GET", f"{QUEUE}/messages?state=gone", {}, b"", 400, "state"),
+    ("GET", f"{QUEUE}/messages?limit=0", {}, b"", 400, "limit"),
+    ("GET", f"{QUEUE}/messages?limit=1001", {}, b"", 400, "limit"),
+    ("GET", f"{QUEUE}/messages/1?x=1", {}, b"", 400, "x"),
+    ("GET", "/queues?x=1", {}, b"", 400, "x"),
+    ("POST", f"{QUEUE}/redrive?limit=0", {}, b"", 400, "limit"),
+    ("POST", f"{QUEUE}/purge?sure=1", {}, b"", 400, "sure"),
+    ("POST", "/drain?x=1", {}, b"", 400, "x"),
+    # Batches
+    ("POST", f"{QUEUE}/messages/batch", {"Content-Type": "text/plain"}, b"x", 415, "Content-Type"),
+    ("POST", f"{QUEUE}/messages/batch", {}, b"x", 415, "Content-Type"),
+    ("POST", f"{QUEUE}/messages/batch", MSGPACK, b"", 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", MSGPACK, b"\x92\xc4\x01a\xc4\x05b", 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", MSGPACK, msgspec.msgpack.encode([b"a"]) + b"\x00", 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", MSGPACK, msgspec.msgpack.encode([]), 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", MSGPACK, msgspec.msgpack.encode({"a": 1}), 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", MSGPACK, msgspec.msgpack.encode([b"a", "text"]), 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", MSGPACK, msgspec.msgpack.encode([b"a", 5]), 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", MSGPACK, msgspec.msgpack.encode([b"a", {"bdy": b"b"}]), 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", MSGPACK, msgspec.msgpack.encode([{"body": b"", "x": 1}]), 400, "body"),
+    (
+        "POST",
+        f"{QUEUE}/messages/batch",
+        MSGPACK,
+        msgspec.msgpack.encode([{"body": b"", "priority": 10}]),
+        400,
+        "body",
+    ),
+    (
+        "POST",
+        f"{QUEUE}/messages/batch",
+        MSGPACK,
+        msgspec.msgpack.encode([{"body": b"", "delay": -1}]),
+        400,
+        "body",
+    ),
+    ("POST", f"{QUEUE}/messages/batch", MSGPACK, msgspec.msgpack.encode([{"body": b"", "ttl": 0}]), 400, "body"),
+    (
+        "POST",
+        f"{QUEUE}/messages/batch",
+        MSGPACK,
+        msgspec.msgpack.encode([{"body": b"", "content_type": "a\nb"}]),
+        400,
+        "body",
+    ),
+    ("POST", f"{QUEUE}/messages/batch", MSGPACK, msgspec.msgpack.encode([b""] * 1001), 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", MSGPACK, msgspec.msgpack.encode([b"a", bytes(131_073)]), 413, None),
+    ("POST", f"{QUEUE}/messages/batch", JSON, b'["aGk=", "###"]', 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", JSON, b'["aGk="', 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", JSON, b'{"body": "aGk="}', 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", JSON, msgspec.json.encode([b""] * 1001), 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", NDJSON, b"{}\n{", 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", NDJSON, b"\n\n", 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", NDJSON, b"1\n" * 1001, 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch?x=1", MSGPACK, msgspec.msgpack.encode([b"a"]), 400, "x"),
+    ("POST", "/queues/-/messages/batch", MSGPACK, msgspec.msgpack.encode([b"a"]), 400, "queue"),
+    ("POST", f"{QUEUE}/settle", JSON, b"[]", 400, "body"),
+    ("POST", f"{QUEUE}/settle", JSON, b'[{"receipt": "x", "action": "burn"}]', 400, "body"),
+    ("POST", f"{QUEUE}/settle", JSON, b'[{"receipt": "x", "delay": -1}]', 400, "body"),
+    ("POST", f"{QUEUE}/settle", JSON, b'[{"action": "ack"}]', 400, "body"),
+    ("POST", f"{QUEUE}/settle", JSON, msgspec.json.encode([{"receipt": "x"}] * 1001), 400, "body"),
+    ("POST", f"{QUEUE}/settle", {}, b'[{"receipt": "x"}]', 415, "Content-Type"),
+    # Settings
+    ("PUT", QUEUE, {}, b"{", 400, "body"),
+    ("PUT", QUEUE, {}, b"[]", 400, "body"),
+    ("PUT", QUEUE, {}, b'{"visibilty": 5}', 400, "body"),
+    ("PUT", QUEUE, {}, b'{"visibility": -1}', 400, "body"),
+    ("PUT", QUEUE, {}, b'{"visibility": 43201}', 400, "body"),
+    ("PUT", QUEUE, {}, b'{"max_messages": 0}', 400, "body"),
+    ("PUT", QUEUE, {}, b'{"max_messages": "5"}', 400, "body"),
+    ("PUT", QUEUE, {}, b'{"ttl": 0}', 400, "body"),
+    ("PUT", QUEUE, {}, b'{"max_receives": 3}', 400, "dead_letter"),
+    ("PUT", QUEUE, {}, b'{"dead_letter": "dead"}', 400, "dead_letter"),
+    ("PUT", QUEUE, {}, b'{"max_receives": 3, "dead_letter": "emails"}', 400, "dead_letter"),
+    ("PUT", QUEUE, {}, b'{"max_receives": 3, "dead_letter": "a/b"}', 400, "body"),
+    ("PUT", "/queues/-", {}, b"{}", 400, "queue"),
+    ("PUT", f"{QUEUE}?x=1", {}, b"{}", 400, "x"),
+    # Receipts and names nobody has
+    ("DELETE", f"{QUEUE}/receipts/nonsense", {}, b"", 400, "receipt"),
+    ("DELETE", f"{QUEUE}/receipts/0-0-0", {}, b"", 409, "receipt"),
+    ("POST", f"{QUEUE}/receipts/0-0-0/release", {}, b"", 409, "receipt"),
+    ("POST", f"{QUEUE}/receipts/0-0-0/release?delay=x", {}, b"", 400, "delay"),
+    ("POST", f"{QUEUE}/receipts/0-0-0/extend?visibility=43201", {}, b"", 400, "visibility"),
+    ("DELETE", f"{QUEUE}/receipts/0-0-0?x=1", {}, b"", 400, "x"),
+    ("POST", "/queues/nobody/receive", {}, b"", 404, None),
+    ("POST", "/queues/nobody/receive/batch", {}, b"", 404, None),
+    ("DELETE", "/queues/nobody/receipts/0-0-0", {}, b"", 404, None),
+    ("POST", "/queues/nobody/settle", JSON, b'[{"receipt": "x"}]', 404, None),
+    ("GET", "/queues/nobody", {}, b"", 404, None),
+    ("GET", "/queues/nobody/messages", {}, b"", 404, None),
+    ("DELETE", "/queues/nobody", {}, b"", 404, None),
+    ("POST", "/queues/nobody/purge", {}, b"", 404, None),
+    ("GET", f"{QUEUE}/messages/99", {}, b"", 404, None),
+    ("GET", f"{QUEUE}/messages/one", {}, b"", 404, None),
+    ("DELETE", "/queues/default", {}, b"", 409, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "headers", "body", "status", "parameter"),
+    BAD,
+    ids=[f"{method} {target[:60]} {body[:30]!r}" for method, target, _, body, _, _ in BAD],
+)
+async def test_bad_input_is_refused_by_name_and_changes_nothing(
+    zapq_server: ZapqServer,
+    method: str,
+    target: str,
+    headers: dict[str, str],
+    body: bytes,
+    status: int,
+    parameter: str | None,
+) -> None:
+    service = zapq_server.service
+    queue = service.queue("emails")
+    await queue.enqueue_many([b"a", b"b"])
+    await queue.enqueue(b"c", delay=100)
+    await queue.receive(visibility=100)
+
+    async def picture() -> tuple[object, ...]:
+        seen = [await queue.peek(state) for state in STATES]
+        return (service.stats(), queue.info(), seen, set(service.broker.queues))
+
+    before = await picture()
+    answer = await ask(zapq_server.url, method, target, body, headers)
+    assert answer.status == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json["detail"]
+    if parameter is not None:
+        assert answer.json["parameter"] == parameter
+    assert await picture() == before
+
+
+class TestWithSmallCaps:
+    @pytest.fixture
+    def zapq_settings(self, zapq_settings: Settings) -> Settings:
+        return replace(zapq_settings, max_msgs=3, max_queues=2)
+
+    async def test_a_full_server_says_when_to_come_back_and_makes_no_queue(self, zapq_server: ZapqServer) -> None:
+        await zapq_server.service.default.enqueue_many([b"a", b"b", b"c"])
+        for path, headers in (("messages", {}), ("messages/batch", JSON)):
+            answer = await ask(zapq_server.url, "POST", f"{QUEUE}/{path}", b'["aGk="]', headers)
+            assert (answer.status, answer.headers["retry-after"]) == (429, "60")
+            assert_problem(answer, "queue-full")
+        assert zapq_server.service.stats().queues == 1
+
+    async def test_there_are_so_many_queues(self, zapq_server: ZapqServer) -> None:
+        assert (await ask(zapq_server.url, "PUT", QUEUE)).status == 201
+        for method, path in (("PUT", "/queues/third"), ("POST", "/queues/third/messages")):
+            answer = await ask(zapq_server.url, method, path)
+            assert answer.status == 429
+            assert_problem(answer, "too-many-queues")
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        ("PUT", QUEUE),
+        ("DELETE", QUEUE),
+        ("POST", f"{QUEUE}/purge"),
+        ("POST", f"{QUEUE}/pause"),
+        ("POST", f"{QUEUE}/resume"),
+        ("POST", f"{QUEUE}/redrive"),
+        ("POST", "/drain"),
+    ],
+)
+async def test_administration_is_refused_to_strangers(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch, method: str, target: str
+) -> None:
+    monkeypatch.setattr("zapq.http.wire.is_local", lambda client: False)
+    await zapq_server.service.queue("emails").enqueue(b"kept")
+    answer = await ask(zapq_server.url, method, target)
+    assert answer.status == 403
+    assert_problem(answer, "admin-loopback-only")
+    assert zapq_server.service.find("emails").info().stats.messages == 1
+
+
+async def test_a_long_poll_is_answered_by_whatever_ends_it(zapq_server: ZapqServer, nursery: trio.Nursery) -> None:
+    service = zapq_server.service
+    service.queue("emails")
+
+    async def poll(answers: list[Answer]) -> None:
+        answers.append(await ask(zapq_server.url, "POST", f"{QUEUE}/receive?wait=60"))
+
+    async def end_by(path: str, method: str, status: int) -> None:
+        answers: list[Answer] = []
+        async with trio.open_nursery() as polling:
+            polling.start_soon(poll, answers)
+            while not service.stats().waiting:
+                await wait_all_tasks_blocked()
+            await ask(zapq_server.url, method, path, b"hello" if path.endswith("messages") else b"")
+        assert [answer.status for answer in answers] == [status]
+
+    await end_by(f"{QUEUE}/messages", "POST", 200)
+    await end_by(QUEUE, "DELETE", 404)
+    service.queue("emails")
+    await end_by("/drain", "POST", 503)
+
+
+async def test_requests_of_all_kinds_follow_each_other_on_one_connection(zapq_server: ZapqServer) -> None:
+    async with open_client(zapq_server.url) as client:
+        for number in range(3):
+            assert (await client.request("PUT", QUEUE, b"{}")).status in {200, 201}
+            assert (await client.request("POST", f"{QUEUE}/messages", b"%d" % number)).status == 202
+            got = await client.request("POST", f"{QUEUE}/receive")
+            assert got.body == b"%d" % number
+            acked = await client.request("DELETE", f"{QUEUE}/receipts/{got.headers['zapq-receipt']}")
+            assert acked.status == 204
+            assert (await client.request("GET", "/queues")).status == 200

@@ -1,0 +1,310 @@
+"""Concurrent clients over real sockets see what a queue that does a single thing at a time could show them.
+
+Several clients use two queues of a server in every way there is, at random, and write down what they asked for,
+what they were answered, and when. Every such history must be linearizable. That one that is not would be noticed
+is shown with spoiled queues. `--hypothesis-profile nightly` makes more histories.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import count, cycle, permutations
+from random import Random
+from typing import Any
+
+import hypothesis
+import pytest
+import trio
+
+import zapq
+from tests.client import Answer, Client, open_client
+from tests.linearizability import Ack, Call, Dequeue, Enqueue, Operation, Receive, Release, Result, check, describe
+from zapq.core.message import Message
+from zapq.core.queue import Queue
+from zapq.errors import ReceiptExpired
+from zapq.limits import RELEASES_AT_ONCE
+from zapq.settings import Settings
+
+QUEUES = ("default", "work")
+CLIENTS = 5
+CALLS = 8
+"""Made by each client, one after the other."""
+SEEDS = max(60, hypothesis.settings.default.max_examples // 50 if hypothesis.settings.default else 0)
+"""How often they do it with the hot path; without it, which is slower, a third of that."""
+KINDS: list[type[Call]] = [Enqueue, Dequeue, Receive, Ack, Release]
+
+
+@dataclass
+class Journal:
+    """What all clients of one server saw, by queue, and what they have to agree on: the time, and new names."""
+
+    histories: dict[str, list[Operation]] = field(default_factory=lambda: defaultdict(list))
+    receipts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Given so far, by queue. Anybody settles any of them, so that some are settled twice, or at the same time."""
+    values: dict[str, str] = field(default_factory=dict)
+    """What was given with each receipt."""
+    releases: Counter[str] = field(default_factory=Counter)
+    """How often somebody has tried to release each value."""
+    _clock: count[int] = field(default_factory=count)
+    _names: count[int] = field(default_factory=count)
+
+    def now(self) -> int:
+        return next(self._clock)
+
+    def new_name(self) -> str:
+        return f"new-{next(self._names)}"
+
+    def note(self, queue: str, client: int, call: Call, invoked: int, answer: Answer) -> None:
+        """Write down an operation that was answered just now."""
+        result = result_of(call, answer)
+        if isinstance(call, Receive) and isinstance(result, str):
+            call = Receive(answer.headers["zapq-receipt"])
+            assert call.receipt not in self.values, "a receipt was given twice"
+            self.values[call.receipt] = result
+            self.receipts[queue].append(call.receipt)
+        self.histories[queue].append(Operation(client, call, result, invoked, self.now()))
+
+    def note_unanswered(self, queue: str, client: int, call: Call, invoked: int) -> None:
+        """Write down an operation whose client has left."""
+        if isinstance(call, Dequeue | Receive):
+            # The message it would have got may stay where it is, or be lost with the answer, or go back to its
+            # place once it turns out that nobody is there to take it. To the others that looks as if somebody had
+            # received it, and maybe released it later.
+            call = Receive(self.new_name())
+            self.histories[queue].append(Operation(client, Release(call.receipt), None, invoked, None))
+        self.histories[queue].append(Operation(client, call, None, invoked, None))
+
+
+class Visitor:
+    """One client: one call after the other on one connection, and on another one once it has left that."""
+
+    def __init__(self, number: int, url: str, journal: Journal, random: Random, *, vanishes: bool) -> None:
+        self._number = number
+        self._url = url
+        self._journal = journal
+        self._random = random
+        self._vanishes = vanishes
+
+    async def run(self) -> None:
+        left = CALLS
+        while left:
+            async with open_client(self._url) as client:
+                here = True
+                while here and left:
+                    left -= 1
+                    here = await self._act(client)
+
+    async def _act(self, client: Client) -> bool:
+        """Make one call, and return whether we are still there."""
+        await self._dawdle()
+        queue = self._random.choice(QUEUES)
+        call = self._choose(queue)
+        wait = self._random.choice(["", "", "wait=0.001", "wait=0.005"])
+        invoked = self._journal.now()
+        await client.send(*request_for(queue, call, wait))
+        if self._vanishes and self._random.random() < 0.15:
+            self._journal.note_unanswered(queue, self._number, call, invoked)
+            await self._dawdle()
+            reset(client)
+            return False
+        self._journal.note(queue, self._number, call, invoked, await client.answer())
+        return True
+
+    async def _dawdle(self) -> None:
+        """Let the others go on for some steps, so that there is no rhythm in which everybody calls."""
+        for _ in range(self._random.choice([0, 0, 0, 1, 2, 5])):
+            await trio.lowlevel.checkpoint()
+
+    def _choose(self, queue: str) -> Call:
+        journal = self._journal
+        kind = self._random.choice([Enqueue, Enqueue, Enqueue, Dequeue, Receive, Receive, Ack, Release, Release])
+        if kind is Enqueue:
+            return Enqueue(journal.new_name())
+        if kind is Dequeue:
+            return Dequeue()
+        if kind is Receive or not journal.receipts[queue]:
+            return Receive(journal.new_name())
+        receipt = self._random.choice(journal.receipts[queue][-4:])
+        value = journal.values[receipt]
+        # Once more, and it would have to rest, of which the specification knows nothing.
+        if kind is Release and journal.releases[value] < RELEASES_AT_ONCE:
+            journal.releases[value] += 1
+            return Release(receipt)
+        return Ack(receipt)
+
+
+def request_for(queue: str, call: Call, wait: str = "") -> tuple[str, str, bytes]:
+    """The method, target and body of a call; of the drop-in endpoints, if it is for the default queue."""
+    base = f"/queues/{queue}"
+    match call:
+        case Enqueue(value):
+            return "POST", "/enqueue" if queue == "default" else f"{base}/messages", value.encode()
+        case Dequeue():
+            target = f"/dequeue?{wait}" if queue == "default" else f"{base}/receive?ack=auto&{wait}"
+            return "POST", target.rstrip("?&"), b""
+        case Receive():
+            return "POST", f"{base}/receive?visibility=3600&{wait}".rstrip("&"), b""
+        case Ack(receipt):
+            return "DELETE", f"{base}/receipts/{receipt}", b""
+        case Release(receipt):
+            return "POST", f"{base}/receipts/{receipt}/release", b""
+
+
+def result_of(call: Call, answer: Answer) -> Result:
+    match call, answer.status:
+        case Enqueue(), 202:
+            return int(answer.headers["zapq-message-id"])
+        case ((Dequeue() | Receive()), 200):
+            return answer.body.decode()
+        case ((Dequeue() | Receive()), 204):
+            return None
+        case ((Ack() | Release()), 204):
+            return True
+        case ((Ack() | Release()), 409):
+            return False
+    raise AssertionError(f"{call} was answered {answer}")
+
+
+def reset(client: Client) -> None:
+    """Vanish: what is on its way in either direction may be lost."""
+    assert isinstance(client.stream, trio.SocketStream)
+    client.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.stream.socket.close()
+
+
+async def histories_of(settings: Settings, seed: int, *, vanishing: bool = False) -> dict[str, list[Operation]]:
+    """Let clients use a new server, choosing as `seed` has it, and return what they saw, by queue."""
+    journal = Journal()
+    async with trio.open_nursery() as server:
+        [url] = await server.start(zapq.serve, settings)
+        async with open_client(url) as client:
+            assert (await client.request("PUT", "/queues/work", b"{}")).status == 201
+            async with trio.open_nursery() as clients:
+                for number in range(CLIENTS):
+                    visitor = Visitor(number, url, journal, Random(f"{seed} {number}"), vanishes=vanishing)
+                    clients.start_soon(visitor.run)
+            for queue in QUEUES:
+                # What is left, and in which order, shows what became of the rest.
+                answer = None
+                while answer is None or answer.status == 200:
+                    invoked = journal.now()
+                    answer = await client.request(*request_for(queue, Dequeue()))
+                    journal.note(queue, CLIENTS, Dequeue(), invoked, answer)
+        server.cancel_scope.cancel()
+    return journal.histories
+
+
+@pytest.fixture
+def zapq_settings(zapq_settings: Settings) -> Settings:
+    return replace(zapq_settings, log_level="error")
+
+
+@pytest.mark.parametrize("vanishing", [False, True])
+@pytest.mark.parametrize(("hot_path", "seeds"), [(True, SEEDS), (False, SEEDS // 3)])
+async def test_every_history_is_linearizable(
+    zapq_settings: Settings, hot_path: bool, seeds: int, vanishing: bool
+) -> None:
+    settings = replace(zapq_settings, hot_path=hot_path)
+    answered: list[Operation] = []
+    overlaps = 0
+    for seed in range(seeds):
+        for queue, history in (await histories_of(settings, seed, vanishing=vanishing)).items():
+            assert check(history) is not None, f"seed {seed}, queue {queue}:\n{describe(history)}"
+            here = [operation for operation in history if operation.responded is not None]
+            overlaps += sum(one.invoked < other.invoked < one.end for one, other in permutations(here, 2))
+            answered += here
+    # Else it would be too easy: many called at the same time, and with and without something there to be done.
+    assert overlaps > len(answered) / 4
+    outcomes = {(type(operation.call), bool(operation.result)) for operation in answered}
+    assert outcomes == {(kind, True) for kind in KINDS} | {(kind, False) for kind in KINDS if kind is not Enqueue}
+
+
+Pop = Callable[[Queue, float], Message | None]
+Settle = Callable[[Queue, str, float], None]
+
+
+def give_and_keep(dequeue: Pop, queue: Queue, now: float) -> Message | None:
+    message = dequeue(queue, now)
+    if message is not None:
+        queue.put_back(message)
+    return message
+
+
+def give_the_second_first(pop: Pop, queue: Queue, now: float) -> Message | None:
+    first, second = pop(queue, now), pop(queue, now)
+    if first is None or second is None:
+        return first
+    queue._come_back(first)
+    return second
+
+
+def lose_what_was_accepted(enqueue: Callable[..., Message], queue: Queue, *rest: Any, **options: Any) -> Message:
+    message = enqueue(queue, *rest, **options)
+    queue._lines[0].pop()
+    queue._ready -= 1
+    return message
+
+
+def come_back_at_the_end(come_back: Callable[..., None], queue: Queue, message: Message) -> None:
+    queue._lines[0].append(message)
+    queue._ready += 1
+
+
+def say_empty(pop: Pop, queue: Queue, now: float) -> Message | None:
+    return None
+
+
+def overlook_the_newest(pop: Pop, queue: Queue, now: float) -> Message | None:
+    """As if it were sent later, which is wrong only because its producer has been answered."""
+    if not queue._lines[0]:
+        return pop(queue, now)
+    newest = queue._lines[0].pop()
+    queue._ready -= 1
+    message = pop(queue, now)
+    queue._lines[0].append(newest)
+    queue._ready += 1
+    return message
+
+
+def keep_what_is_acknowledged(ack: Settle, queue: Queue, receipt: str, now: float) -> None:
+    queue.release(receipt, 0.0, now)
+
+
+def acknowledge_what_is_over(ack: Settle, queue: Queue, receipt: str, now: float) -> None:
+    with suppress(ReceiptExpired):
+        ack(queue, receipt, now)
+
+
+@pytest.mark.parametrize(
+    ("method", "spoiled"),
+    [
+        ("dequeue", give_and_keep),
+        ("_pop", give_the_second_first),
+        ("enqueue", lose_what_was_accepted),
+        ("_come_back", come_back_at_the_end),
+        ("_pop", say_empty),
+        ("_pop", overlook_the_newest),
+        ("ack", keep_what_is_acknowledged),
+        ("ack", acknowledge_what_is_over),
+    ],
+)
+async def test_a_queue_that_does_every_other_thing_wrong_is_found_out(
+    zapq_settings: Settings, monkeypatch: pytest.MonkeyPatch, method: str, spoiled: Callable[..., Any]
+) -> None:
+    original = getattr(Queue, method)
+    wrong = cycle([False, True])
+
+    def do(*arguments: Any, **options: Any) -> Any:
+        return spoiled(original, *arguments, **options) if next(wrong) else original(*arguments, **options)
+
+    monkeypatch.setattr(Queue, method, do)
+    # The least conspicuous of them shows with two seeds in five.
+    for seed in range(100):
+        if None in map(check, (await histories_of(zapq_settings, seed)).values()):
+            return
+    pytest.fail("all histories are linearizable")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -221,3 +222,143 @@ async def test_a_waiting_consumer_is_served_before_a_hot_dequeue(hot: HotPath, z
         answers = hot.respond(enqueue(b"for who waited") + DEQUEUE)
     assert got == [b"for who waited"]
     assert b"204 No Content" in answers.data
+
+
+def post(target: str, body: bytes = b"", *fields: bytes) -> bytes:
+    lines = [
+        b"POST %b HTTP/1.1" % target.encode(),
+        b"Host: x",
+        b"Content-Length: %d" % len(body),
+        *fields,
+        b"",
+        b"",
+    ]
+    return b"\r\n".join(lines) + body
+
+
+def ack(receipt: str) -> bytes:
+    return b"DELETE /queues/default/receipts/%b HTTP/1.1\r\nHost: x\r\n\r\n" % receipt.encode()
+
+
+SEND = "/queues/default/messages"
+RECEIVE = "/queues/default/receive"
+MSGPACK = b"application/msgpack"
+
+
+async def test_a_message_is_sent_leased_and_acknowledged_from_the_bytes(
+    hot: HotPath, zapq_service: QueueService, traffic: Traffic
+) -> None:
+    answers = hot.respond(
+        post(SEND, b"hello", b"Content-Type: text/plain") + post(f"{RECEIVE}?visibility=5&wait=9")
+    )
+    assert answers.then == "idle"
+    assert b"Location: /queues/default/messages/1\r\n" in answers.data
+    assert answers.data.endswith(b"\r\n\r\nhello")
+    for field in (
+        b"Content-Type: text/plain",
+        b"Zapq-Receive-Count: 1",
+        b"Zapq-Visible-Until: 2027-01-15T08:00:05.7",
+    ):
+        assert field in answers.data
+    [receipt] = re.findall(rb"Zapq-Receipt: (\S+)", answers.data)
+    assert b"204 No Content" in hot.respond(ack(receipt.decode()) * 2).data
+    assert b"409 Conflict" in hot.respond(ack(receipt.decode() + "0")).data
+    assert b"Zapq-Empty: empty\r\n" in hot.respond(post(RECEIVE)).data
+    stats = zapq_service.stats().queue
+    assert (stats.messages, stats.acked, traffic.hot_requests) == (0, 1, 6)
+
+
+async def test_batches_are_hot_in_every_format(hot: HotPath, zapq_service: QueueService, traffic: Traffic) -> None:
+    for media_type, body in (
+        (MSGPACK, msgspec.msgpack.encode([b"a", b"b"])),
+        (MSGPACK, msgspec.msgpack.encode([{"body": b"c", "priority": 9}])),
+        (b"application/json", b'["ZA=="]'),
+        (b"application/x-ndjson", b"1\n2\n"),
+    ):
+        answers = hot.respond(post(f"{SEND}/batch", body, b"Content-Type: " + media_type))
+        assert b"202 Accepted" in answers.data
+    leased = hot.respond(post(f"{RECEIVE}/batch?max=2", b"", b"Accept: " + MSGPACK)).data
+    assert [lease["body"] for lease in msgspec.msgpack.decode(leased.partition(b"\r\n\r\n")[2])] == [b"c", b"a"]
+    rest = hot.respond(post(f"{RECEIVE}/batch?ack=auto")).data
+    assert rest.endswith(b'["Yg==","ZA==","MQ==","Mg=="]')
+    assert (zapq_service.stats().queue.messages, traffic.hot_requests) == (2, 6)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        post("/queues/new/messages", b"x"),
+        post("/queues/new/receive"),
+        post(f"{SEND}?priority=3", b"x"),
+        post(SEND, b"x", b"Idempotency-Key: k"),
+        post(SEND, b"x", b"Content-Type: a", b"Content-Type: b"),
+        post(SEND, b"x" * 131_073),
+        post(f"{SEND}/batch", b"x", b"Content-Type: text/plain"),
+        post(f"{SEND}/batch", b"x", b"Content-Type: " + MSGPACK),
+        post(f"{SEND}/batch", msgspec.msgpack.encode([bytes(131_073)]), b"Content-Type: " + MSGPACK),
+        post(f"{SEND}/batch", b"", b"Content-Type: " + MSGPACK).replace(b"Length: 0", b"Length: 8388609"),
+        post(RECEIVE, b"body"),
+        post(f"{RECEIVE}?max=1"),
+        post(f"{RECEIVE}?wait=61"),
+        post(f"{RECEIVE}?visibility=43201"),
+        post(f"{RECEIVE}?visibility=1&visibility=2"),
+        post(f"{RECEIVE}?ack=yes"),
+        post(f"{RECEIVE}/batch?max=1001"),
+        post(f"{RECEIVE}/batch", b"", b"Accept: text/html"),
+        post(f"{RECEIVE}/batch", b"", b"Accept: */*", b"Accept: text/html"),
+        post(f"{RECEIVE}?visibility=5")[:-2].replace(b"Host", b"TE: x\r\nHost") + b"\r\n",
+        ack("nonsense"),
+        ack("1-1-1").replace(b"default", b"new"),
+        ack("1-1-1").replace(b" HTTP", b"?x=1 HTTP"),
+    ],
+)
+async def test_what_is_not_plain_about_a_queue_is_left_to_h11_and_changes_nothing(
+    hot: HotPath, zapq_service: QueueService, request_: bytes
+) -> None:
+    zapq_service.enqueue_nowait(b"held")
+    before = zapq_service.stats()
+    answers = hot.respond(request_)
+    assert (answers.then, answers.used, answers.requests) == ("cold", 0, 0)
+    assert zapq_service.stats() == before
+
+
+async def test_a_long_poll_for_a_lease_is_cold_when_there_is_nothing(
+    hot: HotPath, zapq_service: QueueService
+) -> None:
+    for target in (f"{RECEIVE}?wait=5", f"{RECEIVE}/batch?wait=5"):
+        assert hot.respond(post(target)).then == "cold"
+    assert zapq_service.stats().dequeues_empty == 0
+
+
+async def test_of_leases_and_batches_that_break_off_only_what_was_not_begun_goes_back(
+    hot: HotPath, zapq_service: QueueService
+) -> None:
+    queue = zapq_service.default
+    for request_, uncertain in (
+        (post(RECEIVE), 0),
+        (post(f"{RECEIVE}?ack=auto"), 1),
+        (post(f"{RECEIVE}/batch?max=2"), 0),
+        (post(f"{RECEIVE}/batch?max=2&ack=auto"), 2),
+    ):
+        for begun in (False, True):
+            queue.enqueue_many_nowait([b"aa", b"bb"])
+            before = zapq_service.stats()
+            answers = hot.respond(request_)
+            [(start, *_)] = answers.taken
+            hot.settle(answers, start + begun)
+            after = zapq_service.stats()
+            assert after.delivery_uncertain - before.delivery_uncertain == uncertain * begun
+            if not begun:
+                # As if it had never been leased.
+                assert after.queue.received == before.queue.received
+                assert [each.receives for each in await queue.peek()] == [0, 0]
+            assert (after.queue.ready == 2) == (not begun)
+            queue.clear_nowait()
+
+
+async def test_every_lease_has_a_date_of_its_own(hot: HotPath, zapq_service: QueueService) -> None:
+    zapq_service.default.enqueue_many_nowait([b"x"] * 3)
+    now = trio.current_time()
+    for wall, expected in ((0.0, b"00:00:30.000"), (59.9995, b"00:01:29.999"), (86_399.5, b"00:00:29.500")):
+        hot.set_time(wall, now)
+        assert b"T" + expected + b"Z\r\n" in hot.respond(post(RECEIVE)).data

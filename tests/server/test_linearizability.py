@@ -245,13 +245,13 @@ def give_the_second_first(pop: Pop, queue: Queue, now: float) -> Message | None:
 
 def lose_what_was_accepted(enqueue: Callable[..., Message], queue: Queue, *rest: Any, **options: Any) -> Message:
     message = enqueue(queue, *rest, **options)
-    queue._lines[0].pop()
+    queue._lines[0].items.pop()
     queue._ready -= 1
     return message
 
 
 def come_back_at_the_end(come_back: Callable[..., None], queue: Queue, message: Message) -> None:
-    queue._lines[0].append(message)
+    queue._lines[0].items.append(message)
     queue._ready += 1
 
 
@@ -263,10 +263,10 @@ def overlook_the_newest(pop: Pop, queue: Queue, now: float) -> Message | None:
     """As if it were sent later, which is wrong only because its producer has been answered."""
     if not queue._lines[0]:
         return pop(queue, now)
-    newest = queue._lines[0].pop()
+    newest = queue._lines[0].items.pop()
     queue._ready -= 1
     message = pop(queue, now)
-    queue._lines[0].append(newest)
+    queue._lines[0].items.append(newest)
     queue._ready += 1
     return message
 

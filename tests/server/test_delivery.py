@@ -1,0 +1,184 @@
+"""What clients do to a queue in the field, over real sockets: they vanish, dawdle, and come in crowds."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+import tracemalloc
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.client import ask, open_client
+from zapq.core.queue import STATES
+from zapq.settings import Settings
+from zapq.testing import ZapqServer
+
+QUEUE = "/queues/emails"
+
+
+def request(method: str, target: str, body: bytes = b"") -> bytes:
+    return f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def connect(server: ZapqServer) -> trio.SocketStream:
+    return await trio.open_tcp_stream("127.0.0.1", int(server.url.rpartition(":")[2]))
+
+
+def vanish(stream: trio.SocketStream) -> None:
+    """Leave with a reset: the kernel forgets what was not sent, and says so to nobody."""
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
+
+
+class Both:
+    """The hot path, and everything without it."""
+
+    @pytest.fixture(params=[True, False], ids=["hot", "cold"])
+    def zapq_settings(self, zapq_settings: Settings, request: pytest.FixtureRequest) -> Settings:
+        return replace(zapq_settings, hot_path=request.param, max_msgs=1_000_000)
+
+
+class TestClientsThatVanish(Both):
+    async def test_an_abandoned_long_poll_does_not_eat_a_message(self, zapq_server: ZapqServer) -> None:
+        service = zapq_server.service
+        queue = service.queue("emails")
+        for target in ("/dequeue?wait=60", f"{QUEUE}/receive?wait=60", f"{QUEUE}/receive/batch?wait=60&ack=auto"):
+            for noticed in (True, False):
+                stream = await connect(zapq_server)
+                await stream.send_all(request("POST", target))
+                while not service.stats().waiting:
+                    await wait_all_tasks_blocked()
+                vanish(stream)
+                if noticed:
+                    while service.stats().waiting:
+                        await wait_all_tasks_blocked()
+                where = service.default if target.startswith("/dequeue") else queue
+                where.enqueue_nowait(b"job")  # in the tick of the reset, if it was not noticed
+                while service.stats().waiting:
+                    await wait_all_tasks_blocked()
+                await wait_all_tasks_blocked()
+                [seen] = await where.peek()
+                assert (seen.message.body, seen.receives) == (b"job", 0)
+                assert await where.clear() == 1
+        assert service.stats().delivery_uncertain == 0
+
+    async def test_of_a_thousand_that_vanish_at_random_none_takes_anything_along(
+        self, zapq_server: ZapqServer
+    ) -> None:
+        """Enqueued is delivered or held: nothing is in two places, and nothing is given twice."""
+        chance = random.Random(4711)
+        service = zapq_server.service
+        queues = {"default": service.default, "emails": service.queue("emails")}
+        seen: dict[str, list[int]] = {name: [] for name in queues}
+
+        def pick() -> tuple[str, str, bytes]:
+            return chance.choice([
+                ("POST", "/enqueue", b"x" * chance.randrange(2000)),
+                ("POST", f"{QUEUE}/messages", b"x" * chance.randrange(2000)),
+                ("GET", "/dequeue", b""),
+                ("POST", f"{QUEUE}/receive?visibility=3600", b""),
+                ("POST", f"{QUEUE}/receive/batch?max=3&visibility=3600", b""),
+                ("POST", f"{QUEUE}/receive?ack=auto", b""),
+                ("GET", "/dequeue?wait=0.01", b""),
+            ])
+
+        async def vanishing_client() -> None:
+            for _ in range(50):
+                stream = await connect(zapq_server)
+                script = b"".join(request(*pick()) for _ in range(chance.randrange(1, 5)))
+                with suppress(trio.BrokenResourceError), trio.move_on_after(0.02):
+                    await stream.send_all(script[: chance.randrange(1, len(script) + 1)])
+                    if chance.random() < 0.5:
+                        await stream.receive_some(chance.randrange(1, 500))
+                vanish(stream)
+
+        async def good_client() -> None:
+            async with open_client(zapq_server.url) as client:
+                for _ in range(50):
+                    method, target, body = pick()
+                    answer = await client.request(method, target, body)
+                    if "dequeue" in target or "ack=auto" in target:
+                        if answer.status == 200:
+                            name = "default" if "dequeue" in target else "emails"
+                            seen[name].append(int(answer.headers["zapq-message-id"]))
+                    else:
+                        assert answer.status in {200, 202, 204}
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(vanishing_client)
+            for _ in range(3):
+                nursery.start_soon(good_client)
+        while (await ask(zapq_server.url, "GET", "/metrics")).json["connections"] > 1:
+            await wait_all_tasks_blocked(0.01)
+        for name, queue in queues.items():
+            held = [each.message.id for state in STATES for each in await queue.peek(state, limit=1000)]
+            stats = queue.info().stats
+            assert len(held) == len(set(held)) == stats.messages
+            assert len(seen[name]) == len(set(seen[name]))
+            assert set(held).isdisjoint(seen[name])
+            assert len(held) + len(seen[name]) <= stats.enqueued
+            assert stats.enqueued - stats.messages >= stats.dequeued - stats.returned
+            # No lease has ended: what was received, and could be handed over, is leased.
+            assert stats.received == stats.leased
+        assert service.stats().queue.returned > 0
+        assert (await ask(zapq_server.url, "GET", "/metrics")).json["connection_errors"] == 0
+
+
+class TestCrowds(Both):
+    async def test_a_slow_reader_of_a_peek_stalls_nobody(self, zapq_server: ZapqServer) -> None:
+        queue = zapq_server.service.queue("emails")
+        for _ in range(64):
+            await queue.enqueue(bytes(128 * 1024))
+        slow = await connect(zapq_server)
+        slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await slow.send_all(request("GET", f"{QUEUE}/messages?limit=1000"))
+        begun = await slow.receive_some(1000)
+        assert begun.startswith(b"HTTP/1.1 200")
+        async with open_client(zapq_server.url) as client:
+            for number in range(20):
+                assert (await client.request("POST", f"{QUEUE}/messages", b"%d" % number)).status == 202
+                got = await client.request("POST", f"{QUEUE}/receive?ack=auto")
+                assert len(got.body) == 128 * 1024
+        vanish(slow)
+
+    async def test_a_backlog_of_half_a_million_is_received_from_like_any_other(
+        self, zapq_server: ZapqServer
+    ) -> None:
+        """What a receive costs is counted in what it makes, not in seconds."""
+        queue = zapq_server.service.queue("emails")
+        async with open_client(zapq_server.url) as client:
+            costs = []
+            for backlog in (10, 500_000):
+                while queue.info().stats.messages < backlog:
+                    queue.enqueue_many_nowait([b"x"] * min(1000, backlog - queue.info().stats.messages))
+                tracemalloc.start()
+                got = await client.request("POST", f"{QUEUE}/receive")
+                costs.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+                acked = await client.request("DELETE", f"{QUEUE}/receipts/{got.headers['zapq-receipt']}")
+                assert (got.status, acked.status) == (200, 204)
+        assert costs[1] < costs[0] + 100_000
+
+    async def test_memory_falls_back_after_a_drain(self, zapq_server: ZapqServer) -> None:
+        queue = zapq_server.service.queue("emails")
+        await queue.enqueue(b"warm")
+        assert await queue.clear() == 1
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(50):
+                queue.enqueue_many_nowait([bytes(200) for _ in range(1000)])
+            assert tracemalloc.get_traced_memory()[0] - before > 10_000_000
+            async with open_client(zapq_server.url) as client:
+                while queue.info().stats.messages:
+                    got = await client.request("POST", f"{QUEUE}/receive/batch?ack=auto")
+                    assert got.status == 200
+            assert tracemalloc.get_traced_memory()[0] - before < 2_000_000
+        finally:
+            tracemalloc.stop()

@@ -118,14 +118,18 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def wrk(pid: int, url: str, connections: int, seconds: int, *, post: bool) -> Figures:
+def wrk(
+    pid: int, url: str, connections: int, seconds: int, *, post: bool = False, body: bool = True, script: str = ""
+) -> Figures:
     """Load `url` with wrk on keep-alive connections; raises RuntimeError if anything was refused."""
     install("wrk", "wrk")
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         if post:
-            script.write(f'wrk.method = "POST"\nwrk.body = string.rep("x", {MESSAGE})\n')
-        script.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name, url]
+            size = MESSAGE if body else 0
+            script = f'wrk.method = "POST"\nwrk.body = string.rep("x", {size})\n' + script
+        file.write(script)
+        file.flush()
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", file.name, url]
         before = cpu_seconds(pid)
         out = subprocess.run([*cores()[1], *command], check=True, capture_output=True, text=True).stdout
     used = cpu_seconds(pid) - before

@@ -15,7 +15,7 @@ from zapq.http.tracing import TraceIds
 from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES
 from zapq.logs import Throttle
 from zapq.server.hotpath import HotPath
-from zapq.server.plain import _remembered
+from zapq.server.plain import remember_head
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -195,11 +195,11 @@ async def test_an_uncertain_delivery_is_logged_under_its_request(
 
 
 async def test_heads_are_remembered_by_every_byte_of_them(hot: HotPath) -> None:
-    _remembered.cache_clear()
+    remember_head.cache_clear()
     for _ in range(3):
         hot.respond(DEQUEUE)
         hot.respond(DEQUEUE.replace(b"Host: x", b"Host: y"))
-    assert (_remembered.cache_info().misses, _remembered.cache_info().hits) == (2, 4)
+    assert (remember_head.cache_info().misses, remember_head.cache_info().hits) == (2, 4)
 
 
 async def test_the_date_follows_the_clock_both_ways(hot: HotPath) -> None:

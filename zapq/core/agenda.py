@@ -25,44 +25,45 @@ _MANY = 1000
 class Agenda(Generic[V]):
     """Values by number, each with a time; numbers are unique among the entries of one agenda."""
 
-    __slots__ = ("_entries", "_heap", "_most")
+    __slots__ = ("_heap", "_most", "entries")
 
     def __init__(self) -> None:
-        self._entries: dict[int, tuple[float, V]] = {}
+        self.entries: dict[int, tuple[float, V]] = {}
+        """Time and value by number. To be read only: looking whether there are any is cheaper than `len`."""
         self._heap: list[tuple[float, int]] = []
         self._most = _MANY
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def __contains__(self, number: int) -> bool:
-        return number in self._entries
+        return number in self.entries
 
     def values(self) -> Iterator[V]:
         """Every value, in no particular order."""
-        return (value for _, value in self._entries.values())
+        return (value for _, value in self.entries.values())
 
     def put(self, number: int, time: float, value: V) -> None:
         """Enter `value` for `time`, in place of what had this number; O(log n), and O(1) for the latest time."""
-        self._entries[number] = (time, value)
-        if len(self._entries) > self._most:
-            self._most = len(self._entries)
+        self.entries[number] = (time, value)
+        if len(self.entries) > self._most:
+            self._most = len(self.entries)
         if time < inf:
             heappush(self._heap, (time, number))
             self._sweep()
 
     def get(self, number: int) -> V | None:
         """The value with this number, or None."""
-        entry = self._entries.get(number)
+        entry = self.entries.get(number)
         return None if entry is None else entry[1]
 
     def entry(self, number: int) -> tuple[float, V] | None:
         """The time and the value with this number, or None."""
-        return self._entries.get(number)
+        return self.entries.get(number)
 
     def pop(self, number: int) -> V | None:
         """Remove and return the value with this number, or None."""
-        entry = self._entries.pop(number, None)
+        entry = self.entries.pop(number, None)
         if entry is None:
             return None
         self._sweep()
@@ -78,7 +79,7 @@ class Agenda(Generic[V]):
         """Remove and return what is due by `now`, the earliest first, at most `limit` of it."""
         values: list[V] = []
         while len(values) < limit and self.next() <= now:
-            values.append(self._entries.pop(heappop(self._heap)[1])[1])
+            values.append(self.entries.pop(heappop(self._heap)[1])[1])
         if values:
             self._sweep()
         return values
@@ -88,28 +89,28 @@ class Agenda(Generic[V]):
         found: dict[int, tuple[float, V]] = {}
         timed = (entry[1] for entry in smallest(self._heap) if not self._stale(entry))
         # Entries for no time at all are not in the heap, and come last.
-        for number in chain(timed, self._entries):
+        for number in chain(timed, self.entries):
             if len(found) == limit:
                 break
-            found.setdefault(number, self._entries[number])
+            found.setdefault(number, self.entries[number])
         return list(found.values())
 
     def clear(self) -> list[V]:
         """Remove everything and return it."""
         values = list(self.values())
-        self._entries, self._heap = {}, []
+        self.entries, self._heap = {}, []
         return values
 
     def _stale(self, entry: tuple[float, int]) -> bool:
-        current = self._entries.get(entry[1])
+        current = self.entries.get(entry[1])
         return current is None or current[0] != entry[0]
 
     def _sweep(self) -> None:
-        if 4 * len(self._entries) < self._most and self._most > _MANY:
-            self._most = max(len(self._entries), _MANY)
-            self._entries = dict(self._entries)
-        if len(self._heap) > 2 * len(self._entries) + _FEW:
-            self._heap = [(time, number) for number, (time, _) in self._entries.items() if time < inf]
+        if 4 * len(self.entries) < self._most and self._most > _MANY:
+            self._most = max(len(self.entries), _MANY)
+            self.entries = dict(self.entries)
+        if len(self._heap) > 2 * len(self.entries) + _FEW:
+            self._heap = [(time, number) for number, (time, _) in self.entries.items() if time < inf]
             heapify(self._heap)
 
 

@@ -140,13 +140,51 @@ class Room(Protocol):
 class Queue:
     """Holds messages within its own caps and those of `room`, first in first out within a priority."""
 
+    # With so many attributes, ordinary ones would be looked up in a dictionary each time.
+    __slots__ = (
+        "_acked",
+        "_arrived",
+        "_capped",
+        "_cleared",
+        "_dead_lettered",
+        "_delayed",
+        "_dequeued",
+        "_drain_rate",
+        "_enqueued",
+        "_expired",
+        "_leases",
+        "_leases_expired",
+        "_lines",
+        "_mortal",
+        "_next_id",
+        "_paused",
+        "_plain",
+        "_put_back",
+        "_ready",
+        "_received",
+        "_redriven",
+        "_refused",
+        "_released",
+        "_returned",
+        "_room",
+        "_settings",
+        "_tag",
+        "_tombs",
+        "_top",
+        "alarm",
+        "bytes",
+        "messages",
+        "name",
+        "number",
+    )
+
     def __init__(self, name: str, *, room: Room, number: int, tag: str, now: float) -> None:
         self.name = name
         self.number = number
         self.messages = 0
         """How many are held: ready, delayed and leased."""
         self.bytes = 0
-        self.paused = False
+        self._paused = False
         self.alarm = inf
         """When `tick` is to be called next; later is harmless, but expired messages then live on."""
         self._room = room
@@ -154,6 +192,8 @@ class Queue:
         self._lines = [Line() for _ in range(MAX_PRIORITY + 1)]
         self._top = 0
         """No line above this one has anyone in it."""
+        self._plain = True
+        """Whether the first line is all there is to look at; if not, `_pop` finds out when that is so again."""
         self._returned: list[tuple[int, Message]] = []
         self._ready = 0
         self._tombs: set[int] = set()
@@ -178,6 +218,16 @@ class Queue:
         """What is set for this queue."""
         return self._settings
 
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is given to consumers."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._paused = paused
+        self._plain = False
+
     def configure(self, settings: QueueSettings) -> None:
         """Let `settings` hold from now on; what is held already stays, also beyond a new cap."""
         self._settings = settings
@@ -198,8 +248,12 @@ class Queue:
         message = Message(self._next_id, body, about)
         self._next_id += 1
         self._enqueued += 1
-        self._hold(1, size)
-        if delay > 0 or about.expires < inf or about.priority:
+        # As `_hold` does, but this and `dequeue` are what everybody does all the time.
+        self.messages += 1
+        self.bytes += size
+        room.messages += 1
+        room.bytes += size
+        if delay or (about is not PLAIN and (about.priority or about.expires < inf)):
             self._place(message, delay, now)
         else:
             self._lines[0].items.append(message)
@@ -224,6 +278,7 @@ class Queue:
             for message in map(Message, range(first, first + len(bodies)), bodies, repeat(about)):
                 self._place(message, 0.0, now)
         else:
+            self._plain &= not about.priority
             self._lines[about.priority].extend(first, bodies, about)
             self._top = max(self._top, about.priority)
             self._ready += len(bodies)
@@ -243,7 +298,11 @@ class Queue:
         """Remove and return the first ready message, or None."""
         message = self._pop(now)
         if message is not None:
-            self._hold(-1, -len(message.body))
+            size, room = len(message.body), self._room
+            self.messages -= 1
+            self.bytes -= size
+            room.messages -= 1
+            room.bytes -= size
             self._dequeued += 1
         return message
 
@@ -513,6 +572,7 @@ class Queue:
             self._delayed.put(message.id, time, message)
             self._watch(time)
             return
+        self._plain = False
         self._lines[about.priority].items.append(message)
         self._top = max(self._top, about.priority)
         self._ready += 1
@@ -521,6 +581,7 @@ class Queue:
     def _come_back(self, message: Message) -> None:
         """Make a message ready that was not new: at the place its rank gives it."""
         heappush(self._returned, (message.rank, message))
+        self._plain = False
         self._ready += 1
         self._mind(message)
 
@@ -534,14 +595,24 @@ class Queue:
         """Remove the first ready message from its line; it is still held."""
         if now >= self.alarm:
             self.tick(now, TICK_STEPS)
-        if self.paused:
+        if self._plain:
+            items = self._lines[0].items
+            if not items:
+                return None
+            self._ready -= 1
+            message = items[0]
+            if message.__class__ is Message:
+                return items.popleft()  # type: ignore[return-value]  # as we have just seen
+            return self._lines[0].pop()
+        self._plain = self._is_plain()
+        if self._paused:
             return None
         while self._ready:
             line = self._lines[self._top]
-            while not line and self._top:
+            while not line.items and self._top:
                 self._top -= 1
                 line = self._lines[self._top]
-            if self._returned and not (line and line.head_rank() < self._returned[0][0]):
+            if self._returned and not (line.items and line.head_rank() < self._returned[0][0]):
                 message = heappop(self._returned)[1]
             else:
                 message = line.pop()
@@ -549,7 +620,7 @@ class Queue:
                 self._tombs.discard(message.id)
                 continue
             self._ready -= 1
-            if not self._mortal or self._mortal.pop(message.id) is None:
+            if not self._mortal.entries or self._mortal.pop(message.id) is None:
                 return message
             if message.about.expires > now:
                 return message
@@ -560,7 +631,7 @@ class Queue:
         """Remove the first ready messages, at most `limit` and of `MAX_BATCH_BYTES`, and say of how many."""
         if now >= self.alarm:
             self.tick(now, TICK_STEPS)
-        if not (self._top or self._returned or self._tombs or self._mortal or self.paused):
+        if self._plain or self._is_plain():
             parcel, size = self._lines[0].pop_many(limit, MAX_BATCH_BYTES)
             self._ready -= len(parcel)
             return parcel, size
@@ -572,6 +643,9 @@ class Queue:
                 return parcel, size - len(message.body)
             parcel.add(message)
         return parcel, size
+
+    def _is_plain(self) -> bool:
+        return not (self._top or self._returned or self._tombs or self._mortal.entries or self._paused)
 
     def _lease(self, message: Message, visibility: float | None, now: float) -> Lease:
         seconds = self._settings.visibility if visibility is None else visibility

@@ -31,12 +31,13 @@ from zapq.http import problems, tracing, wire
 from zapq.http.exchange import note_uncertain
 from zapq.http.metrics import Traffic
 from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_BATCH_BYTES, MAX_HOT_HEAD_BYTES
-from zapq.server.plain import Head, Verb, may_become_plain, parse_head
+from zapq.server.plain import Head, Verb, may_become_plain, parse_head, remember_head
 from zapq.service.queue import NamedQueue
 from zapq.service.service import QueueService
 from zapq.service.waiting import Given
 from zapq.settings import Settings
 
+_D = ord("D")
 Then = Literal["idle", "more", "head", "body", "cold", "close"]
 
 
@@ -76,7 +77,7 @@ class HotPath:
         self._trace_ids = iter(trace_ids)
         self._throttle = throttle
         self._second = -1
-        self._date = b""
+        self._date = self._last = b""
         self._now = self._wall = 0.0
         self._verbs: dict[Verb, Callable[[Head, bytes, Answers, int], bytes]] = {
             "enqueue": self._enqueue,
@@ -95,6 +96,7 @@ class HotPath:
         if int(wall) != self._second:
             self._second = int(wall)
             self._date = b"\r\nDate: %b\r\n" % formatdate(self._second, usegmt=True).encode()
+            self._last = self._date + b"Connection: close\r\n"
 
     def respond(self, data: bytes) -> Answers:
         """Answer the hot requests that `data` begins with; no checkpoint.
@@ -115,7 +117,9 @@ class HotPath:
                 answers.then = "head" if may_become_plain(data[at:]) else "cold"
                 answers.needed = length - at + 1
                 break
-            head = parse_head(data[at:end])
+            text = data[at:end]
+            # Acknowledgements (DELETE) are all different: they would push out what is worth remembering.
+            head = parse_head(text) if text[0] == _D else remember_head(text)
             if head is None or (head.length > self._max_message_bytes and not self._fits_a_batch(head)):
                 answers.then = "cold"
                 break
@@ -159,7 +163,8 @@ class HotPath:
 
     def _enqueue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         message = self._default.accept_nowait(body, head.about, self._now)
-        return render.enqueued(message.id, self._tail(head, head.trace_id or next(self._trace_ids)))
+        trace_id = head.trace_id or next(self._trace_ids)
+        return render.enqueued(message.id, b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date))
 
     def _put(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         message = self._service.find(head.queue).accept_nowait(body, head.about, self._now)
@@ -174,11 +179,13 @@ class HotPath:
     def _dequeue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         message = self._default.dequeue_nowait(now=self._now, waits=head.waits)
         trace_id = head.trace_id or next(self._trace_ids)
-        tail = self._tail(head, trace_id)
+        tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
         if message is None:
             return render.empty(tail)
         part = render.dequeued(message, tail)
-        self._note_taken(answers, before, part, len(message.body), self._default, (message,), trace_id)
+        end = before + len(part)
+        start = end - len(message.body) if message.body else before
+        answers.taken = (*answers.taken, (start, end, self._default, (message,), trace_id))
         return part
 
     def _receive(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
@@ -221,8 +228,7 @@ class HotPath:
 
     def _tail(self, head: Head, trace_id: bytes) -> bytes:
         """The fields every answer ends with."""
-        tail = b"X-Trace-Id: " + trace_id + self._date
-        return tail + b"Connection: close\r\n" if head.last else tail
+        return b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
 
     def _refusal(self, error: ZapqError, head: Head) -> bytes:
         trace_id = head.trace_id or next(self._trace_ids)

@@ -100,12 +100,6 @@ class Head:
     receipt: str = ""
 
 
-def parse_head(head: bytes) -> Head | None:
-    """Return what a request's head (with its empty line) says, or None if it is not plain."""
-    # Acknowledgements are all different: remembered, they would only push out what is worth remembering.
-    return _parse(head) if head.startswith(b"DELETE") else _remembered(head)
-
-
 def may_become_plain(start: bytes) -> bool:
     """Whether the begin of a request, its head not complete, is the begin of a plain one as far as one can see."""
     return (
@@ -115,7 +109,8 @@ def may_become_plain(start: bytes) -> bool:
     )
 
 
-def _parse(head: bytes) -> Head | None:
+def parse_head(head: bytes) -> Head | None:
+    """Return what a request's head (with its empty line) says, or None if it is not plain."""
     line, _, block = head.partition(b"\r\n")
     fields = _parse_fields(block)
     if fields is None:
@@ -128,8 +123,8 @@ def _parse(head: bytes) -> Head | None:
     return None
 
 
-# Clients repeat their heads byte for byte: then it costs one look-up.
-_remembered = lru_cache(maxsize=HEADS_REMEMBERED)(_parse)
+remember_head = lru_cache(maxsize=HEADS_REMEMBERED)(parse_head)
+"""The same at the cost of one look-up, for heads that clients repeat byte for byte."""
 
 
 @lru_cache(maxsize=HEADS_REMEMBERED)

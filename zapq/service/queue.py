@@ -83,6 +83,7 @@ class NamedQueue:
         self._line = Line()
         self._lock = service.lock
         self._step = service.step
+        self._max_message_bytes = service.max_message_bytes
         self._waiting_room = service.waiting_room
         self._deleted = False
         self.users = 0
@@ -458,7 +459,8 @@ class NamedQueue:
     def _enqueue(self, body: bytes, about: About, delay: float, begun: bool, now: float) -> Message:
         if self._service.draining and not begun:
             raise Draining
-        self._check_size(len(body))
+        if len(body) > self._max_message_bytes:
+            self._check_size(len(body))
         if self._deleted:
             raise QueueNotFound(queue=self.name)
         message = self._core.enqueue(body, about, delay=delay, now=now)
@@ -490,9 +492,8 @@ class NamedQueue:
         return first
 
     def _check_size(self, size: int) -> None:
-        limit = self._service.max_message_bytes
-        if size > limit:
-            raise MessageTooLarge(max_bytes=limit, current=size)
+        if size > self._max_message_bytes:
+            raise MessageTooLarge(max_bytes=self._max_message_bytes, current=size)
 
     async def _receive(self, want: Want, wait: float) -> Given:
         async with self._step:

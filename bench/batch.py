@@ -2,21 +2,23 @@
 
     scripts/bench batch
 
-Starts zapq and Redis on one core, each in its turn, and loads them from another over a few connections, one
-request at a time on each: batches of 100 and 1000 messages of 128 bytes as msgpack, sent and then taken at most
-once (`ack=auto`); for Redis, `RPUSH` and `LPOP` with that many values, and 64 plain commands in a pipeline. Prints
-messages a second and the server's CPU for each message; the median of the rounds.
+Starts zapq and Redis on one core, each in its turn, and loads them from another: batches of 100 and 1000 messages
+of 128 bytes as msgpack, sent and then taken at most once (`ack=auto`), by wrk on 16 connections; for Redis,
+`RPUSH` and `LPOP` with that many values, and 64 plain commands in a pipeline. Prints messages a second and the
+server's CPU for each message; the median of the rounds.
 """
 
 from __future__ import annotations
 
-import re
+import json
 import selectors
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.request import Request, urlopen
 
 import click
 import msgspec
@@ -24,7 +26,6 @@ import msgspec
 from bench import rig
 
 CONNECTIONS = 16
-LENGTH = re.compile(rb"Content-Length: ([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +75,49 @@ def drive(load: Load, port: int, requests: int) -> float:
     return seconds
 
 
-def http_length(answer: bytearray) -> int:
-    """The length of an HTTP answer, once its head is here."""
-    end = answer.find(b"\r\n\r\n") + 4
-    found = LENGTH.search(answer)
-    return end + int(found[1]) if end > 3 and found else 0
+def zapq_runs(pid: int, port: int, seconds: int) -> dict[str, tuple[float, float]]:
+    """Send batches for that long, and take for half as long; messages a second, and CPU for each in nanoseconds."""
+    runs = {}
+    url = f"http://127.0.0.1:{port}"
+    for size in (100, 1000):
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(msgspec.msgpack.encode([b"x" * rig.MESSAGE] * size))
+            file.flush()
+            put = f"""
+                wrk.method = "POST"
+                wrk.headers["Content-Type"] = "application/msgpack"
+                wrk.body = io.open("{file.name}", "rb"):read("*all")
+            """
+            take = """
+                wrk.method = "POST"
+                wrk.headers["Accept"] = "application/msgpack"
+            """
+            for name, metric, script, path, length in (
+                (f"enqueue, batches of {size}", "enqueues", put, "messages/batch", seconds),
+                (
+                    f"receive, batches of {size}",
+                    "dequeues_ok",
+                    take,
+                    f"receive/batch?max={size}&ack=auto",
+                    seconds // 2,
+                ),
+            ):
+                before = metric_of(url, metric)
+                target = f"{url}/queues/default/{path}"
+                figures = rig.wrk(pid, target, CONNECTIONS, length, script=script)
+                done = metric_of(url, metric) - before
+                # Not counted by requests: an answer may hold fewer messages than it might.
+                rate = figures.per_second / figures.requests * done
+                runs[name] = (rate, figures.cpu_us * 1000 * figures.requests / done)
+            urlopen(Request(f"{url}/clear", method="POST")).close()
+    return runs
 
 
-def zapq_loads(size: int) -> dict[str, Load]:
-    """Batches of `size` messages."""
-    body = msgspec.msgpack.encode([b"x" * rig.MESSAGE] * size)
-    put = (
-        b"POST /queues/default/messages/batch HTTP/1.1\r\nHost: bench\r\nContent-Type: application/msgpack\r\n"
-        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
-    )
-    take = (
-        b"POST /queues/default/receive/batch?max=%d&ack=auto HTTP/1.1\r\nHost: bench\r\n"
-        b"Accept: application/msgpack\r\n\r\n" % size
-    )
-    return {
-        f"enqueue, batches of {size}": Load(put, size, http_length, b"HTTP/1.1 202"),
-        f"receive, batches of {size}": Load(take, size, http_length, b"HTTP/1.1 200"),
-    }
+def metric_of(url: str, name: str) -> int:
+    """Return one of the server's metrics."""
+    with urlopen(f"{url}/metrics") as answer:
+        number: int = json.load(answer)[name]
+        return number
 
 
 def command(*words: bytes) -> bytes:
@@ -131,9 +153,10 @@ def pipelines() -> dict[str, Load]:
 
 
 @click.command(help=__doc__)
-@click.option("--messages", default=1_000_000, show_default=True, help="Messages sent and taken in each round.")
+@click.option("--seconds", default=2, show_default=True, help="How long batches are sent to zapq.")
+@click.option("--messages", default=2_000_000, show_default=True, help="Messages sent to and taken from Redis.")
 @click.option("--rounds", default=5, show_default=True, help="Rounds; the median counts.")
-def main(messages: int, rounds: int) -> None:
+def main(seconds: int, messages: int, rounds: int) -> None:
     """Measure and print."""
     rig.install("redis-server", "redis-server")
     print(rig.machine(), flush=True)
@@ -141,20 +164,19 @@ def main(messages: int, rounds: int) -> None:
     redis = ["redis-server", "--save", "", "--appendonly", "no", "--port"]
     results: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for _ in range(rounds):
-        for server, start, loads in (
-            ("zapq", zapq, {**zapq_loads(100), **zapq_loads(1000)}),
-            ("Redis", redis, {**redis_loads(100), **redis_loads(1000), **pipelines()}),
-        ):
-            port = rig.free_port()
-            where = f"127.0.0.1:{port}" if server == "zapq" else str(port)
-            with rig.running([*start, where], port) as pid, rig.on_the_other_core():
-                for name, load in loads.items():
-                    number = messages // load.messages
-                    before = rig.cpu_seconds(pid)
-                    seconds = drive(load, port, number)
-                    used = rig.cpu_seconds(pid) - before
-                    done = number * load.messages
-                    results.setdefault((server, name), []).append((done / seconds, used / done * 1e9))
+        port = rig.free_port()
+        with rig.running([*zapq, f"127.0.0.1:{port}"], port) as pid:
+            for name, run in zapq_runs(pid, port, seconds).items():
+                results.setdefault(("zapq", name), []).append(run)
+        port = rig.free_port()
+        with rig.running([*redis, str(port)], port) as pid, rig.on_the_other_core():
+            for name, load in {**redis_loads(100), **redis_loads(1000), **pipelines()}.items():
+                number = messages // load.messages
+                before = rig.cpu_seconds(pid)
+                taken = drive(load, port, number)
+                used = rig.cpu_seconds(pid) - before
+                done = number * load.messages
+                results.setdefault(("Redis", name), []).append((done / taken, used / done * 1e9))
     print(f"{'':36}{'messages/s':>12}{'CPU ns each':>13}   messages/s of each round, in millions")
     for (server, name), runs in results.items():
         rate, cpu = sorted(runs)[len(runs) // 2]

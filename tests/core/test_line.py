@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zapq.core.line import Line, Parcel
+from zapq.core.line import Line, Parcel, packed_length
 from zapq.core.message import About, Message
 
 ABOUT = About(content_type="text/plain")
@@ -14,6 +15,7 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("append"), BODIES, st.just(0)),
         st.tuples(st.just("extend"), BODIES, st.just(0)),
+        st.tuples(st.just("extend packed"), BODIES, st.just(0)),
         st.tuples(st.just("pop"), st.just([]), st.just(0)),
         st.tuples(st.just("pop many"), st.just([]), st.integers(1, 8)),
     ),
@@ -31,8 +33,9 @@ def test_it_agrees_with_a_list(steps: list[tuple[str, list[bytes], int]]) -> Non
                 line.items.append(message)
                 model.append(message)
                 next_id += 2  # somebody else's is between
-            case "extend":
-                line.extend(next_id, bodies, ABOUT)
+            case "extend" | "extend packed":
+                packed = msgspec.msgpack.encode(bodies) if verb == "extend packed" else b""
+                line.extend(next_id, bodies, sum(map(len, bodies)), ABOUT, packed)
                 model += [Message(next_id + number, body, ABOUT) for number, body in enumerate(bodies)]
                 next_id += len(bodies)
             case "pop" if model:
@@ -45,20 +48,22 @@ def test_it_agrees_with_a_list(steps: list[tuple[str, list[bytes], int]]) -> Non
                     expected.append(model.pop(0))
                 parcel, size = line.pop_many(limit, 6)
                 assert list(parcel) == expected
+                assert parcel.packed() == msgspec.msgpack.encode([each.body for each in expected])
                 assert parcel.bodies == [each.body for each in expected]
                 assert size == sum(map(len, parcel.bodies))
                 assert [parcel[at] for at in range(len(parcel))] == expected
-        assert list(line) == model
+        if verb != "extend packed":  # to look at them takes them apart
+            assert list(line) == model
         assert bool(line) == bool(model)
         if model:
             assert line.head_rank() == model[0].rank
-        for id in range(next_id + 1):
+        for id in range(next_id + 1) if verb == "pop" else ():
             assert line.find(id) == next((each for each in model if each.id == id), None)
 
 
 def test_a_message_larger_than_the_limit_is_given_alone() -> None:
     line = Line()
-    line.extend(1, [b"x" * 10, b"y"], ABOUT)
+    line.extend(1, [b"x" * 10, b"y"], 11, ABOUT)
     line.items.append(Message(3, b"z" * 10))
     sizes = []
     while line:
@@ -77,10 +82,25 @@ def test_messages_that_are_gone_leave_and_runs_stay() -> None:
     line = Line()
     for id in (1, 2, 3):
         line.items.append(Message(id, b""))
-    line.extend(4, [b"a", b"b"], ABOUT)
+    line.extend(4, [b"a", b"b"], 2, ABOUT)
     line.items.append(Message(6, b""))
     gone = {1, 3, 6}
     line.drop_first(gone)
     assert gone == {3, 6}
     line.keep(lambda message: message.id not in gone)
     assert [message.id for message in line] == [2, 4, 5]
+
+
+@given(st.lists(st.sampled_from([0, 1, 255, 256, 65_535, 65_536]), max_size=20))
+def test_the_length_of_the_shortest_form_is_known_without_making_it(sizes: list[int]) -> None:
+    assert packed_length(sizes) == len(msgspec.msgpack.encode([bytes(size) for size in sizes]))
+
+
+def test_runs_of_any_number_are_joined_into_one_array() -> None:
+    for counts in ((1,), (14, 1), (15, 1), (16, 20), (100, 65_500), (70_000,)):
+        line, everything = Line(), list[bytes]()
+        for count in counts:
+            bodies = [b"%d" % number for number in range(count)]
+            line.extend(len(everything) + 1, bodies, 0, ABOUT, msgspec.msgpack.encode(bodies))
+            everything += bodies
+        assert line.pop_many(10**6, 10**9)[0].packed() == msgspec.msgpack.encode(everything)

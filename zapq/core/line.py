@@ -1,8 +1,8 @@
 """The ready messages of one priority, in order: a deque of messages, and of runs of them.
 
 A message object for each message of a batch would cost as much as the rest of the batch. So messages that were
-sent together stay together, as a run: one object for all of them, in which only the bodies are apart. Who takes
-them one by one gets messages; who takes bodies gets bodies, and no message is ever made.
+sent together stay together, as a run: one object for all of them. Who takes them one by one gets messages; who
+takes a batch gets the bodies, mostly as they came, and no message is ever made.
 """
 
 from __future__ import annotations
@@ -17,51 +17,78 @@ import msgspec
 
 from zapq.core.message import PLAIN, About, Message
 
+_DECODER = msgspec.msgpack.Decoder(tuple[bytes, ...])
+
 
 class Run(msgspec.Struct, gc=False):
     """Messages with consecutive ids that have everything but their bodies in common.
 
-    The bodies are a tuple, which the garbage collector forgets once it has seen that it holds only bytes.
+    As long as nobody wants them one by one, their bodies stay as they came: one msgpack array. Memory that is
+    touched for the first time costs more than anything else done for a message, and this is the least of it.
     """
 
     first: int
     """The id of the first one that is left."""
-    bodies: tuple[bytes, ...]
+    count: int
+    """How many are left."""
+    size: int
+    """Bytes of the bodies that are left."""
     about: About = PLAIN
-    taken: int = 0
-    """How many of `bodies` are gone already."""
+    packed: bytes = b""
+    """All of them as an array of msgpack; empty once they were taken apart."""
+    apart: tuple[bytes, ...] = ()
+    """All of them as bytes. A tuple: the garbage collector forgets it once it has seen what it holds."""
 
     def __len__(self) -> int:
-        return len(self.bodies) - self.taken
+        return self.count
 
     def __iter__(self) -> Iterator[Message]:
-        ids = range(self.first, self.first + len(self))
-        return map(Message, ids, islice(self.bodies, self.taken, None), repeat(self.about))
+        return map(Message, range(self.first, self.first + self.count), self.bodies(), repeat(self.about))
 
     @property
     def id(self) -> int:
         """The id of the first one that is left, as a message has one."""
         return self.first
 
+    def bodies(self) -> tuple[bytes, ...]:
+        """The bodies that are left."""
+        if self.packed:
+            self.apart, self.packed = _DECODER.decode(self.packed), b""
+        gone = len(self.apart) - self.count
+        return self.apart[gone:] if gone else self.apart
+
     def take(self, number: int) -> Run:
         """Remove the first `number` of them, and return them as a run of their own."""
-        part = Run(self.first, self.bodies[self.taken : self.taken + number], self.about)
+        bodies = self.bodies()[:number]
+        part = Run(self.first, number, sum(map(len, bodies)), self.about, apart=bodies)
         self.first += number
-        self.taken += number
+        self.count -= number
+        self.size -= part.size
         return part
+
+    def pop(self) -> Message:
+        """Remove and return the first of them."""
+        if self.packed:
+            self.bodies()
+        body = self.apart[len(self.apart) - self.count]
+        message = Message(self.first, body, self.about)
+        self.first += 1
+        self.count -= 1
+        self.size -= len(body)
+        return message
 
 
 class Parcel(Sequence[Message]):
     """Messages taken together, of which mostly only the bodies are wanted."""
 
-    __slots__ = ("_parts", "bodies")
+    __slots__ = ("_count", "_parts")
 
     def __init__(self) -> None:
-        self.bodies: list[bytes] = []
+        self._count = 0
         self._parts: list[Message | Run] = []
 
     def __len__(self) -> int:
-        return len(self.bodies)
+        return self._count
 
     def __iter__(self) -> Iterator[Message]:
         return _flat(self._parts)
@@ -71,15 +98,63 @@ class Parcel(Sequence[Message]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[Message]: ...
     def __getitem__(self, index: int | slice) -> Message | Sequence[Message]:
-        return list(self)[index] if isinstance(index, slice) or index else next(iter(self))
+        return list(self)[index]
 
     def add(self, part: Message | Run) -> None:
         """Put in a message, or a run of them."""
         self._parts.append(part)
-        if isinstance(part, Run):
-            self.bodies += part.bodies
-        else:
-            self.bodies.append(part.body)
+        self._count += len(part) if isinstance(part, Run) else 1
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """The bodies, in order."""
+        bodies: list[bytes] = []
+        for part in self._parts:
+            if isinstance(part, Run):
+                bodies += part.bodies()
+            else:
+                bodies.append(part.body)
+        return bodies
+
+    def packed(self) -> bytes:
+        """The bodies as one array of msgpack; runs that are still packed are only copied."""
+        parts: list[bytes | memoryview] = [_array(self._count)]
+        loose: list[bytes] = []
+        for part in self._parts:
+            if isinstance(part, Message):
+                loose.append(part.body)
+            elif part.packed:
+                parts.append(_items(loose))
+                parts.append(memoryview(part.packed)[len(_array(part.count)) :])
+                loose = []
+            else:
+                loose += part.bodies()
+        parts.append(_items(loose))
+        return b"".join(parts)
+
+
+def packed_length(sizes: list[int]) -> int:
+    """How long bodies of these sizes are as an array of msgpack in its shortest form; others are longer."""
+    heads = 2 * len(sizes) if max(sizes, default=0) < 2**8 else sum(map(_head_length, sizes))
+    return len(_array(len(sizes))) + heads + sum(sizes)
+
+
+def _head_length(size: int) -> int:
+    return 2 if size < 2**8 else 3 if size < 2**16 else 5
+
+
+def _array(length: int) -> bytes:
+    """What an array of so many elements begins with in msgpack."""
+    if length < 16:
+        return bytes([0x90 | length])
+    if length < 2**16:
+        return b"\xdc" + length.to_bytes(2, "big")
+    return b"\xdd" + length.to_bytes(4, "big")
+
+
+def _items(bodies: list[bytes]) -> bytes:
+    """The elements of an array of msgpack, without its begin."""
+    return msgspec.msgpack.encode(bodies)[len(_array(len(bodies))) :]
 
 
 class Line:
@@ -97,9 +172,13 @@ class Line:
     def __iter__(self) -> Iterator[Message]:
         return _flat(self.items)
 
-    def extend(self, first: int, bodies: Sequence[bytes], about: About) -> None:
-        """Add messages with these bodies and ids from `first` on."""
-        self.items.append(Run(first, tuple(bodies), about))
+    def extend(self, first: int, bodies: Sequence[bytes], size: int, about: About, packed: bytes = b"") -> None:
+        """Add messages with these bodies, of `size` together, and ids from `first` on.
+
+        `packed` is the array of msgpack they came as, in its shortest form.
+        """
+        apart = () if packed else tuple(bodies)
+        self.items.append(Run(first, len(bodies), size, about, packed, apart))
 
     def head_rank(self) -> int:
         """The rank of the first message; there is one."""
@@ -112,8 +191,9 @@ class Line:
         if isinstance(head, Message):
             self.items.popleft()
             return head
-        message = Message(head.first, head.bodies[head.taken], head.about)
-        self._take(head, 1)
+        message = head.pop()
+        if not head.count:
+            self.items.popleft()
         return message
 
     def pop_many(self, limit: int, max_bytes: int) -> tuple[Parcel, int]:
@@ -122,19 +202,21 @@ class Line:
         while items and len(parcel) < limit:
             head = items[0]
             if isinstance(head, Message):
+                if size + len(head.body) > max_bytes and len(parcel):
+                    break
+                items.popleft()
                 size += len(head.body)
-                if size > max_bytes and len(parcel):
-                    return parcel, size - len(head.body)
-                parcel.add(items.popleft())
-                continue
-            number = min(limit - len(parcel), len(head))
-            sizes = list(map(len, head.bodies[head.taken : head.taken + number]))
-            while size + sum(sizes) > max_bytes and (len(sizes) > 1 or (sizes and len(parcel))):
-                sizes.pop()
-            if not sizes:
-                break
-            size += sum(sizes)
-            parcel.add(self._take(head, len(sizes)))
+                parcel.add(head)
+            elif head.count <= limit - len(parcel) and size + head.size <= max_bytes:
+                items.popleft()
+                size += head.size
+                parcel.add(head)
+            else:
+                part = self._part(head, limit - len(parcel), max_bytes - size, alone=not len(parcel))
+                if part is None:
+                    break
+                size += part.size
+                parcel.add(part)
         return parcel, size
 
     def drop_first(self, gone: set[int]) -> None:
@@ -153,14 +235,20 @@ class Line:
         if at == len(self.items) or self.items[at].id > id:
             return None
         item = self.items[at]
-        return item if isinstance(item, Message) else next(islice(item, id - item.first, None))
+        return item if isinstance(item, Message) else list(item)[id - item.first]
 
-    def _take(self, head: Run, number: int) -> Run:
-        if number == len(head):
+    def _part(self, head: Run, limit: int, room: int, *, alone: bool) -> Run | None:
+        """Take the first of a run of which not all may be taken; None if that is none of them."""
+        number = 0
+        for body in islice(head.bodies(), limit):
+            room -= len(body)
+            if room < 0 and (number or not alone):
+                break
+            number += 1
+        if number == head.count:
             self.items.popleft()
-            if not head.taken:
-                return head
-        return head.take(number)
+            return head
+        return head.take(number) if number else None
 
 
 def _flat(items: Iterable[Message | Run]) -> Iterator[Message]:
@@ -172,4 +260,4 @@ def _flat(items: Iterable[Message | Run]) -> Iterator[Message]:
 
 
 def _last_id(item: Message | Run) -> int:
-    return item.id if isinstance(item, Message) else item.first + len(item) - 1
+    return item.id if isinstance(item, Message) else item.first + item.count - 1

@@ -261,11 +261,18 @@ class Queue:
         return message
 
     def enqueue_bodies(
-        self, bodies: Sequence[bytes], about: About = PLAIN, *, size: int | None = None, now: float = 0.0
+        self,
+        bodies: Sequence[bytes],
+        about: About = PLAIN,
+        *,
+        size: int | None = None,
+        packed: bytes = b"",
+        now: float = 0.0,
     ) -> int:
         """Add a message for each body, all or none, and return the first id; the others follow it.
 
-        `size` is that of all together, for callers who know it.
+        `size` is that of all together, and `packed` all of them as msgpack in its shortest form, for callers who
+        have them.
         """
         size = sum(map(len, bodies)) if size is None else size
         self._check_room(len(bodies), size, now)
@@ -279,7 +286,7 @@ class Queue:
                 self._place(message, 0.0, now)
         else:
             self._plain &= not about.priority
-            self._lines[about.priority].extend(first, bodies, about)
+            self._lines[about.priority].extend(first, bodies, size, about, packed)
             self._top = max(self._top, about.priority)
             self._ready += len(bodies)
         return first

@@ -108,11 +108,13 @@ def received_many(media_type: str, given: Sequence[Message] | Sequence[Lease], w
     """The answer that gives a batch, as bodies, or leases it, as deliveries; there is at least one."""
     encode = msgspec.msgpack.encode if media_type == MSGPACK else msgspec.json.encode
     visible = b""
-    if isinstance(given[0], Lease):
+    if isinstance(given, Parcel):
+        body = given.packed() if media_type == MSGPACK else encode(given.bodies)
+    elif isinstance(given[0], Lease):
         body = encode([_delivery(each) for each in given if isinstance(each, Lease)])
         visible = b"Zapq-Visible-Until: %b\r\n" % rfc3339(given[0].deadline + wall)
     else:
-        body = encode(given.bodies if isinstance(given, Parcel) else [each.body for each in given])
+        body = encode([each.body for each in given])
     return (
         b"HTTP/1.1 200 OK\r\n%bX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nContent-Type: %b\r\n"
         b"Content-Length: %d\r\n%b\r\n%b" % (visible, media_type.encode(), len(body), tail, body)

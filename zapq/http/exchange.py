@@ -150,7 +150,8 @@ class Exchange:
 
 def note_uncertain(queue: NamedQueue, given: Given, trace_id: str) -> None:
     """Count and log messages given away of which the client may or may not have read a part."""
-    if isinstance(given[0], Lease):
+    first = given[0]
+    if isinstance(first, Lease):
         return
     queue.note_uncertain_delivery(len(given))
     logs.say(
@@ -158,7 +159,7 @@ def note_uncertain(queue: NamedQueue, given: Given, trace_id: str) -> None:
         "delivery uncertain",
         trace_id=trace_id,
         queue=queue.name,
-        message_id=given[0].id,
+        message_id=first.id,
         messages=len(given),
     )
 

@@ -173,7 +173,11 @@ class HotPath:
     def _put_many(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         queue = self._service.find(head.queue)
         batch = wire.decode_batch(head.media_type, body)
-        first = queue.enqueue_many_nowait(batch, content_type=wire.type_in_batch(head.media_type))
+        first = queue.enqueue_many_nowait(
+            batch,
+            content_type=wire.type_in_batch(head.media_type),
+            packed=body if head.media_type == render.MSGPACK else b"",
+        )
         return render.enqueued_many(len(batch), first, self._tail(head, head.trace_id or next(self._trace_ids)))
 
     def _dequeue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:

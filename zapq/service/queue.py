@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from zapq.core.broker import Redriven
+from zapq.core.line import packed_length
 from zapq.core.message import CONTENT_TYPE, OCTETS, PLAIN, About, Draft, Lease, Message
 from zapq.core.queue import Queue, QueueSettings, QueueStats, Sighting, State
 from zapq.errors import (
@@ -174,11 +175,15 @@ class NamedQueue:
         *,
         content_type: str = OCTETS,
         begun: bool = False,
+        packed: bytes = b"",
     ) -> int:
-        """Store a batch of 1 to 1000, all or nothing, and return the first id; atomic, without a checkpoint."""
+        """Store a batch of 1 to 1000, all or nothing, and return the first id; atomic, without a checkpoint.
+
+        `packed` is the batch as it came, if that was as msgpack.
+        """
         if self._lock.locked():
             raise trio.WouldBlock
-        return self._enqueue_many(batch, content_type, begun, trio.current_time())
+        return self._enqueue_many(batch, content_type, begun, trio.current_time(), packed)
 
     async def enqueue_many(
         self,
@@ -468,7 +473,9 @@ class NamedQueue:
             self._hand_out()
         return message
 
-    def _enqueue_many(self, batch: Sequence[bytes | Draft], content_type: str, begun: bool, now: float) -> int:
+    def _enqueue_many(
+        self, batch: Sequence[bytes | Draft], content_type: str, begun: bool, now: float, packed: bytes = b""
+    ) -> int:
         if self._service.draining and not begun:
             raise Draining
         _checked_limit(len(batch), "messages")
@@ -487,7 +494,9 @@ class NamedQueue:
             self._check_size(max(sizes))
             about = PLAIN if content_type == OCTETS else About(content_type)
             bodies: Sequence[bytes] = batch  # type: ignore[assignment]  # the same
-            first = self._core.enqueue_bodies(bodies, about, size=sum(sizes), now=now)
+            # In a longer form of the same it is not kept: it would be given out as it came.
+            packed = packed if packed and len(packed) == packed_length(sizes) else b""
+            first = self._core.enqueue_bodies(bodies, about, size=sum(sizes), packed=packed, now=now)
         self._hand_out()
         return first
 

@@ -356,6 +356,18 @@ async def test_of_leases_and_batches_that_break_off_only_what_was_not_begun_goes
             queue.clear_nowait()
 
 
+async def test_a_batch_in_a_longer_form_is_given_in_the_shortest(hot: HotPath) -> None:
+    for form in (
+        b"\x91\xc4\x01a",
+        b"\xdc\x00\x01\xc4\x01a",
+        b"\x91\xc5\x00\x01a",
+        b"\xdd\x00\x00\x00\x01\xc6\x00\x00\x00\x01a",
+    ):
+        hot.respond(post(f"{SEND}/batch", form, b"Content-Type: " + MSGPACK))
+    given = hot.respond(post(f"{RECEIVE}/batch?ack=auto", b"", b"Accept: " + MSGPACK)).data
+    assert given.endswith(b"\r\n\r\n" + msgspec.msgpack.encode([b"a"] * 4))
+
+
 async def test_every_lease_has_a_date_of_its_own(hot: HotPath, zapq_service: QueueService) -> None:
     zapq_service.default.enqueue_many_nowait([b"x"] * 3)
     now = trio.current_time()

@@ -27,6 +27,7 @@ MAY_USE = {
     "service": {"limits", "errors", "settings", "core", "store"},
     "http": {"limits", "errors", "settings", "core", "service", "logs"},
     "server": {"limits", "errors", "settings", "core", "service", "logs", "http"},
+    "client": {"limits", "errors", "core"},
     "testing": {"settings", "service", ""},
     "cli": {"errors", "settings", "logs", ""},
     "__main__": {"cli"},
@@ -34,7 +35,8 @@ MAY_USE = {
 }
 # Where each library may appear at all.
 LIBRARIES = {
-    "trio": {"service", "http", "server", "cli", "testing"},
+    "trio": {"service", "http", "server", "client", "cli", "testing"},
+    "httpx2": {"client"},
     "quart": {"http"},
     "quart_trio": {"http"},
     "werkzeug": {"http"},
@@ -102,7 +104,7 @@ def test_the_core_uses_nothing_but_the_standard_library_and_msgspec() -> None:
                 assert library not in {"time", "os", "socket", "threading", "datetime"}, f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("module", ["zapq", "zapq.cli", "zapq.server", "zapq.testing"])
+@pytest.mark.parametrize("module", ["zapq", "zapq.cli", "zapq.client", "zapq.server", "zapq.testing"])
 def test_importing_zapq_starts_no_web_framework(module: str) -> None:
     code = f"import sys, {module}; print(*{{'quart', 'quart_trio', 'hypercorn', 'h11', 'h2'}} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

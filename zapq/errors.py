@@ -13,7 +13,7 @@ class ZapqError(Exception):
     """zapq refused."""
 
     problem: ClassVar[str] = "internal-error"
-    status: ClassVar[int] = 500
+    status: int = 500
     retry_after: int | None = None
     """Seconds after which trying again makes sense; None where it does not."""
 
@@ -162,3 +162,31 @@ class SnapshotFailed(ZapqError):
 
     problem = "snapshot-failed"
     status = 500
+
+
+class Unreachable(ZapqError):
+    """The server could not be reached, so nothing was changed. Is it running, and is the URL right?"""
+
+    problem = "unreachable"
+    status = 503
+
+
+class NoAnswer(ZapqError):
+    """The answer did not arrive: the server may have acted on the request, or not."""
+
+    problem = "no-answer"
+    status = 504
+
+
+class ServerError(ZapqError):
+    """The server, or something on the way to it, gave an answer that is none of zapq's."""
+
+    problem = "server-error"
+
+    def __init__(self, detail: str | None = None, *, status: int = 500, **members: object) -> None:
+        super().__init__(detail, **members)
+        self.status = status
+
+
+BY_PROBLEM = {each.problem: each for each in ZapqError.__subclasses__()}
+"""The classes by the names their problem documents have."""

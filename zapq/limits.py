@@ -92,3 +92,17 @@ GOODBYE_SECONDS = 0.5
 """How long closing a TLS connection may take: within the reserve below, so that a shutdown keeps its budget."""
 CLOSING_RESERVE = 0.1
 """The part of the grace, at most 1 s of it, kept for closing what did not end by itself."""
+CLIENT_TIMEOUT = 30.0
+"""Seconds a client of ours gives each step of a request, as many as the server gives; long polls get more."""
+CLIENT_ATTEMPTS = 5
+"""Times it sends a request before it gives up: what outlasts that is no hiccup, and its caller should know."""
+CLIENT_BACKOFF = 0.1
+"""Seconds it pauses at most after the first failure, a blink; twice as long after each further one ..."""
+CLIENT_MAX_BACKOFF = 10.0
+"""... up to this: nobody notices a server that is back later than that."""
+EXTENSIONS = 3
+"""A lease is extended when this part of it, a third, is over: two thirds are left for trying again."""
+SETTLE_SECONDS = 5.0
+"""How long settling a lease may hold up a cancellation: several round trips, and less than supervisors wait."""
+NO_QUEUE_PAUSE = 1.0
+"""Seconds until a consumer asks again for a queue that is not there: one cannot wait in line for it."""

@@ -1,0 +1,304 @@
+"""Consuming: leases that are fetched ahead, kept while somebody works on them, and settled at the end of it.
+
+Each of a consumer's slots holds one message at a time: it fetches it, offers it to whoever iterates, and extends
+its lease until it is settled. So as many messages are held as there are slots, and no slot knows of the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import trio
+
+from zapq.client.retry import passes
+from zapq.errors import QueueNotFound, ReceiptExpired, ZapqError
+from zapq.limits import EXTENSIONS, NO_QUEUE_PAUSE, SETTLE_SECONDS
+
+if TYPE_CHECKING:
+    from zapq.client.client import Client, Lease
+
+log = logging.getLogger("zapq.client")
+
+
+class HeldLease:
+    """A leased message that is kept until it is settled: at the end of its block, or by `ack` or `release`.
+
+    `async with lease:` acknowledges the message when the block ends, and releases it if the block raises or is
+    cancelled. If the lease is lost meanwhile, because the server was away for too long or somebody deleted the
+    queue, the block is cancelled and `ReceiptExpired` raised: somebody else has the message, or will have it.
+    """
+
+    def __init__(self, client: Client, lease: Lease) -> None:
+        self.lease = lease
+        self.lost = False
+        """Whether the lease ended before anybody settled it."""
+        self.settling = trio.Event()
+        """Set when somebody begins to settle it: then it needs no more extending."""
+        self.over = trio.Event()
+        """Set when nothing more will happen to it here."""
+        self._client = client
+        self._block = trio.CancelScope()
+        self._handling: AbstractAsyncContextManager[None] | None = None
+
+    @property
+    def id(self) -> int:
+        """The message's id."""
+        return self.lease.id
+
+    @property
+    def queue(self) -> str:
+        """The queue it came from."""
+        return self.lease.queue
+
+    @property
+    def receive_count(self) -> int:
+        """How often the message has been leased, this time included."""
+        return self.lease.receive_count
+
+    @property
+    def content_type(self) -> str:
+        """The Content-Type its producer gave."""
+        return self.lease.content_type
+
+    @property
+    def body(self) -> bytes:
+        """The message's bytes."""
+        return self.lease.body
+
+    async def ack(self) -> None:
+        """Let the message go for good: it was dealt with.
+
+        Raises `ReceiptExpired` if the lease is over, and what `Client.ack` raises; then the message comes back. If
+        cancelled, it goes on for up to 5 s: what is done should not be done again.
+        """
+        self._settle()
+        try:
+            await self._client.ack(self.lease)
+        except trio.Cancelled:
+            with trio.move_on_after(SETTLE_SECONDS, shield=True), suppress(ZapqError):
+                await self._client.ack(self.lease)
+            raise
+        finally:
+            self.over.set()
+
+    async def release(self, *, delay: float = 0.0) -> None:
+        """Give the message back, at its original place, at once or after `delay` seconds (up to a year).
+
+        Raises `ReceiptExpired` if the lease is over, and what `Client.release` raises; then, as when cancelled,
+        the message comes back when its visibility is over.
+        """
+        self._settle()
+        try:
+            await self._client.release(self.lease, delay=delay)
+        finally:
+            self.over.set()
+
+    async def end(self) -> None:
+        """Release the message if nobody has settled it, within 5 s; whoever is working on it is cancelled."""
+        if self.settling.is_set() or self.lost:
+            self.over.set()
+            return
+        self.lose()
+        with trio.move_on_after(SETTLE_SECONDS, shield=True):
+            try:
+                await self._client.release(self.lease)
+            except ZapqError as error:
+                log.warning("message %d of %s was not released: %s", self.id, self.queue, error.detail)
+        self.over.set()
+
+    def lose(self) -> None:
+        """Take note that the lease is over, unless somebody is settling it; whoever works on it is cancelled."""
+        if not self.settling.is_set():
+            self.lost = True
+            self._block.cancel()
+
+    async def __aenter__(self) -> HeldLease:
+        self._handling = self._handled()
+        await self._handling.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._handling is not None
+        return await self._handling.__aexit__(kind, error, traceback)
+
+    @asynccontextmanager
+    async def _handled(self) -> AsyncGenerator[None, None]:
+        try:
+            with self._block:
+                yield
+        except BaseException:
+            with trio.move_on_after(SETTLE_SECONDS, shield=True):
+                await self.end()
+            raise
+        if not self.settling.is_set():
+            await self.ack()
+
+    def _settle(self) -> None:
+        if self.lost:
+            self.over.set()
+            raise ReceiptExpired(queue=self.queue, message_id=self.id)
+        self.settling.set()
+
+
+class Consumer:
+    """The messages of a queue, one by one, for one task or several: `async for lease in leases:`.
+
+    Made by `Client.consume`, never by hand.
+    """
+
+    def __init__(self, client: Client, queue: str, concurrency: int, visibility: float, wait: float) -> None:
+        self._client = client
+        self._queue = queue
+        self._visibility = visibility
+        self._wait = wait
+        self._scopes = [trio.CancelScope() for _ in range(concurrency)]
+        self._failed = False
+        # Never holds more than there are slots.
+        self._offer, self._offered = trio.open_memory_channel[HeldLease](math.inf)
+
+    def __aiter__(self) -> Consumer:
+        return self
+
+    async def __anext__(self) -> HeldLease:
+        while True:
+            held = await self._offered.receive()
+            if not held.lost:
+                return held
+            held.over.set()
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Begin to fetch messages; the tasks of `nursery` do it until `stop`."""
+        for scope in self._scopes:
+            nursery.start_soon(self._run_slot, scope)
+
+    def stop(self) -> None:
+        """Fetch nothing more, and release what nobody has settled."""
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def _run_slot(self, scope: trio.CancelScope) -> None:
+        with scope:
+            while True:
+                try:
+                    held = HeldLease(self._client, await self._receive())
+                except ZapqError:
+                    # Every slot is refused the same; once is enough.
+                    if self._failed:
+                        return
+                    self._failed = True
+                    raise
+                self._offer.send_nowait(held)
+                # Whoever works on it may be cancelled with us, and settle it in a while: until then we keep it.
+                scope.shield = True
+                try:
+                    await self._keep(held)
+                    await held.over.wait()
+                finally:
+                    with trio.move_on_after(SETTLE_SECONDS, shield=True):
+                        await held.end()
+                scope.shield = False
+
+    async def _receive(self) -> Lease:
+        """Wait for a message for as long as it takes, through everything that passes."""
+        failures = 0
+        while True:
+            try:
+                lease = await self._client.receive(self._queue, wait=self._wait, visibility=self._visibility)
+            except QueueNotFound:
+                # Nobody has sent anything yet.
+                pause = NO_QUEUE_PAUSE
+            except ZapqError as error:
+                if not passes(error):
+                    raise
+                failures += 1
+                pause = self._client.retry.pause(error, failures)
+                log.warning("no messages of %s for now: %s", self._queue, error.detail)
+            else:
+                if lease is not None:
+                    return lease
+                failures, pause = 0, 0.0
+            await trio.sleep(pause)
+
+    async def _keep(self, held: HeldLease) -> None:
+        """Extend a lease until somebody begins to settle it, or until it is lost."""
+        failures, now = 0, trio.current_time()
+        again, deadline = now + self._visibility / EXTENSIONS, now + self._visibility
+        while trio.current_time() < deadline:
+            with trio.move_on_at(min(again, deadline)):
+                await held.settling.wait()
+                return
+            now = trio.current_time()
+            with trio.move_on_at(deadline):
+                try:
+                    await self._client.extend(held.lease, visibility=self._visibility)
+                except ZapqError as error:
+                    if not passes(error):
+                        break
+                    failures += 1
+                    again = trio.current_time() + self._client.retry.pause(error, failures)
+                    log.warning("message %d of %s was not extended: %s", held.id, held.queue, error.detail)
+                else:
+                    failures = 0
+                    again, deadline = now + self._visibility / EXTENSIONS, now + self._visibility
+        held.lose()
+
+
+@asynccontextmanager
+async def open_consumer(
+    client: Client, queue: str, concurrency: int, visibility: float, wait: float
+) -> AsyncGenerator[Consumer, None]:
+    """Yield a consumer, see `Client.consume`; when the block ends, its tasks have ended and nothing is held."""
+    consumer = Consumer(client, queue, concurrency, visibility, wait)
+    with _ungrouped():
+        async with trio.open_nursery() as nursery:
+            consumer.start(nursery)
+            try:
+                yield consumer
+            finally:
+                consumer.stop()
+
+
+async def consume_with(
+    client: Client,
+    queue: str,
+    handler: Callable[[HeldLease], Awaitable[object]],
+    concurrency: int,
+    visibility: float,
+    wait: float,
+) -> None:
+    """Run `handler` for every message until cancelled, see `Client.consume_with`."""
+
+    async def work(leases: Consumer) -> None:
+        async for lease in leases:
+            try:
+                async with lease:
+                    await handler(lease)
+            except Exception:
+                log.exception("message %d of %s was not dealt with", lease.id, lease.queue)
+
+    async with open_consumer(client, queue, concurrency, visibility, wait) as leases:
+        with _ungrouped():
+            async with trio.open_nursery() as nursery:
+                for _ in range(concurrency):
+                    nursery.start_soon(work, leases)
+
+
+@contextmanager
+def _ungrouped() -> Generator[None, None, None]:
+    """Let an error that is alone in its group out of it: that there is a nursery is nobody else's matter."""
+    alone: BaseException | None = None
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        [alone] = group.exceptions
+    if alone is not None:
+        raise alone

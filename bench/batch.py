@@ -99,7 +99,7 @@ def zapq_runs(pid: int, port: int, seconds: int) -> dict[str, tuple[float, float
                     "dequeues_ok",
                     take,
                     f"receive/batch?max={size}&ack=auto",
-                    seconds // 2,
+                    half,
                 ),
             ):
                 before = metric_of(url, metric)

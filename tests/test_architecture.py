@@ -29,8 +29,9 @@ MAY_USE = {
     "server": {"limits", "errors", "settings", "core", "service", "logs", "http"},
     "client": {"limits", "errors", "core"},
     "testing": {"settings", "service", ""},
-    "cli": {"errors", "settings", "logs", ""},
-    "__main__": {"cli"},
+    "command": {"limits"},
+    "cli": {"errors", "settings", "logs", "command", ""},
+    "__main__": {"command", "cli"},
     "": {"errors", "settings", "core", "service", "server"},
 }
 # Where each library may appear at all.
@@ -43,7 +44,7 @@ LIBRARIES = {
     "hypercorn": {"http", "server"},
     "h11": {"server"},
     "h2": {"server"},
-    "click": {"cli"},
+    "click": {"cli", "command", "__main__"},
     "pytest": {"testing"},
     # Its stubs shadow Trio's own types.
     "trio_typing": set[str](),
@@ -109,3 +110,20 @@ def test_importing_zapq_starts_no_web_framework(module: str) -> None:
     code = f"import sys, {module}; print(*{{'quart', 'quart_trio', 'hypercorn', 'h11', 'h2'}} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "\n", "")
+
+
+def test_every_public_name_is_found_where_it_lives() -> None:
+    tree = ast.parse(Path(zapq.__file__).read_text())
+    declared = {
+        alias.name: node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if (node.module or "").startswith("zapq.")
+    }
+    assert declared == zapq._HOMES
+    for name in declared:
+        assert getattr(zapq, name).__name__ == name
+        assert name in dir(zapq)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        zapq.nothing  # noqa: B018 (looking it up is the test)

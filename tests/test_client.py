@@ -196,7 +196,7 @@ class TestVerbs:
             assert not_found.value.members == {"queue": "emails"}
             with pytest.raises(errors.MessageTooLarge) as too_large:
                 await client.enqueue("emails", bytes(200_000))
-            assert too_large.value.members["max_message_bytes"] == 131_072
+            assert too_large.value.members["max_bytes"] == 131_072
             with pytest.raises(errors.InvalidParameter, match=r"^priority"):
                 await client.enqueue("emails", b"", priority=10)
             assert await client.enqueue("emails", b"hello", key="a") == 1

@@ -1,23 +1,58 @@
 """zapq: message queues in RAM behind plain HTTP, and inside your Trio program.
 
 `core/` is the queues as values and imports nothing of the rest; `store/` is what outlives the process;
-`service/` runs the queue on Trio; `http/` speaks for it with Quart; `server/` carries that over sockets with
-Hypercorn; `cli.py` is the command. Dependencies point that way only. Here are the public names.
+`service/` runs the queues on Trio; `http/` speaks for them with Quart; `server/` carries that over sockets with
+Hypercorn; `cli.py` is the command. Dependencies point that way only. `client/` is for programs elsewhere,
+`command/` for people. Here are the public names.
 """
 
-from zapq.core.message import Draft as Draft
-from zapq.core.message import Lease as Lease
-from zapq.core.message import Message as Message
-from zapq.core.queue import QueueSettings as QueueSettings
-from zapq.core.queue import QueueStats as QueueStats
-from zapq.errors import ZapqError as ZapqError
-from zapq.server import serve as serve
-from zapq.service.queue import NamedQueue as NamedQueue
-from zapq.service.queue import QueueInfo as QueueInfo
-from zapq.service.queue import Settlement as Settlement
-from zapq.service.service import QueueService as QueueService
-from zapq.service.service import ServiceStats as ServiceStats
-from zapq.service.service import open_service as open_service
-from zapq.settings import Settings as Settings
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zapq.core.message import Draft as Draft
+    from zapq.core.message import Lease as Lease
+    from zapq.core.message import Message as Message
+    from zapq.core.queue import QueueSettings as QueueSettings
+    from zapq.core.queue import QueueStats as QueueStats
+    from zapq.errors import ZapqError as ZapqError
+    from zapq.server import serve as serve
+    from zapq.service.queue import NamedQueue as NamedQueue
+    from zapq.service.queue import QueueInfo as QueueInfo
+    from zapq.service.queue import Settlement as Settlement
+    from zapq.service.service import QueueService as QueueService
+    from zapq.service.service import ServiceStats as ServiceStats
+    from zapq.service.service import open_service as open_service
+    from zapq.settings import Settings as Settings
 
 __version__ = "0.1.0"
+
+# Imported when they are first used (PEP 562): Trio and the service take a sixth of a second, which a health check
+# from the command line need not spend.
+_HOMES = {
+    "Draft": "zapq.core.message",
+    "Lease": "zapq.core.message",
+    "Message": "zapq.core.message",
+    "QueueSettings": "zapq.core.queue",
+    "QueueStats": "zapq.core.queue",
+    "ZapqError": "zapq.errors",
+    "serve": "zapq.server",
+    "NamedQueue": "zapq.service.queue",
+    "QueueInfo": "zapq.service.queue",
+    "Settlement": "zapq.service.queue",
+    "QueueService": "zapq.service.service",
+    "ServiceStats": "zapq.service.service",
+    "open_service": "zapq.service.service",
+    "Settings": "zapq.settings",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'zapq' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

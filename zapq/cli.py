@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,14 +14,10 @@ import trio
 
 import zapq
 from zapq import logs
+from zapq.command.ending import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, complain, leave, run
+from zapq.command.remote import COMMANDS, CONTEXT
 from zapq.errors import InvalidSetting, ZapqError
 from zapq.settings import Option, Settings, load, options
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_SIGNAL = 128
-"""Plus the signal's number: a second signal ended the process before it was done."""
 
 
 class ServeByDefault(click.Group):
@@ -42,12 +37,10 @@ class ServeByDefault(click.Group):
             formatter.write_dl([record for record in records if record is not None])
 
 
-@click.group(
-    cls=ServeByDefault, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
-)
+@click.group(cls=ServeByDefault, context_settings=CONTEXT)
 @click.version_option(zapq.__version__, message="%(prog)s %(version)s")
 def commands() -> None:
-    """A FIFO message queue in RAM behind plain HTTP.
+    """Message queues in RAM behind plain HTTP.
 
     Without a command, zapq serves.
     """
@@ -65,7 +58,7 @@ def _click_option(option: Option) -> click.Option:
 
 
 def _serve(**flags: Any) -> int:
-    """Serve the queue until SIGINT or SIGTERM."""
+    """Serve queues until SIGINT or SIGTERM."""
     config = flags.pop("config") or os.environ.get("ZAPQ_CONFIG")
     settings = load(flags=flags, environ=os.environ, config=config)
     logs.configure(settings)
@@ -81,7 +74,8 @@ serve = click.Command(
         click.Option(["--config"], metavar="FILE", help="TOML file of settings by name.  [ZAPQ_CONFIG]"),
     ],
 )
-commands.add_command(serve)
+for command in (serve, *COMMANDS.values()):
+    commands.add_command(command)
 
 
 async def serve_until_signalled(settings: Settings) -> int:
@@ -129,27 +123,13 @@ async def serve_until_signalled(settings: Settings) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 could not start or failed, 2 wrong usage or configuration."""
     try:
-        code = commands.main(args=arguments, prog_name="zapq", standalone_mode=False)
-    except click.ClickException as error:
-        code = _complain(error.format_message(), EXIT_USAGE)
-    except click.Abort:
-        code = EXIT_SIGNAL + signal.SIGINT
+        code = run(commands, arguments)
     except (ZapqError, BaseExceptionGroup) as error:
         refusal = _only_refusal(error)
         if refusal is None:
             raise
-        code = _complain(refusal.detail, EXIT_USAGE if isinstance(refusal, InvalidSetting) else EXIT_FAILED)
-    try:
-        sys.stdout.flush()
-    except OSError:
-        # Nobody reads the log any more; the interpreter must not fail over what is left of it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
-
-
-def _complain(sentence: str, code: int) -> int:
-    print(f"zapq: {' '.join(sentence.split())}", file=sys.stderr)
-    return code
+        code = complain(refusal.detail, EXIT_USAGE if isinstance(refusal, InvalidSetting) else EXIT_FAILED)
+    leave(code)
 
 
 def _only_refusal(error: BaseException) -> ZapqError | None:

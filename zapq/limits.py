@@ -94,6 +94,12 @@ CLOSING_RESERVE = 0.1
 """The part of the grace, at most 1 s of it, kept for closing what did not end by itself."""
 CLIENT_TIMEOUT = 30.0
 """Seconds a client of ours gives each step of a request, as many as the server gives; long polls get more."""
+FOLLOW_WAIT = 20.0
+"""Seconds one request of `zapq pop --follow` waits: below the idle timeout of every proxy."""
+WATCH_PAUSE = 2.0
+"""Seconds between two tables of `zapq stats --watch`."""
+HEALTH_TIMEOUT = 5.0
+"""Seconds `zapq health` waits: whoever answers later is not well."""
 CLIENT_ATTEMPTS = 5
 """Times it sends a request before it gives up: what outlasts that is no hiccup, and its caller should know."""
 CLIENT_BACKOFF = 0.1

@@ -1,0 +1,138 @@
+"""One connection to a server, with nothing but the standard library."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import SplitResult, urlencode, urlsplit
+
+from zapq.limits import CLIENT_TIMEOUT
+
+
+class Failed(Exception):
+    """A request failed; the message is the one line to say about it."""
+
+
+class NotFound(Failed):
+    """There is no such queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the server answered, if it is not a refusal."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as what it says."""
+        return json.loads(self.body)
+
+
+def parse_url(text: str) -> SplitResult:
+    """Return the parts of `http://host:port`, `https://host:port` or `unix:/path`; else ValueError."""
+    parts = urlsplit(text)
+    if parts.scheme == "unix" and parts.path:
+        return parts
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueError
+    if parts.port == 0:  # which also raises ValueError for what is no port
+        raise ValueError
+    return parts
+
+
+class Connection:
+    """Sends requests one after the other, on one connection as long as the server keeps it open."""
+
+    def __init__(self, url: SplitResult) -> None:
+        self._url = url.geturl()
+        self._prefix = "" if url.scheme == "unix" else url.path.rstrip("/")
+        self._http = _open(url)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        values: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = CLIENT_TIMEOUT,
+    ) -> Answer:
+        """Send a request and return the answer; raises `Failed` for a refusal, or if there is no answer.
+
+        `values` are its parameters, `timeout` the seconds each step may take.
+        """
+        target = f"{self._prefix}{path}" + (f"?{urlencode(values)}" if values else "")
+        used = self._http.sock is not None
+        try:
+            try:
+                answer, content = self._send(method, target, body, headers or {}, timeout)
+            except (ConnectionError, http.client.BadStatusLine):
+                if not used:
+                    raise
+                # The server closes what was idle for long. What we send is harmless to repeat: messages have keys,
+                # a lease runs out, and to take a message without one is to risk it anyway.
+                answer, content = self._send(method, target, body, headers or {}, timeout)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise Failed(f"{self._url}: {_reason(error)}.") from error
+        if not 200 <= answer.status < 300:
+            raise _refusal(answer, content)
+        return Answer(answer.status, dict(answer.headers), content)
+
+    def _send(
+        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: float
+    ) -> tuple[http.client.HTTPResponse, bytes]:
+        self._http.timeout = timeout
+        if self._http.sock is not None:
+            self._http.sock.settimeout(timeout)
+        try:
+            self._http.request(method, target, body, dict(headers))
+            answer = self._http.getresponse()
+            return answer, answer.read()
+        except BaseException:
+            # Half a request or answer is left on it.
+            self._http.close()
+            raise
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _open(url: SplitResult) -> http.client.HTTPConnection:
+    if url.scheme == "unix":
+        return _UnixConnection(url.path)
+    assert url.hostname is not None
+    if url.scheme == "http":
+        return http.client.HTTPConnection(url.hostname, url.port)
+    return http.client.HTTPSConnection(url.hostname, url.port)
+
+
+def _refusal(answer: http.client.HTTPResponse, content: bytes) -> Failed:
+    if answer.headers.get("Content-Type") == "application/problem+json":
+        problem = json.loads(content)
+        if problem["type"] == "/problems/queue-not-found":
+            return NotFound(problem["detail"])
+        return Failed(problem["detail"])
+    return Failed(f"The server answered {answer.status} {answer.reason}.")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,44 @@
+"""How a command ends: its exit code, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_SIGNAL = 128
+"""Plus the signal's number."""
+
+
+def run(group: click.Group, arguments: Sequence[str] | None) -> int:
+    """Run a command of `group` and return its exit code; wrong usage is one line, and 2."""
+    try:
+        code: int = group.main(args=arguments, prog_name="zapq", standalone_mode=False)
+    except click.ClickException as error:
+        return complain(error.format_message(), EXIT_USAGE)
+    except click.Abort:
+        return EXIT_SIGNAL + signal.SIGINT
+    return code
+
+
+def complain(sentence: str, code: int) -> int:
+    """Say what is wrong, in one line on standard error, and return `code`."""
+    print(f"zapq: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with `code`, also if nobody reads its output any more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # The interpreter must not fail over what is left of it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

@@ -1,0 +1,240 @@
+"""The commands that talk to a server: push, pop, stats and health."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+from urllib.parse import SplitResult, quote
+
+import click
+
+from zapq.command.connection import Answer, Connection, Failed, NotFound, parse_url
+from zapq.command.ending import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, complain
+from zapq.limits import (
+    CLIENT_TIMEOUT,
+    FOLLOW_WAIT,
+    HEALTH_TIMEOUT,
+    MAX_PRIORITY,
+    MAX_WAIT,
+    NO_QUEUE_PAUSE,
+    WATCH_PAUSE,
+)
+
+COLUMNS = {
+    "ready": "ready",
+    "delayed": "delayed",
+    "leased": "leased",
+    "bytes": "bytes",
+    "waiting": "waiting",
+    "enqueued": "enqueued",
+    "dequeued": "dequeued",
+    "acked": "acked",
+    "dead_lettered": "dead",
+    "refused": "refused",
+}
+"""What `stats` shows of a queue, and what stands above it."""
+
+
+class Remote(click.Command):
+    """A command with `--url`, for which everything that can go wrong is one line, or none."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.params.append(
+            click.Option(
+                ["--url"],
+                envvar="ZAPQ_URL",
+                default="http://127.0.0.1:8080",
+                show_default=True,
+                show_envvar=True,
+                callback=_parse_url,
+                help="The server: http://host:port, https://host:port or unix:/path.",
+            )
+        )
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Run the command and return its exit code."""
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            return EXIT_SIGNAL + signal.SIGINT
+        except BrokenPipeError:
+            return EXIT_SIGNAL + signal.SIGPIPE
+        except (Failed, OSError) as error:
+            # Not only the server can fail: a disk may be full.
+            return complain(getattr(error, "strerror", None) or str(error), EXIT_FAILED)
+        return EXIT_OK if code is None else int(code)
+
+
+def _parse_url(ctx: click.Context, parameter: click.Parameter, text: str) -> SplitResult:
+    try:
+        return parse_url(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: give http://host:port, https://host:port or unix:/path.") from None
+
+
+@click.command(cls=Remote)
+@click.argument("queue")
+@click.argument("body", required=False)
+@click.option(
+    "--lines", is_flag=True, help="Send each line of standard input as a message, as soon as it is read."
+)
+@click.option(
+    "--priority", type=click.IntRange(0, MAX_PRIORITY), metavar="0..9", help="9 is served first; default 0."
+)
+@click.option("--delay", type=click.FloatRange(0), metavar="SECONDS", help="Ready only after so long.")
+@click.option("--ttl", type=click.FloatRange(0), metavar="SECONDS", help="Gone after so long, if nobody has it.")
+@click.option("--content-type", metavar="TYPE", default="application/octet-stream", help="Kept with the message.")
+@click.option(
+    "--key", metavar="TEXT", help="However often a message is sent under the same key, it is stored once."
+)
+def push(
+    url: SplitResult,
+    queue: str,
+    body: str | None,
+    lines: bool,
+    priority: int | None,
+    delay: float | None,
+    ttl: float | None,
+    content_type: str,
+    key: str | None,
+) -> None:
+    """Send BODY to QUEUE, or standard input if BODY is `-` or left out, and print the message's id."""
+    if lines and body not in {None, "-"}:
+        raise click.UsageError("--lines reads standard input; leave BODY out.")
+    if lines and key is not None:
+        raise click.UsageError("--key is for one message; leave it or --lines out.")
+    connection = Connection(url)
+    values = _given(priority=priority, delay=delay, ttl=ttl)
+    for message in _messages(body, lines):
+        # A key of its own makes it safe to send a message again if the connection breaks.
+        headers = {"Content-Type": content_type, "Idempotency-Key": key or os.urandom(16).hex()}
+        answer = connection.request("POST", _path(queue, "messages"), values=values, body=message, headers=headers)
+        print(answer.headers["Zapq-Message-Id"])
+
+
+@click.command(cls=Remote)
+@click.argument("queue")
+@click.option(
+    "--wait", type=click.FloatRange(0, MAX_WAIT), metavar="SECONDS", default=0.0, help="Wait so long for one."
+)
+@click.option("--follow", is_flag=True, help="Go on until interrupted, with the end of a line after each message.")
+@click.option("--ack", is_flag=True, help="Take a message for good only when it is printed.")
+def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool) -> int:
+    """Print the first message of QUEUE and remove it; if there is none, exit with 1.
+
+    Without --ack, a message is given at most once: one that cannot be printed is lost.
+    """
+    if follow and wait:
+        raise click.UsageError("--follow waits by itself; leave --wait out.")
+    connection, take = Connection(url), _take_leased if ack else _take
+    if not follow:
+        # Exactly the message, but for people, whose prompt it would run into.
+        end = b"\n" if sys.stdout.isatty() else b""
+        return EXIT_OK if take(connection, queue, wait, end) else EXIT_FAILED
+    while True:
+        try:
+            take(connection, queue, FOLLOW_WAIT, b"\n")
+        except NotFound:
+            # Nobody has sent anything yet.
+            time.sleep(NO_QUEUE_PAUSE)
+
+
+@click.command(cls=Remote)
+@click.argument("queue", required=False)
+@click.option("--watch", is_flag=True, help="Again every 2 s, until interrupted.")
+def stats(url: SplitResult, queue: str | None, watch: bool) -> None:
+    """Print what every queue, or QUEUE, holds and has done."""
+    connection = Connection(url)
+    while True:
+        found = connection.request("GET", "/queues" if queue is None else _path(queue)).json
+        print(_table(found if isinstance(found, list) else [found]), flush=True)
+        if not watch:
+            return
+        time.sleep(WATCH_PAUSE)
+        print()
+
+
+@click.command(cls=Remote)
+def health(url: SplitResult) -> None:
+    """Print ok if the server takes messages; if it drains, shuts down or is not there, exit with 1."""
+    Connection(url).request("GET", "/readyz", timeout=HEALTH_TIMEOUT)
+    print("ok")
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+"""How every command of zapq asks for help, and how wide it is shown."""
+COMMANDS: dict[str, click.Command] = {"push": push, "pop": pop, "stats": stats, "health": health}
+
+
+def _messages(body: str | None, lines: bool) -> Iterator[bytes]:
+    if lines:
+        for line in sys.stdin.buffer:
+            yield line.removesuffix(b"\n")
+    else:
+        yield sys.stdin.buffer.read() if body is None or body == "-" else os.fsencode(body)
+
+
+def _take(connection: Connection, queue: str, wait: float, end: bytes) -> bool:
+    """Print a message that is given for good, and return whether there was one."""
+    values = _given(wait=wait) | {"ack": "auto"}
+    answer = _receive(connection, queue, values, wait)
+    if answer.status == 204:
+        return False
+    _write(answer.body + end)
+    return True
+
+
+def _take_leased(connection: Connection, queue: str, wait: float, end: bytes) -> bool:
+    """Print a message that is leased, acknowledge it, and return whether there was one."""
+    values = _given(wait=wait)
+    answer = _receive(connection, queue, values, wait)
+    if answer.status == 204:
+        return False
+    receipt = _path(queue, "receipts", answer.headers["Zapq-Receipt"])
+    try:
+        _write(answer.body + end)
+    except BaseException:
+        with suppress(Failed):
+            connection.request("POST", f"{receipt}/release")
+        raise
+    connection.request("DELETE", receipt)
+    return True
+
+
+def _receive(connection: Connection, queue: str, values: dict[str, str], wait: float) -> Answer:
+    return connection.request("POST", _path(queue, "receive"), values=values, timeout=CLIENT_TIMEOUT + wait)
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _path(queue: str, *parts: str) -> str:
+    return "/".join(["/queues", quote(os.fsencode(queue), safe=""), *parts])
+
+
+def _given(**values: float | None) -> dict[str, str]:
+    """Return the parameters that are given, numbers as the server reads them."""
+    return {
+        name: str(value) if isinstance(value, int) else f"{value:.3f}"
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _table(queues: list[dict[str, Any]]) -> str:
+    """Return the queues as a table, a line for each."""
+    rows = [["queue", *COLUMNS.values()]]
+    for queue in queues:
+        name = f"{queue['name']} (paused)" if queue["paused"] else str(queue["name"])
+        rows.append([name, *(str(queue[column]) for column in COLUMNS)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)

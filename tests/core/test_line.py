@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zapq.core.line import Line, Parcel, packed_length
+from zapq.core.line import Line, Parcel, is_shortest
 from zapq.core.message import About, Message
 
 ABOUT = About(content_type="text/plain")
@@ -91,9 +91,11 @@ def test_messages_that_are_gone_leave_and_runs_stay() -> None:
     assert [message.id for message in line] == [2, 4, 5]
 
 
-@given(st.lists(st.sampled_from([0, 1, 255, 256, 65_535, 65_536]), max_size=20))
-def test_the_length_of_the_shortest_form_is_known_without_making_it(sizes: list[int]) -> None:
-    assert packed_length(sizes) == len(msgspec.msgpack.encode([bytes(size) for size in sizes]))
+@given(st.lists(st.sampled_from([0, 1, 255, 256, 65_535, 65_536]), max_size=20), st.integers(0, 3))
+def test_the_shortest_form_is_known_from_its_length(sizes: list[int], longer: int) -> None:
+    bodies = [bytes(size) for size in sizes]
+    packed = msgspec.msgpack.encode(bodies) + bytes(longer)
+    assert is_shortest(packed, bodies, sum(sizes)) == (longer == 0)
 
 
 def test_runs_of_any_number_are_joined_into_one_array() -> None:

@@ -314,9 +314,6 @@ class QueuesAgainstList(RuleBasedStateMachine):
 
     @rule(limit=st.sampled_from([1, 9]))
     def redrive(self, limit: int) -> None:
-        if "dead" in self.paused:
-            assert self.broker.redrive("dead", limit, self.now).moved == 0
-            return
         moved = 0
         for each in self.of("dead", "ready"):
             room = len(self.of("work")) < OWN_MESSAGES

@@ -152,6 +152,8 @@ class Broker:
         anew there: received never, without a ttl.
         """
         source = self.find(name)
+        # It is for consumers that a queue is paused.
+        paused, source.paused = source.paused, False
         moved = 0
         staying: list[Message] = []
         for message in source.pop_ready(now):
@@ -166,6 +168,7 @@ class Broker:
                 break
         for message in staying:
             source.stay(message)
+        source.paused = paused
         source.note_redriven(moved)
         return Redriven(moved, source.stats().ready)
 

@@ -133,10 +133,11 @@ class Parcel(Sequence[Message]):
         return b"".join(parts)
 
 
-def packed_length(sizes: list[int]) -> int:
-    """How long bodies of these sizes are as an array of msgpack in its shortest form; others are longer."""
-    heads = 2 * len(sizes) if max(sizes, default=0) < 2**8 else sum(map(_head_length, sizes))
-    return len(_array(len(sizes))) + heads + sum(sizes)
+def is_shortest(packed: bytes, bodies: Sequence[bytes], size: int) -> bool:
+    """Whether `packed`, an array of msgpack, says these bodies, of `size` together, as briefly as possible."""
+    heads = len(packed) - len(_array(len(bodies))) - size
+    # Two bytes each is the least there is; only longer bodies need more.
+    return heads == 2 * len(bodies) or heads == sum(_head_length(len(body)) for body in bodies)
 
 
 def _head_length(size: int) -> int:

@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 from zapq.core.broker import Redriven
-from zapq.core.line import packed_length
+from zapq.core.line import is_shortest
 from zapq.core.message import CONTENT_TYPE, OCTETS, PLAIN, About, Draft, Lease, Message
 from zapq.core.queue import Queue, QueueSettings, QueueStats, Sighting, State
 from zapq.errors import (
@@ -481,7 +481,7 @@ class NamedQueue:
         _checked_limit(len(batch), "messages")
         self._check_alive()
         try:
-            sizes = list(map(len, batch))  # type: ignore[arg-type]  # a draft has no length, which is how we know
+            size = sum(map(len, batch))  # type: ignore[arg-type]  # a draft has no length, which is how we know
         except TypeError:
             drafts = [
                 each if isinstance(each, Draft) else Draft(body=each, content_type=content_type) for each in batch
@@ -491,12 +491,13 @@ class NamedQueue:
                 _about(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
             first = self._core.enqueue_drafts(drafts, now=now)
         else:
-            self._check_size(max(sizes))
-            about = PLAIN if content_type == OCTETS else About(content_type)
             bodies: Sequence[bytes] = batch  # type: ignore[assignment]  # the same
+            if size > self._max_message_bytes:
+                self._check_size(max(map(len, bodies)))
+            about = PLAIN if content_type == OCTETS else About(content_type)
             # In a longer form of the same it is not kept: it would be given out as it came.
-            packed = packed if packed and len(packed) == packed_length(sizes) else b""
-            first = self._core.enqueue_bodies(bodies, about, size=sum(sizes), packed=packed, now=now)
+            packed = packed if packed and is_shortest(packed, bodies, size) else b""
+            first = self._core.enqueue_bodies(bodies, about, size=size, packed=packed, now=now)
         self._hand_out()
         return first
 

@@ -127,3 +127,15 @@ def test_every_public_name_is_found_where_it_lives() -> None:
         assert name in dir(zapq)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         zapq.nothing  # noqa: B018 (looking it up is the test)
+
+
+def test_what_talks_to_a_server_elsewhere_imports_neither_it_nor_trio() -> None:
+    code = (
+        "import sys; sys.argv = ['zapq', 'health', '--url', 'http://127.0.0.1:1']\n"
+        "from zapq.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*{'quart', 'hypercorn', 'trio', 'httpx2', 'msgspec'} & set(sys.modules))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert shown.stdout == "\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ class HeldLease:
         """Set when nothing more will happen to it here."""
         self._client = client
         self._block = trio.CancelScope()
-        self._handling: AbstractAsyncContextManager[None] | None = None
+        self._handling = self._handled()
 
     @property
     def id(self) -> int:
@@ -117,22 +117,19 @@ class HeldLease:
             self.lost = True
             self._block.cancel()
 
-    async def __aenter__(self) -> HeldLease:
-        self._handling = self._handled()
-        await self._handling.__aenter__()
-        return self
+    def __aenter__(self) -> Awaitable[HeldLease]:
+        return self._handling.__aenter__()
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        assert self._handling is not None
-        return await self._handling.__aexit__(kind, error, traceback)
+    ) -> Awaitable[bool | None]:
+        return self._handling.__aexit__(kind, error, traceback)
 
     @asynccontextmanager
-    async def _handled(self) -> AsyncGenerator[None, None]:
+    async def _handled(self) -> AsyncGenerator[HeldLease, None]:
         try:
             with self._block:
-                yield
+                yield self
         except BaseException:
             with trio.move_on_after(SETTLE_SECONDS, shield=True):
                 await self.end()

@@ -27,7 +27,7 @@ class Answer:
     """What the server answered, if it is not a refusal."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: http.client.HTTPMessage
     body: bytes
 
     @property
@@ -85,7 +85,7 @@ class Connection:
             raise Failed(f"{self._url}: {_reason(error)}.") from error
         if not 200 <= answer.status < 300:
             raise _refusal(answer, content)
-        return Answer(answer.status, dict(answer.headers), content)
+        return Answer(answer.status, answer.headers, content)
 
     def _send(
         self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], timeout: float

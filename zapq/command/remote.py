@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import time
@@ -139,6 +140,7 @@ def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool) -> i
         end = b"\n" if sys.stdout.isatty() else b""
         return EXIT_OK if take(connection, queue, wait, end) else EXIT_FAILED
     while True:
+        _check_reader()
         try:
             take(connection, queue, FOLLOW_WAIT, b"\n")
         except NotFound:
@@ -210,6 +212,14 @@ def _take_leased(connection: Connection, queue: str, wait: float, end: bytes) ->
 
 def _receive(connection: Connection, queue: str, values: dict[str, str], wait: float) -> Answer:
     return connection.request("POST", _path(queue, "receive"), values=values, timeout=CLIENT_TIMEOUT + wait)
+
+
+def _check_reader() -> None:
+    """Raise BrokenPipeError if nobody reads what we print, before a message is taken for nobody."""
+    poll = select.poll()
+    poll.register(sys.stdout, 0)
+    if any(events & select.POLLERR for _, events in poll.poll(0)):
+        raise BrokenPipeError
 
 
 def _write(data: bytes) -> None:

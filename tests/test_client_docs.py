@@ -1,0 +1,65 @@
+"""What docs/client.md shows is what happens."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from tests.test_cli import ENVIRON
+from zapq.testing import ZapqServer
+
+DOCUMENT = (Path(__file__).parent.parent / "docs/client.md").read_text()
+SEND, CONSUME, LOOP = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+[SHELL] = re.findall(r"```console\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
+async def test_the_sending_example_runs(zapq_server: ZapqServer) -> None:
+    program = SEND.replace("http://127.0.0.1:8080", zapq_server.url)
+    shown = await trio.run_process([sys.executable, "-c", program], capture_stdout=True)
+    assert shown.stdout == b"1 2 3\n"
+
+
+async def test_the_consuming_examples_acknowledge(zapq_server: ZapqServer) -> None:
+    emails = zapq_server.service.queue("emails")
+    for number, example in enumerate((CONSUME, LOOP), 1):
+        await emails.enqueue(b"hello")
+        program = example.replace("http://127.0.0.1:8080", zapq_server.url)
+        async with trio.open_nursery() as nursery:
+            command = [sys.executable, "-c", program]
+            nursery.start_soon(partial(trio.run_process, command, stdout=subprocess.DEVNULL))
+            while emails.info().stats.acked < number:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+
+async def test_the_shells_example_is_what_it_prints(zapq_server: ZapqServer, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("Dear you,\n")
+    script = tmp_path / "zapq"
+    script.write_text(f"""#!/bin/sh
+exec {shlex.quote(sys.executable)} -c 'from zapq.__main__ import main; main()' "$@"
+""")
+    script.chmod(0o755)
+    emails = zapq_server.service.queue("emails")
+    for part in SHELL.removeprefix("$ ").split("\n$ "):
+        line, _, expected = part.partition("\n")
+        with (tmp_path / "output").open("wb") as output:
+            process = await trio.lowlevel.open_process(
+                # Without another shell between us and the command: it is to be interrupted, not the shell.
+                ["sh", "-c", line if "|" in line else f"exec {line}"],
+                stdout=output,
+                cwd=tmp_path,
+                env=ENVIRON | {"ZAPQ_URL": zapq_server.url, "PATH": f"{tmp_path}:{ENVIRON['PATH']}"},
+            )
+        if "^C" in expected:
+            while emails.info().stats.messages:
+                await trio.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+        assert await process.wait() == (130 if "^C" in expected else 0), line
+        assert (tmp_path / "output").read_text().rstrip() == expected.removesuffix("^C").rstrip(), line

@@ -1,0 +1,368 @@
+"""push, pop, stats and health as people type them, against a real server."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+import zapq
+from tests.test_cli import ENVIRON, assert_one_line, serving
+from zapq.service.queue import NamedQueue
+from zapq.settings import Settings
+from zapq.testing import ZapqServer
+
+ZAPQ = [sys.executable, "-c", "from zapq.__main__ import main; main()"]
+"""As the script `zapq` that pip makes."""
+
+Run = Callable[..., Awaitable[subprocess.CompletedProcess[bytes]]]
+
+
+@pytest.fixture
+def zapq_url(zapq_server: ZapqServer) -> str:
+    return zapq_server.url
+
+
+@pytest.fixture
+def run(zapq_url: str) -> Run:
+    """Run the command against the server in this process, and wait for its end."""
+
+    async def run(*arguments: str, stdin: bytes = b"", **environ: str) -> subprocess.CompletedProcess[bytes]:
+        return await trio.run_process(
+            [*ZAPQ, *arguments],
+            stdin=stdin,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=ENVIRON | {"ZAPQ_URL": zapq_url} | environ,
+        )
+
+    return run
+
+
+@pytest.fixture
+def emails(zapq_server: ZapqServer) -> NamedQueue:
+    return zapq_server.service.queue("emails")
+
+
+def shown(result: subprocess.CompletedProcess[bytes]) -> tuple[int, bytes, bytes]:
+    return result.returncode, result.stdout, result.stderr
+
+
+def as_text(result: subprocess.CompletedProcess[bytes]) -> subprocess.CompletedProcess[str]:
+    return subprocess.CompletedProcess(
+        result.args, result.returncode, result.stdout.decode(), result.stderr.decode()
+    )
+
+
+@asynccontextmanager
+async def started(*arguments: str) -> AsyncGenerator[trio.Process, None]:
+    """Start the command, and kill it at the end."""
+    process = await trio.lowlevel.open_process(
+        [*ZAPQ, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRON,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            assert stream is not None
+            await trio.aclose_forcefully(stream)
+
+
+async def output(process: trio.Process, size: int) -> bytes:
+    """Return the next `size` bytes a command prints."""
+    assert process.stdout is not None
+    data = b""
+    while len(data) < size and (more := await process.stdout.receive_some(size - len(data))):
+        data += more
+    return data
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await trio.sleep(0.01)
+
+
+async def test_push_stores_its_argument_or_standard_input(run: Run, emails: NamedQueue) -> None:
+    assert shown(await run("push", "emails", "hello")) == (0, b"1\n", b"")
+    assert shown(await run("push", "emails", "-", stdin=b"a\nb\n")) == (0, b"2\n", b"")
+    assert shown(await run("push", "emails", stdin=b"\xff\0")) == (0, b"3\n", b"")
+    assert shown(await run("push", "emails", "")) == (0, b"4\n", b"")
+    assert [message.body for message in await emails.dequeue_many(9)] == [b"hello", b"a\nb\n", b"\xff\0", b""]
+
+
+async def test_push_can_send_every_line(run: Run, emails: NamedQueue) -> None:
+    assert shown(await run("push", "emails", "--lines", stdin=b"one\n\nthree")) == (0, b"1\n2\n3\n", b"")
+    assert [message.body for message in await emails.dequeue_many(9)] == [b"one", b"", b"three"]
+
+
+async def test_push_sends_a_line_as_soon_as_it_is_read(zapq_url: str, emails: NamedQueue) -> None:
+    async with started("push", "emails", "--lines", "--url", zapq_url) as process:
+        assert process.stdin is not None
+        await process.stdin.send_all(b"one\n")
+        await until(lambda: emails.available)
+
+
+async def test_push_says_how_to_keep_the_message(run: Run, emails: NamedQueue) -> None:
+    pushed = await run(
+        "push", "emails", "x", "--priority", "9", "--ttl", "86400.5", "--content-type", "text/plain"
+    )
+    assert pushed.returncode == 0
+    assert (await run("push", "emails", "x", "--delay", "1e6")).returncode == 0
+    assert emails.info().stats.delayed == 1
+    message = await emails.dequeue()
+    assert message is not None
+    assert (message.priority, message.content_type) == (9, "text/plain")
+    for _ in range(2):
+        assert shown(await run("push", "emails", "x", "--key", "invoice-7")) == (0, b"3\n", b"")
+
+
+async def test_pop_prints_exactly_the_message_and_takes_it(run: Run, emails: NamedQueue) -> None:
+    await emails.enqueue_many([b"\xff\n\0", b""])
+    assert shown(await run("pop", "emails")) == (0, b"\xff\n\0", b"")
+    assert shown(await run("pop", "emails", "--ack")) == (0, b"", b"")
+    assert (emails.info().stats.dequeued, emails.info().stats.acked) == (1, 1)
+    assert shown(await run("pop", "emails")) == (1, b"", b"")
+    assert shown(await run("pop", "emails", "--ack")) == (1, b"", b"")
+
+
+async def test_pop_can_wait(run: Run, emails: NamedQueue, zapq_server: ZapqServer) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def send_when_somebody_waits() -> None:
+            await until(lambda: zapq_server.service.stats().waiting == 1)
+            await emails.enqueue(b"hello")
+
+        nursery.start_soon(send_when_somebody_waits)
+        assert shown(await run("pop", "emails", "--wait", "30")) == (0, b"hello", b"")
+
+
+@pytest.mark.parametrize("ack", [[], ["--ack"]], ids=repr)
+async def test_pop_follows_until_interrupted(ack: list[str], zapq_url: str, zapq_server: ZapqServer) -> None:
+    service = zapq_server.service
+    async with started("pop", "later", "--follow", *ack, "--url", zapq_url) as process:
+        await service.queue("later").enqueue_many([b"one", b"two"])
+        assert await output(process, 8) == b"one\ntwo\n"
+        await until(lambda: service.stats().waiting == 1)
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert await process.stdout.receive_some() == b""
+        assert await process.stderr.receive_some() == b""
+    assert service.queue("later").info().stats.messages == 0
+
+
+async def test_pop_follows_a_queue_that_is_not_there_yet(zapq_url: str, zapq_server: ZapqServer) -> None:
+    seen: list[str] = []
+    find = zapq_server.service.find
+
+    def find_and_tell(name: str) -> NamedQueue:
+        seen.append(name)
+        return find(name)
+
+    zapq_server.service.find = find_and_tell  # type: ignore[method-assign]
+    async with started("pop", "later", "--follow", "--url", zapq_url) as process:
+        await until(lambda: bool(seen))
+        await zapq_server.service.queue("later").enqueue(b"hello")
+        assert await output(process, 6) == b"hello\n"
+
+
+async def test_pop_takes_nothing_when_nobody_reads_what_it_prints(zapq_url: str, emails: NamedQueue) -> None:
+    await emails.enqueue_many([b"one", b"two"])
+    for options, code in (([], 141), (["--ack"], 141), (["--follow"], 141), (["--follow", "--ack"], 141)):
+        before = emails.info().stats
+        async with started("pop", "emails", *options, "--url", zapq_url) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            await process.stdout.aclose()
+            assert await process.wait() == code
+            assert await process.stderr.receive_some() == b""
+        lost = emails.info().stats.dequeued - before.dequeued
+        # Without an acknowledgement, only --follow looks before it takes.
+        assert lost == (options == [])
+        assert emails.info().stats.leased == 0
+
+
+async def test_pop_ends_the_line_for_people(zapq_url: str, emails: NamedQueue) -> None:
+    await emails.enqueue(b"hello")
+    ours, theirs = pty.openpty()
+    try:
+        command = [*ZAPQ, "pop", "emails", "--url", zapq_url]
+        await trio.run_process(command, stdout=theirs, env=ENVIRON)
+        assert os.read(ours, 100) == b"hello\r\n"
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+async def test_stats_are_a_table(run: Run, emails: NamedQueue, zapq_server: ZapqServer) -> None:
+    await emails.enqueue_many([b"hello"] * 12)
+    await emails.pause()
+    every, one = await run("stats"), await run("stats", "emails")
+    assert every.stdout.decode().splitlines() == [
+        "queue            ready  delayed  leased  bytes  waiting  enqueued  dequeued  acked  dead  refused",
+        "default              0        0       0      0        0         0         0      0     0        0",
+        "emails (paused)     12        0       0     60        0        12         0      0     0        0",
+    ]
+    assert one.stdout.decode().splitlines() == [every.stdout.decode().splitlines()[number] for number in (0, 2)]
+    assert (every.returncode, every.stderr, one.returncode) == (0, b"", 0)
+
+
+async def test_stats_can_be_watched(zapq_url: str) -> None:
+    async with started("stats", "--watch", "--url", zapq_url) as process:
+        text = b""
+        while text.count(b"\n") < 5:
+            text += await output(process, 1)
+        first, second = text.split(b"\n\n")
+        assert second == first + b"\n"
+        assert first.startswith(b"queue ")
+        process.send_signal(signal.SIGINT)
+        assert await process.wait() == 130
+
+
+async def test_health_is_whether_messages_are_taken(run: Run, zapq_server: ZapqServer) -> None:
+    assert shown(await run("health")) == (0, b"ok\n", b"")
+    zapq_server.service.drain()
+    assert_one_line(as_text(await run("health")), 1, "The server is draining or shutting down.")
+
+
+class TestUnix:
+    """The same, over a unix socket."""
+
+    @pytest.fixture
+    def zapq_settings(self, tmp_path: Path) -> Settings:
+        return Settings(addr=f"unix:{tmp_path}/s", data_dir=str(tmp_path), grace=1.0)
+
+    async def test_everything_goes_over_a_unix_socket(self, run: Run, zapq_url: str) -> None:
+        assert zapq_url.startswith("unix:")
+        assert shown(await run("health")) == (0, b"ok\n", b"")
+        assert shown(await run("push", "emails", "--lines", stdin=b"one\ntwo\n")) == (0, b"1\n2\n", b"")
+        assert shown(await run("pop", "emails", "--url", zapq_url, ZAPQ_URL="")) == (0, b"one", b"")
+
+
+async def test_refusals_are_one_line(run: Run, emails: NamedQueue) -> None:
+    for arguments, complaint in (
+        (("pop", "nothing"), "There is no such queue."),
+        (("stats", "nothing"), "There is no such queue."),
+        (("push", "a b", "x"), "queue must be 1 to 80 letters"),
+        (("push", "..", "x"), "queue must be 1 to 80 letters"),
+        (("push", "emails", "x", "--ttl", "0"), "ttl"),
+        (("push", "emails", "x", "--delay", "nan"), "delay must be seconds"),
+        (("push", "emails", "x", "--content-type", "a\nb"), "Invalid header value"),
+        (("push", "emails", "x", "--key", "\u20ac"), "can't encode"),
+    ):
+        assert_one_line(as_text(await run(*arguments)), 1, complaint)
+    assert emails.info().stats.messages == 0
+
+
+async def test_a_server_that_is_not_there_or_none_is_one_line(run: Run, tmp_path: Path) -> None:
+    with trio.socket.socket() as sock:
+        await sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    for command in (("push", "emails", "x"), ("pop", "emails"), ("stats",), ("health",)):
+        url = f"http://127.0.0.1:{port}"
+        assert_one_line(as_text(await run(*command, ZAPQ_URL=url)), 1, f"{url}: Connection refused.")
+    assert_one_line(as_text(await run("health", ZAPQ_URL=f"unix:{tmp_path}/s")), 1, "No such file or directory.")
+
+
+async def test_what_answers_but_is_no_zapq_is_one_line(run: Run, nursery: trio.Nursery) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+
+    async def babble(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(b"220 mail\r\n")
+
+    for serve, complaint in ((answer, "The server answered 502 Bad Gateway."), (babble, "220 mail")):
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        assert_one_line(as_text(await run("health", ZAPQ_URL=url)), 1, complaint)
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_closed_while_idle_is_opened_again(run: Run, nursery: trio.Nursery) -> None:
+    requests: list[bytes] = []
+
+    async def answer_once(stream: trio.SocketStream) -> None:
+        async with stream:
+            requests.append(bytes(await stream.receive_some()))
+            await stream.send_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\nZapq-Message-Id: 1\r\n\r\n")
+
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, answer_once, [listener])
+    url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+    pushed = await run("push", "emails", "--lines", stdin=b"x\ny\nz\n", ZAPQ_URL=url)
+    assert shown(pushed) == (0, b"1\n1\n1\n", b"")
+    assert [request.split()[1] for request in requests] == [b"/queues/emails/messages"] * 3
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["push"], "Missing argument 'QUEUE'"),
+        (["push", "emails", "x", "--lines"], "--lines reads standard input"),
+        (["push", "emails", "--lines", "--key", "x"], "--key is for one message"),
+        (["push", "emails", "x", "--priority", "10"], "--priority"),
+        (["push", "emails", "x", "--delay", "-1"], "--delay"),
+        (["pop", "emails", "--wait", "61"], "--wait"),
+        (["pop", "emails", "--follow", "--wait", "5"], "--follow waits by itself"),
+        (["stats", "--url", "localhost:8080"], "give http://host:port"),
+        (["stats", "--url", "http://localhost:99999"], "give http://host:port"),
+        (["stats", "--url", "http://localhost:0"], "give http://host:port"),
+        (["stats", "--url", "http://[::1"], "give http://host:port"),
+        (["stats", "--url", "http://a b"], "give http://host:port"),
+        (["stats", "--url", "unix:"], "give http://host:port"),
+        (["health", "--nothing"], "No such option"),
+    ],
+    ids=repr,
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], complaint: str) -> None:
+    result = subprocess.run([*ZAPQ, *arguments], capture_output=True, text=True, env=ENVIRON, check=False)
+    assert_one_line(result, 2, complaint)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    with serving(tmp_path, "--addr", f"unix:{tmp_path}/s"), open("/dev/full", "wb") as full:
+        command = [*ZAPQ, "health", "--url", f"unix:{tmp_path}/s"]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=ENVIRON, check=False)
+    assert (result.returncode, result.stderr) == (1, b"zapq: No space left on device\n")
+
+
+@pytest.mark.parametrize("command", ["push", "pop", "stats", "health"])
+@pytest.mark.parametrize("zapq_itself", [ZAPQ, [sys.executable, "-m", "zapq"]], ids=["script", "module"])
+def test_both_doors_lead_to_every_command(command: str, zapq_itself: list[str]) -> None:
+    result = subprocess.run([*zapq_itself, command, "--help"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith(f"Usage: zapq {command} ")
+    listed = subprocess.run([*zapq_itself, "--help"], capture_output=True, text=True, check=True)
+    assert f"\n  {command} " in listed.stdout
+
+
+def test_the_door_leads_to_the_server_too() -> None:
+    result = subprocess.run([*ZAPQ, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout == f"zapq {zapq.__version__}\n"
+    assert_one_line(
+        subprocess.run([*ZAPQ, "--addr", "8080"], capture_output=True, text=True, env=ENVIRON, check=False),
+        2,
+        "give :8080",
+    )

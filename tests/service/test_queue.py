@@ -505,6 +505,8 @@ async def test_every_verb_that_is_cancelled_changes_nothing(
         (lambda queue: queue.enqueue(b"", ttl=365 * 86_400 + 1), "ttl"),
         (lambda queue: queue.enqueue(b"", content_type="a\r\nb: c"), "content_type"),
         (lambda queue: queue.enqueue(b"", content_type=""), "content_type"),
+        (lambda queue: queue.enqueue_many([b""], content_type="a\r\nb"), "content_type"),
+        (lambda queue: queue.lease(visibility=-1).__aenter__(), "visibility"),
         (lambda queue: queue.enqueue_many([]), "messages"),
         (lambda queue: queue.enqueue_many([b""] * 1001), "messages"),
         (lambda queue: queue.enqueue_many([b"", Draft(body=b"", priority=99)]), "priority"),

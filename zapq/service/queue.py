@@ -279,6 +279,7 @@ class NamedQueue:
         process nothing can end without ending it. With a shorter `visibility` it may expire; then the end of the
         block raises `ReceiptExpired`, and somebody else may have the message. Raises `Draining` while waiting.
         """
+        _check("visibility", visibility, 0, inf)
         lease = None
         while lease is None:
             given = await self._receive(Want(lease=True, visibility=visibility), MAX_WAIT)
@@ -494,7 +495,7 @@ class NamedQueue:
             bodies: Sequence[bytes] = batch  # type: ignore[assignment]  # the same
             if size > self._max_message_bytes:
                 self._check_size(max(map(len, bodies)))
-            about = PLAIN if content_type == OCTETS else About(content_type)
+            about = _about(now, 0, 0.0, None, content_type)
             # In a longer form of the same it is not kept: it would be given out as it came.
             packed = packed if packed and is_shortest(packed, bodies, size) else b""
             first = self._core.enqueue_bodies(bodies, about, size=size, packed=packed, now=now)

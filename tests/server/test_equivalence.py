@@ -513,11 +513,14 @@ def catalogue() -> Generator[tuple[str, bytes], None, None]:
         (f"DELETE {DEFAULT}/receipts/{TAG}-1-1", [], ""),
     ]:
         tail = body.encode()
-        for host in HOSTS + ODD_HOSTS:
+        # What the fields say is read by one and the same function for every line.
+        thorough = "/queues/" not in line or line.startswith("DELETE")
+        for host in HOSTS + ODD_HOSTS if thorough else ["a/b"]:
             yield f"{line} of host {host}", head(line, "1.1", [f"Host: {host}", *fields]) + tail
         for one in HARMLESS + ODD:
             yield f"{line} with {one[:40]}", head(line, "1.1", ["Host: x", *fields, one]) + tail
-            yield f"{line} led by {one[:40]}", head(line, "1.1", [one, "Host: x", *fields]) + tail
+            if thorough:
+                yield f"{line} led by {one[:40]}", head(line, "1.1", [one, "Host: x", *fields]) + tail
         for version in ["1.0", "1.2", "2.0", "11"]:
             yield f"{line} in {version}", head(line, version, ["Host: x", *fields]) + tail
         yield f"{line} without a host", head(line, "1.1", fields) + tail

@@ -7,11 +7,14 @@ import json
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlencode, urlsplit
 
 from zapq.limits import CLIENT_TIMEOUT
+
+STRANGE = "The answer is none of zapq's; is the URL right?"
 
 
 class Failed(Exception):
@@ -32,8 +35,18 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The body as what it says."""
-        return json.loads(self.body)
+        """What the body says; raises `Failed` if it is no JSON."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            raise Failed(STRANGE) from None
+
+    def field(self, name: str) -> str:
+        """Return a header field; raises `Failed` if it is not there."""
+        text = self.headers.get(name)
+        if text is None:
+            raise Failed(STRANGE)
+        return str(text)
 
 
 def parse_url(text: str) -> SplitResult:
@@ -127,10 +140,10 @@ def _open(url: SplitResult) -> http.client.HTTPConnection:
 
 def _refusal(answer: http.client.HTTPResponse, content: bytes) -> Failed:
     if answer.headers.get("Content-Type") == "application/problem+json":
-        problem = json.loads(content)
-        if problem["type"] == "/problems/queue-not-found":
-            return NotFound(problem["detail"])
-        return Failed(problem["detail"])
+        with suppress(ValueError, LookupError, TypeError):
+            problem = json.loads(content)
+            missing = problem["type"] == "/problems/queue-not-found"
+            return NotFound(problem["detail"]) if missing else Failed(problem["detail"])
     return Failed(f"The server answered {answer.status} {answer.reason}.")
 
 

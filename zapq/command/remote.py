@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, quote
 
 import click
 
-from zapq.command.connection import Answer, Connection, Failed, NotFound, parse_url
+from zapq.command.connection import STRANGE, Answer, Connection, Failed, NotFound, parse_url
 from zapq.command.ending import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, complain
 from zapq.limits import (
     CLIENT_TIMEOUT,
@@ -117,7 +117,7 @@ def push(
         # A key of its own makes it safe to send a message again if the connection breaks.
         headers = {"Content-Type": content_type, "Idempotency-Key": key or os.urandom(16).hex()}
         answer = connection.request("POST", _path(queue, "messages"), values=values, body=message, headers=headers)
-        print(answer.headers["Zapq-Message-Id"])
+        print(answer.field("Zapq-Message-Id"))
 
 
 @click.command(cls=Remote)
@@ -156,7 +156,11 @@ def stats(url: SplitResult, queue: str | None, watch: bool) -> None:
     connection = Connection(url)
     while True:
         found = connection.request("GET", "/queues" if queue is None else _path(queue)).json
-        print(_table(found if isinstance(found, list) else [found]), flush=True)
+        try:
+            table = _table(found if isinstance(found, list) else [found])
+        except (LookupError, TypeError):
+            raise Failed(STRANGE) from None
+        print(table, flush=True)
         if not watch:
             return
         time.sleep(WATCH_PAUSE)
@@ -199,7 +203,7 @@ def _take_leased(connection: Connection, queue: str, wait: float, end: bytes) ->
     answer = _receive(connection, queue, values, wait)
     if answer.status == 204:
         return False
-    receipt = _path(queue, "receipts", answer.headers["Zapq-Receipt"])
+    receipt = _path(queue, "receipts", answer.field("Zapq-Receipt"))
     try:
         _write(answer.body + end)
     except BaseException:

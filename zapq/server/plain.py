@@ -8,9 +8,10 @@ request slow, but not mean something else.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
+
+import msgspec
 
 from zapq.core.message import OCTETS, PLAIN, About
 from zapq.http import tracing
@@ -66,8 +67,7 @@ _COLD_FIELDS = frozenset({
 _ONCE = (b"host", b"content-length", b"connection", b"x-trace-id", b"content-type", b"accept")
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
+class Fields(msgspec.Struct, frozen=True):
     """What the fields of a plain head say."""
 
     length: int
@@ -77,8 +77,7 @@ class Fields:
     accept: str
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """What the head of a plain request says."""
 
     verb: Verb
@@ -115,7 +114,7 @@ def parse_head(head: bytes) -> Head | None:
     fields = _parse_fields(block)
     if fields is None:
         return None
-    for parse in (_parse_ack, _parse_receive, _parse_put, _parse_drop_in):
+    for parse in (_parse_ack,) if line.startswith(b"DELETE") else (_parse_receive, _parse_put, _parse_drop_in):
         parsed = parse(line, fields)
         if parsed is not None:
             # Only messages have bodies.

@@ -69,3 +69,22 @@ async def test_an_upgrade_is_ignored_and_the_request_answered(zapq_server: ZapqS
         client.connection.send(h11.EndOfMessage())
         answer = await client.answer()
         assert (answer.status, answer.body) == (200, b"ok")
+
+
+@pytest.mark.parametrize("garbage", [b"POST / HTTP/1.1\r\n", b"1\r\nx\r\n" * 1025], ids=["no chunk", "too many"])
+async def test_a_body_that_goes_wrong_while_its_request_is_refused_leaves_one_whole_answer(
+    zapq_server: ZapqServer, garbage: bytes
+) -> None:
+    # Two tasks have an answer, and Trio decides anew each time which comes first: so, many times.
+    head = (
+        b"POST /dequeue?waits=1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    )
+    for _ in range(40):
+        async with open_client(zapq_server.url) as client:
+            await client.stream.send_all(head + garbage)
+            client.connection.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+            client.connection.send(h11.EndOfMessage())
+            answer = await client.answer()
+            assert answer.status == 400
+            assert answer.json["instance"] == answer.headers["x-trace-id"]
+            assert await client.reads_eof()

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import h2.errors
 import h2.events
 import h11
-from hypercorn.events import Closed, Event
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol.events import Request
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
@@ -45,6 +45,17 @@ class GuardedH11(h11.Connection):
 
     def next_event(self) -> Any:
         """Return h11's next event."""
+        try:
+            return self._next_event()
+        except h11.RemoteProtocolError:
+            if self.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+                raise
+            # The answer has begun. Hypercorn would close under the task that writes it, which closes anyway
+            # when it is done.
+            self.left = True
+            return h11.NEED_DATA
+
+    def _next_event(self) -> Any:
         if self.left:
             return h11.NEED_DATA
         if self.their_state is h11.IDLE:
@@ -140,13 +151,23 @@ class HTTP1(H11Protocol):
             (b"x-trace-id", trace_id.encode()),
             (b"connection", b"close"),
         ]
-        await self._send_h11_event(
-            h11.Response(status_code=status_code, headers=headers + self.config.response_headers("h11"))
-        )
-        await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
-        # A handler may be at work on the request whose body went wrong; its answer comes too late.
+        events: list[H11SendableEvent] = [
+            _for_people(
+                h11.Response(status_code=status_code, headers=headers + self.config.response_headers("h11"))
+            ),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ]
+        # A handler may be at work on the request whose body went wrong. Its answer comes too late, however
+        # soon it comes, and it is not to close the connection under this one.
         self._refused = True
+        await self.send(RawData(data=b"".join(self.connection.send(event) or b"" for event in events)))
+
+    async def _maybe_recycle(self) -> None:
+        if self._refused:
+            await self._close_stream()
+        else:
+            await super()._maybe_recycle()
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         if self._refused:

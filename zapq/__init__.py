@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from zapq.core.message import Draft as Draft
     from zapq.core.message import Lease as Lease
     from zapq.core.message import Message as Message
-    from zapq.core.queue import QueueSettings as QueueSettings
     from zapq.core.queue import QueueStats as QueueStats
+    from zapq.core.queue_settings import QueueSettings as QueueSettings
     from zapq.errors import ZapqError as ZapqError
     from zapq.server import serve as serve
     from zapq.service.queue import NamedQueue as NamedQueue
@@ -33,7 +33,7 @@ _HOMES = {
     "Draft": "zapq.core.message",
     "Lease": "zapq.core.message",
     "Message": "zapq.core.message",
-    "QueueSettings": "zapq.core.queue",
+    "QueueSettings": "zapq.core.queue_settings",
     "QueueStats": "zapq.core.queue",
     "ZapqError": "zapq.errors",
     "serve": "zapq.server",

@@ -11,7 +11,8 @@ import pytest
 from zapq.core import broker as broker_module
 from zapq.core.broker import Broker
 from zapq.core.message import About, Draft
-from zapq.core.queue import Queue, QueueSettings
+from zapq.core.queue import Queue
+from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, QueueFull, QueueInUse, QueueNotFound, ReceiptExpired, TooManyQueues
 from zapq.limits import MAX_BATCH_BYTES
 

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from zapq.core.broker import Broker
 from zapq.core.line import Run
 from zapq.core.message import About, Draft, Lease, Message
-from zapq.core.queue import STATES, Queue, QueueSettings
+from zapq.core.queue import STATES, Queue
+from zapq.core.queue_settings import QueueSettings
 from zapq.errors import QueueFull, ReceiptExpired
 from zapq.limits import BACKOFF, RELEASES_AT_ONCE
 

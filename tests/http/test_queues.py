@@ -12,7 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.client import Answer, ask, open_client
 from tests.http.test_contract import assert_problem
-from zapq.core.queue import STATES, QueueSettings
+from zapq.core.queue import STATES
+from zapq.core.queue_settings import QueueSettings
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 

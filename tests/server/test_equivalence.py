@@ -24,7 +24,8 @@ from trio.testing import wait_all_tasks_blocked
 
 import zapq
 from zapq.core.broker import Broker
-from zapq.core.queue import Queue, QueueSettings
+from zapq.core.queue import Queue
+from zapq.core.queue_settings import QueueSettings
 from zapq.http import tracing
 from zapq.server.lobby import Lobby
 from zapq.service.service import QueueService, open_service

@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from zapq.core.message import Draft, Lease, Message
-from zapq.core.queue import QueueSettings
+from zapq.core.queue_settings import QueueSettings
 from zapq.errors import (
     Draining,
     InvalidParameter,

@@ -12,7 +12,8 @@ import msgspec
 
 from zapq.core.agenda import Agenda
 from zapq.core.message import About, Message
-from zapq.core.queue import Dropped, Queue, QueueSettings, QueueStats
+from zapq.core.queue import Dropped, Queue, QueueStats
+from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, TooManyQueues
 from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, TICK_STEPS
 

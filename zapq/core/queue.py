@@ -31,25 +31,22 @@ from heapq import heapify, heappop, heappush, merge
 from itertools import chain, islice, repeat
 from math import inf
 from operator import attrgetter
-from typing import Annotated, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from zapq.core.agenda import Agenda, smallest
 from zapq.core.backpressure import DrainRate
+from zapq.core.image import QueueImage
 from zapq.core.line import Line, Parcel, Run
 from zapq.core.message import PLAIN, About, Draft, Lease, Message
+from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, QueueFull, ReceiptExpired
 from zapq.limits import (
     BACKOFF,
-    DEFAULT_VISIBILITY,
     MAX_BACKOFF,
     MAX_BATCH_BYTES,
-    MAX_DELAY,
     MAX_PRIORITY,
-    MAX_RECEIVES,
-    MAX_VISIBILITY,
-    QUEUE_NAME,
     RELEASES_AT_ONCE,
     TICK_STEPS,
 )
@@ -60,20 +57,6 @@ State = Literal["ready", "delayed", "leased"]
 STATES: tuple[State, ...] = ("ready", "delayed", "leased")
 _RECEIPT = re.compile(r"([0-9a-f]+-[0-9a-f]+)-([0-9a-f]{1,16})")
 _rank = attrgetter("rank")
-
-
-class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be set for one queue. None is no limit of its own: those of the whole server hold in any case."""
-
-    max_messages: Annotated[int, msgspec.Meta(ge=1, le=10**12)] | None = None
-    max_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**50)] | None = None
-    visibility: Annotated[float, msgspec.Meta(ge=0, le=MAX_VISIBILITY)] = DEFAULT_VISIBILITY
-    """Seconds a lease lasts when the consumer does not say."""
-    max_receives: Annotated[int, msgspec.Meta(ge=1, le=MAX_RECEIVES)] | None = None
-    """Deliveries after which a message that comes back goes to `dead_letter` instead."""
-    dead_letter: Annotated[str, msgspec.Meta(pattern=rf"^{QUEUE_NAME}\Z")] | None = None
-    ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
-    """Seconds a message is kept for consumers when the producer does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,6 +488,36 @@ class Queue:
         self._arrived += len(messages)
         self._hold(len(messages), size)
         return dropped
+
+    def fill(self, image: QueueImage, now: float) -> list[Message]:
+        """Hold what `image` holds; this queue is new. Never refuses: all of it was accepted once.
+
+        Returns the messages that have been delivered as often as they may be, for the caller to bury; they count
+        as held until then. Raises nothing, and O(log n) for each message that is not plain.
+        """
+        self.configure(image.settings)
+        self._next_id = image.next_id
+        self._lines[0] = Line(image.plain)  # type: ignore[arg-type]  # a line takes both
+        number = size = 0
+        for item in image.plain:
+            number += len(item) if isinstance(item, Run) else 1
+            size += item.size if isinstance(item, Run) else len(item.body)
+        self._ready = number
+        failed: list[Message] = []
+        limit = image.settings.max_receives
+        for message, due in image.others:
+            number += 1
+            size += len(message.body)
+            if limit is not None and message.about.receives >= limit:
+                failed.append(message)
+            elif due > now:
+                self._place(message, due - now, now)
+            else:
+                self._come_back(message)
+        self._arrived += number
+        self._hold(number, size)
+        self.paused = image.paused
+        return failed
 
     def peek(self, state: State, limit: int) -> list[Sighting]:
         """Return the first `limit` messages in `state`, the next one first; changes nothing.

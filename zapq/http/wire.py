@@ -12,7 +12,8 @@ import msgspec
 from quart import Request
 
 from zapq.core.message import CONTENT_TYPE, OCTETS, Draft
-from zapq.core.queue import STATES, QueueSettings, Sighting, State
+from zapq.core.queue import STATES, Sighting, State
+from zapq.core.queue_settings import QueueSettings
 from zapq.errors import BatchTooLarge, InvalidParameter, MessageTooLarge, NotAcceptable, UnsupportedType
 from zapq.http.answers import JSON, MSGPACK
 from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES

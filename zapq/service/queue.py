@@ -21,7 +21,8 @@ import trio
 from zapq.core.broker import Redriven
 from zapq.core.line import is_shortest
 from zapq.core.message import CONTENT_TYPE, OCTETS, PLAIN, About, Draft, Lease, Message
-from zapq.core.queue import Queue, QueueSettings, QueueStats, Sighting, State
+from zapq.core.queue import Queue, QueueStats, Sighting, State
+from zapq.core.queue_settings import QueueSettings
 from zapq.errors import (
     Draining,
     InvalidParameter,

@@ -18,7 +18,8 @@ import trio
 from zapq.core.broker import Broker, check_name
 from zapq.core.idempotency import Keys
 from zapq.core.message import Message
-from zapq.core.queue import Dropped, QueueSettings, QueueStats
+from zapq.core.queue import Dropped, QueueStats
+from zapq.core.queue_settings import QueueSettings
 from zapq.errors import Draining, QueueFull, QueueNotFound, SnapshotFailed, TooManyWaiters
 from zapq.limits import DEFAULT_QUEUE, TICK_STEPS
 from zapq.service import bulk

@@ -1,0 +1,25 @@
+"""What outlives a process of a queue: its settings, and its messages with when they are ready. No leases."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from zapq.core.line import Run
+from zapq.core.message import Message
+from zapq.core.queue_settings import QueueSettings
+
+
+class QueueImage(msgspec.Struct, kw_only=True, gc=False):
+    """One queue as it is kept. Times are those of the clock `now` is read from."""
+
+    name: str
+    settings: QueueSettings
+    paused: bool = False
+    next_id: int = 1
+    """No message has had this id or a greater one."""
+    plain: deque[Message | Run]
+    """Ready messages that have nothing special about them but their type, in order of their ids."""
+    others: list[tuple[Message, float]]
+    """All the others, each with when it is ready: 0 for at once. Leased messages have counted the delivery."""

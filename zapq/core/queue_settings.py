@@ -1,0 +1,23 @@
+"""What may be set for one queue."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from zapq.limits import DEFAULT_VISIBILITY, MAX_DELAY, MAX_RECEIVES, MAX_VISIBILITY, QUEUE_NAME
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What may be set for one queue. None is no limit of its own: those of the whole server hold in any case."""
+
+    max_messages: Annotated[int, msgspec.Meta(ge=1, le=10**12)] | None = None
+    max_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**50)] | None = None
+    visibility: Annotated[float, msgspec.Meta(ge=0, le=MAX_VISIBILITY)] = DEFAULT_VISIBILITY
+    """Seconds a lease lasts when the consumer does not say."""
+    max_receives: Annotated[int, msgspec.Meta(ge=1, le=MAX_RECEIVES)] | None = None
+    """Deliveries after which a message that comes back goes to `dead_letter` instead."""
+    dead_letter: Annotated[str, msgspec.Meta(pattern=rf"^{QUEUE_NAME}\Z")] | None = None
+    ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
+    """Seconds a message is kept for consumers when the producer does not say."""

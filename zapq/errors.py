@@ -157,6 +157,21 @@ class Draining(ZapqError):
     retry_after = 1
 
 
+class StorageUnavailable(ZapqError):
+    """The disk takes no changes at the moment. Nothing was changed; send it again after Retry-After seconds."""
+
+    problem = "storage-unavailable"
+    status = 503
+    retry_after = 1
+
+
+class NotDurable(ZapqError):
+    """This server keeps messages in memory. Start it with --durable, or do not ask for durability=committed."""
+
+    problem = "not-durable"
+    status = 400
+
+
 class SnapshotFailed(ZapqError):
     """The snapshot could not be written or read; the queue is as it was."""
 

@@ -47,6 +47,18 @@ MAX_KEYS = 100_000
 """Idempotency-Keys kept at once, some 30 MiB; beyond it, the oldest go early."""
 PEEK = 10
 """Messages a peek shows when nobody says."""
+CHECKPOINT_PAGES = 1000
+"""Pages of 4 KiB in the database's log before it is emptied: some 5 ms of work that nobody waits for."""
+SPARE_PAGES = 4096
+"""Free pages of 4 KiB the database may always have: 16 MiB, for which the next burst need not ask the disk."""
+RETRY_SECONDS = 0.25
+"""Seconds between two attempts to write after the disk failed: well before clients come back."""
+COMMITS_REMEMBERED = 1024
+"""Commits of which the metrics know how long they took."""
+CLOSE_SECONDS = 5.0
+"""Seconds an embedding program waits, at most, for a disk that does not answer when the service ends."""
+IDS_AT_ONCE = 2**16
+"""Ids a queue on disk sets aside in one write: after a crash, ids go on behind them."""
 MAX_MESSAGE_BYTES = 16 * MIB
 """The most --max-message-bytes accepts: a message is held, copied and sent whole."""
 MAX_HEAD_BYTES = 16 * KIB

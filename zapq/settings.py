@@ -186,8 +186,12 @@ class Settings:
         low=1,
         high=MAX_MESSAGE_BYTES,
     )
-    data_dir: str = _setting(
-        ".", "ZAPQ_DATA_DIR", "text", "The one directory snapshots are written to and read from."
+    data_dir: str = _setting(".", "ZAPQ_DATA_DIR", "text", "The one directory for snapshots and durable queues.")
+    durable: bool = _setting(
+        False,
+        "ZAPQ_DURABLE",
+        "switch",
+        "Keep the queues in --data-dir too: a change is answered once it is on the disk.",
     )
     admin_from: str = _setting(
         "loopback",

@@ -83,10 +83,12 @@ class Broker:
             check_name(name)
             if len(self.queues) >= self.max_queues:
                 raise TooManyQueues(limit="max_queues", current=len(self.queues), max_queues=self.max_queues)
-            number = next(self._numbers)
-            queue = Queue(name, room=self, number=number, tag=f"{self._tag}-{number:x}", now=now)
-            self.queues[name] = queue
+            queue = self.queues[name] = self._make(name, now)
         return queue
+
+    def _make(self, name: str, now: float) -> Queue:
+        number = next(self._numbers)
+        return Queue(name, room=self, number=number, tag=f"{self._tag}-{number:x}", now=now)
 
     def find(self, name: str) -> Queue:
         """Return the queue called `name`; raises `QueueNotFound`, or `InvalidParameter` for an impossible name."""
@@ -101,6 +103,14 @@ class Broker:
         Raises `InvalidParameter` for settings that contradict each other, and `TooManyQueues`; then nothing has
         changed.
         """
+        wanted = self._check_settings(name, settings)
+        for each in wanted:
+            self.open(each, now)
+        self.queues[name].configure(settings)
+        return name in wanted
+
+    def _check_settings(self, name: str, settings: QueueSettings) -> list[str]:
+        """Return the names of queues that are to be made if `settings` are to hold; raises if they cannot."""
         check_name(name)
         try:
             # Only what is decoded has been looked at.
@@ -124,27 +134,28 @@ class Broker:
         wanted = [each for each in (name, dead_letter) if each is not None and each not in self.queues]
         if len(self.queues) + len(wanted) > self.max_queues:
             raise TooManyQueues(limit="max_queues", current=len(self.queues), max_queues=self.max_queues)
-        for each in wanted:
-            self.open(each, now)
-        self.queues[name].configure(settings)
-        return name in wanted
+        return wanted
 
     def delete(self, name: str) -> list[Dropped]:
         """Remove the queue called `name`; what it held is gone, and returned for the caller to free.
 
         Raises `QueueNotFound`, and `QueueInUse` for the default queue and for one that dead letters go to.
         """
+        queue = self._check_deletable(name)
+        dropped = queue.clear()
+        del self.queues[name]
+        self._alarms.pop(queue.number)
+        self._past = _sum([self._past, queue.stats()])
+        return dropped
+
+    def _check_deletable(self, name: str) -> Queue:
         queue = self.find(name)
         if queue is self.default:
             raise QueueInUse(f"{name} is always there; purge it instead.", queue=name)
         for other in self.queues.values():
             if other.settings.dead_letter == name:
                 raise QueueInUse(f"Dead letters of {other.name} go to {name}; change that first.", queue=name)
-        dropped = queue.clear()
-        del self.queues[name]
-        self._alarms.pop(queue.number)
-        self._past = _sum([self._past, queue.stats()])
-        return dropped
+        return queue
 
     def redrive(self, name: str, limit: int, now: float) -> Redriven:
         """Move dead letters that are ready in the queue called `name` to the end of where they failed.
@@ -211,10 +222,14 @@ class Broker:
 
     def bury(self, queue: Queue, message: Message) -> None:
         """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
+        grave, about = self._grave(queue, message)
+        grave.adopt(message, about)
+
+    def _grave(self, queue: Queue, message: Message) -> tuple[Queue, About]:
         about = message.about
         name = queue.settings.dead_letter
         assert name is not None
-        self.queues[name].adopt(message, About(about.content_type, about.priority, origin=queue.name))
+        return self.queues[name], About(about.content_type, about.priority, origin=queue.name)
 
 
 def _sum(parts: Iterable[QueueStats]) -> QueueStats:

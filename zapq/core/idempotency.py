@@ -48,6 +48,14 @@ class Keys:
         if len(self._claims) > MAX_KEYS:
             self._claims.popitem(last=False)
 
+    def restore(self, queue: int, key: str, claim: Claim) -> None:
+        """Remember a key that was used in an earlier run; the one that lasts longest comes last."""
+        self._claims[queue, key] = claim
+
+    def release(self, queue: int, key: str) -> None:
+        """Forget that `key` was used: nothing came of it."""
+        self._claims.pop((queue, key), None)
+
     def _forget(self, now: float) -> None:
         # All last equally long, so the oldest is always the first.
         while self._claims and next(iter(self._claims.values())).until <= now:

@@ -116,6 +116,16 @@ class Parcel(Sequence[Message]):
                 bodies.append(part.body)
         return bodies
 
+    def ids(self) -> list[int]:
+        """The ids, in order."""
+        ids: list[int] = []
+        for part in self._parts:
+            if isinstance(part, Run):
+                ids += range(part.first, part.first + part.count)
+            else:
+                ids.append(part.id)
+        return ids
+
     def packed(self) -> bytes:
         """The bodies as one array of msgpack; runs that are still packed are only copied."""
         parts: list[bytes | memoryview] = [_array(self._count)]
@@ -232,7 +242,7 @@ class Line:
 
     def find(self, id: int) -> Message | None:
         """Return the message with this id, if it is here; O(log n) steps."""
-        at = bisect_left(self.items, id, key=_last_id)
+        at = bisect_left(self.items, id, key=last_id)
         if at == len(self.items) or self.items[at].id > id:
             return None
         item = self.items[at]
@@ -260,5 +270,6 @@ def _flat(items: Iterable[Message | Run]) -> Iterator[Message]:
             yield from item
 
 
-def _last_id(item: Message | Run) -> int:
+def last_id(item: Message | Run) -> int:
+    """Return the id of a message, or of the last one of a run."""
     return item.id if isinstance(item, Message) else item.first + item.count - 1

@@ -72,6 +72,10 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_
     ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
     content_type: Annotated[str, msgspec.Meta(pattern=rf"^{CONTENT_TYPE}\Z")] = OCTETS
 
+    def about(self, now: float) -> About:
+        """What is to be known of the message besides its bytes, if it is sent now."""
+        return About(self.content_type, self.priority, inf if self.ttl is None else now + self.ttl)
+
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
     """One delivery of a message to one consumer, who alone may acknowledge it until `deadline`."""

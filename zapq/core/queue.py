@@ -226,8 +226,8 @@ class Queue:
         room, size = self._room, len(body)
         if room.messages >= room.max_messages or room.bytes + size > room.max_bytes or self._capped:
             self._check_room(1, size, now)
-        if self._settings.ttl is not None and about.expires == inf:
-            about = msgspec.structs.replace(about, expires=now + self._settings.ttl)
+        if self._settings.ttl is not None:
+            about = self._mortal_as_set(about, now)
         message = Message(self._next_id, body, about)
         self._next_id += 1
         self._enqueued += 1
@@ -259,19 +259,11 @@ class Queue:
         """
         size = sum(map(len, bodies)) if size is None else size
         self._check_room(len(bodies), size, now)
-        if self._settings.ttl is not None and about.expires == inf:
-            about = msgspec.structs.replace(about, expires=now + self._settings.ttl)
+        about = self._mortal_as_set(about, now)
         first = self.reserve(len(bodies))
         self._enqueued += len(bodies)
         self._hold(len(bodies), size)
-        if about.expires < inf:
-            for message in map(Message, range(first, first + len(bodies)), bodies, repeat(about)):
-                self._place(message, 0.0, now)
-        else:
-            self._plain &= not about.priority
-            self._lines[about.priority].extend(first, bodies, size, about, packed)
-            self._top = max(self._top, about.priority)
-            self._ready += len(bodies)
+        self._place_bodies(first, bodies, about, size, packed)
         return first
 
     def enqueue_drafts(self, drafts: Sequence[Draft], *, now: float) -> int:
@@ -279,9 +271,7 @@ class Queue:
         self._check_room(len(drafts), sum(len(draft.body) for draft in drafts), now)
         first = self._next_id
         for draft in drafts:
-            expires = inf if draft.ttl is None else now + draft.ttl
-            about = About(draft.content_type, draft.priority, expires)
-            self.enqueue(draft.body, about, delay=draft.delay, now=now)
+            self.enqueue(draft.body, draft.about(now), delay=draft.delay, now=now)
         return first
 
     def dequeue(self, now: float = 0.0) -> Message | None:
@@ -358,11 +348,7 @@ class Queue:
             raise ReceiptExpired(parameter="receipt")
         self._leases.pop(serial)
         self._released += 1
-        releases = lease.message.about.releases
-        if delay <= 0:
-            releases += 1
-            if releases > RELEASES_AT_ONCE:
-                delay = min(BACKOFF * 2.0 ** (releases - RELEASES_AT_ONCE - 1), MAX_BACKOFF)
+        delay, releases = rest(lease.message.about.releases, delay)
         self._end(lease, delay, now, releases)
 
     def extend(self, receipt: str, visibility: float | None, now: float) -> Lease:
@@ -386,10 +372,10 @@ class Queue:
         self._place(mine, 0.0, 0.0)
         return mine
 
-    def has_room_for(self, size: int) -> bool:
-        """Whether a message of `size` bytes that some queue holds already fits under this queue's own caps."""
+    def has_room_for(self, size: int, messages: int = 1) -> bool:
+        """Whether messages of `size` bytes that some queue holds already fit under this queue's own caps."""
         settings = self._settings
-        return (settings.max_messages is None or self.messages < settings.max_messages) and (
+        return (settings.max_messages is None or self.messages + messages <= settings.max_messages) and (
             settings.max_bytes is None or self.bytes + size <= settings.max_bytes
         )
 
@@ -583,6 +569,24 @@ class Queue:
         room.messages += messages
         room.bytes += size
 
+    def _mortal_as_set(self, about: About, now: float) -> About:
+        """Give a message the ttl this queue is set to, if its producer gave none."""
+        ttl = self._settings.ttl
+        return about if ttl is None or about.expires < inf else msgspec.structs.replace(about, expires=now + ttl)
+
+    def _place_bodies(
+        self, first: int, bodies: Sequence[bytes], about: About, size: int, packed: bytes = b""
+    ) -> None:
+        """Put new messages that are not delayed where they belong."""
+        if about.expires < inf:
+            for message in map(Message, range(first, first + len(bodies)), bodies, repeat(about)):
+                self._place(message, 0.0, 0.0)
+            return
+        self._plain &= not about.priority
+        self._lines[about.priority].extend(first, bodies, size, about, packed)
+        self._top = max(self._top, about.priority)
+        self._ready += len(bodies)
+
     def _place(self, message: Message, delay: float, now: float) -> None:
         """Put a new message where it belongs."""
         about = message.about
@@ -699,20 +703,26 @@ class Queue:
 
     def _end(self, lease: Lease, delay: float, now: float, releases: int) -> None:
         """Send the message of a lease that is over, and was not acknowledged, where it belongs."""
-        message = lease.message
-        about = msgspec.structs.replace(message.about, receives=lease.receives, releases=releases)
-        message = Message(message.id, message.body, about)
-        limit = self._settings.max_receives
-        if limit is not None and lease.receives >= limit:
-            self._hold(-1, -len(message.body))
-            self._dead_lettered += 1
-            self._room.bury(self, message)
-        elif about.expires <= now:
+        message = counted(lease, releases)
+        if self._has_failed(lease):
+            self._fail(message)
+        elif message.about.expires <= now:
             self._expire(message)
         elif delay > 0:
             self._place(message, delay, now)
         else:
             self._come_back(message)
+
+    def _has_failed(self, lease: Lease) -> bool:
+        """Whether the message, if this delivery of it fails too, has been delivered as often as it may be."""
+        limit = self._settings.max_receives
+        return limit is not None and lease.receives >= limit
+
+    def _fail(self, message: Message) -> None:
+        """Give a message up to the dead-letter queue."""
+        self._hold(-1, -len(message.body))
+        self._dead_lettered += 1
+        self._room.bury(self, message)
 
     def _expire(self, message: Message) -> None:
         self._hold(-1, -len(message.body))
@@ -770,6 +780,23 @@ class Queue:
             self._delayed.values(),
             (lease.message for lease in self._leases.values()),
         )
+
+
+def rest(releases: int, delay: float) -> tuple[float, int]:
+    """How long a message rests that is released, and how often it then was given back without a delay."""
+    if delay > 0:
+        return delay, releases
+    releases += 1
+    if releases > RELEASES_AT_ONCE:
+        delay = min(BACKOFF * 2.0 ** (releases - RELEASES_AT_ONCE - 1), MAX_BACKOFF)
+    return delay, releases
+
+
+def counted(lease: Lease, releases: int) -> Message:
+    """Return the message of a lease that is over, the delivery counted."""
+    message = lease.message
+    about = msgspec.structs.replace(message.about, receives=lease.receives, releases=releases)
+    return Message(message.id, message.body, about)
 
 
 def _sighting(message: Message, due: float | None = None) -> Sighting:

@@ -22,6 +22,9 @@ JSON = "application/json"
 
 
 _REPLAYED = b"Idempotency-Replayed: true\r\n"
+COMMITTED = b"Zapq-Durability: committed\r\n"
+MEMORY = b"Zapq-Durability: memory\r\n"
+"""What a message that was accepted survives. Said by servers with --durable, and to who asks."""
 
 
 class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -35,29 +38,29 @@ class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
     priority: int = 0
 
 
-def enqueued(id: int, tail: bytes, *, replayed: bool = False) -> bytes:
+def enqueued(id: int, tail: bytes, *, replayed: bool = False, durability: bytes = b"") -> bytes:
     """The drop-in answer to a message that was accepted, or had been, under the same key."""
     return (
-        b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: %d\r\n%bContent-Length: 0\r\n%b\r\n"
-        % (id, _REPLAYED if replayed else b"", tail)
+        b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: %d\r\n"
+        b"%b%bContent-Length: 0\r\n%b\r\n" % (id, _REPLAYED if replayed else b"", durability, tail)
     )
 
 
-def enqueued_in(queue: str, id: int, tail: bytes, *, replayed: bool = False) -> bytes:
+def enqueued_in(queue: str, id: int, tail: bytes, *, replayed: bool = False, durability: bytes = b"") -> bytes:
     """The answer to a message that was accepted by a named queue."""
     return (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: %d\r\n"
-        b"Location: /queues/%b/messages/%d\r\n%bContent-Length: 0\r\n%b\r\n"
-        % (id, queue.encode(), id, _REPLAYED if replayed else b"", tail)
+        b"Location: /queues/%b/messages/%d\r\n%b%bContent-Length: 0\r\n%b\r\n"
+        % (id, queue.encode(), id, _REPLAYED if replayed else b"", durability, tail)
     )
 
 
-def enqueued_many(count: int, first: int, tail: bytes) -> bytes:
+def enqueued_many(count: int, first: int, tail: bytes, *, durability: bytes = b"") -> bytes:
     """The answer to a batch that was accepted."""
     body = b'{"count":%d,"first_id":%d}' % (count, first)
     return (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n%b\r\n%b" % (len(body), tail, body)
+        b"%bContent-Length: %d\r\n%b\r\n%b" % (durability, len(body), tail, body)
     )
 
 

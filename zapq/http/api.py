@@ -8,10 +8,10 @@ from quart import Request, request
 
 from zapq.core.message import Draft
 from zapq.errors import Forbidden
-from zapq.http import wire
+from zapq.http import answers, wire
 from zapq.http.exchange import Exchange, declares_body
 from zapq.http.metrics import Traffic
-from zapq.service.queue import Accepted
+from zapq.service.queue import Accepted, Durability
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -30,15 +30,28 @@ class Api:
         delay, ttl = wire.seconds(values, "delay", 0.0), wire.seconds(values, "ttl", None)
         key = wire.idempotency_key(request)
         content_type = wire.content_type(request)
+        durability = wire.durability(values)
         body = await self.new_body()
         with self.service.made_if_used(queue) as named:
             if key is not None:
                 draft = Draft(body=body, priority=priority, delay=delay, ttl=ttl, content_type=content_type)
-                return await named.enqueue_once(key, draft, begun=True)
+                return await named.enqueue_once(key, draft, begun=True, durability=durability)
             message = await named.enqueue(
-                body, priority=priority, delay=delay, ttl=ttl, content_type=content_type, begun=True
+                body,
+                priority=priority,
+                delay=delay,
+                ttl=ttl,
+                content_type=content_type,
+                begun=True,
+                durability=durability,
             )
             return Accepted(message.id, replayed=False)
+
+    def durability(self, asked: Durability | None) -> bytes:
+        """Return the field that says what an accepted message survives, where that is a question."""
+        if asked == "memory":
+            return answers.MEMORY
+        return answers.COMMITTED if self.service.durable else b""
 
     async def new_body(self) -> bytes:
         """Return a body that is to be stored; refuses it unread if it is too long or we are draining."""

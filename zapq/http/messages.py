@@ -22,17 +22,25 @@ def create_routes(api: Api) -> Blueprint:
 
     @routes.post("/messages")
     async def enqueue(name: str) -> Response:
-        accepted = await api.accept(name, wire.parameters(request, "delay", "ttl", "priority"))
-        return respond.with_bytes(answers.enqueued_in(name, accepted.id, b"", replayed=accepted.replayed))
+        values = wire.parameters(request, "delay", "ttl", "priority", "durability")
+        accepted = await api.accept(name, values)
+        durability = api.durability(wire.durability(values))
+        return respond.with_bytes(
+            answers.enqueued_in(name, accepted.id, b"", replayed=accepted.replayed, durability=durability)
+        )
 
     @routes.post("/messages/batch")
     async def enqueue_many(name: str) -> Response:
-        wire.parameters(request)
+        durability = wire.durability(wire.parameters(request, "durability"))
         media_type = wire.batch_format(request)
         batch = wire.decode_batch(media_type, await api.new_body())
         with service.made_if_used(name) as queue:
-            first = await queue.enqueue_many(batch, content_type=wire.type_in_batch(media_type), begun=True)
-        return respond.with_bytes(answers.enqueued_many(len(batch), first, b""))
+            first = await queue.enqueue_many(
+                batch, content_type=wire.type_in_batch(media_type), begun=True, durability=durability
+            )
+        return respond.with_bytes(
+            answers.enqueued_many(len(batch), first, b"", durability=api.durability(durability))
+        )
 
     @routes.post("/receive")
     async def receive(name: str) -> Response:

@@ -18,8 +18,12 @@ def create_routes(api: Api) -> Blueprint:
 
     @routes.post("/enqueue")
     async def enqueue() -> Response:
-        accepted = await api.accept(service.default.name, wire.parameters(request))
-        return respond.with_bytes(answers.enqueued(accepted.id, b"", replayed=accepted.replayed))
+        values = wire.parameters(request, "durability")
+        accepted = await api.accept(service.default.name, values)
+        durability = api.durability(wire.durability(values))
+        return respond.with_bytes(
+            answers.enqueued(accepted.id, b"", replayed=accepted.replayed, durability=durability)
+        )
 
     @routes.route("/dequeue", methods=["GET", "POST"])
     async def dequeue() -> Response:
@@ -69,6 +73,7 @@ def create_routes(api: Api) -> Blueprint:
     @routes.get("/readyz")
     async def ready() -> Response:
         service.check_open()
+        service.check_storage()
         return await health()
 
     return routes

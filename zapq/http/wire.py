@@ -17,7 +17,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.errors import BatchTooLarge, InvalidParameter, MessageTooLarge, NotAcceptable, UnsupportedType
 from zapq.http.answers import JSON, MSGPACK
 from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES
-from zapq.service.queue import QueueInfo, Settlement
+from zapq.service.queue import Durability, QueueInfo, Settlement
 from zapq.settings import parse_seconds
 
 NDJSON = "application/x-ndjson"
@@ -84,6 +84,18 @@ def leases(values: dict[str, str]) -> bool:
     if values.get("ack", "auto") != "auto":
         raise InvalidParameter("ack can only be auto; leave it out to acknowledge yourself.", parameter="ack")
     return "ack" not in values
+
+
+def durability(values: dict[str, str]) -> Durability | None:
+    """Return what a producer asks a message to survive before it is answered; None if it does not say."""
+    match values.get("durability"):
+        case None:
+            return None
+        case "memory":
+            return "memory"
+        case "committed":
+            return "committed"
+    raise InvalidParameter("durability is memory or committed.", parameter="durability")
 
 
 def content_type(request: Request) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 
@@ -24,6 +25,7 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from zapq import logs
+from zapq.errors import StorageUnavailable
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
 from zapq.limits import (
@@ -295,6 +297,10 @@ class Connection:
         return bytes(received)
 
     async def _send_answers(self, answers: Answers, sent: int) -> None:
+        if answers.batch is not None and self._host.hot is not None:
+            with suppress(StorageUnavailable):
+                await answers.batch.wait()
+            self._host.hot.confirm(answers)
         before = self.written - sent
         try:
             await self._send(answers.data[sent:])

@@ -10,7 +10,8 @@ decides. A property test sends the same bytes both ways and compares every byte 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from email.utils import formatdate
 from typing import Literal
 
@@ -24,6 +25,7 @@ from zapq.errors import (
     QueueFull,
     QueueNotFound,
     ReceiptExpired,
+    StorageUnavailable,
     ZapqError,
 )
 from zapq.http import answers as render
@@ -32,6 +34,7 @@ from zapq.http.exchange import note_uncertain
 from zapq.http.metrics import Traffic
 from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_BATCH_BYTES, MAX_HOT_HEAD_BYTES
 from zapq.server.plain import Head, Verb, may_become_plain, parse_head, remember_head
+from zapq.service.journal import OpenBatch
 from zapq.service.queue import NamedQueue
 from zapq.service.service import QueueService
 from zapq.service.waiting import Given
@@ -57,6 +60,11 @@ class Answers:
     needed = 0
     taken: Sequence[tuple[int, int, NamedQueue, Given, bytes]] = ()
     """The messages in `data`: where the body begins and ends, their queue, which, and the request's trace id."""
+    batch: OpenBatch | None = None
+    """What must be on the disk before they are written; then `HotPath.confirm` has the last word on them."""
+    parts: Sequence[bytes] = ()
+    changed: Sequence[tuple[int, Head]] = ()
+    """Which of `parts` are about changes in `batch`."""
 
 
 class HotPath:
@@ -72,6 +80,8 @@ class HotPath:
     ) -> None:
         self._service = service
         self._default = service.default
+        self._journal = service.journal
+        self._durability = render.COMMITTED if service.durable else b""
         self._max_message_bytes = settings.max_message_bytes
         self._traffic = traffic
         self._trace_ids = iter(trace_ids)
@@ -106,6 +116,10 @@ class HotPath:
         """
         answers = Answers()
         parts: list[bytes] = []
+        changed: list[tuple[int, Head]] = []
+        journal = self._journal
+        changes = None if journal is None else journal.batch.changes
+        begun = 0 if changes is None else len(changes)
         at = size = 0
         length = len(data)
         while at < length:
@@ -132,10 +146,20 @@ class HotPath:
                 part = self._verbs[head.verb](head, data[end:stop], answers, size)
             except (QueueFull, ReceiptExpired) as error:
                 part = self._refusal(error, head)
-            except (Draining, QueueNotFound, MessageTooLarge, InvalidParameter, trio.WouldBlock):
+            except (
+                Draining,
+                QueueNotFound,
+                MessageTooLarge,
+                InvalidParameter,
+                StorageUnavailable,
+                trio.WouldBlock,
+            ):
                 # Nothing was changed: it is refused, or must wait, for a message or for the lock.
                 answers.then = "cold"
                 break
+            if changes is not None and len(changes) > begun:
+                begun = len(changes)
+                changed.append((len(parts), head))
             parts.append(part)
             size += len(part)
             at = stop
@@ -146,7 +170,36 @@ class HotPath:
         answers.requests = number = len(parts)
         answers.data = b"".join(parts)
         self._traffic.hot_requests += number
+        if changed and journal is not None:
+            answers.batch, answers.parts, answers.changed = journal.batch, parts, changed
         return answers
+
+    @contextmanager
+    def written_together(self) -> Iterator[None]:
+        """Have everything that is changed in this block written in one go, at its end."""
+        journal = self._journal
+        if journal is None:
+            yield
+            return
+        journal.corked = True
+        try:
+            yield
+        finally:
+            journal.corked = False
+            journal.flush()
+
+    def confirm(self, answers: Answers) -> None:
+        """Replace the answers to what could not be written by refusals; nothing of them has been sent."""
+        batch, answers.batch = answers.batch, None
+        if batch is None or not batch.failure:
+            return
+        parts = list(answers.parts)
+        refusal = StorageUnavailable(f"The disk takes no changes: {batch.failure}. Nothing was changed.")
+        for at, head in answers.changed:
+            parts[at] = self._refusal(refusal, head)
+        answers.data = b"".join(parts)
+        # They are back already: whatever was taken was a change.
+        answers.taken = ()
 
     def settle(self, answers: Answers, sent: int) -> None:
         """Take note that only the first `sent` bytes of the answers reached the kernel. No checkpoint.
@@ -164,11 +217,13 @@ class HotPath:
     def _enqueue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         message = self._default.accept_nowait(body, head.about, self._now)
         trace_id = head.trace_id or next(self._trace_ids)
-        return render.enqueued(message.id, b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date))
+        tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
+        return render.enqueued(message.id, tail, durability=self._durability)
 
     def _put(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         message = self._service.find(head.queue).accept_nowait(body, head.about, self._now)
-        return render.enqueued_in(head.queue, message.id, self._tail(head, head.trace_id or next(self._trace_ids)))
+        tail = self._tail(head, head.trace_id or next(self._trace_ids))
+        return render.enqueued_in(head.queue, message.id, tail, durability=self._durability)
 
     def _put_many(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         queue = self._service.find(head.queue)
@@ -178,7 +233,8 @@ class HotPath:
             content_type=wire.type_in_batch(head.media_type),
             packed=body if head.media_type == render.MSGPACK else b"",
         )
-        return render.enqueued_many(len(batch), first, self._tail(head, head.trace_id or next(self._trace_ids)))
+        tail = self._tail(head, head.trace_id or next(self._trace_ids))
+        return render.enqueued_many(len(batch), first, tail, durability=self._durability)
 
     def _dequeue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         message = self._default.dequeue_nowait(now=self._now, waits=head.waits)

@@ -30,6 +30,7 @@ from zapq.server.connection import Begun, Connection, Host
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES
 
+State = Literal["idle", "head", "body", "more", "commit"]
 _READ = selectors.EVENT_READ
 _CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
 """Clients that left, or were turned away by a firewall, before we accepted them."""
@@ -38,15 +39,19 @@ _CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
 class Guest:
     """A connection in the lobby."""
 
-    __slots__ = ("deadline", "here", "needed", "rest", "sock", "state")
+    __slots__ = ("answers", "deadline", "here", "needed", "rest", "sock", "state", "watched")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.deadline = inf
         """When its state has lasted too long."""
         self.here = True
-        self.state: Literal["idle", "head", "body", "more"] = "idle"
-        """As in `Answers.then`."""
+        self.state: State = "idle"
+        """As in `Answers.then`; `commit`: its answers wait for the disk."""
+        self.answers: Answers | None = None
+        """Those."""
+        self.watched = True
+        """Whether the selector knows it."""
         self.rest = bytearray()
         """What was received and not answered yet."""
         self.needed = 0
@@ -106,16 +111,17 @@ class Lobby:
         self._now = trio.current_time()
         self._hot.set_time(time.time(), self._now)
         steps = 0
-        while steps < TURN_STEPS:
-            if not self._ready:
-                self._ready.extend([key.data for key, _ in self._selector.select(0)])
+        with self._hot.written_together():
+            while steps < TURN_STEPS:
                 if not self._ready:
-                    return
-            guest = self._ready.popleft()
-            if guest is None:
-                steps += self._accept(nursery)
-            elif guest.here:
-                steps += self._attend(guest)
+                    self._ready.extend([key.data for key, _ in self._selector.select(0)])
+                    if not self._ready:
+                        return
+                guest = self._ready.popleft()
+                if guest is None:
+                    steps += self._accept(nursery)
+                elif guest.here:
+                    steps += self._attend(guest)
 
     def _attend(self, guest: Guest) -> int:
         """Take one step for `guest`, and return what it cost; an error is this guest's end and nobody else's."""
@@ -130,6 +136,10 @@ class Lobby:
         return 1
 
     def _step(self, guest: Guest) -> int:
+        if guest.state == "commit":
+            # What it sends now waits until it has its answers; in the selector it would be ready all the time.
+            self._unwatch(guest)
+            return 1
         if guest.state == "more":
             data = bytes(guest.rest)
         else:
@@ -142,17 +152,65 @@ class Lobby:
                 if not data:
                     return 1
         answers = self._hot.respond(data)
+        if answers.batch is not None:
+            self._wait_for_disk(guest, answers, data[answers.used :])
+            return 1 + answers.requests
+        self._answer(guest, answers, data)
+        return 1 + answers.requests
+
+    def _answer(self, guest: Guest, answers: Answers, data: bytes) -> None:
+        """Send answers to what `data` begins with, and go on with the rest of it."""
         if answers.data:
             sent = self._send(guest, answers)
             if sent < len(answers.data):
                 self._promote(guest, Begun(data[answers.used :], unsent=answers, sent=sent))
-                return 1 + answers.requests
+                return
         if answers.then == guest.state == "idle":
             # Later than before, so no alarm need be set.
             guest.deadline = self._now + self._settings.keep_alive
         else:
             self._follow(guest, answers, data[answers.used :])
-        return 1 + answers.requests
+
+    def _wait_for_disk(self, guest: Guest, answers: Answers, rest: bytes) -> None:
+        """Keep `answers` until what they say is written."""
+        assert answers.batch is not None
+        if guest.state == "more":
+            self._become(guest, "idle")
+        guest.state = "commit"
+        guest.answers = answers
+        guest.rest = bytearray(rest)
+        answers.batch.after.append(partial(self._on_written, guest))
+
+    def _on_written(self, guest: Guest) -> None:
+        """Answer a guest who waited for the disk."""
+        answers, guest.answers = guest.answers, None
+        if answers is None:
+            return  # it has a task of its own meanwhile
+        self._now = trio.current_time()
+        guest.state = "idle"
+        try:
+            self._watch(guest)
+            self._hot.confirm(answers)
+            answers.used = 0
+            self._answer(guest, answers, bytes(guest.rest))
+        except OSError as error:
+            logs.say(logging.DEBUG, "client gone", error=repr(error))
+        except Exception as error:
+            self._host.note_failure(error)
+        else:
+            return
+        if guest.here:
+            self._close(guest)
+
+    def _watch(self, guest: Guest) -> None:
+        if not guest.watched:
+            self._selector.register(guest.sock, _READ, guest)
+            guest.watched = True
+
+    def _unwatch(self, guest: Guest) -> None:
+        if guest.watched:
+            self._selector.unregister(guest.sock)
+            guest.watched = False
 
     def _send(self, guest: Guest, answers: Answers) -> int:
         try:
@@ -199,7 +257,7 @@ class Lobby:
         guest.needed = answers.needed
         self._become(guest, answers.then)
 
-    def _become(self, guest: Guest, state: Literal["idle", "head", "body", "more"]) -> None:
+    def _become(self, guest: Guest, state: State) -> None:
         # Who has more to be answered is ready without sending anything: when it can take the answers.
         if "more" in {state, guest.state}:
             events = _READ | selectors.EVENT_WRITE if state == "more" else _READ
@@ -222,7 +280,7 @@ class Lobby:
         self._connections.start_soon(connection.run)
 
     def _forget(self, guest: Guest) -> None:
-        self._selector.unregister(guest.sock)
+        self._unwatch(guest)
         self._guests.discard(guest)
         guest.here = False
 
@@ -271,7 +329,9 @@ class Lobby:
         while True:
             self._now = trio.current_time()
             for guest in [guest for guest in self._guests if guest.deadline <= self._now]:
-                if guest.state == "body":
+                if guest.state == "commit":
+                    guest.deadline = self._now + limits.keep_alive  # it is we who are late
+                elif guest.state == "body":
                     self._promote(guest, self._begun(guest, bytes(guest.rest)))  # it answers 408
                 else:
                     self._close(guest)
@@ -291,7 +351,10 @@ class Lobby:
             if key.data is not None and key.data.here:
                 self._attend(key.data)
         for guest in list(self._guests):
-            if guest.rest:
+            if guest.answers is not None:
+                answers, guest.answers = guest.answers, None
+                self._promote(guest, Begun(bytes(guest.rest), unsent=answers))
+            elif guest.rest:
                 self._promote(guest, self._begun(guest, bytes(guest.rest)))
             else:
                 self._close(guest)

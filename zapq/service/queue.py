@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
@@ -27,19 +27,23 @@ from zapq.errors import (
     Draining,
     InvalidParameter,
     MessageTooLarge,
+    NotDurable,
     QueueNotFound,
     ReceiptExpired,
     ZapqError,
 )
 from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT
 from zapq.service import bulk
-from zapq.service.waiting import Given, Line, Want
+from zapq.service.step import Step
+from zapq.service.waiting import Given, Line, Waiter, Want
 
 if TYPE_CHECKING:
     from zapq.service.service import QueueService
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
 Action = Literal["ack", "release", "extend"]
+Durability = Literal["committed", "memory"]
+"""What a message that was accepted survives: a crash, or not."""
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +102,10 @@ class NamedQueue:
         """What it is called."""
         return self._core.name
 
+    def use_step(self, step: Step) -> None:
+        """Change things in `step` from now on."""
+        self._step = step
+
     @property
     def available(self) -> bool:
         """Whether a consumer would get a message now."""
@@ -132,19 +140,25 @@ class NamedQueue:
         ttl: float | None = None,
         content_type: str = OCTETS,
         begun: bool = False,
+        durability: Durability | None = None,
     ) -> Message:
         """Store a message at the end of its priority (9 is served first) and return it.
 
         It is ready after `delay` seconds, and gone after `ttl` seconds unless somebody has it then. `begun` says
-        that receiving it began before `drain`, which then does not refuse it. Raises `MessageTooLarge`,
-        `QueueFull`, `Draining`, and `InvalidParameter` for what is out of range. If cancelled, nothing is stored.
+        that receiving it began before `drain`, which then does not refuse it. With `durability="memory"` it is
+        not waited for the disk of a durable service; `"committed"` is what such a service does anyway. Raises
+        `MessageTooLarge`, `QueueFull`, `Draining`, `InvalidParameter` for what is out of range, and `NotDurable`
+        for `"committed"` in memory. If cancelled, nothing is stored.
         """
         now = trio.current_time()
         about = _about(now, priority, delay, ttl, content_type)
         async with self._step:
-            return self._enqueue(body, about, delay, begun, now)
+            with self._asked_for(durability):
+                return self._enqueue(body, about, delay, begun, now)
 
-    async def enqueue_once(self, key: str, draft: Draft, *, begun: bool = False) -> Accepted:
+    async def enqueue_once(
+        self, key: str, draft: Draft, *, begun: bool = False, durability: Durability | None = None
+    ) -> Accepted:
         """Store a message unless `key` was used for it before; then return the id it had.
 
         A key is kept for 300 s, or until 100,000 newer ones have come. Raises `KeyReused` if it was used for
@@ -160,9 +174,19 @@ class NamedQueue:
             if id is not None:
                 return Accepted(id, replayed=True)
             about = _about(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
-            message = self._enqueue(draft.body, about, draft.delay, begun, now)
-            keys.claim(self._core.number, key, fingerprint, message.id, now)
+            with self._asked_for(durability):
+                message = self._enqueue(draft.body, about, draft.delay, begun, now)
+                self._claim(key, fingerprint, message.id, now)
             return Accepted(message.id, replayed=False)
+
+    def _asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
+        """Do in this block what a producer asks for, or raise `NotDurable`."""
+        if durability == "committed":
+            raise NotDurable(parameter="durability")
+        return nullcontext()
+
+    def _claim(self, key: str, fingerprint: bytes, id: int, now: float) -> None:
+        self._service.keys.claim(self._core.number, key, fingerprint, id, now)
 
     def accept_nowait(self, body: bytes, about: About, now: float) -> Message:
         """Store a message of which all is known: `enqueue_nowait` after it has looked at its arguments."""
@@ -192,6 +216,7 @@ class NamedQueue:
         *,
         content_type: str = OCTETS,
         begun: bool = False,
+        durability: Durability | None = None,
     ) -> int:
         """Store a batch of 1 to 1000, all or nothing, in order, and return the first id; the others follow it.
 
@@ -199,7 +224,8 @@ class NamedQueue:
         wrong with one of them, or if cancelled, none is stored.
         """
         async with self._step:
-            return self._enqueue_many(batch, content_type, begun, trio.current_time())
+            with self._asked_for(durability):
+                return self._enqueue_many(batch, content_type, begun, trio.current_time())
 
     def dequeue_nowait(self, *, now: float | None = None, waits: bool = False) -> Message | None:
         """Remove and return the first message, or None; atomic, without a checkpoint.
@@ -272,7 +298,7 @@ class NamedQueue:
         """Give what is wanted, waiting up to `wait` seconds for it. See `dequeue` and `receive`."""
         _check("wait", wait, 0, MAX_WAIT)
         _check("visibility", want.visibility, 0, MAX_VISIBILITY)
-        _checked_limit(want.limit)
+        checked_limit(want.limit)
         return await self._receive(want, wait)
 
     @asynccontextmanager
@@ -296,6 +322,7 @@ class NamedQueue:
                 self.settle_nowait(Settlement(receipt=lease.receipt, action="release"))
             raise
         self.settle_nowait(Settlement(receipt=lease.receipt))
+        await self._service.stored()
 
     def ack_nowait(self, receipt: str, *, now: float | None = None) -> None:
         """Let a leased message go for good; atomic, without a checkpoint. See `ack` and `dequeue_nowait`."""
@@ -329,17 +356,10 @@ class NamedQueue:
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[ZapqError | None]:
         """Acknowledge, release and extend in one step, 1 to 1000 at once; for each, None or why it was refused."""
-        _checked_limit(len(settlements), "settlements")
-        results: list[ZapqError | None] = []
+        checked_limit(len(settlements), "settlements")
         async with self._step:
             self._check_alive()
-            for settlement in settlements:
-                try:
-                    self._settle(settlement)
-                except (ReceiptExpired, InvalidParameter) as error:
-                    results.append(error)
-                else:
-                    results.append(None)
+            results = self._settle_all(settlements)
             self._service.hand_out()
         return results
 
@@ -370,7 +390,7 @@ class NamedQueue:
 
     async def peek(self, state: State = "ready", *, limit: int = 10) -> list[Sighting]:
         """Return the first messages in `state`, at most `limit` (1 to 1000), and change nothing."""
-        _checked_limit(limit, "limit")
+        checked_limit(limit, "limit")
         async with self._step:
             self._check_alive()
             return self._core.peek(state, limit)
@@ -422,7 +442,7 @@ class NamedQueue:
         Only as many as there is room for there; the others stay at their place. They begin anew: received never,
         without a ttl.
         """
-        _checked_limit(limit, "limit")
+        checked_limit(limit, "limit")
         async with self._step:
             self._check_alive()
             redriven = self._service.broker.redrive(self.name, limit, trio.current_time())
@@ -484,7 +504,7 @@ class NamedQueue:
     ) -> int:
         if self._service.draining and not begun:
             raise Draining
-        _checked_limit(len(batch), "messages")
+        checked_limit(len(batch), "messages")
         self._check_alive()
         try:
             size = sum(map(len, batch))  # type: ignore[arg-type]  # a draft has no length, which is how we know
@@ -526,6 +546,7 @@ class NamedQueue:
             await waiter.woken.wait()
         except BaseException:
             self._waiting_room.leave(waiter)
+            waiter.gone = True
             self.take_back(waiter.given)
             raise
         if waiter.refusal is not None:
@@ -557,11 +578,25 @@ class NamedQueue:
             waiter = next(iter(self._line.values()))
             given = self._take(waiter.want, trio.current_time())
             if given:
-                self._waiting_room.serve(waiter, given)
+                self._deliver(waiter, given)
+
+    def _deliver(self, waiter: Waiter, given: Given) -> None:
+        self._waiting_room.serve(waiter, given)
 
     async def _settle_one(self, settlement: Settlement) -> Lease | None:
         async with self._step:
             return self.settle_nowait(settlement)
+
+    def _settle_all(self, settlements: Sequence[Settlement]) -> list[ZapqError | None]:
+        results: list[ZapqError | None] = []
+        for settlement in settlements:
+            try:
+                self._settle(settlement)
+            except (ReceiptExpired, InvalidParameter) as error:
+                results.append(error)
+            else:
+                results.append(None)
+        return results
 
     def _settle(self, settlement: Settlement) -> Lease | None:
         now = trio.current_time()
@@ -598,6 +633,7 @@ def _check(name: str, value: float | None, low: float, high: float) -> None:
         raise InvalidParameter(f"{name}={value} is out of range: give {low:g} to {high:g}.", parameter=name)
 
 
-def _checked_limit(limit: int, name: str = "max") -> int:
+def checked_limit(limit: int, name: str = "max") -> int:
+    """Return `limit` if it is 1 to 1000, else raise `InvalidParameter`."""
     _check(name, limit, 1, MAX_BATCH)
     return limit

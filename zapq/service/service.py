@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from math import inf
+from typing import TYPE_CHECKING, Any
 
 import trio
 
 from zapq.core.broker import Broker, check_name
 from zapq.core.idempotency import Keys
 from zapq.core.message import Message
-from zapq.core.queue import Dropped, QueueStats
+from zapq.core.queue import Dropped, Queue, QueueStats
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import Draining, QueueFull, QueueNotFound, SnapshotFailed, TooManyWaiters
 from zapq.limits import DEFAULT_QUEUE, TICK_STEPS
@@ -28,6 +29,9 @@ from zapq.service.step import Step
 from zapq.service.waiting import Line, Waiter, WaitingRoom, Want
 from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore, snapshot_name
+
+if TYPE_CHECKING:
+    from zapq.service.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +56,22 @@ class QueueService:
     queue's.
     """
 
+    broker: Broker
+
     def __init__(self, settings: Settings, snapshots: SnapshotStore) -> None:
         self.lock = trio.Lock()
         self.step = Step(self.lock)
+        self._timer_step = Step(self.lock)
         self.waiting_room = WaitingRoom()
         self.keys = Keys()
         self.max_message_bytes = settings.max_message_bytes
         self.draining = False
         """Whether `drain` was called."""
-        self.broker = Broker(
+        self._max_waiters = settings.max_waiters
+        self._snapshots = snapshots
+        self._changed = trio.Event()
+        self._alarm = inf
+        self.broker = self._make_broker(
             max_messages=settings.max_msgs,
             max_bytes=settings.max_bytes,
             max_queues=settings.max_queues,
@@ -69,10 +80,6 @@ class QueueService:
             on_earlier=self._wake_by,
             now=trio.current_time(),
         )
-        self._max_waiters = settings.max_waiters
-        self._snapshots = snapshots
-        self._changed = trio.Event()
-        self._alarm = inf
         self._dequeues_empty = 0
         self._delivery_uncertain = 0
         self._queues: dict[str, NamedQueue] = {}
@@ -91,8 +98,14 @@ class QueueService:
         """
         queue = self._queues.get(name)
         if queue is None:
-            queue = self._queues[name] = NamedQueue(self, self.broker.open(name, trio.current_time()))
+            queue = self._queues[name] = self._make_queue(self.broker.open(name, trio.current_time()))
         return queue
+
+    def _make_broker(self, **options: Any) -> Broker:
+        return Broker(**options)
+
+    def _make_queue(self, core: Queue) -> NamedQueue:
+        return NamedQueue(self, core)
 
     def find(self, name: str) -> NamedQueue:
         """Return the queue called `name` if there is one; raises `QueueNotFound`."""
@@ -227,6 +240,28 @@ class QueueService:
             delivery_uncertain=self._delivery_uncertain,
         )
 
+    @property
+    def journal(self) -> Journal | None:
+        """Where changes wait for the disk; None in memory."""
+        return None
+
+    @property
+    def durable(self) -> bool:
+        """Whether messages are on the disk before they are acknowledged."""
+        return False
+
+    def check_storage(self) -> None:
+        """Raise `StorageUnavailable` if changes cannot be written at the moment."""
+
+    async def stored(self) -> None:
+        """Wait until every change begun so far, by a `*_nowait` method too, is on the disk; in memory, do nothing.
+
+        Raises `StorageUnavailable` if it is not; then the change has been undone.
+        """
+
+    def give_up_storing(self) -> None:
+        """Wait for the disk no longer: whoever does is told that it does not answer."""
+
     def drain(self) -> None:
         """Refuse new messages from now on and answer everybody who waits; what is held can still be taken."""
         self.draining = True
@@ -236,7 +271,7 @@ class QueueService:
         """Be the one timer: do what is due, sleep until the next deadline or a change. Ends when cancelled."""
         task_status.started()
         while True:
-            async with self.step:
+            async with self._timer_step:
                 now = trio.current_time()
                 due = self.broker.tick(now)
                 # Those whose time is up in the very moment a message is ready still get it.
@@ -265,15 +300,23 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
     """Run queues for the length of the block: `async with zapq.open_service() as service:`.
 
     Opens the data directory (raises `CannotStart` if that is impossible) and starts the service's one timer.
-    When the block ends, waiting consumers are answered and the queues, being memory, are gone.
+    When the block ends, waiting consumers are answered and the queues, being memory, are gone; with
+    `Settings.durable` they are on the disk, and are there again the next time.
     """
     settings = settings or Settings()
     with SnapshotStore(settings) as snapshots:
-        service = QueueService(settings, snapshots)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(service.run)
-            try:
-                yield service
-            finally:
-                service.drain()
-                nursery.cancel_scope.cancel()
+        async with AsyncExitStack() as stack:
+            if settings.durable:
+                # Not loaded where nobody wants it: SQLite costs a start in memory nothing.
+                from zapq.service.durable import open_durable
+
+                service: QueueService = await stack.enter_async_context(open_durable(settings, snapshots))
+            else:
+                service = QueueService(settings, snapshots)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(service.run)
+                try:
+                    yield service
+                finally:
+                    service.drain()
+                    nursery.cancel_scope.cancel()

@@ -39,13 +39,15 @@ Given = Sequence[Message] | Sequence[Lease]
 class Waiter:
     """One consumer in line; `woken` is set when `given` is filled, its time is up, or the line closes."""
 
-    __slots__ = ("given", "line", "refusal", "ticket", "want", "woken")
+    __slots__ = ("given", "gone", "line", "refusal", "ticket", "want", "woken")
 
     def __init__(self, ticket: int, line: Line, want: Want) -> None:
         self.ticket = ticket
         self.line = line
         self.want = want
         self.given: Given = ()
+        self.gone = False
+        """Whether it was cancelled: what is promised to it, and not given yet, is not for it."""
         self.refusal: ZapqError | None = None
         self.woken = trio.Event()
 

@@ -88,6 +88,11 @@ class SnapshotStore:
     ) -> None:
         os.close(self._directory)
 
+    @property
+    def descriptor(self) -> int:
+        """That of the directory, as long as it is open."""
+        return self._directory
+
     def save(self, name: str, bodies: list[bytes], step: Step = pause) -> None:
         """Write `bodies` as the file `name`, whole and on the disk, or raise `SnapshotFailed`.
 

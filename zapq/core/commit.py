@@ -1,0 +1,155 @@
+"""What goes to the disk together: entries, the changes that wait for them, and batches of both.
+
+A queue on disk does everything twice. A verb first takes what it needs out of everybody's sight (a message to be
+acknowledged, room for one to come) and enters a `Change` in the batch that is open. When the batch is on the disk,
+each change takes effect by `commit`; if it could not be written, each is undone by `revert`, and the queue is as
+if nothing had been asked. In between nobody else can see or touch what the change is about, so a revert needs to
+know of nothing but itself. What happens by itself (a ttl that ends, a dead letter) takes effect at once and is
+only noted; notes that could not be written are written with the next batch that can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from zapq.core.message import PLAIN, About
+from zapq.core.queue_settings import QueueSettings
+
+ID_BITS = 43
+"""Bits of a row's number that are the message's id: at a hundred thousand a second they last for 2.8 years of
+one queue; the 20 above them tell apart a million queues and purges."""
+
+
+def row_of(epoch: int, id: int) -> int:
+    """Return the number of the row that keeps the message with this id."""
+    return epoch << ID_BITS | id
+
+
+class Put(msgspec.Struct, frozen=True, gc=False):
+    """A message is there."""
+
+    row: int
+    body: bytes
+    about: About = PLAIN
+    due: float = 0.0
+    """When it is ready, if it is delayed."""
+
+
+class PutMany(msgspec.Struct, frozen=True, gc=False):
+    """Messages are there that have everything but their bodies in common, and rows one after the other."""
+
+    first: int
+    bodies: Sequence[bytes]
+    about: About = PLAIN
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False):
+    """A message that was there is known to be otherwise now: delivered once more, or delayed."""
+
+    row: int
+    about: About
+    due: float = 0.0
+
+
+class Gone(msgspec.Struct, frozen=True, gc=False):
+    """Messages are no more."""
+
+    rows: Sequence[int]
+
+
+class QueueKept(msgspec.Struct, frozen=True):
+    """A queue is there, and is set so."""
+
+    number: int
+    name: str
+    epoch: int
+    """Which rows are its messages. Those of an epoch no queue has are gone, all at once."""
+    next_id: int
+    """No message has had this id or a greater one."""
+    settings: QueueSettings
+    paused: bool
+
+
+class QueueGone(msgspec.Struct, frozen=True):
+    """A queue is no more."""
+
+    number: int
+
+
+class KeyKept(msgspec.Struct, frozen=True, gc=False):
+    """An idempotency key was used for a message."""
+
+    queue: int
+    key: str
+    fingerprint: bytes
+    id: int
+    until: float
+
+
+Entry = Put | PutMany | Kept | Gone | QueueKept | QueueGone | KeyKept
+
+
+class Change(Protocol):
+    """Something somebody waits for."""
+
+    entries: Sequence[Entry]
+
+    def commit(self) -> None:
+        """Take effect: the entries are on the disk."""
+
+    def revert(self) -> None:
+        """Undo what was prepared: they are not, and will not be."""
+
+
+class Batch:
+    """Changes and notes that are written in one transaction, in the order of their beginning."""
+
+    __slots__ = ("changes", "failure", "notes", "offset")
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self.notes: list[Entry] = []
+        self.offset = 0.0
+        """What the clock of the entries lacks to that of the world."""
+        self.failure = ""
+        """Why it could not be written."""
+
+    def __bool__(self) -> bool:
+        return bool(self.changes or self.notes)
+
+    def entries(self) -> Iterable[Entry]:
+        """Everything in it. Which comes first does not matter: see `zapq/store/database.py`."""
+        for change in self.changes:
+            yield from change.entries
+        yield from self.notes
+
+
+class Journal(Protocol):
+    """Where queues enter what is to be written."""
+
+    def check(self) -> None:
+        """Raise `StorageUnavailable` if nothing can be written at the moment."""
+
+    def add(self, change: Change) -> None:
+        """Enter a change, which commits or reverts later."""
+
+    def note(self, entry: Entry) -> None:
+        """Enter what has happened already; it will be written sooner or later."""
+
+
+def in_wall_time(entry: Entry, offset: float) -> Entry:
+    """Return `entry` with times of the clock of the world, to which its own lacks `offset`."""
+    replace = msgspec.structs.replace
+    match entry:
+        case Put() | Kept():
+            about = replace(entry.about, expires=entry.about.expires + offset)
+            return replace(entry, about=about, due=entry.due + offset if entry.due else 0.0)
+        case PutMany():
+            return replace(entry, about=replace(entry.about, expires=entry.about.expires + offset))
+        case KeyKept():
+            return replace(entry, until=entry.until + offset)
+        case _:
+            return entry

@@ -1,0 +1,497 @@
+"""A queue on disk: the verbs of `Queue`, each taking effect when the change is written (see `commit.py`).
+
+In between, what a change is about is in nobody's hands: a new message is in no line but has its room and its id,
+one that is taken is out of its line, a lease that is settled is over but for its message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any, Protocol
+
+from zapq.core.commit import Change, Entry, Gone, Journal, Kept, Put, PutMany, QueueKept, row_of
+from zapq.core.line import Parcel, last_id
+from zapq.core.message import PLAIN, About, Draft, Lease, Message
+from zapq.core.queue import Dropped, Queue, Room, counted, rest
+from zapq.core.queue_settings import QueueSettings
+from zapq.errors import ReceiptExpired, StorageUnavailable, ZapqError
+from zapq.limits import IDS_AT_ONCE
+
+
+class StillSettling(Exception):
+    """The lease is being settled by somebody else: what becomes of it is known when that is written."""
+
+
+class JournaledRoom(Room, Protocol):
+    """What a queue on disk knows of the others."""
+
+    def dig(self, queue: JournaledQueue, message: Message) -> Move:
+        """Return what buries a message that failed in `queue`, once that is written."""
+
+
+class JournaledQueue(Queue):
+    """A queue whose changes go through `journal`. Its verbs also raise `StorageUnavailable`, changing nothing."""
+
+    __slots__ = ("_ids_kept", "_journal", "_settling", "epoch")
+    _room: JournaledRoom
+
+    def __init__(self, *args: Any, journal: Journal, epoch: int, **named: Any) -> None:
+        self._journal = journal
+        self.epoch = epoch
+        """Which rows are its messages."""
+        self._ids_kept = 1
+        self._settling: set[int] = set()
+        """Serials of leases that are being settled."""
+        super().__init__(*args, **named)
+
+    def kept(self, settings: QueueSettings | None = None, *, paused: bool | None = None) -> QueueKept:
+        """Return the entry that keeps this queue, as it is or as it is to be."""
+        # Ids are set aside many at once: the highest in use is not worth a write for each message.
+        self._ids_kept = self._next_id + IDS_AT_ONCE
+        return QueueKept(
+            number=self.number,
+            name=self.name,
+            epoch=self.epoch,
+            next_id=self._ids_kept,
+            settings=self._settings if settings is None else settings,
+            paused=self._paused if paused is None else paused,
+        )
+
+    def note_kept(self, next_id: int) -> None:
+        """Take note that ids below this one are set aside on the disk."""
+        self._ids_kept = next_id
+
+    def give_up(self, message: Message) -> None:
+        """Send a message that is held, but not ready, to the dead-letter queue."""
+        self._fail(message)
+
+    def last_entry(self) -> QueueKept:
+        """Return the entry that keeps this queue for good: after it, no message comes."""
+        entry = self.kept()
+        return QueueKept(entry.number, entry.name, entry.epoch, self._next_id, entry.settings, entry.paused)
+
+    def enqueue(self, body: bytes, about: About = PLAIN, *, delay: float = 0.0, now: float = 0.0) -> Message:
+        """Begin to add a message."""
+        self._journal.check()
+        self._check_room(1, len(body), now)
+        message = Message(self.reserve(1), body, self._mortal_as_set(about, now))
+        self._enter((message,), (now + delay if delay > 0 else 0.0,), len(body))
+        return message
+
+    def enqueue_drafts(self, drafts: Sequence[Draft], *, now: float) -> int:
+        """Begin to add a message for each draft, and return the first id."""
+        self._journal.check()
+        size = sum(len(draft.body) for draft in drafts)
+        self._check_room(len(drafts), size, now)
+        first = self.reserve(len(drafts))
+        messages = [
+            Message(first + at, draft.body, self._mortal_as_set(draft.about(now), now))
+            for at, draft in enumerate(drafts)
+        ]
+        self._enter(messages, [now + draft.delay if draft.delay > 0 else 0.0 for draft in drafts], size)
+        return first
+
+    def enqueue_bodies(
+        self,
+        bodies: Sequence[bytes],
+        about: About = PLAIN,
+        *,
+        size: int | None = None,
+        packed: bytes = b"",
+        now: float = 0.0,
+    ) -> int:
+        """Begin to add a message for each body, and return the first id."""
+        self._journal.check()
+        size = sum(map(len, bodies)) if size is None else size
+        self._check_room(len(bodies), size, now)
+        about = self._mortal_as_set(about, now)
+        first = self.reserve(len(bodies))
+        self._enqueued += len(bodies)
+        self._hold(len(bodies), size)
+        entries = [PutMany(row_of(self.epoch, first), bodies, about)]
+        self._journal.add(_EnqueuedBodies(self, entries, first, bodies, about, size, packed))
+        return first
+
+    def dequeue(self, now: float = 0.0) -> Message | None:
+        """Begin to remove the first ready message, and return it; None if there is none."""
+        message = self._pop(now)
+        if message is not None:
+            self._begin_taking((message,), len(message.body))
+        return message
+
+    def dequeue_many(self, limit: int, now: float = 0.0) -> Parcel:
+        """Begin to remove the first ready messages."""
+        parcel, size = self._pop_many(limit, now)
+        if len(parcel):
+            self._begin_taking(parcel, size)
+        return parcel
+
+    def put_back(self, message: Message) -> None:
+        """Return a dequeued message to its original place."""
+        super().put_back(message)
+        self._journal.note(Put(row_of(self.epoch, message.id), message.body, message.about))
+
+    def receive(self, visibility: float | None = None, now: float = 0.0) -> Lease | None:
+        """Begin to lease the first ready message."""
+        message = self._pop(now)
+        return None if message is None else self._begin_leasing((message,), visibility, now)[0]
+
+    def receive_many(self, limit: int, visibility: float | None = None, now: float = 0.0) -> list[Lease]:
+        """Begin to lease the first ready messages."""
+        messages = self._pop_many(limit, now)[0]
+        return self._begin_leasing(list(messages), visibility, now) if len(messages) else []
+
+    def take_back(self, lease: Lease) -> None:
+        """End a lease that could not be handed over."""
+        if lease.serial in self._leases:
+            message = lease.message
+            self._journal.note(Kept(row_of(self.epoch, message.id), message.about))
+        super().take_back(lease)
+
+    def ack(self, receipt: str, now: float) -> None:
+        """Begin to let the message go for good. Raises `StillSettling`, too."""
+        serial = self._serial(receipt)
+        lease = self._settle(serial, now)
+        if lease is None:
+            if self._room.was_acked(serial):
+                return
+            raise ReceiptExpired(parameter="receipt")
+        self._journal.add(_Acked(self, [Gone((row_of(self.epoch, lease.message.id),))], lease))
+
+    def release(self, receipt: str, delay: float, now: float) -> None:
+        """Begin to give the message back. Raises `StillSettling`, too."""
+        lease = self._settle(self._serial(receipt), now)
+        if lease is None:
+            raise ReceiptExpired(parameter="receipt")
+        delay, releases = rest(lease.message.about.releases, delay)
+        message = counted(lease, releases)
+        due = now + delay if delay > 0 else 0.0
+        row = row_of(self.epoch, message.id)
+        change: Change
+        if self._has_failed(lease):
+            grave = self._room.dig(self, message)
+            change = _Buried(self, [Gone((row,)), *grave.entries], lease, message, grave)
+        else:
+            change = _Released(self, [Kept(row, message.about, due)], lease, message, due)
+        self._journal.add(change)
+
+    def adopt(self, message: Message, about: About) -> Message:
+        """Take over a message another queue has held."""
+        mine = super().adopt(message, about)
+        self._note_ids()
+        self._journal.note(Put(row_of(self.epoch, mine.id), mine.body, mine.about))
+        return mine
+
+    def prepare_move(self, message: Message, about: About) -> Move:
+        """Return what takes over a message another queue holds, once that is written."""
+        mine = Message(self.reserve(1), message.body, about)
+        return Move(self, mine)
+
+    def reserve(self, number: int) -> int:
+        """Set `number` ids aside, and return the first."""
+        first = super().reserve(number)
+        self._note_ids()
+        return first
+
+    def is_settling(self, receipt: str) -> bool:
+        """Whether the lease is being settled, and it is not known yet what becomes of it."""
+        try:
+            return self._serial(receipt) in self._settling
+        except ZapqError:
+            return False
+
+    def begin_setting(self, settings: QueueSettings | None = None, *, paused: bool | None = None) -> Setting:
+        """Begin to be set otherwise."""
+        return Setting(self, [self.kept(settings, paused=paused)], settings, paused)
+
+    def begin_clearing(self, epoch: int) -> Cleared:
+        """Begin to drop every message: from now on, rows are those of `epoch`.
+
+        Nobody changes the queue until that is written, for the caller holds the lock.
+        """
+        change = Cleared(self, self.epoch)
+        self.epoch = epoch
+        change.entries = [self.kept()]
+        return change
+
+    def _note_ids(self) -> None:
+        if self._next_id > self._ids_kept:
+            self._journal.note(self.kept())
+
+    def _enter(self, messages: Sequence[Message], dues: Sequence[float], size: int) -> None:
+        self._enqueued += len(messages)
+        self._hold(len(messages), size)
+        entries = [
+            Put(row_of(self.epoch, message.id), message.body, message.about, due)
+            for message, due in zip(messages, dues, strict=True)
+        ]
+        self._journal.add(_Enqueued(self, entries, messages, dues, size))
+
+    def _admit(self, message: Message, due: float) -> None:
+        """Put a new message that is written where it belongs."""
+        about = message.about
+        items = self._lines[about.priority].items
+        if due:
+            self._place(message, due, 0.0)
+        elif items and last_id(items[-1]) > message.id:
+            # Who asked for less than to be written overtook it.
+            self._come_back(message)
+        elif about.priority or about.expires < inf:
+            self._place(message, 0.0, 0.0)
+        else:
+            items.append(message)
+            self._ready += 1
+
+    def _begin_taking(self, messages: Sequence[Message], size: int) -> None:
+        try:
+            self._journal.check()
+        except StorageUnavailable:
+            for message in messages:
+                self._come_back(message)
+            raise
+        self._hold(-len(messages), -size)
+        self._dequeued += len(messages)
+        ids = messages.ids() if isinstance(messages, Parcel) else [message.id for message in messages]
+        base = row_of(self.epoch, 0)
+        self._journal.add(_Taken(self, [Gone([base | id for id in ids])], messages, size))
+
+    def _begin_leasing(self, messages: Sequence[Message], visibility: float | None, now: float) -> list[Lease]:
+        try:
+            self._journal.check()
+        except StorageUnavailable:
+            for message in messages:
+                self._come_back(message)
+            raise
+        leases = [self._lease(message, visibility, now) for message in messages]
+        entries = [
+            Kept(row_of(self.epoch, lease.message.id), counted(lease, lease.message.about.releases).about)
+            for lease in leases
+        ]
+        self._journal.add(_Leased(self, entries, leases))
+        return leases
+
+    def _settle(self, serial: int, now: float) -> Lease | None:
+        """Take a lease out of its holder's hands, to be settled; None if it is over."""
+        if serial in self._settling:
+            raise StillSettling
+        self._journal.check()
+        lease = self._holder(serial, now)
+        if lease is not None:
+            self._leases.pop(serial)
+            self._settling.add(serial)
+        return lease
+
+    def _restore_lease(self, lease: Lease) -> None:
+        self._settling.discard(lease.serial)
+        self._leases.put(lease.serial, lease.deadline, lease)
+        self._watch(lease.deadline)
+
+    def _fail(self, message: Message) -> None:
+        self._journal.note(Gone((row_of(self.epoch, message.id),)))
+        super()._fail(message)
+
+    def _expire(self, message: Message) -> None:
+        self._journal.note(Gone((row_of(self.epoch, message.id),)))
+        super()._expire(message)
+
+
+@dataclass(slots=True)
+class _OfQueue:
+    queue: JournaledQueue
+    entries: Sequence[Entry]
+
+
+@dataclass(slots=True)
+class _Enqueued(_OfQueue):
+    messages: Sequence[Message]
+    dues: Sequence[float]
+    size: int
+
+    def commit(self) -> None:
+        for message, due in zip(self.messages, self.dues, strict=True):
+            self.queue._admit(message, due)
+
+    def revert(self) -> None:
+        self.queue._enqueued -= len(self.messages)
+        self.queue._hold(-len(self.messages), -self.size)
+
+
+@dataclass(slots=True)
+class _EnqueuedBodies(_OfQueue):
+    first: int
+    bodies: Sequence[bytes]
+    about: About
+    size: int
+    packed: bytes
+
+    def commit(self) -> None:
+        queue = self.queue
+        items = queue._lines[self.about.priority].items
+        if items and last_id(items[-1]) > self.first:
+            for at, body in enumerate(self.bodies):
+                queue._come_back(Message(self.first + at, body, self.about))
+        else:
+            queue._place_bodies(self.first, self.bodies, self.about, self.size, self.packed)
+
+    def revert(self) -> None:
+        self.queue._enqueued -= len(self.bodies)
+        self.queue._hold(-len(self.bodies), -self.size)
+
+
+@dataclass(slots=True)
+class _Taken(_OfQueue):
+    messages: Sequence[Message]
+    size: int
+
+    def commit(self) -> None:
+        pass
+
+    def revert(self) -> None:
+        self.queue._dequeued -= len(self.messages)
+        self.queue._hold(len(self.messages), self.size)
+        for message in self.messages:
+            self.queue._come_back(message)
+
+
+@dataclass(slots=True)
+class _Leased(_OfQueue):
+    leases: Sequence[Lease]
+
+    def commit(self) -> None:
+        pass
+
+    def revert(self) -> None:
+        for lease in self.leases:
+            if self.queue._leases.pop(lease.serial) is not None:
+                self.queue._received -= 1
+                self.queue._come_back(lease.message)
+
+
+@dataclass(slots=True)
+class _Acked(_OfQueue):
+    lease: Lease
+
+    def commit(self) -> None:
+        self.queue._settling.discard(self.lease.serial)
+        self.queue._room.note_ack(self.lease.serial)
+        self.queue._hold(-1, -len(self.lease.message.body))
+        self.queue._acked += 1
+
+    def revert(self) -> None:
+        self.queue._restore_lease(self.lease)
+
+
+@dataclass(slots=True)
+class _Released(_OfQueue):
+    lease: Lease
+    message: Message
+    due: float
+
+    def commit(self) -> None:
+        self.queue._settling.discard(self.lease.serial)
+        self.queue._released += 1
+        if self.due:
+            self.queue._place(self.message, self.due, 0.0)
+        else:
+            self.queue._come_back(self.message)
+
+    def revert(self) -> None:
+        self.queue._restore_lease(self.lease)
+
+
+@dataclass(slots=True)
+class _Buried(_OfQueue):
+    lease: Lease
+    message: Message
+    grave: Move
+
+    def commit(self) -> None:
+        queue = self.queue
+        queue._settling.discard(self.lease.serial)
+        queue._released += 1
+        queue._hold(-1, -len(self.message.body))
+        queue._dead_lettered += 1
+        self.grave.commit()
+
+    def revert(self) -> None:
+        self.queue._restore_lease(self.lease)
+
+
+class Move:
+    """A message on its way into `queue`, which takes it over when that is written."""
+
+    def __init__(self, queue: JournaledQueue, message: Message) -> None:
+        self.queue = queue
+        self.message = message
+        self.entries: Sequence[Entry] = (Put(row_of(queue.epoch, message.id), message.body, message.about),)
+
+    def commit(self) -> None:
+        """Hold the message."""
+        self.queue._arrived += 1
+        self.queue._hold(1, len(self.message.body))
+        self.queue._admit(self.message, 0.0)
+
+
+@dataclass(slots=True)
+class Redriving:
+    """Dead letters on their way back. `pairs`: each as it is here, and as it will be there."""
+
+    source: JournaledQueue
+    pairs: Sequence[tuple[Message, Move]]
+    entries: Sequence[Entry] = ()
+
+    def __post_init__(self) -> None:
+        base = row_of(self.source.epoch, 0)
+        arrivals: Iterable[Entry] = (entry for _, move in self.pairs for entry in move.entries)
+        self.entries = [Gone([base | message.id for message, _ in self.pairs]), *arrivals]
+
+    def commit(self) -> None:
+        """Move them."""
+        for message, move in self.pairs:
+            self.source.leave(message)
+            move.commit()
+        self.source.note_redriven(len(self.pairs))
+
+    def revert(self) -> None:
+        """Leave them where they are."""
+        for message, _ in self.pairs:
+            self.source.stay(message)
+
+
+@dataclass(slots=True)
+class Setting(_OfQueue):
+    """A queue that is set otherwise."""
+
+    settings: QueueSettings | None
+    paused: bool | None
+
+    def commit(self) -> None:
+        """Be set so."""
+        if self.settings is not None:
+            self.queue.configure(self.settings)
+        if self.paused is not None:
+            self.queue.paused = self.paused
+
+    def revert(self) -> None:
+        """Stay as it is."""
+
+
+@dataclass(slots=True)
+class Cleared:
+    """A queue that drops every message."""
+
+    queue: JournaledQueue
+    epoch_before: int
+    entries: Sequence[Entry] = ()
+    dropped: list[Dropped] = field(default_factory=list)
+    """What it held, for the caller to free."""
+
+    def commit(self) -> None:
+        """Hold nothing."""
+        self.dropped = self.queue.clear()
+
+    def revert(self) -> None:
+        """Go on as before."""
+        self.queue.epoch = self.epoch_before

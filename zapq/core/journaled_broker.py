@@ -1,0 +1,156 @@
+"""Every queue on disk by its name: what was kept of them, and what is about a queue as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import msgspec
+
+from zapq.core.broker import Broker, Redriven
+from zapq.core.commit import ID_BITS, Entry, Journal, QueueGone
+from zapq.core.image import QueueImage
+from zapq.core.journaled import Cleared, JournaledQueue, Move, Redriving, Setting
+from zapq.core.message import About, Message
+from zapq.core.queue import Dropped, Queue
+from zapq.core.queue_settings import QueueSettings
+
+_EPOCHS = 2 ** (63 - ID_BITS)
+
+
+class KeptQueue(msgspec.Struct, frozen=True):
+    """One queue as the disk keeps it."""
+
+    number: int
+    epoch: int
+    image: QueueImage
+
+
+class JournaledBroker(Broker):
+    """Holds the queues that `journal` keeps; `kept` are those it had kept before, and `epoch` the last one used.
+
+    Making one of them cannot be refused: they, and what they hold, were accepted once.
+    """
+
+    queues: dict[str, JournaledQueue]  # type: ignore[assignment]  # it makes no others
+
+    def __init__(
+        self, *, journal: Journal, kept: Sequence[KeptQueue] = (), epoch: int = 0, now: float = 0.0, **named: Any
+    ) -> None:
+        self._journal = journal
+        self._epoch = epoch
+        self._kept = {each.image.name: each for each in kept}
+        super().__init__(now=now, **named)
+        self._numbers = count(max((each.number for each in kept), default=0) + 1 + ("default" not in self._kept))
+        failed: list[tuple[JournaledQueue, Message]] = []
+        for each in kept:
+            queue = self.queues.get(each.image.name)
+            if queue is None:
+                queue = self.queues[each.image.name] = self._make(each.image.name, now)
+            failed += ((queue, message) for message in queue.fill(each.image, now))
+            queue.note_kept(each.image.next_id)
+        self._kept = {}
+        for queue, message in failed:
+            queue.give_up(message)
+
+    def next_epoch(self) -> int:
+        """Return an epoch no queue has had, or at least not lately."""
+        used = {queue.epoch for queue in self.queues.values()}
+        while True:
+            self._epoch = self._epoch % (_EPOCHS - 1) + 1
+            if self._epoch not in used:
+                return self._epoch
+
+    def begin_configuring(self, name: str, settings: QueueSettings, now: float) -> tuple[Setting, bool]:
+        """Begin to let `settings` hold, and say whether the queue was made for that. Raises as `configure` does.
+
+        A queue made for it stays, should it not be written.
+        """
+        self._journal.check()
+        wanted = self._check_settings(name, settings)
+        for each in wanted:
+            self.open(each, now)
+        return self.queues[name].begin_setting(settings), name in wanted
+
+    def begin_clearing(self, queue: Queue) -> Cleared:
+        """Begin to drop every message of `queue`."""
+        self._journal.check()
+        assert isinstance(queue, JournaledQueue)
+        return queue.begin_clearing(self.next_epoch())
+
+    def begin_deleting(self, name: str) -> Deleted:
+        """Begin to remove the queue called `name`. Raises as `delete` does."""
+        self._journal.check()
+        queue = self._check_deletable(name)
+        return Deleted(self, name, [QueueGone(queue.number)], [])
+
+    def begin_redriving(self, name: str, limit: int, now: float) -> tuple[Redriving, Redriven]:
+        """Begin to move dead letters, and say how many. See `redrive`."""
+        self._journal.check()
+        source = self.queues[self.find(name).name]
+        paused, source.paused = source.paused, False
+        pairs: list[tuple[Message, Move]] = []
+        staying: list[Message] = []
+        coming: dict[str, tuple[int, int]] = {}
+        for message in source.pop_ready(now):
+            target = self.queues.get(message.about.origin)
+            size = len(message.body)
+            number, total = coming.get(message.about.origin, (0, 0))
+            if target is None or target is source or not target.has_room_for(total + size, number + 1):
+                staying.append(message)
+                continue
+            coming[message.about.origin] = (number + 1, total + size)
+            pairs.append((message, target.prepare_move(message, About(message.content_type, message.priority))))
+            if len(pairs) == limit:
+                break
+        for message in staying:
+            source.stay(message)
+        source.paused = paused
+        return Redriving(source, pairs), Redriven(len(pairs), source.stats().ready)
+
+    def delete(self, name: str) -> list[Dropped]:
+        """Remove a queue nobody has used."""
+        number = self.find(name).number
+        dropped = super().delete(name)
+        self._journal.note(QueueGone(number))
+        return dropped
+
+    def dig(self, queue: JournaledQueue, message: Message) -> Move:
+        """Return what buries a message that failed in `queue`, once that is written."""
+        grave, about = self._grave(queue, message)
+        assert isinstance(grave, JournaledQueue)
+        return grave.prepare_move(message, about)
+
+    def _make(self, name: str, now: float) -> JournaledQueue:
+        kept = self._kept.get(name)
+        if kept is None:
+            self._journal.check()
+        number = next(self._numbers) if kept is None else kept.number
+        epoch = self.next_epoch() if kept is None else kept.epoch
+        tag = f"{self._tag}-{number:x}"
+        queue = JournaledQueue(
+            name, room=self, number=number, tag=tag, now=now, journal=self._journal, epoch=epoch
+        )
+        if kept is None:
+            self._journal.note(queue.kept())
+        return queue
+
+
+@dataclass(slots=True)
+class Deleted:
+    """A queue that is removed."""
+
+    broker: JournaledBroker
+    name: str
+    entries: Sequence[Entry]
+    dropped: list[Dropped]
+    """What it held, for the caller to free."""
+
+    def commit(self) -> None:
+        """Hold it no more."""
+        self.dropped = Broker.delete(self.broker, self.name)
+
+    def revert(self) -> None:
+        """Go on as before."""

@@ -1,0 +1,328 @@
+"""The service whose queues are on disk: what it does otherwise than the one in memory.
+
+The verbs are the same, for the core's queues enter their changes in a journal by themselves, and the step they run
+in waits for it (`journal.py`). Here is what is about a queue as a whole, which happens while nothing else may
+change, and the hand-over to those who wait, which must wait for the disk too.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from zapq import logs
+from zapq.core.broker import Broker, Redriven
+from zapq.core.commit import Entry, KeyKept
+from zapq.core.idempotency import Claim, Keys
+from zapq.core.journaled import JournaledQueue, StillSettling
+from zapq.core.journaled_broker import JournaledBroker
+from zapq.core.message import Draft, Lease
+from zapq.core.queue import Queue
+from zapq.core.queue_settings import QueueSettings
+from zapq.errors import CannotStart, ReceiptExpired, StorageUnavailable, ZapqError
+from zapq.limits import CLOSE_SECONDS, IDEMPOTENCY_WINDOW, MAX_BATCH
+from zapq.service import bulk
+from zapq.service.journal import ExclusiveStep, Journal, JournaledStep, JournalStats
+from zapq.service.queue import Accepted, Durability, NamedQueue, Settlement, checked_limit
+from zapq.service.service import QueueService
+from zapq.service.waiting import Given, Waiter
+from zapq.settings import Settings
+from zapq.store.database import FILE, Contents, Database, open_database
+from zapq.store.snapshot import SnapshotStore
+from zapq.store.wal import Damaged
+
+
+@dataclass(slots=True)
+class _Claimed:
+    """A key that was used, if what it was used for is written."""
+
+    keys: Keys
+    pending: set[tuple[int, str]]
+    entries: Sequence[Entry]
+    queue: int
+    key: str
+
+    def commit(self) -> None:
+        self.pending.discard((self.queue, self.key))
+
+    def revert(self) -> None:
+        self.pending.discard((self.queue, self.key))
+        self.keys.release(self.queue, self.key)
+
+
+class DurableQueue(NamedQueue):
+    """One queue of a service on disk. Every verb that changes something also raises `StorageUnavailable`.
+
+    The `*_nowait` methods return before the change is written, and it may still be undone: `QueueService.stored`
+    waits for it, and says so.
+    """
+
+    _service: DurableService
+    _core: JournaledQueue
+
+    async def enqueue_once(
+        self, key: str, draft: Draft, *, begun: bool = False, durability: Durability | None = None
+    ) -> Accepted:
+        """Store a message unless `key` was used for it before. See `NamedQueue.enqueue_once`."""
+        while (self._core.number, key) in self._service.pending_keys:
+            # The first one's answer is this one's, too; if it comes to nothing, this one is the first.
+            await self._service.journal.settled()
+        return await super().enqueue_once(key, draft, begun=begun, durability=durability)
+
+    def _asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
+        return self._service.journal.relaxed() if durability == "memory" else nullcontext()
+
+    def clear_nowait(self) -> int:
+        """Raise `trio.WouldBlock`: dropping everything waits for the disk, and everybody waits for it."""
+        raise trio.WouldBlock
+
+    async def clear(self) -> int:
+        """Drop every message, delayed and leased ones included, and return how many that were."""
+        async with self._service.exclusive:
+            self._check_alive()
+            number = len(self._core)
+            change = self._service.broker.begin_clearing(self._core)
+            self._service.journal.add(change)
+        await bulk.free_elsewhere(change.dropped)
+        return number
+
+    async def pause(self) -> None:
+        """Give nothing to consumers from now on; messages are still accepted, and leases still settled."""
+        await self._set_paused(True)
+
+    async def resume(self) -> None:
+        """Give messages to consumers again; those who wait are served at once."""
+        await self._set_paused(False)
+
+    async def redrive(self, *, limit: int = MAX_BATCH) -> Redriven:
+        """Move dead letters that are ready here to the end of the queues they failed in. See `NamedQueue`."""
+        checked_limit(limit, "limit")
+        async with self._service.exclusive:
+            self._check_alive()
+            change, redriven = self._service.broker.begin_redriving(self.name, limit, trio.current_time())
+            self._service.journal.add(change)
+        return redriven
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[ZapqError | None]:
+        """Acknowledge, release and extend in one step. See `NamedQueue.settle`."""
+        while True:
+            try:
+                return await super().settle(settlements)
+            except StillSettling:
+                await self._service.journal.settled()
+
+    def ack_nowait(self, receipt: str, *, now: float | None = None) -> None:
+        """Let a leased message go for good; atomic, without a checkpoint."""
+        try:
+            super().ack_nowait(receipt, now=now)
+        except StillSettling:
+            raise trio.WouldBlock from None
+
+    async def _set_paused(self, paused: bool) -> None:
+        async with self._service.exclusive:
+            self._check_alive()
+            self._service.journal.check()
+            self._service.journal.add(self._core.begin_setting(paused=paused))
+
+    async def _settle_one(self, settlement: Settlement) -> Lease | None:
+        while True:
+            try:
+                return await super()._settle_one(settlement)
+            except StillSettling:
+                await self._service.journal.settled()
+
+    def _settle_all(self, settlements: Sequence[Settlement]) -> list[ZapqError | None]:
+        if any(self._core.is_settling(settlement.receipt) for settlement in settlements):
+            raise StillSettling
+        results: list[ZapqError | None] = []
+        acked: set[str] = set()
+        for settlement in settlements:
+            try:
+                [result] = super()._settle_all([settlement])
+            except StillSettling:
+                # By this very call: what is acknowledged may be so again, what is released is over.
+                again = settlement.action == "ack" and settlement.receipt in acked
+                result = None if again else ReceiptExpired(parameter="receipt")
+            results.append(result)
+            if settlement.action == "ack":
+                acked.add(settlement.receipt)
+        return results
+
+    def _claim(self, key: str, fingerprint: bytes, id: int, now: float) -> None:
+        super()._claim(key, fingerprint, id, now)
+        number = self._core.number
+        entry = KeyKept(number, key, fingerprint, id, now + IDEMPOTENCY_WINDOW)
+        self._service.pending_keys.add((number, key))
+        claimed = _Claimed(self._service.keys, self._service.pending_keys, [entry], number, key)
+        self._service.journal.add(claimed)
+
+    def _hand_out(self) -> None:
+        try:
+            super()._hand_out()
+        except StorageUnavailable:
+            # They wait on, and are served when it is back.
+            return
+
+    def _deliver(self, waiter: Waiter, given: Given) -> None:
+        self._waiting_room.leave(waiter)
+        batch = self._service.journal.batch
+
+        def deliver() -> None:
+            if batch.failure:
+                waiter.refusal = StorageUnavailable(f"The disk takes no changes: {batch.failure}.")
+            elif waiter.gone:
+                self.take_back(given)
+                return
+            else:
+                waiter.given = given
+            waiter.woken.set()
+
+        batch.after.append(deliver)
+
+
+class DurableService(QueueService):
+    """Queues on disk that other tasks share. Made and started by `open_service`, never by hand."""
+
+    broker: JournaledBroker
+
+    def __init__(
+        self, settings: Settings, snapshots: SnapshotStore, database: Database, contents: Contents
+    ) -> None:
+        self._journal = Journal(database, self._note_settled)
+        self.pending_keys: set[tuple[int, str]] = set()
+        """Keys whose first use is being written."""
+        self._contents = contents
+        super().__init__(settings, snapshots)
+        self.step = JournaledStep(self.lock, self.journal)
+        self.exclusive = ExclusiveStep(self.lock, self.journal, self.hand_out)
+        for queue in self._queues.values():
+            queue.use_step(self.step)
+        offset = time.time() - trio.current_time()
+        for kept in contents.keys:
+            claim = Claim(kept.fingerprint, kept.id, kept.until - offset)
+            self.keys.restore(kept.queue, kept.key, claim)
+        del self._contents
+
+    @property
+    def journal(self) -> Journal:
+        """Where changes wait for the disk."""
+        return self._journal
+
+    @property
+    def durable(self) -> bool:
+        """Whether messages are on the disk before they are acknowledged."""
+        return True
+
+    def check_storage(self) -> None:
+        """Raise `StorageUnavailable` if changes cannot be written at the moment."""
+        self.journal.check()
+
+    async def stored(self) -> None:
+        """Wait until every change begun so far is on the disk. Raises `StorageUnavailable`."""
+        batch = self.journal.batch
+        if batch:
+            self.journal.flush()
+            await batch.wait()
+        else:
+            await self.journal.settled()
+
+    def give_up_storing(self) -> None:
+        """Wait for the disk no longer."""
+        self.journal.give_up()
+
+    def journal_stats(self) -> JournalStats:
+        """Report what has been written."""
+        return self.journal.stats()
+
+    async def configure(self, name: str, settings: QueueSettings) -> bool:
+        """Let `settings` hold for the queue called `name`, and return whether it was made for that."""
+        async with self.exclusive:
+            change, made = self.broker.begin_configuring(name, settings, trio.current_time())
+            self.journal.add(change)
+        return made
+
+    async def delete(self, name: str) -> None:
+        """Remove the queue called `name` with all it holds; who waits there is answered with `QueueNotFound`."""
+        async with self.exclusive:
+            queue = self.find(name)
+            change = self.broker.begin_deleting(name)
+            self.journal.add(change)
+            self.journal.batch.after.append(lambda: None if self.journal.reason else self._forget(name, queue))
+        await bulk.free_elsewhere(change.dropped)
+
+    def _forget(self, name: str, queue: NamedQueue) -> None:
+        self._queues.pop(name, None)
+        queue.end()
+
+    def _note_settled(self) -> None:
+        if not self.lock.locked():
+            self.hand_out()
+
+    def _make_broker(self, **options: Any) -> Broker:
+        contents = self._contents
+        return JournaledBroker(journal=self.journal, kept=contents.queues, epoch=contents.epoch, **options)
+
+    def _make_queue(self, core: Queue) -> NamedQueue:
+        return DurableQueue(self, core)
+
+
+@asynccontextmanager
+async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGenerator[DurableService, None]:
+    """Run the part of a service that writes, for the length of the block, and give the service.
+
+    Reads what earlier runs have kept. Raises `CannotStart` if it cannot be read. On the way out everything is
+    written, and the files are closed.
+    """
+    begun = time.monotonic()
+    database, contents = await trio.to_thread.run_sync(
+        _open, settings, snapshots.descriptor, trio.current_time(), time.time() - trio.current_time()
+    )
+    if contents.warning:
+        logs.say(logging.WARNING, "storage was not closed", reason=contents.warning)
+    service = DurableService(settings, snapshots, database, contents)
+    logs.say(
+        logging.INFO,
+        "storage open",
+        queues=len(service.broker.queues),
+        messages=service.broker.messages,
+        seconds=round(time.monotonic() - begun, 3),
+    )
+    del contents
+    ended = False
+    async with trio.open_nursery() as nursery:
+        await nursery.start(service.journal.run)
+        try:
+            yield service
+        finally:
+            for queue in service.broker.queues.values():
+                service.journal.note(queue.last_entry())
+            service.journal.close()
+            nursery.cancel_scope.shield = True
+            nursery.cancel_scope.deadline = trio.current_time() + CLOSE_SECONDS
+    ended = not nursery.cancel_scope.cancelled_caught
+    reason = service.journal.reason if ended else "it does not answer"
+    service.journal.give_up()
+    if ended:
+        database.close()
+    if reason:
+        raise CannotStart(f"{FILE}: the last changes could not be written: {reason}.")
+
+
+def _open(settings: Settings, descriptor: int, now: float, offset: float) -> tuple[Database, Contents]:
+    database, warning = open_database(settings.data_dir, descriptor)
+    try:
+        contents = database.load(now, offset, warning)
+        database.prepare()
+    except Damaged as error:
+        database.close()
+        raise CannotStart(f"{FILE} is damaged: {error}. `zapq check` tells more.") from None
+    except BaseException:
+        database.close()
+        raise
+    return database, contents

@@ -1,0 +1,274 @@
+"""Between the queues and the thread that writes: what is written together, and who waits for it.
+
+Changes and notes go into the open batch. It is closed and handed to the writer as soon as somebody waits for it,
+or the tasks that run now have had their turn. When the writer has dealt with it, its changes take effect here, in
+the order in which they began, and whoever waits is woken: the order of effects is the order of answers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import trio
+
+from zapq import logs
+from zapq.core.commit import Batch, Change, Entry
+from zapq.errors import StorageUnavailable
+from zapq.limits import COMMITS_REMEMBERED
+from zapq.service.step import Step
+from zapq.store.database import Database
+from zapq.store.writer import Writer, Written
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStats:
+    """What has been written."""
+
+    commits: int
+    changes: int
+    failures: int
+    """Commits that could not be written."""
+    pending: int
+    """Changes that wait to be written now."""
+    seconds: float
+    """All commits together."""
+    p50: float
+    """Seconds the median commit took, of the last 1024."""
+    p99: float
+    available: bool
+
+
+class OpenBatch(Batch):
+    """A batch, and who waits for it."""
+
+    __slots__ = ("after", "settled")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after: list[Callable[[], object]] = []
+        """Called in order once `settled`; nothing they do may wait."""
+        self.settled = False
+
+    async def wait(self) -> None:
+        """Wait until it is known whether it is on the disk; raises `StorageUnavailable` if not.
+
+        Shielded: a cancellation now could not say what has happened. Bounded by the disk, or `Journal.give_up`.
+        """
+        if not self.settled:
+            event = trio.Event()
+            self.after.append(event.set)
+            with trio.CancelScope(shield=True):
+                await event.wait()
+        if self.failure:
+            raise StorageUnavailable(f"The disk takes no changes: {self.failure}. Nothing was changed.")
+
+
+class Journal:
+    """Collects changes, has them written, and lets them take effect. `on_settled` is called after each commit."""
+
+    def __init__(self, database: Database, on_settled: Callable[[], object]) -> None:
+        self.batch = OpenBatch()
+        """The one that is open."""
+        self.reason = ""
+        """Why nothing can be written at the moment; empty if it can."""
+        self.corked = False
+        """Whether somebody will call `flush` soon."""
+        self._on_settled = on_settled
+        self._writer = Writer(database, self._wake)
+        self._written: list[OpenBatch] = []
+        self._relaxed = False
+        self._due = False
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._in_flight: deque[OpenBatch] = deque()
+        self._commits = self._changes = self._failures = 0
+        self._seconds = 0.0
+        self._lately: deque[float] = deque(maxlen=COMMITS_REMEMBERED)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the thread that writes, until `close`. If cancelled, it is left to what it does, and forgotten."""
+        self._token = trio.lowlevel.current_trio_token()
+        task_status.started()
+        self.flush()
+        await trio.to_thread.run_sync(self._writer.run, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+        self.collect()
+
+    def close(self) -> None:
+        """Let `run` return once everything entered so far is dealt with."""
+        self.flush()
+        self._writer.stop()
+
+    def give_up(self) -> None:
+        """Tell everybody who waits for the disk that it does not answer; what becomes of theirs is unknown."""
+        while self._in_flight:
+            batch = self._in_flight.popleft()
+            batch.failure = "it does not answer"
+            self._settle(batch, take_effect=False)
+
+    def check(self) -> None:
+        """Raise `StorageUnavailable` if nothing can be written at the moment."""
+        if self.reason:
+            raise StorageUnavailable(f"The disk takes no changes: {self.reason}. Nothing was changed.")
+
+    def add(self, change: Change) -> None:
+        """Enter a change, which takes effect when it is written; inside `relaxed`, at once."""
+        if self._relaxed:
+            change.commit()
+            self.batch.notes += change.entries
+        else:
+            self.batch.changes.append(change)
+        if not self._due:
+            self._schedule()
+
+    def note(self, entry: Entry) -> None:
+        """Enter what has happened already."""
+        self.batch.notes.append(entry)
+        if not self._due:
+            self._schedule()
+
+    @contextmanager
+    def relaxed(self) -> Iterator[None]:
+        """Let the changes begun in this block, which must not wait for anything, take effect at once.
+
+        They are written like any other, but nobody waits for that, and they cannot fail: only a crash before that
+        loses them.
+        """
+        self._relaxed = True
+        try:
+            yield
+        finally:
+            self._relaxed = False
+
+    def flush(self) -> None:
+        """Hand the open batch to the writer, if there is anything in it."""
+        self._due = False
+        batch = self.batch
+        if batch and self._token is not None:
+            batch.offset = time.time() - trio.current_time()
+            self.batch = OpenBatch()
+            self._in_flight.append(batch)
+            self._writer.submit(batch)
+
+    async def settled(self) -> None:
+        """Wait until everything entered so far is written, or has failed; raises nothing."""
+        self.flush()
+        if self._in_flight:
+            event = trio.Event()
+            self._in_flight[-1].after.append(event.set)
+            await event.wait()
+
+    def collect(self) -> None:
+        """Let take effect what the writer has dealt with; must run in Trio's thread."""
+        written = self._writer.written
+        while written:
+            self._collect(written.popleft())
+        self._on_settled()
+
+    def stats(self) -> JournalStats:
+        """Report what has been written; never waits."""
+        lately = sorted(self._lately) or [0.0]
+        return JournalStats(
+            commits=self._commits,
+            changes=self._changes,
+            failures=self._failures,
+            pending=sum(len(batch.changes) for batch in self._in_flight) + len(self.batch.changes),
+            seconds=self._seconds,
+            p50=lately[len(lately) // 2],
+            p99=lately[len(lately) * 99 // 100],
+            available=not self.reason,
+        )
+
+    def _collect(self, written: Written) -> None:
+        before, self.reason = self.reason, written.failure
+        if written.failure:
+            self._failures += bool(written.batches)
+            if not before:
+                logs.say(logging.ERROR, "storage unavailable", reason=written.failure)
+        elif before:
+            logs.say(logging.INFO, "storage available again")
+        batches = [batch for batch in written.batches if isinstance(batch, OpenBatch) and not batch.settled]
+        if not written.failure and written.batches:
+            self._commits += 1
+            self._seconds += written.seconds
+            self._lately.append(written.seconds)
+        for batch in batches:
+            self._in_flight.popleft()
+            batch.failure = written.failure
+        # What began last is undone first, so that each finds what it left.
+        for batch in reversed(batches) if written.failure else ():
+            for change in reversed(batch.changes):
+                change.revert()
+        for batch in batches:
+            self._settle(batch, take_effect=not written.failure)
+
+    def _settle(self, batch: OpenBatch, *, take_effect: bool) -> None:
+        if take_effect:
+            self._changes += len(batch.changes) + len(batch.notes)
+            for change in batch.changes:
+                change.commit()
+        batch.settled = True
+        for call in batch.after:
+            call()
+        batch.after.clear()
+
+    def _schedule(self) -> None:
+        self._due = True
+        if not self.corked and self._token is not None:
+            self._token.run_sync_soon(self.flush)
+
+    def _wake(self) -> None:
+        assert self._token is not None
+        try:
+            self._token.run_sync_soon(self.collect, idempotent=True)
+        except trio.RunFinishedError:
+            # We were cancelled and are no more; the thread ends with its commit.
+            self._writer.stop()
+
+
+class JournaledStep(Step):
+    """A step whose changes are on the disk when its block is left; raises `StorageUnavailable` if they are not.
+
+    The lock is not held while they are written.
+    """
+
+    def __init__(self, lock: trio.Lock, journal: Journal) -> None:
+        super().__init__(lock)
+        self._journal = journal
+        self._before = 0
+
+    async def __aenter__(self) -> None:
+        """Wait for the lock. If cancelled, it is not taken."""
+        await super().__aenter__()
+        self._before = len(self._journal.batch.changes)
+
+    async def __aexit__(self, *_: object) -> None:
+        """Release the lock, and wait for what was begun."""
+        batch = self._journal.batch
+        waits = len(batch.changes) > self._before
+        self._lock.release()
+        if waits:
+            self._journal.flush()
+            await batch.wait()
+
+
+class ExclusiveStep(JournaledStep):
+    """A step after which nothing else changes until it is written; then `afterwards` is called."""
+
+    def __init__(self, lock: trio.Lock, journal: Journal, afterwards: Callable[[], object]) -> None:
+        super().__init__(lock, journal)
+        self._afterwards = afterwards
+
+    async def __aexit__(self, *_: object) -> None:
+        """Wait for what was begun, and release the lock."""
+        batch = self._journal.batch
+        try:
+            if len(batch.changes) > self._before:
+                self._journal.flush()
+                await batch.wait()
+        finally:
+            self._lock.release()
+            self._afterwards()

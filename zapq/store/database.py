@@ -1,0 +1,524 @@
+"""The queues on disk: one SQLite file, and what is written to it in one transaction.
+
+Format 1. A message is a row of `messages`, numbered by its queue's epoch and its id, so that a queue's messages
+lie side by side in their order, and new ones come at the end. What can change of a message, and what most messages
+have not, is a row of `states` with the same number: so a body is written once. Rows of an epoch no queue has are
+garbage, removed little by little: thus a purge is one small write, whatever it drops. Every row carries a checksum
+that covers its number, for SQLite has none of its own.
+
+SQLite's write-ahead log is what makes a commit durable (`synchronous=FULL`: an fsync for each). It is emptied into
+the file here, after a commit has been answered, and never shrinks: writing where the file has been before is twice
+as fast as making it longer.
+
+Everything here is synchronous and belongs to one thread at a time.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import stat
+import time
+import zlib
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from math import inf
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from zapq.core.commit import (
+    ID_BITS,
+    Batch,
+    Gone,
+    Kept,
+    KeyKept,
+    Put,
+    PutMany,
+    QueueGone,
+    QueueKept,
+    in_wall_time,
+)
+from zapq.core.image import QueueImage
+from zapq.core.journaled_broker import KeptQueue
+from zapq.core.line import Run
+from zapq.core.message import PLAIN, About, Message
+from zapq.core.queue_settings import QueueSettings
+from zapq.errors import CannotStart
+from zapq.limits import CHECKPOINT_PAGES, KIB, MIB, SPARE_PAGES
+from zapq.store.wal import Damaged, damage_in_log
+
+FILE = "zapq.db"
+NEW = ".zapq.db.new"
+FORMAT = 1
+APPLICATION = 0x7A617071
+"""`zapq` in ASCII: what `file` and SQLite's tools show."""
+PAGE = 4096
+GARBAGE_ROWS = 2000
+"""Rows of garbage removed in one transaction: some 5 ms."""
+VACUUM_PAGES = 256
+"""Pages given back to the file system in one transaction."""
+_ROWS = (256, 64, 16, 4, 1)
+"""How many rows one statement writes: SQLite compiles one for each number, and Python keeps them."""
+Table = Literal["messages", "states"]
+_TABLES: tuple[Table, ...] = ("messages", "states")
+_IDS = (1 << ID_BITS) - 1
+
+_SCHEMA = f"""
+pragma application_id = {APPLICATION};
+pragma user_version = {FORMAT};
+create table queues (number integer primary key, name text not null unique, epoch integer not null,
+                     next_id integer not null, settings text not null, paused integer not null,
+                     sum integer not null);
+create table messages (row integer primary key, sum integer not null, body blob not null);
+create table states (row integer primary key, state blob not null);
+create table keys (queue integer, key text, fingerprint blob not null, id integer not null, until real not null,
+                   primary key (queue, key)) without rowid;
+create table probe (number integer primary key, filling blob);
+"""
+
+
+class State(NamedTuple):
+    """What is known of a message besides its body, as it is written; times are seconds since 1970."""
+
+    content_type: str
+    priority: int
+    expires: float | None
+    receives: int
+    releases: int
+    origin: str
+    due: float
+
+
+class KeptKey(NamedTuple):
+    """An idempotency key, as it was used; `until` in seconds since 1970."""
+
+    queue: int
+    key: str
+    fingerprint: bytes
+    id: int
+    until: float
+
+
+class Contents(NamedTuple):
+    """What was found in a database."""
+
+    queues: list[KeptQueue]
+    keys: list[KeptKey]
+    epoch: int
+    """The highest in use."""
+    warning: str
+    """What the operator should know about how it was left; empty if nothing."""
+
+
+_STATES = msgspec.msgpack.Decoder(State)
+
+
+class Database:
+    """One open database. `sqlite3.Error` and OSError pass through, but from `open_database`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._epochs: dict[int, int] = {}
+        """By number of the queue."""
+        self._garbage: list[int] = []
+        """Epochs whose rows are to be removed."""
+        self._logged = 0
+        """Pages written since the log was last emptied, roughly."""
+        self._spare = False
+        """Whether the file may have more free pages than it needs."""
+        self._probe = 64 * KIB
+
+    @property
+    def untidy(self) -> bool:
+        """Whether `tidy` has something to do when there is time."""
+        return bool(self._garbage) or self._spare
+
+    def commit(self, batches: Sequence[Batch]) -> None:
+        """Write all of `batches`, or raise and write nothing. On the disk when it returns.
+
+        What comes twice in them counts as what comes last, and what is gone is gone.
+        """
+        puts: dict[int, tuple[int, bytes]] = {}
+        states: dict[int, bytes] = {}
+        gone: list[int] = []
+        others: list[QueueKept | QueueGone | KeyKept] = []
+        size = 0
+        for batch in batches:
+            offset = batch.offset
+            for entry in batch.entries():
+                if entry.__class__ is Put:
+                    row, body = entry.row, entry.body
+                    puts[row] = (_sum(row, body), body)
+                    size += len(body)
+                    if entry.about is not PLAIN or entry.due:
+                        states[row] = _state(row, entry.about, entry.due, offset)
+                elif isinstance(entry, PutMany):
+                    first = entry.first
+                    for row, body in enumerate(entry.bodies, first):
+                        puts[row] = (_sum(row, body), body)
+                        size += len(body)
+                    if entry.about is not PLAIN:
+                        for row in range(first, first + len(entry.bodies)):
+                            states[row] = _state(row, entry.about, 0.0, offset)
+                elif isinstance(entry, Kept):
+                    states[entry.row] = _state(entry.row, entry.about, entry.due, offset)
+                elif isinstance(entry, Gone):
+                    gone += entry.rows
+                else:
+                    others.append(in_wall_time(entry, offset))  # type: ignore[arg-type]  # it stays what it is
+        for row in gone:
+            states.pop(row, None)
+            puts.pop(row, None)
+        execute = self._connection.execute
+        execute("begin immediate")
+        try:
+            for entry in others:
+                self._write(entry)
+            if puts:
+                flat = [value for row, (checksum, body) in puts.items() for value in (row, checksum, body)]
+                self._insert("messages", 3, flat)
+            if states:
+                self._insert("states", 2, [value for pair in states.items() for value in pair])
+            if gone:
+                rows = msgspec.json.encode(gone).decode()
+                execute("delete from messages where row in (select value from json_each(?))", (rows,))
+                execute("delete from states where row in (select value from json_each(?))", (rows,))
+            execute("commit")
+        except BaseException:
+            self._probe = min(max(size, 64 * KIB), MIB)
+            self._roll_back()
+            raise
+        self._logged += 2 + (size + 64 * len(puts)) // PAGE + len(gone) // 20
+        self._spare |= bool(gone)
+        for entry in others:
+            self._note_epoch(entry)
+
+    def probe(self) -> None:
+        """Write as much as could not be written last, so that success means something; then remove it."""
+        self._connection.execute("insert or replace into probe values (1, zeroblob(?))", (self._probe,))
+        self._connection.execute("delete from probe")
+        self._logged += 2 + self._probe // PAGE
+
+    def tidy(self, *, idle: bool) -> None:
+        """Do a part of what keeps the files small: remove garbage, give pages back, empty the log.
+
+        As long as there are changes to write (not `idle`), only now and then.
+        """
+        full = self._logged >= CHECKPOINT_PAGES
+        if idle or full:
+            if self._garbage:
+                self._remove_garbage(self._garbage[0])
+            self._spare = self._spare and self._too_large()
+            if self._spare:
+                self._connection.execute(f"pragma incremental_vacuum({VACUUM_PAGES})").fetchall()
+                self._logged += 2 * VACUUM_PAGES
+        if full:
+            self._connection.execute("pragma wal_checkpoint(passive)").fetchall()
+            self._logged = 0
+
+    def close(self) -> None:
+        """Empty the log into the file and close both; what was committed is safe in any case."""
+        self._connection.close()
+
+    def load(self, now: float, offset: float, warning: str = "") -> Contents:
+        """Return all there is, with times by a clock that shows `now` and lacks `offset` to that of the world.
+
+        Raises `Damaged`.
+        """
+        check = self._connection.execute("pragma quick_check(1)").fetchone()[0]
+        if check != "ok":
+            raise Damaged(check)
+        states: dict[int, bytes] = {}
+        for row, state in self._connection.execute("select row, state from states"):
+            if not isinstance(state, bytes) or zlib.crc32(state[4:], _seed(row)) != int.from_bytes(
+                state[:4], "big"
+            ):
+                raise Damaged(f"states, row {row}: the checksum does not match")
+            states[row] = state
+        known = _Known(states, offset)
+        queues: list[KeptQueue] = []
+        highest = 0
+        for number, name, epoch, next_id, settings, paused, checksum in self._connection.execute(
+            "select number, name, epoch, next_id, settings, paused, sum from queues order by number"
+        ):
+            if checksum != _queue_sum(number, name, epoch, next_id, settings, paused):
+                raise Damaged(f"queues, number {number}: the checksum does not match")
+            image = QueueImage(
+                name=name,
+                settings=msgspec.json.decode(settings, type=QueueSettings),
+                paused=bool(paused),
+                next_id=next_id,
+                plain=deque(),
+                others=[],
+            )
+            self._read_messages(epoch, image, known)
+            queues.append(KeptQueue(number, epoch, image))
+            self._epochs[number] = epoch
+            highest = max(highest, epoch)
+        for epoch in self._epochs_of_rows():
+            if epoch not in self._epochs.values():
+                self._garbage.append(epoch)
+                highest = max(highest, epoch)
+        keys = [
+            KeptKey(*row)
+            for row in self._connection.execute(
+                "select queue, key, fingerprint, id, until from keys where until > ? order by until",
+                (now + offset,),
+            )
+        ]
+        return Contents(queues, keys, highest, warning)
+
+    def prepare(self) -> None:
+        """Make the log as long as it will be: a commit costs half once it has been written to before."""
+        self._connection.execute("delete from keys where until <= ?", (time.time(),))
+        self._connection.execute(
+            "insert or replace into probe values (1, zeroblob(?))", (CHECKPOINT_PAGES * PAGE,)
+        )
+        self._connection.execute("delete from probe")
+        self._connection.execute("pragma wal_checkpoint(restart)").fetchall()
+
+    def _read_messages(self, epoch: int, image: QueueImage, known: _Known) -> None:
+        rows = self._connection.execute(
+            "select row, sum, body from messages where row between ? and ? order by row",
+            (epoch << ID_BITS, epoch << ID_BITS | _IDS),
+        )
+        states, crc32 = known.states, zlib.crc32
+        append = image.plain.append
+        for row, checksum, body in rows:
+            if not isinstance(body, bytes) or crc32(body, (row ^ row >> 32) & 0xFFFFFFFF) != checksum:
+                raise Damaged(f"messages, row {row}: the checksum does not match")
+            id = row & _IDS
+            if id >= image.next_id:
+                raise Damaged(f"messages, row {row}: queue {image.name} has not given that id yet")
+            state = states.get(row)
+            if state is None:
+                append(Message(id, body))
+                continue
+            about, due = known.read(state)
+            message = Message(id, body, about)
+            if due or about.priority or about.receives or about.expires < inf:
+                image.others.append((message, due))
+            else:
+                append(message)
+
+    def _epochs_of_rows(self) -> Iterator[int]:
+        epoch = -1
+        while True:
+            row = self._connection.execute(
+                "select min(row) from (select min(row) row from messages where row >= ?1"
+                " union all select min(row) row from states where row >= ?1)",
+                ((epoch + 1) << ID_BITS,),
+            ).fetchone()[0]
+            if row is None:
+                return
+            epoch = row >> ID_BITS
+            yield epoch
+
+    def _remove_garbage(self, epoch: int) -> None:
+        first, last = epoch << ID_BITS, epoch << ID_BITS | _IDS
+        found = 0
+        self._connection.execute("begin immediate")
+        try:
+            for table in _TABLES:
+                found += self._connection.execute(_garbage(table), (first, last, GARBAGE_ROWS)).rowcount
+            self._connection.execute("commit")
+        except BaseException:
+            self._roll_back()
+            raise
+        self._logged += 2 + found // 20
+        if not found:
+            self._garbage.remove(epoch)
+
+    def _too_large(self) -> bool:
+        free: int = self._connection.execute("pragma freelist_count").fetchone()[0]
+        if free <= SPARE_PAGES:
+            return False
+        pages: int = self._connection.execute("pragma page_count").fetchone()[0]
+        return 2 * free > pages
+
+    def _insert(self, table: Table, columns: int, values: Sequence[object]) -> None:
+        at = 0
+        for number in _ROWS:
+            length = number * columns
+            while len(values) - at >= length:
+                self._connection.execute(_insertion(table, columns, number), values[at : at + length])
+                at += length
+
+    def _write(self, entry: QueueKept | QueueGone | KeyKept) -> None:
+        execute = self._connection.execute
+        if isinstance(entry, KeyKept):
+            execute(
+                "insert or replace into keys values (?, ?, ?, ?, ?)",
+                (entry.queue, entry.key, entry.fingerprint, entry.id, entry.until),
+            )
+        elif isinstance(entry, QueueGone):
+            execute("delete from queues where number = ?", (entry.number,))
+            execute("delete from keys where queue = ?", (entry.number,))
+        else:
+            settings = msgspec.json.encode(entry.settings).decode()
+            fields = (entry.number, entry.name, entry.epoch, entry.next_id, settings, int(entry.paused))
+            execute("insert or replace into queues values (?, ?, ?, ?, ?, ?, ?)", (*fields, _queue_sum(*fields)))
+
+    def _note_epoch(self, entry: QueueKept | QueueGone | KeyKept) -> None:
+        if isinstance(entry, KeyKept):
+            return
+        before = self._epochs.pop(entry.number, None)
+        if isinstance(entry, QueueKept):
+            self._epochs[entry.number] = entry.epoch
+            if before == entry.epoch:
+                return
+        if before is not None:
+            self._garbage.append(before)
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("rollback")
+
+
+class _Known:
+    """What is known of messages, as it was written, and how to read it: mostly it is the same for many."""
+
+    def __init__(self, states: dict[int, bytes], offset: float) -> None:
+        self.states = states
+        self._offset = offset
+        self._read: dict[bytes, About] = {}
+
+    def read(self, state: bytes) -> tuple[About, float]:
+        """Return what it says, and when the message is ready: 0 for at once."""
+        raw = state[4:]
+        about = self._read.get(raw)
+        if about is not None:
+            return about, 0.0
+        content_type, priority, expires, receives, releases, origin, due = _STATES.decode(raw)
+        ends = inf if expires is None else expires - self._offset
+        about = About(content_type, priority, ends, receives, releases, origin)
+        if due:
+            return about, due - self._offset
+        self._read[raw] = about
+        return about, 0.0
+
+
+def open_database(directory: str, descriptor: int) -> tuple[Database, str]:
+    """Open the database in `directory`, made if there is none, and say what the operator should know about it.
+
+    `descriptor` is that of the directory, which is locked until it is closed. Raises `CannotStart` if it is in
+    use, made by a newer version, damaged, or not to be opened.
+    """
+    path = Path(os.path.realpath(directory)) / FILE
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CannotStart(f"--data-dir {directory!r} is in use by another process of zapq.") from None
+    try:
+        _make_file(path, descriptor)
+        warning = damage_in_log(path)
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=0, cached_statements=64
+        )
+    except Damaged as error:
+        raise CannotStart(f"{path.name} is damaged: {error}. `zapq check` tells more.") from None
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CannotStart(f"{path.name} cannot be opened: {reason}.") from None
+    try:
+        _set_up(connection)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise CannotStart(f"{path.name} cannot be used: {error}. `zapq check` tells more.") from None
+    except BaseException:
+        connection.close()
+        raise
+    return Database(connection), warning
+
+
+def _make_file(path: Path, descriptor: int) -> None:
+    """Make sure that there is a plain file of ours, and nothing else, where SQLite will look.
+
+    It is made under another name, so that under its own it is never empty: an empty one has lost everything.
+    """
+    with suppress(FileNotFoundError):
+        status = os.stat(FILE, dir_fd=descriptor, follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise CannotStart(f"{FILE} is not a plain file with one name.")
+        if not status.st_size:
+            raise Damaged("it is empty")
+        return
+    for name in (NEW, f"{NEW}-journal", f"{NEW}-wal", f"{FILE}-wal", f"{FILE}-shm"):
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=descriptor)
+    os.close(os.open(NEW, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=descriptor))
+    with closing(sqlite3.connect(path.with_name(NEW), isolation_level=None)) as connection:
+        connection.execute("pragma synchronous = full")
+        connection.execute("pragma auto_vacuum = incremental")
+        connection.executescript(f"begin immediate; {_SCHEMA} commit;")
+    os.rename(NEW, FILE, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+    os.fsync(descriptor)
+
+
+def _set_up(connection: sqlite3.Connection) -> None:
+    execute = connection.execute
+    # Before the first access: then nobody else can open it, and the log's index is in memory and not in a file.
+    execute("pragma locking_mode = exclusive")
+    version = execute("pragma user_version").fetchone()[0]
+    application = execute("pragma application_id").fetchone()[0]
+    if application != APPLICATION:
+        raise CannotStart(f"{FILE} is a database of something else.")
+    if version > FORMAT:
+        raise CannotStart(f"{FILE} was made by a newer zapq (format {version}; this one knows {FORMAT}).")
+    mode = execute("pragma journal_mode = wal").fetchone()[0]
+    if mode != "wal":
+        raise CannotStart(f"{FILE} cannot have a write-ahead log here (journal mode {mode}).")
+    execute("pragma synchronous = full")
+    # Ours come earlier, and not while somebody waits for a commit.
+    execute(f"pragma wal_autocheckpoint = {4 * CHECKPOINT_PAGES}")
+    execute("pragma cache_size = -65536")
+
+
+def _garbage(table: Table) -> str:
+    some = f"select row from {table} where row between ? and ? limit ?"  # noqa: S608 - one of two names
+    return f"delete from {table} where row in ({some})"  # noqa: S608 - the same
+
+
+def _insertion(table: Table, columns: int, rows: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"insert or replace into {table} values {', '.join([row] * rows)}"  # noqa: S608 - one of two names
+
+
+def _seed(row: int) -> int:
+    return (row ^ row >> 32) & 0xFFFFFFFF
+
+
+def _sum(row: int, body: bytes) -> int:
+    return zlib.crc32(body, (row ^ row >> 32) & 0xFFFFFFFF)
+
+
+def _state(row: int, about: About, due: float, offset: float) -> bytes:
+    expires = None if about.expires == inf else about.expires + offset
+    state = State(
+        about.content_type,
+        about.priority,
+        expires,
+        about.receives,
+        about.releases,
+        about.origin,
+        due + offset if due else 0.0,
+    )
+    raw = msgspec.msgpack.encode(state)
+    return zlib.crc32(raw, _seed(row)).to_bytes(4, "big") + raw
+
+
+def _queue_sum(number: int, name: str, epoch: int, next_id: int, settings: str, paused: int) -> int:
+    return zlib.crc32(repr((number, name, epoch, next_id, settings, paused)).encode())
+
+
+def count_messages(contents: Contents) -> int:
+    """Return how many messages were found."""
+    return sum(_length(each.image.plain) + len(each.image.others) for each in contents.queues)
+
+
+def _length(items: Iterable[Message | Run]) -> int:
+    return sum(len(item) if isinstance(item, Run) else 1 for item in items)

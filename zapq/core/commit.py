@@ -95,7 +95,9 @@ Entry = Put | PutMany | Kept | Gone | QueueKept | QueueGone | KeyKept
 class Change(Protocol):
     """Something somebody waits for."""
 
-    entries: Sequence[Entry]
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """What is to be written for it."""
 
     def commit(self) -> None:
         """Take effect: the entries are on the disk."""

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Protocol
 
-from zapq.core.commit import Change, Entry, Gone, Journal, Kept, Put, PutMany, QueueKept, row_of
-from zapq.core.line import Parcel, last_id
+import msgspec
+
+from zapq.core.commit import ID_BITS, Change, Entry, Gone, Journal, Kept, Put, PutMany, QueueKept, row_of
+from zapq.core.line import Parcel
 from zapq.core.message import PLAIN, About, Draft, Lease, Message
 from zapq.core.queue import Dropped, Queue, Room, counted, rest
 from zapq.core.queue_settings import QueueSettings
@@ -74,10 +76,24 @@ class JournaledQueue(Queue):
 
     def enqueue(self, body: bytes, about: About = PLAIN, *, delay: float = 0.0, now: float = 0.0) -> Message:
         """Begin to add a message."""
+        # What everybody does all the time, so no more calls than need be.
         self._journal.check()
-        self._check_room(1, len(body), now)
-        message = Message(self.reserve(1), body, self._mortal_as_set(about, now))
-        self._enter((message,), (now + delay if delay > 0 else 0.0,), len(body))
+        room, size = self._room, len(body)
+        if room.messages >= room.max_messages or room.bytes + size > room.max_bytes or self._capped:
+            self._check_room(1, size, now)
+        if self._settings.ttl is not None:
+            about = self._mortal_as_set(about, now)
+        id = self._next_id
+        self._next_id = id + 1
+        if id >= self._ids_kept:
+            self._journal.note(self.kept())
+        self._enqueued += 1
+        self.messages += 1
+        self.bytes += size
+        room.messages += 1
+        room.bytes += size
+        message = Message(id, body, about)
+        self._journal.add(_EnqueuedOne(self, message, now + delay if delay > 0 else 0.0))
         return message
 
     def enqueue_drafts(self, drafts: Sequence[Draft], *, now: float) -> int:
@@ -235,10 +251,10 @@ class JournaledQueue(Queue):
         items = self._lines[about.priority].items
         if due:
             self._place(message, due, 0.0)
-        elif items and last_id(items[-1]) > message.id:
+        elif items and items[-1].id > message.id:
             # Who asked for less than to be written overtook it.
             self._come_back(message)
-        elif about.priority or about.expires < inf:
+        elif about is not PLAIN and (about.priority or about.expires < inf):
             self._place(message, 0.0, 0.0)
         else:
             items.append(message)
@@ -297,6 +313,24 @@ class JournaledQueue(Queue):
         super()._expire(message)
 
 
+class _EnqueuedOne(msgspec.Struct, gc=False):
+    queue: JournaledQueue
+    message: Message
+    due: float
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        message = self.message
+        return (Put(self.queue.epoch << ID_BITS | message.id, message.body, message.about, self.due),)
+
+    def commit(self) -> None:
+        self.queue._admit(self.message, self.due)
+
+    def revert(self) -> None:
+        self.queue._enqueued -= 1
+        self.queue._hold(-1, -len(self.message.body))
+
+
 @dataclass(slots=True)
 class _OfQueue:
     queue: JournaledQueue
@@ -329,7 +363,7 @@ class _EnqueuedBodies(_OfQueue):
     def commit(self) -> None:
         queue = self.queue
         items = queue._lines[self.about.priority].items
-        if items and last_id(items[-1]) > self.first:
+        if items and items[-1].id > self.first:
             for at, body in enumerate(self.bodies):
                 queue._come_back(Message(self.first + at, body, self.about))
         else:

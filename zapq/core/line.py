@@ -242,7 +242,7 @@ class Line:
 
     def find(self, id: int) -> Message | None:
         """Return the message with this id, if it is here; O(log n) steps."""
-        at = bisect_left(self.items, id, key=last_id)
+        at = bisect_left(self.items, id, key=_last_id)
         if at == len(self.items) or self.items[at].id > id:
             return None
         item = self.items[at]
@@ -270,6 +270,5 @@ def _flat(items: Iterable[Message | Run]) -> Iterator[Message]:
             yield from item
 
 
-def last_id(item: Message | Run) -> int:
-    """Return the id of a message, or of the last one of a run."""
+def _last_id(item: Message | Run) -> int:
     return item.id if isinstance(item, Message) else item.first + item.count - 1

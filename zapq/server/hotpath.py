@@ -80,7 +80,7 @@ class HotPath:
     ) -> None:
         self._service = service
         self._default = service.default
-        self._journal = service.journal
+        self.journal = service.journal
         self._durability = render.COMMITTED if service.durable else b""
         self._max_message_bytes = settings.max_message_bytes
         self._traffic = traffic
@@ -117,7 +117,7 @@ class HotPath:
         answers = Answers()
         parts: list[bytes] = []
         changed: list[tuple[int, Head]] = []
-        journal = self._journal
+        journal = self.journal
         changes = None if journal is None else journal.batch.changes
         begun = 0 if changes is None else len(changes)
         at = size = 0
@@ -177,7 +177,7 @@ class HotPath:
     @contextmanager
     def written_together(self) -> Iterator[None]:
         """Have everything that is changed in this block written in one go, at its end."""
-        journal = self._journal
+        journal = self.journal
         if journal is None:
             yield
             return

@@ -18,6 +18,8 @@ import selectors
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Literal
@@ -29,11 +31,39 @@ from zapq.limits import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, TURN_STEPS
 from zapq.server.connection import Begun, Connection, Host
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES
+from zapq.service.journal import Journal
 
 State = Literal["idle", "head", "body", "more", "commit"]
 _READ = selectors.EVENT_READ
 _CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
 """Clients that left, or were turned away by a firewall, before we accepted them."""
+
+
+class Bell:
+    """Something in a selector that any thread can ring."""
+
+    def __init__(self, answer: Callable[[], object]) -> None:
+        self.inside, self._outside = socket.socketpair()
+        self.inside.setblocking(False)
+        self._outside.setblocking(False)
+        self._answer = answer
+
+    def ring(self) -> None:
+        """Have it answered soon; from any thread."""
+        # It is full, and rings already; or nobody is there any more.
+        with suppress(OSError):
+            self._outside.send(b"!")
+
+    def answer(self) -> None:
+        """Do what it rings for."""
+        with suppress(BlockingIOError):
+            self.inside.recv(RECEIVE_BYTES)
+        self._answer()
+
+    def close(self) -> None:
+        """Take it down."""
+        self.inside.close()
+        self._outside.close()
 
 
 class Guest:
@@ -69,7 +99,7 @@ class Lobby:
         self._connections = connections
         self._selector = selectors.DefaultSelector()
         self._guests: set[Guest] = set()
-        self._ready: deque[Guest | None] = deque()
+        self._ready: deque[Guest | Bell | None] = deque()
         """Whose turn is next; None is the door."""
         self._now = 0.0
         self._alarm = inf
@@ -86,6 +116,8 @@ class Lobby:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_clock)
+                if self._hot.journal is not None:
+                    nursery.start_soon(self._listen_for, self._hot.journal)
                 self._selector.register(self._door, _READ, None)
                 while True:
                     if self._ready:
@@ -95,6 +127,19 @@ class Lobby:
                     self._turn(nursery)
         finally:
             self._empty()
+
+    async def _listen_for(self, journal: Journal) -> None:
+        """Be told of commits through the selector: that is two of Trio's turns faster than its own way."""
+        bell = Bell(journal.collect)
+        try:
+            self._selector.register(bell.inside, _READ, bell)
+            with journal.roused_by(bell.ring):
+                await trio.sleep_forever()
+        finally:
+            # The selector is closed by whoever leaves last.
+            with suppress(KeyError, ValueError, RuntimeError):
+                self._selector.unregister(bell.inside)
+            bell.close()
 
     def admit(self, sock: socket.socket, received: bytes = b"") -> None:
         """Take in a connection that is between requests; `received` is what it has sent already."""
@@ -120,6 +165,8 @@ class Lobby:
                 guest = self._ready.popleft()
                 if guest is None:
                     steps += self._accept(nursery)
+                elif isinstance(guest, Bell):
+                    guest.answer()
                 elif guest.here:
                     steps += self._attend(guest)
 
@@ -179,18 +226,18 @@ class Lobby:
         guest.state = "commit"
         guest.answers = answers
         guest.rest = bytearray(rest)
-        answers.batch.after.append(partial(self._on_written, guest))
+        answers.batch.after.append(partial(self._on_written, guest, answers))
 
-    def _on_written(self, guest: Guest) -> None:
+    def _on_written(self, guest: Guest, answers: Answers) -> None:
         """Answer a guest who waited for the disk."""
-        answers, guest.answers = guest.answers, None
-        if answers is None:
+        if guest.answers is None:
             return  # it has a task of its own meanwhile
-        self._now = trio.current_time()
+        guest.answers = None
         guest.state = "idle"
+        self._hot.confirm(answers)
         try:
-            self._watch(guest)
-            self._hot.confirm(answers)
+            if not guest.watched:
+                self._watch(guest)
             answers.used = 0
             self._answer(guest, answers, bytes(guest.rest))
         except OSError as error:
@@ -203,9 +250,8 @@ class Lobby:
             self._close(guest)
 
     def _watch(self, guest: Guest) -> None:
-        if not guest.watched:
-            self._selector.register(guest.sock, _READ, guest)
-            guest.watched = True
+        self._selector.register(guest.sock, _READ, guest)
+        guest.watched = True
 
     def _unwatch(self, guest: Guest) -> None:
         if guest.watched:
@@ -348,7 +394,7 @@ class Lobby:
     def _empty(self) -> None:
         """Close who is between requests and give the others a task; what has arrived by now is served first."""
         for key, _ in self._selector.select(0):
-            if key.data is not None and key.data.here:
+            if isinstance(key.data, Guest) and key.data.here:
                 self._attend(key.data)
         for guest in list(self._guests):
             if guest.answers is not None:

@@ -83,6 +83,7 @@ class Journal:
         self._written: list[OpenBatch] = []
         self._relaxed = False
         self._due = False
+        self._rouse: Callable[[], object] | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._in_flight: deque[OpenBatch] = deque()
         self._commits = self._changes = self._failures = 0
@@ -220,7 +221,24 @@ class Journal:
         if not self.corked and self._token is not None:
             self._token.run_sync_soon(self.flush)
 
+    @contextmanager
+    def roused_by(self, rouse: Callable[[], object]) -> Iterator[None]:
+        """Let somebody who wakes faster than Trio's own way do it: `rouse`, called in the writer's thread.
+
+        It must not raise, and have `collect` called soon after.
+        """
+        self._rouse = rouse
+        try:
+            yield
+        finally:
+            self._rouse = None
+            self.collect()
+
     def _wake(self) -> None:
+        rouse = self._rouse
+        if rouse is not None:
+            rouse()
+            return
         assert self._token is not None
         try:
             self._token.run_sync_soon(self.collect, idempotent=True)

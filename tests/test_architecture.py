@@ -24,7 +24,7 @@ MAY_USE = {
     "core": {"errors", "limits"},
     "logs": {"settings"},
     "store": {"limits", "errors", "settings", "core"},
-    "service": {"limits", "errors", "settings", "core", "store"},
+    "service": {"limits", "errors", "settings", "core", "store", "logs"},
     "http": {"limits", "errors", "settings", "core", "service", "logs"},
     "server": {"limits", "errors", "settings", "core", "service", "logs", "http"},
     "client": {"limits", "errors", "core"},

@@ -12,10 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from zapq.core.broker import Broker
+from zapq.core.broker import Broker, Redriven
 from zapq.core.line import Run
 from zapq.core.message import About, Draft, Lease, Message
-from zapq.core.queue import STATES, Queue
+from zapq.core.queue import STATES, Dropped, Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import QueueFull, ReceiptExpired
 from zapq.limits import BACKOFF, RELEASES_AT_ONCE
@@ -60,11 +60,11 @@ class QueuesAgainstList(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 100.0
-        self.broker = Broker(max_messages=MAX_MESSAGES, max_bytes=MAX_BYTES, max_queues=3, now=self.now)
+        self.broker = self.make_broker()
         self.settings = QueueSettings(
             max_messages=OWN_MESSAGES, max_receives=MAX_RECEIVES, dead_letter="dead", visibility=VISIBILITY
         )
-        self.broker.configure("work", self.settings, self.now)
+        self.do_configure("work", self.settings)
         self.held: list[Held] = []
         self.out: list[tuple[str, Message]] = []
         self.leases: list[tuple[str, Lease]] = []
@@ -77,6 +77,29 @@ class QueuesAgainstList(RuleBasedStateMachine):
 
     def queue(self, name: str) -> Queue:
         return self.broker.find(name)
+
+    # What queues on disk do otherwise
+
+    def make_broker(self) -> Broker:
+        return Broker(max_messages=MAX_MESSAGES, max_bytes=MAX_BYTES, max_queues=3, now=self.now)
+
+    def do_configure(self, name: str, settings: QueueSettings) -> None:
+        self.broker.configure(name, settings, self.now)
+
+    def do_delete(self, name: str) -> None:
+        self.broker.delete(name)
+
+    def do_clear(self, name: str) -> list[Dropped]:
+        return self.queue(name).clear()
+
+    def do_pause(self, name: str, paused: bool) -> None:
+        self.queue(name).paused = paused
+
+    def do_redrive(self, name: str, limit: int) -> Redriven:
+        return self.broker.redrive(name, limit, self.now)
+
+    def do_replace(self, name: str, messages: deque[Message], size: int) -> None:
+        self.queue(name).replace(messages, size)
 
     # What the model says
 
@@ -294,7 +317,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
 
     @rule(name=QUEUES)
     def clear(self, name: str) -> None:
-        dropped = self.queue(name).clear()
+        dropped = self.do_clear(name)
         everything = self.of(name)
         # Tombstones may be among what is dropped.
         ids = {
@@ -311,7 +334,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
     @rule(name=QUEUES)
     def pause_or_resume(self, name: str) -> None:
         self.paused ^= {name}
-        self.queue(name).paused = name in self.paused
+        self.do_pause(name, name in self.paused)
 
     @rule(limit=st.sampled_from([1, 9]))
     def redrive(self, limit: int) -> None:
@@ -321,7 +344,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
             if each.origin == "work" and room and moved < limit:
                 self.change(each, Held("work", self.new_id("work"), each.body, each.priority))
                 moved += 1
-        redriven = self.broker.redrive("dead", limit, self.now)
+        redriven = self.do_redrive("dead", limit)
         assert (redriven.moved, redriven.left) == (moved, len(self.of("dead", "ready")))
         self.counts["dead", "redriven"] += moved
 
@@ -338,7 +361,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
             MAX_BYTES, sum(len(each.body) for each in self.held)
         )
         try:
-            queue.replace(messages, size)
+            self.do_replace("default", messages, size)
         except QueueFull:
             assert more_messages or more_bytes
             return
@@ -351,9 +374,9 @@ class QueuesAgainstList(RuleBasedStateMachine):
     @rule()
     def delete_and_make_again(self) -> None:
         """Receipts of the old queue are worth nothing in the new one."""
-        self.broker.delete("work")
+        self.do_delete("work")
         self.held = [each for each in self.held if each.queue != "work"]
-        self.broker.configure("work", self.settings, self.now)
+        self.do_configure("work", self.settings)
         for key in [key for key in self.counts if key[0] == "work"]:
             del self.counts[key]
         self.acked -= {lease.serial for name, lease in self.leases if name == "work"}

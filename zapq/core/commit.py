@@ -73,10 +73,25 @@ class QueueKept(msgspec.Struct, frozen=True):
     paused: bool
 
 
+class IdsKept(msgspec.Struct, frozen=True):
+    """A queue has set ids aside, or will give no more."""
+
+    queue: int
+    next_id: int
+    final: bool = False
+    """Whether no id behind this one was given; otherwise the highest number ever entered counts."""
+
+
 class QueueGone(msgspec.Struct, frozen=True):
     """A queue is no more."""
 
     number: int
+
+
+class EpochGone(msgspec.Struct, frozen=True):
+    """Rows were written in an epoch that no queue will have."""
+
+    epoch: int
 
 
 class KeyKept(msgspec.Struct, frozen=True, gc=False):
@@ -89,7 +104,7 @@ class KeyKept(msgspec.Struct, frozen=True, gc=False):
     until: float
 
 
-Entry = Put | PutMany | Kept | Gone | QueueKept | QueueGone | KeyKept
+Entry = Put | PutMany | Kept | Gone | QueueKept | IdsKept | QueueGone | EpochGone | KeyKept
 
 
 class Change(Protocol):
@@ -104,6 +119,19 @@ class Change(Protocol):
 
     def revert(self) -> None:
         """Undo what was prepared: they are not, and will not be."""
+
+
+class Staged:
+    """Rows that are written ahead of the change that makes them count."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = entries
+
+    def commit(self) -> None:
+        """Wait for that change."""
+
+    def revert(self) -> None:
+        """Be written anew, or be garbage."""
 
 
 class Batch:

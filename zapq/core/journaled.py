@@ -6,6 +6,7 @@ one that is taken is out of its line, a lease that is settled is over but for it
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from zapq.core.commit import ID_BITS, Change, Entry, Gone, Journal, Kept, Put, PutMany, QueueKept, row_of
+from zapq.core.commit import ID_BITS, Change, Entry, Gone, IdsKept, Journal, Kept, Put, PutMany, QueueKept, row_of
 from zapq.core.line import Parcel
 from zapq.core.message import PLAIN, About, Draft, Lease, Message
 from zapq.core.queue import Dropped, Queue, Room, counted, rest
@@ -43,15 +44,13 @@ class JournaledQueue(Queue):
         self._journal = journal
         self.epoch = epoch
         """Which rows are its messages."""
-        self._ids_kept = 1
+        self._ids_kept = IDS_AT_ONCE
         self._settling: set[int] = set()
         """Serials of leases that are being settled."""
         super().__init__(*args, **named)
 
     def kept(self, settings: QueueSettings | None = None, *, paused: bool | None = None) -> QueueKept:
         """Return the entry that keeps this queue, as it is or as it is to be."""
-        # Ids are set aside many at once: the highest in use is not worth a write for each message.
-        self._ids_kept = self._next_id + IDS_AT_ONCE
         return QueueKept(
             number=self.number,
             name=self.name,
@@ -69,10 +68,9 @@ class JournaledQueue(Queue):
         """Send a message that is held, but not ready, to the dead-letter queue."""
         self._fail(message)
 
-    def last_entry(self) -> QueueKept:
-        """Return the entry that keeps this queue for good: after it, no message comes."""
-        entry = self.kept()
-        return QueueKept(entry.number, entry.name, entry.epoch, self._next_id, entry.settings, entry.paused)
+    def note_last(self) -> None:
+        """Enter which ids were given: there will be no more of them."""
+        self._journal.note(IdsKept(self.number, self._next_id, final=True))
 
     def enqueue(self, body: bytes, about: About = PLAIN, *, delay: float = 0.0, now: float = 0.0) -> Message:
         """Begin to add a message."""
@@ -86,7 +84,7 @@ class JournaledQueue(Queue):
         id = self._next_id
         self._next_id = id + 1
         if id >= self._ids_kept:
-            self._journal.note(self.kept())
+            self._note_ids()
         self._enqueued += 1
         self.messages += 1
         self.bytes += size
@@ -232,9 +230,22 @@ class JournaledQueue(Queue):
         change.entries = [self.kept()]
         return change
 
+    def begin_replacing(self, epoch: int, messages: deque[Message], size: int) -> Replacing:
+        """Begin to hold exactly `messages`, whose rows are written already, in `epoch`. Raises `QueueFull`.
+
+        Nobody changes the queue until that is written, for the caller holds the lock.
+        """
+        self.check_replacement(len(messages), size)
+        change = Replacing(self, self.epoch, messages, size)
+        self.epoch = epoch
+        change.entries = [self.kept()]
+        return change
+
     def _note_ids(self) -> None:
         if self._next_id > self._ids_kept:
-            self._journal.note(self.kept())
+            # Many at once: the highest in use is not worth a write for each message.
+            self._ids_kept = self._next_id + IDS_AT_ONCE
+            self._journal.note(IdsKept(self.number, self._ids_kept))
 
     def _enter(self, messages: Sequence[Message], dues: Sequence[float], size: int) -> None:
         self._enqueued += len(messages)
@@ -525,6 +536,27 @@ class Cleared:
     def commit(self) -> None:
         """Hold nothing."""
         self.dropped = self.queue.clear()
+
+    def revert(self) -> None:
+        """Go on as before."""
+        self.queue.epoch = self.epoch_before
+
+
+@dataclass(slots=True)
+class Replacing:
+    """A queue that will hold other messages."""
+
+    queue: JournaledQueue
+    epoch_before: int
+    messages: deque[Message]
+    size: int
+    entries: Sequence[Entry] = ()
+    dropped: list[Dropped] = field(default_factory=list)
+    """What it held, for the caller to free."""
+
+    def commit(self) -> None:
+        """Hold them."""
+        self.dropped = self.queue.swap(self.messages, self.size)
 
     def revert(self) -> None:
         """Go on as before."""

@@ -35,6 +35,7 @@ class JournaledBroker(Broker):
     """
 
     queues: dict[str, JournaledQueue]  # type: ignore[assignment]  # it makes no others
+    default: JournaledQueue
 
     def __init__(
         self, *, journal: Journal, kept: Sequence[KeptQueue] = (), epoch: int = 0, now: float = 0.0, **named: Any

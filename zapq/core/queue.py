@@ -467,7 +467,15 @@ class Queue:
 
         They are plain, their ids are reserved ones, in order. `QueueFull` changes nothing. O(1) like `clear`.
         """
-        self._check_caps(len(messages) - self.messages, size - self.bytes, 0)
+        self.check_replacement(len(messages), size)
+        return self.swap(messages, size)
+
+    def check_replacement(self, messages: int, size: int) -> None:
+        """Raise `QueueFull` if so many messages, of `size` bytes, instead of those held would be over a cap."""
+        self._check_caps(messages - self.messages, size - self.bytes, 0)
+
+    def swap(self, messages: deque[Message], size: int) -> list[Dropped]:
+        """Hold exactly `messages`, whatever the caps say; `replace` tells the rest."""
         dropped = self.clear()
         self._lines[0] = Line(messages)
         self._ready = len(messages)

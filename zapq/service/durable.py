@@ -18,14 +18,14 @@ import trio
 
 from zapq import logs
 from zapq.core.broker import Broker, Redriven
-from zapq.core.commit import Entry, KeyKept
+from zapq.core.commit import Entry, EpochGone, KeyKept, PutMany, Staged, row_of
 from zapq.core.idempotency import Claim, Keys
 from zapq.core.journaled import JournaledQueue, StillSettling
 from zapq.core.journaled_broker import JournaledBroker
 from zapq.core.message import Draft, Lease
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
-from zapq.errors import CannotStart, ReceiptExpired, StorageUnavailable, ZapqError
+from zapq.errors import CannotStart, QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavailable, ZapqError
 from zapq.limits import CLOSE_SECONDS, IDEMPOTENCY_WINDOW, MAX_BATCH
 from zapq.service import bulk
 from zapq.service.journal import ExclusiveStep, Journal, JournaledStep, JournalStats
@@ -34,7 +34,7 @@ from zapq.service.service import QueueService
 from zapq.service.waiting import Given, Waiter
 from zapq.settings import Settings
 from zapq.store.database import FILE, Contents, Database, open_database
-from zapq.store.snapshot import SnapshotStore
+from zapq.store.snapshot import SnapshotStore, snapshot_name
 from zapq.store.wal import Damaged
 
 
@@ -247,6 +247,40 @@ class DurableService(QueueService):
             self.journal.add(change)
         return made
 
+    async def restore(self, name: str) -> int:
+        """Replace the default queue by the content of the file `name`. See `QueueService.restore`.
+
+        All of it is on the disk before the queue changes, and the change is one small write.
+        """
+        name = snapshot_name(name)
+        self.check_open()
+        self.journal.check()
+        bodies = await trio.to_thread.run_sync(self._snapshots.load, name, bulk.cancellable_pause)
+        core = self.broker.default
+        async with self.step:
+            first, epoch = core.reserve(len(bodies)), self.broker.next_epoch()
+        used = False
+        try:
+            messages, size = await trio.to_thread.run_sync(bulk.make, bodies, first)
+            number = len(messages)
+            for start in range(0, number, MAX_BATCH):
+                part = bodies[start : start + MAX_BATCH]
+                async with self.step:
+                    self.journal.add(Staged([PutMany(row_of(epoch, first + start), part)]))
+            async with self.exclusive:
+                self.check_open()
+                try:
+                    change = core.begin_replacing(epoch, messages, size)
+                except QueueFull as full:
+                    raise SnapshotFailed(f"{name} holds more than the queue may.", **full.members) from None
+                self.journal.add(change)
+            used = True
+        finally:
+            if not used:
+                self.journal.note(EpochGone(epoch))
+        await bulk.free_elsewhere(change.dropped)
+        return number
+
     async def delete(self, name: str) -> None:
         """Remove the queue called `name` with all it holds; who waits there is answered with `QueueNotFound`."""
         async with self.exclusive:
@@ -301,7 +335,7 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
             yield service
         finally:
             for queue in service.broker.queues.values():
-                service.journal.note(queue.last_entry())
+                queue.note_last()
             service.journal.close()
             nursery.cancel_scope.shield = True
             nursery.cancel_scope.deadline = trio.current_time() + CLOSE_SECONDS

@@ -33,7 +33,9 @@ import msgspec
 from zapq.core.commit import (
     ID_BITS,
     Batch,
+    EpochGone,
     Gone,
+    IdsKept,
     Kept,
     KeyKept,
     Put,
@@ -81,6 +83,9 @@ create table probe (number integer primary key, filling blob);
 """
 
 
+Other = QueueKept | IdsKept | QueueGone | EpochGone | KeyKept
+
+
 class State(NamedTuple):
     """What is known of a message besides its body, as it is written; times are seconds since 1970."""
 
@@ -122,8 +127,8 @@ class Database:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._epochs: dict[int, int] = {}
-        """By number of the queue."""
+        self._queues: dict[int, QueueKept] = {}
+        """What is written of each, by its number."""
         self._garbage: list[int] = []
         """Epochs whose rows are to be removed."""
         self._logged = 0
@@ -145,7 +150,7 @@ class Database:
         puts: dict[int, tuple[int, bytes]] = {}
         states: dict[int, bytes] = {}
         gone: list[int] = []
-        others: list[QueueKept | QueueGone | KeyKept] = []
+        others: list[Other] = []
         size = 0
         for batch in batches:
             offset = batch.offset
@@ -174,10 +179,11 @@ class Database:
             states.pop(row, None)
             puts.pop(row, None)
         execute = self._connection.execute
+        queues = dict(self._queues) if others else self._queues
         execute("begin immediate")
         try:
             for entry in others:
-                self._write(entry)
+                self._write(entry, queues)
             if puts:
                 flat = [value for row, (checksum, body) in puts.items() for value in (row, checksum, body)]
                 self._insert("messages", 3, flat)
@@ -194,8 +200,11 @@ class Database:
             raise
         self._logged += 2 + (size + 64 * len(puts)) // PAGE + len(gone) // 20
         self._spare |= bool(gone)
-        for entry in others:
-            self._note_epoch(entry)
+        if others:
+            epochs = {queue.epoch for queue in queues.values()}
+            self._garbage += (queue.epoch for queue in self._queues.values() if queue.epoch not in epochs)
+            self._garbage += (entry.epoch for entry in others if isinstance(entry, EpochGone))
+            self._queues = queues
 
     def probe(self) -> None:
         """Write as much as could not be written last, so that success means something; then remove it."""
@@ -257,10 +266,11 @@ class Database:
             )
             self._read_messages(epoch, image, known)
             queues.append(KeptQueue(number, epoch, image))
-            self._epochs[number] = epoch
+            self._queues[number] = QueueKept(number, name, epoch, next_id, image.settings, image.paused)
             highest = max(highest, epoch)
+        epochs = {queue.epoch for queue in self._queues.values()}
         for epoch in self._epochs_of_rows():
-            if epoch not in self._epochs.values():
+            if epoch not in epochs:
                 self._garbage.append(epoch)
                 highest = max(highest, epoch)
         keys = [
@@ -348,31 +358,37 @@ class Database:
                 self._connection.execute(_insertion(table, columns, number), values[at : at + length])
                 at += length
 
-    def _write(self, entry: QueueKept | QueueGone | KeyKept) -> None:
+    def _write(self, entry: Other, queues: dict[int, QueueKept]) -> None:
         execute = self._connection.execute
-        if isinstance(entry, KeyKept):
-            execute(
-                "insert or replace into keys values (?, ?, ?, ?, ?)",
-                (entry.queue, entry.key, entry.fingerprint, entry.id, entry.until),
-            )
-        elif isinstance(entry, QueueGone):
-            execute("delete from queues where number = ?", (entry.number,))
-            execute("delete from keys where queue = ?", (entry.number,))
-        else:
-            settings = msgspec.json.encode(entry.settings).decode()
-            fields = (entry.number, entry.name, entry.epoch, entry.next_id, settings, int(entry.paused))
-            execute("insert or replace into queues values (?, ?, ?, ?, ?, ?, ?)", (*fields, _queue_sum(*fields)))
+        match entry:
+            case KeyKept():
+                execute(
+                    "insert or replace into keys values (?, ?, ?, ?, ?)",
+                    (entry.queue, entry.key, entry.fingerprint, entry.id, entry.until),
+                )
+            case QueueGone():
+                queues.pop(entry.number, None)
+                execute("delete from queues where number = ?", (entry.number,))
+                execute("delete from keys where queue = ?", (entry.number,))
+            case QueueKept():
+                before = queues.get(entry.number)
+                if before is not None and before.next_id > entry.next_id:
+                    entry = msgspec.structs.replace(entry, next_id=before.next_id)
+                self._write_queue(entry, queues)
+            case IdsKept():
+                kept = queues.get(entry.queue)
+                if kept is not None and (entry.final or entry.next_id > kept.next_id):
+                    self._write_queue(msgspec.structs.replace(kept, next_id=entry.next_id), queues)
+            case EpochGone():
+                pass  # removed little by little
 
-    def _note_epoch(self, entry: QueueKept | QueueGone | KeyKept) -> None:
-        if isinstance(entry, KeyKept):
-            return
-        before = self._epochs.pop(entry.number, None)
-        if isinstance(entry, QueueKept):
-            self._epochs[entry.number] = entry.epoch
-            if before == entry.epoch:
-                return
-        if before is not None:
-            self._garbage.append(before)
+    def _write_queue(self, kept: QueueKept, queues: dict[int, QueueKept]) -> None:
+        queues[kept.number] = kept
+        settings = msgspec.json.encode(kept.settings).decode()
+        fields = (kept.number, kept.name, kept.epoch, kept.next_id, settings, int(kept.paused))
+        self._connection.execute(
+            "insert or replace into queues values (?, ?, ?, ?, ?, ?, ?)", (*fields, _queue_sum(*fields))
+        )
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
@@ -425,7 +441,7 @@ def open_database(directory: str, descriptor: int) -> tuple[Database, str]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CannotStart(f"{path.name} cannot be opened: {reason}.") from None
     try:
-        _set_up(connection)
+        _adopt(connection)
     except sqlite3.DatabaseError as error:
         connection.close()
         raise CannotStart(f"{path.name} cannot be used: {error}. `zapq check` tells more.") from None
@@ -453,13 +469,18 @@ def _make_file(path: Path, descriptor: int) -> None:
     os.close(os.open(NEW, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=descriptor))
     with closing(sqlite3.connect(path.with_name(NEW), isolation_level=None)) as connection:
         connection.execute("pragma synchronous = full")
-        connection.execute("pragma auto_vacuum = incremental")
-        connection.executescript(f"begin immediate; {_SCHEMA} commit;")
+        set_up(connection)
     os.rename(NEW, FILE, src_dir_fd=descriptor, dst_dir_fd=descriptor)
     os.fsync(descriptor)
 
 
-def _set_up(connection: sqlite3.Connection) -> None:
+def set_up(connection: sqlite3.Connection) -> None:
+    """Make the tables of a database that is empty."""
+    connection.execute("pragma auto_vacuum = incremental")
+    connection.executescript(f"begin immediate; {_SCHEMA} commit;")
+
+
+def _adopt(connection: sqlite3.Connection) -> None:
     execute = connection.execute
     # Before the first access: then nobody else can open it, and the log's index is in memory and not in a file.
     execute("pragma locking_mode = exclusive")

@@ -1,0 +1,199 @@
+"""The machine of `test_machine.py` for queues on disk: commits fail, and the process dies, in between."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from math import inf
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from tests.core.test_machine import (
+    BODIES,
+    MAX_BYTES,
+    MAX_MESSAGES,
+    MAX_RECEIVES,
+    NAMES,
+    QUEUES,
+    Held,
+    QueuesAgainstList,
+)
+from zapq.core.broker import Broker, Redriven
+from zapq.core.commit import Batch, Change, Entry, PutMany, Staged, row_of
+from zapq.core.journaled import JournaledQueue
+from zapq.core.journaled_broker import JournaledBroker
+from zapq.core.message import Message
+from zapq.core.queue import Dropped
+from zapq.core.queue_settings import QueueSettings
+from zapq.store.database import Database, set_up
+
+
+class DiskJournal:
+    """Writes every change at once, or fails to."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.failing = False
+
+    def check(self) -> None:
+        pass
+
+    def add(self, change: Change) -> None:
+        if self.failing:
+            change.revert()
+            return
+        batch = Batch()
+        batch.changes.append(change)
+        self.database.commit([batch])
+        change.commit()
+
+    def note(self, entry: Entry) -> None:
+        batch = Batch()
+        batch.notes.append(entry)
+        self.database.commit([batch])
+
+
+class QueuesOnDisk(QueuesAgainstList):
+    """Every message is where it was when the process died, and so is every setting; leases are not."""
+
+    broker: JournaledBroker
+
+    def __init__(self) -> None:
+        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        set_up(self.connection)
+        self.runs = 0
+        super().__init__()
+
+    def teardown(self) -> None:
+        self.connection.close()
+
+    def make_broker(self) -> Broker:
+        database = Database(self.connection)
+        contents = database.load(self.now, 0.0)
+        self.journal = DiskJournal(database)
+        self.runs += 1
+        return JournaledBroker(
+            journal=self.journal,
+            kept=contents.queues,
+            epoch=contents.epoch,
+            max_messages=MAX_MESSAGES,
+            max_bytes=MAX_BYTES,
+            max_queues=3,
+            tag=f"{self.runs:x}",
+            now=self.now,
+        )
+
+    def core(self, name: str) -> JournaledQueue:
+        return self.broker.queues[name]
+
+    def do_configure(self, name: str, settings: QueueSettings) -> None:
+        self.journal.add(self.broker.begin_configuring(name, settings, self.now)[0])
+
+    def do_delete(self, name: str) -> None:
+        self.journal.add(self.broker.begin_deleting(name))
+
+    def do_clear(self, name: str) -> list[Dropped]:
+        change = self.broker.begin_clearing(self.core(name))
+        self.journal.add(change)
+        return change.dropped
+
+    def do_pause(self, name: str, paused: bool) -> None:
+        self.journal.add(self.core(name).begin_setting(paused=paused))
+
+    def do_redrive(self, name: str, limit: int) -> Redriven:
+        change, redriven = self.broker.begin_redriving(name, limit, self.now)
+        self.journal.add(change)
+        # What is left is told before they have gone.
+        return replace(redriven, left=self.queue(name).stats().ready)
+
+    def do_replace(self, name: str, messages: deque[Message], size: int) -> None:
+        epoch = self.broker.next_epoch()
+        if messages:
+            bodies = [message.body for message in messages]
+            self.journal.add(Staged([PutMany(row_of(epoch, messages[0].id), bodies)]))
+        self.journal.add(self.core(name).begin_replacing(epoch, messages, size))
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        self.journal.failing = True
+        yield
+        self.journal.failing = False
+
+    @rule()
+    def the_process_dies(self) -> None:
+        self.broker = self.make_broker()  # type: ignore[assignment]  # it makes no other
+        self.out, self.leases, self.acked = [], [], set()
+        self.counts.clear()
+        self.came_back = True
+        failed = [each for each in self.of("work", "leased") if each.receives >= MAX_RECEIVES]
+        for name in NAMES:
+            self.newest[name] = self.core(name)._next_id - 1 - len(failed) * (name == "dead")
+        for each in sorted(failed, key=lambda each: each.id):
+            self.counts["work", "dead_lettered"] += 1
+            self.change(each, Held("dead", self.new_id("dead"), each.body, each.priority, origin="work"))
+        for each in [each for each in self.held if each.state == "leased"]:
+            self.change(each, replace(each, state="ready", until=inf, serial=0))
+        self.tick()
+
+    @rule()
+    def what_keeps_the_file_small_changes_nothing(self) -> None:
+        self.journal.database.tidy(idle=True)
+
+    @rule(name=QUEUES, body=BODIES, delay=st.sampled_from([0.0, 2.0]), many=st.booleans())
+    def an_enqueue_fails(self, name: str, body: bytes, delay: float, many: bool) -> None:
+        if not self.fits(name, [body]):
+            return
+        with self.failing():
+            if many:
+                self.queue(name).enqueue_bodies([body], now=self.now)
+            else:
+                self.queue(name).enqueue(body, delay=delay, now=self.now)
+        self.newest[name] += 1
+
+    @rule(name=QUEUES, limit=st.sampled_from([1, 3]), lease=st.booleans())
+    def taking_fails(self, name: str, limit: int, lease: bool) -> None:
+        queue = self.queue(name)
+        with self.failing():
+            if lease:
+                queue.receive_many(limit, None, self.now) if limit > 1 else queue.receive(None, self.now)
+            elif limit > 1:
+                queue.dequeue_many(limit, self.now)
+            else:
+                queue.dequeue(self.now)
+
+    @precondition(lambda self: self.leases)
+    @rule(data=st.data(), action=st.sampled_from(["ack", "release"]))
+    def settling_fails(self, data: st.DataObject, action: str) -> None:
+        name, lease = data.draw(st.sampled_from(self.leases))
+        each = self.holder(name, lease)
+        if each is None or each.until == inf:
+            return  # those without an end are listed in no particular order
+        with self.failing():
+            if action == "ack":
+                self.queue(name).ack(lease.receipt, self.now)
+            else:
+                self.queue(name).release(lease.receipt, 0.0, self.now)
+
+    @rule(name=QUEUES, what=st.sampled_from(["clear", "pause", "redrive", "replace"]))
+    def what_is_about_all_of_a_queue_fails(self, name: str, what: str) -> None:
+        with self.failing():
+            match what:
+                case "clear":
+                    self.do_clear(name)
+                case "pause":
+                    self.do_pause(name, name not in self.paused)
+                case "redrive":
+                    before = self.queue("work")._next_id
+                    self.do_redrive("dead", 9)
+                    self.newest["work"] += self.queue("work")._next_id - before
+                case "replace":
+                    self.do_replace("default", deque(), 0)
+
+
+QueuesOnDisk.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+test_the_queues_on_disk_agree_with_a_list = QueuesOnDisk.TestCase

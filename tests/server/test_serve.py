@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import socket
 import ssl
+import sys
 import warnings
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -151,17 +153,55 @@ async def test_a_file_in_the_way_of_a_unix_socket_is_left_alone(zapq_settings: S
 async def test_an_inherited_descriptor_is_served(zapq_settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as inherited:
         descriptor = os.dup(inherited.fileno())
+        os.set_inheritable(descriptor, True)
         async with serving(replace(zapq_settings, addr=f"fd://{descriptor}")) as url:
             assert url == f"http://127.0.0.1:{inherited.getsockname()[1]}"
             assert (await ask(url, "GET", "/health")).status == 200
+            assert not os.get_inheritable(descriptor)
 
 
-@pytest.mark.parametrize("descriptor", [0, 9999])
-async def test_a_descriptor_that_is_no_listening_socket_is_refused(
-    zapq_settings: Settings, descriptor: int
+@pytest.mark.skipif(sys.platform != "linux", reason="unix sockets without a file are Linux's")
+async def test_an_inherited_unix_socket_without_a_file_is_served(zapq_settings: Settings) -> None:
+    name = f"zapq-{secrets.token_hex(8)}"
+    with socket.socket(socket.AF_UNIX) as inherited:
+        inherited.bind(f"\0{name}")
+        inherited.listen()
+        async with serving(replace(zapq_settings, addr=f"fd://{os.dup(inherited.fileno())}")) as url:
+            assert url == f"unix:@{name}"
+
+
+@pytest.mark.parametrize(
+    ("descriptor", "complaint"), [(0, "socket operation on non-socket"), (9999, "bad file descriptor")]
+)
+async def test_a_descriptor_that_is_no_socket_is_refused(
+    zapq_settings: Settings, descriptor: int, complaint: str
 ) -> None:
-    with pytest.raises(CannotStart, match="fd://"):
+    with pytest.raises(CannotStart, match=f"(?i)--addr 'fd://{descriptor}': {complaint}"):
         await zapq.serve(replace(zapq_settings, addr=f"fd://{descriptor}"))
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "complaint"),
+    [
+        (socket.AF_INET, socket.SOCK_DGRAM, "not a TCP or unix stream socket"),
+        (socket.AF_UNIX, socket.SOCK_DGRAM, "not a TCP or unix stream socket"),
+        (socket.AF_INET, socket.SOCK_STREAM, "not a listening socket"),
+        (socket.AF_UNIX, socket.SOCK_STREAM, "not a listening socket"),
+    ],
+)
+async def test_a_socket_of_another_kind_is_refused_and_left_open(
+    zapq_settings: Settings, family: socket.AddressFamily, kind: socket.SocketKind, complaint: str
+) -> None:
+    with socket.socket(family, kind) as inherited:
+        with pytest.raises(CannotStart, match=f"--addr 'fd://{inherited.fileno()}': {complaint}"):
+            await zapq.serve(replace(zapq_settings, addr=f"fd://{inherited.fileno()}"))
+        os.fstat(inherited.fileno())
+
+
+async def test_a_connected_socket_is_refused(zapq_settings: Settings) -> None:
+    inherited, other = socket.socketpair()
+    with inherited, other, pytest.raises(CannotStart, match="not a listening socket"):
+        await zapq.serve(replace(zapq_settings, addr=f"fd://{inherited.fileno()}"))
 
 
 async def test_an_address_in_use_is_one_clear_refusal(zapq_settings: Settings) -> None:

@@ -24,6 +24,7 @@ Listener = trio.SocketListener | trio.SSLListener[trio.SocketStream]
 
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """Why accepting can fail for a while."""
+_FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,16 @@ def open_door(settings: Settings) -> Iterator[Door]:
     """Bind `settings.addr` for the length of the block.
 
     Raises `InvalidSetting` for certificates that cannot be used (nothing is bound then) and `CannotStart`
-    for an address that cannot. On the way out the socket is closed, and a unix socket's file removed.
+    for an address that cannot. On the way out the socket is closed, and a unix socket's file removed; one that was
+    inherited stays open wherever else it is, and its file stays too.
     """
     context = _tls_context(settings) if settings.tls else None
     address = settings.address
     try:
         sock = _bind(address)
+        if sock.family != socket.AF_UNIX:
+            # Those accepted inherit it: an answer is one write, and waiting for more to send with it is in vain.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         # create_server adds the address, which the line below names anyway.
         reason = (error.strerror or str(error)).partition(" (while attempting")[0]
@@ -60,9 +65,6 @@ def open_door(settings: Settings) -> Iterator[Door]:
     with sock:
         identity = _identity(address.path) if address.path else None
         sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
-            # Those accepted inherit it: an answer is one write, and waiting for more to send with it is in vain.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             yield Door(sock, context, _url(sock, tls=context is not None))
         finally:
@@ -139,15 +141,25 @@ def _remove_stale(path: str) -> None:
 
 
 def _adopt(descriptor: int) -> socket.socket:
+    """Take over a socket whoever started us listens on; how many clients it lets wait is their choice."""
     sock = socket.socket(fileno=descriptor)
     try:
-        if sock.type != socket.SOCK_STREAM:
-            raise OSError(errno.ESOCKTNOSUPPORT, "not a stream socket")
-        sock.listen(BACKLOG)
+        if sock.family not in _FAMILIES or sock.type != socket.SOCK_STREAM:
+            raise OSError(errno.ESOCKTNOSUPPORT, "not a TCP or unix stream socket")
+        if not _listens(sock):
+            raise OSError(errno.EINVAL, "not a listening socket")
+        os.set_inheritable(descriptor, False)
     except BaseException:
         sock.detach()  # not ours to close
         raise
     return sock
+
+
+def _listens(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return True  # macOS cannot tell
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -161,6 +173,7 @@ def _identity(path: str) -> tuple[int, int] | None:
 def _url(sock: socket.socket, *, tls: bool) -> str:
     name = sock.getsockname()
     if sock.family == socket.AF_UNIX:
-        return f"unix:{name}"
+        # One that has no file has a name that begins with a NUL byte, which people write as @.
+        return f"unix:{name}" if isinstance(name, str) else f"unix:@{os.fsdecode(name[1:])}"
     host = f"[{name[0]}]" if sock.family == socket.AF_INET6 else name[0]
     return f"{'https' if tls else 'http'}://{host}:{name[1]}"

@@ -23,6 +23,7 @@ MAY_USE = {
     "settings": {"errors", "limits"},
     "core": {"errors", "limits"},
     "logs": {"settings"},
+    "systemd": {"errors", "limits", "settings", "logs"},
     "store": {"limits", "errors", "settings", "core"},
     "service": {"limits", "errors", "settings", "core", "store", "logs"},
     "http": {"limits", "errors", "settings", "core", "service", "logs"},
@@ -30,13 +31,13 @@ MAY_USE = {
     "client": {"limits", "errors", "core"},
     "testing": {"settings", "service", ""},
     "command": {"limits"},
-    "cli": {"errors", "settings", "logs", "command", ""},
+    "cli": {"errors", "settings", "logs", "systemd", "command", ""},
     "__main__": {"command", "cli"},
     "": {"errors", "settings", "core", "service", "server"},
 }
 # Where each library may appear at all.
 LIBRARIES = {
-    "trio": {"service", "http", "server", "client", "cli", "testing"},
+    "trio": {"service", "http", "server", "client", "systemd", "cli", "testing"},
     "httpx2": {"client"},
     "quart": {"http"},
     "quart_trio": {"http"},

@@ -13,7 +13,7 @@ import click
 import trio
 
 import zapq
-from zapq import logs
+from zapq import logs, systemd
 from zapq.command.ending import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, complain, leave, run
 from zapq.command.remote import COMMANDS, CONTEXT
 from zapq.errors import InvalidSetting, ZapqError
@@ -59,10 +59,13 @@ def _click_option(option: Option) -> click.Option:
 
 def _serve(**flags: Any) -> int:
     """Serve queues until SIGINT or SIGTERM."""
+    handover = systemd.take(os.environ, os.getpid())
     config = flags.pop("config") or os.environ.get("ZAPQ_CONFIG")
     settings = load(flags=flags, environ=os.environ, config=config)
     logs.configure(settings)
-    return trio.run(serve_until_signalled, settings)
+    handover.check(settings)
+    with systemd.open_notifier(handover.notify_socket) as notifier:
+        return trio.run(serve_until_signalled, settings, notifier, handover.watchdog)
 
 
 serve = click.Command(
@@ -78,8 +81,11 @@ for command in (serve, *COMMANDS.values()):
     commands.add_command(command)
 
 
-async def serve_until_signalled(settings: Settings) -> int:
-    """Serve until the first SIGINT or SIGTERM, end at once on the second, and return the exit code."""
+async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, watchdog: float | None) -> int:
+    """Serve until the first SIGINT or SIGTERM, end at once on the second, and return the exit code.
+
+    Systemd is told when clients can be answered, when that ends, and within `watchdog` seconds that all is well.
+    """
     stopping = trio.Event()
     code = EXIT_OK
     async with trio.open_nursery() as nursery:
@@ -96,6 +102,7 @@ async def serve_until_signalled(settings: Settings) -> int:
                         nursery.cancel_scope.cancel()
                         return
                     logs.say(logging.INFO, "shutdown signal received", signal=name, grace=settings.grace)
+                    notifier.tell("STOPPING=1", f"shutting down, within {settings.grace:g} s")
                     stopping.set()
 
         async def run_server(*, task_status: trio.TaskStatus[list[str]]) -> None:
@@ -103,7 +110,8 @@ async def serve_until_signalled(settings: Settings) -> int:
             nursery.cancel_scope.cancel()
 
         await nursery.start(watch_signals)
-        [address] = await nursery.start(run_server)
+        [url] = await nursery.start(run_server)
+        address = url.partition("://")[2] or url
         # What was imported stays, and each full collection walked all of it: 25 to 40 ms in which nobody is
         # answered. Frozen, it is left out (3 to 11 ms). Only here, where the process is ours.
         gc.collect()
@@ -111,11 +119,15 @@ async def serve_until_signalled(settings: Settings) -> int:
         logs.say(
             logging.INFO,
             "queue listening",
-            addr=address.partition("://")[2] or address,
+            addr=address,
             tls=settings.tls,
             max_bytes=settings.max_bytes,
             max_msgs=settings.max_msgs,
         )
+        if not stopping.is_set():
+            notifier.tell("READY=1", f"listening on {address}")
+        if watchdog is not None:
+            nursery.start_soon(notifier.give_signs_of_life, watchdog)
     logs.say(logging.INFO, "bye")
     return code
 

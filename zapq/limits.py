@@ -104,6 +104,8 @@ GOODBYE_SECONDS = 0.5
 """How long closing a TLS connection may take: within the reserve below, so that a shutdown keeps its budget."""
 CLOSING_RESERVE = 0.1
 """The part of the grace, at most 1 s of it, kept for closing what did not end by itself."""
+SIGNS_OF_LIFE = 2
+"""Signs of life given in the time systemd's watchdog allows, as it advises: one may be late."""
 CLIENT_TIMEOUT = 30.0
 """Seconds a client of ours gives each step of a request, as many as the server gives; long polls get more."""
 FOLLOW_WAIT = 20.0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import fcntl
 import logging
 import os
 import re
 import secrets
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,11 +21,15 @@ from pathlib import Path
 
 import pytest
 import trio
+from click.core import ParameterSource
 
 from tests.test_cli import ENVIRON, messages
+from zapq.cli import serve
+from zapq.command.ending import EXIT_SIGNAL, EXIT_USAGE
 from zapq.errors import CannotStart
+from zapq.limits import BACKLOG
 from zapq.settings import Settings
-from zapq.systemd import Handover, open_notifier, take
+from zapq.systemd import FIRST_DESCRIPTOR, Handover, open_notifier, take
 
 PATIENCE = 30.0
 """Seconds a blocking call in these tests may take before it fails."""
@@ -332,3 +339,42 @@ async def test_signs_of_life_come_twice_in_the_time_the_watchdog_allows(
         assert heard(manager) == ["WATCHDOG=1"]
     with pytest.raises(BlockingIOError):
         heard(manager)
+
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+UNITS = [DEPLOY / name for name in ("zapq.service", "zapq.socket", "zapq.service.d/socket.conf")]
+
+
+@pytest.fixture
+def units() -> configparser.ConfigParser:
+    """All that systemd is given, read as one; of what stands there twice, the last counts."""
+    parser = configparser.ConfigParser(strict=False, interpolation=None)
+    assert parser.read(UNITS) == [str(unit) for unit in UNITS]
+    return parser
+
+
+def test_the_units_agree_with_what_zapq_takes_and_does(units: configparser.ConfigParser) -> None:
+    service, defaults = units["Service"], Settings()
+    program, *arguments = shlex.split(service["ExecStart"])
+    assert program.endswith("/bin/zapq")
+    with serve.make_context("zapq", arguments) as context:
+        sources = {name: context.get_parameter_source(name) for name in context.params}
+    # Any other flag, neither the drop-in nor the operator's own could change.
+    assert [name for name, source in sources.items() if source is ParameterSource.COMMANDLINE] == ["data_dir"]
+    assert service["Environment"] == f"ZAPQ_ADDR=fd://{FIRST_DESCRIPTOR}"
+    assert float(service["TimeoutStopSec"]) > defaults.grace
+    assert int(service["LimitNOFILE"]) > defaults.max_connections
+    assert int(service["RestartPreventExitStatus"]) == EXIT_USAGE
+    assert service["SuccessExitStatus"] == f"{EXIT_SIGNAL + signal.SIGINT} {EXIT_SIGNAL + signal.SIGTERM}"
+    assert int(units["Socket"]["Backlog"]) == BACKLOG
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_systemd_has_nothing_to_say_about_the_units(tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY, tmp_path, dirs_exist_ok=True)
+    service = tmp_path / "zapq.service"
+    service.write_text(service.read_text().replace("/opt/zapq/bin/zapq", sys.executable))
+    command = ["systemd-analyze", "verify", "--man=no", str(service), str(tmp_path / "zapq.socket")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    # What it says about this machine's own units is not about ours.
+    assert [line for line in shown.stderr.splitlines() if "zapq" in line] == []

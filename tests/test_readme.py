@@ -54,11 +54,13 @@ def test_the_testing_example_passes(tmp_path: Path) -> None:
     assert "1 passed" in shown.stdout, shown.stdout + shown.stderr
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/inside.md", "docs/queues.md", "docs/client.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/inside.md", "docs/queues.md", "docs/client.md", "docs/deploy.md"]
+)
 def test_every_file_named_exists(document: str) -> None:
     text = (ROOT / document).read_text()
     links = re.findall(r"\]\((?!http)([^)#]+)\)", text)
-    files = re.findall(r"`((?:zapq|tests|scripts|bench|docs)/[\w./-]+)`", text)
+    files = re.findall(r"`((?:zapq|tests|scripts|bench|deploy|docs)/[\w./-]+)`", text)
     for name in links:
         assert ((ROOT / document).parent / name).exists(), name
     for name in files:

@@ -48,13 +48,13 @@ class DiskJournal:
             change.revert()
             return
         batch = Batch()
-        batch.changes.append(change)
+        batch.add(change)
         self.database.commit([batch])
         change.commit()
 
     def note(self, entry: Entry) -> None:
         batch = Batch()
-        batch.notes.append(entry)
+        batch.note(entry)
         self.database.commit([batch])
 
 

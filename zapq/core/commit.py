@@ -10,7 +10,7 @@ only noted; notes that could not be written are written with the next batch that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -137,24 +137,35 @@ class Staged:
 class Batch:
     """Changes and notes that are written in one transaction, in the order of their beginning."""
 
-    __slots__ = ("changes", "failure", "notes", "offset")
+    __slots__ = ("_log", "changes", "failure", "notes", "offset")
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
         self.notes: list[Entry] = []
+        self._log: list[Change | tuple[Entry]] = []
+        """Both, in the order in which they came."""
         self.offset = 0.0
         """What the clock of the entries lacks to that of the world."""
         self.failure = ""
         """Why it could not be written."""
 
     def __bool__(self) -> bool:
-        return bool(self.changes or self.notes)
+        return bool(self._log)
 
-    def entries(self) -> Iterable[Entry]:
-        """Everything in it. Which comes first does not matter: see `zapq/store/database.py`."""
-        for change in self.changes:
-            yield from change.entries
-        yield from self.notes
+    def add(self, change: Change) -> None:
+        """Put in a change."""
+        self.changes.append(change)
+        self._log.append(change)
+
+    def note(self, entry: Entry) -> None:
+        """Put in what has happened already."""
+        self.notes.append(entry)
+        self._log.append((entry,))
+
+    def entries(self) -> Iterator[Entry]:
+        """Everything in it, in order."""
+        for item in self._log:
+            yield from item if item.__class__ is tuple else item.entries  # type: ignore[union-attr]  # it is no tuple
 
 
 class Journal(Protocol):

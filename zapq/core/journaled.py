@@ -187,6 +187,8 @@ class JournaledQueue(Queue):
         if self._has_failed(lease):
             grave = self._room.dig(self, message)
             change = _Buried(self, [Gone((row,)), *grave.entries], lease, message, grave)
+        elif message.about.expires <= now:
+            change = _Outlived(self, [Gone((row,))], lease)
         else:
             change = _Released(self, [Kept(row, message.about, due)], lease, message, due)
         self._journal.add(change)
@@ -441,6 +443,19 @@ class _Released(_OfQueue):
             self.queue._place(self.message, self.due, 0.0)
         else:
             self.queue._come_back(self.message)
+
+    def revert(self) -> None:
+        self.queue._restore_lease(self.lease)
+
+
+@dataclass(slots=True)
+class _Outlived(_OfQueue):
+    lease: Lease
+
+    def commit(self) -> None:
+        self.queue._settling.discard(self.lease.serial)
+        self.queue._released += 1
+        Queue._expire(self.queue, self.lease.message)
 
     def revert(self) -> None:
         self.queue._restore_lease(self.lease)

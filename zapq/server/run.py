@@ -7,8 +7,8 @@ down the innermost ends first, and one cancel scope is the budget for all of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
@@ -44,7 +44,7 @@ async def run_server(
             hot = HotPath(service, settings, traffic, trace_ids, refusals) if settings.hot_path else None
             host = Host(app, _config(settings), settings, traffic=traffic, trace_ids=trace_ids, hot=hot)
             with trio.CancelScope() as budget:
-                async with trio.open_nursery() as connections:
+                async with _give_up_storing(service, budget), trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
                         if hot is not None and door.tls is None and Lobby.possible():
                             accepting.start_soon(Lobby(door.sock, host, hot, connections).run)
@@ -61,6 +61,23 @@ async def run_server(
                     service.drain()
                 if connections.cancel_scope.cancelled_caught:
                     logs.say(logging.WARNING, "grace ran out; connections were cut", grace=settings.grace)
+
+
+@asynccontextmanager
+async def _give_up_storing(service: QueueService, budget: trio.CancelScope) -> AsyncGenerator[None, None]:
+    """Let nobody in the block wait for the disk when `budget` is over: that wait is shielded."""
+
+    async def watch() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            if budget.cancel_called:
+                service.give_up_storing()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 def _config(settings: Settings) -> Config:

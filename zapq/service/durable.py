@@ -328,7 +328,6 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
         seconds=round(time.monotonic() - begun, 3),
     )
     del contents
-    ended = False
     async with trio.open_nursery() as nursery:
         await nursery.start(service.journal.run)
         try:
@@ -338,14 +337,14 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
                 queue.note_last()
             service.journal.close()
             nursery.cancel_scope.shield = True
-            nursery.cancel_scope.deadline = trio.current_time() + CLOSE_SECONDS
-    ended = not nursery.cancel_scope.cancelled_caught
-    reason = service.journal.reason if ended else "it does not answer"
-    service.journal.give_up()
-    if ended:
-        database.close()
-    if reason:
-        raise CannotStart(f"{FILE}: the last changes could not be written: {reason}.")
+            patience = 0.0 if service.journal.given_up else CLOSE_SECONDS
+            nursery.cancel_scope.deadline = trio.current_time() + patience
+    if nursery.cancel_scope.cancelled_caught:
+        # The thread still uses the database; it ends with the process, if not before.
+        raise CannotStart(f"{FILE}: the disk does not answer; the last changes may not be there.")
+    database.close()
+    if service.journal.reason:
+        raise CannotStart(f"{FILE}: the last changes could not be written: {service.journal.reason}.")
 
 
 def _open(settings: Settings, descriptor: int, now: float, offset: float) -> tuple[Database, Contents]:

@@ -78,6 +78,8 @@ class Journal:
         """Why nothing can be written at the moment; empty if it can."""
         self.corked = False
         """Whether somebody will call `flush` soon."""
+        self.given_up = False
+        """Whether somebody waited in vain."""
         self._on_settled = on_settled
         self._writer = Writer(database, self._wake)
         self._written: list[OpenBatch] = []
@@ -105,7 +107,9 @@ class Journal:
 
     def give_up(self) -> None:
         """Tell everybody who waits for the disk that it does not answer; what becomes of theirs is unknown."""
+        self.flush()
         while self._in_flight:
+            self.given_up = True
             batch = self._in_flight.popleft()
             batch.failure = "it does not answer"
             self._settle(batch, take_effect=False)
@@ -119,15 +123,16 @@ class Journal:
         """Enter a change, which takes effect when it is written; inside `relaxed`, at once."""
         if self._relaxed:
             change.commit()
-            self.batch.notes += change.entries
+            for entry in change.entries:
+                self.batch.note(entry)
         else:
-            self.batch.changes.append(change)
+            self.batch.add(change)
         if not self._due:
             self._schedule()
 
     def note(self, entry: Entry) -> None:
         """Enter what has happened already."""
-        self.batch.notes.append(entry)
+        self.batch.note(entry)
         if not self._due:
             self._schedule()
 

@@ -90,7 +90,8 @@ class Writer:
 
     def _attempt(self, batches: list[Batch]) -> str:
         late = Batch()
-        late.notes = self._backlog
+        for entry in self._backlog:
+            late.note(entry)
         try:
             self._database.commit([late, *batches] if late else batches)
         except Exception as error:

@@ -1,0 +1,540 @@
+"""The service on disk: what is answered survives a restart, and what could not be written has not happened."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import zapq
+from zapq.core.commit import Batch
+from zapq.core.message import Draft, Lease
+from zapq.core.queue_settings import QueueSettings
+from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
+from zapq.service.durable import DurableService
+from zapq.service.queue import NamedQueue, Settlement
+from zapq.settings import Settings
+from zapq.store import database
+from zapq.store.database import Database
+
+
+@asynccontextmanager
+async def opened(directory: Path, max_msgs: int = 50_000) -> AsyncGenerator[DurableService, None]:
+    settings = Settings(data_dir=str(directory), durable=True, max_msgs=max_msgs)
+    async with zapq.open_service(settings) as service:
+        assert isinstance(service, DurableService)
+        yield service
+
+
+@dataclass
+class Disk:
+    """What stands between the writer and its database."""
+
+    failing: bool = False
+    gate: threading.Event | None = None
+    """If there is one, commits wait for it."""
+    commits: int = 0
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    disk = Disk()
+    commit, probe = Database.commit, Database.probe
+
+    def try_commit(self: Database, batches: Sequence[Batch]) -> None:
+        if disk.gate is not None:
+            disk.gate.wait(20)
+        if disk.failing:
+            raise sqlite3.OperationalError("disk I/O error")
+        disk.commits += 1
+        commit(self, batches)
+
+    def try_probe(self: Database) -> None:
+        if disk.failing:
+            raise sqlite3.OperationalError("disk I/O error")
+        probe(self)
+
+    monkeypatch.setattr(Database, "commit", try_commit)
+    monkeypatch.setattr(Database, "probe", try_probe)
+    return disk
+
+
+async def taken(queue: NamedQueue) -> list[bytes]:
+    return [message.body for message in await queue.dequeue_many(1000)]
+
+
+async def leased(queue: NamedQueue, visibility: float = 60.0) -> Lease:
+    lease = await queue.receive(visibility=visibility)
+    assert lease is not None
+    return lease
+
+
+async def works_again(service: DurableService) -> None:
+    while not service.journal.stats().available:
+        await trio.sleep(0.01)
+
+
+async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        jobs = service.queue("jobs")
+        await service.configure("jobs", QueueSettings(max_receives=2, dead_letter="dead", visibility=7.0))
+        await jobs.enqueue(b"plain")
+        await jobs.enqueue(b"first", priority=9, content_type="text/plain")
+        await jobs.enqueue(b"later", delay=1000.0)
+        await jobs.enqueue(b"mortal", ttl=1000.0)
+        await jobs.enqueue_many([b"x", Draft(body=b"y", priority=3), b"z"])
+        lease = await leased(jobs)
+        assert lease.body == b"first"
+        once = await leased(jobs)
+        await jobs.release(once.receipt)
+        twice = await leased(jobs)
+        assert twice.body == b"y"
+        await jobs.release(twice.receipt)
+        gone = await leased(jobs)
+        await jobs.ack(gone.receipt)
+        key = await service.queue("keyed").enqueue_once("k", Draft(body=b"once"))
+        await service.queue("still").pause()
+        before = jobs.info()
+    async with opened(tmp_path) as service:
+        jobs = service.find("jobs")
+        assert jobs.info().settings == before.settings
+        assert service.find("still").info().paused
+        messages = await jobs.peek(limit=100)
+        assert [(each.message.body, each.receives) for each in messages] == [
+            (b"first", 1),
+            (b"mortal", 0),
+            (b"x", 0),
+            (b"z", 0),
+        ]
+        assert messages[0].message.content_type == "text/plain"
+        [later] = await jobs.peek("delayed")
+        assert later.message.body == b"later"
+        assert later.due is not None
+        assert 900 < later.due - trio.current_time() <= 1000
+        [dead] = await service.find("dead").peek()
+        assert (dead.message.body, dead.message.about.origin) == (b"y", "jobs")
+        assert await service.queue("keyed").enqueue_once("k", Draft(body=b"once")) == (key.id, True)
+        with pytest.raises(ReceiptExpired):
+            await jobs.ack(lease.receipt)
+        assert (await jobs.enqueue(b"new")).id == before.stats.enqueued + 1
+
+
+async def test_nothing_is_answered_or_seen_before_it_is_written(tmp_path: Path, disk: Disk) -> None:
+    async with opened(tmp_path) as service:
+        await service.stored()
+        disk.gate = threading.Event()
+        answered: list[int] = []
+
+        async def enqueue() -> None:
+            answered.append((await service.enqueue(b"a")).id)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(enqueue)
+            await wait_all_tasks_blocked()
+            assert not answered
+            assert await service.dequeue() is None
+            stats = service.stats().queue
+            assert (stats.messages, stats.ready) == (1, 0), "it has its room already"
+            disk.gate.set()
+        assert answered == [1]
+        assert await taken(service.default) == [b"a"]
+
+
+async def test_what_came_while_a_commit_was_under_way_is_one_commit(tmp_path: Path, disk: Disk) -> None:
+    async with opened(tmp_path) as service:
+        await service.stored()
+        disk.gate = threading.Event()
+        before = disk.commits
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.enqueue, b"first")
+            await wait_all_tasks_blocked()
+            for number in range(100):
+                nursery.start_soon(service.enqueue, b"%d" % number)
+            await wait_all_tasks_blocked()
+            disk.gate.set()
+        assert disk.commits - before == 2
+
+
+CHANGES: dict[str, Callable[[DurableService, Lease], Awaitable[object]]] = {
+    "enqueue": lambda service, lease: service.enqueue(b"new"),
+    "enqueue into a new queue": lambda service, lease: service.queue("new").enqueue(b"new"),
+    "enqueue many": lambda service, lease: service.default.enqueue_many([b"new"] * 3),
+    "enqueue drafts": lambda service, lease: service.default.enqueue_many([Draft(body=b"new", delay=1.0)]),
+    "enqueue once": lambda service, lease: service.default.enqueue_once("key", Draft(body=b"new")),
+    "dequeue": lambda service, lease: service.dequeue(),
+    "dequeue many": lambda service, lease: service.default.dequeue_many(5),
+    "receive": lambda service, lease: service.default.receive(),
+    "receive many": lambda service, lease: service.default.receive_many(5),
+    "ack": lambda service, lease: service.default.ack(lease.receipt),
+    "release": lambda service, lease: service.default.release(lease.receipt),
+    "settle": lambda service, lease: service.default.settle([Settlement(receipt=lease.receipt)]),
+    "clear": lambda service, lease: service.default.clear(),
+    "configure": lambda service, lease: service.configure("default", QueueSettings(ttl=5.0)),
+    "delete": lambda service, lease: service.delete("other"),
+    "pause": lambda service, lease: service.default.pause(),
+    "load": lambda service, lease: service.restore("saved.json"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("known", [False, True], ids=["fails", "is known to fail"])
+async def test_what_cannot_be_written_has_not_happened(
+    tmp_path: Path,
+    disk: Disk,
+    change: Callable[[DurableService, Lease], Awaitable[object]],
+    known: bool,
+) -> None:
+    async with opened(tmp_path) as service:
+        await service.queue("other").enqueue(b"other")
+        await service.default.enqueue_many([b"a", b"b", b"c"])
+        await service.snapshot("saved.json")
+        lease = await leased(service.default)
+        before = service.default.info()
+        disk.failing = True
+        if known:
+            with pytest.raises(StorageUnavailable):
+                await service.queue("other").enqueue(b"x")
+        with pytest.raises(StorageUnavailable, match="disk I/O error"):
+            await change(service, lease)
+        with pytest.raises(StorageUnavailable):
+            service.check_storage()
+        assert service.default.info() == before
+        assert service.find("other").info().stats.messages == 1
+        # What needs no commit goes on.
+        assert [each.message.body for each in await service.default.peek()] == [b"b", b"c"]
+        await service.default.extend(lease.receipt, visibility=50.0)
+        disk.failing = False
+        await works_again(service)
+        await change(service, lease)
+        await service.stored()
+    async with opened(tmp_path) as service:
+        service.check_storage()
+
+
+async def test_after_a_failure_what_was_refused_is_not_there_and_the_rest_is(tmp_path: Path, disk: Disk) -> None:
+    async with opened(tmp_path) as service:
+        await service.enqueue(b"before")
+        lease = await leased(service.default, 0.05)
+        disk.failing = True
+        with pytest.raises(StorageUnavailable):
+            await service.enqueue(b"refused")
+        with pytest.raises(StorageUnavailable):
+            await service.default.ack(lease.receipt)
+        disk.failing = False
+        await works_again(service)
+        await service.enqueue(b"after")
+    async with opened(tmp_path) as service:
+        assert [each.message.body for each in await service.default.peek()] == [b"before", b"after"]
+
+
+async def test_consumers_in_line_wait_until_the_disk_works_again(tmp_path: Path, disk: Disk) -> None:
+    async with opened(tmp_path) as service:
+        given: list[bytes] = []
+
+        async def consume() -> None:
+            message = await service.dequeue(wait=60.0)
+            assert message is not None
+            given.append(message.body)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consume)
+            await wait_all_tasks_blocked()
+            disk.failing = True
+            with pytest.raises(StorageUnavailable):
+                await service.enqueue(b"refused")
+            disk.failing = False
+            await works_again(service)
+            assert not given
+            await service.enqueue(b"taken")
+        assert given == [b"taken"]
+
+
+async def test_a_consumer_cancelled_while_its_message_is_written_loses_none(tmp_path: Path, disk: Disk) -> None:
+    async with opened(tmp_path) as service:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.default.receive_many, 1)  # makes nothing: the queue is empty
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: service.dequeue(wait=60.0))
+            await wait_all_tasks_blocked()
+            service.enqueue_nowait(b"a")
+            await service.stored()
+            # Handed out to who waits, and on its way to the disk.
+            disk.gate = threading.Event()
+            nursery.cancel_scope.cancel()
+            disk.gate.set()
+        await service.stored()
+        held = [each.message.body for each in await service.default.peek()]
+        assert held in ([b"a"], []), "given, or back"
+    async with opened(tmp_path) as service:
+        assert [each.message.body for each in await service.default.peek()] == held
+
+
+async def test_two_uses_of_a_key_at_once_are_one_message(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        answers = []
+
+        async def enqueue() -> None:
+            answers.append(await service.default.enqueue_once("key", Draft(body=b"a")))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(enqueue)
+        assert {answer.id for answer in answers} == {1}
+        assert sum(not answer.replayed for answer in answers) == 1
+        assert service.stats().queue.messages == 1
+
+
+async def test_two_acknowledgements_at_once_are_both_fine(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        await service.enqueue(b"a")
+        lease = await leased(service.default)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.default.ack, lease.receipt)
+            nursery.start_soon(service.default.ack, lease.receipt)
+        twice = [Settlement(receipt=lease.receipt)] * 2
+        assert await service.default.settle(twice) == [None, None]
+        await service.enqueue(b"b")
+        lease = await leased(service.default)
+        both = [Settlement(receipt=lease.receipt), Settlement(receipt=lease.receipt, action="release")]
+        ok, refused = await service.default.settle(both)
+        assert ok is None
+        assert isinstance(refused, ReceiptExpired)
+
+
+async def test_memory_is_all_that_was_asked_for(tmp_path: Path, disk: Disk) -> None:
+    async with opened(tmp_path) as service:
+        await service.stored()
+        disk.gate = threading.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.enqueue, b"waits")
+            await wait_all_tasks_blocked()
+            message = await service.enqueue(b"does not", durability="memory")
+            assert message.id == 2
+            assert [each.message.body for each in await service.default.peek()] == [b"does not"]
+            await service.default.enqueue_many([b"nor", b"they"], durability="memory")
+            disk.gate.set()
+        # The one that waited is at its place.
+        assert [each.message.body for each in await service.default.peek()] == [
+            b"waits",
+            b"does not",
+            b"nor",
+            b"they",
+        ]
+    async with opened(tmp_path) as service:
+        assert await taken(service.default) == [b"waits", b"does not", b"nor", b"they"]
+
+
+async def test_in_memory_nobody_is_told_that_it_is_on_the_disk() -> None:
+    async with zapq.open_service() as service:
+        assert (await service.enqueue(b"a", durability="memory")).id == 1
+        with pytest.raises(NotDurable):
+            await service.enqueue(b"b", durability="committed")
+        await service.stored()
+        assert service.stats().queue.messages == 1
+
+
+async def test_nowait_and_stored(tmp_path: Path, disk: Disk) -> None:
+    async with opened(tmp_path) as service:
+        service.enqueue_nowait(b"a")
+        await service.stored()
+        message = service.dequeue_nowait()
+        assert message is not None
+        await service.stored()
+        disk.failing = True
+        service.enqueue_nowait(b"b")
+        with pytest.raises(StorageUnavailable):
+            await service.stored()
+        disk.failing = False
+        await works_again(service)
+    async with opened(tmp_path) as service:
+        assert service.stats().queue.messages == 0
+
+
+async def test_a_message_enqueued_during_a_purge_survives(tmp_path: Path, disk: Disk) -> None:
+    async with opened(tmp_path) as service:
+        await service.default.enqueue_many([b"old"] * 10)
+        disk.gate = threading.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.clear)
+            await wait_all_tasks_blocked()
+            with pytest.raises(trio.WouldBlock):
+                service.enqueue_nowait(b"new")
+            nursery.start_soon(service.enqueue, b"new")
+            await wait_all_tasks_blocked()
+            disk.gate.set()
+    async with opened(tmp_path) as service:
+        assert await taken(service.default) == [b"new"]
+
+
+async def test_a_loaded_snapshot_is_there_after_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        await service.default.enqueue_many([b"%d" % number for number in range(1000)])
+        await service.default.enqueue_many([b"more"] * 500)
+        assert await service.snapshot("saved.json") == 1500
+        await service.clear()
+        await service.enqueue(b"other")
+        assert await service.restore("saved.json") == 1500
+    async with opened(tmp_path) as service:
+        bodies = [*await taken(service.default), *await taken(service.default)]
+        assert bodies == [b"%d" % number for number in range(1000)] + [b"more"] * 500
+
+
+async def test_what_was_purged_is_removed_from_the_file(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_msgs=10**6) as service:
+        for _ in range(20):
+            await service.default.enqueue_many([bytes(1000)] * 1000)
+        await service.clear()
+        await service.enqueue(b"left")
+    async with opened(tmp_path) as service:
+        while service._journal._writer._database.untidy:
+            await trio.sleep(0.01)
+    with closing(sqlite3.connect(tmp_path / database.FILE)) as connection:
+        assert connection.execute("select count(*) from messages").fetchone() == (1,)
+
+
+async def test_waiters_of_a_deleted_queue_are_told(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service, trio.open_nursery() as nursery:
+
+        async def consume() -> None:
+            with pytest.raises(zapq.errors.QueueNotFound):
+                await service.queue("jobs").receive(wait=60.0)
+
+        nursery.start_soon(consume)
+        await wait_all_tasks_blocked()
+        await service.delete("jobs")
+    async with opened(tmp_path) as service:
+        assert [queue.name for queue in service.queues()] == ["default"]
+
+
+async def test_dead_letters_go_back_and_stay_there(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        await service.configure("jobs", QueueSettings(max_receives=1, dead_letter="dead"))
+        jobs = service.queue("jobs")
+        await jobs.enqueue(b"a")
+        await jobs.release((await leased(jobs)).receipt)
+        dead = service.find("dead")
+        assert (await dead.redrive()).moved == 1
+    async with opened(tmp_path) as service:
+        assert await taken(service.find("jobs")) == [b"a"]
+        assert await taken(service.find("dead")) == []
+
+
+async def test_a_lease_of_a_block_is_acknowledged_on_the_disk(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        await service.default.enqueue_many([b"a", b"b"])
+        async with service.default.lease() as lease:
+            assert lease.body == b"a"
+        with pytest.raises(RuntimeError):
+            async with service.default.lease():
+                raise RuntimeError
+    async with opened(tmp_path) as service:
+        [held] = await service.default.peek()
+        assert (held.message.body, held.receives) == (b"b", 1)
+
+
+async def test_a_directory_has_one_owner(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        with pytest.raises(CannotStart, match="in use"):
+            async with opened(tmp_path):
+                raise AssertionError
+    async with opened(tmp_path):
+        pass
+
+
+def spoil_nothing(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def spoil_all(path: Path) -> None:
+    path.write_bytes(b"no database" * 1000)
+
+
+def spoil_page(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[4096 : 4096 + 100] = bytes(100)
+    path.write_bytes(data)
+
+
+def of_the_future(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("pragma user_version = 99")
+
+
+def of_another(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("pragma application_id = 7")
+
+
+def spoil_body(path: Path) -> None:
+    data = path.read_bytes()
+    assert data.count(b"precious") == 1
+    path.write_bytes(data.replace(b"precious", b"presious"))
+
+
+def make_link(path: Path) -> None:
+    path.rename(path.with_name("other.db"))
+    path.symlink_to("other.db")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (spoil_nothing, "it is empty"),
+        (spoil_all, "not a database"),
+        (spoil_page, "damaged|malformed"),
+        (spoil_body, "checksum"),
+        (of_the_future, "newer zapq"),
+        (of_another, "something else"),
+        (make_link, "not a plain file"),
+    ],
+)
+async def test_a_database_that_is_not_right_is_refused_and_left_alone(
+    tmp_path: Path, spoil: Callable[[Path], None], reason: str
+) -> None:
+    async with opened(tmp_path) as service:
+        await service.enqueue(b"precious")
+    spoil(tmp_path / database.FILE)
+    before = (tmp_path / database.FILE).read_bytes()
+    for _ in range(2):
+        with pytest.raises(CannotStart, match=reason):
+            async with opened(tmp_path):
+                raise AssertionError
+    assert (tmp_path / database.FILE).read_bytes() == before
+
+
+async def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        await service.enqueue(b"a")
+        for path in tmp_path.iterdir():
+            assert os.stat(path).st_mode & 0o777 == 0o600, path
+
+
+async def test_who_waits_for_a_disk_that_hangs_is_told_in_the_end(tmp_path: Path, disk: Disk) -> None:
+    gate = threading.Event()
+
+    async def run() -> None:
+        async with opened(tmp_path) as service:
+            await service.stored()
+            disk.gate = gate
+            async with trio.open_nursery() as nursery:
+
+                async def enqueue() -> None:
+                    with pytest.raises(StorageUnavailable, match="does not answer"):
+                        await service.enqueue(b"a")
+
+                nursery.start_soon(enqueue)
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+                service.give_up_storing()
+
+    with pytest.raises(CannotStart, match="does not answer"):
+        await run()
+    gate.set()

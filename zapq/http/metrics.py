@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from zapq.service.journal import JournalStats
 from zapq.service.service import ServiceStats
 
 
@@ -70,6 +71,20 @@ def as_json(stats: ServiceStats, traffic: Traffic) -> dict[str, int | float]:
         "connections": traffic.connections,
         "connections_refused": traffic.connections_refused,
         "connection_errors": traffic.connection_errors,
+        **({} if stats.journal is None else _journal(stats.journal)),
+    }
+
+
+def _journal(stats: JournalStats) -> dict[str, int | float]:
+    return {
+        "storage_available": int(stats.available),
+        "journal_commits": stats.commits,
+        "journal_changes": stats.changes,
+        "journal_failures": stats.failures,
+        "journal_pending": stats.pending,
+        "journal_commit_seconds": round(stats.seconds, 6),
+        "journal_commit_p50_seconds": round(stats.p50, 6),
+        "journal_commit_p99_seconds": round(stats.p99, 6),
     }
 
 

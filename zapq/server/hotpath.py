@@ -41,6 +41,16 @@ from zapq.service.waiting import Given
 from zapq.settings import Settings
 
 _D = ord("D")
+_EFFECT: dict[Verb, str] = {
+    "enqueue": "put",
+    "put": "put",
+    "put many": "put",
+    "dequeue": "take",
+    "receive": "take",
+    "receive many": "take",
+    "ack": "settle",
+}
+"""Requests with the same one do not care whether those before them are written yet."""
 Then = Literal["idle", "more", "head", "body", "cold", "close"]
 
 
@@ -136,6 +146,10 @@ class HotPath:
             head = parse_head(text) if text[0] == _D else remember_head(text)
             if head is None or (head.length > self._max_message_bytes and not self._fits_a_batch(head)):
                 answers.then = "cold"
+                break
+            if changed and _EFFECT[head.verb] != _EFFECT[changed[0][1].verb]:
+                # It is to see what the requests before it have done, which is not before that is written.
+                answers.then = "more"
                 break
             stop = end + head.length
             if stop > length:

@@ -28,7 +28,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavailable, ZapqError
 from zapq.limits import CLOSE_SECONDS, IDEMPOTENCY_WINDOW, MAX_BATCH
 from zapq.service import bulk
-from zapq.service.journal import ExclusiveStep, Journal, JournaledStep, JournalStats
+from zapq.service.journal import ExclusiveStep, Journal, JournaledStep
 from zapq.service.queue import Accepted, Durability, NamedQueue, Settlement, checked_limit
 from zapq.service.service import QueueService
 from zapq.service.waiting import Given, Waiter
@@ -235,10 +235,6 @@ class DurableService(QueueService):
     def give_up_storing(self) -> None:
         """Wait for the disk no longer."""
         self.journal.give_up()
-
-    def journal_stats(self) -> JournalStats:
-        """Report what has been written."""
-        return self.journal.stats()
 
     async def configure(self, name: str, settings: QueueSettings) -> bool:
         """Let `settings` hold for the queue called `name`, and return whether it was made for that."""

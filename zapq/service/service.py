@@ -31,7 +31,7 @@ from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore, snapshot_name
 
 if TYPE_CHECKING:
-    from zapq.service.journal import Journal
+    from zapq.service.journal import Journal, JournalStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class ServiceStats:
     waiting: int
     draining: bool
     delivery_uncertain: int
+    journal: JournalStats | None = None
+    """What was written, if it is on the disk too."""
 
 
 class QueueService:
@@ -238,6 +240,7 @@ class QueueService:
             waiting=len(self.waiting_room),
             draining=self.draining,
             delivery_uncertain=self._delivery_uncertain,
+            journal=None if self.journal is None else self.journal.stats(),
         )
 
     @property

@@ -10,7 +10,7 @@ only noted; notes that could not be written are written with the next batch that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -137,35 +137,30 @@ class Staged:
 class Batch:
     """Changes and notes that are written in one transaction, in the order of their beginning."""
 
-    __slots__ = ("_log", "changes", "failure", "notes", "offset")
+    __slots__ = ("changes", "failure", "log", "notes", "offset")
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
         self.notes: list[Entry] = []
-        self._log: list[Change | tuple[Entry]] = []
-        """Both, in the order in which they came."""
+        self.log: list[Change | tuple[Entry]] = []
+        """Both, in the order in which they came; a note as a tuple of one."""
         self.offset = 0.0
         """What the clock of the entries lacks to that of the world."""
         self.failure = ""
         """Why it could not be written."""
 
     def __bool__(self) -> bool:
-        return bool(self._log)
+        return bool(self.log)
 
     def add(self, change: Change) -> None:
         """Put in a change."""
         self.changes.append(change)
-        self._log.append(change)
+        self.log.append(change)
 
     def note(self, entry: Entry) -> None:
         """Put in what has happened already."""
         self.notes.append(entry)
-        self._log.append((entry,))
-
-    def entries(self) -> Iterator[Entry]:
-        """Everything in it, in order."""
-        for item in self._log:
-            yield from item if item.__class__ is tuple else item.entries  # type: ignore[union-attr]  # it is no tuple
+        self.log.append((entry,))
 
 
 class Journal(Protocol):

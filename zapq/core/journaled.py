@@ -91,7 +91,8 @@ class JournaledQueue(Queue):
         room.messages += 1
         room.bytes += size
         message = Message(id, body, about)
-        self._journal.add(_EnqueuedOne(self, message, now + delay if delay > 0 else 0.0))
+        due = now + delay if delay > 0 else 0.0
+        self._journal.add(Enqueued(self, message, self.epoch << ID_BITS | id, due))
         return message
 
     def enqueue_drafts(self, drafts: Sequence[Draft], *, now: float) -> int:
@@ -256,7 +257,7 @@ class JournaledQueue(Queue):
             Put(row_of(self.epoch, message.id), message.body, message.about, due)
             for message, due in zip(messages, dues, strict=True)
         ]
-        self._journal.add(_Enqueued(self, entries, messages, dues, size))
+        self._journal.add(_EnqueuedMany(self, entries, messages, dues, size))
 
     def _admit(self, message: Message, due: float) -> None:
         """Put a new message that is written where it belongs."""
@@ -326,20 +327,26 @@ class JournaledQueue(Queue):
         super()._expire(message)
 
 
-class _EnqueuedOne(msgspec.Struct, gc=False):
+class Enqueued(msgspec.Struct, gc=False):
+    """One new message: the change there is most of, which is written without an entry being made of it."""
+
     queue: JournaledQueue
     message: Message
+    row: int
     due: float
+    """When it is ready, if it is delayed."""
 
     @property
     def entries(self) -> Sequence[Entry]:
-        message = self.message
-        return (Put(self.queue.epoch << ID_BITS | message.id, message.body, message.about, self.due),)
+        """What is to be written."""
+        return (Put(self.row, self.message.body, self.message.about, self.due),)
 
     def commit(self) -> None:
+        """Be where it belongs."""
         self.queue._admit(self.message, self.due)
 
     def revert(self) -> None:
+        """Give back its room."""
         self.queue._enqueued -= 1
         self.queue._hold(-1, -len(self.message.body))
 
@@ -351,7 +358,7 @@ class _OfQueue:
 
 
 @dataclass(slots=True)
-class _Enqueued(_OfQueue):
+class _EnqueuedMany(_OfQueue):
     messages: Sequence[Message]
     dues: Sequence[float]
     size: int

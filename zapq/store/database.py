@@ -45,6 +45,7 @@ from zapq.core.commit import (
     in_wall_time,
 )
 from zapq.core.image import QueueImage
+from zapq.core.journaled import Enqueued
 from zapq.core.journaled_broker import KeptQueue
 from zapq.core.line import Run
 from zapq.core.message import PLAIN, About, Message
@@ -147,46 +148,20 @@ class Database:
 
         What comes twice in them counts as what comes last, and what is gone is gone.
         """
-        puts: dict[int, tuple[int, bytes]] = {}
-        states: dict[int, bytes] = {}
-        gone: list[int] = []
-        others: list[Other] = []
-        size = 0
-        for batch in batches:
-            offset = batch.offset
-            for entry in batch.entries():
-                if entry.__class__ is Put:
-                    row, body = entry.row, entry.body
-                    puts[row] = (_sum(row, body), body)
-                    size += len(body)
-                    if entry.about is not PLAIN or entry.due:
-                        states[row] = _state(row, entry.about, entry.due, offset)
-                elif isinstance(entry, PutMany):
-                    first = entry.first
-                    for row, body in enumerate(entry.bodies, first):
-                        puts[row] = (_sum(row, body), body)
-                        size += len(body)
-                    if entry.about is not PLAIN:
-                        for row in range(first, first + len(entry.bodies)):
-                            states[row] = _state(row, entry.about, 0.0, offset)
-                elif isinstance(entry, Kept):
-                    states[entry.row] = _state(entry.row, entry.about, entry.due, offset)
-                elif isinstance(entry, Gone):
-                    gone += entry.rows
-                else:
-                    others.append(in_wall_time(entry, offset))  # type: ignore[arg-type]  # it stays what it is
-        for row in gone:
-            states.pop(row, None)
-            puts.pop(row, None)
+        puts, states, gone, others, size = _gather(batches)
         execute = self._connection.execute
+        if len(puts) == 3 and not (states or gone or others):
+            # A statement alone is a transaction of its own, and this is what one client at a time sends.
+            execute(_insertion("messages", 3, 1), puts)
+            self._logged += 2 + size // PAGE
+            return
         queues = dict(self._queues) if others else self._queues
         execute("begin immediate")
         try:
             for entry in others:
                 self._write(entry, queues)
             if puts:
-                flat = [value for row, (checksum, body) in puts.items() for value in (row, checksum, body)]
-                self._insert("messages", 3, flat)
+                self._insert("messages", 3, puts)
             if states:
                 self._insert("states", 2, [value for pair in states.items() for value in pair])
             if gone:
@@ -198,7 +173,7 @@ class Database:
             self._probe = min(max(size, 64 * KIB), MIB)
             self._roll_back()
             raise
-        self._logged += 2 + (size + 64 * len(puts)) // PAGE + len(gone) // 20
+        self._logged += 2 + (size + 20 * len(puts)) // PAGE + len(gone) // 20
         self._spare |= bool(gone)
         if others:
             epochs = {queue.epoch for queue in queues.values()}
@@ -393,6 +368,63 @@ class Database:
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("rollback")
+
+
+class _Gathered(NamedTuple):
+    puts: list[int | bytes]
+    """For each new message its row, its checksum and its body, one after the other."""
+    states: dict[int, bytes]
+    gone: list[int]
+    others: list[Other]
+    size: int
+    """Bytes of the bodies."""
+
+
+def _gather(batches: Sequence[Batch]) -> _Gathered:
+    """Sort what is in `batches` by what it is to SQLite. What is gone at the end is not put there first."""
+    puts: list[int | bytes] = []
+    states: dict[int, bytes] = {}
+    gone: list[int] = []
+    others: list[Other] = []
+    size = 0
+    crc32 = zlib.crc32
+    for batch in batches:
+        offset = batch.offset
+        for item in batch.log:
+            if item.__class__ is Enqueued:
+                message, row = item.message, item.row
+                body = message.body
+                puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
+                size += len(body)
+                if message.about is not PLAIN or item.due:
+                    states[row] = _state(row, message.about, item.due, offset)
+                continue
+            for entry in item if isinstance(item, tuple) else item.entries:
+                match entry:
+                    case Put(row, body, about, due):
+                        puts += (row, _sum(row, body), body)
+                        size += len(body)
+                        if about is not PLAIN or due:
+                            states[row] = _state(row, about, due, offset)
+                    case PutMany(first, bodies, about):
+                        for row, body in enumerate(bodies, first):
+                            puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
+                            size += len(body)
+                            if about is not PLAIN:
+                                states[row] = _state(row, about, 0.0, offset)
+                    case Kept(row, about, due):
+                        states[row] = _state(row, about, due, offset)
+                    case Gone(rows):
+                        gone += rows
+                    case _:
+                        others.append(in_wall_time(entry, offset))  # type: ignore[arg-type]  # it stays what it is
+    if gone and puts:
+        dropped = set(gone)
+        at = [at for at in range(0, len(puts), 3) if puts[at] not in dropped]
+        puts = [value for each in at for value in puts[each : each + 3]]
+    for row in gone:
+        states.pop(row, None)
+    return _Gathered(puts, states, gone, others, size)
 
 
 class _Known:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, merge
 from itertools import chain, islice, repeat
@@ -513,6 +514,32 @@ class Queue:
         self.paused = image.paused
         return failed
 
+    def image(self) -> QueueImage:
+        """Return what is to be kept of this queue, which goes on; `fill` makes a queue of it.
+
+        One pass over references, some 20 ns each, and no more: whatever takes longer is done when the image is
+        read, which may be elsewhere.
+        """
+        first, *others = (_copied(line.items) for line in self._lines)
+        # Only where something has a ttl can anything in the first line have one.
+        if self._mortal.entries or self._tombs:
+            others.append(deque(item for item in first if item.about.expires < inf))
+            first = deque(item for item in first if item.about.expires == inf)
+        return QueueImage(
+            name=self.name,
+            settings=self._settings,
+            paused=self._paused,
+            next_id=self._next_id,
+            plain=first,
+            others=_others(
+                [items for items in others if items],
+                self._tombs.copy(),
+                self._returned.copy(),
+                self._delayed.entries.copy(),
+                self._leases.entries.copy(),
+            ),
+        )
+
     def peek(self, state: State, limit: int) -> list[Sighting]:
         """Return the first `limit` messages in `state`, the next one first; changes nothing.
 
@@ -805,6 +832,33 @@ def counted(lease: Lease, releases: int) -> Message:
     message = lease.message
     about = msgspec.structs.replace(message.about, receives=lease.receives, releases=releases)
     return Message(message.id, message.body, about)
+
+
+def _copied(items: deque[Message | Run]) -> deque[Message | Run]:
+    """Return the same messages, and runs nobody else will take from."""
+    if Run not in map(type, items):
+        return items.copy()
+    return deque(copy(item) if isinstance(item, Run) else item for item in items)
+
+
+def _others(
+    lines: list[deque[Message | Run]],
+    tombs: set[int],
+    returned: list[tuple[int, Message]],
+    delayed: dict[int, tuple[float, Message]],
+    leases: dict[int, tuple[float, Lease]],
+) -> Iterator[tuple[Message, float]]:
+    """Yield messages with when they are ready, those that are gone left out."""
+    in_lines = chain.from_iterable(item if isinstance(item, Run) else (item,) for item in chain(*lines))
+    for message in chain(in_lines, (message for _, message in returned)):
+        if message.id not in tombs:
+            yield message, 0.0
+    for due, message in delayed.values():
+        yield message, due
+    for _, lease in leases.values():
+        message = lease.message
+        about = msgspec.structs.replace(message.about, receives=lease.receives)
+        yield Message(message.id, message.body, about), 0.0
 
 
 def _sighting(message: Message, due: float | None = None) -> Sighting:

@@ -13,7 +13,7 @@ import trio
 from zapq.core.line import Run
 from zapq.core.message import Message
 from zapq.core.queue import Dropped
-from zapq.store.snapshot import pause
+from zapq.store.pace import pause
 
 SLICE = 1024
 """Messages made or freed in one go: about 0.2 ms."""

@@ -1,0 +1,119 @@
+"""The data directory: opened once, and everything in it reached through that, by plain names only.
+
+A file is replaced whole or not at all: written under a temporary name, synced, renamed, and the directory synced.
+Read are plain files with one name; links are not followed.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from zapq.errors import CannotStart, SnapshotFailed
+from zapq.store.pace import Step
+
+_READ = os.O_RDONLY | os.O_CLOEXEC
+# O_NONBLOCK: opening a FIFO must not wait for its writer.
+_READ_FILE = _READ | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+class Directory:
+    """One directory; a context manager that makes it if need be and keeps it open."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        # Resolved first: an operator may well make the directory itself a link (systemd does). What is
+        # opened then is fixed, whatever later happens to the names above it.
+        # (Not by Path.resolve, which before Python 3.13 raises RuntimeError for links in a circle.)
+        path = Path(os.path.realpath(self._path))
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._descriptor = os.open(path, _READ | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError as error:
+            raise CannotStart(f"--data-dir {self._path!r}: {error.strerror}.") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._descriptor)
+
+    def write(self, name: str, pieces: Iterable[bytes | bytearray], step: Step) -> None:
+        """Write `pieces` as the file `name`, whole and on the disk, calling `step` after each; OSError if not.
+
+        Then the name still means the older file, if there was one; only if syncing the directory is what
+        failed may it mean the new one, which is complete.
+        """
+        # Random, so that two saves of one name never share a file; hidden, so that nobody loads it.
+        temporary = f".{name}.{secrets.token_hex(8)}.tmp"
+        try:
+            self._write(temporary, pieces, step)
+            os.rename(temporary, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+        except BaseException:
+            # It was never made, or is renamed already: the error that brought us here tells more.
+            with suppress(OSError):
+                self.remove(temporary)
+            raise
+        os.fsync(self._descriptor)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[tuple[BinaryIO, int]]:
+        """Give the file `name` to read, unbuffered, and its size; `SnapshotFailed` for what is no plain file."""
+        # An opener, since open() closes a descriptor it cannot use (a directory's) only if it is its own.
+        with open(name, "rb", 0, opener=self._open) as file:
+            status = os.fstat(file.fileno())
+            # No name at all: it was replaced since we opened it, and is complete.
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                raise SnapshotFailed(f"{name} is not a plain file with one name.")
+            yield file, status.st_size
+
+    def files(self) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield each plain file with one name, and what the system knows of it, in order of the names."""
+        # A descriptor of its own: one that is shared also shares how far it has been read.
+        descriptor = os.open(".", _READ | os.O_DIRECTORY, dir_fd=self._descriptor)
+        try:
+            names = os.listdir(descriptor)
+        finally:
+            os.close(descriptor)
+        for name in sorted(names):
+            # It may be gone by now.
+            with suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+                    yield name, status
+
+    def has(self, name: str) -> bool:
+        """Whether there is something called `name`, be it a link to nothing."""
+        try:
+            os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove the file `name`; OSError if that is impossible."""
+        os.unlink(name, dir_fd=self._descriptor)
+
+    def _open(self, path: str, _: int) -> int:
+        return os.open(path, _READ_FILE, dir_fd=self._descriptor)
+
+    def _write(self, name: str, pieces: Iterable[bytes | bytearray], step: Step) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o600, dir_fd=self._descriptor)
+        with open(descriptor, "wb", buffering=0) as file:
+            for piece in pieces:
+                with memoryview(piece) as view:
+                    written = 0
+                    while written < len(view):
+                        written += file.write(view[written:])
+                step()
+            os.fsync(descriptor)

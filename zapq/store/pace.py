@@ -1,0 +1,28 @@
+"""How a worker thread works beside an event loop: in small pieces, stepping aside after each.
+
+Python's global lock is held for the length of one call into a codec, so a call over a whole file would stop the
+event loop for as long.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from zapq.limits import KIB
+
+PIECE_BYTES = 256 * KIB
+"""Bytes encoded or decoded in one call: about 0.3 ms of holding the global lock."""
+PIECE_MESSAGES = 1000
+"""Messages looked at one by one in one go: as long."""
+PAUSE = 0.0002
+"""Seconds the worker steps aside after each piece. Without it the worker takes the lock back at once, and
+the event loop waits a whole switch interval (5 ms) after each of its system calls."""
+
+Step = Callable[[], None]
+"""Called between two pieces of work; it may raise to end the work there."""
+
+
+def pause() -> None:
+    """Step aside for a moment."""
+    time.sleep(PAUSE)

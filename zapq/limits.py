@@ -25,6 +25,8 @@ MAX_BACKOFF = 60.0
 """... up to this."""
 DEFAULT_QUEUE = "default"
 """The queue the drop-in endpoints are about."""
+SNAPSHOT_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+"""A snapshot's file name, as a regular expression: a bare one, not hidden, and no option of a command."""
 QUEUE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 """A queue's name, as a regular expression: plain in a path, a file name and a metric's label."""
 ACKS_REMEMBERED = 2**20
@@ -61,6 +63,8 @@ IDS_AT_ONCE = 2**16
 """Ids a queue on disk sets aside in one write: after a crash, ids go on behind them."""
 MAX_MESSAGE_BYTES = 16 * MIB
 """The most --max-message-bytes accepts: a message is held, copied and sent whole."""
+MAX_BLOCK_BYTES = 2 * MAX_MESSAGE_BYTES
+"""Bytes of one block of a snapshot: what we write is at most a piece and one message more; the rest is damage."""
 MAX_HEAD_BYTES = 16 * KIB
 """Request line and headers; between nginx's 8 KiB and node's 16 KiB of headers alone."""
 MAX_HEADERS = 100

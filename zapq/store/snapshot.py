@@ -1,27 +1,33 @@
-"""Snapshot files: the default queue as one JSON file, in the format of the original.
+"""Snapshot files in the data directory, and `*.json`: the default queue in the format of the original.
 
-The file is a JSON array of standard-base64 strings, oldest message first; `null` stands for an empty one. Writing
-is atomic, and reading is all or nothing. Everything here is synchronous and meant for a worker thread.
+That is a JSON array of standard-base64 strings, oldest message first; `null` stands for an empty one. What is in
+all queues is kept by `zapq/store/archive.py`, in `*.msgpack`. Writing is atomic, and reading is all or nothing.
+Everything here is synchronous and meant for a worker thread.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
+from zapq.core.image import Image
 from zapq.errors import InvalidParameter, SnapshotFailed
-from zapq.limits import MIB
+from zapq.limits import KIB, MAX_KEYS, MIB, SNAPSHOT_NAME
 from zapq.settings import Settings
 from zapq.store import pace
+from zapq.store.archive import Archive, Caps, Totals, decode, encode
 from zapq.store.directory import Directory
 from zapq.store.pace import Step, pause
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+JSON, MSGPACK = ".json", ".msgpack"
+_NAME = re.compile(SNAPSHOT_NAME, re.ASCII)
 _BODIES = msgspec.json.Decoder(list[bytes | None])
 _SPACE = b" \t\r\n"
 """What JSON calls white space; `bytes.strip` knows more."""
@@ -29,13 +35,30 @@ _SPACE = b" \t\r\n"
 
 def snapshot_name(name: str) -> str:
     """Return `name` if it is a bare file name this store writes, else raise `InvalidParameter`."""
-    if not _NAME.fullmatch(name) or not name.endswith(".json"):
+    if not is_snapshot_name(name):
         raise InvalidParameter(
             "file must be a bare name of 1 to 128 letters, digits, dots, dashes and underscores that begins"
-            " with a letter or digit and ends in .json.",
+            " with a letter or digit and ends in .json or .msgpack.",
             parameter="file",
         )
     return name
+
+
+def is_snapshot_name(name: str) -> bool:
+    """Whether `name` is a bare file name this store writes."""
+    return _NAME.fullmatch(name) is not None and name.endswith((JSON, MSGPACK))
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotFile:
+    """One snapshot in the data directory, as its directory entry and its end tell."""
+
+    name: str
+    bytes: int
+    modified: float
+    """When it was written, in seconds since 1970."""
+    totals: Totals | None
+    """What it holds; None where only reading all of it would tell."""
 
 
 class SnapshotStore:
@@ -48,6 +71,10 @@ class SnapshotStore:
         self._max_message_bytes = settings.max_message_bytes
         # Base64 makes 4 bytes of 3; 16 more for each message are quotes, comma, padding and white space.
         self._max_file_bytes = settings.max_bytes * 4 // 3 + settings.max_msgs * 16 + MIB
+        # What is known of a message is at most two names, a type and some numbers; a key, or a queue, is no more.
+        others = settings.max_msgs + settings.max_queues + MAX_KEYS
+        self._max_archive_bytes = settings.max_bytes + others * KIB + MIB
+        self._caps = Caps(settings.max_msgs, settings.max_bytes, settings.max_message_bytes, settings.max_queues)
 
     def __enter__(self) -> Self:
         self._directory.__enter__()
@@ -66,6 +93,14 @@ class SnapshotStore:
     def save(self, name: str, bodies: list[bytes], step: Step = pause) -> None:
         """Write `bodies` as the file `name`, whole and on the disk, or raise `SnapshotFailed`."""
         self._write(name, _encode(bodies), step)
+
+    def save_all(self, name: str, image: Image, offset: float, written: float, step: Step = pause) -> None:
+        """Write `image` as the file `name`, whole and on the disk, or raise `SnapshotFailed`.
+
+        `offset` is how far the wall clock, which says `written`, is ahead of the one the image's times are of.
+        The image is used up by it.
+        """
+        self._write(name, encode(image, offset, written), step)
 
     def load(self, name: str, step: Step = pause) -> list[bytes]:
         """Return the bodies in the file `name`, oldest first.
@@ -96,6 +131,52 @@ class SnapshotStore:
                 f"{name} is not a JSON array of base64 strings: damage after message {len(bodies)} ({error})."
             ) from error
         return bodies
+
+    def load_all(self, name: str, offset: float, step: Step = pause) -> Image:
+        """Return the image in the file `name`, its times those of a clock the wall clock is `offset` ahead of.
+
+        Raises `SnapshotFailed` if the file is missing, not a plain file of ours, damaged, or over a cap.
+        """
+        try:
+            with self._directory.open(name) as (file, size):
+                if size > self._max_archive_bytes:
+                    raise SnapshotFailed(
+                        f"{name} is larger than --max-bytes and --max-msgs allow.", limit="max_bytes"
+                    )
+                return decode(Archive(file, size, name), name, self._caps, offset, step)
+        except OSError as error:
+            raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
+
+    def has(self, name: str) -> bool:
+        """Whether there is something called `name`, be it what it may."""
+        return self._directory.has(name)
+
+    def files(self, step: Step = pause) -> list[SnapshotFile]:
+        """Return every snapshot there is, by name; raises `SnapshotFailed` if the directory cannot be read."""
+        found: list[SnapshotFile] = []
+        try:
+            for name, status in self._directory.files():
+                if is_snapshot_name(name):
+                    found.append(SnapshotFile(name, status.st_size, status.st_mtime, self._totals(name)))
+                    step()
+        except OSError as error:
+            raise SnapshotFailed(f"The data directory could not be read: {error.strerror}.") from error
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, or raise `SnapshotFailed`."""
+        try:
+            self._directory.remove(snapshot_name(name))
+        except OSError as error:
+            raise SnapshotFailed(f"{name} could not be removed: {error.strerror}.") from error
+
+    def _totals(self, name: str) -> Totals | None:
+        if not name.endswith(MSGPACK):
+            return None
+        # Whatever is wrong with it, loading it will tell.
+        with suppress(OSError, SnapshotFailed), self._directory.open(name) as (file, size):
+            return Archive(file, size, name).ending()
+        return None
 
     def _write(self, name: str, pieces: Iterator[bytes | bytearray], step: Step) -> None:
         try:

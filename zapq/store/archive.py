@@ -1,0 +1,440 @@
+"""Snapshot files `*.msgpack`: every queue with all it holds, in a form that cannot be damaged unnoticed.
+
+    head:   "zapq" CR LF SUB LF | version | number of this file | when it was written | checksum
+    blocks: kind | length | checksum | msgpack ...       one after the other, until
+    end:    kind E | 24 | checksum | how many queues, messages, bytes
+
+    Q   a queue: what it is set to                        then, for this queue,
+    P   ready messages with nothing special about them    in order of their ids: [id of the first, what is known of
+    O   the others                                        all of them, when they are ready, their bodies], ...
+    K   Idempotency-Keys
+
+Numbers are big-endian. A checksum is the CRC-32 of the file's number, of where the block begins, of its kind and
+length, and of what is in it: a block that is changed, cut, moved, or from another file does not match, and one
+that is missing is missed at the end. Times are those of the wall clock, in seconds since 1970, for no other
+outlives a process; who writes or reads says by `offset` how far it is ahead of their own.
+
+Everything here is synchronous, meant for a worker thread, and done block by block. A newer format will begin with
+the same head and another version.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator
+from math import inf
+from typing import Annotated, Any, BinaryIO, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from zapq.core.image import Image, KeyImage, QueueImage
+from zapq.core.line import Run
+from zapq.core.message import CONTENT_TYPE, OCTETS, About, Message
+from zapq.core.queue_settings import QueueSettings
+from zapq.errors import SnapshotFailed
+from zapq.limits import DEFAULT_QUEUE, MAX_BLOCK_BYTES, MAX_KEYS, MAX_PRIORITY, QUEUE_NAME
+from zapq.store import pace
+
+VERSION = 1
+_MAGIC = b"zapq\r\n\x1a\n"
+"""Not text, and no longer the same after somebody has treated it as text."""
+_HEAD = struct.Struct(">8sH8sdI")
+_BLOCK = struct.Struct(">cII")
+_TOTALS = struct.Struct(">QQQ")
+_END_BYTES = _BLOCK.size + _TOTALS.size
+_ENCODER = msgspec.msgpack.Encoder()
+QUEUE, PLAIN, OTHERS, KEYS, _END = b"Q", b"P", b"O", b"K", b"E"
+
+# No float is exact enough for these to be whole beyond it, and none of them ever gets there.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+_Id = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+_Time = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+_Name = Annotated[str, msgspec.Meta(pattern=rf"^{QUEUE_NAME}\Z")]
+
+
+class Totals(NamedTuple):
+    """What an archive holds."""
+
+    queues: int
+    messages: int
+    bytes: int
+
+
+class QueueRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A queue without its messages, as it is written."""
+
+    name: _Name
+    settings: QueueSettings
+    paused: bool
+    next_id: _Id
+
+
+class AboutRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What is known of messages besides their bytes, as it is written."""
+
+    content_type: Annotated[str, msgspec.Meta(pattern=rf"^{CONTENT_TYPE}\Z")] = OCTETS
+    priority: Annotated[int, msgspec.Meta(ge=0, le=MAX_PRIORITY)] = 0
+    expires: _Time | None = None
+    receives: _Count = 0
+    releases: _Count = 0
+    origin: Annotated[str, msgspec.Meta(pattern=rf"^({QUEUE_NAME})?\Z")] = ""
+
+
+class MessageRecord(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """Messages with consecutive ids that have everything but their bodies in common, as they are written."""
+
+    first: _Id
+    about: AboutRecord
+    due: _Time
+    """When they are ready; 0 for at once."""
+    bodies: Annotated[list[bytes], msgspec.Meta(min_length=1, max_length=pace.PIECE_MESSAGES)]
+
+
+class KeyRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An Idempotency-Key, as it is written."""
+
+    queue: _Name
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    fingerprint: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+    id: _Id
+    until: _Time
+
+
+_Messages = Annotated[list[MessageRecord], msgspec.Meta(min_length=1, max_length=pace.PIECE_MESSAGES)]
+_Keys = Annotated[list[KeyRecord], msgspec.Meta(min_length=1, max_length=pace.PIECE_MESSAGES)]
+_DECODERS: dict[bytes, msgspec.msgpack.Decoder[Any]] = {
+    QUEUE: msgspec.msgpack.Decoder(QueueRecord),
+    PLAIN: msgspec.msgpack.Decoder(_Messages),
+    OTHERS: msgspec.msgpack.Decoder(_Messages),
+    KEYS: msgspec.msgpack.Decoder(_Keys),
+}
+
+# Writing
+
+
+def encode(image: Image, offset: float, written: float) -> Iterator[bytes | bytearray]:
+    """Yield the file that keeps `image`, in pieces, each to be used before the next one is made.
+
+    What was yielded is taken out of the image, so that messages nobody else holds any more by then are freed piece
+    by piece, too.
+    """
+    number = secrets.token_bytes(8)
+    head = _HEAD.pack(_MAGIC, VERSION, number, written, 0)[:-4]
+    # Blocks are made where they are written from: copying them would cost more than all the rest.
+    piece = bytearray(head + crc32(head).to_bytes(4, "big"))
+    before = steps = queues = messages = total = 0
+    for kind, value, count, weight in _blocks(image, offset):
+        queues += kind == QUEUE
+        messages += count
+        total += weight
+        begin = len(piece)
+        piece += bytes(_BLOCK.size)
+        _ENCODER.encode_into(value, piece, len(piece))
+        _seal(piece, begin, number, before, kind)
+        steps += pace.PIECE_MESSAGES if kind == KEYS else count + 1
+        if len(piece) >= pace.PIECE_BYTES or steps >= pace.PIECE_MESSAGES:
+            yield piece
+            before += len(piece)
+            steps = 0
+            del piece[:]
+    begin = len(piece)
+    piece += bytes(_BLOCK.size) + _TOTALS.pack(queues, messages, total)
+    _seal(piece, begin, number, before, _END)
+    yield piece
+
+
+def _seal(piece: bytearray, begin: int, number: bytes, before: int, kind: bytes) -> None:
+    """Write the head of the block that takes up `piece` from `begin` on, `before` bytes into the file."""
+    with memoryview(piece) as view, view[begin + _BLOCK.size :] as content:
+        checksum = _checksum(number, before + begin, kind, content)
+        _BLOCK.pack_into(view, begin, kind, len(content), checksum)
+
+
+def _checksum(number: bytes, place: int, kind: bytes, content: bytes | memoryview) -> int:
+    return crc32(content, crc32(struct.pack(">8sQcI", number, place, kind, len(content))))
+
+
+def _blocks(image: Image, offset: float) -> Iterator[tuple[bytes, object, int, int]]:
+    """Yield the kind and the content of each block, and of how many messages and bytes it is."""
+    for queue in image.queues:
+        record = QueueRecord(name=queue.name, settings=queue.settings, paused=queue.paused, next_id=queue.next_id)
+        yield QUEUE, record, 0, 0
+        plain = ((message, 0.0) for message in _emptied(queue.plain))
+        for kind, messages in ((PLAIN, plain), (OTHERS, iter(queue.others))):
+            for records, count, size in _records(messages, offset):
+                yield kind, records, count, size
+    keys: list[KeyRecord] = []
+    for key in image.keys:
+        keys.append(KeyRecord(key.queue, key.key, key.fingerprint, key.id, key.until + offset))
+        if len(keys) == pace.PIECE_MESSAGES:
+            yield KEYS, keys, 0, 0
+            keys = []
+    if keys:
+        yield KEYS, keys, 0, 0
+
+
+def _emptied(items: deque[Message | Run]) -> Iterator[Message]:
+    while items:
+        item = items.popleft()
+        if isinstance(item, Run):
+            yield from item
+        else:
+            yield item
+
+
+def _records(
+    messages: Iterable[tuple[Message, float]], offset: float
+) -> Iterator[tuple[list[MessageRecord], int, int]]:
+    """Yield what a block holds, of how many messages and bytes it is."""
+    records: list[MessageRecord] = []
+    count = size = next_id = 0
+    last: tuple[About, float] | None = None
+    for message, due in messages:
+        alike = (message.about, due)
+        if message.id == next_id and alike == last:
+            records[-1].bodies.append(message.body)
+        else:
+            time = due + offset if due > 0 else 0.0
+            records.append(MessageRecord(message.id, _about_record(message.about, offset), time, [message.body]))
+        last, next_id = alike, message.id + 1
+        count += 1
+        size += len(message.body)
+        if count == pace.PIECE_MESSAGES or size >= pace.PIECE_BYTES:
+            yield records, count, size
+            records, count, size, last = [], 0, 0, None
+    if records:
+        yield records, count, size
+
+
+def _about_record(about: About, offset: float) -> AboutRecord:
+    expires = None if about.expires == inf else about.expires + offset
+    return AboutRecord(about.content_type, about.priority, expires, about.receives, about.releases, about.origin)
+
+
+# Reading
+
+
+class Archive:
+    """An archive that is open for reading, of `size` bytes; `name` is what complaints call it.
+
+    Iterating over it yields where each block begins, its kind, and the records in it, and has verified every byte
+    when it ends. All of it raises `SnapshotFailed`, with the place, for what is damaged, and OSError.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, name: str) -> None:
+        self._file = file
+        self._size = size
+        self._name = name
+        head = self._take(0, _HEAD.size)
+        magic, self.version, self._number, self.written, checksum = _HEAD.unpack(head)
+        if magic != _MAGIC:
+            raise self.damage(0, "it is no snapshot of this kind")
+        if crc32(head[:-4]) != checksum:
+            raise self.damage(0, "checksum does not match")
+        if self.version > VERSION:
+            raise SnapshotFailed(
+                f"{name} is in format {self.version}, of a newer zapq; this one reads up to format {VERSION}."
+            )
+        self.totals = Totals(0, 0, 0)
+        """What was read so far."""
+        self.longest = 0
+        """Bytes of the longest message that was."""
+
+    def __iter__(self) -> Iterator[tuple[int, bytes, Any]]:
+        place = _HEAD.size
+        while True:
+            kind, content = self._next(place)
+            following = place + _BLOCK.size + len(content)
+            if kind == _END:
+                break
+            if kind not in _DECODERS:
+                raise self.damage(place, f"there is no block of kind {kind!r}")
+            try:
+                records = _DECODERS[kind].decode(content)
+            # msgspec goes into what it skips, and a name may be no UTF-8.
+            except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+                raise self.damage(place, f"{error}") from error
+            self._count(kind, records)
+            yield place, kind, records
+            place = following
+        if following != self._size:
+            raise self.damage(following, "something follows the end")
+        if len(content) != _TOTALS.size or Totals._make(_TOTALS.unpack(content)) != self.totals:
+            raise self.damage(place, "it does not hold what its end says")
+
+    def ending(self) -> Totals | None:
+        """Return what its end says it holds, without looking at what is before; None if it ends otherwise."""
+        place = self._size - _END_BYTES
+        if place < _HEAD.size:
+            return None
+        self._file.seek(place)
+        try:
+            kind, content = self._next(place)
+        except SnapshotFailed:
+            return None
+        return Totals._make(_TOTALS.unpack(content)) if kind == _END and len(content) == _TOTALS.size else None
+
+    def damage(self, place: int, what: str) -> SnapshotFailed:
+        """Return the complaint about what is wrong at that byte."""
+        return SnapshotFailed(f"{self._name}: damaged at byte {place}: {what}.", byte=place)
+
+    def _next(self, place: int) -> tuple[bytes, bytes]:
+        kind, length, checksum = _BLOCK.unpack(self._take(place, _BLOCK.size))
+        # Looked at before so much is read, or memory is taken for it.
+        if length > MAX_BLOCK_BYTES:
+            raise self.damage(place, "no block is so long")
+        content = self._take(place, length, _BLOCK.size)
+        if _checksum(self._number, place, kind, content) != checksum:
+            raise self.damage(place, "checksum does not match")
+        return kind, content
+
+    def _take(self, place: int, length: int, skip: int = 0) -> bytes:
+        """Read exactly `length` bytes, `skip` bytes into what begins at `place`."""
+        if place + skip + length > self._size:
+            raise self.damage(place, "the file ends in the middle")
+        data = b""
+        while len(data) < length:
+            more = self._file.read(length - len(data))
+            if not more:
+                raise self.damage(place, "the file ends in the middle")
+            data += more
+        return data
+
+    def _count(self, kind: bytes, records: Any) -> None:
+        queues, messages, size = self.totals
+        if kind == QUEUE:
+            queues += 1
+        elif kind in {PLAIN, OTHERS}:
+            lengths = [len(body) for record in records for body in record.bodies]
+            messages += len(lengths)
+            size += sum(lengths)
+            self.longest = max(self.longest, *lengths)
+        self.totals = Totals(queues, messages, size)
+
+
+class Caps(NamedTuple):
+    """What a server holds at most."""
+
+    messages: int
+    bytes: int
+    message_bytes: int
+    queues: int
+
+
+def decode(archive: Archive, name: str, caps: Caps, offset: float, step: pace.Step) -> Image:
+    """Return the image an archive keeps, calling `step` after each block.
+
+    Raises `SnapshotFailed` for what is damaged or over a cap, and OSError.
+    """
+    queues: dict[str, QueueImage] = {}
+    keys: list[KeyImage] = []
+    filling: _Filling | None = None
+    for place, kind, records in archive:
+        try:
+            if kind == QUEUE:
+                if records.name in queues:
+                    raise ValueError(f"there is another queue called {records.name}")
+                filling = _Filling(records, offset)
+                queues[records.name] = filling.image
+            elif kind == KEYS:
+                if len(keys) + len(records) > MAX_KEYS or not {each.queue for each in records} <= queues.keys():
+                    raise ValueError("keys are too many, or of no queue")
+                keys += (KeyImage(k.queue, k.key, k.fingerprint, k.id, k.until - offset) for k in records)
+            elif filling is None:
+                raise ValueError("messages are of no queue")
+            else:
+                filling.add(kind, records)
+        except ValueError as error:
+            raise archive.damage(place, str(error)) from None
+        number, messages, size = archive.totals
+        number += DEFAULT_QUEUE not in queues  # which is there in any case
+        for what, count, cap in (
+            ("queues", number, caps.queues),
+            ("msgs", messages, caps.messages),
+            ("bytes", size, caps.bytes),
+            ("message_bytes", archive.longest, caps.message_bytes),
+        ):
+            if count > cap:
+                option = f"max_{what}"
+                raise SnapshotFailed(f"{name} holds more than --{option.replace('_', '-')} allows.", limit=option)
+        step()
+    _check_dead_letters(name, {each.name: each.settings for each in queues.values()})
+    return Image(list(queues.values()), keys)
+
+
+def _check_dead_letters(name: str, settings: dict[str, QueueSettings]) -> None:
+    """Raise `SnapshotFailed` unless dead letters of every queue have a place to go to, and an end."""
+    for queue, own in settings.items():
+        if (own.dead_letter is None) != (own.max_receives is None):
+            raise SnapshotFailed(f"{name}: max_receives and dead_letter of {queue} need each other.")
+        seen, after = {queue}, own.dead_letter
+        while after is not None:
+            if after not in settings or after in seen:
+                raise SnapshotFailed(f"{name}: dead letters of {queue} would go nowhere, or round in a circle.")
+            seen.add(after)
+            after = settings[after].dead_letter
+
+
+class _Filling:
+    """One queue's image as its blocks are read; ValueError for messages that cannot be in it as they are."""
+
+    def __init__(self, record: QueueRecord, offset: float) -> None:
+        self._offset = offset
+        self._plain: deque[Message | Run] = deque()
+        self._others: list[tuple[Message, float]] = []
+        self._ranges: list[tuple[int, int]] = []
+        """The first and the last ids of what is in `_plain`."""
+        self._ids: set[int] = set()
+        """Those of the others."""
+        self._next_id = record.next_id
+        self.image = QueueImage(
+            name=record.name,
+            settings=record.settings,
+            paused=record.paused,
+            next_id=record.next_id,
+            plain=self._plain,
+            others=self._others,
+        )
+
+    def add(self, kind: bytes, records: list[MessageRecord]) -> None:
+        """Take the messages of one block in."""
+        for record in records:
+            if record.first + len(record.bodies) > self._next_id:
+                raise ValueError("an id that was not given yet")
+            if kind == PLAIN:
+                self._add_plain(record)
+            else:
+                self._add_others(record)
+
+    def _add_plain(self, record: MessageRecord) -> None:
+        about, first, count = self._about(record.about), record.first, len(record.bodies)
+        if self._others or (self._ranges and first <= self._ranges[-1][1]):
+            raise ValueError("messages are not in order")
+        if about.priority or about.expires < inf or record.due:
+            raise ValueError("a message is not what it should be here")
+        self._ranges.append((first, first + count - 1))
+        if count == 1:
+            self._plain.append(Message(first, record.bodies[0], about))
+        else:
+            size = sum(map(len, record.bodies))
+            self._plain.append(Run(first, count, size, about, apart=tuple(record.bodies)))
+
+    def _add_others(self, record: MessageRecord) -> None:
+        about = self._about(record.about)
+        due = record.due - self._offset if record.due else 0.0
+        for id, body in enumerate(record.bodies, record.first):
+            at = bisect_right(self._ranges, (id, inf))
+            if id in self._ids or (at and self._ranges[at - 1][1] >= id):
+                raise ValueError("there is another message with its id")
+            self._ids.add(id)
+            self._others.append((Message(id, body, about), due))
+
+    def _about(self, record: AboutRecord) -> About:
+        expires = inf if record.expires is None else record.expires - self._offset
+        return About(
+            record.content_type, record.priority, expires, record.receives, record.releases, record.origin
+        )

@@ -177,6 +177,8 @@ VERBS: dict[str, Callable[[QueueService], Awaitable[object]]] = {
     "clear": lambda service: service.clear(),
     "snapshot": lambda service: service.snapshot("new.json"),
     "restore": lambda service: service.restore("empty.json"),
+    "snapshot of everything": lambda service: service.snapshot("new.msgpack"),
+    "restore of everything": lambda service: service.restore("empty.msgpack"),
 }
 
 
@@ -185,6 +187,7 @@ async def test_every_verb_cancelled_before_it_runs_changes_nothing(
     zapq_service: QueueService, tmp_path: Path, verb: str
 ) -> None:
     await zapq_service.snapshot("empty.json")
+    await zapq_service.snapshot("empty.msgpack")
     await zapq_service.enqueue(b"kept")
     before = zapq_service.stats()
     with trio.CancelScope() as scope:
@@ -192,7 +195,7 @@ async def test_every_verb_cancelled_before_it_runs_changes_nothing(
         await VERBS[verb](zapq_service)
     assert scope.cancelled_caught
     assert zapq_service.stats() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["empty.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.json", "empty.msgpack"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -200,6 +203,7 @@ async def test_every_verb_cancelled_in_line_for_the_lock_changes_nothing(
     zapq_service: QueueService, tmp_path: Path, verb: str
 ) -> None:
     await zapq_service.snapshot("empty.json")
+    await zapq_service.snapshot("empty.msgpack")
     await zapq_service.enqueue(b"kept")
     before = zapq_service.stats()
     scope = trio.CancelScope()
@@ -215,7 +219,7 @@ async def test_every_verb_cancelled_in_line_for_the_lock_changes_nothing(
         scope.cancel()
     assert scope.cancelled_caught
     assert zapq_service.stats() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["empty.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.json", "empty.msgpack"]
 
 
 async def test_draining_answers_waiters_refuses_newcomers_and_gives_what_is_held(
@@ -390,7 +394,7 @@ async def test_a_restore_over_the_caps_changes_nothing(
             assert message.body == b"kept"
 
 
-@pytest.mark.parametrize("name", ["", "../a.json", "a.txt"])
+@pytest.mark.parametrize("name", ["", "../a.json", "a.txt", "../a.msgpack", ".a.msgpack"])
 async def test_an_unsafe_name_is_refused_before_anything_happens(
     zapq_service: QueueService, tmp_path: Path, name: str
 ) -> None:
@@ -417,14 +421,14 @@ async def test_the_service_goes_on_while_a_worker_writes(
     zapq_service: QueueService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writing, proceed = trio.Event(), threading.Event()
-    save = zapq_service._snapshots.save
+    save = zapq_service.snapshots.store.save
 
     def slow(name: str, bodies: list[bytes], step: object) -> None:
         trio.from_thread.run_sync(writing.set)
         proceed.wait()
         save(name, bodies)
 
-    monkeypatch.setattr(zapq_service._snapshots, "save", slow)
+    monkeypatch.setattr(zapq_service.snapshots.store, "save", slow)
     await zapq_service.enqueue(b"copied")
     async with trio.open_nursery() as saving:
         saving.start_soon(zapq_service.snapshot, "a.json")
@@ -470,18 +474,19 @@ def test_deadlines_of_served_waiters_do_not_pile_up() -> None:
     assert len(room._patience._heap) <= 2 * len(room) + 64
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.msgpack"])
 async def test_a_restore_that_is_cancelled_as_it_happens_says_that_it_happened(
-    zapq_service: QueueService, nursery: trio.Nursery
+    zapq_service: QueueService, nursery: trio.Nursery, name: str
 ) -> None:
     await zapq_service.enqueue(b"saved")
-    await zapq_service.snapshot("a.json")
+    await zapq_service.snapshot(name)
     await zapq_service.clear()
     await zapq_service.enqueue(b"replaced")
     scope, finished = trio.CancelScope(), trio.Event()
 
     async def restore() -> None:
         with scope:
-            assert await zapq_service.restore("a.json") == 1
+            assert await zapq_service.restore(name) == 1
             finished.set()
 
     nursery.start_soon(restore)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from itertools import count
 from math import inf
 
@@ -14,6 +14,7 @@ from zapq.core.agenda import Agenda
 from zapq.core.message import About, Message
 from zapq.core.queue import Dropped, Queue, QueueStats
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.replacement import Replacement
 from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, TooManyQueues
 from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, TICK_STEPS
 
@@ -157,6 +158,35 @@ class Broker:
                 raise QueueInUse(f"Dead letters of {other.name} go to {name}; change that first.", queue=name)
         return queue
 
+    def prepare(self, names: Iterable[str]) -> Replacement:
+        """Return what queues of these names, and the default one, can be made in, to replace all there are.
+
+        A queue that takes the place of another will be known by its number.
+        """
+        numbers = {name: queue.number for name, queue in self.queues.items()}
+        wanted = {DEFAULT_QUEUE, *names}
+        return Replacement({name: numbers.get(name) or next(self._numbers) for name in wanted}, self._tag)
+
+    def replace(self, made: Replacement) -> list[Queue]:
+        """Let the queues that were made be all there are, and return the former ones for the caller to free.
+
+        One step, whatever they hold: O(1) for each queue. The default queue is among those made.
+        """
+        former = list(self.queues.values())
+        gone = [each.stats() for each in former if each.name not in made.queues]
+        self._past = _sum([self._past, *map(_emptied, gone)])
+        for name, queue in made.queues.items():
+            queue.succeed(self, self.queues.get(name))
+        nowhere = Replacement({}, self._tag)
+        for queue in former:
+            self._alarms.pop(queue.number)
+            queue.succeed(nowhere, None)
+        self.queues, self.default = made.queues, made.queues[DEFAULT_QUEUE]
+        for queue in self.queues.values():
+            if queue.alarm < inf:
+                self.watch(queue, queue.alarm)
+        return former
+
     def redrive(self, name: str, limit: int, now: float) -> Redriven:
         """Move dead letters that are ready in the queue called `name` to the end of where they failed.
 
@@ -230,6 +260,12 @@ class Broker:
         name = queue.settings.dead_letter
         assert name is not None
         return self.queues[name], About(about.content_type, about.priority, origin=queue.name)
+
+
+def _emptied(stats: QueueStats) -> QueueStats:
+    """The same after everything was cleared."""
+    cleared = stats.cleared + stats.messages
+    return replace(stats, messages=0, bytes=0, ready=0, delayed=0, leased=0, cleared=cleared)
 
 
 def _sum(parts: Iterable[QueueStats]) -> QueueStats:

@@ -6,8 +6,10 @@ The draft standard is draft-ietf-httpapi-idempotency-key-header.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from zapq.core.image import KeyImage
 from zapq.errors import KeyReused
 from zapq.limits import IDEMPOTENCY_WINDOW, MAX_KEYS
 
@@ -55,6 +57,23 @@ class Keys:
     def release(self, queue: int, key: str) -> None:
         """Forget that `key` was used: nothing came of it."""
         self._claims.pop((queue, key), None)
+
+    def image(self, names: Mapping[int, str]) -> Iterator[KeyImage]:
+        """Return what is to be kept of the keys of the queues with these numbers, made as it is walked through."""
+        return (
+            KeyImage(names[queue], key, *claim)
+            for (queue, key), claim in list(self._claims.items())
+            if queue in names
+        )
+
+    def fill(self, keys: Iterable[KeyImage], numbers: Mapping[str, int], now: float) -> None:
+        """Remember keys that were kept, in their order, for what is left of their time; none is known here."""
+        until = 0.0
+        for key in keys:
+            # The clock of who kept them may have been another one.
+            until = max(until, min(key.until, now + IDEMPOTENCY_WINDOW))
+            if until > now:
+                self._claims[numbers[key.queue], key.key] = Claim(key.fingerprint, key.id, until)
 
     def _forget(self, now: float) -> None:
         # All last equally long, so the oldest is always the first.

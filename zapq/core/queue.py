@@ -136,6 +136,7 @@ class Queue:
         "_drain_rate",
         "_enqueued",
         "_expired",
+        "_given_before",
         "_leases",
         "_leases_expired",
         "_lines",
@@ -187,6 +188,8 @@ class Queue:
         self._delayed: Agenda[Message] = Agenda()
         self._leases: Agenda[Lease] = Agenda()
         self._next_id = 1
+        self._given_before = 0
+        """Ids below this one were given before a snapshot was loaded, which may hold messages with the same."""
         self._drain_rate = DrainRate(now)
         self._arrived = 0
         self._enqueued = self._dequeued = self._received = self._acked = self._released = 0
@@ -300,8 +303,13 @@ class Queue:
         Never refused, even if newer messages have filled its room meanwhile: it was accepted once, and an
         accepted message is not dropped. The caps refuse newcomers until the excess is gone.
         """
-        self._hold(1, len(message.body))
         self._put_back += 1
+        # Taken before a snapshot was loaded, it may have been in it, or another one with its id.
+        if message.id < self._given_before and (there := self.find(message.id)) is not None:
+            if there.message.body != message.body:
+                self.adopt(message, message.about)
+            return
+        self._hold(1, len(message.body))
         self._come_back(message)
 
     def receive(self, visibility: float | None = None, now: float = 0.0) -> Lease | None:
@@ -513,6 +521,28 @@ class Queue:
         self._hold(number, size)
         self.paused = image.paused
         return failed
+
+    def succeed(self, room: Room, old: Queue | None) -> None:
+        """Stand in `room` from now on, in the place of `old`: its counts go on, its ids are not given again.
+
+        O(1). What `old` held counts as cleared; it is its caller's to free, and counts nowhere any more.
+        """
+        self._room.messages -= self.messages
+        self._room.bytes -= self.bytes
+        self._room = room
+        room.messages += self.messages
+        room.bytes += self.bytes
+        if old is None:
+            return
+        self._next_id = max(self._next_id, old._next_id)
+        self._given_before = old._next_id
+        self._drain_rate = old._drain_rate
+        self._arrived += old._arrived
+        self._cleared = old._cleared + old.messages
+        self._enqueued, self._dequeued, self._received = old._enqueued, old._dequeued, old._received
+        self._acked, self._released, self._leases_expired = old._acked, old._released, old._leases_expired
+        self._expired, self._dead_lettered = old._expired, old._dead_lettered
+        self._redriven, self._refused, self._put_back = old._redriven, old._refused, old._put_back
 
     def image(self) -> QueueImage:
         """Return what is to be kept of this queue, which goes on; `fill` makes a queue of it.

@@ -63,6 +63,8 @@ def as_json(stats: ServiceStats, traffic: Traffic) -> dict[str, int | float]:
         "dequeues_returned": queue.returned,
         "messages_cleared": queue.cleared,
         "delivery_uncertain": stats.delivery_uncertain,
+        "snapshots_written": stats.snapshots_written,
+        "snapshots_failed": stats.snapshots_failed,
         "waiting": stats.waiting,
         "requests": traffic.hot_requests + traffic.cold_requests,
         "hot_requests": traffic.hot_requests,

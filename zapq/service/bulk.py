@@ -7,13 +7,20 @@ as long as one step of it lasts, and again as soon as the loop makes a system ca
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import trio
 
+from zapq.core.idempotency import Keys
+from zapq.core.image import Image
 from zapq.core.line import Run
 from zapq.core.message import Message
-from zapq.core.queue import Dropped
+from zapq.core.queue import Dropped, Queue
+from zapq.core.replacement import Replacement
 from zapq.store.pace import pause
+
+T = TypeVar("T")
 
 SLICE = 1024
 """Messages made or freed in one go: about 0.2 ms."""
@@ -35,6 +42,28 @@ def make(bodies: list[bytes], first_id: int) -> tuple[deque[Message], int]:
         size += sum(map(len, part))
         cancellable_pause()
     return messages, size
+
+
+def build(made: Replacement, image: Image, now: float) -> Keys:
+    """Make the queues of `image`, and return its Idempotency-Keys."""
+    for queue in image.queues:
+        queue.others = _paced(queue.others)
+        made.add(queue, now)
+        # Freed here and not by the event loop.
+        queue.others = ()
+        cancellable_pause()
+    made.finish(now)
+    keys = Keys()
+    keys.fill(_paced(image.keys), {name: queue.number for name, queue in made.queues.items()}, now)
+    image.keys = ()
+    return keys
+
+
+def _paced(items: Iterable[T]) -> Iterator[T]:
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % SLICE == 0:
+            cancellable_pause()
 
 
 def free(dropped: list[Dropped]) -> None:
@@ -60,3 +89,14 @@ async def free_elsewhere(dropped: list[Dropped]) -> None:
         return
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(free, dropped)
+
+
+async def free_queues_elsewhere(queues: list[Queue]) -> None:
+    """Free all that queues hold that are no longer in use, as `free_elsewhere` does."""
+
+    def free_queues() -> None:
+        while queues:
+            free(queues.pop().clear())
+
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(free_queues)

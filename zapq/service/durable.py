@@ -34,7 +34,7 @@ from zapq.service.service import QueueService
 from zapq.service.waiting import Given, Waiter
 from zapq.settings import Settings
 from zapq.store.database import FILE, Contents, Database, open_database
-from zapq.store.snapshot import SnapshotStore, snapshot_name
+from zapq.store.snapshot import MSGPACK, SnapshotStore, snapshot_name
 from zapq.store.wal import Damaged
 
 
@@ -249,9 +249,13 @@ class DurableService(QueueService):
         All of it is on the disk before the queue changes, and the change is one small write.
         """
         name = snapshot_name(name)
+        if name.endswith(MSGPACK):
+            raise SnapshotFailed(
+                f"{name} holds all queues, and those that are on disk cannot be replaced together."
+            )
         self.check_open()
         self.journal.check()
-        bodies = await trio.to_thread.run_sync(self._snapshots.load, name, bulk.cancellable_pause)
+        bodies = await trio.to_thread.run_sync(self.snapshots.store.load, name, bulk.cancellable_pause)
         core = self.broker.default
         async with self.step:
             first, epoch = core.reserve(len(bodies)), self.broker.next_epoch()

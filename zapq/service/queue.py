@@ -474,6 +474,11 @@ class NamedQueue:
         self._deleted = True
         self._waiting_room.dismiss(self._line, QueueNotFound(queue=self.name))
 
+    def rebind(self, core: Queue) -> None:
+        """Be about `core` from now on, which has taken the place of the former one; who waits waits on."""
+        self._core = core
+        self.provisional = False
+
     def hand_out(self) -> bool:
         """Match waiters with messages, the one place where they are served; whether some still wait."""
         self._hand_out()

@@ -18,17 +18,19 @@ import trio
 
 from zapq.core.broker import Broker, check_name
 from zapq.core.idempotency import Keys
+from zapq.core.image import Image
 from zapq.core.message import Message
 from zapq.core.queue import Dropped, Queue, QueueStats
 from zapq.core.queue_settings import QueueSettings
-from zapq.errors import Draining, QueueFull, QueueNotFound, SnapshotFailed, TooManyWaiters
+from zapq.errors import Draining, QueueNotFound, TooManyWaiters
 from zapq.limits import DEFAULT_QUEUE, TICK_STEPS
 from zapq.service import bulk
 from zapq.service.queue import NamedQueue
+from zapq.service.snapshots import Snapshots
 from zapq.service.step import Step
 from zapq.service.waiting import Line, Waiter, WaitingRoom, Want
 from zapq.settings import Settings
-from zapq.store.snapshot import SnapshotStore, snapshot_name
+from zapq.store.snapshot import SnapshotStore
 
 if TYPE_CHECKING:
     from zapq.service.journal import Journal, JournalStats
@@ -47,6 +49,8 @@ class ServiceStats:
     waiting: int
     draining: bool
     delivery_uncertain: int
+    snapshots_written: int
+    snapshots_failed: int
     journal: JournalStats | None = None
     """What was written, if it is on the disk too."""
 
@@ -70,7 +74,7 @@ class QueueService:
         self.draining = False
         """Whether `drain` was called."""
         self._max_waiters = settings.max_waiters
-        self._snapshots = snapshots
+        self.snapshots = Snapshots(self, snapshots)
         self._changed = trio.Event()
         self._alarm = inf
         self.broker = self._make_broker(
@@ -193,40 +197,49 @@ class QueueService:
         self._delivery_uncertain += number
 
     async def snapshot(self, name: str) -> int:
-        """Write the default queue to the file `name` in the data directory and return the number of messages.
+        """Write the file `name` in the data directory and return the number of messages in it.
 
-        The copy is taken in one step; encoding, writing and fsync happen in a worker thread, so other tasks
-        go on. The file is replaced atomically. It holds the bodies, delayed and leased ones included, in order.
-        Raises `InvalidParameter` for an unsafe name, `SnapshotFailed` when it cannot be written. Then, and if
-        cancelled, an older file of that name is as it was.
+        `*.msgpack` holds every queue with its settings, and all there is to know of each message and each
+        Idempotency-Key; messages that are leased count as delivered, and come back ready. `*.json` holds the
+        bodies of the default queue, delayed and leased ones included, in order. The picture is taken in one step;
+        encoding, writing and fsync happen in a worker thread, so other tasks go on. The file is replaced
+        atomically. Raises `InvalidParameter` for an unsafe name, `SnapshotFailed` when it cannot be written. Then,
+        and if cancelled, an older file of that name is as it was.
         """
-        name = snapshot_name(name)
-        async with self.step:
-            bodies = self.broker.default.bodies()
-        await trio.to_thread.run_sync(self._snapshots.save, name, bodies, bulk.cancellable_pause)
-        return len(bodies)
+        return await self.snapshots.save(name)
 
     async def restore(self, name: str) -> int:
-        """Replace the default queue by the content of the file `name` and return the number of messages.
+        """Replace what there is by the content of the file `name` and return the number of messages.
 
-        All or nothing. Raises `InvalidParameter` for an unsafe name, `SnapshotFailed` when the file cannot
-        be read, is corrupt or over a cap, and `Draining`. If cancelled, nothing is replaced.
+        `*.msgpack` replaces all queues: those not in it are removed, and who waits there gets `QueueNotFound`;
+        who waits in another waits on, or is served. `*.json` replaces what the default queue holds. All or
+        nothing, in one step. Raises `InvalidParameter` for an unsafe name, `SnapshotFailed` when the file cannot
+        be read, is damaged or over a cap, and `Draining`. If cancelled, nothing is replaced.
         """
-        name = snapshot_name(name)
-        self.check_open()
-        bodies = await trio.to_thread.run_sync(self._snapshots.load, name, bulk.cancellable_pause)
+        return await self.snapshots.load(name)
+
+    async def adopt(self, image: Image) -> int:
+        """Replace every queue by what `image` holds, in one step, and return the number of messages.
+
+        The image is used up by it. Raises `Draining`. If cancelled, nothing is replaced.
+        """
+        now = trio.current_time()
         async with self.step:
-            first = self.broker.default.reserve(len(bodies))
-        messages, size = await trio.to_thread.run_sync(bulk.make, bodies, first)
-        number = len(messages)
+            made = self.broker.prepare(each.name for each in image.queues)
+        keys = await trio.to_thread.run_sync(bulk.build, made, image, now)
         async with self.step:
             self.check_open()
-            try:
-                dropped = self.broker.default.replace(messages, size)
-            except QueueFull as full:
-                raise SnapshotFailed(f"{name} holds more than the queue may.", **full.members) from None
+            former = self.broker.replace(made)
+            self.keys = keys
+            for name, queue in list(self._queues.items()):
+                if name in self.broker.queues:
+                    queue.rebind(self.broker.queues[name])
+                else:
+                    del self._queues[name]
+                    queue.end()
+            number = self.broker.messages
             self.hand_out()
-        await bulk.free_elsewhere(dropped)
+        await bulk.free_queues_elsewhere(former)
         return number
 
     def stats(self) -> ServiceStats:
@@ -240,6 +253,8 @@ class QueueService:
             waiting=len(self.waiting_room),
             draining=self.draining,
             delivery_uncertain=self._delivery_uncertain,
+            snapshots_written=self.snapshots.written,
+            snapshots_failed=self.snapshots.failed,
             journal=None if self.journal is None else self.journal.stats(),
         )
 

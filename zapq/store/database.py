@@ -273,6 +273,7 @@ class Database:
         )
         states, crc32 = known.states, zlib.crc32
         append = image.plain.append
+        image.others = others = []
         for row, checksum, body in rows:
             if not isinstance(body, bytes) or crc32(body, (row ^ row >> 32) & 0xFFFFFFFF) != checksum:
                 raise Damaged(f"messages, row {row}: the checksum does not match")
@@ -286,7 +287,7 @@ class Database:
             about, due = known.read(state)
             message = Message(id, body, about)
             if due or about.priority or about.receives or about.expires < inf:
-                image.others.append((message, due))
+                others.append((message, due))
             else:
                 append(message)
 
@@ -570,7 +571,7 @@ def _queue_sum(number: int, name: str, epoch: int, next_id: int, settings: str, 
 
 def count_messages(contents: Contents) -> int:
     """Return how many messages were found."""
-    return sum(_length(each.image.plain) + len(each.image.others) for each in contents.queues)
+    return sum(_length(each.image.plain) + len(list(each.image.others)) for each in contents.queues)
 
 
 def _length(items: Iterable[Message | Run]) -> int:

@@ -28,7 +28,8 @@ class Directory:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._descriptor = -1
+        self.descriptor = -1
+        """That of the directory, as long as it is open."""
 
     def __enter__(self) -> Self:
         # Resolved first: an operator may well make the directory itself a link (systemd does). What is
@@ -37,7 +38,7 @@ class Directory:
         path = Path(os.path.realpath(self._path))
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._descriptor = os.open(path, _READ | os.O_DIRECTORY | os.O_NOFOLLOW)
+            self.descriptor = os.open(path, _READ | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError as error:
             raise CannotStart(f"--data-dir {self._path!r}: {error.strerror}.") from None
         return self
@@ -45,7 +46,7 @@ class Directory:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._descriptor)
+        os.close(self.descriptor)
 
     def write(self, name: str, pieces: Iterable[bytes | bytearray], step: Step) -> None:
         """Write `pieces` as the file `name`, whole and on the disk, calling `step` after each; OSError if not.
@@ -57,13 +58,13 @@ class Directory:
         temporary = f".{name}.{secrets.token_hex(8)}.tmp"
         try:
             self._write(temporary, pieces, step)
-            os.rename(temporary, name, src_dir_fd=self._descriptor, dst_dir_fd=self._descriptor)
+            os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
         except BaseException:
             # It was never made, or is renamed already: the error that brought us here tells more.
             with suppress(OSError):
                 self.remove(temporary)
             raise
-        os.fsync(self._descriptor)
+        os.fsync(self.descriptor)
 
     @contextmanager
     def open(self, name: str) -> Iterator[tuple[BinaryIO, int]]:
@@ -79,7 +80,7 @@ class Directory:
     def files(self) -> Iterator[tuple[str, os.stat_result]]:
         """Yield each plain file with one name, and what the system knows of it, in order of the names."""
         # A descriptor of its own: one that is shared also shares how far it has been read.
-        descriptor = os.open(".", _READ | os.O_DIRECTORY, dir_fd=self._descriptor)
+        descriptor = os.open(".", _READ | os.O_DIRECTORY, dir_fd=self.descriptor)
         try:
             names = os.listdir(descriptor)
         finally:
@@ -87,28 +88,28 @@ class Directory:
         for name in sorted(names):
             # It may be gone by now.
             with suppress(FileNotFoundError):
-                status = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+                status = os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
                     yield name, status
 
     def has(self, name: str) -> bool:
         """Whether there is something called `name`, be it a link to nothing."""
         try:
-            os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
             return False
         return True
 
     def remove(self, name: str) -> None:
         """Remove the file `name`; OSError if that is impossible."""
-        os.unlink(name, dir_fd=self._descriptor)
+        os.unlink(name, dir_fd=self.descriptor)
 
     def _open(self, path: str, _: int) -> int:
-        return os.open(path, _READ_FILE, dir_fd=self._descriptor)
+        return os.open(path, _READ_FILE, dir_fd=self.descriptor)
 
     def _write(self, name: str, pieces: Iterable[bytes | bytearray], step: Step) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o600, dir_fd=self._descriptor)
+        descriptor = os.open(name, flags, 0o600, dir_fd=self.descriptor)
         with open(descriptor, "wb", buffering=0) as file:
             for piece in pieces:
                 with memoryview(piece) as view:

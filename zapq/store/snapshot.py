@@ -88,7 +88,7 @@ class SnapshotStore:
     @property
     def descriptor(self) -> int:
         """That of the directory, as long as it is open."""
-        return self._directory
+        return self._directory.descriptor
 
     def save(self, name: str, bodies: list[bytes], step: Step = pause) -> None:
         """Write `bodies` as the file `name`, whole and on the disk, or raise `SnapshotFailed`."""

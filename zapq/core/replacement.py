@@ -1,0 +1,68 @@
+"""Queues made from what was kept, apart from those in use, until they take their place in one step.
+
+Making them takes as long as it takes, and may be done elsewhere; the step itself does not depend on how much they
+hold.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+from zapq.core.image import QueueImage
+from zapq.core.message import About, Message
+from zapq.core.queue import Queue
+from zapq.core.queue_settings import QueueSettings
+from zapq.limits import DEFAULT_QUEUE
+
+
+class Replacement:
+    """New queues, and the `Room` they have until `Broker.replace` lets them take over.
+
+    `numbers` says by which number each is to be known, `tag` what receipts begin with.
+    """
+
+    def __init__(self, numbers: Mapping[str, int], tag: str) -> None:
+        self.queues: dict[str, Queue] = {}
+        self.messages = self.bytes = self.max_messages = self.max_bytes = 0
+        self._numbers = numbers
+        self._tag = tag
+        self._failed: list[tuple[Queue, Message]] = []
+
+    def add(self, image: QueueImage, now: float) -> None:
+        """Make a queue of its image; none of that name was made."""
+        number = self._numbers[image.name]
+        queue = Queue(image.name, room=self, number=number, tag=f"{self._tag}-{number:x}", now=now)
+        for message in queue.fill(image, now):
+            self._failed.append((queue, message))
+        self.queues[image.name] = queue
+
+    def finish(self, now: float) -> None:
+        """Send what has failed too often where it belongs, once all queues are there, and the default one is."""
+        if DEFAULT_QUEUE not in self.queues:
+            self.add(QueueImage(name=DEFAULT_QUEUE, settings=QueueSettings(), plain=deque(), others=()), now)
+        for queue, message in self._failed:
+            queue.leave(message)
+            self.bury(queue, message)
+        self._failed = []
+
+    def serial(self) -> int:
+        """Nothing is delivered here."""
+        raise AssertionError("queues that are being made give nothing")
+
+    def note_ack(self, serial: int) -> None:
+        """Nothing is acknowledged here."""
+
+    def was_acked(self, serial: int) -> bool:
+        """Nothing was acknowledged here."""
+        return False
+
+    def watch(self, queue: Queue, time: float) -> None:
+        """Each queue knows its own alarm, and nobody is to be woken yet."""
+
+    def bury(self, queue: Queue, message: Message) -> None:
+        """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
+        about = message.about
+        assert queue.settings.dead_letter is not None
+        target = self.queues[queue.settings.dead_letter]
+        target.adopt(message, About(about.content_type, about.priority, origin=queue.name))

@@ -1,0 +1,92 @@
+"""Saving what the queues hold to files in the data directory, and putting it back.
+
+The queues are pictured, and replaced, in one step each; encoding, writing, reading and making queues happen in a
+worker thread. On disk times are those of the wall clock, for Trio's begins anywhere in each process.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from zapq.core.image import Image
+from zapq.errors import QueueFull, SnapshotFailed
+from zapq.service import bulk
+from zapq.store.snapshot import MSGPACK, SnapshotFile, SnapshotStore, snapshot_name
+
+if TYPE_CHECKING:
+    from zapq.service.service import QueueService
+
+
+class Snapshots:
+    """The snapshots of one service."""
+
+    def __init__(self, service: QueueService, store: SnapshotStore) -> None:
+        self._service = service
+        self.store = store
+        self.written = 0
+        """Files that were written."""
+        self.failed = 0
+        """Files that could not be written."""
+
+    async def save(self, name: str) -> int:
+        """Write the file `name` and return how many messages it holds; see `QueueService.snapshot`."""
+        name = snapshot_name(name)
+        try:
+            number = await (self._save_all(name) if name.endswith(MSGPACK) else self._save_default(name))
+        except SnapshotFailed:
+            self.failed += 1
+            raise
+        self.written += 1
+        return number
+
+    async def load(self, name: str) -> int:
+        """Put what the file `name` holds in the place of what is there; see `QueueService.restore`."""
+        name = snapshot_name(name)
+        self._service.check_open()
+        if name.endswith(MSGPACK):
+            offset = time.time() - trio.current_time()
+            image = await trio.to_thread.run_sync(self.store.load_all, name, offset, bulk.cancellable_pause)
+            return await self._service.adopt(image)
+        return await self._load_default(name)
+
+    async def files(self) -> list[SnapshotFile]:
+        """Return every snapshot in the data directory, by name; `SnapshotFailed` if it cannot be read."""
+        return await trio.to_thread.run_sync(self.store.files, bulk.cancellable_pause)
+
+    async def _save_all(self, name: str) -> int:
+        service = self._service
+        async with service.step:
+            queues = service.broker.queues.values()
+            names = {queue.number: queue.name for queue in queues}
+            image = Image([queue.image() for queue in queues], service.keys.image(names))
+            number = service.broker.messages
+            now = time.time()
+            offset = now - trio.current_time()
+        await trio.to_thread.run_sync(self.store.save_all, name, image, offset, now, bulk.cancellable_pause)
+        return number
+
+    async def _save_default(self, name: str) -> int:
+        async with self._service.step:
+            bodies = self._service.broker.default.bodies()
+        await trio.to_thread.run_sync(self.store.save, name, bodies, bulk.cancellable_pause)
+        return len(bodies)
+
+    async def _load_default(self, name: str) -> int:
+        service = self._service
+        bodies = await trio.to_thread.run_sync(self.store.load, name, bulk.cancellable_pause)
+        async with service.step:
+            first = service.broker.default.reserve(len(bodies))
+        messages, size = await trio.to_thread.run_sync(bulk.make, bodies, first)
+        number = len(messages)
+        async with service.step:
+            service.check_open()
+            try:
+                dropped = service.broker.default.replace(messages, size)
+            except QueueFull as full:
+                raise SnapshotFailed(f"{name} holds more than the queue may.", **full.members) from None
+            service.hand_out()
+        await bulk.free_elsewhere(dropped)
+        return number

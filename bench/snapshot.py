@@ -3,9 +3,9 @@
     scripts/bench snapshot
 
 Starts a server, fills its queue (50,000 messages of 4 KiB), then asks `/health` on one connection over and
-over: first undisturbed, then while `/persist`, several times, and `/load` run on another. Prints the slowest
-answers of each phase. The server shares the machine with this program, so the undisturbed figure is the noise
-floor.
+over: first undisturbed, then while `/persist` and `/load` run on another, several times in each format. Prints the
+slowest answers of each phase. The server shares the machine with this program, so the undisturbed figure is the
+noise floor.
 """
 
 from __future__ import annotations
@@ -49,24 +49,26 @@ def report(name: str, seconds: float, latencies: list[float]) -> None:
 
 
 async def measure(port: int, messages: int, size: int, rounds: int) -> None:
-    """Fill the queue and print each phase; persisting is repeated, since the worst stalls are rare."""
+    """Fill the queue and print each phase; saving and loading are repeated, since the worst stalls are rare."""
     work = await trio.open_tcp_stream("127.0.0.1", port)
     health = await trio.open_tcp_stream("127.0.0.1", port)
     enqueue = b"POST /enqueue HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
     for _ in range(messages):
         if not (await answer(work, enqueue)).startswith(b"HTTP/1.1 202"):
             raise click.ClickException("the server refused a message")
-    persist = b"POST /persist?file=bench.json HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"
-    for name, request in (
-        ("undisturbed", b""),
-        *[("persist", persist)] * rounds,
-        ("load", b"POST /load?file=bench.json HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"),
+    for name, target in (
+        ("undisturbed", ""),
+        *[("save json", "/persist?file=bench.json")] * rounds,
+        *[("load json", "/load?file=bench.json")] * rounds,
+        *[("save msgpack", "/persist?file=bench.msgpack")] * rounds,
+        *[("load msgpack", "/load?file=bench.msgpack")] * rounds,
     ):
+        request = f"POST {target} HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n".encode()
         latencies: list[float] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(probe, health, latencies)
             begun = time.perf_counter()
-            if request:
+            if target:
                 head = await answer(work, request)
                 if not head.startswith(b"HTTP/1.1 200"):
                     raise click.ClickException(head.decode())
@@ -80,7 +82,7 @@ async def measure(port: int, messages: int, size: int, rounds: int) -> None:
 @click.command(help=__doc__)
 @click.option("--messages", default=50_000, show_default=True)
 @click.option("--size", default=4096, show_default=True, help="Bytes of each message.")
-@click.option("--rounds", default=10, show_default=True, help="How often to persist.")
+@click.option("--rounds", default=10, show_default=True, help="How often to save and load.")
 def main(messages: int, size: int, rounds: int) -> None:
     """Start the server, measure, stop it."""
     with tempfile.TemporaryDirectory() as directory:

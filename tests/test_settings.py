@@ -9,16 +9,44 @@ from typing import Any
 import pytest
 
 from zapq.errors import InvalidSetting
-from zapq.settings import Address, Option, Settings, load, options, parse_address, parse_size
+from zapq.settings import Address, Option, Settings, load, options, parse_address, parse_duration, parse_size
 
 INVALID = {
     "address": ["", "8080", ":65536", "host", "unix:", "fd://x", "a b:1", "h\x7f:1"],
     "size": ["", "x", "-1", "1.5M", "1T", "1 M", "0", "9" * 16, "1MB", "٣", "9999999G"],
     "whole": ["", "x", "-1", "1.0", "1e3", "9" * 19, "+1", "1_000", "٣", "9" * 18],
-    "seconds": ["", "x", "-1", "nan", "inf", "1e3", "1.", ".5", "99999999", "1h", "٣"],
+    "seconds": [
+        "",
+        "x",
+        "-1",
+        "nan",
+        "inf",
+        "1e3",
+        "1.",
+        ".5",
+        "99999999",
+        "99999h",
+        "1d",
+        "1 h",
+        "h",
+        "1hs",
+        "1m30s",
+        "٣",
+    ],
     "choice": ["", "x", "ANY", "info "],
     "switch": ["", "x", "2", "maybe", "truee"],
     "text": ["a\0b"],
+    "file": [
+        "a",
+        "a.txt",
+        "../a.json",
+        "/a.json",
+        ".a.json",
+        "a b.json",
+        "a.json\n",
+        "-.json",
+        "x" * 124 + ".json",
+    ],
 }
 # Two valid texts of each kind, and what they mean.
 VALID: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
@@ -28,6 +56,7 @@ VALID: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "seconds": (("2.5", 2.5), ("3", 3.0)),
     "switch": (("Yes", True), ("off", False)),
     "text": (("some thing", "some thing"), ("/ot/her", "/ot/her")),
+    "file": (("a.msgpack", "a.msgpack"), ("x" * 123 + ".json", "x" * 123 + ".json")),
 }
 # What else must be said for an option to make sense; the options named are read from the flags.
 COMPANIONS = {
@@ -143,6 +172,14 @@ def test_sizes_are_powers_of_1024_in_any_case(text: str, number: int) -> None:
 def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="such as 512M"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10", 10), ("0.25", 0.25), ("30s", 30), ("5m", 300), ("1.5h", 5400), ("2H", 7200), ("0m", 0)],
+)
+def test_durations_are_seconds_unless_a_unit_says_otherwise(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ DEFAULT_QUEUE = "default"
 """The queue the drop-in endpoints are about."""
 SNAPSHOT_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """A snapshot's file name, as a regular expression: a bare one, not hidden, and no option of a command."""
+MIN_SNAPSHOT_EVERY = 1.0
+"""Seconds between two automatic snapshots at least: their names tell seconds."""
 QUEUE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 """A queue's name, as a regular expression: plain in a path, a file name and a metric's label."""
 ACKS_REMEMBERED = 2**20

@@ -15,9 +15,9 @@ from functools import cache
 from typing import Any, Literal
 
 from zapq.errors import InvalidSetting
-from zapq.limits import KIB, MAX_MESSAGE_BYTES, MIB
+from zapq.limits import KIB, MAX_MESSAGE_BYTES, MIB, MIN_SNAPSHOT_EVERY, SNAPSHOT_NAME
 
-Kind = Literal["text", "address", "size", "whole", "seconds", "choice", "switch"]
+Kind = Literal["text", "address", "size", "whole", "seconds", "choice", "switch", "file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Option:
                     raise ValueError("give a whole number")
                 return int(text)
             case "seconds":
-                return parse_seconds(text)
+                return parse_duration(text)
             case "switch":
                 if text.lower() not in _SWITCH:
                     raise ValueError("give true or false")
@@ -89,6 +89,8 @@ class Option:
             raise ValueError("a NUL byte cannot be part of it")
         elif self.kind == "address":
             parse_address(value)
+        elif self.kind == "file" and value and not is_snapshot_name(value):
+            raise ValueError("give a bare name that ends in .msgpack or .json, such as queues.msgpack")
 
 
 _SWITCH = {
@@ -116,6 +118,20 @@ def parse_seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
         raise ValueError("give seconds as a decimal number, such as 10 or 2.5")
     return float(text)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds meant by `10`, `2.5`, `30s`, `5m` or `1h`; ValueError otherwise."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:].lower())
+    try:
+        return parse_seconds(text) if unit is None else parse_seconds(text[:-1]) * unit
+    except ValueError:
+        raise ValueError("give seconds, or a number with s, m or h behind it, such as 10, 2.5 or 5m") from None
+
+
+def is_snapshot_name(text: str) -> bool:
+    """Whether a snapshot can be called this: a bare name of at most 128 characters, `*.json` or `*.msgpack`."""
+    return re.fullmatch(SNAPSHOT_NAME, text, re.ASCII) is not None and text.endswith((".json", ".msgpack"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +209,23 @@ class Settings:
         "switch",
         "Keep the queues in --data-dir too: a change is answered once it is on the disk.",
     )
+    snapshot_every: float = _setting(
+        0.0,
+        "ZAPQ_SNAPSHOT_EVERY",
+        "seconds",
+        "Save all queues so often, if anything has changed, such as 5m; 0: never.",
+        low=0,
+        high=86_400,
+    )
+    snapshot_keep: int = _setting(
+        12, "ZAPQ_SNAPSHOT_KEEP", "whole", "Files of --snapshot-every kept.", low=1, high=100_000
+    )
+    snapshot_on_exit: str = _setting(
+        "", "ZAPQ_SNAPSHOT_ON_EXIT", "file", "Save to this file (.msgpack: all queues) at a graceful stop."
+    )
+    load_on_start: str = _setting(
+        "", "ZAPQ_LOAD_ON_START", "file", "Load this file at the start; one that is missing is no error."
+    )
     admin_from: str = _setting(
         "loopback",
         "ZAPQ_ADMIN_FROM",
@@ -259,6 +292,11 @@ class Settings:
                 option.check(value)
             except ValueError as error:
                 raise InvalidSetting(f"{option.flag} {value!r}: {error}.", setting=option.name) from None
+        if 0 < self.snapshot_every < MIN_SNAPSHOT_EVERY:
+            raise InvalidSetting(
+                f"--snapshot-every {self.snapshot_every!r}: give at least {MIN_SNAPSHOT_EVERY:g}, or 0 for never.",
+                setting="snapshot_every",
+            )
         if bool(self.tls_cert) != bool(self.tls_key):
             given, missing = ("--tls-cert", "--tls-key") if self.tls_cert else ("--tls-key", "--tls-cert")
             raise InvalidSetting(f"{given} is given without {missing}: TLS needs both.", setting="tls_cert")

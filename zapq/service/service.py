@@ -25,6 +25,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.errors import Draining, QueueNotFound, TooManyWaiters
 from zapq.limits import DEFAULT_QUEUE, TICK_STEPS
 from zapq.service import bulk
+from zapq.service.autosave import Autosave
 from zapq.service.queue import NamedQueue
 from zapq.service.snapshots import Snapshots
 from zapq.service.step import Step
@@ -242,6 +243,11 @@ class QueueService:
         await bulk.free_queues_elsewhere(former)
         return number
 
+    def fingerprint(self) -> object:
+        """Return what is no longer equal once anything has changed that a snapshot shows, but for times."""
+        queues = self.broker.queues.values()
+        return (self.broker.totals(), [(queue.name, queue.settings, queue.paused) for queue in queues])
+
     def stats(self) -> ServiceStats:
         """Report what the service holds and has done; never waits. Its cost grows with the number of queues."""
         return ServiceStats(
@@ -333,6 +339,9 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
                 service = QueueService(settings, snapshots)
             async with trio.open_nursery() as nursery:
                 await nursery.start(service.run)
+                if settings.snapshot_every:
+                    autosave = Autosave(service, every=settings.snapshot_every, keep=settings.snapshot_keep)
+                    nursery.start_soon(autosave.run)
                 try:
                     yield service
                 finally:

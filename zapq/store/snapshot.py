@@ -7,7 +7,6 @@ Everything here is synchronous and meant for a worker thread.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,15 +18,14 @@ import msgspec
 
 from zapq.core.image import Image
 from zapq.errors import InvalidParameter, SnapshotFailed
-from zapq.limits import KIB, MAX_KEYS, MIB, SNAPSHOT_NAME
-from zapq.settings import Settings
+from zapq.limits import KIB, MAX_KEYS, MIB
+from zapq.settings import Settings, is_snapshot_name
 from zapq.store import pace
 from zapq.store.archive import Archive, Caps, Totals, decode, encode
 from zapq.store.directory import Directory
 from zapq.store.pace import Step, pause
 
-JSON, MSGPACK = ".json", ".msgpack"
-_NAME = re.compile(SNAPSHOT_NAME, re.ASCII)
+MSGPACK = ".msgpack"
 _BODIES = msgspec.json.Decoder(list[bytes | None])
 _SPACE = b" \t\r\n"
 """What JSON calls white space; `bytes.strip` knows more."""
@@ -42,11 +40,6 @@ def snapshot_name(name: str) -> str:
             parameter="file",
         )
     return name
-
-
-def is_snapshot_name(name: str) -> bool:
-    """Whether `name` is a bare file name this store writes."""
-    return _NAME.fullmatch(name) is not None and name.endswith((JSON, MSGPACK))
 
 
 @dataclass(frozen=True, slots=True)

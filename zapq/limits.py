@@ -110,6 +110,8 @@ GOODBYE_SECONDS = 0.5
 """How long closing a TLS connection may take: within the reserve below, so that a shutdown keeps its budget."""
 CLOSING_RESERVE = 0.1
 """The part of the grace, at most 1 s of it, kept for closing what did not end by itself."""
+SAVING_RESERVE = 0.5
+"""The part of the grace kept for --snapshot-on-exit: what was accepted is worth more than who is slow."""
 SIGNS_OF_LIFE = 2
 """Signs of life given in the time systemd's watchdog allows, as it advises: one may be late."""
 CLIENT_TIMEOUT = 30.0

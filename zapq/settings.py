@@ -292,6 +292,11 @@ class Settings:
                 option.check(value)
             except ValueError as error:
                 raise InvalidSetting(f"{option.flag} {value!r}: {error}.", setting=option.name) from None
+        if self.durable and self.load_on_start:
+            raise InvalidSetting(
+                "--load-on-start would replace, at each start, what --durable has kept. Give one of them.",
+                setting="load_on_start",
+            )
         if 0 < self.snapshot_every < MIN_SNAPSHOT_EVERY:
             raise InvalidSetting(
                 f"--snapshot-every {self.snapshot_every!r}: give at least {MIN_SNAPSHOT_EVERY:g}, or 0 for never.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,11 +50,10 @@ async def running(tmp_path: Path, *flags: str) -> AsyncGenerator[Server, None]:
     with log.open("wb") as output:
         process = await trio.lowlevel.open_process(command, stdout=output, stderr=subprocess.STDOUT)
     try:
-        while b"\n" not in log.read_bytes():
+        while not re.search(rb'"queue listening".*\n', log.read_bytes()):
             assert process.poll() is None, log.read_text()
             await trio.sleep(0.01)
-        listening = msgspec.json.decode(log.read_text().splitlines()[0])
-        assert listening["msg"] == "queue listening"
+        listening = msgspec.json.decode(log.read_text().splitlines()[-1])
         yield Server(process, f"http://{listening['addr']}", log)
     finally:
         if process.poll() is None:

@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
-from zapq.errors import Draining, KeyReused, QueueNotFound, ReceiptExpired, SnapshotFailed
+from zapq.errors import CannotStart, Draining, KeyReused, QueueNotFound, ReceiptExpired, SnapshotFailed
 from zapq.service import bulk
 from zapq.service.queue import NamedQueue
 from zapq.service.service import QueueService, open_service
@@ -349,3 +349,58 @@ async def test_files_that_are_written_and_not_written_are_counted(
     stats = zapq_service.stats()
     assert (stats.snapshots_written, stats.snapshots_failed) == (2, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.msgpack", "ba.json", "ba.msgpack"]
+
+
+async def test_what_is_saved_at_the_end_is_there_at_the_next_start(
+    zapq_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = replace(zapq_settings, load_on_start="queues.msgpack", snapshot_on_exit="queues.msgpack")
+    for held in range(3):
+        async with open_service(settings) as service:
+            assert service.queue("jobs").info().stats.messages == held
+            await service.queue("jobs").enqueue(b"x")
+    warnings = [(line.getMessage(), line.fields) for line in caplog.records if line.levelname == "WARNING"]  # type: ignore[attr-defined]
+    assert warnings == [("nothing to load; starting empty", {"file": "queues.msgpack"})]
+
+
+async def test_json_is_saved_and_loaded_for_the_default_queue(zapq_settings: Settings, tmp_path: Path) -> None:
+    async with open_service(replace(zapq_settings, snapshot_on_exit="a.json")) as service:
+        await service.enqueue(b"hi")
+        await service.queue("jobs").enqueue(b"not there")
+    assert (tmp_path / "a.json").read_bytes() == b'["aGk="]'
+    async with open_service(replace(zapq_settings, load_on_start="a.json")) as service:
+        assert await bodies(service.default) == [b"hi"]
+        assert [queue.name for queue in service.queues()] == ["default"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.msgpack"])
+async def test_a_start_with_a_damaged_file_is_refused(zapq_settings: Settings, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"[")
+    with pytest.raises(CannotStart, match=rf"^--load-on-start: {name}"):
+        async with open_service(replace(zapq_settings, load_on_start=name, snapshot_on_exit=name)):
+            pass
+    assert (tmp_path / name).read_bytes() == b"["
+
+
+async def test_a_block_that_fails_or_is_cancelled_saves_nothing(zapq_settings: Settings, tmp_path: Path) -> None:
+    settings = replace(zapq_settings, snapshot_on_exit="a.msgpack")
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with open_service(settings):
+            raise ZeroDivisionError
+    with trio.CancelScope() as scope:
+        async with open_service(settings):
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_failure_to_save_at_the_end_is_raised_and_logged(
+    zapq_settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.msgpack").mkdir()
+    with pytest.raises(SnapshotFailed, match=r"^a\.msgpack could not be written: Is a directory\."):
+        async with open_service(replace(zapq_settings, snapshot_on_exit="a.msgpack")):
+            pass
+    assert [(line.levelname, line.getMessage()) for line in caplog.records] == [
+        ("ERROR", "snapshot on exit failed")
+    ]

@@ -27,8 +27,10 @@ async def serve(
         task_status: `await nursery.start(zapq.serve, settings)` returns, once the server accepts connections,
             the bound addresses as `http://host:port`, `https://host:port` or `unix:/path`.
 
-    Raises `CannotStart` before anything is served when an address, a certificate or the data directory
-    cannot be used. Cancelling stops at once: sockets are closed, requests in flight get no answer.
+    Raises `CannotStart` before anything is served when an address, a certificate, the data directory or
+    `settings.load_on_start` cannot be used, and `SnapshotFailed` at the end when a service of its own could not
+    save `settings.snapshot_on_exit`. Cancelling stops at once: sockets are closed, requests in flight get no
+    answer, and nothing is saved.
     """
     # Here and not above: importing Quart costs 0.7 s, which `zapq --version` and embedders need not pay.
     from zapq.server.run import run_server

@@ -15,10 +15,11 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 
 from zapq import logs
+from zapq.errors import SnapshotFailed
 from zapq.http.app import create_app
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
-from zapq.limits import ACCEPT_PAUSE, CLOSING_RESERVE, MAX_HEAD_BYTES
+from zapq.limits import ACCEPT_PAUSE, CLOSING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
 from zapq.server.connection import Connection, Host, Stream
 from zapq.server.hotpath import HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES, Listener, open_door
@@ -35,8 +36,10 @@ async def run_server(
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     """Serve until `shutdown_trigger` returns; `zapq.serve` is its public face and says the rest."""
+    failed: SnapshotFailed | None = None
     with open_door(settings) as door:
         async with AsyncExitStack() as stack:
+            saves = service is None and settings.snapshot_on_exit != ""
             if service is None:
                 service = await stack.enter_async_context(open_service(settings))
             traffic, trace_ids, refusals = Traffic(), TraceIds(), logs.Throttle()
@@ -57,10 +60,23 @@ async def run_server(
                     door.sock.close()
                     budget.deadline = trio.current_time() + settings.grace
                     reserve = min(1.0, settings.grace * CLOSING_RESERVE)
+                    if saves:
+                        reserve = max(reserve, settings.grace * SAVING_RESERVE)
                     connections.cancel_scope.deadline = budget.deadline - reserve
                     service.drain()
                 if connections.cancel_scope.cancelled_caught:
                     logs.say(logging.WARNING, "grace ran out; connections were cut", grace=settings.grace)
+                if saves:
+                    # Here and not as the service is closed, for it is to be done within the grace.
+                    try:
+                        await service.snapshots.save_at_exit()
+                    except SnapshotFailed as error:
+                        failed = error
+            if saves and budget.cancelled_caught:
+                service.snapshots.at_exit = ""
+                failed = SnapshotFailed(f"{settings.snapshot_on_exit} could not be written: the grace ran out.")
+    if failed is not None:
+        raise failed
 
 
 @asynccontextmanager

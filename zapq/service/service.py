@@ -75,7 +75,7 @@ class QueueService:
         self.draining = False
         """Whether `drain` was called."""
         self._max_waiters = settings.max_waiters
-        self.snapshots = Snapshots(self, snapshots)
+        self.snapshots = Snapshots(self, snapshots, settings.snapshot_on_exit)
         self._changed = trio.Event()
         self._alarm = inf
         self.broker = self._make_broker(
@@ -323,9 +323,10 @@ class QueueService:
 async def open_service(settings: Settings | None = None) -> AsyncGenerator[QueueService, None]:
     """Run queues for the length of the block: `async with zapq.open_service() as service:`.
 
-    Opens the data directory (raises `CannotStart` if that is impossible) and starts the service's one timer.
-    When the block ends, waiting consumers are answered and the queues, being memory, are gone; with
-    `Settings.durable` they are on the disk, and are there again the next time.
+    Opens the data directory, loads `settings.load_on_start` (raises `CannotStart` if either is impossible) and
+    starts the service's one timer. When the block ends, waiting consumers are answered; if it ended without an
+    exception, `settings.snapshot_on_exit` is saved (raises `SnapshotFailed`). Then the queues, being memory, are
+    gone; with `Settings.durable` they are on the disk, and are there again the next time.
     """
     settings = settings or Settings()
     with SnapshotStore(settings) as snapshots:
@@ -337,6 +338,8 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
                 service: QueueService = await stack.enter_async_context(open_durable(settings, snapshots))
             else:
                 service = QueueService(settings, snapshots)
+            if settings.load_on_start:
+                await service.snapshots.load_at_start(settings.load_on_start)
             async with trio.open_nursery() as nursery:
                 await nursery.start(service.run)
                 if settings.snapshot_every:
@@ -347,3 +350,4 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
                 finally:
                     service.drain()
                     nursery.cancel_scope.cancel()
+            await service.snapshots.save_at_exit()

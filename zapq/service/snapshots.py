@@ -6,13 +6,15 @@ worker thread. On disk times are those of the wall clock, for Trio's begins anyw
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
 import trio
 
+from zapq import logs
 from zapq.core.image import Image
-from zapq.errors import QueueFull, SnapshotFailed
+from zapq.errors import CannotStart, QueueFull, SnapshotFailed
 from zapq.service import bulk
 from zapq.store.snapshot import MSGPACK, SnapshotFile, SnapshotStore, snapshot_name
 
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 class Snapshots:
     """The snapshots of one service."""
 
-    def __init__(self, service: QueueService, store: SnapshotStore) -> None:
+    def __init__(self, service: QueueService, store: SnapshotStore, at_exit: str) -> None:
         self._service = service
+        self.at_exit = at_exit
+        """The file to save at the end; empty if there is none, or that was tried."""
         self.store = store
         self.written = 0
         """Files that were written."""
@@ -51,6 +55,38 @@ class Snapshots:
             image = await trio.to_thread.run_sync(self.store.load_all, name, offset, bulk.cancellable_pause)
             return await self._service.adopt(image)
         return await self._load_default(name)
+
+    async def load_at_start(self, name: str) -> None:
+        """Begin with what the file `name` holds, or with nothing if there is none: it may be the very first start.
+
+        Raises `CannotStart` for a file that cannot be loaded.
+        """
+        if not await trio.to_thread.run_sync(self.store.has, name):
+            logs.say(logging.WARNING, "nothing to load; starting empty", file=name)
+            return
+        try:
+            number = await self._service.restore(name)
+        except SnapshotFailed as error:
+            raise CannotStart(f"--load-on-start: {error.detail}") from error
+        logs.say(logging.INFO, "snapshot loaded", file=name, messages=number)
+
+    async def save_at_exit(self) -> None:
+        """Save to the file that was asked for, if one was, and only the first time this is called.
+
+        Raises `SnapshotFailed`, and logs it; if cancelled, an older file is as it was, and that is logged, too.
+        """
+        name, self.at_exit = self.at_exit, ""
+        if not name:
+            return
+        try:
+            number = await self.save(name)
+        except SnapshotFailed as error:
+            logs.say(logging.ERROR, "snapshot on exit failed", file=name, reason=error.detail)
+            raise
+        except trio.Cancelled:
+            logs.say(logging.ERROR, "snapshot on exit failed", file=name, reason="There was no time for it.")
+            raise
+        logs.say(logging.INFO, "snapshot saved", file=name, messages=number)
 
     async def files(self) -> list[SnapshotFile]:
         """Return every snapshot in the data directory, by name; `SnapshotFailed` if it cannot be read."""

@@ -274,6 +274,9 @@ ROUTES = [
     "/queues",
     "/drain",
     "/readyz",
+    "/snapshots",
+    "/persist?file=a.msgpack",
+    "/load?file=a.msgpack",
 ]
 
 
@@ -332,6 +335,16 @@ BAD = [
     ("POST", f"{QUEUE}/redrive?limit=0", {}, b"", 400, "limit"),
     ("POST", f"{QUEUE}/purge?sure=1", {}, b"", 400, "sure"),
     ("POST", "/drain?x=1", {}, b"", 400, "x"),
+    # Snapshots
+    ("GET", "/snapshots?x=1", {}, b"", 400, "x"),
+    ("GET", "/snapshots?file=a.msgpack", {}, b"", 400, "file"),
+    ("POST", "/snapshots", {}, b"", 405, None),
+    ("POST", "/persist?file=a.msgpack&file=b.msgpack", {}, b"", 400, "file"),
+    ("POST", "/persist?file=.a.msgpack", {}, b"", 400, "file"),
+    ("POST", "/persist?file=a.msgpack.tmp", {}, b"", 400, "file"),
+    ("POST", "/persist?file=..%2Fa.msgpack", {}, b"", 400, "file"),
+    ("POST", "/load?file=a.MSGPACK", {}, b"", 400, "file"),
+    ("POST", "/load?file=a.msgpack&all=1", {}, b"", 400, "all"),
     # Batches
     ("POST", f"{QUEUE}/messages/batch", {"Content-Type": "text/plain"}, b"x", 415, "Content-Type"),
     ("POST", f"{QUEUE}/messages/batch", {}, b"x", 415, "Content-Type"),
@@ -487,6 +500,9 @@ class TestWithSmallCaps:
         ("POST", f"{QUEUE}/resume"),
         ("POST", f"{QUEUE}/redrive"),
         ("POST", "/drain"),
+        ("GET", "/snapshots"),
+        ("POST", "/persist?file=a.msgpack"),
+        ("POST", "/load?file=a.msgpack"),
     ],
 )
 async def test_administration_is_refused_to_strangers(

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from zapq import logs
 from zapq.errors import ClientGone, ZapqError
-from zapq.http import messages, problems, queues, routes
+from zapq.http import messages, problems, queues, routes, snapshots
 from zapq.http.api import Api, exchange_of
 from zapq.http.exchange import HTTPConnection
 from zapq.http.metrics import Traffic
@@ -34,7 +34,7 @@ def create_app(service: QueueService, settings: Settings, traffic: Traffic, refu
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
     api = Api(service, settings, traffic)
-    for part in (routes, messages, queues):
+    for part in (routes, messages, queues, snapshots):
         app.register_blueprint(part.create_routes(api))
     for rule in app.url_map.iter_rules():
         # Werkzeug lets HEAD run the GET handler, and this one takes a message away.

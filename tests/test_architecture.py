@@ -30,7 +30,7 @@ MAY_USE = {
     "server": {"limits", "errors", "settings", "core", "service", "logs", "http"},
     "client": {"limits", "errors", "core"},
     "testing": {"settings", "service", ""},
-    "command": {"limits"},
+    "command": {"limits", "errors", "store"},
     "cli": {"errors", "settings", "logs", "systemd", "command", ""},
     "__main__": {"command", "cli"},
     "": {"errors", "settings", "core", "service", "server"},

@@ -369,7 +369,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (1, b"zapq: No space left on device\n")
 
 
-@pytest.mark.parametrize("command", ["push", "pop", "stats", "health"])
+@pytest.mark.parametrize("command", ["push", "pop", "stats", "health", "snapshot"])
 @pytest.mark.parametrize("zapq_itself", [ZAPQ, [sys.executable, "-m", "zapq"]], ids=["script", "module"])
 def test_both_doors_lead_to_every_command(command: str, zapq_itself: list[str]) -> None:
     result = subprocess.run([*zapq_itself, command, "--help"], capture_output=True, text=True, check=True)

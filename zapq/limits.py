@@ -116,6 +116,8 @@ SIGNS_OF_LIFE = 2
 """Signs of life given in the time systemd's watchdog allows, as it advises: one may be late."""
 CLIENT_TIMEOUT = 30.0
 """Seconds a client of ours gives each step of a request, as many as the server gives; long polls get more."""
+SNAPSHOT_TIMEOUT = 3600.0
+"""Seconds `zapq snapshot` waits for an answer: as long as the largest disk takes, and not for ever."""
 FOLLOW_WAIT = 20.0
 """Seconds one request of `zapq pop --follow` waits: below the idle timeout of every proxy."""
 WATCH_PAUSE = 2.0

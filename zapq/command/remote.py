@@ -1,10 +1,9 @@
-"""The commands that talk to a server: push, pop, stats and health."""
+"""The commands for messages: push, pop, stats and health; and the list of all commands but serve."""
 
 from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -14,8 +13,10 @@ from urllib.parse import SplitResult, quote
 
 import click
 
-from zapq.command.connection import STRANGE, Answer, Connection, Failed, NotFound, parse_url
-from zapq.command.ending import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, complain
+from zapq.command.connection import STRANGE, Answer, Connection, Failed, NotFound
+from zapq.command.ending import EXIT_FAILED, EXIT_OK
+from zapq.command.kinds import Remote, table
+from zapq.command.snapshot import snapshot
 from zapq.limits import (
     CLIENT_TIMEOUT,
     FOLLOW_WAIT,
@@ -39,45 +40,6 @@ COLUMNS = {
     "refused": "refused",
 }
 """What `stats` shows of a queue, and what stands above it."""
-
-
-class Remote(click.Command):
-    """A command with `--url`, for which everything that can go wrong is one line, or none."""
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.params.append(
-            click.Option(
-                ["--url"],
-                envvar="ZAPQ_URL",
-                default="http://127.0.0.1:8080",
-                show_default=True,
-                show_envvar=True,
-                callback=_parse_url,
-                help="The server: http://host:port, https://host:port or unix:/path.",
-            )
-        )
-
-    def invoke(self, ctx: click.Context) -> int:
-        """Run the command and return its exit code."""
-        try:
-            code = super().invoke(ctx)
-            sys.stdout.flush()
-        except KeyboardInterrupt:
-            return EXIT_SIGNAL + signal.SIGINT
-        except BrokenPipeError:
-            return EXIT_SIGNAL + signal.SIGPIPE
-        except (Failed, OSError) as error:
-            # Not only the server can fail: a disk may be full.
-            return complain(getattr(error, "strerror", None) or str(error), EXIT_FAILED)
-        return EXIT_OK if code is None else int(code)
-
-
-def _parse_url(ctx: click.Context, parameter: click.Parameter, text: str) -> SplitResult:
-    try:
-        return parse_url(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r}: give http://host:port, https://host:port or unix:/path.") from None
 
 
 @click.command(cls=Remote)
@@ -176,7 +138,13 @@ def health(url: SplitResult) -> None:
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 """How every command of zapq asks for help, and how wide it is shown."""
-COMMANDS: dict[str, click.Command] = {"push": push, "pop": pop, "stats": stats, "health": health}
+COMMANDS: dict[str, click.Command] = {
+    "push": push,
+    "pop": pop,
+    "stats": stats,
+    "health": health,
+    "snapshot": snapshot,
+}
 
 
 def _messages(body: str | None, lines: bool) -> Iterator[bytes]:
@@ -250,5 +218,4 @@ def _table(queues: list[dict[str, Any]]) -> str:
     for queue in queues:
         name = f"{queue['name']} (paused)" if queue["paused"] else str(queue["name"])
         rows.append([name, *(str(queue[column]) for column in COLUMNS)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)
+    return table(rows)

@@ -16,7 +16,8 @@ from zapq import logs
 from zapq.core.image import Image
 from zapq.errors import CannotStart, QueueFull, SnapshotFailed
 from zapq.service import bulk
-from zapq.store.snapshot import MSGPACK, SnapshotFile, SnapshotStore, snapshot_name
+from zapq.store.snapshot import MSGPACK, SnapshotStore, snapshot_name
+from zapq.store.snapshot import SnapshotFile as SnapshotFile
 
 if TYPE_CHECKING:
     from zapq.service.service import QueueService

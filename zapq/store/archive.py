@@ -233,7 +233,7 @@ class Archive:
         magic, self.version, self._number, self.written, checksum = _HEAD.unpack(head)
         if magic != _MAGIC:
             raise self.damage(0, "it is no snapshot of this kind")
-        if crc32(head[:-4]) != checksum:
+        if crc32(head[:-4]) != checksum or not 0 <= self.written <= 1e12:
             raise self.damage(0, "checksum does not match")
         if self.version > VERSION:
             raise SnapshotFailed(

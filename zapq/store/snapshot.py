@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 import msgspec
 
@@ -103,11 +103,11 @@ class SnapshotStore:
         bodies: list[bytes] = []
         size = 0
         try:
-            for piece in self._read(name):
-                for body in _BODIES.decode(piece):
-                    bodies.append(body or b"")
-                    size += len(bodies[-1])
-                    if len(bodies[-1]) > self._max_message_bytes:
+            for some in self._read(name):
+                for body in some:
+                    bodies.append(body)
+                    size += len(body)
+                    if len(body) > self._max_message_bytes:
                         raise SnapshotFailed(
                             f"{name}: message {len(bodies)} is over --max-message-bytes.",
                             limit="max_message_bytes",
@@ -119,10 +119,6 @@ class SnapshotStore:
                 step()
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise SnapshotFailed(
-                f"{name} is not a JSON array of base64 strings: damage after message {len(bodies)} ({error})."
-            ) from error
         return bodies
 
     def load_all(self, name: str, offset: float, step: Step = pause) -> Image:
@@ -177,11 +173,25 @@ class SnapshotStore:
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be written: {error.strerror}.") from error
 
-    def _read(self, name: str) -> Iterator[bytes]:
+    def _read(self, name: str) -> Iterator[list[bytes]]:
         with self._directory.open(name) as (file, size):
             if size > self._max_file_bytes:
                 raise SnapshotFailed(f"{name} is larger than --max-bytes and --max-msgs allow.", limit="max_bytes")
-            yield from _split(iter(lambda: file.read(pace.PIECE_BYTES), b""))
+            yield from read_bodies(name, file)
+
+
+def read_bodies(name: str, file: BinaryIO) -> Iterator[list[bytes]]:
+    """Yield the bodies in a file of JSON, piece by piece; `SnapshotFailed` calls it `name` if it is damaged."""
+    number = 0
+    try:
+        for piece in _split(iter(lambda: file.read(pace.PIECE_BYTES), b"")):
+            bodies = [body or b"" for body in _BODIES.decode(piece)]
+            number += len(bodies)
+            yield bodies
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SnapshotFailed(
+            f"{name} is not a JSON array of base64 strings: damage after message {number} ({error})."
+        ) from error
 
 
 def _encode(bodies: list[bytes]) -> Iterator[bytes | bytearray]:

@@ -1,0 +1,63 @@
+"""What every command has in common: how it ends, where its server is, and how it shows tables."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import SplitResult
+
+import click
+
+from zapq.command.connection import Failed, parse_url
+from zapq.command.ending import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, complain
+
+
+class Local(click.Command):
+    """A command for which everything that can go wrong is one line, or none."""
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Run the command and return its exit code."""
+        try:
+            code = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            return EXIT_SIGNAL + signal.SIGINT
+        except BrokenPipeError:
+            return EXIT_SIGNAL + signal.SIGPIPE
+        except (Failed, OSError) as error:
+            # Not only the server can fail: a disk may be full.
+            return complain(getattr(error, "strerror", None) or str(error), EXIT_FAILED)
+        return EXIT_OK if code is None else int(code)
+
+
+class Remote(Local):
+    """A command with `--url`."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.params.append(
+            click.Option(
+                ["--url"],
+                envvar="ZAPQ_URL",
+                default="http://127.0.0.1:8080",
+                show_default=True,
+                show_envvar=True,
+                callback=_parse_url,
+                help="The server: http://host:port, https://host:port or unix:/path.",
+            )
+        )
+
+
+def _parse_url(ctx: click.Context, parameter: click.Parameter, text: str) -> SplitResult:
+    try:
+        return parse_url(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: give http://host:port, https://host:port or unix:/path.") from None
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as lines, the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)

@@ -1,0 +1,89 @@
+"""zapq snapshot: the files a server saves its queues to."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from urllib.parse import SplitResult
+
+import click
+
+from zapq.command.connection import STRANGE, Connection, Failed
+from zapq.command.kinds import Local, Remote, table
+from zapq.limits import SNAPSHOT_TIMEOUT
+
+COLUMNS = ("queues", "messages", "bytes", "modified")
+"""What `ls` shows of a file besides its name."""
+
+
+@click.group(no_args_is_help=False)
+def snapshot() -> None:
+    """Save and load what the queues hold, and look at the files."""
+
+
+@snapshot.command(cls=Remote)
+def ls(url: SplitResult) -> None:
+    """Print the snapshots in the server's data directory."""
+    found = Connection(url).request("GET", "/snapshots").json
+    try:
+        rows = [["file", *COLUMNS], *([each["name"], *_cells(each)] for each in found)]
+    except (LookupError, TypeError, AttributeError):
+        raise Failed(STRANGE) from None
+    print(table(rows))
+
+
+@snapshot.command(cls=Remote)
+@click.argument("name")
+def save(url: SplitResult, name: str) -> None:
+    """Save to NAME in the server's data directory.
+
+    A *.msgpack file holds all queues, a *.json file the bodies of the default one.
+    """
+    Connection(url).request("POST", "/persist", values={"file": name}, timeout=SNAPSHOT_TIMEOUT)
+
+
+@snapshot.command(cls=Remote)
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def load(url: SplitResult, name: str, yes: bool) -> None:
+    """Load NAME from the server's data directory.
+
+    What it holds takes the place of all queues, or, if it is a *.json file, of what the default one holds.
+    """
+    what = "the default queue holds" if name.endswith(".json") else "all queues hold"
+    if not yes and not click.confirm(f"Drop what {what}, and load {name} instead?", err=True):
+        raise Failed("Nothing was changed.")
+    Connection(url).request("POST", "/load", values={"file": name}, timeout=SNAPSHOT_TIMEOUT)
+
+
+@snapshot.command(cls=Local)
+@click.argument("file")
+def show(file: str) -> None:
+    """Check FILE, and print what it holds.
+
+    FILE is a path here, and no server is needed. If it is damaged, the place is printed, and the exit code is 1.
+    """
+    # Here and not above: what decodes takes a while to import, and the other commands do not need it.
+    from zapq.errors import SnapshotFailed
+    from zapq.store.summary import summarise
+
+    try:
+        summary = summarise(file)
+    except SnapshotFailed as error:
+        raise Failed(error.detail) from None
+    except OSError as error:
+        raise Failed(f"{file}: {error.strerror}.") from None
+    print(f"format    {summary.format}")
+    print(f"written   {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(summary.written))}")
+    print(f"bytes     {summary.bytes}, none of them damaged")
+    print(f"keys      {summary.keys}")
+    print()
+    rows = [["queue", "messages", "bytes", "delayed", "received"]]
+    for name, held in sorted(summary.queues.items()):
+        counts = map(str, (held.messages, held.bytes, held.delayed, held.received))
+        rows.append([f"{name} (paused)" if held.paused else name, *counts])
+    print(table(rows))
+
+
+def _cells(file: dict[str, Any]) -> list[str]:
+    return [str(file.get(column, "-")) for column in COLUMNS]

@@ -54,9 +54,10 @@ def test_the_testing_example_passes(tmp_path: Path) -> None:
     assert "1 passed" in shown.stdout, shown.stdout + shown.stderr
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", "docs/inside.md", "docs/queues.md", "docs/client.md", "docs/deploy.md"]
-)
+DOCUMENTS = ["README.md", *(f"docs/{name}.md" for name in ("inside", "queues", "client", "deploy", "snapshots"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_named_exists(document: str) -> None:
     text = (ROOT / document).read_text()
     links = re.findall(r"\]\((?!http)([^)#]+)\)", text)

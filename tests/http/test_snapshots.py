@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -31,7 +30,7 @@ async def test_what_is_saved_is_listed_and_comes_back(zapq_server: ZapqServer, t
         {
             "name": "a.msgpack",
             "format": "msgpack",
-            "bytes": os.path.getsize(tmp_path / "a.msgpack"),
+            "bytes": (tmp_path / "a.msgpack").stat().st_size,
             "queues": 2,
             "messages": 3,
         },

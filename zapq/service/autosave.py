@@ -30,8 +30,9 @@ class Autosave:
         self._keep = keep
         self._saved: object = None
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Go on until cancelled; a file that is being written then is not there."""
+        task_status.started()
         while True:
             await trio.sleep(self._every)
             await self.save()

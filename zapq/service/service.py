@@ -344,7 +344,7 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
                 await nursery.start(service.run)
                 if settings.snapshot_every:
                     autosave = Autosave(service, every=settings.snapshot_every, keep=settings.snapshot_keep)
-                    nursery.start_soon(autosave.run)
+                    await nursery.start(autosave.run)
                 try:
                     yield service
                 finally:

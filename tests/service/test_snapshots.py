@@ -406,16 +406,21 @@ async def test_a_failure_to_save_at_the_end_is_raised_and_logged(
     ]
 
 
-async def test_queues_on_disk_are_saved_but_not_yet_replaced_together(zapq_settings: Settings) -> None:
+async def test_queues_on_disk_are_saved_and_replaced_together(zapq_settings: Settings) -> None:
     async with open_service(replace(zapq_settings, durable=True)) as durable:
         jobs = durable.queue("jobs")
         await jobs.enqueue_many([b"a", b"b", b"c"])
         await jobs.enqueue(b"late", delay=1000)
         await received(jobs)
         assert await durable.snapshot("a.msgpack") == 4
-        with pytest.raises(SnapshotFailed, match="those that are on disk cannot be replaced"):
-            await durable.restore("a.msgpack")
+        await jobs.enqueue(b"not in it")
+        await durable.queue("gone").enqueue(b"nor is its queue")
+        assert await durable.restore("a.msgpack") == 4
         assert jobs.info().stats.messages == 4
+    async with open_service(replace(zapq_settings, durable=True)) as durable:
+        assert [queue.name for queue in durable.queues()] == ["default", "jobs"]
+        assert await bodies(durable.find("jobs")) == [b"a", b"b", b"c"]
+        assert durable.find("jobs").info().stats.delayed == 1
     async with open_service(zapq_settings) as service:
         await service.restore("a.msgpack")
         assert await bodies(service.find("jobs")) == [b"a", b"b", b"c"]

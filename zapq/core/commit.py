@@ -94,6 +94,10 @@ class EpochGone(msgspec.Struct, frozen=True):
     epoch: int
 
 
+class KeysGone(msgspec.Struct, frozen=True):
+    """No idempotency key is known any more."""
+
+
 class KeyKept(msgspec.Struct, frozen=True, gc=False):
     """An idempotency key was used for a message."""
 
@@ -104,7 +108,7 @@ class KeyKept(msgspec.Struct, frozen=True, gc=False):
     until: float
 
 
-Entry = Put | PutMany | Kept | Gone | QueueKept | IdsKept | QueueGone | EpochGone | KeyKept
+Entry = Put | PutMany | Kept | Gone | QueueKept | IdsKept | QueueGone | EpochGone | KeysGone | KeyKept
 
 
 class Change(Protocol):

@@ -7,7 +7,7 @@ one that is taken is out of its line, a lease that is settled is over but for it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Protocol
@@ -15,12 +15,12 @@ from typing import Any, Protocol
 import msgspec
 
 from zapq.core.commit import ID_BITS, Change, Entry, Gone, IdsKept, Journal, Kept, Put, PutMany, QueueKept, row_of
-from zapq.core.line import Parcel
+from zapq.core.line import Parcel, Run
 from zapq.core.message import PLAIN, About, Draft, Lease, Message
 from zapq.core.queue import Dropped, Queue, Room, counted, rest
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import ReceiptExpired, StorageUnavailable, ZapqError
-from zapq.limits import IDS_AT_ONCE
+from zapq.limits import IDS_AT_ONCE, MAX_BATCH, MAX_BATCH_BYTES
 
 
 class StillSettling(Exception):
@@ -59,6 +59,39 @@ class JournaledQueue(Queue):
             settings=self._settings if settings is None else settings,
             paused=self._paused if paused is None else paused,
         )
+
+    def use_journal(self, journal: Journal) -> None:
+        """Enter changes in `journal` from now on."""
+        self._journal = journal
+
+    def rows(self) -> Iterator[list[Entry]]:
+        """Return entries for all that is held, some at a time, made as they are walked through."""
+        image = self.image()
+        entries: list[Entry] = []
+        size = 0
+        for item in image.plain:
+            row = row_of(self.epoch, item.id)
+            if isinstance(item, Run):
+                entries.append(PutMany(row, item.bodies(), item.about))
+                size += item.size + MAX_BATCH_BYTES * len(item) // MAX_BATCH
+            else:
+                entries.append(Put(row, item.body, item.about))
+                size += len(item.body) + MAX_BATCH_BYTES // MAX_BATCH
+            if size >= MAX_BATCH_BYTES:
+                yield entries
+                entries, size = [], 0
+        for message, due in image.others:
+            entries.append(Put(row_of(self.epoch, message.id), message.body, message.about, due))
+            size += len(message.body) + MAX_BATCH_BYTES // MAX_BATCH
+            if size >= MAX_BATCH_BYTES:
+                yield entries
+                entries, size = [], 0
+        if entries:
+            yield entries
+
+    def set_ids_aside(self) -> None:
+        """Reckon with more ids than were given; `kept` says so."""
+        self._ids_kept = self._next_id + IDS_AT_ONCE
 
     def note_kept(self, next_id: int) -> None:
         """Take note that ids below this one are set aside on the disk."""
@@ -145,8 +178,10 @@ class JournaledQueue(Queue):
 
     def put_back(self, message: Message) -> None:
         """Return a dequeued message to its original place."""
+        before = len(self._returned)
         super().put_back(message)
-        self._journal.note(Put(row_of(self.epoch, message.id), message.body, message.about))
+        if len(self._returned) > before:
+            self._journal.note(Put(row_of(self.epoch, message.id), message.body, message.about))
 
     def receive(self, visibility: float | None = None, now: float = 0.0) -> Lease | None:
         """Begin to lease the first ready message."""

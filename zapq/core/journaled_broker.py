@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import msgspec
 
 from zapq.core.broker import Broker, Redriven
-from zapq.core.commit import ID_BITS, Entry, Journal, QueueGone
-from zapq.core.image import QueueImage
+from zapq.core.commit import ID_BITS, Change, Entry, Journal, KeyKept, KeysGone, QueueGone
+from zapq.core.image import KeyImage, QueueImage
 from zapq.core.journaled import Cleared, JournaledQueue, Move, Redriving, Setting
 from zapq.core.message import About, Message
 from zapq.core.queue import Dropped, Queue
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.replacement import Replacement
 
 _EPOCHS = 2 ** (63 - ID_BITS)
 
@@ -111,6 +112,33 @@ class JournaledBroker(Broker):
         source.paused = paused
         return Redriving(source, pairs), Redriven(len(pairs), source.stats().ready)
 
+    def prepare(self, names: Iterable[str]) -> JournaledReplacement:
+        """Return what queues can be made in that are to replace all there are. See `Broker.prepare`."""
+        self._journal.check()
+        numbers = super().prepare(names).numbers
+        return JournaledReplacement(numbers, self._tag, {name: self.next_epoch() for name in numbers})
+
+    def begin_swapping(self, made: JournaledReplacement, keys: Iterable[KeyImage]) -> Swapped:
+        """Begin to let the queues that were made be all there are; their rows are written already."""
+        self._journal.check()
+        entries: list[Entry] = [
+            QueueGone(queue.number) for name, queue in self.queues.items() if name not in made.queues
+        ]
+        for queue in made.queues.values():
+            queue.set_ids_aside()
+            entries.append(queue.kept())
+        entries.append(KeysGone())
+        for key in keys:
+            number = made.queues[key.queue].number
+            entries.append(KeyKept(number, key.key, key.fingerprint, key.id, key.until))
+        return Swapped(self, made, entries, [])
+
+    def swap(self, made: JournaledReplacement) -> list[Queue]:
+        """Let the queues that were made be all there are, and return the former ones for the caller to free."""
+        for queue in made.queues.values():
+            queue.use_journal(self._journal)
+        return self.replace(made)
+
     def delete(self, name: str) -> list[Dropped]:
         """Remove a queue nobody has used."""
         number = self.find(name).number
@@ -152,6 +180,56 @@ class Deleted:
     def commit(self) -> None:
         """Hold it no more."""
         self.dropped = Broker.delete(self.broker, self.name)
+
+    def revert(self) -> None:
+        """Go on as before."""
+
+
+class _NoJournal:
+    """Where queues enter changes that are written in another way: with all they hold, once they are made."""
+
+    def check(self) -> None:
+        pass
+
+    def add(self, change: Change) -> None:
+        raise AssertionError("queues that are being made change nothing")
+
+    def note(self, entry: Entry) -> None:
+        pass
+
+
+class JournaledReplacement(Replacement):
+    """New queues on disk, and the room they have until they take over."""
+
+    queues: dict[str, JournaledQueue]  # type: ignore[assignment]  # it makes no others
+
+    def __init__(self, numbers: Mapping[str, int], tag: str, epochs: Mapping[str, int]) -> None:
+        super().__init__(numbers, tag)
+        self.epochs = epochs
+        """Which rows each queue will have."""
+
+    def dig(self, queue: JournaledQueue, message: Message) -> Move:
+        """Nothing is settled here."""
+        raise AssertionError("queues that are being made give nothing")
+
+    def _make(self, name: str, number: int, tag: str, now: float) -> JournaledQueue:
+        journal, epoch = _NoJournal(), self.epochs[name]
+        return JournaledQueue(name, room=self, number=number, tag=tag, now=now, journal=journal, epoch=epoch)
+
+
+@dataclass(slots=True)
+class Swapped:
+    """Queues that are replaced by others, all together."""
+
+    broker: JournaledBroker
+    made: JournaledReplacement
+    entries: Sequence[Entry]
+    former: list[Queue]
+    """Those there were, for the caller to free."""
+
+    def commit(self) -> None:
+        """Let the new ones take over."""
+        self.former = self.broker.swap(self.made)
 
     def revert(self) -> None:
         """Go on as before."""

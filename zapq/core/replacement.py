@@ -25,17 +25,20 @@ class Replacement:
     def __init__(self, numbers: Mapping[str, int], tag: str) -> None:
         self.queues: dict[str, Queue] = {}
         self.messages = self.bytes = self.max_messages = self.max_bytes = 0
-        self._numbers = numbers
+        self.numbers = numbers
         self._tag = tag
         self._failed: list[tuple[Queue, Message]] = []
 
     def add(self, image: QueueImage, now: float) -> None:
         """Make a queue of its image; none of that name was made."""
-        number = self._numbers[image.name]
-        queue = Queue(image.name, room=self, number=number, tag=f"{self._tag}-{number:x}", now=now)
+        number = self.numbers[image.name]
+        queue = self._make(image.name, number, f"{self._tag}-{number:x}", now)
         for message in queue.fill(image, now):
             self._failed.append((queue, message))
         self.queues[image.name] = queue
+
+    def _make(self, name: str, number: int, tag: str, now: float) -> Queue:
+        return Queue(name, room=self, number=number, tag=tag, now=now)
 
     def finish(self, now: float) -> None:
         """Send what has failed too often where it belongs, once all queues are there, and the default one is."""

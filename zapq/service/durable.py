@@ -20,6 +20,7 @@ from zapq import logs
 from zapq.core.broker import Broker, Redriven
 from zapq.core.commit import Entry, EpochGone, KeyKept, PutMany, Staged, row_of
 from zapq.core.idempotency import Claim, Keys
+from zapq.core.image import Image
 from zapq.core.journaled import JournaledQueue, StillSettling
 from zapq.core.journaled_broker import JournaledBroker
 from zapq.core.message import Draft, Lease
@@ -28,7 +29,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavailable, ZapqError
 from zapq.limits import CLOSE_SECONDS, IDEMPOTENCY_WINDOW, MAX_BATCH
 from zapq.service import bulk
-from zapq.service.journal import ExclusiveStep, Journal, JournaledStep
+from zapq.service.journal import ExclusiveStep, Journal, JournaledStep, StillStep
 from zapq.service.queue import Accepted, Durability, NamedQueue, Settlement, checked_limit
 from zapq.service.service import QueueService
 from zapq.service.waiting import Given, Waiter
@@ -201,6 +202,7 @@ class DurableService(QueueService):
         super().__init__(settings, snapshots)
         self.step = JournaledStep(self.lock, self.journal)
         self.exclusive = ExclusiveStep(self.lock, self.journal, self.hand_out)
+        self.still = StillStep(self.lock, self.journal)
         for queue in self._queues.values():
             queue.use_step(self.step)
         offset = time.time() - trio.current_time()
@@ -250,9 +252,8 @@ class DurableService(QueueService):
         """
         name = snapshot_name(name)
         if name.endswith(MSGPACK):
-            raise SnapshotFailed(
-                f"{name} holds all queues, and those that are on disk cannot be replaced together."
-            )
+            self.journal.check()
+            return await super().restore(name)
         self.check_open()
         self.journal.check()
         bodies = await trio.to_thread.run_sync(self.snapshots.store.load, name, bulk.cancellable_pause)
@@ -281,13 +282,45 @@ class DurableService(QueueService):
         await bulk.free_elsewhere(change.dropped)
         return number
 
+    async def adopt(self, image: Image) -> int:
+        """Replace every queue by what `image` holds. See `QueueService.adopt`.
+
+        All of it is on the disk before the queues change, and the change is one small write.
+        """
+        now = trio.current_time()
+        async with self.step:
+            made = self.broker.prepare(each.name for each in image.queues)
+        used = False
+        try:
+            keys = await trio.to_thread.run_sync(bulk.build, made, image, now)
+            for queue in made.queues.values():
+                for entries in queue.rows():
+                    async with self.step:
+                        self.journal.add(Staged(entries))
+            async with self.exclusive:
+                self.check_open()
+                names = {queue.number: name for name, queue in made.queues.items()}
+                change = self.broker.begin_swapping(made, keys.image(names))
+                self.journal.add(change)
+                batch = self.journal.batch
+                batch.after.append(lambda: None if batch.failure else self._rebind(keys))
+            used = True
+            number = self.broker.messages
+        finally:
+            if not used:
+                for epoch in made.epochs.values():
+                    self.journal.note(EpochGone(epoch))
+        await bulk.free_queues_elsewhere(change.former)
+        return number
+
     async def delete(self, name: str) -> None:
         """Remove the queue called `name` with all it holds; who waits there is answered with `QueueNotFound`."""
         async with self.exclusive:
             queue = self.find(name)
             change = self.broker.begin_deleting(name)
             self.journal.add(change)
-            self.journal.batch.after.append(lambda: None if self.journal.reason else self._forget(name, queue))
+            batch = self.journal.batch
+            batch.after.append(lambda: None if batch.failure else self._forget(name, queue))
         await bulk.free_elsewhere(change.dropped)
 
     def _forget(self, name: str, queue: NamedQueue) -> None:

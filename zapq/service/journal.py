@@ -295,3 +295,20 @@ class ExclusiveStep(JournaledStep):
         finally:
             self._lock.release()
             self._afterwards()
+
+
+class StillStep(Step):
+    """A step that begins when nothing is on its way to the disk: what it sees is there for good."""
+
+    def __init__(self, lock: trio.Lock, journal: Journal) -> None:
+        super().__init__(lock)
+        self._journal = journal
+
+    async def __aenter__(self) -> None:
+        """Wait for the lock, and for the disk. If cancelled, the lock is not taken."""
+        await super().__aenter__()
+        try:
+            await self._journal.settled()
+        except BaseException:
+            self._lock.release()
+            raise

@@ -69,6 +69,8 @@ class QueueService:
         self.lock = trio.Lock()
         self.step = Step(self.lock)
         self._timer_step = Step(self.lock)
+        self.still = Step(self.lock)
+        """For who looks at everything: nothing is on its way to the disk in it."""
         self.waiting_room = WaitingRoom()
         self.keys = Keys()
         self.max_message_bytes = settings.max_message_bytes
@@ -231,17 +233,21 @@ class QueueService:
         async with self.step:
             self.check_open()
             former = self.broker.replace(made)
-            self.keys = keys
-            for name, queue in list(self._queues.items()):
-                if name in self.broker.queues:
-                    queue.rebind(self.broker.queues[name])
-                else:
-                    del self._queues[name]
-                    queue.end()
+            self._rebind(keys)
             number = self.broker.messages
             self.hand_out()
         await bulk.free_queues_elsewhere(former)
         return number
+
+    def _rebind(self, keys: Keys) -> None:
+        """Be about the queues the broker has now."""
+        self.keys = keys
+        for name, queue in list(self._queues.items()):
+            if name in self.broker.queues:
+                queue.rebind(self.broker.queues[name])
+            else:
+                del self._queues[name]
+                queue.end()
 
     def fingerprint(self) -> object:
         """Return what is no longer equal once anything has changed that a snapshot shows, but for times."""

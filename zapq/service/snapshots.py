@@ -95,7 +95,7 @@ class Snapshots:
 
     async def _save_all(self, name: str) -> int:
         service = self._service
-        async with service.step:
+        async with service.still:
             queues = service.broker.queues.values()
             names = {queue.number: queue.name for queue in queues}
             image = Image([queue.image() for queue in queues], service.keys.image(names))
@@ -106,7 +106,7 @@ class Snapshots:
         return number
 
     async def _save_default(self, name: str) -> int:
-        async with self._service.step:
+        async with self._service.still:
             bodies = self._service.broker.default.bodies()
         await trio.to_thread.run_sync(self.store.save, name, bodies, bulk.cancellable_pause)
         return len(bodies)

@@ -38,6 +38,7 @@ from zapq.core.commit import (
     IdsKept,
     Kept,
     KeyKept,
+    KeysGone,
     Put,
     PutMany,
     QueueGone,
@@ -84,7 +85,7 @@ create table probe (number integer primary key, filling blob);
 """
 
 
-Other = QueueKept | IdsKept | QueueGone | EpochGone | KeyKept
+Other = QueueKept | IdsKept | QueueGone | EpochGone | KeysGone | KeyKept
 
 
 class State(NamedTuple):
@@ -355,6 +356,8 @@ class Database:
                 kept = queues.get(entry.queue)
                 if kept is not None and (entry.final or entry.next_id > kept.next_id):
                     self._write_queue(msgspec.structs.replace(kept, next_id=entry.next_id), queues)
+            case KeysGone():
+                execute("delete from keys")
             case EpochGone():
                 pass  # removed little by little
 

@@ -24,6 +24,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from functools import cache
 from math import inf
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -53,14 +54,13 @@ from zapq.core.message import PLAIN, About, Message
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES, KIB, MIB, SPARE_PAGES
-from zapq.store.wal import Damaged, damage_in_log
+from zapq.store.wal import PAGE, Damaged, damage_in_log, log_of
 
 FILE = "zapq.db"
 NEW = ".zapq.db.new"
 FORMAT = 1
 APPLICATION = 0x7A617071
 """`zapq` in ASCII: what `file` and SQLite's tools show."""
-PAGE = 4096
 GARBAGE_ROWS = 2000
 """Rows of garbage removed in one transaction: some 5 ms."""
 VACUUM_PAGES = 256
@@ -80,7 +80,7 @@ create table queues (number integer primary key, name text not null unique, epoc
 create table messages (row integer primary key, sum integer not null, body blob not null);
 create table states (row integer primary key, state blob not null);
 create table keys (queue integer, key text, fingerprint blob not null, id integer not null, until real not null,
-                   primary key (queue, key)) without rowid;
+                   sum integer not null, primary key (queue, key)) without rowid;
 create table probe (number integer primary key, filling blob);
 """
 
@@ -119,6 +119,8 @@ class Contents(NamedTuple):
     """The highest in use."""
     warning: str
     """What the operator should know about how it was left; empty if nothing."""
+    garbage: int
+    """Rows of no queue."""
 
 
 _STATES = msgspec.msgpack.Decoder(State)
@@ -138,6 +140,8 @@ class Database:
         self._spare = False
         """Whether the file may have more free pages than it needs."""
         self._probe = 64 * KIB
+        self._marked = False
+        """Whether it says that its log is in use."""
 
     @property
     def untidy(self) -> bool:
@@ -185,7 +189,7 @@ class Database:
     def probe(self) -> None:
         """Write as much as could not be written last, so that success means something; then remove it."""
         self._connection.execute("insert or replace into probe values (1, zeroblob(?))", (self._probe,))
-        self._connection.execute("delete from probe")
+        self._connection.execute("delete from probe where number = 1")
         self._logged += 2 + self._probe // PAGE
 
     def tidy(self, *, idle: bool) -> None:
@@ -207,16 +211,45 @@ class Database:
 
     def close(self) -> None:
         """Empty the log into the file and close both; what was committed is safe in any case."""
+        if self._marked:
+            # If it cannot be written, the log stays as well.
+            with suppress(sqlite3.Error):
+                self._connection.execute("delete from probe where number = 2")
         self._connection.close()
 
     def load(self, now: float, offset: float, warning: str = "") -> Contents:
         """Return all there is, with times by a clock that shows `now` and lacks `offset` to that of the world.
 
-        Raises `Damaged`.
+        Raises `Damaged`, and `CannotStart` if the disk does not let it be read.
         """
-        check = self._connection.execute("pragma quick_check(1)").fetchone()[0]
+        try:
+            return self._load(now, offset, warning)
+        except sqlite3.DatabaseError as error:
+            if _is_of_the_disk(error):
+                raise CannotStart(f"{FILE} cannot be read: {error}.") from None
+            raise Damaged(str(error)) from None
+
+    def prepare(self) -> None:
+        """Make the log as long as it will be: a commit costs half once it has been written to before.
+
+        And let the file say that there is a log it is nothing without. Raises `CannotStart`.
+        """
+        execute = self._connection.execute
+        try:
+            execute("delete from keys where until <= ?", (time.time(),))
+            execute("insert or replace into probe values (1, zeroblob(?))", (CHECKPOINT_PAGES * PAGE,))
+            execute("delete from probe where number = 1")
+            execute("insert or replace into probe values (2, null)")
+            self._marked = True
+            execute("pragma wal_checkpoint(restart)").fetchall()
+        except sqlite3.Error as error:
+            raise CannotStart(f"{FILE} cannot be written: {error}.") from None
+
+    def _load(self, now: float, offset: float, warning: str) -> Contents:
+        # The integrity check looks at every page, but not at what is in them; that is for the checksums.
+        check = self._connection.execute("pragma integrity_check(1)").fetchone()[0]
         if check != "ok":
-            raise Damaged(check)
+            raise Damaged(" ".join(check.split()))
         states: dict[int, bytes] = {}
         for row, state in self._connection.execute("select row, state from states"):
             if not isinstance(state, bytes) or zlib.crc32(state[4:], _seed(row)) != int.from_bytes(
@@ -245,39 +278,40 @@ class Database:
             self._queues[number] = QueueKept(number, name, epoch, next_id, image.settings, image.paused)
             highest = max(highest, epoch)
         epochs = {queue.epoch for queue in self._queues.values()}
+        garbage = sum(row >> ID_BITS not in epochs for row in states)
         for epoch in self._epochs_of_rows():
             if epoch not in epochs:
+                # Read all the same: a message whose number was altered may look like garbage.
+                garbage += sum(1 for _ in self._rows(epoch))
                 self._garbage.append(epoch)
                 highest = max(highest, epoch)
-        keys = [
-            KeptKey(*row)
-            for row in self._connection.execute(
-                "select queue, key, fingerprint, id, until from keys where until > ? order by until",
-                (now + offset,),
-            )
-        ]
-        return Contents(queues, keys, highest, warning)
+        return Contents(queues, list(self._read_keys(now + offset)), highest, warning, garbage)
 
-    def prepare(self) -> None:
-        """Make the log as long as it will be: a commit costs half once it has been written to before."""
-        self._connection.execute("delete from keys where until <= ?", (time.time(),))
-        self._connection.execute(
-            "insert or replace into probe values (1, zeroblob(?))", (CHECKPOINT_PAGES * PAGE,)
-        )
-        self._connection.execute("delete from probe")
-        self._connection.execute("pragma wal_checkpoint(restart)").fetchall()
+    def _read_keys(self, now: float) -> Iterator[KeptKey]:
+        for *fields, checksum in self._connection.execute(
+            "select queue, key, fingerprint, id, until, sum from keys order by until"
+        ):
+            if checksum != _key_sum(*fields):
+                raise Damaged(f"keys, queue {fields[0]}, key {fields[1]!r}: the checksum does not match")
+            key = KeptKey(*fields)
+            if key.until > now:
+                yield key
 
-    def _read_messages(self, epoch: int, image: QueueImage, known: _Known) -> None:
-        rows = self._connection.execute(
+    def _rows(self, epoch: int) -> Iterator[tuple[int, bytes]]:
+        crc32 = zlib.crc32
+        for row, checksum, body in self._connection.execute(
             "select row, sum, body from messages where row between ? and ? order by row",
             (epoch << ID_BITS, epoch << ID_BITS | _IDS),
-        )
-        states, crc32 = known.states, zlib.crc32
-        append = image.plain.append
-        image.others = others = []
-        for row, checksum, body in rows:
+        ):
             if not isinstance(body, bytes) or crc32(body, (row ^ row >> 32) & 0xFFFFFFFF) != checksum:
                 raise Damaged(f"messages, row {row}: the checksum does not match")
+            yield row, body
+
+    def _read_messages(self, epoch: int, image: QueueImage, known: _Known) -> None:
+        states = known.states
+        append = image.plain.append
+        image.others = others = []
+        for row, body in self._rows(epoch):
             id = row & _IDS
             if id >= image.next_id:
                 raise Damaged(f"messages, row {row}: queue {image.name} has not given that id yet")
@@ -339,10 +373,8 @@ class Database:
         execute = self._connection.execute
         match entry:
             case KeyKept():
-                execute(
-                    "insert or replace into keys values (?, ?, ?, ?, ?)",
-                    (entry.queue, entry.key, entry.fingerprint, entry.id, entry.until),
-                )
+                key = KeptKey(entry.queue, entry.key, entry.fingerprint, entry.id, entry.until)
+                execute("insert or replace into keys values (?, ?, ?, ?, ?, ?)", (*key, _key_sum(*key)))
             case QueueGone():
                 queues.pop(entry.number, None)
                 execute("delete from queues where number = ?", (entry.number,))
@@ -461,23 +493,49 @@ def open_database(directory: str, descriptor: int) -> tuple[Database, str]:
     use, made by a newer version, damaged, or not to be opened.
     """
     path = Path(os.path.realpath(directory)) / FILE
+    lock(directory, descriptor, fcntl.LOCK_EX)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not is_there(descriptor):
+            _make_file(path, descriptor)
+    except Damaged as error:
+        raise refusal(error) from None
+    except (OSError, sqlite3.Error) as error:
+        raise CannotStart(f"{path.name} cannot be made: {_reason(error)}.") from None
+    return adopt(path)
+
+
+def lock(directory: str, descriptor: int, kind: int) -> None:
+    """Lock `directory`, which `descriptor` is of, until that is closed; raises `CannotStart` if it is in use."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise CannotStart(f"--data-dir {directory!r} is in use by another process of zapq.") from None
+
+
+def refusal(error: Damaged) -> CannotStart:
+    """Return what to say about a damaged database."""
+    return CannotStart(f"{FILE} is damaged: {error}. `zapq check` tells more.")
+
+
+def adopt(path: Path) -> tuple[Database, str]:
+    """Open the database `path`, which nobody else uses. See `open_database`."""
     try:
-        _make_file(path, descriptor)
+        has_log = log_of(path).exists()
         warning = damage_in_log(path)
         connection = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False, timeout=0, cached_statements=64
         )
     except Damaged as error:
-        raise CannotStart(f"{path.name} is damaged: {error}. `zapq check` tells more.") from None
+        raise refusal(error) from None
     except (OSError, sqlite3.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CannotStart(f"{path.name} cannot be opened: {reason}.") from None
+        raise CannotStart(f"{path.name} cannot be opened: {_reason(error)}.") from None
     try:
-        _adopt(connection)
+        _set_modes(connection)
+        if not has_log and connection.execute("select count(*) from probe where number = 2").fetchone()[0]:
+            warning = (
+                f"{log_of(path).name} is missing, and {path.name} was in use: unless something else than zapq has"
+                " opened it since, the last commits are missing too"
+            )
     except sqlite3.DatabaseError as error:
         connection.close()
         raise CannotStart(f"{path.name} cannot be used: {error}. `zapq check` tells more.") from None
@@ -487,18 +545,28 @@ def open_database(directory: str, descriptor: int) -> tuple[Database, str]:
     return Database(connection), warning
 
 
-def _make_file(path: Path, descriptor: int) -> None:
-    """Make sure that there is a plain file of ours, and nothing else, where SQLite will look.
+def is_there(descriptor: int) -> bool:
+    """Return whether there is a database in the directory.
 
-    It is made under another name, so that under its own it is never empty: an empty one has lost everything.
+    Raises OSError, `Damaged` if there should be one, and `CannotStart` if it is not a plain file.
     """
-    with suppress(FileNotFoundError):
+    try:
         status = os.stat(FILE, dir_fd=descriptor, follow_symlinks=False)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise CannotStart(f"{FILE} is not a plain file with one name.")
-        if not status.st_size:
-            raise Damaged("it is empty")
-        return
+    except FileNotFoundError:
+        with suppress(FileNotFoundError):
+            name = log_of(Path(FILE)).name
+            if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_size:
+                raise Damaged(f"it is missing, but its log {name} is there") from None
+        return False
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise CannotStart(f"{FILE} is not a plain file with one name.")
+    if not status.st_size:
+        raise Damaged("it is empty")
+    return True
+
+
+def _make_file(path: Path, descriptor: int) -> None:
+    """Make the file. Under another name first: under its own it is never empty, for that has lost everything."""
     for name in (NEW, f"{NEW}-journal", f"{NEW}-wal", f"{FILE}-wal", f"{FILE}-shm"):
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=descriptor)
@@ -516,7 +584,7 @@ def set_up(connection: sqlite3.Connection) -> None:
     connection.executescript(f"begin immediate; {_SCHEMA} commit;")
 
 
-def _adopt(connection: sqlite3.Connection) -> None:
+def _set_modes(connection: sqlite3.Connection) -> None:
     execute = connection.execute
     # Before the first access: then nobody else can open it, and the log's index is in memory and not in a file.
     execute("pragma locking_mode = exclusive")
@@ -526,6 +594,8 @@ def _adopt(connection: sqlite3.Connection) -> None:
         raise CannotStart(f"{FILE} is a database of something else.")
     if version > FORMAT:
         raise CannotStart(f"{FILE} was made by a newer zapq (format {version}; this one knows {FORMAT}).")
+    if version < FORMAT or _tables(connection) != _our_tables():
+        raise CannotStart(f"{FILE} is damaged: its tables are not those of format {FORMAT}.")
     mode = execute("pragma journal_mode = wal").fetchone()[0]
     if mode != "wal":
         raise CannotStart(f"{FILE} cannot have a write-ahead log here (journal mode {mode}).")
@@ -533,6 +603,30 @@ def _adopt(connection: sqlite3.Connection) -> None:
     # Ours come earlier, and not while somebody waits for a commit.
     execute(f"pragma wal_autocheckpoint = {4 * CHECKPOINT_PAGES}")
     execute("pragma cache_size = -65536")
+
+
+def _tables(connection: sqlite3.Connection) -> list[tuple[str, str, str, str | None]]:
+    return connection.execute("select type, name, tbl_name, sql from sqlite_master order by name").fetchall()
+
+
+@cache
+def _our_tables() -> list[tuple[str, str, str, str | None]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        set_up(connection)
+        return _tables(connection)
+
+
+def _is_of_the_disk(error: sqlite3.DatabaseError) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_READONLY,
+    }
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _garbage(table: Table) -> str:
@@ -570,6 +664,10 @@ def _state(row: int, about: About, due: float, offset: float) -> bytes:
 
 def _queue_sum(number: int, name: str, epoch: int, next_id: int, settings: str, paused: int) -> int:
     return zlib.crc32(repr((number, name, epoch, next_id, settings, paused)).encode())
+
+
+def _key_sum(queue: int, key: str, fingerprint: bytes, id: int, until: float) -> int:
+    return zlib.crc32(repr((queue, key, fingerprint, id, until)).encode())
 
 
 def count_messages(contents: Contents) -> int:

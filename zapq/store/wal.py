@@ -3,21 +3,35 @@
 A commit that was under way leaves frames behind that are incomplete: SQLite ignores them, and so it should, for
 nobody was told that it was done. But SQLite ignores everything behind a damaged frame, and behind one in the
 middle there may be commits that were acknowledged. The log knows: a commit begins only after the one before it is
-on the disk. So if frames of this log follow a commit that cannot be read, something was lost that was safe.
+on the disk, and the checksum of its first frame continues that of the last frame before it. So if such a frame is
+behind what cannot be read, something was lost that was safe. (Frames of commits that failed may be there as well,
+and frames from before the log was last emptied: they continue nothing.)
+
+A log that was cut off is not damaged as far as it goes. It shows by its length: `Database.prepare` makes every log
+`FULL` bytes long, and nothing makes it shorter. Only one that had grown longer, and was cut between two commits
+behind that, looks like one that was never longer.
 
 The format is https://www.sqlite.org/fileformat2.html#walformat.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
+
+from zapq.limits import CHECKPOINT_PAGES
 
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
 _MAGIC = 0x377F0682
+PAGE = 4096
+FULL = _HEADER.size + CHECKPOINT_PAGES * (_FRAME.size + PAGE)
+
+Sums = tuple[int, int]
 
 
 class Frame(NamedTuple):
@@ -28,35 +42,64 @@ class Frame(NamedTuple):
     """Whether it is the last of a transaction."""
     ours: bool
     """Whether it is of this generation of the log, and not left from an earlier one."""
+    follows: bool
+    """Whether it was written after the one before it: its checksum continues that one's."""
     sound: bool
     """Whether it, and everything before it, is as it was written."""
 
 
-def frames(file: BinaryIO) -> Iterator[Frame]:
-    """Yield the frames of a log, also those behind a damaged one; none if it has not even a header."""
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        return
-    magic, _, page, _, salt1, salt2, sum1, sum2 = _HEADER.unpack(header)
-    order = ">" if magic & 1 else "<"
-    sums = _checksum(order, header[:24], (0, 0))
-    sound = magic & ~1 == _MAGIC and sums == (sum1, sum2)
-    page = page if sound else 4096
-    offset = _HEADER.size
-    while len(frame := file.read(_FRAME.size + page)) == _FRAME.size + page:
-        _, size, frame_salt1, frame_salt2, frame_sum1, frame_sum2 = _FRAME.unpack_from(frame)
-        ours = (frame_salt1, frame_salt2) == (salt1, salt2)
-        if sound and ours:
-            sums = _checksum(order, frame[:8] + frame[_FRAME.size :], sums)
-            sound = sums == (frame_sum1, frame_sum2)
-        else:
-            sound = False
-        yield Frame(offset, size > 0, ours, sound)
-        offset += len(frame)
+class Log(NamedTuple):
+    """A log as it was found."""
+
+    size: int
+    sound: bool
+    """Whether its header is as it was written."""
+    frames: list[Frame]
+    """Also those behind a damaged one."""
 
 
 class Damaged(Exception):
     """A file of ours is not as it was written; the text says where."""
+
+
+def log_of(database: Path) -> Path:
+    """Return where SQLite keeps the log of `database`."""
+    return database.with_name(f"{database.name}-wal")
+
+
+def read_log(file: BinaryIO) -> Log:
+    """Read a log from its beginning."""
+    size = os.fstat(file.fileno()).st_size
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return Log(size, False, [])
+    magic, _, page, _, salt1, salt2, sum1, sum2 = _HEADER.unpack(header)
+    order = ">" if magic & 1 else "<"
+    sums = _checksum(order, header[:24], (0, 0))
+    sound = magic & ~1 == _MAGIC and sums == (sum1, sum2)
+    found = _frames(file, order, page if sound else PAGE, (salt1, salt2), {sums, (sum1, sum2)}, sound=sound)
+    return Log(size, sound, list(found))
+
+
+def _frames(
+    file: BinaryIO, order: str, page: int, salts: tuple[int, int], before: set[Sums], *, sound: bool
+) -> Iterator[Frame]:
+    """Yield the frames. `before` is what the checksum of the first may continue.
+
+    That is the one written before it, and the one that should be there: either may be what was altered.
+    """
+    offset = _HEADER.size
+    while len(frame := file.read(_FRAME.size + page)) == _FRAME.size + page:
+        _, size, salt1, salt2, sum1, sum2 = _FRAME.unpack_from(frame)
+        ours = (salt1, salt2) == salts
+        data = frame[:8] + frame[_FRAME.size :]
+        # What is left from an earlier generation need not be looked at: that is most of a log.
+        expected = {_checksum(order, data, sums) for sums in before} if sound or ours else set()
+        follows = (sum1, sum2) in expected
+        sound = sound and ours and follows
+        yield Frame(offset, size > 0, ours, follows, sound)
+        before = {(sum1, sum2)} if follows else {(sum1, sum2), *expected}
+        offset += len(frame)
 
 
 def damage_in_log(database: Path) -> str:
@@ -64,30 +107,36 @@ def damage_in_log(database: Path) -> str:
 
     Raises `Damaged` if commits in it that were acknowledged cannot be read, and OSError.
     """
-    path = database.with_name(database.name + "-wal")
+    path = log_of(database)
     try:
         with open(path, "rb") as file:
-            return _judge(path, list(frames(file)))
+            return _judge(path.name, read_log(file))
     except FileNotFoundError:
         return ""
 
 
-def _judge(path: Path, found: list[Frame]) -> str:
-    bad = next((at for at, frame in enumerate(found) if not frame.sound), len(found))
-    if bad == 0 and found and not found[0].ours:
-        raise Damaged(f"{path.name}, byte 0: the header does not fit what follows")
-    lost = found[bad:]
-    if not any(frame.ours for frame in lost):
-        return ""
-    ended = False
-    for frame in lost:
-        if ended and frame.ours:
-            raise Damaged(f"{path.name}, byte {found[bad].offset}: the commits from there on cannot be read")
-        ended |= frame.commits and (frame.ours or frame is lost[0])
-    return (
-        f"{path.name} ends at byte {found[bad].offset} in a commit that was not finished: cut short by a crash,"
-        " and then nobody was told that it was done, or damaged since"
-    )
+def _judge(name: str, log: Log) -> str:
+    whole = 0
+    for number, frame in enumerate(log.frames, 1):
+        if frame.sound and frame.commits:
+            whole = number
+    rest = log.frames[whole:]
+    if rest and not log.sound and not rest[0].ours:
+        raise Damaged(f"{name}, byte 0: the header does not fit what follows")
+    for before, frame in pairwise(rest):
+        if before.commits and frame.ours and frame.follows:
+            raise Damaged(f"{name}, byte {rest[0].offset}: the commits from there on cannot be read")
+    if any(frame.ours or frame.follows for frame in rest):
+        return (
+            f"{name} ends at byte {rest[0].offset} in a commit that was not finished: cut short by a crash,"
+            " and then nobody was told that it was done, or damaged since"
+        )
+    if log.size < FULL:
+        return (
+            f"{name} is {log.size} bytes long and should be {FULL}: zapq was killed as it started, or the log was"
+            " cut off since, and then commits are missing"
+        )
+    return ""
 
 
 def _checksum(order: str, data: bytes, sums: tuple[int, int]) -> tuple[int, int]:

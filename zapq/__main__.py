@@ -6,8 +6,8 @@ import sys
 
 import click
 
+from zapq.command.commands import COMMANDS, CONTEXT
 from zapq.command.ending import leave, run
-from zapq.command.remote import COMMANDS, CONTEXT
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ import trio
 
 import zapq
 from zapq import logs, systemd
+from zapq.command.commands import COMMANDS, CONTEXT
 from zapq.command.ending import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, complain, leave, run
-from zapq.command.remote import COMMANDS, CONTEXT
 from zapq.errors import InvalidSetting, ZapqError
 from zapq.settings import Option, Settings, load, options
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import SplitResult
 
@@ -55,9 +54,3 @@ def _parse_url(ctx: click.Context, parameter: click.Parameter, text: str) -> Spl
         return parse_url(text)
     except ValueError:
         raise click.BadParameter(f"{text!r}: give http://host:port, https://host:port or unix:/path.") from None
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as lines, the first column to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows)

@@ -15,8 +15,9 @@ import click
 
 from zapq.command.connection import STRANGE, Answer, Connection, Failed, NotFound
 from zapq.command.ending import EXIT_FAILED, EXIT_OK
-from zapq.command.kinds import Remote, table
+from zapq.command.kinds import Remote
 from zapq.command.snapshot import snapshot
+from zapq.command.table import table
 from zapq.limits import (
     CLIENT_TIMEOUT,
     FOLLOW_WAIT,

@@ -9,7 +9,8 @@ from urllib.parse import SplitResult
 import click
 
 from zapq.command.connection import STRANGE, Connection, Failed
-from zapq.command.kinds import Local, Remote, table
+from zapq.command.kinds import Local, Remote
+from zapq.command.table import table
 from zapq.limits import SNAPSHOT_TIMEOUT
 
 COLUMNS = ("queues", "messages", "bytes", "modified")

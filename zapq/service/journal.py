@@ -275,7 +275,7 @@ class JournaledStep(Step):
         self._lock.release()
         if waits:
             self._journal.flush()
-            await batch.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.give_up
+            await batch.wait()
 
 
 class ExclusiveStep(JournaledStep):
@@ -291,7 +291,7 @@ class ExclusiveStep(JournaledStep):
         try:
             if len(batch.changes) > self._before:
                 self._journal.flush()
-                await batch.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.give_up
+                await batch.wait()
         finally:
             self._lock.release()
             self._afterwards()

@@ -1,0 +1,59 @@
+"""The command that looks at a database while no server uses it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from zapq.command.ending import EXIT_FAILED, EXIT_OK, complain
+from zapq.command.table import table
+
+if TYPE_CHECKING:
+    from zapq.store.check import Report
+
+COLUMNS = ("queue", "ready", "delayed", "received", "expired", "bytes", "oldest id")
+
+
+@click.command
+@click.argument("directory", metavar="DIR")
+def check(directory: str) -> int:
+    """Say what is in the database in DIR, and whether it is sound. Changes nothing there.
+
+    For a directory no server uses now. It is read from a copy, which needs as much space as the files have, in
+    TMPDIR. Exits with 0 if a server would start with all of it, and with 1 if not.
+    """
+    # Only here: the other commands need not wait for it.
+    from zapq.errors import CannotStart
+    from zapq.store.check import check as look
+
+    try:
+        report = look(directory)
+        print(_text(report))
+        sys.stdout.flush()
+    except CannotStart as refusal:
+        return complain(refusal.detail, EXIT_FAILED)
+    except OSError as error:
+        return complain(error.strerror or str(error), EXIT_FAILED)
+    return EXIT_OK
+
+
+def _text(report: Report) -> str:
+    log = "no log" if report.log is None else f"a log of {report.log} bytes"
+    rows = [
+        [
+            f"{queue.name} (paused)" if queue.paused else queue.name,
+            *map(str, queue[2:-1]),
+            "-" if queue.oldest is None else str(queue.oldest),
+        ]
+        for queue in report.queues
+    ]
+    lines = [
+        f"format {report.format}, {report.size} bytes, {log}",
+        f"{len(report.queues)} queues, {report.keys} idempotency keys, {report.garbage} rows of garbage",
+        *([table([list(COLUMNS), *rows])] if rows else ()),
+        *([f"warning: {report.warning}"] if report.warning else ()),
+        "ok",
+    ]
+    return "\n".join(lines)

@@ -114,7 +114,8 @@ def _read(copy: Path, size: int, log: int | None) -> Report:
 
 def _describe(image: QueueImage, now: float) -> QueueReport:
     plain = [message for message in image.plain if isinstance(message, Message)]  # as they are read: no runs
-    others = [(message, due) for message, due in image.others if message.about.expires > now]
+    kept = list(image.others)
+    others = [(message, due) for message, due in kept if message.about.expires > now]
     messages = [*plain, *(message for message, _ in others)]
     delayed = sum(due > now for _, due in others)
     return QueueReport(
@@ -123,7 +124,7 @@ def _describe(image: QueueImage, now: float) -> QueueReport:
         ready=len(messages) - delayed,
         delayed=delayed,
         received=sum(message.about.receives > 0 for message in messages),
-        expired=len(image.others) - len(others),
+        expired=len(kept) - len(others),
         bytes=sum(len(message.body) for message in messages),
         oldest=min((message.id for message in messages), default=None),
     )

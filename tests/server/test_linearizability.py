@@ -224,6 +224,15 @@ async def test_every_history_is_linearizable(
     assert outcomes == {(kind, True) for kind in KINDS} | {(kind, False) for kind in KINDS if kind is not Enqueue}
 
 
+@pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "cold"])
+async def test_every_history_on_disk_is_linearizable(zapq_settings: Settings, hot_path: bool) -> None:
+    for seed in range(SEEDS // 3):
+        place = f"{zapq_settings.data_dir}/{seed}"
+        settings = replace(zapq_settings, hot_path=hot_path, durable=True, data_dir=place)
+        for queue, history in (await histories_of(settings, seed, vanishing=seed % 2 == 1)).items():
+            assert check(history) is not None, f"seed {seed}, queue {queue}:\n{describe(history)}"
+
+
 Pop = Callable[[Queue, float], Message | None]
 Settle = Callable[[Queue, str, float], None]
 

@@ -538,3 +538,13 @@ async def test_who_waits_for_a_disk_that_hangs_is_told_in_the_end(tmp_path: Path
     with pytest.raises(CannotStart, match="does not answer"):
         await run()
     gate.set()
+
+
+async def test_a_cancelled_program_still_writes_everything(tmp_path: Path) -> None:
+    with trio.CancelScope() as scope:
+        async with opened(tmp_path) as service:
+            service.enqueue_nowait(b"a")
+            scope.cancel()
+            await trio.sleep_forever()
+    async with opened(tmp_path) as service:
+        assert await taken(service.default) == [b"a"]

@@ -361,6 +361,7 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
         seconds=round(time.monotonic() - begun, 3),
     )
     del contents
+    written = False
     async with trio.open_nursery() as nursery:
         await nursery.start(service.journal.run)
         try:
@@ -368,11 +369,8 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
         finally:
             for queue in service.broker.queues.values():
                 queue.note_last()
-            service.journal.close()
-            nursery.cancel_scope.shield = True
-            patience = 0.0 if service.journal.given_up else CLOSE_SECONDS
-            nursery.cancel_scope.deadline = trio.current_time() + patience
-    if nursery.cancel_scope.cancelled_caught:
+            written = await service.journal.close(CLOSE_SECONDS)
+    if not written:
         # The thread still uses the database; it ends with the process, if not before.
         raise CannotStart(f"{FILE}: the disk does not answer; the last changes may not be there.")
     database.close()

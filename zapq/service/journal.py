@@ -78,8 +78,10 @@ class Journal:
         """Why nothing can be written at the moment; empty if it can."""
         self.corked = False
         """Whether somebody will call `flush` soon."""
-        self.given_up = False
+        self._given_up = False
         """Whether somebody waited in vain."""
+        self._life = trio.CancelScope(shield=True)
+        self._ended = trio.Event()
         self._on_settled = on_settled
         self._writer = Writer(database, self._wake)
         self._written: list[OpenBatch] = []
@@ -93,23 +95,35 @@ class Journal:
         self._lately: deque[float] = deque(maxlen=COMMITS_REMEMBERED)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Own the thread that writes, until `close`. If cancelled, it is left to what it does, and forgotten."""
+        """Own the thread that writes, until `close`: a cancellation waits for it, as others still write."""
         self._token = trio.lowlevel.current_trio_token()
-        task_status.started()
-        self.flush()
-        await trio.to_thread.run_sync(self._writer.run, abandon_on_cancel=True, limiter=trio.CapacityLimiter(1))
+        with self._life:
+            task_status.started()
+            self.flush()
+            limiter = trio.CapacityLimiter(1)
+            await trio.to_thread.run_sync(self._writer.run, abandon_on_cancel=True, limiter=limiter)
         self.collect()
+        self._ended.set()
 
-    def close(self) -> None:
-        """Let `run` return once everything entered so far is dealt with."""
+    async def close(self, patience: float) -> bool:
+        """Write everything entered so far, and return whether that was possible within `patience` seconds.
+
+        If not, the thread is left to what it does: it ends with its commit, or with the process.
+        """
         self.flush()
         self._writer.stop()
+        with trio.move_on_after(0.0 if self._given_up else patience, shield=True):
+            await self._ended.wait()
+        self._life.cancel()
+        ended = self._ended.is_set()
+        self.give_up()
+        return ended
 
     def give_up(self) -> None:
         """Tell everybody who waits for the disk that it does not answer; what becomes of theirs is unknown."""
         self.flush()
         while self._in_flight:
-            self.given_up = True
+            self._given_up = True
             batch = self._in_flight.popleft()
             batch.failure = "it does not answer"
             self._settle(batch, take_effect=False)

@@ -6,13 +6,13 @@ import os
 import shutil
 import sqlite3
 import struct
-import subprocess
 import sys
 from collections import namedtuple
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trio
 
 import zapq
 from tests.test_cli import ENVIRON, assert_one_line, messages, run, serving
@@ -229,5 +229,5 @@ async def test_looking_imports_neither_trio_nor_the_server(stopped: Path) -> Non
         "except SystemExit as end: assert not end.code\n"
         "print(*{'quart', 'hypercorn', 'trio'} & set(sys.modules))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRON, check=True)
-    assert shown.stdout.splitlines()[-1] == ""
+    shown = await trio.run_process([sys.executable, "-c", code], capture_stdout=True, env=ENVIRON)
+    assert shown.stdout.splitlines()[-1] == b""

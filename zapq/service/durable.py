@@ -362,18 +362,21 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
     )
     del contents
     written = False
-    async with trio.open_nursery() as nursery:
-        await nursery.start(service.journal.run)
-        try:
-            yield service
-        finally:
-            for queue in service.broker.queues.values():
-                queue.note_last()
-            written = await service.journal.close(CLOSE_SECONDS)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(service.journal.run)
+            try:
+                yield service
+            finally:
+                for queue in service.broker.queues.values():
+                    queue.note_last()
+                written = await service.journal.close(CLOSE_SECONDS)  # noqa: ASYNC102 - shielded and bounded inside
+    finally:
+        if written:
+            database.close()
+        # If not, the thread still uses it, and ends with the process, if not before.
     if not written:
-        # The thread still uses the database; it ends with the process, if not before.
         raise CannotStart(f"{FILE}: the disk does not answer; the last changes may not be there.")
-    database.close()
     if service.journal.reason:
         raise CannotStart(f"{FILE}: the last changes could not be written: {service.journal.reason}.")
 

@@ -289,7 +289,7 @@ class JournaledStep(Step):
         self._lock.release()
         if waits:
             self._journal.flush()
-            await batch.wait()
+            await batch.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.give_up
 
 
 class ExclusiveStep(JournaledStep):
@@ -305,7 +305,7 @@ class ExclusiveStep(JournaledStep):
         try:
             if len(batch.changes) > self._before:
                 self._journal.flush()
-                await batch.wait()
+                await batch.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.give_up
         finally:
             self._lock.release()
             self._afterwards()

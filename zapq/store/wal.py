@@ -126,9 +126,10 @@ def _judge(name: str, log: Log) -> str:
     for before, frame in pairwise(rest):
         if before.commits and frame.ours and frame.follows:
             raise Damaged(f"{name}, byte {rest[0].offset}: the commits from there on cannot be read")
-    if any(frame.ours or frame.follows for frame in rest):
+    end = rest[0].offset if rest else log.size - (log.size - _HEADER.size) % (_FRAME.size + PAGE)
+    if any(frame.ours or frame.follows for frame in rest) or (whole and FULL <= end < log.size and not rest):
         return (
-            f"{name} ends at byte {rest[0].offset} in a commit that was not finished: cut short by a crash,"
+            f"{name} ends at byte {end} in a commit that was not finished: cut short by a crash,"
             " and then nobody was told that it was done, or damaged since"
         )
     if log.size < FULL:

@@ -1,0 +1,93 @@
+"""A real zapq on disk: started, asked, killed without warning."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(("ZAPQ_", "QUEUE_MAX"))}
+
+
+@dataclass
+class Reply:
+    """What was answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Link:
+    """One keep-alive connection of a client. Every failure is OSError or `http.client.HTTPException`."""
+
+    def __init__(self, port: int, patience: float = 20.0) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=patience)
+
+    def ask(self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Reply:
+        """Send a request and return the answer."""
+        self._connection.request(method, target, body, dict(headers or {}))
+        answer = self._connection.getresponse()
+        return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+
+    def close(self) -> None:
+        """Be gone."""
+        self._connection.close()
+
+
+@dataclass
+class Server:
+    """One run of the server. `wrapper` is a command that starts it, such as strace."""
+
+    directory: Path
+    wrapper: Sequence[str] = ()
+    port: int = 0
+    log: list[str] = field(default_factory=list)
+
+    def start(self) -> bool:
+        """Start it, and return whether it came as far as listening."""
+        command = [sys.executable, "-m", "zapq", "serve", "--durable", "--data-dir", str(self.directory)]
+        self._process = subprocess.Popen(
+            [*self.wrapper, *command, "--addr", "127.0.0.1:0", "--grace", "5"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL if self.wrapper else None,
+            env=ENVIRON,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.log.append(line)
+            said = json.loads(line)
+            if said["msg"] == "queue listening":
+                self.port = int(said["addr"].rpartition(":")[2])
+                return True
+        return False
+
+    def kill(self) -> None:
+        """End it as a crash does; nothing happens if it has ended."""
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+            self.wait()
+
+    def stop(self) -> int:
+        """End it in order, and return its exit code."""
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until it has ended, and return its exit code."""
+        assert self._process.stdout is not None
+        self.log += self._process.stdout
+        self._process.stdout.close()
+        return self._process.wait(60)

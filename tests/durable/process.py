@@ -85,6 +85,12 @@ class Server:
         self._process.send_signal(signal.SIGTERM)
         return self.wait()
 
+    def signal_child(self, number: int) -> None:
+        """Send a signal to what the wrapper has started."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        for child in children.split():
+            os.kill(int(child), number)
+
     def wait(self) -> int:
         """Wait until it has ended, and return its exit code."""
         assert self._process.stdout is not None

@@ -1,0 +1,81 @@
+"""Is anything lost that was acknowledged, if the process is killed a thousand times?
+
+    scripts/bench crash --rounds 1000
+    scripts/bench crash --points
+
+Starts zapq with `--durable`, lets clients use it in every way there is, kills it with SIGKILL, starts it again on
+the same directory and compares all there is with what the clients were told; and again. With `--points` it is
+killed instead at each single call that writes to, syncs, renames or removes a file of its own while a fixed script
+of requests is played. Ends with one line of JSON, or with what is wrong, and the seed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+
+import click
+import msgspec
+from tqdm import tqdm
+
+from tests.durable.crash import Crashes
+from tests.durable.points import CALLS, Point
+
+STEP = {"pwrite64": 53}
+"""Of these there are thousands, most of them alike; every so many is tried, at another offset each time."""
+
+
+def rounds(directory: Path, number: int, seconds: float, seed: str) -> dict[str, float]:
+    """Crash so often, or for so long, and return how often that was and what was audited."""
+    begun = time.monotonic()
+    with Crashes(directory, seed) as crashes:
+        for _ in tqdm(range(number), mininterval=10):
+            crashes.crash()
+            if time.monotonic() - begun > seconds:
+                break
+        elapsed = time.monotonic() - begun
+        code = crashes.stop()
+        return {
+            "rounds": crashes.rounds,
+            "rounds_an_hour": round(crashes.rounds / elapsed * 3600),
+            "answered": crashes.ledger.answered,
+            "messages": len(crashes.ledger.sent),
+            "exit_code": code,
+        }
+
+
+def points() -> dict[str, int]:
+    """Kill at every point, and return how many there are of each kind."""
+    found: dict[str, int] = {}
+    for calls, fresh in product(CALLS, (True, False)):
+        number, tried, died = 1, 0, True
+        while died:
+            with tempfile.TemporaryDirectory() as directory:
+                died = Point(calls, number, fresh).run(Path(directory))
+            tried += died
+            number += STEP.get(calls, 1)
+        found[calls] = found.get(calls, 0) + tried
+        print(f"{calls}: {tried} points{' of a first start' * fresh}, all recovered", flush=True)
+    return found
+
+
+@click.command(help=__doc__)
+@click.option("--rounds", "number", default=1000, show_default=True)
+@click.option("--seconds", default=3600.0, show_default=True, help="Stop after so long.")
+@click.option("--seed", default="", help="Default: the time.")
+@click.option("--points", "at_points", is_flag=True, help="Kill at every call instead of at random moments.")
+def main(number: int, seconds: float, seed: str, at_points: bool) -> None:
+    """Crash and print."""
+    if at_points:
+        print(msgspec.json.encode(points()).decode())
+        return
+    seed = seed or f"{time.time():.0f}"
+    print(f"seed {seed}")
+    with tempfile.TemporaryDirectory(dir=".") as directory:
+        print(msgspec.json.encode({"seed": seed, **rounds(Path(directory), number, seconds, seed)}).decode())
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 import pytest
@@ -76,12 +76,14 @@ class Server:
             self.process.kill()
             self.process.communicate()
 
-    def stop(self) -> None:
-        """End it in order."""
+    def stop(self) -> list[dict[str, Any]]:
+        """End it in order, and return what it has logged."""
         self.http.close()
         self.process.terminate()
         output, _ = self.process.communicate()
-        assert messages(output.decode())[-1]["msg"] == "bye"
+        lines = messages(output.decode())
+        assert lines[-1]["msg"] == "bye"
+        return lines
 
     def ask(self, method: str, path: str, body: bytes = b"") -> Answer:
         self.requests += 1
@@ -269,6 +271,26 @@ def test_calls_that_fail(tmp_path: Path, thorough: bool) -> None:
                 server.start()
         print(len(cases), "cases,", server.requests, "requests,", server.refused, "refused;", warnings)
         server.stop()
+    assert server.audit(tmp_path / "stopped") == ""
+
+
+@pytest.mark.usefixtures("tracing")
+def test_a_log_that_cannot_be_emptied_does_not_grow_for_ever(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    with Server(directory) as server:
+        with failing(server, FILE, "pwrite64", "ENOSPC", "1+") as trace:
+            while server.ask("GET", "/readyz").status == 200:
+                server.enqueue(LARGE)
+            length, failures = (directory / WAL).stat().st_size, trace.read_bytes().count(b"INJECTED")
+            # Nobody asks for anything, and the disk is tried again and again.
+            while trace.read_bytes().count(b"INJECTED") < failures + 5:
+                select.select([], [], [], 0.01)
+            assert (directory / WAL).stat().st_size == length
+            server.look()
+        server.recover()
+        output = server.stop()
+    assert [line["msg"] for line in output].count("storage unavailable") == 1
     assert server.audit(tmp_path / "stopped") == ""
 
 

@@ -154,6 +154,7 @@ class Database:
         What comes twice in them counts as what comes last, and what is gone is gone.
         """
         puts, states, gone, others, size = _gather(batches)
+        self._probe = min(max(size, 64 * KIB), MIB)
         execute = self._connection.execute
         if len(puts) == 3 and not (states or gone or others):
             # A statement alone is a transaction of its own, and this is what one client at a time sends.
@@ -175,7 +176,6 @@ class Database:
                 execute("delete from states where row in (select value from json_each(?))", (rows,))
             execute("commit")
         except BaseException:
-            self._probe = min(max(size, 64 * KIB), MIB)
             self._roll_back()
             raise
         self._logged += 2 + (size + 20 * len(puts)) // PAGE + len(gone) // 20

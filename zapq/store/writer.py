@@ -108,6 +108,8 @@ class Writer:
     def _try_again(self) -> None:
         begun = time.perf_counter()
         try:
+            # If the log cannot be emptied, nothing may make it longer.
+            self._database.tidy(idle=False)
             self._database.probe()
         except Exception:
             return

@@ -79,7 +79,7 @@ def altered_pages(crash: Crash, everywhere: bool) -> Iterator[Case]:
     used = [page for page in range(0, len(data), PAGE) if data[page : page + PAGE].count(0) < PAGE - 100]
     yield from (Case(FILE, at, 0x80 >> at % 8) for at in range(100))
     for page in used if everywhere else [*used[:3], *used[-PAGES:]]:
-        for at in range(0, PAGE, 7) if everywhere else IN_PAGE:
+        for at in range(0, PAGE, 61) if everywhere else IN_PAGE:
             yield Case(FILE, page + at, 1 << (page // PAGE + at) % 8)
 
 

@@ -129,6 +129,13 @@ async def test_damage_is_one_line_with_its_place(stopped: Path) -> None:
     assert state(stopped) == before
 
 
+async def test_damage_that_cannot_even_be_quoted_is_one_line(stopped: Path) -> None:
+    data = bytearray((stopped / FILE).read_bytes())
+    data[data.index(b"CREATE TABLE probe") + 15] ^= 0x80
+    (stopped / FILE).write_bytes(data)
+    assert_one_line(run("check", str(stopped)), 1, "zapq.db cannot be used: ")
+
+
 async def test_a_key_and_a_row_of_garbage_have_checksums_too(stopped: Path) -> None:
     for change, place in (
         ("update keys set id = id + 1", "keys, queue 1, key 'key'"),

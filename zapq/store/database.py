@@ -224,7 +224,7 @@ class Database:
         """
         try:
             return self._load(now, offset, warning)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if _is_of_the_disk(error):
                 raise CannotStart(f"{FILE} cannot be read: {error}.") from None
             raise Damaged(str(error)) from None
@@ -536,7 +536,8 @@ def adopt(path: Path) -> tuple[Database, str]:
                 f"{log_of(path).name} is missing, and {path.name} was in use: unless something else than zapq has"
                 " opened it since, the last commits are missing too"
             )
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        # The latter if SQLite's own message quotes what is damaged.
         connection.close()
         raise CannotStart(f"{path.name} cannot be used: {error}. `zapq check` tells more.") from None
     except BaseException:
@@ -616,7 +617,7 @@ def _our_tables() -> list[tuple[str, str, str, str | None]]:
         return _tables(connection)
 
 
-def _is_of_the_disk(error: sqlite3.DatabaseError) -> bool:
+def _is_of_the_disk(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in {
         sqlite3.SQLITE_IOERR,
         sqlite3.SQLITE_CANTOPEN,

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -42,6 +42,8 @@ class Disk:
     gate: threading.Event | None = None
     """If there is one, commits wait for it."""
     commits: int = 0
+    entered: threading.Event = field(default_factory=threading.Event)
+    """Whether a commit has come as far as the gate."""
 
 
 @pytest.fixture
@@ -51,6 +53,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
     def try_commit(self: Database, batches: Sequence[Batch]) -> None:
         if disk.gate is not None:
+            disk.entered.set()
             disk.gate.wait(20)
         if disk.failing:
             raise sqlite3.OperationalError("disk I/O error")
@@ -155,7 +158,7 @@ async def test_what_came_while_a_commit_was_under_way_is_one_commit(tmp_path: Pa
         before = disk.commits
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service.enqueue, b"first")
-            await wait_all_tasks_blocked()
+            await trio.to_thread.run_sync(disk.entered.wait)
             for number in range(100):
                 nursery.start_soon(service.enqueue, b"%d" % number)
             await wait_all_tasks_blocked()

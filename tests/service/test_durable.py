@@ -295,6 +295,30 @@ async def test_two_uses_of_a_key_at_once_are_one_message(tmp_path: Path) -> None
         assert service.stats().queue.messages == 1
 
 
+async def test_a_key_whose_first_use_fails_was_not_used(tmp_path: Path, disk: Disk) -> None:
+    async with opened(tmp_path) as service:
+        await service.stored()
+        disk.gate, disk.failing = threading.Event(), True
+        refused: list[StorageUnavailable] = []
+
+        async def enqueue() -> None:
+            try:
+                await service.default.enqueue_once("key", Draft(body=b"a"))
+            except StorageUnavailable as error:
+                refused.append(error)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(enqueue)
+            await trio.to_thread.run_sync(disk.entered.wait)
+            nursery.start_soon(enqueue)
+            await wait_all_tasks_blocked()
+            disk.gate.set()
+        assert len(refused) == 2
+        disk.failing = False
+        await works_again(service)
+        assert not (await service.default.enqueue_once("key", Draft(body=b"another"))).replayed
+
+
 async def test_two_acknowledgements_at_once_are_both_fine(tmp_path: Path) -> None:
     async with opened(tmp_path) as service:
         await service.enqueue(b"a")

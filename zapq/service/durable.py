@@ -71,10 +71,12 @@ class DurableQueue(NamedQueue):
         self, key: str, draft: Draft, *, begun: bool = False, durability: Durability | None = None
     ) -> Accepted:
         """Store a message unless `key` was used for it before. See `NamedQueue.enqueue_once`."""
-        while (self._core.number, key) in self._service.pending_keys:
+        while True:
+            accepted = await super().enqueue_once(key, draft, begun=begun, durability=durability)
+            if not accepted.replayed or (self._core.number, key) not in self._service.pending_keys:
+                return accepted
             # The first one's answer is this one's, too; if it comes to nothing, this one is the first.
             await self._service.journal.settled()
-        return await super().enqueue_once(key, draft, begun=begun, durability=durability)
 
     def _asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
         return self._service.journal.relaxed() if durability == "memory" else nullcontext()

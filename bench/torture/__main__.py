@@ -1,0 +1,55 @@
+"""Does zapq hold under attack?
+
+    scripts/bench torture NAME
+
+Runs one scenario against servers it starts itself, on loopback only, and prints the seed, then one line of JSON
+with the figures. Exit code 1 if something happened that should not have.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import secrets
+import sys
+import time
+
+import click
+import trio
+
+import bench.torture
+from bench import rig
+from bench.torture.report import Report
+
+SCENARIOS = sorted(
+    module.name for module in pkgutil.iter_modules(bench.torture.__path__) if module.name not in {"__main__", "report"}
+)
+
+
+@click.command(help=__doc__)
+@click.argument("name", type=click.Choice(SCENARIOS))
+@click.option("--seed", type=int, help="Do the same again.")
+@click.option("--scale", default=1.0, show_default=True, help="How much of it: 0.1 is a tenth.")
+def main(name: str, seed: int | None, scale: float) -> None:
+    """Run one scenario and print what it found."""
+    seed = secrets.randbits(32) if seed is None else seed
+    print(f"seed {seed}, scale {scale:g}, {rig.machine()}", file=sys.stderr, flush=True)
+    begun = time.perf_counter()
+    # Each has `async def run(seed: int, scale: float) -> Report`.
+    report: Report = trio.run(importlib.import_module(f"bench.torture.{name}").run, seed, scale)
+    line = {
+        "run": name,
+        "seed": seed,
+        "scale": scale,
+        "seconds": round(time.perf_counter() - begun, 1),
+        "passed": not report.failures,
+        **report.figures,
+        "failures": report.failures,
+    }
+    print(json.dumps(line))
+    sys.exit(1 if report.failures else 0)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m bench.torture")

@@ -22,8 +22,9 @@ import bench.torture
 from bench import rig
 from bench.torture.report import Report
 
+HELPERS = {"__main__", "report", "server"}
 SCENARIOS = sorted(
-    module.name for module in pkgutil.iter_modules(bench.torture.__path__) if module.name not in {"__main__", "report"}
+    module.name for module in pkgutil.iter_modules(bench.torture.__path__) if module.name not in HELPERS
 )
 
 

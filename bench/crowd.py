@@ -21,7 +21,7 @@ import click
 
 from bench import rig
 
-REQUEST = b"GET /dequeue HTTP/1.1\r\nHost: bench\r\n\r\n"
+REQUEST = b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n"
 PATIENCE = 30.0
 """Seconds after which a client that is not answered counts as lost."""
 

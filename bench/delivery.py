@@ -65,7 +65,7 @@ def lease_and_acknowledge(pid: int, url: str, seconds: int) -> tuple[rig.Figures
 
 def park(port: int, waiters: int) -> list[socket.socket]:
     """Open so many long polls."""
-    request = b"POST /queues/idle/receive?wait=60 HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n"
+    request = b"POST /queues/idle/receive?wait=60 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
     parked = []
     for _ in range(waiters):
         client = socket.create_connection(("127.0.0.1", port))

@@ -34,7 +34,7 @@ async def probe(stream: trio.SocketStream, latencies: list[float]) -> None:
     """Ask for `/health` until cancelled and note how long each answer took, in milliseconds."""
     while True:
         begun = time.perf_counter()
-        await answer(stream, b"GET /health HTTP/1.1\r\nHost: bench\r\n\r\n")
+        await answer(stream, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         latencies.append((time.perf_counter() - begun) * 1000)
         await trio.sleep(0.001)
 
@@ -52,7 +52,7 @@ async def measure(port: int, messages: int, size: int, rounds: int) -> None:
     """Fill the queue and print each phase; saving and loading are repeated, since the worst stalls are rare."""
     work = await trio.open_tcp_stream("127.0.0.1", port)
     health = await trio.open_tcp_stream("127.0.0.1", port)
-    enqueue = b"POST /enqueue HTTP/1.1\r\nHost: bench\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
+    enqueue = b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
     for _ in range(messages):
         if not (await answer(work, enqueue)).startswith(b"HTTP/1.1 202"):
             raise click.ClickException("the server refused a message")
@@ -63,7 +63,7 @@ async def measure(port: int, messages: int, size: int, rounds: int) -> None:
         *[("save msgpack", "/persist?file=bench.msgpack")] * rounds,
         *[("load msgpack", "/load?file=bench.msgpack")] * rounds,
     ):
-        request = f"POST {target} HTTP/1.1\r\nHost: bench\r\nContent-Length: 0\r\n\r\n".encode()
+        request = f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode()
         latencies: list[float] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(probe, health, latencies)

@@ -45,7 +45,7 @@ class Client:
     async def send(
         self, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> None:
-        fields = {"Host": "test", **(headers or {})}
+        fields = {"Host": "localhost", **(headers or {})}
         if "Transfer-Encoding" not in fields and (body or method == "POST"):
             fields.setdefault("Content-Length", str(len(body)))
         request = h11.Request(

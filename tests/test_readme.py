@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from zapq.http.app import create_app
+from zapq.http.hosts import Hosts
 from zapq.http.metrics import Traffic, as_json
 from zapq.logs import Throttle
 from zapq.service.service import QueueService
@@ -33,7 +34,7 @@ def test_the_table_of_flags_is_complete(option: Option) -> None:
 async def test_the_tables_of_endpoints_and_metrics_are_complete(
     zapq_service: QueueService, zapq_settings: Settings
 ) -> None:
-    app = create_app(zapq_service, zapq_settings, Traffic(), Throttle())
+    app = create_app(zapq_service, zapq_settings, Traffic(), Throttle(), Hosts(zapq_settings, None))
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:int:)?(\w+)>", lambda part: {"name": "{q}"}.get(part[1], f"{{{part[1]}}}"), rule.rule)
         assert re.search(rf"^\| [^|]*`[A-Z]+ {re.escape(path)}[`?]", README, re.MULTILINE), path

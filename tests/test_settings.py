@@ -13,6 +13,7 @@ from zapq.settings import Address, Option, Settings, load, options, parse_addres
 
 INVALID = {
     "address": ["", "8080", ":65536", "host", "unix:", "fd://x", "a b:1", "h\x7f:1"],
+    "hosts": [",", "a,,b", "a b", "a:80", "[::1]:80", "a/b", "*a", "a.*", "*.", "**", "h\xfclle", "x" * 64, "a\0"],
     "size": ["", "x", "-1", "1.5M", "1T", "1 M", "0", "9" * 16, "1MB", "٣", "9999999G"],
     "whole": ["", "x", "-1", "1.0", "1e3", "9" * 19, "+1", "1_000", "٣", "9" * 18],
     "seconds": [
@@ -51,6 +52,7 @@ INVALID = {
 # Two valid texts of each kind, and what they mean.
 VALID: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "address": (("[::1]:9000", "[::1]:9000"), ("unix:/run/q", "unix:/run/q")),
+    "hosts": (("queue.example.com, *.internal", "queue.example.com, *.internal"), ("*", "*")),
     "size": (("64K", 64 * 1024), ("1m", 1024 * 1024)),
     "whole": (("7", 7), ("08", 8)),
     "seconds": (("2.5", 2.5), ("3", 3.0)),

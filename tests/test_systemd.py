@@ -42,7 +42,7 @@ os.execv(sys.executable, [sys.executable, "-m", "zapq", *sys.argv[2:]])
 """
 """What systemd does between fork and exec: sockets to their places, and for whom all this is meant."""
 NEEDS_ABSTRACT = pytest.mark.skipif(sys.platform != "linux", reason="names without a file are Linux's")
-HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 @contextmanager

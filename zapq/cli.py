@@ -54,6 +54,15 @@ def _click_option(option: Option) -> click.Option:
         return click.Option(
             [option.flag, option.name], help=about, is_flag=True, flag_value=switched, default=None
         )
+    if option.kind == "hosts":
+        # Given twice, both are meant: with one of them forgotten, clients would be refused.
+        return click.Option(
+            [option.flag, option.name],
+            help=about,
+            metavar=metavar,
+            multiple=True,
+            callback=lambda context, parameter, values: ",".join(values) if values else None,
+        )
     return click.Option([option.flag, option.name], help=about, metavar=metavar)
 
 

@@ -98,6 +98,20 @@ class Forbidden(ZapqError):
     status = 403
 
 
+class HostNotAllowed(ZapqError):
+    """This server does not answer for that host. Start zapq with --allowed-host NAME if it is one of its names."""
+
+    problem = "host-not-allowed"
+    status = 421
+
+
+class CrossSite(ZapqError):
+    """A web page of another origin made a browser send this. Nothing was changed."""
+
+    problem = "cross-site"
+    status = 403
+
+
 class RequestTimedOut(ZapqError):
     """The request body did not arrive in time. Send it again, faster."""
 

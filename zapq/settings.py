@@ -12,12 +12,16 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
+from ipaddress import IPv6Address
 from typing import Any, Literal
 
 from zapq.errors import InvalidSetting
 from zapq.limits import KIB, MAX_MESSAGE_BYTES, MIB, MIN_SNAPSHOT_EVERY, SNAPSHOT_NAME
 
-Kind = Literal["text", "address", "size", "whole", "seconds", "choice", "switch", "file"]
+Kind = Literal["text", "address", "hosts", "size", "whole", "seconds", "choice", "switch", "file"]
+
+HOST_NAME = r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){0,31}"
+"""A host's name, as a regular expression; underscores, because docker compose has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class Option:
             raise ValueError("a NUL byte cannot be part of it")
         elif self.kind == "address":
             parse_address(value)
+        elif self.kind == "hosts":
+            parse_hosts(value)
         elif self.kind == "file" and value and not is_snapshot_name(value):
             raise ValueError("give a bare name that ends in .msgpack or .json, such as queues.msgpack")
 
@@ -164,6 +170,25 @@ def parse_address(text: str) -> Address:
     return Address(host=match[1] or match[2], port=int(match[3]))
 
 
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """Return the hosts meant by `queue.example.com, *.internal, 10.0.0.5` or `*`, in lower case; else ValueError."""
+    return tuple(_parse_host(each.strip().lower()) for each in text.split(",")) if text else ()
+
+
+def _parse_host(text: str) -> str:
+    if text == "*" or re.fullmatch(rf"(?:\*\.)?{HOST_NAME}\.?", text, re.ASCII):
+        return text.removesuffix(".")
+    address = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        IPv6Address(address)
+    except ValueError:
+        raise ValueError(
+            "give names or addresses, without ports and with commas between them; *.example.com means all names"
+            " below that, * any"
+        ) from None
+    return address
+
+
 def _setting(
     default: Any,
     env: str,
@@ -184,6 +209,12 @@ class Settings:
 
     addr: str = _setting(
         ":8080", "ZAPQ_ADDR", "address", "Where to listen: :8080, host:port, [::1]:0, unix:/path or fd://3."
+    )
+    allowed_host: str = _setting(
+        "",
+        "ZAPQ_ALLOWED_HOST",
+        "hosts",
+        "Host names to answer for, beside this machine's own: queue.example,*.internal; *: any.",
     )
     tls_cert: str = _setting(
         "", "ZAPQ_TLS_CERT", "text", "Certificate chain (PEM); needs --tls-key. TLS 1.2 or newer."

@@ -246,9 +246,9 @@ async def test_looking_on_is_bounded_in_bytes(zapq_server: ZapqServer) -> None:
 @pytest.mark.parametrize("path", ["messages/batch", "settle"])
 async def test_a_batch_that_is_too_long_is_refused_before_it_is_sent(zapq_server: ZapqServer, path: str) -> None:
     async with open_client(zapq_server.url) as client:
-        head = f"POST {QUEUE}/{path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head = f"POST {QUEUE}/{path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client.connection.send(
-            h11.Request(method="POST", target="/", headers=[("Host", "x"), ("Content-Length", "1")])
+            h11.Request(method="POST", target="/", headers=[("Host", "localhost"), ("Content-Length", "1")])
         )
         await client.stream.send_all(f"{head}Content-Length: {8 * 2**20 + 1}\r\n\r\n".encode())
         answer = await client.answer("POST")

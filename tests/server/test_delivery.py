@@ -22,7 +22,7 @@ QUEUE = "/queues/emails"
 
 
 def request(method: str, target: str, body: bytes = b"") -> bytes:
-    return f"{method} {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    return f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 async def connect(server: ZapqServer) -> trio.SocketStream:

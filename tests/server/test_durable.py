@@ -85,10 +85,10 @@ async def raw(url: str, data: bytes) -> trio.SocketStream:
 
 
 def enqueue(body: bytes) -> bytes:
-    return b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    return b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: x\r\n\r\n"
+DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def test_every_verb_does_what_it_does_in_memory(tmp_path: Path, way: str) -> None:

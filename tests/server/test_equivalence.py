@@ -296,8 +296,8 @@ ODD_LINES = [
     "POST /%65nqueue",
     "POST /Enqueue",
     "POST /enqueue#x",
+    "POST http://localhost/enqueue",
     "POST http://x/enqueue",
-    "POST http://y/enqueue",
     "GET /dequeue?wait=0",
     "GET /dequeue?wait=x",
     "GET /dequeue?wait=0&wait=0",
@@ -349,6 +349,13 @@ HARMLESS = [
     "Authorization: Bearer x",
     "Content-Encoding: gzip",
     "Origin: http://elsewhere",
+    "Origin: http://localhost",
+    "Origin: https://localhost",
+    "origin: null",
+    "Sec-Fetch-Site: same-origin",
+    "Sec-Fetch-Site: none",
+    "sec-fetch-site: cross-site",
+    "Sec-Fetch-Site:",
     "Keep-Alive: timeout=5",
     "Connection: keep-alive",
     "Connection: Keep-Alive",
@@ -389,7 +396,7 @@ ODD = [
     "Connection:",
     "TE: trailers",
     "Trailer: x",
-    "Host: x",
+    "Host: localhost",
     "Host: other",
     " folded: x",
     "\tfolded",
@@ -407,8 +414,35 @@ ODD = [
     "X-Longer: " + "x" * 17_000,
     "X-Trace-Id: another",
 ]
-HOSTS = ["x", "localhost:8080", "127.0.0.1:1", "[::1]:80", "a_b.example"]
-ODD_HOSTS = ["", "x y", "x:", "x:99999999", "[::1", "a/b", "user@x", "\u00fc", "x.", "-", "xn--a", "a" * 64, "%41"]
+HOSTS = ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:80", "a.localhost"]
+FOREIGN_HOSTS = [
+    "x",
+    "a_b.example",
+    "attacker.example:80",
+    "10.0.0.1",
+    "[::2]:80",
+    "localhost.example",
+    "127.0.0.1.example",
+]
+ODD_HOSTS = [
+    "",
+    "x y",
+    "x:",
+    "localhost:",
+    "LocalHost",
+    "localhost.",
+    "localhost:x",
+    "x:99999999",
+    "[::1",
+    "a/b",
+    "user@x",
+    "\u00fc",
+    "x.",
+    "-",
+    "xn--a",
+    "a" * 64,
+    "%41",
+]
 ODD_HOSTS += ["x,y", "::1", "[zz]", "[::ffff:1.2.3.4]", "a..b", ".", "x:-1"]
 
 
@@ -456,7 +490,10 @@ def batches(draw: st.DrawFn) -> bytes:
     if draw(st.integers(0, 5)) == 0:
         body = body[: draw(st.integers(0, len(body)))]
     line = draw(st.sampled_from(BATCHES))
-    return head(line, "1.1", ["Host: x", f"Content-Type: {media_type}", f"Content-Length: {len(body)}"]) + body
+    return (
+        head(line, "1.1", ["Host: localhost", f"Content-Type: {media_type}", f"Content-Length: {len(body)}"])
+        + body
+    )
 
 
 @st.composite
@@ -465,7 +502,7 @@ def odd_requests(draw: st.DrawFn) -> bytes:
     line = draw(st.one_of(st.sampled_from(LINES), st.sampled_from(ODD_LINES)))
     version = draw(st.sampled_from(["1.1", "1.1", "1.1", "1.0", "2.0", "1.2"]))
     body = draw(st.binary(max_size=LARGEST + 2))
-    host = draw(st.one_of(st.sampled_from(HOSTS), st.sampled_from(ODD_HOSTS)))
+    host = draw(st.one_of(*map(st.sampled_from, (HOSTS, FOREIGN_HOSTS, ODD_HOSTS))))
     fields = [f"Host: {host}", *draw(st.lists(st.sampled_from(HARMLESS + ODD), max_size=3))]
     if draw(st.booleans()):
         fields.append(f"Content-Length: {len(body)}")
@@ -516,28 +553,31 @@ def catalogue() -> Generator[tuple[str, bytes], None, None]:
         tail = body.encode()
         # What the fields say is read by one and the same function for every line.
         thorough = "/queues/" not in line or line.startswith("DELETE")
-        for host in HOSTS + ODD_HOSTS if thorough else ["a/b"]:
+        for host in HOSTS + FOREIGN_HOSTS + ODD_HOSTS if thorough else ["a/b", "x"]:
             yield f"{line} of host {host}", head(line, "1.1", [f"Host: {host}", *fields]) + tail
         for one in HARMLESS + ODD:
-            yield f"{line} with {one[:40]}", head(line, "1.1", ["Host: x", *fields, one]) + tail
+            yield f"{line} with {one[:40]}", head(line, "1.1", ["Host: localhost", *fields, one]) + tail
             if thorough:
-                yield f"{line} led by {one[:40]}", head(line, "1.1", [one, "Host: x", *fields]) + tail
+                yield f"{line} led by {one[:40]}", head(line, "1.1", [one, "Host: localhost", *fields]) + tail
         for version in ["1.0", "1.2", "2.0", "11"]:
-            yield f"{line} in {version}", head(line, version, ["Host: x", *fields]) + tail
+            yield f"{line} in {version}", head(line, version, ["Host: localhost", *fields]) + tail
         yield f"{line} without a host", head(line, "1.1", fields) + tail
     for odd in ODD_LINES:
-        yield odd, head(odd, "1.1", ["Host: x", "Content-Length: 1"]) + b"a"
-        yield f"{odd} without a body", head(odd, "1.1", ["Host: x"])
+        yield odd, head(odd, "1.1", ["Host: localhost", "Content-Length: 1"]) + b"a"
+        yield f"{odd} without a body", head(odd, "1.1", ["Host: localhost"])
     for size in [0, 1, LARGEST, LARGEST + 1]:
         for line in LINES:
             yield (
                 f"{line} of {size} bytes",
-                head(line, "1.1", ["Host: x", f"Content-Length: {size}"]) + bytes(size),
+                head(line, "1.1", ["Host: localhost", f"Content-Length: {size}"]) + bytes(size),
             )
     for length in ["00", "01", "1 ", " 1", "1;", "-0", "+0", "0.0", "1000000000", "9999999999"]:
-        yield f"length {length!r}", head("POST /enqueue", "1.1", ["Host: x", f"Content-Length:{length}"]) + b"a"
-    yield "33 fields", head("POST /enqueue", "1.1", ["Host: x", *["A: b"] * 32])
-    yield "101 fields", head("POST /enqueue", "1.1", ["Host: x", *["A: b"] * 100])
+        yield (
+            f"length {length!r}",
+            head("POST /enqueue", "1.1", ["Host: localhost", f"Content-Length:{length}"]) + b"a",
+        )
+    yield "33 fields", head("POST /enqueue", "1.1", ["Host: localhost", *["A: b"] * 32])
+    yield "101 fields", head("POST /enqueue", "1.1", ["Host: localhost", *["A: b"] * 100])
 
 
 @pytest.mark.parametrize("request_", [pytest.param(data, id=name) for name, data in catalogue()])
@@ -553,9 +593,9 @@ def test_a_peculiar_request_gets_the_same_answer_both_ways(stage: Stage, request
         assert tasks == cold
 
 
-ENQUEUE = b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na"
-DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: x\r\n\r\n"
-HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+ENQUEUE = b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\na"
+DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @given(conversation=conversations())

@@ -32,12 +32,12 @@ from tests.client import ask
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
-HOST = b"Host: x\r\n"
-GET = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
-POLL = b"GET /dequeue?wait=20 HTTP/1.1\r\nHost: x\r\n\r\n"
+HOST = b"Host: localhost\r\n"
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POLL = b"GET /dequeue?wait=20 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SHORT_POLL = POLL.replace(b"20", b"0.2")
-PEEK = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /enqueue HTTP/1.1\r\nHost: x\r\n"
+PEEK = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\n"
 LONG = POST + b"Content-Length: 1000\r\n\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 HELLO = bytes.fromhex("16030100f4010000f00303") + bytes(240)
@@ -123,7 +123,7 @@ def frames(*calls: Callable[[h2.connection.H2Connection], object]) -> bytes:
 
 
 def request(number: int, method: str = "GET", path: str = "/health", *, end: bool = True) -> Callable[..., None]:
-    fields = [(":method", method), (":path", path), (":scheme", "https"), (":authority", "x")]
+    fields = [(":method", method), (":path", path), (":scheme", "https"), (":authority", "localhost")]
     return lambda connection: connection.send_headers(number, fields, end_stream=end)
 
 
@@ -149,11 +149,11 @@ PLAIN: dict[str, tuple[Step, ...]] = {
     "a TLS client hello": (HELLO, fin),
     "an SSH banner": (b"SSH-2.0-OpenSSH_9.2\r\n", fin),
     "a malformed h2c upgrade": (
-        b"GET /health HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nHTTP2-Settings: !!!a\r\nConnection: upgrade\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nHTTP2-Settings: !!!a\r\nConnection: upgrade\r\n\r\n",
         fin,
     ),
     "an h2c upgrade": (
-        b"GET /health HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
         b"Connection: Upgrade, HTTP2-Settings\r\n\r\n",
         fin,
     ),
@@ -165,7 +165,7 @@ PLAIN: dict[str, tuple[Step, ...]] = {
         rst,
     ),
     "a WebSocket upgrade without a key": (
-        b"GET /health HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
         fin,
     ),
     "no host": (b"GET /health HTTP/1.1\r\n\r\n", fin),
@@ -233,7 +233,7 @@ TLS: dict[str, tuple[Step, ...]] = {
     "closed at once over TLS": (over_tls(),),
     "HTTP/1.1 over TLS, reset": (over_tls(GET, alpn="http/1.1"),),
     "a broken head over TLS": (over_tls(b"GET ?x HTTP/1.1\r\n\r\n", alpn="http/1.1"),),
-    "a bad preface": (over_tls(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"),),
+    "a bad preface": (over_tls(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),),
     "a frame beyond the limit": (over_tls(frames() + frame(0, 0, 1, bytes(20_000))),),
     "DATA for a stream that is none": (over_tls(frames() + frame(0, 0, 7, b"x")),),
     "a request and a reset": (over_tls(frames(request(1), lambda c: c.reset_stream(1))),),
@@ -414,7 +414,7 @@ async def test_a_reader_that_never_reads_holds_one_message_and_nothing_else(
         await target.remember()
         peer = await target.connect()
         peer.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        await peer.stream.send_all(b"GET /dequeue HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+        await peer.stream.send_all(b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
         while service.stats().delivery_uncertain == 0:
             await trio.sleep(0.01)
         peer.stream.socket.close()

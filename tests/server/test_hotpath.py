@@ -10,12 +10,12 @@ import pytest
 import trio
 import trio.testing
 
+from zapq.http.hosts import Hosts
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
 from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES
 from zapq.logs import Throttle
 from zapq.server.hotpath import HotPath
-from zapq.server.plain import remember_head
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -27,17 +27,17 @@ def traffic() -> Traffic:
 
 @pytest.fixture
 def hot(zapq_service: QueueService, zapq_settings: Settings, traffic: Traffic) -> HotPath:
-    hot = HotPath(zapq_service, zapq_settings, traffic, TraceIds(), Throttle())
+    hot = HotPath(zapq_service, zapq_settings, traffic, TraceIds(), Throttle(), Hosts(zapq_settings, "127.0.0.1"))
     hot.set_time(1_800_000_000.7, trio.current_time())
     return hot
 
 
 def enqueue(body: bytes, *fields: bytes) -> bytes:
-    lines = [b"POST /enqueue HTTP/1.1", b"Host: x", b"Content-Length: %d" % len(body), *fields, b"", b""]
+    lines = [b"POST /enqueue HTTP/1.1", b"Host: localhost", b"Content-Length: %d" % len(body), *fields, b"", b""]
     return b"\r\n".join(lines) + body
 
 
-DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: x\r\n\r\n"
+DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def test_an_enqueue_and_a_dequeue_are_answered_from_the_bytes(hot: HotPath, traffic: Traffic) -> None:
@@ -55,34 +55,37 @@ async def test_an_enqueue_and_a_dequeue_are_answered_from_the_bytes(hot: HotPath
 @pytest.mark.parametrize(
     "request_",
     [
-        b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /dequeue?wait=1 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /dequeue?wait=61 HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /dequeue HTTP/1.0\r\nHost: x\r\n\r\n",
-        b"HEAD /dequeue HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET http://x/dequeue HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /%64equeue HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET  /dequeue HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"\r\nGET /dequeue HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /dequeue HTTP/1.1\nHost: x\n\n",
-        b"GET /dequeue HTTP/1.1\r\nHost: x\nX: y\r\n\r\n",
-        b"GET /dequeue HTTP/1.1\r\nHost: x\r\n X: y\r\n\r\n",
-        b"GET /dequeue HTTP/1.1\r\n Host: x\r\nHost: x\r\n\r\n",
-        b"GET /dequeue HTTP/1.1\r\nHost : x\r\n\r\n",
-        b"GET /dequeue HTTP/1.1\r\nHost: x\r\nX: \0\r\n\r\n",
-        b"GET /dequeue HTTP/1.1\r\nHost: x\r\nX: \xff\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /dequeue?wait=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /dequeue?wait=61 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /dequeue HTTP/1.0\r\nHost: localhost\r\n\r\n",
+        b"HEAD /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://localhost/dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /%64equeue HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET  /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\r\nGET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\nHost: localhost\n\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: localhost\nX: y\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n X: y\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\n Host: localhost\r\nHost: localhost\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost : localhost\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\nX: \0\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\nX: \xff\r\n\r\n",
         b"GET /dequeue HTTP/1.1\r\n\r\n",
-        b"GET /dequeue HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
-        b"GET /dequeue HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\n\r\n",
-        b"GET /dequeue HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na",
-        b"GET /dequeue HTTP/1.1\r\nHost: x\r\nX: " + b"x" * MAX_HOT_HEAD_BYTES + b"\r\n\r\n",
-        b"GET /dequeue HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * MAX_HOT_FIELDS + b"\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\na",
+        b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * MAX_HOT_HEAD_BYTES + b"\r\n\r\n",
+        b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * MAX_HOT_FIELDS + b"\r\n",
         enqueue(b"a", b"Content-Length: 1"),
         enqueue(b"a", b"Content-Length: 2"),
         enqueue(b"a", b"Transfer-Encoding: chunked"),
         enqueue(b"a", b"Transfer-Encoding: identity"),
         enqueue(b"a", b"transfer-encoding:"),
         enqueue(b"a", b"Expect: 100-continue"),
+        enqueue(b"a", b"Origin: http://localhost"),
+        enqueue(b"a", b"sec-fetch-site: none"),
+        enqueue(b"a").replace(b"localhost", b"attacker.example"),
         enqueue(b"a", b"Upgrade: h2c"),
         enqueue(b"a").replace(b"Length: 1", b"Length: +1"),
         enqueue(b"a").replace(b"Length: 1", b"Length: 01"),
@@ -183,7 +186,7 @@ async def test_an_uncertain_delivery_is_logged_under_its_request(
 ) -> None:
     caplog.set_level(logging.INFO, logger="zapq")
     zapq_service.enqueue_nowait(b"hello")
-    answers = hot.respond(DEQUEUE.replace(b"Host: x", b"Host: x\r\nX-Trace-Id: mine"))
+    answers = hot.respond(DEQUEUE.replace(b"Host: localhost", b"Host: localhost\r\nX-Trace-Id: mine"))
     hot.settle(answers, len(answers.data) - 1)
     [record] = caplog.records
     assert record.__dict__["fields"] == {
@@ -195,11 +198,10 @@ async def test_an_uncertain_delivery_is_logged_under_its_request(
 
 
 async def test_heads_are_remembered_by_every_byte_of_them(hot: HotPath) -> None:
-    remember_head.cache_clear()
     for _ in range(3):
         hot.respond(DEQUEUE)
-        hot.respond(DEQUEUE.replace(b"Host: x", b"Host: y"))
-    assert (remember_head.cache_info().misses, remember_head.cache_info().hits) == (2, 4)
+        hot.respond(DEQUEUE.replace(b"Host: localhost", b"Host: localhost:1"))
+    assert (hot._remember.cache_info().misses, hot._remember.cache_info().hits) == (2, 4)
 
 
 async def test_the_date_follows_the_clock_both_ways(hot: HotPath) -> None:
@@ -227,7 +229,7 @@ async def test_a_waiting_consumer_is_served_before_a_hot_dequeue(hot: HotPath, z
 def post(target: str, body: bytes = b"", *fields: bytes) -> bytes:
     lines = [
         b"POST %b HTTP/1.1" % target.encode(),
-        b"Host: x",
+        b"Host: localhost",
         b"Content-Length: %d" % len(body),
         *fields,
         b"",
@@ -237,7 +239,7 @@ def post(target: str, body: bytes = b"", *fields: bytes) -> bytes:
 
 
 def ack(receipt: str) -> bytes:
-    return b"DELETE /queues/default/receipts/%b HTTP/1.1\r\nHost: x\r\n\r\n" % receipt.encode()
+    return b"DELETE /queues/default/receipts/%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % receipt.encode()
 
 
 SEND = "/queues/default/messages"
@@ -308,6 +310,9 @@ async def test_batches_are_hot_in_every_format(hot: HotPath, zapq_service: Queue
         post(f"{RECEIVE}/batch", b"", b"Accept: */*", b"Accept: text/html"),
         post(f"{RECEIVE}?visibility=5")[:-2].replace(b"Host", b"TE: x\r\nHost") + b"\r\n",
         ack("nonsense"),
+        ack("1-1-1").replace(b"localhost", b"attacker.example"),
+        post(SEND, b"x", b"Origin: http://elsewhere"),
+        post(RECEIVE).replace(b"localhost", b"attacker.example"),
         ack("1-1-1").replace(b"default", b"new"),
         ack("1-1-1").replace(b" HTTP", b"?x=1 HTTP"),
     ],

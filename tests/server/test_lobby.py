@@ -24,11 +24,11 @@ from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
-DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: x\r\n\r\n"
+DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def enqueue(body: bytes) -> bytes:
-    return b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    return b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
 def reset(stream: trio.SocketStream) -> None:

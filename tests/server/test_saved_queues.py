@@ -29,7 +29,7 @@ async def test_a_stop_saves_what_was_accepted_to_the_last_and_a_start_loads_it(t
         for path in ("/enqueue", "/queues/jobs/messages"):
             assert (await ask(server.url, "POST", path, b"early")).status == 202
         head = h11.Request(
-            method="POST", target="/queues/jobs/messages", headers=[("Host", "x"), ("Content-Length", "4")]
+            method="POST", target="/queues/jobs/messages", headers=[("Host", "localhost"), ("Content-Length", "4")]
         )
         await uploading.stream.send_all((uploading.connection.send(head) or b"") + b"la")
         while (await ask(server.url, "GET", "/metrics")).json["connections"] < 2:
@@ -57,7 +57,7 @@ async def test_a_stop_saves_what_was_accepted_to_the_last_and_a_start_loads_it(t
 
 async def test_a_second_signal_saves_nothing(tmp_path: Path) -> None:
     async with running(tmp_path, *FLAGS, "--grace", "600") as server, open_client(server.url) as stalled:
-        await stalled.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nsl")
+        await stalled.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl")
         while (await ask(server.url, "GET", "/metrics")).json["connections"] < 2:
             await trio.sleep(0.01)
         await server.stop()

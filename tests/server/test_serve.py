@@ -249,7 +249,7 @@ async def test_http_2_carries_more_than_a_thousand_requests(
         stream = await connect(url, client_context)
         connection = H2Connection(H2Configuration(client_side=True, header_encoding=None))
         connection.initiate_connection()
-        head = [(":method", "POST"), (":path", "/enqueue"), (":scheme", "https"), (":authority", "x")]
+        head = [(":method", "POST"), (":path", "/enqueue"), (":scheme", "https"), (":authority", "localhost")]
         statuses: list[bytes] = []
         for _ in range(1005):
             number = connection.get_next_available_stream_id()
@@ -321,8 +321,8 @@ class TestClosing:
     async def test_what_follows_a_last_request_does_not_keep_the_connection(self, zapq_settings: Settings) -> None:
         settings = replace(zapq_settings, keep_alive=60.0)
         async with serving(settings) as url, open_client(url) as client:
-            last = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-            await client.stream.send_all(last + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            last = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            await client.stream.send_all(last + b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
             received = b""
             while piece := await client.stream.receive_some():
                 received += piece
@@ -372,13 +372,17 @@ class TestClosing:
     async def test_a_half_closed_client_still_gets_its_answer(self, zapq_settings: Settings) -> None:
         async with serving(zapq_settings) as url, open_client(url) as client:
             assert isinstance(client.stream, trio.SocketStream)
-            await client.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\njob")
+            await client.stream.send_all(
+                b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\njob"
+            )
             await client.stream.send_eof()
             assert (await client.answer()).status == 202
 
     async def test_a_slow_body_is_408_and_stores_nothing(self, zapq_settings: Settings) -> None:
         async with serving(replace(zapq_settings, body_timeout=0.1)) as url, open_client(url) as client:
-            await client.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\njo")
+            await client.stream.send_all(
+                b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\njo"
+            )
             received = await client.stream.receive_some()
             assert received.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
             assert b"Connection: close\r\n" in received
@@ -388,7 +392,7 @@ class TestClosing:
 async def test_over_tls_hot_requests_are_hot_too_in_however_many_records_they_come(
     tls_settings: Settings, client_context: ssl.SSLContext
 ) -> None:
-    request = b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n0123456789"
+    request = b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n0123456789"
     async with serving(tls_settings) as url, open_client(url, client_context) as client:
         for pieces in ([request], [request[:30], request[30:]], [request[:-10], request[-10:-5], request[-5:]]):
             for piece in pieces:

@@ -81,7 +81,9 @@ async def test_every_well_behaved_client_is_answered_and_no_idle_one_waited_for(
         open_client(server.url) as polling,
     ):
         assert (await idle.request("GET", "/health")).status == 200
-        await uploading.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nsl")
+        await uploading.stream.send_all(
+            b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl"
+        )
         await polling.send("GET", "/dequeue?wait=60")
         while (await ask(server.url, "GET", "/metrics")).json["waiting"] == 0:
             await trio.sleep(0.01)
@@ -110,7 +112,7 @@ async def test_clients_that_never_read_or_never_finish_are_cut_when_the_grace_is
     ):
         # More than socket buffers hold: the answer cannot be written to somebody who does not read.
         assert (await ask(server.url, "POST", "/enqueue", bytes(16 * 1024 * 1024))).status == 202
-        await stalled.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nsl")
+        await stalled.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl")
         await deaf.send("GET", "/dequeue")
         while (await ask(server.url, "GET", "/metrics")).json["queue_length"]:
             await trio.sleep(0.01)
@@ -124,7 +126,7 @@ async def test_clients_that_never_read_or_never_finish_are_cut_when_the_grace_is
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     async with running(tmp_path, "--grace", "600") as server, open_client(server.url) as stalled:
-        await stalled.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nsl")
+        await stalled.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl")
         await _is_parsed(server)
         await server.stop()
         assert server.process.poll() is None
@@ -148,4 +150,4 @@ async def _is_parsed(server: Server) -> None:
 
 
 def _enqueue_head() -> h11.Request:
-    return h11.Request(method="POST", target="/enqueue", headers=[("Host", "x"), ("Content-Length", "0")])
+    return h11.Request(method="POST", target="/enqueue", headers=[("Host", "localhost"), ("Content-Length", "0")])

@@ -9,7 +9,7 @@ from tests.client import open_client
 from tests.server.test_wire_guard import REFUSED
 from zapq.testing import ZapqServer
 
-POST = b"POST /enqueue HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 # What h11 has always refused, kept so that it stays so.
 BY_H11 = {
@@ -33,7 +33,7 @@ async def test_it_is_refused_with_a_problem_and_the_connection_closed(
 ) -> None:
     async with open_client(zapq_server.url) as client:
         await client.stream.send_all(data)
-        client.connection.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+        client.connection.send(h11.Request(method="GET", target="/", headers=[("Host", "localhost")]))
         client.connection.send(h11.EndOfMessage())
         answer = await client.answer()
         assert answer.status == status
@@ -49,7 +49,7 @@ async def test_it_is_refused_with_a_problem_and_the_connection_closed(
 async def test_1024_chunks_are_a_message(zapq_server: ZapqServer) -> None:
     async with open_client(zapq_server.url) as client:
         await client.stream.send_all(CHUNKED + b"1\r\nx\r\n" * 1024 + b"0\r\n\r\n")
-        client.connection.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+        client.connection.send(h11.Request(method="GET", target="/", headers=[("Host", "localhost")]))
         client.connection.send(h11.EndOfMessage())
         assert (await client.answer()).status == 202
 
@@ -64,8 +64,8 @@ async def test_1024_chunks_are_a_message(zapq_server: ZapqServer) -> None:
 )
 async def test_an_upgrade_is_ignored_and_the_request_answered(zapq_server: ZapqServer, fields: bytes) -> None:
     async with open_client(zapq_server.url) as client:
-        await client.stream.send_all(b"GET /health HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n")
-        client.connection.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+        await client.stream.send_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + fields + b"\r\n")
+        client.connection.send(h11.Request(method="GET", target="/", headers=[("Host", "localhost")]))
         client.connection.send(h11.EndOfMessage())
         answer = await client.answer()
         assert (answer.status, answer.body) == (200, b"ok")
@@ -76,13 +76,11 @@ async def test_a_body_that_goes_wrong_while_its_request_is_refused_leaves_one_wh
     zapq_server: ZapqServer, garbage: bytes
 ) -> None:
     # Two tasks have an answer, and Trio decides anew each time which comes first: so, many times.
-    head = (
-        b"POST /dequeue?waits=1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
-    )
+    head = b"POST /dequeue?waits=1 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
     for _ in range(40):
         async with open_client(zapq_server.url) as client:
             await client.stream.send_all(head + garbage)
-            client.connection.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+            client.connection.send(h11.Request(method="GET", target="/", headers=[("Host", "localhost")]))
             client.connection.send(h11.EndOfMessage())
             answer = await client.answer()
             assert answer.status == 400

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 
-from quart import Response, request
+from quart import Request, Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, NotFound
 
 from zapq import logs
-from zapq.errors import ClientGone, ZapqError
+from zapq.errors import ClientGone, CrossSite, HostNotAllowed, ZapqError
 from zapq.http import messages, problems, queues, routes, snapshots
 from zapq.http.api import Api, exchange_of
 from zapq.http.exchange import HTTPConnection
+from zapq.http.hosts import Hosts, is_same_origin, named_by
 from zapq.http.metrics import Traffic
 from zapq.http.respond import NO_STORE
 from zapq.service.service import QueueService
@@ -24,8 +25,19 @@ _DETAILS = {
 }
 
 
-def create_app(service: QueueService, settings: Settings, traffic: Traffic, refusals: logs.Throttle) -> QuartTrio:
-    """Return the app that speaks HTTP for `service`; it counts in `traffic` and logs through `refusals`."""
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+"""Methods that change nothing ..."""
+_GET_CHANGES = {("GET", "zapq.dequeue")}
+"""... but for this."""
+
+
+def create_app(
+    service: QueueService, settings: Settings, traffic: Traffic, refusals: logs.Throttle, hosts: Hosts
+) -> QuartTrio:
+    """Return the app that speaks HTTP for `service`, to who calls it by one of `hosts`.
+
+    It counts in `traffic` and logs through `refusals`.
+    """
     app = QuartTrio("zapq", static_folder=None, template_folder=None)
     app.asgi_http_class = HTTPConnection
     app.config["MAX_CONTENT_LENGTH"] = settings.max_message_bytes
@@ -42,10 +54,11 @@ def create_app(service: QueueService, settings: Settings, traffic: Traffic, refu
             rule.methods.discard("HEAD")
 
     @app.before_request
-    async def count() -> None:
+    async def admit() -> None:
         traffic.cold_requests += 1
-        if request.scope["path"].startswith("//"):
-            raise NotFound  # Werkzeug takes leading slashes for one
+        _check_host(request, hosts)
+        _check_route(request)
+        _check_origin(request)
 
     @app.errorhandler(ZapqError)
     async def refuse(error: ZapqError) -> Response:
@@ -89,3 +102,43 @@ def create_app(service: QueueService, settings: Settings, traffic: Traffic, refu
         return Response(body, status=status, content_type=problems.MEDIA_TYPE, headers=NO_STORE)
 
     return app
+
+
+def _check_host(request: Request, hosts: Hosts) -> None:
+    """Refuse a request that is meant for a host we are not."""
+    host = _field(request, b"host")
+    # HTTP/1.0 does not ask for one, and browsers do not speak it.
+    if host is not None and not hosts.allow(host):
+        raise HostNotAllowed(
+            "This server does not answer for the host the request names. If that is a name of its, start zapq with"
+            f" --allowed-host {named_by(host)}."
+        )
+
+
+def _check_route(request: Request) -> None:
+    """Refuse what is no endpoint of ours, or not with this method."""
+    if request.scope["path"].startswith("//"):
+        raise NotFound  # Werkzeug takes leading slashes for one
+    if request.routing_exception is not None:
+        raise request.routing_exception
+
+
+def _check_origin(request: Request) -> None:
+    """Refuse to change anything for a web page that is not ours: browsers say where a page is from, programs do not.
+
+    Nothing ever allows a page to read an answer (no CORS fields), so what changes nothing needs no check.
+    """
+    if request.method in _SAFE and (request.method, request.endpoint) not in _GET_CHANGES:
+        return
+    host = (_field(request, b"host") or b"").decode("latin-1")
+    foreign = [
+        each for each in request.headers.getlist("Origin") if not is_same_origin(each, request.scheme, host)
+    ]
+    related = set(request.headers.getlist("Sec-Fetch-Site"))
+    if foreign or not related <= {"same-origin", "none"}:
+        raise CrossSite
+
+
+def _field(request: Request, name: bytes) -> bytes | None:
+    """Return a field as it was sent; Quart makes up a Host where there is none."""
+    return next((value for each, value in request.scope["headers"] if each == name), None)

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Literal
 
 import trio
@@ -31,9 +32,10 @@ from zapq.errors import (
 from zapq.http import answers as render
 from zapq.http import problems, tracing, wire
 from zapq.http.exchange import note_uncertain
+from zapq.http.hosts import Hosts
 from zapq.http.metrics import Traffic
-from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_BATCH_BYTES, MAX_HOT_HEAD_BYTES
-from zapq.server.plain import Head, Verb, may_become_plain, parse_head, remember_head
+from zapq.limits import HEADS_REMEMBERED, MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_BATCH_BYTES, MAX_HOT_HEAD_BYTES
+from zapq.server.plain import Head, Verb, may_become_plain, parse_head
 from zapq.service.journal import OpenBatch
 from zapq.service.queue import NamedQueue
 from zapq.service.service import QueueService
@@ -87,6 +89,7 @@ class HotPath:
         traffic: Traffic,
         trace_ids: tracing.TraceIds,
         throttle: logs.Throttle,
+        hosts: Hosts,
     ) -> None:
         self._service = service
         self._default = service.default
@@ -96,6 +99,9 @@ class HotPath:
         self._traffic = traffic
         self._trace_ids = iter(trace_ids)
         self._throttle = throttle
+        # Clients repeat their heads byte for byte: what one means, and whether it is admitted, is one look-up.
+        self._remember = lru_cache(maxsize=HEADS_REMEMBERED)(self._admit)
+        self._allow_host = lru_cache(maxsize=HEADS_REMEMBERED)(hosts.allow)
         self._second = -1
         self._date = self._last = b""
         self._now = self._wall = 0.0
@@ -143,7 +149,7 @@ class HotPath:
                 break
             text = data[at:end]
             # Acknowledgements (DELETE) are all different: they would push out what is worth remembering.
-            head = parse_head(text) if text[0] == _D else remember_head(text)
+            head = self._admit(text) if text[0] == _D else self._remember(text)
             if head is None or (head.length > self._max_message_bytes and not self._fits_a_batch(head)):
                 answers.then = "cold"
                 break
@@ -227,6 +233,11 @@ class HotPath:
                 queue.take_back(given)
             elif sent < end:
                 note_uncertain(queue, given, trace_id.decode())
+
+    def _admit(self, text: bytes) -> Head | None:
+        """Return what a plain head says; None if it is not plain, or is refused, which is the long way's to say."""
+        head = parse_head(text)
+        return head if head is not None and self._allow_host(head.host) else None
 
     def _enqueue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         message = self._default.accept_nowait(body, head.about, self._now)

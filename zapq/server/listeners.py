@@ -37,6 +37,11 @@ class Door:
     url: str
     """With the real port."""
 
+    @property
+    def bound(self) -> str | None:
+        """The IP address clients connect to, unspecified if it is all of them; None for a unix socket."""
+        return None if self.sock.family == socket.AF_UNIX else str(self.sock.getsockname()[0])
+
     def listener(self) -> Listener:
         """Return Trio's view of it, for a task that waits for each client."""
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(self.sock))

@@ -63,6 +63,9 @@ _COLD_FIELDS = frozenset({
     b"trailer",
     b"http2-settings",
     b"idempotency-key",
+    # A browser's: what they mean is decided in one place.
+    b"origin",
+    b"sec-fetch-site",
 })
 _ONCE = (b"host", b"content-length", b"connection", b"x-trace-id", b"content-type", b"accept")
 
@@ -73,6 +76,7 @@ class Fields(msgspec.Struct, frozen=True):
     length: int
     trace_id: bytes
     last: bool
+    host: bytes
     content_type: str
     accept: str
 
@@ -87,6 +91,8 @@ class Head(msgspec.Struct, frozen=True):
     """The client's, or empty."""
     last: bool
     """Whether the client wants the connection closed after the answer."""
+    host: bytes
+    """Whom the client takes us for: the Host field."""
     queue: str = DEFAULT_QUEUE
     about: About = PLAIN
     """What a new message is to be."""
@@ -122,10 +128,6 @@ def parse_head(head: bytes) -> Head | None:
     return None
 
 
-remember_head = lru_cache(maxsize=HEADS_REMEMBERED)(parse_head)
-"""The same at the cost of one look-up, for heads that clients repeat byte for byte."""
-
-
 @lru_cache(maxsize=HEADS_REMEMBERED)
 def _parse_fields(block: bytes) -> Fields | None:
     if not _BLOCK.fullmatch(block):
@@ -137,19 +139,17 @@ def _parse_fields(block: bytes) -> Fields | None:
         return None
     if any(names.count(name) > 1 for name in _ONCE):
         return None
+    host = values.get(b"host", b"")
     length = values.get(b"content-length", b"0")
     connection = values.get(b"connection", b"keep-alive").lower()
-    if (
-        not _HOST.fullmatch(values.get(b"host", b""))
-        or not _LENGTH.fullmatch(length)
-        or connection not in {b"keep-alive", b"close"}
-    ):
+    if not _HOST.fullmatch(host) or not _LENGTH.fullmatch(length) or connection not in {b"keep-alive", b"close"}:
         return None
     trace_id = values.get(b"x-trace-id", b"")
     return Fields(
         length=int(length),
         trace_id=trace_id if tracing.acceptable(trace_id) else b"",
         last=connection == b"close",
+        host=host,
         content_type=values.get(b"content-type", b"").decode(),
         accept=values.get(b"accept", b"*/*").decode(),
     )
@@ -160,11 +160,13 @@ def _parse_drop_in(line: bytes, fields: Fields) -> Head | None:
     if match is None:
         return None
     if match[1] is not None:
-        return Head("enqueue", fields.length, fields.trace_id, fields.last, about=_about(fields.content_type))
+        return Head(
+            "enqueue", fields.length, fields.trace_id, fields.last, fields.host, about=_about(fields.content_type)
+        )
     wait = float(match[2] or 0)
     if wait > MAX_WAIT:
         return None
-    return Head("dequeue", fields.length, fields.trace_id, fields.last, waits=wait > 0)
+    return Head("dequeue", fields.length, fields.trace_id, fields.last, fields.host, waits=wait > 0)
 
 
 def _parse_put(line: bytes, fields: Fields) -> Head | None:
@@ -174,10 +176,12 @@ def _parse_put(line: bytes, fields: Fields) -> Head | None:
     queue = match[1].decode()
     if match[2] is None:
         about = _about(fields.content_type)
-        return Head("put", fields.length, fields.trace_id, fields.last, queue, about)
+        return Head("put", fields.length, fields.trace_id, fields.last, fields.host, queue, about)
     if fields.content_type not in {MSGPACK, JSON, NDJSON}:
         return None
-    return Head("put many", fields.length, fields.trace_id, fields.last, queue, media_type=fields.content_type)
+    return Head(
+        "put many", fields.length, fields.trace_id, fields.last, fields.host, queue, media_type=fields.content_type
+    )
 
 
 def _parse_receive(line: bytes, fields: Fields) -> Head | None:
@@ -209,6 +213,7 @@ def _parse_receive(line: bytes, fields: Fields) -> Head | None:
         fields.length,
         fields.trace_id,
         fields.last,
+        fields.host,
         match[1].decode(),
         want=Want(int(limit), "ack" not in given, visibility),
         waits=wait > 0,
@@ -220,7 +225,15 @@ def _parse_ack(line: bytes, fields: Fields) -> Head | None:
     match = _ACK.fullmatch(line)
     if match is None:
         return None
-    return Head("ack", fields.length, fields.trace_id, fields.last, match[1].decode(), receipt=match[2].decode())
+    return Head(
+        "ack",
+        fields.length,
+        fields.trace_id,
+        fields.last,
+        fields.host,
+        match[1].decode(),
+        receipt=match[2].decode(),
+    )
 
 
 def _about(content_type: str) -> About:

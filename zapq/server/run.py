@@ -17,6 +17,7 @@ from hypercorn.config import Config
 from zapq import logs
 from zapq.errors import SnapshotFailed
 from zapq.http.app import create_app
+from zapq.http.hosts import Hosts
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
 from zapq.limits import ACCEPT_PAUSE, CLOSING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
@@ -43,8 +44,9 @@ async def run_server(
             if service is None:
                 service = await stack.enter_async_context(open_service(settings))
             traffic, trace_ids, refusals = Traffic(), TraceIds(), logs.Throttle()
-            app = ASGIWrapper(create_app(service, settings, traffic, refusals))
-            hot = HotPath(service, settings, traffic, trace_ids, refusals) if settings.hot_path else None
+            hosts = Hosts(settings, door.bound)
+            app = ASGIWrapper(create_app(service, settings, traffic, refusals, hosts))
+            hot = HotPath(service, settings, traffic, trace_ids, refusals, hosts) if settings.hot_path else None
             host = Host(app, _config(settings), settings, traffic=traffic, trace_ids=trace_ids, hot=hot)
             with trio.CancelScope() as budget:
                 async with _give_up_storing(service, budget), trio.open_nursery() as connections:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,10 +48,14 @@ class Client:
         fields = {"Host": "localhost", **(headers or {})}
         if "Transfer-Encoding" not in fields and (body or method == "POST"):
             fields.setdefault("Content-Length", str(len(body)))
+        await self.send_fields(method, target, body, list(fields.items()))
+
+    async def send_fields(self, method: str, target: str, body: bytes, fields: Sequence[tuple[str, str]]) -> None:
+        """Send a request with exactly these fields, in this order; one may be there twice."""
         request = h11.Request(
             method=method,
             target=target,
-            headers=[(name.encode(), value.encode("latin-1")) for name, value in fields.items()],
+            headers=[(name.encode(), value.encode("latin-1")) for name, value in fields],
         )
         data = self.connection.send(request) or b""
         if body:

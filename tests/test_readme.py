@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from zapq.access.access import Access
 from zapq.http.app import create_app
+from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import Traffic, as_json
 from zapq.logs import Throttle
@@ -34,7 +36,8 @@ def test_the_table_of_flags_is_complete(option: Option) -> None:
 async def test_the_tables_of_endpoints_and_metrics_are_complete(
     zapq_service: QueueService, zapq_settings: Settings
 ) -> None:
-    app = create_app(zapq_service, zapq_settings, Traffic(), Throttle(), Hosts(zapq_settings, None))
+    guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
+    app = create_app(zapq_service, zapq_settings, Traffic(), Throttle(), guard)
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:int:)?(\w+)>", lambda part: {"name": "{q}"}.get(part[1], f"{{{part[1]}}}"), rule.rule)
         assert re.search(rf"^\| [^|]*`[A-Z]+ {re.escape(path)}[`?]", README, re.MULTILINE), path

@@ -65,6 +65,7 @@ COMPANIONS = {
     "tls_cert": {"tls_key": "k"},
     "tls_key": {"tls_cert": "c"},
     "http2": {"tls_cert": "c", "tls_key": "k"},
+    "tls_client_ca": {"tls_cert": "c", "tls_key": "k"},
 }
 by_name = pytest.mark.parametrize("option", options(), ids=lambda option: option.name)
 

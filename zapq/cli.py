@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -93,18 +94,26 @@ for command in (serve, *COMMANDS.values()):
 async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, watchdog: float | None) -> int:
     """Serve until the first SIGINT or SIGTERM, end at once on the second, and return the exit code.
 
+    SIGHUP has the token file and the certificates read again; if there are none, it stops, too.
     Systemd is told when clients can be answered, when that ends, and within `watchdog` seconds that all is well.
     """
     stopping = trio.Event()
+    ask_to_reload, asked_to_reload = trio.open_memory_channel[None](1)
     code = EXIT_OK
     async with trio.open_nursery() as nursery:
 
         async def watch_signals(*, task_status: trio.TaskStatus[None]) -> None:
             nonlocal code
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
                 task_status.started()
                 async for number in signals:
                     name = signal.Signals(number).name
+                    # Where there is nothing to read again, it means what it does for most programs: the terminal
+                    # is closed.
+                    if number == signal.SIGHUP and (settings.token_file or settings.tls):
+                        with suppress(trio.WouldBlock):  # one is on its way already
+                            ask_to_reload.send_nowait(None)
+                        continue
                     if stopping.is_set():
                         logs.say(logging.WARNING, "second shutdown signal received; ending now", signal=name)
                         code = EXIT_SIGNAL + number
@@ -115,7 +124,12 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
                     stopping.set()
 
         async def run_server(*, task_status: trio.TaskStatus[list[str]]) -> None:
-            await zapq.serve(settings, shutdown_trigger=stopping.wait, task_status=task_status)
+            await zapq.serve(
+                settings,
+                shutdown_trigger=stopping.wait,
+                reload_trigger=asked_to_reload.receive,
+                task_status=task_status,
+            )
             nursery.cancel_scope.cancel()
 
         await nursery.start(watch_signals)

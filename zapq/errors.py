@@ -16,6 +16,8 @@ class ZapqError(Exception):
     status: int = 500
     retry_after: int | None = None
     """Seconds after which trying again makes sense; None where it does not."""
+    challenge: str | None = None
+    """What to show to be let in, as the field WWW-Authenticate says it; None where that is not the question."""
 
     def __init__(self, detail: str | None = None, **members: object) -> None:
         self.detail = detail or " ".join((type(self).__doc__ or "").split())
@@ -110,6 +112,38 @@ class CrossSite(ZapqError):
 
     problem = "cross-site"
     status = 403
+
+
+class Unauthenticated(ZapqError):
+    """This server wants to know who asks: send Authorization: Bearer and a token."""
+
+    problem = "unauthenticated"
+    status = 401
+    challenge = 'Bearer realm="zapq"'
+
+    def __init__(
+        self, detail: str | None = None, *, wrong: bool = False, token: str | None = None, **members: object
+    ) -> None:
+        """`wrong` says that a credential was shown; `token` is its name, for the log, if it has one."""
+        super().__init__(detail, **members)
+        self.token = token
+        if wrong:
+            self.challenge = f'{self.challenge}, error="invalid_token"'
+
+
+class RoleMissing(ZapqError):
+    """Whoever asks may not do this."""
+
+    problem = "role-missing"
+    status = 403
+
+    def __init__(
+        self, detail: str | None = None, *, role: str = "", token: str | None = None, **members: object
+    ) -> None:
+        """`role` is the one it takes; `token` is the name, for the log, of the credential that lacks it."""
+        super().__init__(detail, role=role, **members)
+        self.token = token
+        self.challenge = f'Bearer realm="zapq", error="insufficient_scope", scope="{role}"'
 
 
 class RequestTimedOut(ZapqError):

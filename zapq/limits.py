@@ -23,6 +23,18 @@ BACKOFF = 1.0
 """Seconds it rests then; twice as long each further time ..."""
 MAX_BACKOFF = 60.0
 """... up to this."""
+TOKEN_VARIABLE = "ZAPQ_TOKEN"  # noqa: S105 (the name of a place, not what is there)
+"""Where the environment has a token: one the server lets in, or the one a command shows to a server."""
+MIN_TOKEN = 16
+"""Characters of a token somebody chooses: at a thousand guesses a second, even half as many random ones last."""
+TOKEN_BYTES = 32
+"""Random bytes in a token of ours: as many as its SHA-256 has."""
+MAX_GRANTS = 1000
+"""Credentials in a token file: each token shown is compared with all of them, which then takes 0.2 ms."""
+MAX_TOKEN_FILE_BYTES = 1 * MIB
+"""A token file at most: so many lines, and a kilobyte of comments for each."""
+CREDENTIALS_REMEMBERED = 4096
+"""Credentials whose meaning is remembered: all there can be, and some that are wrong."""
 DEFAULT_QUEUE = "default"
 """The queue the drop-in endpoints are about."""
 SNAPSHOT_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"

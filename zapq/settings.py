@@ -16,7 +16,7 @@ from ipaddress import IPv6Address
 from typing import Any, Literal
 
 from zapq.errors import InvalidSetting
-from zapq.limits import KIB, MAX_MESSAGE_BYTES, MIB, MIN_SNAPSHOT_EVERY, SNAPSHOT_NAME
+from zapq.limits import KIB, MAX_MESSAGE_BYTES, MIB, MIN_SNAPSHOT_EVERY, MIN_TOKEN, SNAPSHOT_NAME, TOKEN_VARIABLE
 
 Kind = Literal["text", "address", "hosts", "size", "whole", "seconds", "choice", "switch", "file"]
 
@@ -111,6 +111,13 @@ _SWITCH = {
 }
 
 
+def check_token(text: str) -> str:
+    """Return `text` if somebody may choose it as a token; ValueError otherwise, which does not show it."""
+    if len(text) < MIN_TOKEN or not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueError(f"a token is at least {MIN_TOKEN} visible ASCII characters; zapq token new makes one")
+    return text
+
+
 def parse_size(text: str) -> int:
     """Return the bytes meant by `268435456`, `512M`, `2G` or `64k` (powers of 1024); ValueError otherwise."""
     match = re.fullmatch(r"([0-9]{1,15})([KMG]?)", text, re.IGNORECASE | re.ASCII)
@@ -171,7 +178,7 @@ def parse_address(text: str) -> Address:
 
 
 def parse_hosts(text: str) -> tuple[str, ...]:
-    """Return the hosts meant by `queue.example.com, *.internal, 10.0.0.5` or `*`, in lower case; else ValueError."""
+    """Return the hosts meant by `queue.example.com, *.internal, 10.0.0.5` or `*`, lower case; else ValueError."""
     return tuple(_parse_host(each.strip().lower()) for each in text.split(",")) if text else ()
 
 
@@ -220,6 +227,18 @@ class Settings:
         "", "ZAPQ_TLS_CERT", "text", "Certificate chain (PEM); needs --tls-key. TLS 1.2 or newer."
     )
     tls_key: str = _setting("", "ZAPQ_TLS_KEY", "text", "Private key (PEM) of the certificate.")
+    tls_client_ca: str = _setting(
+        "",
+        "ZAPQ_TLS_CLIENT_CA",
+        "text",
+        "Only clients with a certificate of these authorities (PEM) are served; needs --tls-cert.",
+    )
+    token_file: str = _setting(
+        "", "ZAPQ_TOKEN_FILE", "text", "Who may do what: name:credential:roles[:queues[:expires]], a line each."
+    )
+    token: str = field(default="", repr=False)
+    """A token that may do everything, beside those in the file. From the environment only (ZAPQ_TOKEN): what is on
+    a command line everybody on the machine can read."""
     http2: bool = _setting(False, "ZAPQ_HTTP2", "switch", "Offer HTTP/2 beside HTTP/1.1; needs TLS.")
     max_bytes: int = _setting(
         256 * MIB, "QUEUE_MAX_BYTES", "size", "Bytes of messages held at most.", low=1, high=2**50
@@ -333,6 +352,16 @@ class Settings:
                 f"--snapshot-every {self.snapshot_every!r}: give at least {MIN_SNAPSHOT_EVERY:g}, or 0 for never.",
                 setting="snapshot_every",
             )
+        if self.token:
+            try:
+                check_token(self.token)
+            except ValueError as error:
+                raise InvalidSetting(f"{TOKEN_VARIABLE}: {error}.", setting="token") from None
+        if self.tls_client_ca and not self.tls_cert:
+            raise InvalidSetting(
+                "--tls-client-ca needs --tls-cert and --tls-key: certificates are shown over TLS only.",
+                setting="tls_client_ca",
+            )
         if bool(self.tls_cert) != bool(self.tls_key):
             given, missing = ("--tls-cert", "--tls-key") if self.tls_cert else ("--tls-key", "--tls-cert")
             raise InvalidSetting(f"{given} is given without {missing}: TLS needs both.", setting="tls_cert")
@@ -354,8 +383,10 @@ class Settings:
 
 @cache
 def options() -> tuple[Option, ...]:
-    """How people write each field of `Settings`, in its order."""
-    return tuple(Option(name=each.name, default=each.default, **each.metadata) for each in fields(Settings))
+    """How people write each field of `Settings`, in its order; secrets, which they do not, left out."""
+    return tuple(
+        Option(name=each.name, default=each.default, **each.metadata) for each in fields(Settings) if each.metadata
+    )
 
 
 def load(*, flags: Mapping[str, str | None], environ: Mapping[str, str], config: str | None = None) -> Settings:
@@ -365,7 +396,7 @@ def load(*, flags: Mapping[str, str | None], environ: Mapping[str, str], config:
     not set. Raises `InvalidSetting` naming the place the bad value came from.
     """
     from_file = _read_toml(config) if config else {}
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"token": environ.get(TOKEN_VARIABLE, "")}
     for option in options():
         flag, variable = flags.get(option.name), environ.get(option.env)
         if flag is not None:

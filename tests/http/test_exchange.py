@@ -8,6 +8,7 @@ from math import inf
 import pytest
 import trio
 
+from zapq.access.certificate import NOBODY, Identities
 from zapq.core.message import Message
 from zapq.errors import ClientGone, MessageTooLarge, RequestTimedOut
 from zapq.http.exchange import Exchange, RequestBody
@@ -19,6 +20,7 @@ class FakeLink:
     written: int = 0
     broken: bool = False
     body_deadline: float | None = None
+    identities: Identities = NOBODY
 
 
 @dataclass

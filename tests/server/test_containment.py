@@ -17,7 +17,7 @@ from tests.client import open_client
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
 from zapq.server.connection import Host
-from zapq.server.listeners import Listener
+from zapq.server.listeners import Door
 from zapq.server.protocols import HTTP1
 from zapq.server.run import _accept
 from zapq.settings import Settings
@@ -64,13 +64,16 @@ async def test_an_error_in_a_handler_is_500_with_a_trace_id_and_the_connection_g
 
 
 class PoorListener:
-    """A listener of a process that has no descriptor left, until it is broken for good."""
+    """The door, and its listener, of a process that has no descriptor left, until it is broken for good."""
 
     def __init__(self, failures: int) -> None:
         self.errors: Iterator[OSError] = iter(
             [OSError(errno.EMFILE, "Too many open files")] * failures
             + [OSError(errno.EBADF, "Bad file descriptor")]
         )
+
+    def listener(self) -> PoorListener:
+        return self
 
     async def accept(self) -> trio.SocketStream:
         await trio.lowlevel.checkpoint()
@@ -85,6 +88,6 @@ async def test_running_out_of_descriptors_is_a_pause_and_a_few_log_lines(
     host = Host(ASGIWrapper(app), Config(), zapq_settings, traffic=Traffic(), trace_ids=TraceIds())
     begun = trio.current_time()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        await _accept(cast("Listener", PoorListener(failures=50)), host, nursery)
+        await _accept(cast("Door", PoorListener(failures=50)), host, nursery)
     assert trio.current_time() - begun == pytest.approx(5)
     assert 0 < len(caplog.records) <= 20

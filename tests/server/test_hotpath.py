@@ -10,6 +10,8 @@ import pytest
 import trio
 import trio.testing
 
+from zapq.access.access import Access
+from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
@@ -27,7 +29,8 @@ def traffic() -> Traffic:
 
 @pytest.fixture
 def hot(zapq_service: QueueService, zapq_settings: Settings, traffic: Traffic) -> HotPath:
-    hot = HotPath(zapq_service, zapq_settings, traffic, TraceIds(), Throttle(), Hosts(zapq_settings, "127.0.0.1"))
+    guard = Guard(zapq_settings, Hosts(zapq_settings, "127.0.0.1"), Access(zapq_settings))
+    hot = HotPath(zapq_service, zapq_settings, traffic, TraceIds(), Throttle(), guard)
     hot.set_time(1_800_000_000.7, trio.current_time())
     return hot
 

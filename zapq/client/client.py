@@ -59,6 +59,7 @@ async def open_client(
     *,
     timeout: float = CLIENT_TIMEOUT,
     attempts: int = CLIENT_ATTEMPTS,
+    token: str | None = None,
     verify: ssl.SSLContext | None = None,
     transport: httpx2.AsyncBaseTransport | None = None,
     random: Callable[[], float] = random_numbers.random,
@@ -68,9 +69,10 @@ async def open_client(
     Connects when it must, keeps connections for the next request, and closes them at the end of the block. Many
     tasks can share it. `timeout` is the seconds each step of a request may take (connecting, sending, waiting for
     the answer; a long poll's `wait` comes on top); a bound for all of it is a cancel scope around the call.
-    `attempts` is how often a request is sent at most, see `Client`. `verify` says whom to trust with `https`; by
-    default, whom this machine trusts. `transport` replaces the network and `random` the jitter, for tests. Raises
-    ValueError for a `url` of another form.
+    `attempts` is how often a request is sent at most, see `Client`. `token` is sent with each request,
+    readable on the way without `https`. `verify` says whom to trust with `https`, by default whom this machine
+    trusts, and which certificate to show. `transport` replaces the network and `random` the jitter, for tests.
+    Raises ValueError for a `url` of another form.
     """
     limits = httpx2.Limits(max_connections=None)  # as many as there are tasks: every long poll holds one
     if url.startswith("unix:"):
@@ -84,6 +86,7 @@ async def open_client(
         limits=limits,
         transport=transport,
         verify=True if verify is None else verify,
+        headers=None if token is None else {"Authorization": f"Bearer {token}"},
     ) as http:
         yield Client(http, timeout, Retry(attempts, random))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import socket
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlencode, urlsplit
 
-from zapq.limits import CLIENT_TIMEOUT
+from zapq.limits import CLIENT_TIMEOUT, TOKEN_VARIABLE
 
 STRANGE = "The answer is none of zapq's; is the URL right?"
 
@@ -66,6 +67,8 @@ class Connection:
 
     def __init__(self, url: SplitResult) -> None:
         self._url = url.geturl()
+        token = os.environ.get(TOKEN_VARIABLE)
+        self._credentials = {"Authorization": f"Bearer {token}"} if token else {}
         self._prefix = "" if url.scheme == "unix" else url.path.rstrip("/")
         self._http = _open(url)
 
@@ -81,7 +84,8 @@ class Connection:
     ) -> Answer:
         """Send a request and return the answer; raises `Failed` for a refusal, or if there is no answer.
 
-        `values` are its parameters, `timeout` the seconds each step may take.
+        `values` are its parameters, `timeout` the seconds each step may take. The token in the environment
+        (ZAPQ_TOKEN), if there is one, goes with it.
         """
         target = f"{self._prefix}{path}" + (f"?{urlencode(values)}" if values else "")
         used = self._http.sock is not None
@@ -107,7 +111,7 @@ class Connection:
         if self._http.sock is not None:
             self._http.sock.settimeout(timeout)
         try:
-            self._http.request(method, target, body, dict(headers))
+            self._http.request(method, target, body, {**self._credentials, **headers})
             answer = self._http.getresponse()
             return answer, answer.read()
         except BaseException:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from quart import Request, request
 
+from zapq import logs
+from zapq.access.access import check
 from zapq.core.message import Draft
-from zapq.errors import Forbidden
 from zapq.http import answers, wire
 from zapq.http.exchange import Exchange, declares_body
 from zapq.http.metrics import Traffic
@@ -23,6 +25,7 @@ class Api:
     service: QueueService
     settings: Settings
     traffic: Traffic
+    throttle: logs.Throttle
 
     async def accept(self, queue: str, values: dict[str, str]) -> Accepted:
         """Store the request's body as a message of the queue of that name, which is made if there is none."""
@@ -61,13 +64,27 @@ class Api:
             self.service.check_open()
         return await exchange.body.read()
 
+    def check_queue(self, queue: str) -> None:
+        """Raise `RoleMissing` unless an administrator may do something about this queue, too."""
+        grant = exchange_of(request).grant
+        if grant is not None:
+            check(grant, "admin", queue)
+
+    def sees(self, queue: str) -> bool:
+        """Whether whoever asks may know of this queue."""
+        grant = exchange_of(request).grant
+        return grant is None or grant.covers(queue)
+
+    def audit(self, action: str, **about: object) -> None:
+        """Log what an administrator has done: what, to what, how much, and who it was."""
+        exchange = exchange_of(request)
+        who = {} if exchange.grant is None else {"token": exchange.grant.name}
+        self.throttle.say(
+            logging.INFO, f"audit-{action}", "administered", action=action, **about, peer=exchange.peer, **who
+        )
+
     async def admin(self, *known: str) -> dict[str, str]:
-        """Return the parameters of an administrator's request; raises `Forbidden` if it comes from elsewhere."""
-        if self.settings.admin_from == "loopback" and not wire.is_local(request.scope["client"]):
-            raise Forbidden(
-                "Only this machine may administer queues and snapshots. Send the request from it, or start zapq"
-                " with --admin-from any behind a firewall."
-            )
+        """Return the parameters of an administrator's request."""
         values = wire.parameters(request, *known)
         if request.method != "PUT":
             await read_unused_body(request)

@@ -19,6 +19,8 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEven
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from zapq import logs
+from zapq.access.certificate import Identities
+from zapq.access.grant import Grant
 from zapq.core.message import Lease
 from zapq.errors import ClientGone, MessageTooLarge, RequestTimedOut
 from zapq.http import tracing
@@ -38,6 +40,8 @@ class Link(Protocol):
     def broken(self) -> bool:
         """Whether a write has failed."""
 
+    identities: Identities
+    """What the client's certificate says, if it has shown one."""
     body_deadline: float | None
     """Until when the body must be complete of a request that began before we knew of it; then None."""
 
@@ -91,8 +95,14 @@ class RequestBody:
 class Exchange:
     """What a handler knows about its request besides what Quart tells: who asks, over what, and if still there."""
 
-    def __init__(self, *, trace_id: str, link: Link, body: RequestBody, begun: bool = False) -> None:
+    def __init__(
+        self, *, trace_id: str, link: Link, body: RequestBody, begun: bool = False, peer: str = ""
+    ) -> None:
         self.trace_id = trace_id
+        self.peer = peer
+        """Where it comes from, for the log."""
+        self.grant: Grant | None = None
+        """What whoever asks may do; None where nobody is asked."""
         self.body = body
         self.begun = begun
         """Whether its body had begun to arrive before: then a shutdown since does not refuse it."""
@@ -102,6 +112,11 @@ class Exchange:
         self._waiting: trio.CancelScope | None = None
         self._handed_over: tuple[NamedQueue, Given] | None = None
         self._written_before_body: int | None = None
+
+    @property
+    def identities(self) -> Identities:
+        """What the client's certificate says, if it has shown one."""
+        return self._link.identities
 
     @contextmanager
     def ends_with_client(self) -> Iterator[None]:
@@ -180,6 +195,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
             link=link,
             body=RequestBody(limit, deadline, refusal),
             begun=earlier is not None,
+            peer=_peer(self.scope["client"]),
         )
         logs.current_trace_id.set(exchange.trace_id)
         state["exchange"] = exchange
@@ -224,6 +240,10 @@ def _traced(send: ASGISendCallable, exchange: Exchange, link: Link, scope: HTTPS
         exchange.head_sent(written_before=before)
 
     return traced
+
+
+def _peer(client: tuple[str, int] | None) -> str:
+    return "unix" if client is None else client[0]
 
 
 def declares_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:

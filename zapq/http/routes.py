@@ -41,23 +41,27 @@ def create_routes(api: Api) -> Blueprint:
     @routes.post("/clear")
     async def clear() -> Response:
         await api.admin()
-        await service.clear()
+        cleared = await service.clear()
+        api.audit("clear", queue=service.default.name, cleared=cleared)
         return respond.with_nothing(200)
 
     @routes.post("/persist")
     async def persist() -> Response:
-        await service.snapshot(_file(await api.admin("file")))
+        file = _file(await api.admin("file"))
+        api.audit("persist", file=file, messages=await service.snapshot(file))
         return respond.with_nothing(200)
 
     @routes.post("/load")
     async def load() -> Response:
-        await service.restore(_file(await api.admin("file")))
+        file = _file(await api.admin("file"))
+        api.audit("load", file=file, messages=await service.restore(file))
         return respond.with_nothing(200)
 
     @routes.post("/drain")
     async def drain() -> Response:
         await api.admin()
         service.drain()
+        api.audit("drain")
         return respond.with_json({"draining": True})
 
     @routes.get("/metrics")

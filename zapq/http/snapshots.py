@@ -18,7 +18,9 @@ def create_routes(api: Api) -> Blueprint:
     @routes.get("/snapshots")
     async def show_all() -> Response:
         await api.admin()
-        return respond.with_json([_describe(file) for file in await api.service.snapshots.files()])
+        files = await api.service.snapshots.files()
+        api.audit("list-snapshots", files=len(files))
+        return respond.with_json([_describe(file) for file in files])
 
     return routes
 

@@ -15,6 +15,7 @@ async def serve(
     *,
     service: QueueService | None = None,
     shutdown_trigger: Callable[[], Awaitable[object]] = trio.sleep_forever,
+    reload_trigger: Callable[[], Awaitable[object]] = trio.sleep_forever,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve a queue over HTTP until `shutdown_trigger` returns, then shut down within `settings.grace` seconds.
@@ -24,17 +25,23 @@ async def serve(
         service: a running queue to serve, shared with the caller, who must keep it open until `serve`
             returns; when omitted, `serve` opens one of its own and closes it at the end.
         shutdown_trigger: awaited once; its return begins the graceful shutdown.
+        reload_trigger: awaited again and again; each return has `settings.token_file` and the certificates read
+            anew. Files that cannot be used change nothing, and are logged.
         task_status: `await nursery.start(zapq.serve, settings)` returns, once the server accepts connections,
             the bound addresses as `http://host:port`, `https://host:port` or `unix:/path`.
 
-    Raises `CannotStart` before anything is served when an address, a certificate, the data directory or
-    `settings.load_on_start` cannot be used, and `SnapshotFailed` at the end when a service of its own could not
-    save `settings.snapshot_on_exit`. Cancelling stops at once: sockets are closed, requests in flight get no
+    Raises, before anything is served, `InvalidSetting` for a token file or certificates that cannot be used, and
+    `CannotStart` for an address, a data directory or a `settings.load_on_start`; and `SnapshotFailed` at the end
+    when a service of its own could not save `settings.snapshot_on_exit`. Cancelling stops at once: sockets are closed, requests in flight get no
     answer, and nothing is saved.
     """
     # Here and not above: importing Quart costs 0.7 s, which `zapq --version` and embedders need not pay.
     from zapq.server.run import run_server
 
     await run_server(
-        settings or Settings(), service=service, shutdown_trigger=shutdown_trigger, task_status=task_status
+        settings or Settings(),
+        service=service,
+        shutdown_trigger=shutdown_trigger,
+        reload_trigger=reload_trigger,
+        task_status=task_status,
     )

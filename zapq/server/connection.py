@@ -25,6 +25,7 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
 from zapq import logs
+from zapq.access.certificate import NOBODY, identities
 from zapq.errors import StorageUnavailable
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
@@ -37,11 +38,11 @@ from zapq.limits import (
     SEND_PIECE_BYTES,
 )
 from zapq.server.hotpath import Answers, HotPath
+from zapq.server.listeners import Stream
 from zapq.server.protocols import HTTP1, HTTP2
 from zapq.settings import Settings
 
 Peer = tuple[str, int] | None
-Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 class Host:
@@ -126,6 +127,7 @@ class Connection:
         self.written = 0
         self.broken = False
         self.body_deadline = begun.body_deadline
+        self.identities = NOBODY
         self._host = host
         self._stream = stream
         self._begun = begun
@@ -190,17 +192,32 @@ class Connection:
             # First of all: these answers may hold messages, whatever has become of the client.
             if self._begun.unsent is not None and await self._finish(self._begun.unsent):
                 return
+            client: Peer = None
             try:
+                client = parse_socket_addr(self._socket.family, self._socket.getpeername())
+                server = parse_socket_addr(self._socket.family, self._socket.getsockname())
                 if isinstance(self._stream, trio.SSLStream):
                     with trio.fail_after(HANDSHAKE_SECONDS):
                         await self._stream.do_handshake()
                     alpn = self._stream.selected_alpn_protocol()
-                client = parse_socket_addr(self._socket.family, self._socket.getpeername())
-                server = parse_socket_addr(self._socket.family, self._socket.getsockname())
+                    self.identities = identities(self._stream.getpeercert())
             except (OSError, trio.BrokenResourceError, trio.TooSlowError) as error:
+                self._note_certificate_refused(error, client)
                 logs.say(logging.DEBUG, "client gone before its first request", error=repr(error))
                 return
             await self._speak(alpn, client, server)
+
+    def _note_certificate_refused(self, error: Exception, client: Peer) -> None:
+        """Log that a client showed no certificate, or none of an authority we trust, if that is what happened."""
+        reason = getattr(error.__cause__, "reason", None)
+        if self._host.settings.tls_client_ca and reason is not None and "CERTIFICATE" in reason:
+            self._host.throttle.say(
+                logging.WARNING,
+                "client-certificate",
+                "refused",
+                reason=f"client certificate: {reason.replace('_', ' ').lower()}",
+                peer="unix" if client is None else client[0],
+            )
 
     async def _finish(self, answers: Answers) -> bool:
         """Write what the lobby could not, and return whether nothing is left to do here."""
@@ -272,7 +289,7 @@ class Connection:
         received = bytearray(data)
         while received:
             hot.set_time(time.time(), trio.current_time())
-            answers = hot.respond(bytes(received))
+            answers = hot.respond(bytes(received), self.identities)
             await self._send_answers(answers, 0)
             del received[: answers.used]
             if answers.used:

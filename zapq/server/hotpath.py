@@ -19,6 +19,8 @@ from typing import Literal
 import trio
 
 from zapq import logs
+from zapq.access.certificate import NOBODY, Identities
+from zapq.access.grant import Role
 from zapq.errors import (
     Draining,
     InvalidParameter,
@@ -32,7 +34,7 @@ from zapq.errors import (
 from zapq.http import answers as render
 from zapq.http import problems, tracing, wire
 from zapq.http.exchange import note_uncertain
-from zapq.http.hosts import Hosts
+from zapq.http.guard import Guard
 from zapq.http.metrics import Traffic
 from zapq.limits import HEADS_REMEMBERED, MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_BATCH_BYTES, MAX_HOT_HEAD_BYTES
 from zapq.server.plain import Head, Verb, may_become_plain, parse_head
@@ -53,6 +55,8 @@ _EFFECT: dict[Verb, str] = {
     "ack": "settle",
 }
 """Requests with the same one do not care whether those before them are written yet."""
+_ROLE: dict[str, Role] = {"put": "producer", "take": "consumer", "settle": "consumer"}
+"""What it takes to ask for one with this effect; zapq/http/needs.py says it for every endpoint."""
 Then = Literal["idle", "more", "head", "body", "cold", "close"]
 
 
@@ -89,7 +93,7 @@ class HotPath:
         traffic: Traffic,
         trace_ids: tracing.TraceIds,
         throttle: logs.Throttle,
-        hosts: Hosts,
+        guard: Guard,
     ) -> None:
         self._service = service
         self._default = service.default
@@ -99,9 +103,11 @@ class HotPath:
         self._traffic = traffic
         self._trace_ids = iter(trace_ids)
         self._throttle = throttle
-        # Clients repeat their heads byte for byte: what one means, and whether it is admitted, is one look-up.
+        # Clients repeat their heads byte for byte: what one means, and whether it is let in, is one look-up.
         self._remember = lru_cache(maxsize=HEADS_REMEMBERED)(self._admit)
-        self._allow_host = lru_cache(maxsize=HEADS_REMEMBERED)(hosts.allow)
+        self._admits = lru_cache(maxsize=HEADS_REMEMBERED)(guard.admits)
+        self._access = guard.access
+        self._access.on_change.append(self._forget)
         self._second = -1
         self._date = self._last = b""
         self._now = self._wall = 0.0
@@ -121,13 +127,15 @@ class HotPath:
         self._wall = wall - now
         if int(wall) != self._second:
             self._second = int(wall)
+            self._access.expire(wall)
             self._date = b"\r\nDate: %b\r\n" % formatdate(self._second, usegmt=True).encode()
             self._last = self._date + b"Connection: close\r\n"
 
-    def respond(self, data: bytes) -> Answers:
+    def respond(self, data: bytes, identities: Identities = NOBODY) -> Answers:
         """Answer the hot requests that `data` begins with; no checkpoint.
 
-        A bounded number of them, so that nobody can keep the others waiting. The caller writes the answers, or
+        `identities` is what the client's certificate says. A bounded number of them, so that nobody can keep the
+        others waiting. The caller writes the answers, or
         tells `settle` how much of them it could not.
         """
         answers = Answers()
@@ -149,7 +157,7 @@ class HotPath:
                 break
             text = data[at:end]
             # Acknowledgements (DELETE) are all different: they would push out what is worth remembering.
-            head = self._admit(text) if text[0] == _D else self._remember(text)
+            head = self._admit(text, identities) if text[0] == _D else self._remember(text, identities)
             if head is None or (head.length > self._max_message_bytes and not self._fits_a_batch(head)):
                 answers.then = "cold"
                 break
@@ -234,10 +242,18 @@ class HotPath:
             elif sent < end:
                 note_uncertain(queue, given, trace_id.decode())
 
-    def _admit(self, text: bytes) -> Head | None:
-        """Return what a plain head says; None if it is not plain, or is refused, which is the long way's to say."""
+    def _admit(self, text: bytes, identities: Identities) -> Head | None:
+        """Return what a plain head says; None if it is not plain, or refused, which is the long way's to say."""
         head = parse_head(text)
-        return head if head is not None and self._allow_host(head.host) else None
+        if head is None:
+            return None
+        fields, role = head.fields, _ROLE[_EFFECT[head.verb]]
+        return head if self._admits(fields.host, fields.authorization, identities, role, head.queue) else None
+
+    def _forget(self) -> None:
+        """Ask again who is let in: the credentials have changed, or one has ended."""
+        self._remember.cache_clear()
+        self._admits.cache_clear()
 
     def _enqueue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         message = self._default.accept_nowait(body, head.about, self._now)

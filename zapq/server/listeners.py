@@ -1,4 +1,4 @@
-"""Sockets to listen on and the certificate to show, made before anything is served.
+"""Sockets to listen on, made before anything is served.
 
 Whatever the operator got wrong is found here and said in one line.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +15,12 @@ from dataclasses import dataclass
 
 import trio
 
-from zapq.errors import CannotStart, InvalidSetting
+from zapq.errors import CannotStart
 from zapq.limits import BACKLOG
+from zapq.server.certificates import Certificates
 from zapq.settings import Address, Settings
 
-Listener = trio.SocketListener | trio.SSLListener[trio.SocketStream]
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """Why accepting can fail for a while."""
@@ -33,7 +33,7 @@ class Door:
 
     sock: socket.socket
     """Listening, and not blocking."""
-    tls: ssl.SSLContext | None
+    tls: Certificates | None
     url: str
     """With the real port."""
 
@@ -42,10 +42,15 @@ class Door:
         """The IP address clients connect to, unspecified if it is all of them; None for a unix socket."""
         return None if self.sock.family == socket.AF_UNIX else str(self.sock.getsockname()[0])
 
-    def listener(self) -> Listener:
+    def listener(self) -> trio.SocketListener:
         """Return Trio's view of it, for a task that waits for each client."""
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self.sock))
-        return trio.SSLListener(listener, self.tls, https_compatible=True) if self.tls else listener
+        return trio.SocketListener(trio.socket.from_stdlib_socket(self.sock))
+
+    def guard(self, stream: trio.SocketStream) -> Stream:
+        """Return what is spoken over `stream`: TLS, if there are certificates, as they are now."""
+        if self.tls is None:
+            return stream
+        return trio.SSLStream(stream, self.tls.context, server_side=True, https_compatible=True)
 
 
 @contextmanager
@@ -56,7 +61,7 @@ def open_door(settings: Settings) -> Iterator[Door]:
     for an address that cannot. On the way out the socket is closed, and a unix socket's file removed; one that was
     inherited stays open wherever else it is, and its file stays too.
     """
-    context = _tls_context(settings) if settings.tls else None
+    certificates = Certificates(settings) if settings.tls else None
     address = settings.address
     try:
         sock = _bind(address)
@@ -71,34 +76,10 @@ def open_door(settings: Settings) -> Iterator[Door]:
         identity = _identity(address.path) if address.path else None
         sock.setblocking(False)
         try:
-            yield Door(sock, context, _url(sock, tls=context is not None))
+            yield Door(sock, certificates, _url(sock, tls=certificates is not None))
         finally:
             if identity is not None and _identity(address.path) == identity:
                 os.unlink(address.path)
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    # HTTP/1.1 is named even where it is the only one, so that no client guesses.
-    context.set_alpn_protocols(["h2", "http/1.1"] if settings.http2 else ["http/1.1"])
-    for flag, path in (("--tls-cert", settings.tls_cert), ("--tls-key", settings.tls_key)):
-        try:
-            with open(path, "rb"):
-                pass
-        except OSError as error:
-            raise InvalidSetting(f"{flag} {path!r}: {error.strerror}.") from None
-    try:
-        # An empty password: an encrypted key is refused here instead of asking on the terminal.
-        context.load_cert_chain(settings.tls_cert, settings.tls_key, password="")
-    except (ssl.SSLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or str(error)
-        raise InvalidSetting(
-            f"--tls-cert {settings.tls_cert!r} with --tls-key {settings.tls_key!r}: not a usable PEM"
-            f" certificate and unencrypted key that belong together ({reason})."
-        ) from None
-    return context
 
 
 def _bind(address: Address) -> socket.socket:

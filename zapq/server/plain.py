@@ -67,7 +67,7 @@ _COLD_FIELDS = frozenset({
     b"origin",
     b"sec-fetch-site",
 })
-_ONCE = (b"host", b"content-length", b"connection", b"x-trace-id", b"content-type", b"accept")
+_ONCE = (b"host", b"content-length", b"connection", b"x-trace-id", b"content-type", b"accept", b"authorization")
 
 
 class Fields(msgspec.Struct, frozen=True):
@@ -77,6 +77,9 @@ class Fields(msgspec.Struct, frozen=True):
     trace_id: bytes
     last: bool
     host: bytes
+    """Whom the client takes us for."""
+    authorization: bytes
+    """Who the client says it is, or empty."""
     content_type: str
     accept: str
 
@@ -91,8 +94,8 @@ class Head(msgspec.Struct, frozen=True):
     """The client's, or empty."""
     last: bool
     """Whether the client wants the connection closed after the answer."""
-    host: bytes
-    """Whom the client takes us for: the Host field."""
+    fields: Fields
+    """What else decides whether it is answered."""
     queue: str = DEFAULT_QUEUE
     about: About = PLAIN
     """What a new message is to be."""
@@ -150,6 +153,7 @@ def _parse_fields(block: bytes) -> Fields | None:
         trace_id=trace_id if tracing.acceptable(trace_id) else b"",
         last=connection == b"close",
         host=host,
+        authorization=values.get(b"authorization", b""),
         content_type=values.get(b"content-type", b"").decode(),
         accept=values.get(b"accept", b"*/*").decode(),
     )
@@ -161,12 +165,12 @@ def _parse_drop_in(line: bytes, fields: Fields) -> Head | None:
         return None
     if match[1] is not None:
         return Head(
-            "enqueue", fields.length, fields.trace_id, fields.last, fields.host, about=_about(fields.content_type)
+            "enqueue", fields.length, fields.trace_id, fields.last, fields, about=_about(fields.content_type)
         )
     wait = float(match[2] or 0)
     if wait > MAX_WAIT:
         return None
-    return Head("dequeue", fields.length, fields.trace_id, fields.last, fields.host, waits=wait > 0)
+    return Head("dequeue", fields.length, fields.trace_id, fields.last, fields, waits=wait > 0)
 
 
 def _parse_put(line: bytes, fields: Fields) -> Head | None:
@@ -176,11 +180,11 @@ def _parse_put(line: bytes, fields: Fields) -> Head | None:
     queue = match[1].decode()
     if match[2] is None:
         about = _about(fields.content_type)
-        return Head("put", fields.length, fields.trace_id, fields.last, fields.host, queue, about)
+        return Head("put", fields.length, fields.trace_id, fields.last, fields, queue, about)
     if fields.content_type not in {MSGPACK, JSON, NDJSON}:
         return None
     return Head(
-        "put many", fields.length, fields.trace_id, fields.last, fields.host, queue, media_type=fields.content_type
+        "put many", fields.length, fields.trace_id, fields.last, fields, queue, media_type=fields.content_type
     )
 
 
@@ -213,7 +217,7 @@ def _parse_receive(line: bytes, fields: Fields) -> Head | None:
         fields.length,
         fields.trace_id,
         fields.last,
-        fields.host,
+        fields,
         match[1].decode(),
         want=Want(int(limit), "ack" not in given, visibility),
         waits=wait > 0,
@@ -230,7 +234,7 @@ def _parse_ack(line: bytes, fields: Fields) -> Head | None:
         fields.length,
         fields.trace_id,
         fields.last,
-        fields.host,
+        fields,
         match[1].decode(),
         receipt=match[2].decode(),
     )

@@ -15,15 +15,17 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 
 from zapq import logs
-from zapq.errors import SnapshotFailed
+from zapq.access.access import Access
+from zapq.errors import InvalidSetting, SnapshotFailed
 from zapq.http.app import create_app
+from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
 from zapq.limits import ACCEPT_PAUSE, CLOSING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
-from zapq.server.connection import Connection, Host, Stream
+from zapq.server.connection import Connection, Host
 from zapq.server.hotpath import HotPath
-from zapq.server.listeners import OUT_OF_RESOURCES, Listener, open_door
+from zapq.server.listeners import OUT_OF_RESOURCES, Door, open_door
 from zapq.server.lobby import Lobby
 from zapq.service.service import QueueService, open_service
 from zapq.settings import Settings
@@ -34,19 +36,21 @@ async def run_server(
     *,
     service: QueueService | None,
     shutdown_trigger: Callable[[], Awaitable[object]],
+    reload_trigger: Callable[[], Awaitable[object]],
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     """Serve until `shutdown_trigger` returns; `zapq.serve` is its public face and says the rest."""
     failed: SnapshotFailed | None = None
+    access = Access(settings)
     with open_door(settings) as door:
         async with AsyncExitStack() as stack:
             saves = service is None and settings.snapshot_on_exit != ""
             if service is None:
                 service = await stack.enter_async_context(open_service(settings))
             traffic, trace_ids, refusals = Traffic(), TraceIds(), logs.Throttle()
-            hosts = Hosts(settings, door.bound)
-            app = ASGIWrapper(create_app(service, settings, traffic, refusals, hosts))
-            hot = HotPath(service, settings, traffic, trace_ids, refusals, hosts) if settings.hot_path else None
+            guard = Guard(settings, Hosts(settings, door.bound), access)
+            app = ASGIWrapper(create_app(service, settings, traffic, refusals, guard))
+            hot = HotPath(service, settings, traffic, trace_ids, refusals, guard) if settings.hot_path else None
             host = Host(app, _config(settings), settings, traffic=traffic, trace_ids=trace_ids, hot=hot)
             with trio.CancelScope() as budget:
                 async with _give_up_storing(service, budget), trio.open_nursery() as connections:
@@ -54,7 +58,8 @@ async def run_server(
                         if hot is not None and door.tls is None and Lobby.possible():
                             accepting.start_soon(Lobby(door.sock, host, hot, connections).run)
                         else:
-                            accepting.start_soon(_accept, door.listener(), host, connections)
+                            accepting.start_soon(_accept, door, host, connections)
+                        accepting.start_soon(_reload, reload_trigger, access, door)
                         task_status.started([door.url])
                         await shutdown_trigger()
                         await host.stop()
@@ -109,11 +114,32 @@ def _config(settings: Settings) -> Config:
     return config
 
 
-async def _accept(listener: Listener, host: Host, connections: trio.Nursery) -> None:
+async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, door: Door) -> None:
+    """Read the token file and the certificates again whenever `trigger` returns; if they are bad, change nothing.
+
+    In a thread, for a disk may be slow. Requests and connections under way go on as they began.
+    """
+    while True:
+        await trigger()
+        try:
+            # Both or neither: what belongs together is changed together.
+            lines = await trio.to_thread.run_sync(access.read)
+            context = None if door.tls is None else await trio.to_thread.run_sync(door.tls.read)
+        except InvalidSetting as error:
+            logs.say(logging.ERROR, "not reloaded; what was in force stays so", reason=error.detail)
+            continue
+        access.use(lines)
+        if door.tls is not None and context is not None:
+            door.tls.use(context)
+        logs.say(logging.INFO, "reloaded", credentials=access.number, certificates=context is not None)
+
+
+async def _accept(door: Door, host: Host, connections: trio.Nursery) -> None:
     """Start a task for each connection until cancelled; running out of descriptors is a pause, not an end."""
+    listener = door.listener()
     while True:
         try:
-            stream: Stream = await listener.accept()
+            stream = await listener.accept()
         except OSError as error:
             if error.errno not in OUT_OF_RESOURCES:
                 raise
@@ -124,4 +150,4 @@ async def _accept(listener: Listener, host: Host, connections: trio.Nursery) -> 
             await trio.aclose_forcefully(stream)
             continue
         host.traffic.connections += 1
-        connections.start_soon(Connection(host, stream).run)
+        connections.start_soon(Connection(host, door.guard(stream)).run)

@@ -1,0 +1,121 @@
+"""Who is let in: the credentials in force, replaced as a whole when they are read again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from hmac import compare_digest
+from math import inf
+
+from zapq.access import file
+from zapq.access.certificate import NOBODY, Identities
+from zapq.access.file import Line
+from zapq.access.grant import Grant, Role
+from zapq.access.token import digest, parse_bearer
+from zapq.errors import RoleMissing, Unauthenticated
+from zapq.limits import CREDENTIALS_REMEMBERED
+from zapq.settings import Settings
+
+ENVIRONMENT = Grant("ZAPQ_TOKEN", frozenset({"admin"}))
+"""The one token of a server that is not told of any others."""
+
+
+class Access:
+    """The credentials of one server. Without any, `configured` is False, and everybody may do everything.
+
+    Raises `InvalidSetting` for a token file that cannot be used.
+    """
+
+    def __init__(self, settings: Settings, *, wall: Callable[[], float] = time.time) -> None:
+        self._path = settings.token_file
+        self._token = digest(settings.token.encode()) if settings.token else b""
+        self._wall = wall
+        self.on_change: list[Callable[[], object]] = []
+        """Called when what is remembered of earlier answers is to be forgotten."""
+        # What a client sends it sends with each request. Only its hash is looked up, and a comparison in constant
+        # time has found it first.
+        self._find = lru_cache(maxsize=CREDENTIALS_REMEMBERED)(self._search)
+        self.configured = bool(self._path or self._token)
+        self.until = inf
+        """When the next credential ends, in seconds since the epoch: then an answer of `permits` may change."""
+        self.use(self.read())
+
+    @property
+    def number(self) -> int:
+        """How many credentials are in force."""
+        return len(self._tokens) + len(self._certificates)
+
+    def read(self) -> list[Line]:
+        """Return what the token file says now, for `use`; from any thread. Raises `InvalidSetting`."""
+        return file.read(self._path) if self._path else []
+
+    def use(self, lines: Sequence[Line]) -> None:
+        """Let these credentials be in force, and no others but that of the environment, from now on."""
+        tokens = [(each.digest, each.grant) for each in lines if each.digest]
+        if self._token:
+            tokens.append((self._token, ENVIRONMENT))
+        self._tokens = tokens
+        self._certificates = {each.identity: each.grant for each in lines if each.identity}
+        self._forget()
+
+    def who(self, authorization: bytes, identities: Identities = NOBODY) -> Grant:
+        """Return what the holder of these credentials may do; a token says more than a certificate.
+
+        `authorization` is the field's value, empty if there is none. Raises `Unauthenticated`.
+        """
+        grant = self._find(authorization, identities)
+        if grant is None:
+            if not authorization:
+                raise Unauthenticated
+            if parse_bearer(authorization) is None:
+                raise Unauthenticated("Authorization must be Bearer and a token.", wrong=True)
+            raise Unauthenticated("There is no such token here.", wrong=True)
+        if grant.expires <= self._wall():
+            raise Unauthenticated("The credential has expired.", token=grant.name, wrong=True)
+        return grant
+
+    def permits(self, authorization: bytes, identities: Identities, role: Role, queue: str) -> bool:
+        """Whether `who` has `role` for `queue`: the same as `who` and `check`, without a word about why not."""
+        if not self.configured:
+            return True
+        grant = self._find(authorization, identities)
+        return grant is not None and grant.has_role(role) and grant.covers(queue) and grant.expires > self._wall()
+
+    def expire(self, wall: float) -> None:
+        """Have what is remembered forgotten if a credential has ended by `wall`."""
+        if wall >= self.until:
+            self._forget()
+
+    def _forget(self) -> None:
+        now = self._wall()
+        grants = [grant for _, grant in self._tokens] + list(self._certificates.values())
+        self.until = min((grant.expires for grant in grants if grant.expires > now), default=inf)
+        self._find.cache_clear()
+        for forget in self.on_change:
+            forget()
+
+    def _search(self, authorization: bytes, identities: Identities) -> Grant | None:
+        if not authorization:
+            # The first line of the file that is about one of them.
+            return next((grant for each, grant in self._certificates.items() if each in identities), None)
+        token = parse_bearer(authorization)
+        if token is None:
+            return None
+        wanted, found = digest(token), None
+        # All of them, and each in constant time: how long it takes tells nothing.
+        for each, grant in self._tokens:
+            if compare_digest(each, wanted):
+                found = grant
+        return found
+
+
+def check(grant: Grant, role: Role, *queues: str | None) -> None:
+    """Raise `RoleMissing` unless `grant` has `role` for each of `queues`; None is all there are together."""
+    if not grant.has_role(role):
+        raise RoleMissing(f"This needs the role {role}.", role=role, token=grant.name)
+    for queue in queues:
+        if not grant.covers(queue):
+            about = "all queues together" if queue is None else "this one"
+            detail = f"The role {role} was given for some queues, not for {about}."
+            raise RoleMissing(detail, role=role, token=grant.name)

@@ -1,0 +1,59 @@
+"""The command that makes tokens. It knows no server: what it prints goes to whom it concerns."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+
+import click
+
+from zapq.access.grant import ALL_QUEUES, ROLES, check_name, check_pattern, parse_expiry, parse_roles
+from zapq.access.token import digest, new_token
+
+_DAY = 86_400
+
+
+@click.group(no_args_is_help=False)
+def token() -> None:
+    """Make tokens for a server that is started with --token-file."""
+
+
+@token.command()
+@click.argument("name")
+@click.option("--roles", required=True, metavar="ROLE,...", help=f"One or more of {', '.join(ROLES)}.")
+@click.option(
+    "--queues", default=ALL_QUEUES, metavar="PATTERN", show_default=True, help="For queues so named: emails*"
+)
+@click.option("--expires", metavar="WHEN", help="90d, a date, or a time such as 2027-01-31T12:00:00Z (UTC).")
+def new(name: str, roles: str, queues: str, expires: str | None) -> None:
+    """Make a token for NAME, and print it and the line for the token file.
+
+    The token is shown this once and kept nowhere: the line has only its SHA-256.
+    """
+    until = None if expires is None else _spelled(expires)
+    try:
+        check_name(name)
+        parse_roles(roles)
+        check_pattern(queues)
+        if until is not None:
+            parse_expiry(until)
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from None
+    secret = new_token()
+    fields = [name, digest(secret.encode()).hex(), roles]
+    if queues != ALL_QUEUES or until is not None:
+        fields.append(queues)
+    if until is not None:
+        fields.append(until)
+    print(f"token  {secret}")
+    print(f"line   {':'.join(fields)}")
+
+
+def _spelled(expires: str) -> str:
+    """Return when a token made now is to expire, as the file has it."""
+    days = re.fullmatch(r"([1-9][0-9]{0,4})d", expires, re.ASCII)
+    if days is None:
+        return expires
+    until = datetime.fromtimestamp(time.time() + int(days[1]) * _DAY, UTC)
+    return until.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,132 @@
+"""Who may make a request: decided before anything of it is read, popped or stored.
+
+In this order: is it meant for us, is there such an endpoint, who asks, may they, and did a web page of somebody
+else's make them. The hot path asks the same of the same guard, and leaves every no to be said here.
+"""
+
+from __future__ import annotations
+
+from quart import Request
+from werkzeug.exceptions import NotFound
+
+from zapq.access.access import Access, check
+from zapq.access.certificate import Identities
+from zapq.access.grant import Grant, Role
+from zapq.errors import CrossSite, Forbidden, HostNotAllowed, RoleMissing
+from zapq.http import wire
+from zapq.http.exchange import Exchange
+from zapq.http.hosts import Hosts, is_same_origin, named_by
+from zapq.http.needs import NEEDS, Need
+from zapq.limits import DEFAULT_QUEUE
+from zapq.settings import Settings
+
+_NOTHING = Need(None)
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+"""Methods that change nothing ..."""
+_GET_CHANGES = {("GET", "/dequeue")}
+"""... but for this."""
+
+
+class Guard:
+    """Lets in who may come in. Where there are no credentials that is everybody, but administrators from afar."""
+
+    def __init__(self, settings: Settings, hosts: Hosts, access: Access) -> None:
+        self.access = access
+        self._hosts = hosts
+        self._admin_from_anywhere = settings.admin_from == "any"
+
+    def admits(self, host: bytes, authorization: bytes, identities: Identities, role: Role, queue: str) -> bool:
+        """Whether a request that needs `role` for `queue` may be made; `check` is who says why not."""
+        return self._hosts.allow(host) and self.access.permits(authorization, identities, role, queue)
+
+    def check(self, request: Request, exchange: Exchange) -> None:
+        """Raise the refusal if the request may not be made; note in `exchange` what whoever makes it may do."""
+        self._check_host(request)
+        _check_route(request)
+        self._check_role(request, exchange)
+        _check_origin(request)
+
+    def _check_host(self, request: Request) -> None:
+        """Refuse a request that is meant for a host we are not."""
+        host = _field(request, b"host")
+        # HTTP/1.0 does not ask for one, and browsers do not speak it.
+        if host is not None and not self._hosts.allow(host):
+            raise HostNotAllowed(
+                "This server does not answer for the host the request names. If that is a name of its, start zapq"
+                f" with --allowed-host {named_by(host)}."
+            )
+
+    def _check_role(self, request: Request, exchange: Exchange) -> None:
+        """Refuse who has not shown that they may do this."""
+        need = _need(request)
+        if not self.access.configured:
+            if (
+                need.role == "admin"
+                and not self._admin_from_anywhere
+                and not wire.is_local(request.scope["client"])
+            ):
+                raise Forbidden(
+                    "Only this machine may administer queues and snapshots. Send the request from it, or start"
+                    " zapq with --token-file, or with --admin-from any behind a firewall."
+                )
+        elif need.role is not None:
+            exchange.grant = grant = self._who(request, exchange)
+            check(grant, need.role, *_queues(request, need))
+
+    def _who(self, request: Request, exchange: Exchange) -> Grant:
+        # Two of them, one for us and one for a proxy, are two answers to one question: together they are none.
+        shown = b", ".join(value for name, value in request.scope["headers"] if name == b"authorization")
+        return self.access.who(shown, exchange.identities)
+
+
+def _check_route(request: Request) -> None:
+    """Refuse what is no endpoint of ours, or not with this method."""
+    if request.scope["path"].startswith("//"):
+        raise NotFound  # Werkzeug takes leading slashes for one
+    if request.routing_exception is not None:
+        raise request.routing_exception
+
+
+def _need(request: Request) -> Need:
+    if request.method == "OPTIONS":
+        return _NOTHING
+    method = "GET" if request.method == "HEAD" else request.method
+    try:
+        return NEEDS[method, str(request.url_rule)]
+    except KeyError:
+        raise RoleMissing("Nobody may do this.") from None
+
+
+def _queues(request: Request, need: Need) -> tuple[str | None, ...]:
+    """Return the queues a request is about, None for all of them together."""
+    match need.about:
+        case "default":
+            return (DEFAULT_QUEUE,)
+        case "queue":
+            return ((request.view_args or {})["name"],)
+        case "server":
+            return (None,)
+        case "listed":
+            return ()
+
+
+def _check_origin(request: Request) -> None:
+    """Refuse to change anything for a web page that is not ours: browsers say where a page is from.
+
+    Programs do not. Nothing ever allows a page to read an answer (no CORS fields), so what changes nothing needs no
+    check.
+    """
+    if request.method in _SAFE and (request.method, str(request.url_rule)) not in _GET_CHANGES:
+        return
+    host = (_field(request, b"host") or b"").decode("latin-1")
+    foreign = [
+        each for each in request.headers.getlist("Origin") if not is_same_origin(each, request.scheme, host)
+    ]
+    related = set(request.headers.getlist("Sec-Fetch-Site"))
+    if foreign or not related <= {"same-origin", "none"}:
+        raise CrossSite
+
+
+def _field(request: Request, name: bytes) -> bytes | None:
+    """Return a field as it was sent; Quart makes up a Host where there is none."""
+    return next((value for each, value in request.scope["headers"] if each == name), None)

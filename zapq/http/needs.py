@@ -1,0 +1,63 @@
+"""What each endpoint takes: the one table of who may do what. What is not in it nobody may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from zapq.access.grant import Role
+
+About = Literal["default", "queue", "server", "listed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What it takes to be let in to one endpoint."""
+
+    role: Role | None
+    """None: nothing. A probe has no credentials."""
+    about: About = "server"
+    """Which queue it must be good for: the default one, the one in the path, all, or those it then lists."""
+
+
+_PROBE = Need(None)
+_PRODUCE, _CONSUME, _WATCH, _ADMINISTER = (
+    Need("producer", "queue"),
+    Need("consumer", "queue"),
+    Need("metrics", "queue"),
+    Need("admin", "queue"),
+)
+
+NEEDS: dict[tuple[str, str], Need] = {
+    ("POST", "/enqueue"): Need("producer", "default"),
+    ("GET", "/dequeue"): Need("consumer", "default"),
+    ("POST", "/dequeue"): Need("consumer", "default"),
+    ("POST", "/clear"): Need("admin", "default"),
+    ("POST", "/persist"): Need("admin"),
+    ("POST", "/load"): Need("admin"),
+    ("GET", "/snapshots"): Need("admin"),
+    ("POST", "/drain"): Need("admin"),
+    ("GET", "/metrics"): Need("metrics"),
+    ("GET", "/health"): _PROBE,
+    ("GET", "/livez"): _PROBE,
+    ("GET", "/readyz"): _PROBE,
+    ("GET", "/queues"): Need("metrics", "listed"),
+    ("GET", "/queues/<name>"): _WATCH,
+    ("PUT", "/queues/<name>"): _ADMINISTER,
+    ("DELETE", "/queues/<name>"): _ADMINISTER,
+    ("POST", "/queues/<name>/purge"): _ADMINISTER,
+    ("POST", "/queues/<name>/pause"): _ADMINISTER,
+    ("POST", "/queues/<name>/resume"): _ADMINISTER,
+    ("POST", "/queues/<name>/redrive"): _ADMINISTER,
+    ("POST", "/queues/<name>/messages"): _PRODUCE,
+    ("POST", "/queues/<name>/messages/batch"): _PRODUCE,
+    ("POST", "/queues/<name>/receive"): _CONSUME,
+    ("POST", "/queues/<name>/receive/batch"): _CONSUME,
+    ("DELETE", "/queues/<name>/receipts/<receipt>"): _CONSUME,
+    ("POST", "/queues/<name>/receipts/<receipt>/release"): _CONSUME,
+    ("POST", "/queues/<name>/receipts/<receipt>/extend"): _CONSUME,
+    ("POST", "/queues/<name>/settle"): _CONSUME,
+    ("GET", "/queues/<name>/messages"): _CONSUME,
+    ("GET", "/queues/<name>/messages/<int:id>"): _CONSUME,
+}
+"""By method and path; HEAD is GET. OPTIONS, which only says what there is, takes nothing."""

@@ -278,6 +278,17 @@ async def test_refusals_are_one_line(run: Run, emails: NamedQueue) -> None:
     assert emails.info().stats.messages == 0
 
 
+async def test_a_name_the_server_does_not_know_is_its_own_is_one_line_with_the_remedy(
+    run: Run, zapq_server: ZapqServer
+) -> None:
+    # The resolver knows what this means, but it is not how an address is written.
+    url = zapq_server.url.replace("127.0.0.1", "127.1")
+    refused = as_text(await run("push", "emails", "x", "--url", url))
+    assert refused.returncode == 1
+    assert refused.stderr.endswith(" If that is a name of its, start zapq with --allowed-host 127.1.\n")
+    assert refused.stderr.count("\n") == 1
+
+
 async def test_a_server_that_is_not_there_or_none_is_one_line(run: Run, tmp_path: Path) -> None:
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))

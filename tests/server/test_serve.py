@@ -269,6 +269,38 @@ async def test_http_2_carries_more_than_a_thousand_requests(
         await trio.aclose_forcefully(stream)
 
 
+async def test_the_authority_of_an_http_2_request_is_its_host(
+    tls_settings: Settings, client_context: ssl.SSLContext
+) -> None:
+    client_context.set_alpn_protocols(["h2"])
+    async with serving(replace(tls_settings, http2=True, allowed_host="queue.example")) as url:
+        stream = await connect(url, client_context)
+        connection = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        connection.initiate_connection()
+        for fields, expected in (
+            ([(":authority", "attacker.example")], b"421"),
+            ([("host", "attacker.example")], b"421"),
+            ([(":authority", "queue.example:8443")], b"200"),
+            ([("host", "Localhost")], b"200"),
+            ([(":authority", "queue.example"), ("origin", "https://queue.example")], b"200"),
+            ([(":authority", "queue.example"), ("origin", "http://queue.example")], b"403"),
+        ):
+            number = connection.get_next_available_stream_id()
+            pseudo = [field for field in fields if field[0].startswith(":")]
+            line = [(":method", "POST"), (":path", "/clear"), (":scheme", "https")]
+            connection.send_headers(
+                number, [*line, *pseudo, *(f for f in fields if f not in pseudo)], end_stream=True
+            )
+            status = b""
+            while not status:
+                await stream.send_all(connection.data_to_send())
+                for event in connection.receive_data(await stream.receive_some()):
+                    if isinstance(event, ResponseReceived):
+                        [status] = [value for name, value in event.headers or () if name == b":status"]
+            assert status == expected, fields
+        await trio.aclose_forcefully(stream)
+
+
 async def test_a_ping_between_requests_is_no_slow_head(
     tls_settings: Settings, client_context: ssl.SSLContext
 ) -> None:

@@ -178,7 +178,7 @@ def parse_address(text: str) -> Address:
 
 
 def parse_hosts(text: str) -> tuple[str, ...]:
-    """Return the hosts meant by `queue.example.com, *.internal, 10.0.0.5` or `*`, lower case; else ValueError."""
+    """Return the hosts meant by `queue.example, *.internal, 10.0.0.5` or `*`, in lower case; else ValueError."""
     return tuple(_parse_host(each.strip().lower()) for each in text.split(",")) if text else ()
 
 

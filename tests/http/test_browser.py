@@ -1,4 +1,4 @@
-"""A web page in somebody's browser gets nothing: neither under a name of its own, nor from an origin of its own."""
+"""A web page in somebody's browser gets nothing, under a name of its own as little as from its own origin."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ async def test_hot_requests_stay_hot_for_every_host_that_is_ours(zapq_server: Za
 async def test_a_page_whose_name_was_made_to_mean_our_address_gets_nothing(
     zapq_server: ZapqServer, leased: Lease
 ) -> None:
-    """DNS rebinding: the browser thinks that it talks to the page's own server, and keeps nothing from the page."""
+    """DNS rebinding: the browser takes us for the page's own server, and keeps nothing from the page."""
     before = state(zapq_server)
     page = f"attacker.example:{zapq_server.url.rpartition(':')[2]}"
     headers = {

@@ -149,8 +149,8 @@ PLAIN: dict[str, tuple[Step, ...]] = {
     "a TLS client hello": (HELLO, fin),
     "an SSH banner": (b"SSH-2.0-OpenSSH_9.2\r\n", fin),
     "a malformed h2c upgrade": (
-        b"GET /health HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nHTTP2-Settings: !!!a\r\n"
-        b"Connection: upgrade\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: !!!a\r\nConnection: upgrade\r\n\r\n",
         fin,
     ),
     "an h2c upgrade": (

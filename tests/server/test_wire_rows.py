@@ -76,8 +76,8 @@ async def test_a_body_that_goes_wrong_while_its_request_is_refused_leaves_one_wh
     zapq_server: ZapqServer, garbage: bytes
 ) -> None:
     # Two tasks have an answer, and Trio decides anew each time which comes first: so, many times.
-    head = b"POST /dequeue?waits=1 HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
-    head += b"Expect: 100-continue\r\n\r\n"
+    head = b"POST /dequeue?waits=1 HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
     for _ in range(40):
         async with open_client(zapq_server.url) as client:
             await client.stream.send_all(head + garbage)

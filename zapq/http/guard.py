@@ -111,10 +111,9 @@ def _queues(request: Request, need: Need) -> tuple[str | None, ...]:
 
 
 def _check_origin(request: Request) -> None:
-    """Refuse to change anything for a web page that is not ours: browsers say where a page is from.
+    """Refuse to change anything for a web page that is not ours; browsers say where it is from, programs do not.
 
-    Programs do not. Nothing ever allows a page to read an answer (no CORS fields), so what changes nothing needs no
-    check.
+    Nothing ever allows a page to read an answer (no CORS fields), so what changes nothing needs no check.
     """
     if request.method in _SAFE and (request.method, str(request.url_rule)) not in _GET_CHANGES:
         return

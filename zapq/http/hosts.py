@@ -1,9 +1,8 @@
 """Whose requests are answered, as far as names go: which Host is ours, and which Origin is the same as ours.
 
-A web page can make the browser that shows it send requests to addresses only that browser reaches: zapq on the
-same machine, say. Where the page comes from, the browser adds itself (Origin, Sec-Fetch-Site), unless the page's
-own name is made to mean zapq's address (DNS rebinding): then it takes zapq for the page's own server. That name is
-in Host.
+A web page can make the browser that shows it send requests to whatever that browser reaches: zapq on the same
+machine, say. The browser adds where the page is from (Origin, Sec-Fetch-Site). But if the page's name is made to
+mean zapq's address (DNS rebinding), it takes zapq for the page's own server; then only that name, in Host, tells.
 """
 
 from __future__ import annotations

@@ -84,6 +84,12 @@ class Client:
         headers = {name.decode(): value.decode() for name, value in head.headers}
         return Answer(head.status_code, headers, body)
 
+    async def answer_unasked(self) -> Answer:
+        """Read the answer to bytes that went to the stream by themselves."""
+        self.connection.send(h11.Request(method="GET", target="/", headers=[("Host", "localhost")]))
+        self.connection.send(h11.EndOfMessage())
+        return await self.answer()
+
     async def reads_eof(self) -> bool:
         """Wait for the server to close; False if it sends something first."""
         return await self.stream.receive_some() == b""

@@ -11,8 +11,10 @@ import trio
 
 import zapq
 from tests.client import Answer, ask, connect, open_client
+from zapq.access.access import Access
 from zapq.core.message import Lease
 from zapq.http.app import create_app
+from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import Traffic
 from zapq.logs import Throttle
@@ -150,7 +152,8 @@ async def test_another_sites_page_changes_nothing_by_any_endpoint(
     zapq_server: ZapqServer, zapq_settings: Settings, leased: Lease, headers: dict[str, str]
 ) -> None:
     before = state(zapq_server)
-    app = create_app(zapq_server.service, zapq_settings, Traffic(), Throttle(), Hosts(zapq_settings, None))
+    guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
+    app = create_app(zapq_server.service, zapq_settings, Traffic(), Throttle(), guard)
     rules = {(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods or ()}
     changing = {rule for rule in rules if rule[0] not in {"GET", "HEAD", "OPTIONS"}} | {("GET", "/dequeue")}
     assert len(changing) > 20

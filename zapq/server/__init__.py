@@ -31,8 +31,8 @@ async def serve(
             the bound addresses as `http://host:port`, `https://host:port` or `unix:/path`.
 
     Raises, before anything is served, `InvalidSetting` for a token file or certificates that cannot be used, and
-    `CannotStart` for an address, a data directory or a `settings.load_on_start`; and `SnapshotFailed` at the end when
-    a service of its own could not save `settings.snapshot_on_exit`. Cancelling stops at once: sockets are closed,
+    `CannotStart` for an address, a data directory or a `settings.load_on_start`; at the end `SnapshotFailed` if a
+    service of its own could not save `settings.snapshot_on_exit`. Cancelling stops at once: sockets are closed,
     requests in flight get no answer, and nothing is saved.
     """
     # Here and not above: importing Quart costs 0.7 s, which `zapq --version` and embedders need not pay.

@@ -1,0 +1,255 @@
+"""Tokens over HTTP: who is refused and with which word, and what an administrator leaves in the log."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import zapq
+from bench.torture import auth
+from tests.client import Answer, ask, open_client
+from zapq.access.access import Access
+from zapq.access.token import digest
+from zapq.http.app import create_app
+from zapq.http.guard import Guard
+from zapq.http.hosts import Hosts
+from zapq.http.metrics import Traffic
+from zapq.http.needs import NEEDS
+from zapq.logs import Throttle
+from zapq.server.hotpath import _EFFECT, _ROLE
+from zapq.service.service import QueueService
+from zapq.settings import Settings
+from zapq.testing import ZapqServer
+
+ADMIN, PRODUCER, EMAILS = "a" * 20, "p" * 20, "e" * 20
+COLD = {"TE": "trailers"}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def line(name: str, token: str, rest: str) -> str:
+    return f"{name}:{digest(token.encode()).hex()}:{rest}\n"
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens"
+    path.write_text(
+        line("root", ADMIN, "admin")
+        + line("shop", PRODUCER, "producer")
+        + line("mailer", EMAILS, "consumer,metrics,admin:emails*")
+    )
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def zapq_settings(zapq_settings: Settings, tokens: Path) -> Settings:
+    return replace(zapq_settings, token_file=str(tokens))
+
+
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    found: dict[str, Any] = getattr(record, "fields", {})
+    return found
+
+
+def audited(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [fields(each) for each in caplog.records if each.getMessage() == "administered"]
+
+
+async def test_the_table_of_who_may_do_what_has_every_endpoint_and_no_other(
+    zapq_service: QueueService, zapq_settings: Settings
+) -> None:
+    guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
+    app = create_app(zapq_service, zapq_settings, Traffic(), Throttle(), guard)
+    there = {(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods or ()}
+    assert {(method, rule) for method, rule in there if method not in {"HEAD", "OPTIONS"}} == NEEDS.keys()
+
+
+def test_the_hot_path_asks_for_the_same_roles() -> None:
+    endpoints = {
+        "enqueue": ("POST", "/enqueue"),
+        "put": ("POST", "/queues/<name>/messages"),
+        "put many": ("POST", "/queues/<name>/messages/batch"),
+        "dequeue": ("GET", "/dequeue"),
+        "receive": ("POST", "/queues/<name>/receive"),
+        "receive many": ("POST", "/queues/<name>/receive/batch"),
+        "ack": ("DELETE", "/queues/<name>/receipts/<receipt>"),
+    }
+    assert endpoints.keys() == _EFFECT.keys()
+    for verb, effect in _EFFECT.items():
+        assert NEEDS[endpoints[verb]].role == _ROLE[effect]
+
+
+async def test_an_endpoint_that_is_not_in_the_table_is_nobodys(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(NEEDS, ("GET", "/metrics"))
+    answer = await ask(zapq_server.url, "GET", "/metrics", headers=bearer(ADMIN))
+    assert (answer.status, answer.json["type"]) == (403, "/problems/role-missing")
+
+
+async def test_every_endpoint_method_and_credential_gets_what_it_should() -> None:
+    # All of them: python -m bench.torture auth.
+    report = await auth.run(seed=1, scale=0.03)
+    assert report.failures == []
+
+
+@pytest.mark.parametrize("cold", [{}, COLD], ids=["hot", "cold"])
+async def test_refusals_say_what_is_missing(zapq_server: ZapqServer, cold: dict[str, str]) -> None:
+    async def send(headers: dict[str, str], target: str = "/enqueue") -> Answer:
+        return await ask(zapq_server.url, "POST", target, b"x", cold | headers)
+
+    nobody = await send({})
+    assert (nobody.status, nobody.headers["www-authenticate"]) == (401, 'Bearer realm="zapq"')
+    assert nobody.json["type"] == "/problems/unauthenticated"
+    wrong = await send(bearer("w" * 20))
+    assert (wrong.status, wrong.headers["www-authenticate"]) == (401, 'Bearer realm="zapq", error="invalid_token"')
+    other = await send(bearer(EMAILS))
+    assert (other.status, other.json["role"]) == (403, "producer")
+    assert 'error="insufficient_scope", scope="producer"' in other.headers["www-authenticate"]
+    assert (await send(bearer(PRODUCER))).status == 202
+    assert (await send(bearer(ADMIN))).status == 202
+    elsewhere = await send(bearer(EMAILS), "/queues/payments/receive")
+    assert (elsewhere.status, elsewhere.json["role"]) == (403, "consumer")
+    assert "payments" not in elsewhere.body.decode()
+    assert (await send(bearer(EMAILS), "/queues/emails.eu/receive")).status == 404
+    assert zapq_server.service.stats().queue.messages == 2
+
+
+async def test_probes_need_nothing_and_loopback_is_no_reason_any_more(zapq_server: ZapqServer) -> None:
+    for target in ("/health", "/livez", "/readyz"):
+        assert (await ask(zapq_server.url, "GET", target)).status == 200
+    assert (await ask(zapq_server.url, "POST", "/clear")).status == 401
+    assert (await ask(zapq_server.url, "GET", "/nothing")).status == 404
+    assert (await ask(zapq_server.url, "GET", "/enqueue")).status == 405
+    assert (await ask(zapq_server.url, "OPTIONS", "/enqueue")).status == 200
+
+
+async def test_who_is_refused_is_refused_before_the_body_is_there(zapq_server: ZapqServer) -> None:
+    async with open_client(zapq_server.url) as client:
+        head = b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
+        await client.stream.send_all(head + b"x" * 10)
+        answer = await client.answer_unasked()
+        assert (answer.status, answer.headers["connection"]) == (401, "close")
+
+
+async def test_what_the_hot_path_remembers_ends_when_credentials_are_read_again(
+    zapq_settings: Settings,
+    zapq_service: QueueService,
+    tokens: Path,
+    nursery: trio.Nursery,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "zapq")
+    ask_to_reload, asked = trio.open_memory_channel[None](0)
+    serve = partial(zapq.serve, zapq_settings, service=zapq_service, reload_trigger=asked.receive)
+    [url] = await nursery.start(serve)
+
+    async def reload() -> None:
+        logged = len(caplog.records)
+        await ask_to_reload.send(None)
+        with trio.fail_after(10):
+            while not any("reload" in each.getMessage() for each in caplog.records[logged:]):
+                await trio.sleep(0.01)
+
+    async with open_client(url) as client:
+        for _ in range(3):
+            assert (await client.request("POST", "/enqueue", b"x", bearer(PRODUCER))).status == 202
+        assert (await ask(url, "GET", "/metrics", headers=bearer(ADMIN))).json["hot_requests"] == 3
+        tokens.write_text("nonsense")
+        await reload()
+        assert (await client.request("POST", "/enqueue", b"x", bearer(PRODUCER))).status == 202
+        tokens.write_text(line("root", ADMIN, "admin"))
+        await reload()
+        assert (await client.request("POST", "/enqueue", b"x", bearer(PRODUCER))).status == 401
+    assert [each.levelname for each in caplog.records if "reload" in each.getMessage()] == ["ERROR", "INFO"]
+    assert zapq_service.stats().queue.enqueued == 4
+
+
+async def test_what_an_administrator_does_is_one_line_with_who_and_how_much(
+    zapq_server: ZapqServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "zapq")
+    for _ in range(3):
+        await zapq_server.service.enqueue(b"x")
+        await zapq_server.service.queue("emails").enqueue(b"x")
+    actions: list[tuple[str, str, bytes, dict[str, object]]] = [
+        ("POST", "/persist?file=a.json", b"", {"action": "persist", "file": "a.json", "messages": 3}),
+        ("GET", "/snapshots", b"", {"action": "list-snapshots", "files": 1}),
+        ("POST", "/clear", b"", {"action": "clear", "queue": "default", "cleared": 3}),
+        ("POST", "/load?file=a.json", b"", {"action": "load", "file": "a.json", "messages": 3}),
+        ("PUT", "/queues/new", b"{}", {"action": "configure", "queue": "new", "made": True}),
+        ("POST", "/queues/new/pause", b"", {"action": "pause", "queue": "new"}),
+        ("POST", "/queues/new/resume", b"", {"action": "resume", "queue": "new"}),
+        ("POST", "/queues/new/redrive", b"", {"action": "redrive", "queue": "new", "moved": 0, "left": 0}),
+        ("POST", "/queues/emails/purge", b"", {"action": "purge", "queue": "emails", "purged": 3}),
+        ("DELETE", "/queues/emails", b"", {"action": "delete", "queue": "emails"}),
+        ("POST", "/drain", b"", {"action": "drain"}),
+    ]
+    for method, target, body, _ in actions:
+        answer = await ask(zapq_server.url, method, target, body, bearer(ADMIN))
+        assert answer.status < 300, (target, answer)
+    who = {"token": "root", "peer": "127.0.0.1"}
+    assert audited(caplog) == [action | who for _, _, _, action in actions]
+    administrators = {each for each, need in NEEDS.items() if need.role == "admin"}
+    assert len(actions) == len(administrators)
+
+
+async def test_a_refused_credential_is_one_line_with_its_name_and_never_with_itself(
+    zapq_server: ZapqServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "zapq")
+    for token in ("w" * 20, EMAILS):
+        await ask(zapq_server.url, "POST", "/enqueue", b"x", bearer(token))
+    refused = [fields(each) for each in caplog.records if each.getMessage() == "refused"]
+    assert [(each["status"], each.get("token"), each["peer"]) for each in refused] == [
+        (401, None, "127.0.0.1"),
+        (403, "mailer", "127.0.0.1"),
+    ]
+    for token in (ADMIN, PRODUCER, EMAILS, "w" * 20):
+        assert token not in caplog.text
+        assert not any(token in str(fields(each)) for each in caplog.records)
+
+
+async def test_somebody_who_tries_again_and_again_does_not_fill_the_log(
+    zapq_server: ZapqServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "zapq")
+    async with open_client(zapq_server.url) as client:
+        for _ in range(100):
+            assert (await client.request("GET", "/metrics", b"", bearer("w" * 20))).status == 401
+    refused = [each for each in caplog.records if each.getMessage() == "refused"]
+    assert 10 <= len(refused) < 60
+
+
+async def test_a_pattern_of_queues_is_all_its_holder_sees_and_settles(zapq_server: ZapqServer) -> None:
+    for queue in ("emails", "payments"):
+        await zapq_server.service.queue(queue).enqueue(b"x")
+    listed = await ask(zapq_server.url, "GET", "/queues", headers=bearer(EMAILS))
+    assert [each["name"] for each in listed.json] == ["emails"]
+    assert (await ask(zapq_server.url, "GET", "/queues/payments", headers=bearer(EMAILS))).status == 403
+    assert (await ask(zapq_server.url, "GET", "/metrics", headers=bearer(EMAILS))).status == 403
+    away = b'{"max_receives":1,"dead_letter":"payments"}'
+    refused = await ask(zapq_server.url, "PUT", "/queues/emails", away, bearer(EMAILS))
+    assert (refused.status, refused.json["role"]) == (403, "admin")
+    near = b'{"max_receives":1,"dead_letter":"emails.dead"}'
+    assert (await ask(zapq_server.url, "PUT", "/queues/emails", near, bearer(EMAILS))).status == 200
+
+
+def test_a_secret_is_not_in_a_repr_nor_in_a_complaint(zapq_settings: Settings) -> None:
+    settings = replace(zapq_settings, token="t" * 20)
+    assert "t" * 20 not in repr(settings)
+    access = Access(settings)
+    assert "t" * 20 not in repr(vars(access))
+    with pytest.raises(zapq.ZapqError) as refused:
+        replace(zapq_settings, token="short-secret")
+    assert "short-secret" not in str(refused.value)

@@ -1,0 +1,119 @@
+"""Tokens as people meet them: made on the command line, kept in a file, shown by commands and clients."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.test_cli import assert_one_line, messages, run, serving
+from zapq.access.file import parse_line
+from zapq.access.token import digest
+from zapq.client import open_client
+from zapq.errors import RoleMissing, Unauthenticated
+from zapq.settings import Settings
+from zapq.testing import ZapqServer
+
+
+def made(*arguments: str) -> tuple[str, str]:
+    """Return a new token and its line."""
+    shown = run("token", "new", *arguments)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    token, line = shown.stdout.splitlines()
+    return token.removeprefix("token  "), line.removeprefix("line   ")
+
+
+def test_a_new_token_is_shown_once_beside_the_line_that_does_not_have_it() -> None:
+    token, line = made("billing", "--roles", "producer,metrics")
+    assert token.startswith("zapq_")
+    assert line == f"billing:{digest(token.encode()).hex()}:producer,metrics"
+    assert made("billing", "--roles", "producer")[0] != token
+
+
+def test_a_line_says_which_queues_and_until_when() -> None:
+    _, line = made("m", "--roles", "consumer", "--queues", "emails*", "--expires", "2027-01-31")
+    assert line.endswith(":consumer:emails*:2027-01-31")
+    _, line = made("m", "--roles", "consumer", "--expires", "30d")
+    assert parse_line(line).grant.expires == pytest.approx(time.time() + 30 * 86_400, abs=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("x",), "--roles"),
+        (("a:b", "--roles", "admin"), "a name is"),
+        (("x", "--roles", "root"), "one or more of producer"),
+        (("x", "--roles", "admin", "--queues", "a:b"), "queues are"),
+        (("x", "--roles", "admin", "--expires", "0d"), "give a date"),
+        (("x", "--roles", "admin", "--expires", "soon"), "give a date"),
+    ],
+)
+def test_what_cannot_be_a_token_is_one_line(arguments: tuple[str, ...], complaint: str) -> None:
+    assert_one_line(run("token", "new", *arguments), 2, complaint)
+
+
+def test_a_token_file_that_cannot_be_used_is_one_line_and_nothing_is_bound(tmp_path: Path) -> None:
+    assert_one_line(run("--token-file", str(tmp_path / "none"), "--addr", "127.0.0.1:0"), 2, "No such file")
+    assert_one_line(run("--addr", "127.0.0.1:0", ZAPQ_TOKEN="short"), 2, "ZAPQ_TOKEN: a token is at least 16")
+    assert_one_line(run("--token", "x" * 20), 2, "No such option")
+    assert "short" not in run("--addr", "127.0.0.1:0", ZAPQ_TOKEN="short").stderr
+
+
+def test_commands_show_the_token_of_the_environment_and_sighup_reads_the_file_again(tmp_path: Path) -> None:
+    token, line = made("billing", "--roles", "producer")
+    other, other_line = made("mailer", "--roles", "consumer")
+    file = tmp_path / "tokens"
+    file.write_text(f"{line}\n")
+    file.chmod(0o600)
+    with serving(tmp_path, "--addr", "127.0.0.1:0", "--token-file", str(file)) as (process, first):
+        url = f"http://{messages(first)[0]['addr']}"
+        assert_one_line(run("push", "q", "hello", ZAPQ_URL=url), 1, "wants to know who asks")
+        assert run("push", "q", "hello", ZAPQ_URL=url, ZAPQ_TOKEN=token).returncode == 0
+        assert_one_line(run("pop", "q", ZAPQ_URL=url, ZAPQ_TOKEN=token), 1, "needs the role consumer")
+        assert run("health", ZAPQ_URL=url).returncode == 0
+        assert process.stdout is not None
+        file.write_text(f"{other_line}\n")
+        process.send_signal(signal.SIGHUP)
+        log = ""
+        while '"reloaded"' not in log:
+            log += process.stdout.readline()
+        assert run("pop", "q", ZAPQ_URL=url, ZAPQ_TOKEN=other).stdout == "hello"
+        assert_one_line(run("push", "q", "hello", ZAPQ_URL=url, ZAPQ_TOKEN=token), 1, "no such token")
+        process.send_signal(signal.SIGTERM)
+        log += process.stdout.read()
+        assert process.wait(20) == 0
+    for secret in (token, other):
+        assert secret not in log
+
+
+def test_where_there_is_nothing_to_read_again_sighup_stops(tmp_path: Path) -> None:
+    with serving(tmp_path, "--addr", "127.0.0.1:0") as (process, _):
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(20) == 0
+
+
+class TestClients:
+    """What programs do with a token."""
+
+    token, line = "t" * 20, f"shop:{digest(b't' * 20).hex()}:producer"
+
+    @pytest.fixture
+    def zapq_settings(self, zapq_settings: Settings, tmp_path: Path) -> Settings:
+        file = tmp_path / "tokens"
+        file.write_text(self.line)
+        file.chmod(0o600)
+        return replace(zapq_settings, token_file=str(file))
+
+    async def test_a_client_shows_it_with_each_request(self, zapq_server: ZapqServer) -> None:
+        async with open_client(zapq_server.url, token=self.token) as client:
+            assert await client.enqueue("q", b"x") == 1
+            with pytest.raises(RoleMissing, match="needs the role consumer") as refused:
+                await client.receive("q")
+            assert refused.value.members == {"role": "consumer"}
+        async with open_client(zapq_server.url) as client:
+            with trio.fail_after(10), pytest.raises(Unauthenticated):
+                await client.enqueue("q", b"x")

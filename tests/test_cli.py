@@ -38,11 +38,18 @@ def assert_one_line(refused: subprocess.CompletedProcess[str], code: int, compla
 
 
 @contextmanager
-def serving(tmp_path: Path, *arguments: str, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(
+    tmp_path: Path, *arguments: str, stdin: int = subprocess.DEVNULL, **environ: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Run the command, and yield its process and the first line it logs: then it is listening."""
     command = [sys.executable, "-m", "zapq", *arguments, "--data-dir", str(tmp_path)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRON | environ
+        command,
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRON | environ,
     ) as process:
         assert process.stdout is not None
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import time
 from dataclasses import replace
@@ -90,10 +92,23 @@ def test_commands_show_the_token_of_the_environment_and_sighup_reads_the_file_ag
         assert secret not in log
 
 
-def test_where_there_is_nothing_to_read_again_sighup_stops(tmp_path: Path) -> None:
+def test_a_terminal_that_is_closed_stops_a_server_that_has_nothing_to_read_again(tmp_path: Path) -> None:
+    terminal, stdin = pty.openpty()
+    try:
+        with serving(tmp_path, "--addr", "127.0.0.1:0", stdin=stdin) as (process, _):
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(20) == 0
+    finally:
+        os.close(terminal)
+        os.close(stdin)
+
+
+def test_a_service_that_has_nothing_to_read_again_goes_on(tmp_path: Path) -> None:
     with serving(tmp_path, "--addr", "127.0.0.1:0") as (process, _):
+        assert process.stdout is not None
         process.send_signal(signal.SIGHUP)
-        assert process.wait(20) == 0
+        assert messages(process.stdout.readline())[0]["msg"] == "reloaded"
+        assert process.poll() is None
 
 
 class TestClients:

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -94,7 +95,8 @@ for command in (serve, *COMMANDS.values()):
 async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, watchdog: float | None) -> int:
     """Serve until the first SIGINT or SIGTERM, end at once on the second, and return the exit code.
 
-    SIGHUP has the token file and the certificates read again; if there are none, it stops, too.
+    SIGHUP has the token file and the certificates read again; if there are none and the server runs on a terminal,
+    it stops, too.
     Systemd is told when clients can be answered, when that ends, and within `watchdog` seconds that all is well.
     """
     stopping = trio.Event()
@@ -108,9 +110,9 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
                 task_status.started()
                 async for number in signals:
                     name = signal.Signals(number).name
-                    # Where there is nothing to read again, it means what it does for most programs: the terminal
-                    # is closed.
-                    if number == signal.SIGHUP and (settings.token_file or settings.tls):
+                    # On a terminal, and with nothing to read again, it means what it does for most programs: the
+                    # terminal is closed.
+                    if number == signal.SIGHUP and (settings.token_file or settings.tls or not sys.stdin.isatty()):
                         with suppress(trio.WouldBlock):  # one is on its way already
                             ask_to_reload.send_nowait(None)
                         continue

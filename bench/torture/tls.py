@@ -1,7 +1,7 @@
 """Does TLS keep its word when certificates are wrong, handshakes stall, and files are replaced?
 
 Certificates that cannot be used end the start with exit code 2 before anything is bound. Then one server that
-trusts one authority for its clients: clients of others are refused, stalled handshakes do not disturb who is served,
+trusts one authority for its clients: clients of others are refused, stalled handshakes disturb nobody who is served,
 and certificates that are replaced again and again drop nothing.
 """
 

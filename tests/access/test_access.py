@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,22 @@ def test_tokens_are_random_and_say_what_they_are() -> None:
     made = {new_token() for _ in range(100)}
     assert len(made) == 100
     assert all(each.startswith(PREFIX) and len(each) == 48 and parse_bearer(bearer(each)) for each in made)
+
+
+def test_a_token_is_compared_with_every_entry_in_constant_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+    compare = hmac.compare_digest
+
+    def noted(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return compare(a, b)
+
+    monkeypatch.setattr("zapq.access.access.compare_digest", noted)
+    secrets = [SECRET, "second" * 4, "third" * 4]
+    doors = access(tmp_path, *(line(f"n{at}", each, "producer") for at, each in enumerate(secrets)))
+    for shown in (*secrets, "unknown" * 4):
+        compared.clear()
+        doors.permits(bearer(shown), NOBODY, "producer", "q")
+        assert compared == [(digest(each.encode()), digest(shown.encode())) for each in secrets]

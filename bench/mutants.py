@@ -1,0 +1,177 @@
+"""Would the tests notice?
+
+    scripts/bench mutants
+
+Puts a known fault back into a copy of zapq, one at a time, and runs the tests that should find it; first the same tests
+against the copy as it is. Each fault is one that this program, or the libraries it runs on, has had. A fault whose place
+is not there any more is an error: then the table below is to be mended. Exit code 1 if a fault survives.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A fault: in which file what becomes what, and the tests that should notice."""
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = {
+    "containment off": Mutant(
+        "zapq/server/connection.py",
+        "            if ours is not None:\n                self._host.note_failure(ours)\n",
+        "            if ours is not None:\n                raise ours\n",
+        ("tests/server/test_containment.py",),
+    ),
+    "send deadline off": Mutant(
+        "zapq/server/connection.py",
+        "with trio.fail_after(self._host.settings.send_timeout):",
+        "with trio.CancelScope():",
+        ("tests/server/test_hostile.py", "-k", "reads"),
+    ),
+    "idle timer off": Mutant(
+        "zapq/server/lobby.py",
+        "                else:\n                    self._close(guest)\n            self._alarm",
+        "                else:\n                    guest.deadline = inf\n            self._alarm",
+        ("tests/server/test_lobby.py", "-k", "long or drips"),
+    ),
+    "HEAD pops": Mutant(
+        "zapq/http/app.py",
+        '            rule.methods.discard("HEAD")\n',
+        "            pass\n",
+        ("tests/http/test_contract.py",),
+    ),
+    "role checked after the pop": Mutant(
+        "zapq/http/app.py",
+        "        guard.check(request, exchange_of(request))\n",
+        "\n    @app.after_request\n    async def check_late(response: Response) -> Response:\n"
+        "        guard.check(request, exchange_of(request))\n        return response\n",
+        ("tests/http/test_access.py",),
+    ),
+    "non-constant compare": Mutant(
+        "zapq/access/access.py",
+        "if compare_digest(each, wanted):\n                found = grant\n",
+        "if each == wanted:\n                return grant\n",
+        ("tests/access/test_access.py",),
+    ),
+    "symlink followed": Mutant(
+        "zapq/store/directory.py",
+        "_READ_FILE = _READ | os.O_NOFOLLOW | os.O_NONBLOCK",
+        "_READ_FILE = _READ | os.O_NONBLOCK",
+        ("tests/store/test_snapshot.py", "tests/service/test_snapshots.py"),
+    ),
+    "no fsync before rename": Mutant(
+        "zapq/store/directory.py",
+        "                step()\n            os.fsync(descriptor)\n",
+        "                step()\n",
+        ("tests/store/test_snapshot.py",),
+    ),
+    "chunk count unlimited": Mutant(
+        "zapq/server/protocols.py",
+        "if self._chunks > MAX_CHUNKS:",
+        "if self._chunks > 2**62:",
+        ("tests/server/test_wire_rows.py", "tests/server/test_hostile.py"),
+    ),
+    "hand-back removed": Mutant(
+        "zapq/service/queue.py",
+        "            waiter.gone = True\n            self.take_back(waiter.given)\n",
+        "            waiter.gone = True\n",
+        ("tests/service/test_service.py", "tests/service/test_queue.py"),
+    ),
+    "waiter rule removed": Mutant(
+        "zapq/service/queue.py",
+        "            self._waiting_room.leave(waiter)\n            waiter.gone = True\n",
+        "",
+        ("tests/service/test_service.py", "tests/service/test_queue.py"),
+    ),
+    "connection cap off": Mutant(
+        "zapq/server/connection.py",
+        "if self.traffic.connections < self.settings.max_connections:",
+        "if self.traffic.connections < 2**62:",
+        ("tests/server/test_lobby.py", "-k", "cap"),
+    ),
+}
+
+
+def copy(directory: Path) -> None:
+    """Copy what git knows of this tree, as it is now."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, directory / name)
+
+
+def passes(directory: Path, tests: tuple[str, ...], seconds: float) -> bool:
+    """Whether these tests pass in a copy; one that hangs does not."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    environ = os.environ | {"PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        ended = subprocess.run(
+            [*command, *tests],
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            env=environ,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    if ended.returncode not in {0, 1}:
+        raise click.ClickException(f"{' '.join(tests)} did not run:\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
+    return ended.returncode == 0
+
+
+@click.command(help=__doc__)
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--seconds", default=300.0, show_default=True, help="Patience with the tests of one fault.")
+def main(names: tuple[str, ...], seconds: float) -> None:
+    """Try the faults named, or all of them."""
+    unknown = set(names) - MUTANTS.keys()
+    if unknown:
+        raise click.UsageError(f"{', '.join(sorted(unknown))}: there are {', '.join(MUTANTS)}.")
+    caught = 0
+    chosen = {name: mutant for name, mutant in MUTANTS.items() if not names or name in names}
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        copy(directory)
+        for each, mutant in chosen.items():
+            path = directory / mutant.file
+            sound = path.read_text()
+            if sound.count(mutant.old) != 1:
+                raise click.ClickException(
+                    f"{each}: its place is in {mutant.file} {sound.count(mutant.old)} times"
+                )
+            if not passes(directory, mutant.tests, seconds):
+                raise click.ClickException(f"{each}: {' '.join(mutant.tests)} fail without it")
+            path.write_text(sound.replace(mutant.old, mutant.new))
+            begun = time.perf_counter()
+            found = not passes(directory, mutant.tests, seconds)
+            path.write_text(sound)
+            caught += found
+            print(
+                f"{each:28} {'caught' if found else 'SURVIVED'} in {time.perf_counter() - begun:.1f} s", flush=True
+            )
+    print(f"{caught} of {len(chosen)} caught")
+    sys.exit(0 if caught == len(chosen) else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import shlex
@@ -272,3 +273,21 @@ def test_a_log_nobody_reads_any_more_does_no_harm(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.stderr.read() == ""
         assert process.wait(timeout=30) == 0
+
+
+def test_every_allowed_host_counts_wherever_it_was_given(tmp_path: Path) -> None:
+    flags = ("--addr", "127.0.0.1:0", "--allowed-host", "a.example,b.example", "--allowed-host", "*.c.example")
+    with serving(tmp_path, *flags, ZAPQ_ALLOWED_HOST="never.example") as (_, line):
+        connection = http.client.HTTPConnection(msgspec.json.decode(line)["addr"])
+        for host, status in (
+            ("a.example", 200),
+            ("b.example", 200),
+            ("x.c.example", 200),
+            ("c.example", 421),
+            ("never.example", 421),
+        ):
+            connection.request("GET", "/health", headers={"Host": host})
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == status, host
+        connection.close()

@@ -2,9 +2,9 @@
 
     scripts/bench mutants
 
-Puts a known fault back into a copy of zapq, one at a time, and runs the tests that should find it; first the same tests
-against the copy as it is. Each fault is one that this program, or the libraries it runs on, has had. A fault whose place
-is not there any more is an error: then the table below is to be mended. Exit code 1 if a fault survives.
+Puts a known fault back into a copy of zapq, one at a time, and runs the tests that should find it; first the same
+tests against the copy as it is. Each fault is one that this program, or the libraries it runs on, has had. A fault
+whose place is not there any more is an error: then the table below is to be mended. Exit code 1 if one survives.
 """
 
 from __future__ import annotations

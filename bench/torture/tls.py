@@ -1,8 +1,8 @@
 """Does TLS keep its word when certificates are wrong, handshakes stall, and files are replaced?
 
 Certificates that cannot be used end the start with exit code 2 before anything is bound. Then one server that
-trusts one authority for its clients: clients of others are refused, stalled handshakes disturb nobody who is served,
-and certificates that are replaced again and again drop nothing.
+trusts one authority for its clients: clients of others are refused, stalled handshakes disturb nobody else, and
+certificates that are replaced again and again drop nothing.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ async def run_server(
             app = ASGIWrapper(create_app(service, settings, traffic, refusals, guard))
             hot = HotPath(service, settings, traffic, trace_ids, refusals, guard) if settings.hot_path else None
             host = Host(app, _config(settings), settings, traffic=traffic, trace_ids=trace_ids, hot=hot)
+            orderly = False
             with trio.CancelScope() as budget:
                 async with _give_up_storing(service, budget), trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
@@ -71,14 +72,15 @@ async def run_server(
                         reserve = max(reserve, settings.grace * SAVING_RESERVE)
                     connections.cancel_scope.deadline = budget.deadline - reserve
                     service.drain()
-                if connections.cancel_scope.cancelled_caught:
-                    logs.say(logging.WARNING, "grace ran out; connections were cut", grace=settings.grace)
+                orderly = not connections.cancel_scope.cancelled_caught
                 if saves:
                     # Here and not as the service is closed, for it is to be done within the grace.
                     try:
                         await service.snapshots.save_at_exit()
                     except SnapshotFailed as error:
                         failed = error
+            if not orderly:
+                logs.say(logging.WARNING, "grace ran out; connections were cut", grace=settings.grace)
             if saves and budget.cancelled_caught:
                 service.snapshots.at_exit = ""
                 failed = SnapshotFailed(f"{settings.snapshot_on_exit} could not be written: the grace ran out.")

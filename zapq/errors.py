@@ -181,6 +181,14 @@ class QueueFull(ZapqError):
     retry_after = 1
 
 
+class ReceivingTooMuch(ZapqError):
+    """The server is receiving as much as it can of what is no message. Come back after Retry-After seconds."""
+
+    problem = "receiving-too-much"
+    status = 503
+    retry_after = 1
+
+
 class TooManyQueues(ZapqError):
     """There are as many queues as --max-queues allows. Remove one, or raise it."""
 

@@ -57,6 +57,12 @@ MAX_BATCH = 1000
 """Messages in one batch: by then what a request costs is lost in what its messages cost."""
 MAX_BATCH_BYTES = 8 * MIB
 """Bytes of one batch: it is held, decoded and sent whole, and others wait for that, 7 to 17 ms."""
+MAX_OTHER_BODIES_BYTES = 64 * MIB
+"""Bytes of bodies that are no messages (settlements, settings) and not complete yet, of all clients: eight of the
+largest. Full queues keep nobody from settling, and this keeps those who settle from filling the memory."""
+SMALL_BODY_BYTES = 4 * KIB
+"""The part of each that does not count there, some fifty settlements: nobody can keep others from those, and all
+connections together have 40 MiB of it."""
 IDEMPOTENCY_WINDOW = 300.0
 """Seconds an Idempotency-Key is kept: clients give up retrying long before."""
 MAX_KEYS = 100_000

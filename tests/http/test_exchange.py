@@ -12,6 +12,7 @@ from zapq.access.certificate import NOBODY, Identities
 from zapq.core.message import Message
 from zapq.errors import ClientGone, MessageTooLarge, RequestTimedOut
 from zapq.http.exchange import Exchange, RequestBody
+from zapq.service.reservation import Budget, Reservation
 from zapq.service.service import QueueService
 
 
@@ -21,6 +22,7 @@ class FakeLink:
     broken: bool = False
     body_deadline: float | None = None
     identities: Identities = NOBODY
+    reserved: Reservation | None = None
 
 
 @dataclass
@@ -39,6 +41,10 @@ class Case:
         return "uncertain" if stats.delivery_uncertain else "delivered"
 
 
+def new_body(limit: int, deadline: float) -> RequestBody:
+    return RequestBody(limit, deadline, others=Budget(limit))
+
+
 @pytest.fixture
 def link() -> FakeLink:
     return FakeLink()
@@ -48,7 +54,7 @@ async def hand_over(service: QueueService, link: FakeLink, body: bytes = b"job")
     await service.enqueue(body)
     message = await service.dequeue()
     assert isinstance(message, Message)
-    exchange = Exchange(trace_id="t", link=link, body=RequestBody(10, inf))
+    exchange = Exchange(trace_id="t", link=link, body=new_body(10, inf))
     exchange.hand_over(service.default, (message,))
     return Case(service, link, exchange)
 
@@ -124,7 +130,7 @@ async def test_a_stream_that_was_reset_before_the_body_puts_it_back(
 async def test_a_client_that_leaves_ends_only_what_waits_for_it(
     link: FakeLink, autojump_clock: trio.testing.MockClock
 ) -> None:
-    exchange = Exchange(trace_id="t", link=link, body=RequestBody(10, inf))
+    exchange = Exchange(trace_id="t", link=link, body=new_body(10, inf))
     async with trio.open_nursery() as nursery:
 
         async def leave() -> None:
@@ -143,22 +149,22 @@ async def test_a_client_that_leaves_ends_only_what_waits_for_it(
 
 async def test_a_body_is_whole_too_large_late_or_abandoned(autojump_clock: trio.testing.MockClock) -> None:
     deadline = trio.current_time() + 1
-    whole = RequestBody(3, deadline)
+    whole = new_body(3, deadline)
     whole.feed(b"ab", more=True)
     whole.feed(b"c", more=False)
     assert await whole.read() == b"abc"
 
-    large = RequestBody(3, deadline)
+    large = new_body(3, deadline)
     large.feed(b"abcd", more=True)
     with pytest.raises(MessageTooLarge):
         await large.read()
 
-    late = RequestBody(3, deadline)
+    late = new_body(3, deadline)
     late.feed(b"ab", more=True)
     with pytest.raises(RequestTimedOut):
         await late.read()
 
-    abandoned = RequestBody(3, deadline)
+    abandoned = new_body(3, deadline)
     abandoned.end()
     with pytest.raises(ClientGone):
         await abandoned.read()

@@ -59,6 +59,8 @@ class Broker:
         now: float = 0.0,
     ) -> None:
         self.messages = self.bytes = 0
+        self.reserved = 0
+        """How many of `bytes` are not held yet, but set aside for messages that are being received."""
         self.max_messages = max_messages
         self.max_bytes = max_bytes
         self.max_queues = max_queues
@@ -186,6 +188,19 @@ class Broker:
             if queue.alarm < inf:
                 self.watch(queue, queue.alarm)
         return former
+
+    def reserve(self, size: int) -> bool:
+        """Set `size` bytes aside for a message that is being received, and return whether there was room."""
+        if self.bytes + size > self.max_bytes:
+            return False
+        self.bytes += size
+        self.reserved += size
+        return True
+
+    def release(self, size: int) -> None:
+        """Set so many bytes aside no longer."""
+        self.bytes -= size
+        self.reserved -= size
 
     def redrive(self, name: str, limit: int, now: float) -> Redriven:
         """Move dead letters that are ready in the queue called `name` to the end of where they failed.

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, merge
@@ -102,6 +102,7 @@ class Room(Protocol):
 
     messages: int
     bytes: int
+    """Held, or set aside for messages that are being received."""
     max_messages: int
     max_bytes: int
 
@@ -813,6 +814,12 @@ class Queue:
             heapify(self._returned)
             tombs.clear()
 
+    def refuse_unread(self, size: int, now: float) -> QueueFull:
+        """Count a message that is refused before it is read, for want of room for `size` bytes, and say so."""
+        room = self._room
+        self._refused += 1
+        return self._full("max_bytes", room.bytes, size, room.max_bytes, {"max_bytes": room.max_bytes}, now)
+
     def _check_room(self, messages: int, size: int, now: float) -> None:
         try:
             self._check_caps(messages, size, now)
@@ -830,13 +837,18 @@ class Queue:
             ("max_bytes", self.bytes, size, own.max_bytes, {"max_bytes": own.max_bytes}),
         ):
             if most is not None and current + more > most and more > 0:
-                excess: float = current + more - most
-                if limit == "max_bytes":
-                    excess /= max(self.bytes / max(self.messages, 1), 1)
-                gone = self._enqueued + self._arrived - self.messages
-                full = QueueFull(queue=self.name, limit=limit, current=current, **facts)
-                full.retry_after = self._drain_rate.retry_after(excess, gone, now)
-                raise full
+                raise self._full(limit, current, more, most, facts, now)
+
+    def _full(
+        self, limit: str, current: int, more: int, most: int, facts: Mapping[str, object], now: float
+    ) -> QueueFull:
+        excess: float = current + more - most
+        if limit == "max_bytes":
+            excess /= max(self.bytes / max(self.messages, 1), 1)
+        gone = self._enqueued + self._arrived - self.messages
+        full = QueueFull(queue=self.name, limit=limit, current=current, **facts)
+        full.retry_after = self._drain_rate.retry_after(excess, gone, now)
+        return full
 
     def _held(self) -> Iterator[Message]:
         ready = chain(chain.from_iterable(self._lines), (message for _, message in self._returned))

@@ -34,11 +34,12 @@ class Api:
         key = wire.idempotency_key(request)
         content_type = wire.content_type(request)
         durability = wire.durability(values)
-        body = await self.new_body()
+        body = await self.new_body(queue)
+        reserved = exchange_of(request).body.reserved
         with self.service.made_if_used(queue) as named:
             if key is not None:
                 draft = Draft(body=body, priority=priority, delay=delay, ttl=ttl, content_type=content_type)
-                return await named.enqueue_once(key, draft, begun=True, durability=durability)
+                return await named.enqueue_once(key, draft, begun=True, durability=durability, reserved=reserved)
             message = await named.enqueue(
                 body,
                 priority=priority,
@@ -47,6 +48,7 @@ class Api:
                 content_type=content_type,
                 begun=True,
                 durability=durability,
+                reserved=reserved,
             )
             return Accepted(message.id, replayed=False)
 
@@ -56,12 +58,17 @@ class Api:
             return answers.MEMORY
         return answers.COMMITTED if self.service.durable else b""
 
-    async def new_body(self) -> bytes:
-        """Return a body that is to be stored; refuses it unread if it is too long or we are draining."""
+    async def new_body(self, queue: str) -> bytes:
+        """Return a body that is to be stored in the queue of that name.
+
+        Refuses it unread if it is too long, there is no room for it, or we are draining.
+        """
         wire.check_declared_length(request, self.settings.max_message_bytes)
         exchange = exchange_of(request)
         if not exchange.begun:
             self.service.check_open()
+        if exchange.body.reserved is None and not exchange.body.whole:
+            exchange.body.reserve(self.service.reservation(queue), request.content_length or 0)
         return await exchange.body.read()
 
     def check_queue(self, queue: str) -> None:

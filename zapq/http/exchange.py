@@ -22,10 +22,12 @@ from zapq import logs
 from zapq.access.certificate import Identities
 from zapq.access.grant import Grant
 from zapq.core.message import Lease
-from zapq.errors import ClientGone, MessageTooLarge, RequestTimedOut
+from zapq.errors import ClientGone, MessageTooLarge, ReceivingTooMuch, RequestTimedOut, ZapqError
 from zapq.http import tracing
 from zapq.http.wire import body_limit
+from zapq.limits import SMALL_BODY_BYTES
 from zapq.service.queue import NamedQueue
+from zapq.service.reservation import Pool, Reservation
 from zapq.service.waiting import Given
 
 
@@ -44,52 +46,101 @@ class Link(Protocol):
     """What the client's certificate says, if it has shown one."""
     body_deadline: float | None
     """Until when the body must be complete of a request that began before we knew of it; then None."""
+    reserved: Reservation | None
+    """What is reserved for that body, for the exchange to take over; then None."""
 
 
 class RequestBody:
-    """A request's body as it arrives, never more than `limit` bytes of it in memory."""
+    """A request's body as it arrives, never more than `limit` bytes of it in memory, and those reserved.
 
-    def __init__(self, limit: int, deadline: float, refusal: type[MessageTooLarge] = MessageTooLarge) -> None:
+    `whole` says that all of it has arrived with its head, and so is on its way already: nothing need be reserved
+    for it. What is no message is reserved from `others`.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        deadline: float,
+        refusal: type[MessageTooLarge] = MessageTooLarge,
+        *,
+        others: Pool,
+        whole: bool = False,
+        reserved: Reservation | None = None,
+    ) -> None:
+        self.reserved = reserved
+        """Given back by whoever stores the body, else at the end."""
+        self.whole = whole
         self._limit = limit
-        self._refusal = refusal
+        self._too_large = refusal
         self._deadline = deadline
+        self._others = others
         self._data = bytearray()
         self._settled = trio.Event()
-        self._too_large = False
+        self._refusal: ZapqError | None = None
         self._complete = False
+        self._closed = False
         self.taken = False
         """Whether all of it was read here: then nothing of it stands in the way of the next request."""
 
     def feed(self, data: bytes, *, more: bool) -> None:
-        """Take the next piece; beyond the limit, pieces are forgotten."""
-        if len(self._data) + len(data) > self._limit:
-            self._too_large = True
-            self._data.clear()
-            self._settled.set()
-        elif not self._too_large:
-            self._data += data
+        """Take the next piece; beyond the limit, and where there is no room, pieces are forgotten."""
+        if self._refusal is None and not self._closed:
+            total = len(self._data) + len(data)
+            if total > self._limit:
+                self._refuse(self._too_large(max_bytes=self._limit))
+            elif self.reserved is not None and not self.reserved.cover(total):
+                self._refuse(self.reserved.refuse(len(data)))
+            else:
+                self._data += data
         if not more:
             self._complete = True
             self._settled.set()
+
+    def _refuse(self, error: ZapqError) -> None:
+        self._refusal = error
+        self._settled.set()
+        self.close()
 
     def end(self) -> None:
         """Note that nothing more will come."""
         self._settled.set()
 
-    async def read(self) -> bytes:
-        """Return the whole body once it is here.
+    def reserve(self, reservation: Reservation, size: int) -> None:
+        """Let `reservation` be for this body, of `size` bytes as far as is known; raises what it refuses with."""
+        self.reserved = reservation
+        size = max(size, len(self._data))
+        if not reservation.cover(size):
+            raise reservation.refuse(size)
 
-        Raises `MessageTooLarge` as soon as it is over the limit, `RequestTimedOut` at the deadline, and
-        `ClientGone` if the client leaves first.
+    async def read(self) -> bytes:
+        """Return the whole body once it is here; once only.
+
+        Raises `MessageTooLarge` as soon as it is over the limit, `QueueFull` or `ReceivingTooMuch` as soon as
+        there is no room for it, `RequestTimedOut` at the deadline, and `ClientGone` if the client leaves first.
         """
+        if self.reserved is None and not self.whole:
+            self.reserve(Reservation(self._others, _refuse_other, free=SMALL_BODY_BYTES), 0)
         with trio.move_on_at(self._deadline):
             await self._settled.wait()
-        if self._too_large:
-            raise self._refusal(max_bytes=self._limit)
+        if self._refusal is not None:
+            raise self._refusal
         if self._complete:
             self.taken = True
-            return bytes(self._data)
+            data = bytes(self._data)
+            self._data.clear()
+            return data
         raise ClientGone if self._settled.is_set() else RequestTimedOut
+
+    def close(self) -> None:
+        """Forget what is here and what will come, and reserve nothing for it: nobody will read it any more."""
+        self._closed = True
+        self._data.clear()
+        if self.reserved is not None:
+            self.reserved.give_back()
+
+
+def _refuse_other(size: int) -> ZapqError:
+    return ReceivingTooMuch()
 
 
 class Exchange:
@@ -189,24 +240,35 @@ class HTTPConnection(TrioASGIHTTPConnection):
         link: Link = state["link"]
         limit, refusal = body_limit(self.scope["path"], self.app.config["MAX_CONTENT_LENGTH"])
         earlier, link.body_deadline = link.body_deadline, None
+        reserved, link.reserved = link.reserved, None
         deadline = trio.current_time() + self.app.config["BODY_TIMEOUT"] if earlier is None else earlier
         exchange = Exchange(
             trace_id=trace_ids.choose(self.scope["headers"]),
             link=link,
-            body=RequestBody(limit, deadline, refusal),
+            body=RequestBody(
+                limit,
+                deadline,
+                refusal,
+                others=state["other_bodies"],
+                whole=is_whole(self.scope["headers"], state.get("arrived", 0)),
+                reserved=reserved,
+            ),
             begun=earlier is not None,
             peer=_peer(self.scope["client"]),
         )
         logs.current_trace_id.set(exchange.trace_id)
         state["exchange"] = exchange
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_listen, receive, exchange)
-            try:
-                await self._answer(_traced(send, exchange, link, self.scope))
-                exchange.answered = True
-            finally:
-                exchange.settle()
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_listen, receive, exchange)
+                try:
+                    await self._answer(_traced(send, exchange, link, self.scope))
+                    exchange.answered = True
+                finally:
+                    exchange.settle()
+                nursery.cancel_scope.cancel()
+        finally:
+            exchange.body.close()
 
     async def _answer(self, send: ASGISendCallable) -> None:
         request = self._create_request_from_scope(send)
@@ -235,6 +297,7 @@ def _traced(send: ASGISendCallable, exchange: Exchange, link: Link, scope: HTTPS
         if declares_body(scope["headers"]) and not exchange.body.taken and scope["http_version"] != "2":
             # What may still come of the body stands in the way of the next request.
             headers.append((b"connection", b"close"))
+        exchange.body.close()
         before = link.written
         await send({"type": "http.response.start", "status": event["status"], "headers": headers})
         exchange.head_sent(written_before=before)
@@ -252,3 +315,8 @@ def declares_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:
         name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
         for name, value in headers
     )
+
+
+def is_whole(headers: Iterable[tuple[bytes, bytes]], arrived: int) -> bool:
+    """Whether a body of which `arrived` bytes came with the head is complete with them."""
+    return any(name == b"content-length" and 0 < int(value) <= arrived for name, value in headers)

@@ -33,10 +33,14 @@ def create_routes(api: Api) -> Blueprint:
     async def enqueue_many(name: str) -> Response:
         durability = wire.durability(wire.parameters(request, "durability"))
         media_type = wire.batch_format(request)
-        batch = wire.decode_batch(media_type, await api.new_body())
+        batch = wire.decode_batch(media_type, await api.new_body(name))
         with service.made_if_used(name) as queue:
             first = await queue.enqueue_many(
-                batch, content_type=wire.type_in_batch(media_type), begun=True, durability=durability
+                batch,
+                content_type=wire.type_in_batch(media_type),
+                begun=True,
+                durability=durability,
+                reserved=exchange_of(request).body.reserved,
             )
         return respond.with_bytes(
             answers.enqueued_many(len(batch), first, b"", durability=api.durability(durability))

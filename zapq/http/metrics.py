@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 import trio
 
+from zapq.limits import MAX_OTHER_BODIES_BYTES
 from zapq.service.journal import JournalStats
+from zapq.service.reservation import Budget
 from zapq.service.service import ServiceStats
 
 
@@ -30,6 +32,8 @@ class Traffic:
     """Answered from the bytes, without Hypercorn and Quart."""
     cold_requests: int = 0
     """Answered by Hypercorn and Quart."""
+    other_bodies: Budget = field(default_factory=lambda: Budget(MAX_OTHER_BODIES_BYTES))
+    """For bodies that are being received and are no messages."""
 
 
 def as_json(stats: ServiceStats, traffic: Traffic) -> dict[str, int | float]:
@@ -49,6 +53,7 @@ def as_json(stats: ServiceStats, traffic: Traffic) -> dict[str, int | float]:
         "queues": stats.queues,
         "queue_max_msgs": stats.max_messages,
         "queue_max_bytes": stats.max_bytes,
+        "bodies_bytes": stats.bytes_reserved + traffic.other_bodies.used,
         "messages_ready": queue.ready,
         "messages_delayed": queue.delayed,
         "messages_leased": queue.leased,

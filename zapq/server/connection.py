@@ -40,6 +40,7 @@ from zapq.limits import (
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import Stream
 from zapq.server.protocols import HTTP1, HTTP2
+from zapq.service.reservation import Reservation
 from zapq.settings import Settings
 
 Peer = tuple[str, int] | None
@@ -105,6 +106,8 @@ class Begun:
     """Until when the head that this begins must be complete, if it was not new."""
     body_deadline: float | None = None
     """Until when the body must be."""
+    reserved: Reservation | None = None
+    """What is reserved for it, to be given back by whoever takes this over."""
     unsent: Answers | None = None
     """Answers of which the kernel has taken only the first `sent` bytes."""
     sent: int = 0
@@ -128,6 +131,7 @@ class Connection:
         self.broken = False
         self.body_deadline = begun.body_deadline
         self.identities = NOBODY
+        self.reserved = begun.reserved
         self._host = host
         self._stream = stream
         self._begun = begun
@@ -162,6 +166,7 @@ class Connection:
             if stop is not None:
                 raise stop from None
         finally:
+            self._give_back_reserved()
             self._host.connections.discard(self)
             if not self._given_back:
                 self._host.traffic.connections -= 1
@@ -230,7 +235,11 @@ class Connection:
         return self._give_back is not None and not self.broken and not self._host.context.terminated.is_set()
 
     async def _speak(self, alpn: str | None, client: Peer, server: Peer) -> None:
-        state = ConnectionState({"link": self, "trace_ids": self._host.trace_ids})
+        state = ConnectionState({
+            "link": self,
+            "trace_ids": self._host.trace_ids,
+            "other_bodies": self._host.traffic.other_bodies,
+        })
         async with TaskGroup() as tasks:
             common = (self._host.app, self._host.config, self._host.context, tasks, state)
             ends = (self._tls, client, server, self._on_event)
@@ -289,6 +298,8 @@ class Connection:
         received = bytearray(data)
         while received:
             hot.set_time(time.time(), trio.current_time())
+            # If it was for a message, that is complete, and stored or refused now.
+            self._give_back_reserved()
             answers = hot.respond(bytes(received), self.identities)
             await self._send_answers(answers, 0)
             del received[: answers.used]
@@ -300,6 +311,10 @@ class Connection:
             if answers.then == "close":
                 await self._linger()
                 return b""
+            if answers.begun is not None:
+                self.reserved = hot.reserve(answers.begun)
+                if self.reserved is None:
+                    break
             if answers.then in {"head", "body"} and not self._head_begun:
                 self._begin_head()
             if answers.then == "body" and self.body_deadline is None:
@@ -312,6 +327,11 @@ class Connection:
                     return bytes(received)
                 received += more
         return bytes(received)
+
+    def _give_back_reserved(self) -> None:
+        if self.reserved is not None:
+            self.reserved.give_back()
+            self.reserved = None
 
     async def _send_answers(self, answers: Answers, sent: int) -> None:
         if answers.batch is not None and self._host.hot is not None:

@@ -40,6 +40,7 @@ from zapq.limits import HEADS_REMEMBERED, MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_BA
 from zapq.server.plain import Head, Verb, may_become_plain, parse_head
 from zapq.service.journal import OpenBatch
 from zapq.service.queue import NamedQueue
+from zapq.service.reservation import Reservation
 from zapq.service.service import QueueService
 from zapq.service.waiting import Given
 from zapq.settings import Settings
@@ -74,6 +75,8 @@ class Answers:
     the connection closed.
     """
     needed = 0
+    begun: Head | None = None
+    """Of `body`: the head."""
     taken: Sequence[tuple[int, int, NamedQueue, Given, bytes]] = ()
     """The messages in `data`: where the body begins and ends, their queue, which, and the request's trace id."""
     batch: OpenBatch | None = None
@@ -169,6 +172,7 @@ class HotPath:
             if stop > length:
                 answers.then = "body"
                 answers.needed = stop - at
+                answers.begun = head
                 break
             try:
                 part = self._verbs[head.verb](head, data[end:stop], answers, size)
@@ -201,6 +205,14 @@ class HotPath:
         if changed and journal is not None:
             answers.batch, answers.parts, answers.changed = journal.batch, parts, changed
         return answers
+
+    def reserve(self, head: Head) -> Reservation | None:
+        """Reserve room for the message that `head` announces, while it is being received; None if there is none.
+
+        Then h11 has the same bytes refused.
+        """
+        reservation = self._service.reservation(head.queue)
+        return reservation if reservation.cover(head.length) else None
 
     @contextmanager
     def written_together(self) -> Iterator[None]:

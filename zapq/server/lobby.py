@@ -32,6 +32,7 @@ from zapq.server.connection import Begun, Connection, Host
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES
 from zapq.service.journal import Journal
+from zapq.service.reservation import Reservation
 
 State = Literal["idle", "head", "body", "more", "commit"]
 _READ = selectors.EVENT_READ
@@ -69,7 +70,7 @@ class Bell:
 class Guest:
     """A connection in the lobby."""
 
-    __slots__ = ("answers", "deadline", "here", "needed", "rest", "sock", "state", "watched")
+    __slots__ = ("answers", "deadline", "here", "needed", "reserved", "rest", "sock", "state", "watched")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -86,6 +87,14 @@ class Guest:
         """What was received and not answered yet."""
         self.needed = 0
         """How long `rest` must be before it is worth looking at again."""
+        self.reserved: Reservation | None = None
+        """Room for the message it is sending."""
+
+    def give_back_reserved(self) -> None:
+        """Reserve nothing any more."""
+        if self.reserved is not None:
+            self.reserved.give_back()
+            self.reserved = None
 
 
 class Lobby:
@@ -198,6 +207,8 @@ class Lobby:
                 data = self._resume(guest, data)
                 if not data:
                     return 1
+                # The message it was for is complete, and stored or refused now.
+                guest.give_back_reserved()
         answers = self._hot.respond(data)
         if answers.batch is not None:
             self._wait_for_disk(guest, answers, data[answers.used :])
@@ -292,6 +303,11 @@ class Lobby:
                 self._close(guest)
                 return
             case "body":
+                assert answers.begun is not None
+                guest.reserved = self._hot.reserve(answers.begun)
+                if guest.reserved is None:
+                    self._promote(guest, Begun(rest) if answers.used else self._begun(guest, rest))
+                    return
                 patience = self._settings.body_timeout
             case "head":
                 patience = self._settings.head_timeout
@@ -311,9 +327,11 @@ class Lobby:
         guest.state = state
 
     def _begun(self, guest: Guest, received: bytes) -> Begun:
-        """What a task must know to take `guest` over in the middle of a request."""
+        """What a task must know, and what it must have, to take `guest` over in the middle of a request."""
+        reserved, guest.reserved = guest.reserved, None
         return Begun(
             received,
+            reserved=reserved,
             head_deadline=guest.deadline if guest.state == "head" else None,
             body_deadline=guest.deadline if guest.state == "body" else None,
         )
@@ -327,6 +345,7 @@ class Lobby:
 
     def _forget(self, guest: Guest) -> None:
         self._unwatch(guest)
+        guest.give_back_reserved()
         self._guests.discard(guest)
         guest.here = False
 

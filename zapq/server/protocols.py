@@ -18,7 +18,7 @@ from hypercorn.protocol.events import Request
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import HTTPStream
-from hypercorn.typing import H11SendableEvent
+from hypercorn.typing import ConnectionState, H11SendableEvent
 
 from zapq.http import problems
 from zapq.limits import KIB, MAX_CHUNKS, MAX_HEAD_BYTES, MAX_STREAM_RESETS
@@ -137,7 +137,7 @@ class HTTP1(H11Protocol):
                 http_version=request.http_version.decode(),
                 method=request.method.decode("ascii"),
                 raw_path=request.target,
-                state=self.connection_state,
+                state=ConnectionState({**self.connection_state, "arrived": len(self.connection.trailing_data[0])}),
             )
         )
         self.keep_alive_requests += 1

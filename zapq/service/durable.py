@@ -31,6 +31,7 @@ from zapq.limits import CLOSE_SECONDS, IDEMPOTENCY_WINDOW, MAX_BATCH
 from zapq.service import bulk
 from zapq.service.journal import ExclusiveStep, Journal, JournaledStep, StillStep
 from zapq.service.queue import Accepted, Durability, NamedQueue, Settlement, checked_limit
+from zapq.service.reservation import Reservation
 from zapq.service.service import QueueService
 from zapq.service.waiting import Given, Waiter
 from zapq.settings import Settings
@@ -68,11 +69,19 @@ class DurableQueue(NamedQueue):
     _core: JournaledQueue
 
     async def enqueue_once(
-        self, key: str, draft: Draft, *, begun: bool = False, durability: Durability | None = None
+        self,
+        key: str,
+        draft: Draft,
+        *,
+        begun: bool = False,
+        durability: Durability | None = None,
+        reserved: Reservation | None = None,
     ) -> Accepted:
         """Store a message unless `key` was used for it before. See `NamedQueue.enqueue_once`."""
         while True:
-            accepted = await super().enqueue_once(key, draft, begun=begun, durability=durability)
+            accepted = await super().enqueue_once(
+                key, draft, begun=begun, durability=durability, reserved=reserved
+            )
             if not accepted.replayed or (self._core.number, key) not in self._service.pending_keys:
                 return accepted
             # The first one's answer is this one's, too; if it comes to nothing, this one is the first.

@@ -34,6 +34,7 @@ from zapq.errors import (
 )
 from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT
 from zapq.service import bulk
+from zapq.service.reservation import Reservation
 from zapq.service.step import Step
 from zapq.service.waiting import Given, Line, Waiter, Want
 
@@ -141,11 +142,13 @@ class NamedQueue:
         content_type: str = OCTETS,
         begun: bool = False,
         durability: Durability | None = None,
+        reserved: Reservation | None = None,
     ) -> Message:
         """Store a message at the end of its priority (9 is served first) and return it.
 
         It is ready after `delay` seconds, and gone after `ttl` seconds unless somebody has it then. `begun` says
-        that receiving it began before `drain`, which then does not refuse it. With `durability="memory"` it is
+        that receiving it began before `drain`, which then does not refuse it; what was `reserved` for it meanwhile
+        is given back in the step that stores it. With `durability="memory"` it is
         not waited for the disk of a durable service; `"committed"` is what such a service does anyway. Raises
         `MessageTooLarge`, `QueueFull`, `Draining`, `InvalidParameter` for what is out of range, and `NotDurable`
         for `"committed"` in memory. If cancelled, nothing is stored.
@@ -154,10 +157,17 @@ class NamedQueue:
         about = _about(now, priority, delay, ttl, content_type)
         async with self._step:
             with self._asked_for(durability):
+                _give_back(reserved)
                 return self._enqueue(body, about, delay, begun, now)
 
     async def enqueue_once(
-        self, key: str, draft: Draft, *, begun: bool = False, durability: Durability | None = None
+        self,
+        key: str,
+        draft: Draft,
+        *,
+        begun: bool = False,
+        durability: Durability | None = None,
+        reserved: Reservation | None = None,
     ) -> Accepted:
         """Store a message unless `key` was used for it before; then return the id it had.
 
@@ -175,6 +185,7 @@ class NamedQueue:
                 return Accepted(id, replayed=True)
             about = _about(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
             with self._asked_for(durability):
+                _give_back(reserved)
                 message = self._enqueue(draft.body, about, draft.delay, begun, now)
                 self._claim(key, fingerprint, message.id, now)
             return Accepted(message.id, replayed=False)
@@ -217,6 +228,7 @@ class NamedQueue:
         content_type: str = OCTETS,
         begun: bool = False,
         durability: Durability | None = None,
+        reserved: Reservation | None = None,
     ) -> int:
         """Store a batch of 1 to 1000, all or nothing, in order, and return the first id; the others follow it.
 
@@ -225,6 +237,7 @@ class NamedQueue:
         """
         async with self._step:
             with self._asked_for(durability):
+                _give_back(reserved)
                 return self._enqueue_many(batch, content_type, begun, trio.current_time())
 
     def dequeue_nowait(self, *, now: float | None = None, waits: bool = False) -> Message | None:
@@ -613,6 +626,12 @@ class NamedQueue:
             case "extend":
                 return self._core.extend(settlement.receipt, settlement.visibility, now)
         return None
+
+
+def _give_back(reserved: Reservation | None) -> None:
+    """Give back what was reserved for a message that is about to be stored, so that it is not counted twice."""
+    if reserved is not None:
+        reserved.give_back()
 
 
 def _about(now: float, priority: int, delay: float, ttl: float | None, content_type: str) -> About:

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,12 @@ from zapq.core.image import Image
 from zapq.core.message import Message
 from zapq.core.queue import Dropped, Queue, QueueStats
 from zapq.core.queue_settings import QueueSettings
-from zapq.errors import Draining, QueueNotFound, TooManyWaiters
+from zapq.errors import Draining, QueueFull, QueueNotFound, TooManyWaiters
 from zapq.limits import DEFAULT_QUEUE, TICK_STEPS
 from zapq.service import bulk
 from zapq.service.autosave import Autosave
 from zapq.service.queue import NamedQueue
+from zapq.service.reservation import Reservation
 from zapq.service.snapshots import Snapshots
 from zapq.service.step import Step
 from zapq.service.waiting import Line, Waiter, WaitingRoom, Want
@@ -50,6 +52,8 @@ class ServiceStats:
     waiting: int
     draining: bool
     delivery_uncertain: int
+    bytes_reserved: int
+    """For messages that are being received."""
     snapshots_written: int
     snapshots_failed: int
     journal: JournalStats | None = None
@@ -181,6 +185,20 @@ class QueueService:
         self._wake_by(deadline)
         return self.waiting_room.join(line, want, deadline)
 
+    def reservation(self, queue: str) -> Reservation:
+        """Return one of no bytes yet, for a message that is being received for the queue called `queue`.
+
+        What is reserved counts against `max_bytes` as what is held does.
+        """
+        return Reservation(self.broker, partial(self._refuse_unread, queue))
+
+    def _refuse_unread(self, name: str, size: int) -> QueueFull:
+        # A queue that is not there yet would have no drain rate.
+        queue = self.broker.queues.get(name, self.broker.default)
+        full = queue.refuse_unread(size, trio.current_time())
+        full.members["queue"] = name
+        return full
+
     def hand_out(self) -> None:
         """Serve whoever waits and can be served, after a change that may have made messages ready anywhere."""
         for queue in list(self._crowded):
@@ -265,6 +283,7 @@ class QueueService:
             waiting=len(self.waiting_room),
             draining=self.draining,
             delivery_uncertain=self._delivery_uncertain,
+            bytes_reserved=self.broker.reserved,
             snapshots_written=self.snapshots.written,
             snapshots_failed=self.snapshots.failed,
             journal=None if self.journal is None else self.journal.stats(),

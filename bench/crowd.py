@@ -89,7 +89,7 @@ def main(clients: int, idle: int, flags: tuple[str, ...]) -> None:
     print(rig.machine())
     port = rig.free_port()
     command = [sys.executable, "-m", "zapq", "--addr", f"127.0.0.1:{port}", "--max-connections", str(2 * idle)]
-    command += flags
+    command += ["--max-connections-per-address", "0", *flags]
     with rig.running(command, port):
         before = drops()
         answered, seconds = storm(port, clients)

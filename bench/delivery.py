@@ -91,7 +91,8 @@ def main(seconds: int, rounds: int, leases: int, waiters: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     print(rig.machine(), flush=True)
     command = [sys.executable, "-m", "zapq", "--max-msgs", "100000000", "--max-bytes", "64G"]
-    command += ["--max-connections", str(2 * waiters), "--max-waiters", str(2 * waiters), "--addr"]
+    command += ["--max-connections", str(2 * waiters), "--max-connections-per-address", "0"]
+    command += ["--max-waiters", str(2 * waiters), "--addr"]
     results: dict[str, list[rig.Figures]] = {}
     for _ in range(rounds):
         port = rig.free_port()

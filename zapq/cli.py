@@ -73,10 +73,10 @@ def _serve(**flags: Any) -> int:
     handover = systemd.take(os.environ, os.getpid())
     config = flags.pop("config") or os.environ.get("ZAPQ_CONFIG")
     settings = load(flags=flags, environ=os.environ, config=config)
-    logs.configure(settings)
-    handover.check(settings)
-    with systemd.open_notifier(handover.notify_socket) as notifier:
-        return trio.run(serve_until_signalled, settings, notifier, handover.watchdog)
+    with logs.written_aside(settings):
+        handover.check(settings)
+        with systemd.open_notifier(handover.notify_socket) as notifier:
+            return trio.run(serve_until_signalled, settings, notifier, handover.watchdog)
 
 
 serve = click.Command(

@@ -130,6 +130,10 @@ CLOSING_RESERVE = 0.1
 """The part of the grace, at most 1 s of it, kept for closing what did not end by itself."""
 SAVING_RESERVE = 0.5
 """The part of the grace kept for --snapshot-on-exit: what was accepted is worth more than who is slow."""
+SPOOLED_LINES = 4096
+"""Log lines that may wait to be written, some MiB: whoever reads them may pause for a while."""
+SPOOL_SECONDS = 1.0
+"""How long the end of the process waits for them: ages for a pipe that is read, not much for a supervisor."""
 SIGNS_OF_LIFE = 2
 """Signs of life given in the time systemd's watchdog allows, as it advises: one may be late."""
 CLIENT_TIMEOUT = 30.0

@@ -1,7 +1,7 @@
 """Log lines: one JSON object each on standard output, for machines first and for people second.
 
 Library code logs to loggers below `zapq` and configures nothing; only the command line calls `configure`,
-so a program that embeds zapq keeps its own logging.
+and `written_aside`, so a program that embeds zapq keeps its own logging.
 """
 
 from __future__ import annotations
@@ -9,13 +9,17 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Protocol
 
 import msgspec
 
+from zapq.limits import SPOOL_SECONDS
 from zapq.settings import Settings
+from zapq.spool import Spool
 
 log = logging.getLogger("zapq")
 current_trace_id: ContextVar[str] = ContextVar("zapq_trace_id", default="")
@@ -23,6 +27,8 @@ current_trace_id: ContextVar[str] = ContextVar("zapq_trace_id", default="")
 
 LINES_PER_SECOND = 10
 """Lines logged a second for each cause: enough to see what is going on, too few to fill a disk."""
+STATE_LINES_PER_SECOND = 1
+"""The same for what is a state, and tried again and again while it lasts: more lines would say no more."""
 
 
 def say(level: int, message: str, **fields: object) -> None:
@@ -31,14 +37,25 @@ def say(level: int, message: str, **fields: object) -> None:
         log.log(level, message, extra={"fields": fields})
 
 
+class Stream(Protocol):
+    """What lines can be written to."""
+
+    def write(self, text: str, /) -> object:
+        """Write `text`."""
+
+    def flush(self) -> object:
+        """See that it is written."""
+
+
 class Throttle:
-    """Lets `LINES_PER_SECOND` lines a second through for each cause, and counts the others.
+    """Lets `rate` lines a second through for each cause, and counts the others.
 
     What clients can cause without limit, they must not be able to log without limit. The next line let
     through for a cause carries `suppressed`, the number of those that were not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rate: int = LINES_PER_SECOND) -> None:
+        self._rate = rate
         self._causes: dict[str, _Bucket] = {}
 
     def say(self, level: int, cause: str, message: str, **fields: object) -> None:
@@ -46,8 +63,8 @@ class Throttle:
         if not log.isEnabledFor(level):
             return
         now = time.monotonic()
-        bucket = self._causes.setdefault(cause, _Bucket(LINES_PER_SECOND, now, 0))
-        bucket.tokens = min(LINES_PER_SECOND, bucket.tokens + (now - bucket.since) * LINES_PER_SECOND)
+        bucket = self._causes.setdefault(cause, _Bucket(self._rate, now, 0))
+        bucket.tokens = min(self._rate, bucket.tokens + (now - bucket.since) * self._rate)
         bucket.since = now
         if bucket.tokens < 1:
             bucket.suppressed += 1
@@ -123,9 +140,36 @@ def _escaped(value: object) -> object:
             return str(value).encode(errors="backslashreplace").decode()
 
 
-def configure(settings: Settings, stream: TextIO | None = None) -> None:
-    """Send zapq's log lines, and the warnings of the libraries it runs on, to `stream` (standard output)."""
-    handler = logging.StreamHandler(stream or sys.stdout)
+_spool: Spool | None = None
+
+
+def lines_dropped() -> int:
+    """Return how many lines were not written because nobody read them."""
+    return _spool.dropped if _spool is not None else 0
+
+
+@contextmanager
+def written_aside(settings: Settings) -> Iterator[None]:
+    """Send log lines to standard output for the length of the block, and wait for nobody to read them.
+
+    They are made in the task that logs them, and written by a thread. Lines there is no room for are dropped, and
+    counted in `lines_dropped`; a line says how many once it flows again. The end of the block waits for what is
+    on its way, but not for long.
+    """
+    global _spool
+    output = sys.stdout or sys.stderr
+    spool = Spool(output.fileno(), lambda dropped: say(logging.WARNING, "log lines dropped", lines=dropped))
+    configure(settings, spool)
+    _spool = spool
+    try:
+        yield
+    finally:
+        spool.close(SPOOL_SECONDS)
+
+
+def configure(settings: Settings, stream: Stream) -> None:
+    """Send zapq's log lines, and the warnings of the libraries it runs on, to `stream`."""
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(JSONLines() if settings.log_format == "json" else TextLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     # A log nobody reads any more is no reason to fail, nor to print tracebacks elsewhere.

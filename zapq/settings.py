@@ -289,6 +289,14 @@ class Settings:
     max_connections: int = _setting(
         10_000, "ZAPQ_MAX_CONNECTIONS", "whole", "Connections open at once.", low=1, high=1_000_000
     )
+    max_connections_per_address: int = _setting(
+        2500,  # a quarter: one client alone cannot keep the others out
+        "ZAPQ_MAX_CONNECTIONS_PER_ADDRESS",
+        "whole",
+        "Connections open at once from one address (IPv6: one /64 network); 0: no cap.",
+        low=0,
+        high=1_000_000,
+    )
     max_waiters: int = _setting(
         10_000, "ZAPQ_MAX_WAITERS", "whole", "Long polls parked at once.", low=0, high=1_000_000
     )

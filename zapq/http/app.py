@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# Werkzeug needs it for every request, and Python would load it at the first one, for which it must open files:
+# without descriptors left, no request would be answered, unless one had been before.
+import encodings.idna  # noqa: F401
 import logging
 
 from quart import Response, request

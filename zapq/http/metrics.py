@@ -6,9 +6,11 @@ import os
 import resource
 import time
 from dataclasses import dataclass, field
+from errno import EMFILE
 
 import trio
 
+from zapq import logs
 from zapq.limits import MAX_OTHER_BODIES_BYTES
 from zapq.service.journal import JournalStats
 from zapq.service.reservation import Budget
@@ -23,7 +25,7 @@ class Traffic:
     connections: int = 0
     """Open now."""
     connections_refused: int = 0
-    """Turned away at --max-connections."""
+    """Turned away at --max-connections or --max-connections-per-address."""
     connection_errors: int = 0
     """Connections ended by an error of ours, each contained and logged."""
     wire_refusals: int = 0
@@ -78,6 +80,7 @@ def as_json(stats: ServiceStats, traffic: Traffic) -> dict[str, int | float]:
         "connections": traffic.connections,
         "connections_refused": traffic.connections_refused,
         "connection_errors": traffic.connection_errors,
+        "log_lines_dropped": logs.lines_dropped(),
         **({} if stats.journal is None else _journal(stats.journal)),
     }
 
@@ -99,6 +102,7 @@ def _open_descriptors() -> int:
     for directory in ("/proc/self/fd", "/dev/fd"):
         try:
             return len(os.listdir(directory)) - 1  # one is the listing's own
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno == EMFILE:
+                return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return -1

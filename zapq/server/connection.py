@@ -67,21 +67,45 @@ class Host:
         self.hot = hot
         self.context = WorkerContext(None)
         self.throttle = logs.Throttle()
+        self._shortage = logs.Throttle(logs.STATE_LINES_PER_SECOND)
+        self._origins: dict[str, int] = {}
+        """Open connections by where they come from, as far as that is capped."""
         self.connections: set[Connection] = set()
 
-    def has_room(self) -> bool:
-        """Whether one more connection may be open; counts and logs it if not."""
-        if self.traffic.connections < self.settings.max_connections:
-            return True
+    def enter(self, origin: str) -> bool:
+        """Count one more connection from `origin` and return True, or count and log that it may not be open."""
+        if self.traffic.connections >= self.settings.max_connections:
+            self._turn_away(origin, "max_connections", self.settings.max_connections)
+            return False
+        most = self.settings.max_connections_per_address
+        if most and origin:
+            number = self._origins.get(origin, 0)
+            if number >= most:
+                self._turn_away(origin, "max_connections_per_address", most)
+                return False
+            self._origins[origin] = number + 1
+        self.traffic.connections += 1
+        return True
+
+    def leave(self, origin: str) -> None:
+        """Note that a connection from `origin` is closed."""
+        self.traffic.connections -= 1
+        number = self._origins.get(origin)
+        if number is not None:
+            if number > 1:
+                self._origins[origin] = number - 1
+            else:
+                del self._origins[origin]
+
+    def _turn_away(self, origin: str, cap: str, limit: int) -> None:
         self.traffic.connections_refused += 1
         self.throttle.say(
-            logging.WARNING, "max-connections", "connection refused", limit=self.settings.max_connections
+            logging.WARNING, cap, "connection refused", cap=cap, limit=limit, peer=origin or "unix"
         )
-        return False
 
     def note_no_resources(self, error: OSError) -> None:
         """Log that accepting has to pause."""
-        self.throttle.say(logging.WARNING, "accept", "cannot accept connections", reason=error.strerror)
+        self._shortage.say(logging.WARNING, "accept", "cannot accept connections", reason=error.strerror)
 
     def note_failure(self, error: BaseException) -> None:
         """Count and log an error of ours that ended one connection."""
@@ -124,6 +148,7 @@ class Connection:
         host: Host,
         stream: Stream,
         *,
+        origin: str = "",
         begun: Begun = Begun(),
         give_back: Callable[[bytes], None] | None = None,
     ) -> None:
@@ -134,6 +159,7 @@ class Connection:
         self.reserved = begun.reserved
         self._host = host
         self._stream = stream
+        self._origin = origin
         self._begun = begun
         self._head_deadline = begun.head_deadline
         self._give_back = give_back
@@ -169,7 +195,7 @@ class Connection:
             self._give_back_reserved()
             self._host.connections.discard(self)
             if not self._given_back:
-                self._host.traffic.connections -= 1
+                self._host.leave(self._origin)
 
     def close_if_idle(self) -> None:
         """End the connection unless a request is under way or begun."""

@@ -31,6 +31,7 @@ from zapq.limits import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, TURN_STEPS
 from zapq.server.connection import Begun, Connection, Host
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES
+from zapq.server.origin import origin_of
 from zapq.service.journal import Journal
 from zapq.service.reservation import Reservation
 
@@ -70,10 +71,11 @@ class Bell:
 class Guest:
     """A connection in the lobby."""
 
-    __slots__ = ("answers", "deadline", "here", "needed", "reserved", "rest", "sock", "state", "watched")
+    __slots__ = ("answers", "deadline", "here", "needed", "origin", "reserved", "rest", "sock", "state", "watched")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, origin: str) -> None:
         self.sock = sock
+        self.origin = origin
         self.deadline = inf
         """When its state has lasted too long."""
         self.here = True
@@ -150,9 +152,9 @@ class Lobby:
                 self._selector.unregister(bell.inside)
             bell.close()
 
-    def admit(self, sock: socket.socket, received: bytes = b"") -> None:
+    def admit(self, sock: socket.socket, origin: str, received: bytes = b"") -> None:
         """Take in a connection that is between requests; `received` is what it has sent already."""
-        guest = Guest(sock)
+        guest = Guest(sock, origin)
         self._set_deadline(guest, trio.current_time() + self._settings.keep_alive)
         self._selector.register(sock, _READ, guest)
         self._guests.add(guest)
@@ -248,7 +250,11 @@ class Lobby:
         self._hot.confirm(answers)
         try:
             if not guest.watched:
-                self._watch(guest)
+                try:
+                    self._watch(guest)
+                except OSError:
+                    self._hot.settle(answers, 0)
+                    raise
             answers.used = 0
             self._answer(guest, answers, bytes(guest.rest))
         except OSError as error:
@@ -340,7 +346,8 @@ class Lobby:
         """Give `guest` a task of its own, until it is between requests again."""
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(guest.sock))
         self._forget(guest)
-        connection = Connection(self._host, stream, begun=begun, give_back=partial(self.admit, guest.sock))
+        give_back = partial(self.admit, guest.sock, guest.origin)
+        connection = Connection(self._host, stream, origin=guest.origin, begun=begun, give_back=give_back)
         self._connections.start_soon(connection.run)
 
     def _forget(self, guest: Guest) -> None:
@@ -352,13 +359,13 @@ class Lobby:
     def _close(self, guest: Guest) -> None:
         self._forget(guest)
         guest.sock.close()
-        self._host.traffic.connections -= 1
+        self._host.leave(guest.origin)
 
     def _accept(self, nursery: trio.Nursery) -> int:
         """Take in who waits at the door, and return what it cost."""
         for accepted in range(ACCEPTS):
             try:
-                sock, _ = self._door.accept()
+                sock, address = self._door.accept()
             except BlockingIOError:
                 return accepted
             except OSError as error:
@@ -370,22 +377,29 @@ class Lobby:
                 if error.errno not in _CHANGED_THEIR_MIND:
                     raise
                 continue
-            if not self._host.has_room():
+            origin = origin_of(address)
+            if not self._host.enter(origin):
                 sock.close()
                 continue
             sock.setblocking(False)
             try:
-                self.admit(sock)
+                self.admit(sock, origin)
             except OSError as error:  # the kernel watches no more sockets for us: fs.epoll.max_user_watches
                 self._host.note_no_resources(error)
+                self._host.leave(origin)
                 sock.close()
-            else:
-                self._host.traffic.connections += 1
         return ACCEPTS
 
     async def _reopen(self) -> None:
-        await trio.sleep(ACCEPT_PAUSE)
-        self._selector.register(self._door, _READ, None)
+        """Accept again after a pause, once the kernel can watch the door."""
+        while True:
+            await trio.sleep(ACCEPT_PAUSE)
+            try:
+                self._selector.register(self._door, _READ, None)
+            except OSError as error:
+                self._host.note_no_resources(error)
+            else:
+                return
 
     async def _watch_clock(self) -> None:
         """End what lasts too long. Looking at everybody now and then is cheaper than a timer for each request."""

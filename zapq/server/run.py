@@ -27,6 +27,7 @@ from zapq.server.connection import Connection, Host
 from zapq.server.hotpath import HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES, Door, open_door
 from zapq.server.lobby import Lobby
+from zapq.server.origin import origin_of
 from zapq.service.service import QueueService, open_service
 from zapq.settings import Settings
 
@@ -148,8 +149,12 @@ async def _accept(door: Door, host: Host, connections: trio.Nursery) -> None:
             host.note_no_resources(error)
             await trio.sleep(ACCEPT_PAUSE)
             continue
-        if not host.has_room():
+        try:
+            origin = origin_of(stream.socket.getpeername())
+        except OSError:  # it is gone already
             await trio.aclose_forcefully(stream)
             continue
-        host.traffic.connections += 1
-        connections.start_soon(Connection(host, door.guard(stream)).run)
+        if not host.enter(origin):
+            await trio.aclose_forcefully(stream)
+            continue
+        connections.start_soon(Connection(host, door.guard(stream), origin=origin).run)

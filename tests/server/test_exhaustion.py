@@ -1,0 +1,182 @@
+"""Clients that want more connections than there are: some are turned away, the server and the others go on."""
+
+from __future__ import annotations
+
+import logging
+import re
+import resource
+import signal
+import socket
+import ssl
+import sys
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h11
+import msgspec
+import pytest
+import trio
+import trustme
+from trio.testing import wait_all_tasks_blocked
+
+import zapq
+from tests.client import Answer, Client, ask, connect, open_client
+from zapq.server.lobby import Lobby
+from zapq.settings import Settings
+
+
+@dataclass
+class Target:
+    url: str
+    context: ssl.SSLContext | None
+
+
+@pytest.fixture(params=["lobby", "task", "tls"])
+async def target(
+    request: pytest.FixtureRequest,
+    zapq_settings: Settings,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> AsyncGenerator[Target, None]:
+    context = None
+    settings = replace(zapq_settings, max_connections_per_address=2)
+    if request.param == "tls":
+        authority = trustme.CA()
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "pem")
+        settings = replace(settings, tls_cert=str(tmp_path / "pem"), tls_key=str(tmp_path / "pem"))
+        context = ssl.create_default_context()
+        authority.configure_trust(context)
+    elif request.param == "task":
+        monkeypatch.setattr(Lobby, "possible", lambda: False)
+    [url] = await nursery.start(zapq.serve, settings)
+    yield Target(url, context)
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_address_has_its_share_of_connections_and_room_again_when_some_are_closed(
+    target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for _ in range(3):
+        async with open_client(target.url, target.context) as one, open_client(target.url, target.context) as two:
+            # Hot and cold: in the lobby, in a task, and back again.
+            for method, path in (("GET", "/dequeue"), ("GET", "/health"), ("GET", "/dequeue")):
+                for client in (one, two):
+                    assert (await client.request(method, path)).status in {200, 204}
+            for _ in range(2):
+                with pytest.raises((h11.RemoteProtocolError, trio.BrokenResourceError)):
+                    await ask(target.url, "GET", "/health", context=target.context)
+        await wait_all_tasks_blocked()
+    metrics = (await ask(target.url, "GET", "/metrics", context=target.context)).json
+    assert (metrics["connections"], metrics["connections_refused"], metrics["connection_errors"]) == (1, 6, 0)
+    fields = [record.fields for record in caplog.records if record.message == "connection refused"]  # type: ignore[attr-defined]
+    assert fields == [{"cap": "max_connections_per_address", "limit": 2, "peer": "127.0.0.1"}] * 6
+
+
+async def test_each_address_has_a_share_of_its_own(zapq_settings: Settings, nursery: trio.Nursery) -> None:
+    [url] = await nursery.start(zapq.serve, replace(zapq_settings, max_connections_per_address=1))
+    port = int(url.rpartition(":")[2])
+    clients = []
+    for address in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
+        stream = await trio.open_tcp_stream("127.0.0.1", port, local_address=address)
+        clients.append(Client(stream))
+    for client in clients:
+        assert (await client.request("GET", "/health")).status == 200
+        await client.stream.aclose()
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("addr", ["127.0.0.1:0", "unix:"])
+async def test_without_a_cap_or_an_address_nobody_is_counted(
+    zapq_settings: Settings, nursery: trio.Nursery, tmp_path: Path, addr: str
+) -> None:
+    cap = 0 if addr != "unix:" else 1
+    addr = addr if addr != "unix:" else f"unix:{tmp_path}/s"
+    [url] = await nursery.start(
+        zapq.serve, replace(zapq_settings, addr=addr, max_connections_per_address=cap)
+    )
+    streams = [await connect(url) for _ in range(5)]
+    for stream in streams:
+        assert (await Client(stream).request("GET", "/health")).status == 200
+        await stream.aclose()
+    nursery.cancel_scope.cancel()
+
+
+DESCRIPTORS = 64
+
+
+def with_few_descriptors() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-hot-path"], ["--durable"]], ids=["lobby", "tasks", "durable"])
+async def test_without_descriptors_left_it_goes_on_with_who_is_there_and_takes_the_others_later(
+    tmp_path: Path, flags: list[str]
+) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "zapq", "--addr", "127.0.0.1:0", "--data-dir", str(tmp_path), *flags]
+    with log.open("wb") as output:
+        process = await trio.lowlevel.open_process(
+            command, stdout=output, stderr=output, preexec_fn=with_few_descriptors
+        )
+    try:
+        while not re.search(r'"queue listening".*\n', log.read_text()):
+            assert process.poll() is None, log.read_text()
+            await trio.sleep(0.01)
+        host, _, port = msgspec.json.decode(log.read_text().splitlines()[-1])["addr"].rpartition(":")
+        begun = trio.current_time()
+        with ExitStack() as stack:
+            crowd = [
+                stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(100)
+            ]
+            while "cannot accept connections" not in log.read_text():
+                await trio.sleep(0.01)
+            # The first ones are in. What they ask for now, it has never done before.
+            for number, request in enumerate(REQUESTS):
+                await is_answered(crowd[number], *request)
+            metrics = (await answer_of(crowd[0], "GET", "/metrics")).json
+            assert metrics["open_fds"] == metrics["max_fds"] == DESCRIPTORS
+            for client in crowd[: -DESCRIPTORS // 4]:
+                client.close()
+            async with trio.open_nursery() as nursery:
+                for client in crowd[-DESCRIPTORS // 4 :]:
+                    nursery.start_soon(is_answered, client, "GET", "/health", b"", 200)
+        lines = [msgspec.json.decode(line) for line in log.read_text().splitlines()]
+        about = Counter(line["msg"] for line in lines)
+        assert not about.keys() & {"connection failed", "request failed", "Error in ASGI Framework"}
+        assert about["cannot accept connections"] <= 2 + trio.current_time() - begun
+        process.send_signal(signal.SIGTERM)
+        assert await process.wait() == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+
+
+REQUESTS = [
+    ("POST", "/enqueue", b"x", 202),
+    ("GET", "/dequeue", b"", 200),
+    ("GET", "/health", b"", 200),
+    ("PUT", "/queues/a", b'{"max_messages":5}', 201),
+    ("GET", "/queues", b"", 200),
+    ("POST", "/queues/a/settle", b"[]", 415),
+    ("DELETE", "/enqueue", b"", 405),
+    ("GET", "/nothing", b"", 404),
+    ("POST", "/persist?file=a.json", b"", 500),
+]
+
+
+async def is_answered(sock: socket.socket, method: str, path: str, body: bytes, status: int) -> None:
+    assert (await answer_of(sock, method, path, body)).status == status, path
+
+
+async def answer_of(sock: socket.socket, method: str, path: str, body: bytes = b"") -> Answer:
+    with sock.dup() as mine:
+        mine.setblocking(False)
+        client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(mine)))
+        return await client.request(method, path, body)

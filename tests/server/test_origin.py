@@ -1,0 +1,28 @@
+"""Who is one client, as far as an address can tell."""
+
+from __future__ import annotations
+
+import pytest
+
+from zapq.server.origin import origin_of
+
+
+@pytest.mark.parametrize(
+    ("address", "origin"),
+    [
+        (("192.0.2.1", 5000), "192.0.2.1"),
+        (("::ffff:192.0.2.1", 5000, 0, 0), "192.0.2.1"),
+        (("2001:db8:1:2:3:4:5:6", 5000, 0, 0), "2001:db8:1:2::/64"),
+        (("2001:db8:1:2::1", 1, 0, 0), "2001:db8:1:2::/64"),
+        (("fe80::1%eth0", 5000, 0, 2), "fe80::/64"),
+        (("::1", 5000, 0, 0), "::/64"),
+        ("", ""),
+        (b"\0abstract", ""),
+    ],
+)
+def test_one_origin_is_an_address_or_a_network_and_a_unix_socket_has_none(address: object, origin: str) -> None:
+    assert origin_of(address) == origin
+
+
+def test_neighbouring_networks_are_two_origins() -> None:
+    assert origin_of(("2001:db8:1:2::1", 1, 0, 0)) != origin_of(("2001:db8:1:3::1", 1, 0, 0))

@@ -846,7 +846,7 @@ class Queue:
         if limit == "max_bytes":
             excess /= max(self.bytes / max(self.messages, 1), 1)
         gone = self._enqueued + self._arrived - self.messages
-        full = QueueFull(queue=self.name, limit=limit, current=current, **facts)
+        full = QueueFull(None, queue=self.name, limit=limit, current=current, **facts)
         full.retry_after = self._drain_rate.retry_after(excess, gone, now)
         return full
 

@@ -91,12 +91,12 @@ async def target(
 
 
 def head(path: str = "/enqueue", length: int = 600, *fields: str, method: str = "POST") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {length}", *fields]
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {length}", *fields]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
 def chunked(path: str = "/enqueue", method: str = "POST") -> bytes:
-    return f"{method} {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
 
 
 def chunk(size: int) -> bytes:

@@ -106,6 +106,20 @@ async def test_without_a_cap_or_an_address_nobody_is_counted(
     nursery.cancel_scope.cancel()
 
 
+async def test_a_handshake_that_stalls_is_given_up(
+    zapq_settings: Settings, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("zapq.server.connection.HANDSHAKE_SECONDS", 0.1)
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "pem")
+    pem = str(tmp_path / "pem")
+    [url] = await nursery.start(zapq.serve, replace(zapq_settings, tls_cert=pem, tls_key=pem))
+    stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+    async with stream:
+        await stream.send_all(bytes.fromhex("16030100f4010000f00303"))
+        assert await stream.receive_some() == b""
+    nursery.cancel_scope.cancel()
+
+
 DESCRIPTORS = 64
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import lru_cache
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _NETWORK_BYTES = 8
@@ -14,12 +15,15 @@ def origin_of(address: object) -> str:
     Of IPv6 it is the /64 prefix, for every host has as many addresses as it likes within one. IPv4 clients of a
     socket that speaks both are what they are on any other.
     """
-    match address:
-        case (str(host), int(), *rest):
-            if not rest:
-                return host
-            packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-            if packed.startswith(_MAPPED):
-                return socket.inet_ntop(socket.AF_INET, packed[len(_MAPPED) :])
-            return socket.inet_ntop(socket.AF_INET6, packed[:_NETWORK_BYTES] + bytes(8)) + "/64"
-    return ""
+    if not isinstance(address, tuple):
+        return ""
+    host: str = address[0]
+    return _network(host) if ":" in host else host
+
+
+@lru_cache(maxsize=1024)
+def _network(host: str) -> str:
+    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
+    if packed.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, packed[len(_MAPPED) :])
+    return socket.inet_ntop(socket.AF_INET6, packed[:_NETWORK_BYTES] + bytes(_NETWORK_BYTES)) + "/64"

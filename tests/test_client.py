@@ -112,14 +112,14 @@ CALLS: dict[str, tuple[Call, httpx2.Response]] = {
     "ack": (lambda client: client.ack(LEASE), DONE),
     "release": (lambda client: client.release(LEASE), DONE),
     "extend": (lambda client: client.extend(LEASE), DONE),
-    "stats": (lambda client: client.stats(), httpx2.Response(200, json=[])),
-}
-ONCE: dict[str, tuple[Call, httpx2.Response]] = {
-    "dequeue": (lambda client: client.dequeue("emails"), DONE),
     "enqueue_many": (
         lambda client: client.enqueue_many("emails", [b"one"]),
         response(answers.enqueued_many(1, 7, b"")),
     ),
+    "stats": (lambda client: client.stats(), httpx2.Response(200, json=[])),
+}
+ONCE: dict[str, tuple[Call, httpx2.Response]] = {
+    "dequeue": (lambda client: client.dequeue("emails"), DONE),
 }
 
 
@@ -201,6 +201,10 @@ class TestVerbs:
                 await client.enqueue("emails", b"", priority=10)
             assert await client.enqueue("emails", b"hello", key="a") == 1
             assert await client.enqueue("emails", b"hello", key="a") == 1
+            for key, batch in (("a", [b"hello"]), ("b", [b"one", b"other"])):
+                assert await client.enqueue_many("emails", [b"one", b"two"], key="b") == 2
+                with pytest.raises(errors.KeyReused):
+                    await client.enqueue_many("emails", batch, key=key)
             with pytest.raises(errors.KeyReused):
                 await client.enqueue("emails", b"other", key="a")
             lease = await client.receive("emails")
@@ -360,13 +364,15 @@ async def test_what_is_no_answer_of_zapqs_is_a_server_error(answer: httpx2.Respo
             assert raised.value.status == status
 
 
-async def test_every_attempt_has_the_same_key_and_every_message_another(
-    autojump_clock: trio.testing.MockClock,
+@pytest.mark.parametrize("name", ["enqueue", "enqueue_many"])
+async def test_every_attempt_has_the_same_key_and_every_message_or_batch_another(
+    name: str, autojump_clock: trio.testing.MockClock
 ) -> None:
-    script = Script(httpx2.ReadError(""), ENQUEUED)
+    call, success = CALLS[name]
+    script = Script(httpx2.ReadError(""), success)
     async with scripted(script) as client:
-        await client.enqueue("emails", b"hello")
-        await client.enqueue("emails", b"hello")
+        await call(client)
+        await call(client)
     first, again, other = [request.headers["Idempotency-Key"] for request in script.requests]
     assert first == again != other
     assert len(first) == 32

@@ -73,7 +73,7 @@ class ReceiptExpired(ZapqError):
 
 
 class KeyReused(ZapqError):
-    """The Idempotency-Key was used for another message. Use a new key for each message."""
+    """The Idempotency-Key was used for something else. Use a new key for each message or batch."""
 
     problem = "idempotency-key-reused"
     status = 422

@@ -113,6 +113,31 @@ async def test_a_key_makes_a_retry_safe(zapq_server: ZapqServer) -> None:
     assert zapq_server.service.stats().queue.messages == 2
 
 
+@pytest.mark.parametrize(
+    ("headers", "batch", "other"),
+    [
+        (JSON, b'["aGk="]', b'["aG8="]'),
+        (MSGPACK, msgspec.msgpack.encode([b"hi"]), msgspec.msgpack.encode([b"hi", b"ho"])),
+        (NDJSON, b"1", b"2"),
+    ],
+)
+async def test_a_key_makes_a_retry_of_a_batch_safe(
+    zapq_server: ZapqServer, headers: dict[str, str], batch: bytes, other: bytes
+) -> None:
+    headers = {**headers, "Idempotency-Key": "invoices"}
+    first = await ask(zapq_server.url, "POST", f"{QUEUE}/messages/batch", batch, headers)
+    again = await ask(zapq_server.url, "POST", f"{QUEUE}/messages/batch", batch, headers)
+    assert (first.status, again.status) == (202, 202)
+    assert first.json == again.json == {"count": 1, "first_id": 1}
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    for path, body in ((f"{QUEUE}/messages/batch", other), (f"{QUEUE}/messages", b"hi")):
+        reused = await ask(zapq_server.url, "POST", path, body, headers)
+        assert reused.status == 422
+        assert_problem(reused, "idempotency-key-reused")
+    assert zapq_server.service.stats().queue.messages == 1
+
+
 BODIES = [b"hello", b"", bytes(range(256))]
 
 

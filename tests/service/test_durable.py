@@ -104,6 +104,7 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         gone = await leased(jobs)
         await jobs.ack(gone.receipt)
         key = await service.queue("keyed").enqueue_once("k", Draft(body=b"once"))
+        keys = await service.queue("keyed").enqueue_many_once("ks", [b"two", Draft(body=b"three")])
         await service.queue("still").pause()
         before = jobs.info()
     async with opened(tmp_path) as service:
@@ -125,6 +126,8 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         [dead] = await service.find("dead").peek()
         assert (dead.message.body, dead.message.about.origin) == (b"y", "jobs")
         assert await service.queue("keyed").enqueue_once("k", Draft(body=b"once")) == (key.id, True)
+        again = await service.queue("keyed").enqueue_many_once("ks", [b"two", Draft(body=b"three")])
+        assert again == (keys.id, True)
         with pytest.raises(ReceiptExpired):
             await jobs.ack(lease.receipt)
         assert (await jobs.enqueue(b"new")).id == before.stats.enqueued + 1
@@ -172,6 +175,7 @@ CHANGES: dict[str, Callable[[DurableService, Lease], Awaitable[object]]] = {
     "enqueue many": lambda service, lease: service.default.enqueue_many([b"new"] * 3),
     "enqueue drafts": lambda service, lease: service.default.enqueue_many([Draft(body=b"new", delay=1.0)]),
     "enqueue once": lambda service, lease: service.default.enqueue_once("key", Draft(body=b"new")),
+    "enqueue many once": lambda service, lease: service.default.enqueue_many_once("key", [b"new"] * 3),
     "dequeue": lambda service, lease: service.dequeue(),
     "dequeue many": lambda service, lease: service.default.dequeue_many(5),
     "receive": lambda service, lease: service.default.receive(),

@@ -367,12 +367,31 @@ async def test_a_key_makes_sending_twice_harmless(queue: NamedQueue, autojump_cl
     assert queue.info().stats.enqueued == 2
 
 
+async def test_a_key_makes_sending_a_batch_twice_harmless(queue: NamedQueue, autojump_clock: MockClock) -> None:
+    batch = [b"a", Draft(body=b"b", priority=3)]
+    first = await queue.enqueue_many_once("key", batch)
+    again = await queue.enqueue_many_once("key", batch)
+    assert (first, again) == ((1, False), (1, True))
+    for other in (batch[:1], [b"a", Draft(body=b"b", priority=4)], batch[::-1]):
+        with pytest.raises(KeyReused):
+            await queue.enqueue_many_once("key", other)
+    with pytest.raises(KeyReused):
+        await queue.enqueue_many_once("key", batch, content_type="text/plain")
+    with pytest.raises(KeyReused):
+        await queue.enqueue_once("key", Draft(body=b"a"))
+    await trio.sleep(301)
+    assert await queue.enqueue_many_once("key", batch) == (3, False)
+    assert queue.info().stats.enqueued == 4
+
+
 async def test_a_refused_message_does_not_use_its_key_up(zapq_settings: Settings) -> None:
     async with open_service(replace(zapq_settings, max_msgs=1)) as service:
         queue = service.queue("emails")
         await queue.enqueue(b"in the way")
         with pytest.raises(QueueFull):
             await queue.enqueue_once("key", Draft(body=b"job"))
+        with pytest.raises(QueueFull):
+            await queue.enqueue_many_once("key", [b"job"])
         await queue.clear()
         assert not (await queue.enqueue_once("key", Draft(body=b"another"))).replayed
         service.drain()
@@ -446,6 +465,7 @@ VERBS: dict[str, Callable[[NamedQueue, str], Awaitable[Any]]] = {
     "enqueue": lambda queue, _: queue.enqueue(b"x"),
     "enqueue once": lambda queue, _: queue.enqueue_once("key", Draft(body=b"x")),
     "enqueue many": lambda queue, _: queue.enqueue_many([b"x"]),
+    "enqueue many once": lambda queue, _: queue.enqueue_many_once("key", [b"x"]),
     "receive": lambda queue, _: queue.receive(),
     "receive and wait": lambda queue, _: queue.receive(wait=5),
     "receive many": lambda queue, _: queue.receive_many(5),
@@ -511,6 +531,7 @@ async def test_every_verb_that_is_cancelled_changes_nothing(
         (lambda queue: queue.enqueue_many([b""] * 1001), "messages"),
         (lambda queue: queue.enqueue_many([b"", Draft(body=b"", priority=99)]), "priority"),
         (lambda queue: queue.enqueue_once("key", Draft(body=b"", delay=-1)), "delay"),
+        (lambda queue: queue.enqueue_many_once("key", []), "messages"),
         (lambda queue: queue.receive(wait=61), "wait"),
         (lambda queue: queue.receive(visibility=43_201), "visibility"),
         (lambda queue: queue.receive(visibility=-1), "visibility"),

@@ -139,19 +139,18 @@ class Client:
         )
         return number(answer, "Zapq-Message-Id")
 
-    async def enqueue_many(self, queue: str, bodies: Sequence[bytes]) -> int:
-        """Store 1 to 1000 messages, all or nothing, in order, and return the first id; the others follow it.
+    async def enqueue_many(self, queue: str, bodies: Sequence[bytes], *, key: str | None = None) -> int:
+        """Store 1 to 1000 messages once, all or nothing, in order, and return the first id; the others follow it.
 
-        Batches have no key, so they are not sent again once the server may have acted: then it raises `NoAnswer`.
-        Raises what `enqueue` raises.
+        `key` (by default a random one) makes it safe to send again, as with `enqueue`. Raises what `enqueue`
+        raises.
         """
         answer = await self._request(
             "POST",
             queue,
             "/messages/batch",
             content=msgspec.msgpack.encode(bodies),
-            headers={"Content-Type": _MSGPACK},
-            repeatable=False,
+            headers={"Content-Type": _MSGPACK, "Idempotency-Key": key or secrets.token_hex(16)},
         )
         return _decoded(answer, dict[str, int])["first_id"]
 

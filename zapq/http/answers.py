@@ -55,12 +55,14 @@ def enqueued_in(queue: str, id: int, tail: bytes, *, replayed: bool = False, dur
     )
 
 
-def enqueued_many(count: int, first: int, tail: bytes, *, durability: bytes = b"") -> bytes:
-    """The answer to a batch that was accepted."""
+def enqueued_many(
+    count: int, first: int, tail: bytes, *, replayed: bool = False, durability: bytes = b""
+) -> bytes:
+    """The answer to a batch that was accepted, or had been, under the same key."""
     body = b'{"count":%d,"first_id":%d}' % (count, first)
     return (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n"
-        b"%bContent-Length: %d\r\n%b\r\n%b" % (durability, len(body), tail, body)
+        b"%b%bContent-Length: %d\r\n%b\r\n%b" % (_REPLAYED if replayed else b"", durability, len(body), tail, body)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quart import Request, request
@@ -51,6 +52,26 @@ class Api:
                 reserved=reserved,
             )
             return Accepted(message.id, replayed=False)
+
+    async def accept_batch(
+        self,
+        queue: str,
+        key: str | None,
+        batch: Sequence[bytes | Draft],
+        content_type: str,
+        durability: Durability | None,
+    ) -> Accepted:
+        """Store a batch in the queue of that name, which is made if there is none."""
+        reserved = exchange_of(request).body.reserved
+        with self.service.made_if_used(queue) as named:
+            if key is not None:
+                return await named.enqueue_many_once(
+                    key, batch, content_type=content_type, begun=True, durability=durability, reserved=reserved
+                )
+            first = await named.enqueue_many(
+                batch, content_type=content_type, begun=True, durability=durability, reserved=reserved
+            )
+            return Accepted(first, replayed=False)
 
     def durability(self, asked: Durability | None) -> bytes:
         """Return the field that says what an accepted message survives, where that is a question."""

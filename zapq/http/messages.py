@@ -33,17 +33,13 @@ def create_routes(api: Api) -> Blueprint:
     async def enqueue_many(name: str) -> Response:
         durability = wire.durability(wire.parameters(request, "durability"))
         media_type = wire.batch_format(request)
+        key = wire.idempotency_key(request)
         batch = wire.decode_batch(media_type, await api.new_body(name))
-        with service.made_if_used(name) as queue:
-            first = await queue.enqueue_many(
-                batch,
-                content_type=wire.type_in_batch(media_type),
-                begun=True,
-                durability=durability,
-                reserved=exchange_of(request).body.reserved,
-            )
+        accepted = await api.accept_batch(name, key, batch, wire.type_in_batch(media_type), durability)
         return respond.with_bytes(
-            answers.enqueued_many(len(batch), first, b"", durability=api.durability(durability))
+            answers.enqueued_many(
+                len(batch), accepted.id, b"", replayed=accepted.replayed, durability=api.durability(durability)
+            )
         )
 
     @routes.post("/receive")

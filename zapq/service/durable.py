@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from zapq.core.idempotency import Claim, Keys
 from zapq.core.image import Image
 from zapq.core.journaled import JournaledQueue, StillSettling
 from zapq.core.journaled_broker import JournaledBroker
-from zapq.core.message import Draft, Lease
+from zapq.core.message import Lease
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavailable, ZapqError
@@ -68,20 +68,11 @@ class DurableQueue(NamedQueue):
     _service: DurableService
     _core: JournaledQueue
 
-    async def enqueue_once(
-        self,
-        key: str,
-        draft: Draft,
-        *,
-        begun: bool = False,
-        durability: Durability | None = None,
-        reserved: Reservation | None = None,
+    async def _once(
+        self, key: str, content: object, store: Callable[[float], int], durability: Durability | None
     ) -> Accepted:
-        """Store a message unless `key` was used for it before. See `NamedQueue.enqueue_once`."""
         while True:
-            accepted = await super().enqueue_once(
-                key, draft, begun=begun, durability=durability, reserved=reserved
-            )
+            accepted = await super()._once(key, content, store, durability)
             if not accepted.replayed or (self._core.number, key) not in self._service.pending_keys:
                 return accepted
             # The first one's answer is this one's, too; if it comes to nothing, this one is the first.

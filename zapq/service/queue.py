@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from math import inf
@@ -62,6 +62,7 @@ class Accepted(NamedTuple):
     """The answer to an enqueue."""
 
     id: int
+    """The message's; of a batch, that of the first."""
     replayed: bool
     """Whether it was stored before, under the same key: then nothing was stored now."""
 
@@ -174,21 +175,51 @@ class NamedQueue:
         A key is kept for 300 s, or until 100,000 newer ones have come. Raises `KeyReused` if it was used for
         another message, and what `enqueue` raises; then the key is as before.
         """
-        # Only told apart from other messages under one key, not protected from forgers: they are the same client.
-        fingerprint = hashlib.blake2b(msgspec.msgpack.encode(draft), digest_size=16).digest()
+
+        def store(now: float) -> int:
+            about = _about(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
+            _give_back(reserved)
+            return self._enqueue(draft.body, about, draft.delay, begun, now).id
+
+        return await self._once(key, draft, store, durability)
+
+    async def enqueue_many_once(
+        self,
+        key: str,
+        batch: Sequence[bytes | Draft],
+        *,
+        content_type: str = OCTETS,
+        begun: bool = False,
+        durability: Durability | None = None,
+        reserved: Reservation | None = None,
+    ) -> Accepted:
+        """Store a batch as `enqueue_many` does unless `key` was used for it before; then return its first id.
+
+        A key is for one message or for one batch, and kept as `enqueue_once` says, whose refusals these are.
+        """
+
+        def store(now: float) -> int:
+            _give_back(reserved)
+            return self._enqueue_many(batch, content_type, begun, now)
+
+        return await self._once(key, (content_type, list(batch)), store, durability)
+
+    async def _once(
+        self, key: str, content: object, store: Callable[[float], int], durability: Durability | None
+    ) -> Accepted:
+        """Call `store`, which returns an id, unless `key` was used for this content before."""
+        # Only told apart from other content under one key, not protected from forgers: they are the same client.
+        fingerprint = hashlib.blake2b(msgspec.msgpack.encode(content), digest_size=16).digest()
         async with self._step:
             self._check_alive()
             now = trio.current_time()
-            keys = self._service.keys
-            id = keys.find(self._core.number, key, fingerprint, now)
+            id = self._service.keys.find(self._core.number, key, fingerprint, now)
             if id is not None:
                 return Accepted(id, replayed=True)
-            about = _about(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
             with self._asked_for(durability):
-                _give_back(reserved)
-                message = self._enqueue(draft.body, about, draft.delay, begun, now)
-                self._claim(key, fingerprint, message.id, now)
-            return Accepted(message.id, replayed=False)
+                id = store(now)
+                self._claim(key, fingerprint, id, now)
+            return Accepted(id, replayed=False)
 
     def _asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
         """Do in this block what a producer asks for, or raise `NotDurable`."""

@@ -337,6 +337,8 @@ BAD = [
     ("POST", f"{QUEUE}/messages", {"Idempotency-Key": ""}, b"x", 400, "Idempotency-Key"),
     ("POST", f"{QUEUE}/messages", {"Idempotency-Key": "two words"}, b"x", 400, "Idempotency-Key"),
     ("POST", f"{QUEUE}/messages", {"Idempotency-Key": "x" * 256}, b"x", 400, "Idempotency-Key"),
+    ("POST", f"{QUEUE}/messages?durability=disk", {}, b"x", 400, "durability"),
+    ("POST", f"{QUEUE}/messages?durability=committed", {}, b"x", 400, "durability"),
     ("POST", f"{QUEUE}/messages", {}, b"x" * 131_073, 413, None),
     ("POST", "/queues/-x/messages", {}, b"x", 400, "queue"),
     ("POST", f"/queues/{'x' * 81}/messages", {}, b"x", 400, "queue"),
@@ -348,17 +350,30 @@ BAD = [
     ("POST", f"{QUEUE}/receive?visibility=-1", {}, b"", 400, "visibility"),
     ("POST", f"{QUEUE}/receive?ack=manual", {}, b"", 400, "ack"),
     ("POST", f"{QUEUE}/receive?max=5", {}, b"", 400, "max"),
+    ("POST", f"{QUEUE}/receive?visiblity=5", {}, b"", 400, "visiblity"),
+    ("POST", f"{QUEUE}/receive?visibility=5&visibility=5", {}, b"", 400, "visibility"),
     ("POST", f"{QUEUE}/receive/batch?max=0", {}, b"", 400, "max"),
     ("POST", f"{QUEUE}/receive/batch?max=1001", {}, b"", 400, "max"),
     ("POST", f"{QUEUE}/receive/batch?max=x", {}, b"", 400, "max"),
+    ("POST", f"{QUEUE}/receive/batch?limit=5", {}, b"", 400, "limit"),
+    ("POST", f"{QUEUE}/receive/batch?wait=61", {}, b"", 400, "wait"),
+    ("POST", f"{QUEUE}/receive/batch?visibility=43201", {}, b"", 400, "visibility"),
+    ("POST", f"{QUEUE}/receive/batch?ack=none", {}, b"", 400, "ack"),
     ("POST", f"{QUEUE}/receive/batch", {"Accept": "text/html"}, b"", 406, "Accept"),
     ("GET", f"{QUEUE}/messages?state=gone", {}, b"", 400, "state"),
     ("GET", f"{QUEUE}/messages?limit=0", {}, b"", 400, "limit"),
     ("GET", f"{QUEUE}/messages?limit=1001", {}, b"", 400, "limit"),
+    ("GET", f"{QUEUE}/messages?states=ready", {}, b"", 400, "states"),
     ("GET", f"{QUEUE}/messages/1?x=1", {}, b"", 400, "x"),
     ("GET", "/queues?x=1", {}, b"", 400, "x"),
+    ("GET", f"{QUEUE}?x=1", {}, b"", 400, "x"),
+    ("DELETE", f"{QUEUE}?x=1", {}, b"", 400, "x"),
     ("POST", f"{QUEUE}/redrive?limit=0", {}, b"", 400, "limit"),
+    ("POST", f"{QUEUE}/redrive?limit=1001", {}, b"", 400, "limit"),
+    ("POST", f"{QUEUE}/redrive?max=1", {}, b"", 400, "max"),
     ("POST", f"{QUEUE}/purge?sure=1", {}, b"", 400, "sure"),
+    ("POST", f"{QUEUE}/pause?x=1", {}, b"", 400, "x"),
+    ("POST", f"{QUEUE}/resume?x=1", {}, b"", 400, "x"),
     ("POST", "/drain?x=1", {}, b"", 400, "x"),
     # Snapshots
     ("GET", "/snapshots?x=1", {}, b"", 400, "x"),
@@ -373,6 +388,14 @@ BAD = [
     # Batches
     ("POST", f"{QUEUE}/messages/batch", {"Content-Type": "text/plain"}, b"x", 415, "Content-Type"),
     ("POST", f"{QUEUE}/messages/batch", {}, b"x", 415, "Content-Type"),
+    (
+        "POST",
+        f"{QUEUE}/messages/batch",
+        MSGPACK | {"Idempotency-Key": "two words"},
+        msgspec.msgpack.encode([b"a"]),
+        400,
+        "Idempotency-Key",
+    ),
     ("POST", f"{QUEUE}/messages/batch", MSGPACK, b"", 400, "body"),
     ("POST", f"{QUEUE}/messages/batch", MSGPACK, b"\x92\xc4\x01a\xc4\x05b", 400, "body"),
     ("POST", f"{QUEUE}/messages/batch", MSGPACK, msgspec.msgpack.encode([b"a"]) + b"\x00", 400, "body"),
@@ -413,6 +436,9 @@ BAD = [
     ("POST", f"{QUEUE}/messages/batch", JSON, b'["aGk="', 400, "body"),
     ("POST", f"{QUEUE}/messages/batch", JSON, b'{"body": "aGk="}', 400, "body"),
     ("POST", f"{QUEUE}/messages/batch", JSON, msgspec.json.encode([b""] * 1001), 400, "body"),
+    ("POST", f"{QUEUE}/messages/batch", JSON, msgspec.json.encode([b"a", bytes(131_073)]), 413, None),
+    ("POST", f"{QUEUE}/messages/batch", NDJSON, b'1\n"%b"\n' % (b"x" * 131_072), 413, None),
+    ("POST", f"{QUEUE}/messages/batch?durability=disk", JSON, b'["aGk="]', 400, "durability"),
     ("POST", f"{QUEUE}/messages/batch", NDJSON, b"{}\n{", 400, "body"),
     ("POST", f"{QUEUE}/messages/batch", NDJSON, b"\n\n", 400, "body"),
     ("POST", f"{QUEUE}/messages/batch", NDJSON, b"1\n" * 1001, 400, "body"),
@@ -423,7 +449,11 @@ BAD = [
     ("POST", f"{QUEUE}/settle", JSON, b'[{"receipt": "x", "delay": -1}]', 400, "body"),
     ("POST", f"{QUEUE}/settle", JSON, b'[{"action": "ack"}]', 400, "body"),
     ("POST", f"{QUEUE}/settle", JSON, msgspec.json.encode([{"receipt": "x"}] * 1001), 400, "body"),
+    ("POST", f"{QUEUE}/settle", JSON, b'[{"receipt": "x", "action": "extend", "visibility": 43201}]', 400, "body"),
+    ("POST", f"{QUEUE}/settle", JSON, b'[{"receipt": "x", "dely": 1}]', 400, "body"),
+    ("POST", f"{QUEUE}/settle", MSGPACK, msgspec.msgpack.encode([{"receipt": "x"}])[:-1], 400, "body"),
     ("POST", f"{QUEUE}/settle", {}, b'[{"receipt": "x"}]', 415, "Content-Type"),
+    ("POST", f"{QUEUE}/settle?x=1", JSON, b'[{"receipt": "x"}]', 400, "x"),
     # Settings
     ("PUT", QUEUE, {}, b"{", 400, "body"),
     ("PUT", QUEUE, {}, b"[]", 400, "body"),
@@ -433,6 +463,10 @@ BAD = [
     ("PUT", QUEUE, {}, b'{"max_messages": 0}', 400, "body"),
     ("PUT", QUEUE, {}, b'{"max_messages": "5"}', 400, "body"),
     ("PUT", QUEUE, {}, b'{"ttl": 0}', 400, "body"),
+    ("PUT", QUEUE, {}, b'{"ttl": 31536001}', 400, "body"),
+    ("PUT", QUEUE, {}, b'{"max_bytes": 0}', 400, "body"),
+    ("PUT", QUEUE, {}, b'{"max_receives": 0, "dead_letter": "dead"}', 400, "body"),
+    ("PUT", QUEUE, {}, b'{"max_receives": 1000001, "dead_letter": "dead"}', 400, "body"),
     ("PUT", QUEUE, {}, b'{"max_receives": 3}', 400, "dead_letter"),
     ("PUT", QUEUE, {}, b'{"dead_letter": "dead"}', 400, "dead_letter"),
     ("PUT", QUEUE, {}, b'{"max_receives": 3, "dead_letter": "emails"}', 400, "dead_letter"),
@@ -443,7 +477,14 @@ BAD = [
     ("DELETE", f"{QUEUE}/receipts/nonsense", {}, b"", 400, "receipt"),
     ("DELETE", f"{QUEUE}/receipts/0-0-0", {}, b"", 409, "receipt"),
     ("POST", f"{QUEUE}/receipts/0-0-0/release", {}, b"", 409, "receipt"),
+    ("DELETE", f"{QUEUE}/receipts/{{of another queue}}", {}, b"", 409, "receipt"),
+    ("POST", f"{QUEUE}/receipts/{{of another queue}}/release", {}, b"", 409, "receipt"),
+    ("POST", f"{QUEUE}/receipts/{{of another queue}}/extend", {}, b"", 409, "receipt"),
     ("POST", f"{QUEUE}/receipts/0-0-0/release?delay=x", {}, b"", 400, "delay"),
+    ("POST", f"{QUEUE}/receipts/0-0-0/release?delay=31536001", {}, b"", 400, "delay"),
+    ("POST", f"{QUEUE}/receipts/0-0-0/release?x=1", {}, b"", 400, "x"),
+    ("POST", f"{QUEUE}/receipts/0-0-0/extend?x=1", {}, b"", 400, "x"),
+    ("POST", f"{QUEUE}/receipts/0-0-0/extend?visibility=-1", {}, b"", 400, "visibility"),
     ("POST", f"{QUEUE}/receipts/0-0-0/extend?visibility=43201", {}, b"", 400, "visibility"),
     ("DELETE", f"{QUEUE}/receipts/0-0-0?x=1", {}, b"", 400, "x"),
     ("POST", "/queues/nobody/receive", {}, b"", 404, None),
@@ -479,12 +520,16 @@ async def test_bad_input_is_refused_by_name_and_changes_nothing(
     await queue.enqueue_many([b"a", b"b"])
     await queue.enqueue(b"c", delay=100)
     await queue.receive(visibility=100)
+    await service.default.enqueue(b"d")
+    foreign = await service.default.receive(visibility=100)
+    assert foreign is not None
 
     async def picture() -> tuple[object, ...]:
-        seen = [await queue.peek(state) for state in STATES]
-        return (service.stats(), queue.info(), seen, set(service.broker.queues))
+        seen = [await each.peek(state) for each in (queue, service.default) for state in STATES]
+        return (service.stats(), queue.info(), seen, set(service.broker.queues), len(service.keys))
 
     before = await picture()
+    target = target.replace("{of another queue}", foreign.receipt)
     answer = await ask(zapq_server.url, method, target, body, headers)
     assert answer.status == status
     assert answer.headers["content-type"] == "application/problem+json"

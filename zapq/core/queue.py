@@ -821,6 +821,11 @@ class Queue:
         return self._full("max_bytes", room.bytes, size, room.max_bytes, {"max_bytes": room.max_bytes}, now)
 
     def _check_room(self, messages: int, size: int, now: float) -> None:
+        room = self._room
+        if not (
+            self._capped or room.messages + messages > room.max_messages or room.bytes + size > room.max_bytes
+        ):
+            return
         try:
             self._check_caps(messages, size, now)
         except QueueFull:

@@ -32,7 +32,7 @@ from zapq.errors import (
     ReceiptExpired,
     ZapqError,
 )
-from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT
+from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT, RECEIVE_BYTES
 from zapq.service import bulk
 from zapq.service.reservation import Reservation
 from zapq.service.step import Step
@@ -556,7 +556,12 @@ class NamedQueue:
         checked_limit(len(batch), "messages")
         self._check_alive()
         try:
-            size = sum(map(len, batch))  # type: ignore[arg-type]  # a draft has no length, which is how we know
+            # A draft is not bytes and has no length, which is how we know. Joining takes a third of the time, as
+            # long as it is little.
+            if 0 < len(packed) < RECEIVE_BYTES:
+                size = len(b"".join(batch))  # type: ignore[arg-type]
+            else:
+                size = sum(map(len, batch))  # type: ignore[arg-type]
         except TypeError:
             drafts = [
                 each if isinstance(each, Draft) else Draft(body=each, content_type=content_type) for each in batch

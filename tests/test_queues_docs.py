@@ -138,6 +138,6 @@ def test_the_example_in_python_runs() -> None:
     program = "async def main():\n" + "".join(f"    {line}\n" for line in PYTHON.splitlines())
     # It waits for 20 s for what is put off for 10.
     names: dict[str, object] = {"zapq": zapq, "handle": handle}
-    exec(program.replace("delay=10", "delay=0"), names)  # noqa: S102 - our own document
+    exec(program.replace("delay=10", "delay=0"), names)
     trio.run(names["main"])  # type: ignore[arg-type]
     assert handled == [b"one"]

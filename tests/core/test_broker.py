@@ -9,8 +9,8 @@ from math import inf
 import pytest
 
 from zapq.core import broker as broker_module
-from zapq.core.broker import Broker
-from zapq.core.message import About, Draft
+from zapq.core.broker import Broker, Redriven
+from zapq.core.message import About, Draft, Message
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, QueueFull, QueueInUse, QueueNotFound, ReceiptExpired, TooManyQueues
@@ -171,6 +171,31 @@ def test_redrive_into_a_full_queue_loses_nothing(broker: Broker) -> None:
     assert broker.redrive("dead", 1000, 2.0).moved == 1
     assert bodies(work) == [b"b", b"c"]
     assert bodies(dead) == [b"sent here"]
+
+
+def test_a_redrive_looks_at_no_more_letters_than_it_must(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    stayed: list[bytes] = []
+    stay = Queue.stay
+
+    def note(queue: Queue, message: Message) -> None:
+        stayed.append(message.body)
+        stay(queue, message)
+
+    monkeypatch.setattr(Queue, "stay", note)
+    settings = QueueSettings(max_receives=1, dead_letter="dead", max_messages=2)
+    for name, number in (("work", 2), ("work", 2), ("other", 1)):
+        broker.configure(name, settings, 0.0)
+        queue = broker.find(name)
+        queue.enqueue_bodies([name.encode()] * number)
+        queue.receive_many(2, 1.0, 0.0)
+        broker.tick(1.0)
+    broker.find("work").enqueue_bodies([b"in the way"])
+    assert broker.redrive("dead", 1000, 2.0) == Redriven(2, 3), "one of each, past those that have to stay"
+    assert stayed == [b"work"] * 3
+    stayed.clear()
+    broker.find("other").enqueue_bodies([b"in the way"])
+    assert broker.redrive("dead", 1000, 2.0) == Redriven(0, 3)
+    assert stayed == [b"work"], "both are full, which the first letter shows"
 
 
 def test_letters_of_a_queue_that_is_no_more_stay_where_they_are(broker: Broker) -> None:

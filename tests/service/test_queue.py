@@ -193,7 +193,9 @@ async def test_whatever_makes_a_message_ready_wakes_who_waits_at_once(
     begun = trio.current_time()
     await cause(zapq_service, queue)
     await trio.sleep(6)  # by then whatever was put off is due
-    assert got == [(b"job", pytest.approx(seconds))]
+    [(body, after)] = got
+    assert body == b"job"
+    assert after == pytest.approx(seconds)
 
 
 async def test_a_delayed_message_wakes_who_waits_exactly_when_it_is_due(
@@ -374,11 +376,12 @@ async def test_a_key_makes_sending_twice_harmless(queue: NamedQueue, autojump_cl
 
 
 async def test_a_key_makes_sending_a_batch_twice_harmless(queue: NamedQueue, autojump_clock: MockClock) -> None:
-    batch = [b"a", Draft(body=b"b", priority=3)]
+    batch: list[bytes | Draft] = [b"a", Draft(body=b"b", priority=3)]
     first = await queue.enqueue_many_once("key", batch)
     again = await queue.enqueue_many_once("key", batch)
     assert (first, again) == ((1, False), (1, True))
-    for other in (batch[:1], [b"a", Draft(body=b"b", priority=4)], batch[::-1]):
+    others: list[list[bytes | Draft]] = [batch[:1], [b"a", Draft(body=b"b", priority=4)], batch[::-1]]
+    for other in others:
         with pytest.raises(KeyReused):
             await queue.enqueue_many_once("key", other)
     with pytest.raises(KeyReused):

@@ -155,9 +155,8 @@ class Broker:
         queue = self.find(name)
         if queue is self.default:
             raise QueueInUse(f"{name} is always there; purge it instead.", queue=name)
-        for other in self.queues.values():
-            if other.settings.dead_letter == name:
-                raise QueueInUse(f"Dead letters of {other.name} go to {name}; change that first.", queue=name)
+        for other in self._feeders(name):
+            raise QueueInUse(f"Dead letters of {other.name} go to {name}; change that first.", queue=name)
         return queue
 
     def prepare(self, names: Iterable[str]) -> Replacement:
@@ -211,12 +210,15 @@ class Broker:
         source = self.find(name)
         # It is for consumers that a queue is paused.
         paused, source.paused = source.paused, False
+        feeders = self._feeders(name)
         moved = 0
         staying: list[Message] = []
         for message in source.pop_ready(now):
             target = self.queues.get(message.about.origin)
             if target is None or target is source or not target.has_room_for(len(message.body)):
                 staying.append(message)
+                if feeders and not any(each.has_room_for(0) for each in feeders):
+                    break  # all that is behind it would only be taken out and put back
                 continue
             source.leave(message)
             target.adopt(message, About(message.content_type, message.priority))
@@ -228,6 +230,10 @@ class Broker:
         source.paused = paused
         source.note_redriven(moved)
         return Redriven(moved, source.stats().ready)
+
+    def _feeders(self, name: str) -> list[Queue]:
+        """Return the queues whose dead letters go to the one called `name`."""
+        return [queue for queue in self.queues.values() if queue.settings.dead_letter == name]
 
     def tick(self, now: float) -> float:
         """Do a bounded part of what is due by `now`, and return when to come back: at once, if there is more."""

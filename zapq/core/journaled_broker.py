@@ -93,6 +93,7 @@ class JournaledBroker(Broker):
         self._journal.check()
         source = self.queues[self.find(name).name]
         paused, source.paused = source.paused, False
+        feeders = self._feeders(name)
         pairs: list[tuple[Message, Move]] = []
         staying: list[Message] = []
         coming: dict[str, tuple[int, int]] = {}
@@ -102,6 +103,13 @@ class JournaledBroker(Broker):
             number, total = coming.get(message.about.origin, (0, 0))
             if target is None or target is source or not target.has_room_for(total + size, number + 1):
                 staying.append(message)
+                moved = [coming.get(each.name, (0, 0)) for each in feeders]
+                rooms = (
+                    each.has_room_for(total, number + 1)
+                    for each, (number, total) in zip(feeders, moved, strict=True)
+                )
+                if feeders and not any(rooms):
+                    break  # all that is behind it would only be taken out and put back
                 continue
             coming[message.about.origin] = (number + 1, total + size)
             pairs.append((message, target.prepare_move(message, About(message.content_type, message.priority))))

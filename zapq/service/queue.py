@@ -556,12 +556,7 @@ class NamedQueue:
         checked_limit(len(batch), "messages")
         self._check_alive()
         try:
-            # A draft is not bytes and has no length, which is how we know. Joining takes a third of the time, as
-            # long as it is little.
-            if 0 < len(packed) < RECEIVE_BYTES:
-                size = len(b"".join(batch))  # type: ignore[arg-type]
-            else:
-                size = sum(map(len, batch))  # type: ignore[arg-type]
+            size = _size_together(batch, little=0 < len(packed) < RECEIVE_BYTES)
         except TypeError:
             drafts = [
                 each if isinstance(each, Draft) else Draft(body=each, content_type=content_type) for each in batch
@@ -668,6 +663,12 @@ def _give_back(reserved: Reservation | None) -> None:
     """Give back what was reserved for a message that is about to be stored, so that it is not counted twice."""
     if reserved is not None:
         reserved.give_back()
+
+
+def _size_together(batch: Sequence[bytes | Draft], *, little: bool) -> int:
+    """Return the bytes of all bodies; TypeError if one is a draft, which is not bytes and has no length."""
+    # Joining takes a third of the time, as long as it is little.
+    return len(b"".join(batch)) if little else sum(map(len, batch))  # type: ignore[arg-type]
 
 
 def _about(now: float, priority: int, delay: float, ttl: float | None, content_type: str) -> About:

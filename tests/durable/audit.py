@@ -61,6 +61,17 @@ class Ledger:
     answered: int = 0
     """Requests that were answered."""
 
+    def add(self, *batch: Sent) -> None:
+        """Take note of messages that are about to be sent; from any thread."""
+        with self.lock:
+            self.sent.update((sent.body, sent) for sent in batch)
+
+    def forget(self, *batch: Sent) -> None:
+        """Take note that they were refused; from any thread."""
+        with self.lock:
+            for sent in batch:
+                del self.sent[sent.body]
+
     def audit(self, ready: list[Held], delayed: Sequence[Held] = ()) -> list[str]:
         """Return what is wrong with what was found, ready messages in their order; nothing, if nothing is."""
         found = [*ready, *delayed]

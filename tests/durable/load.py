@@ -84,13 +84,12 @@ class Clients:
             sent.content_type = headers["Content-Type"] = "text/plain"
         if random.random() < 0.3:
             headers["Idempotency-Key"] = name
-        with self.ledger.lock:
-            self.ledger.sent[sent.body] = sent
+        self.ledger.add(sent)
         target = f"/queues/{queue}/messages?priority={sent.priority}"
         # A consumer may know of it before we do.
         reply = self._noted(link.ask("POST", target, sent.body, headers), 202, 429)
         if reply.status == 429:
-            del self.ledger.sent[sent.body]
+            self.ledger.forget(sent)
             return
         sent.id, sent.answered = int(reply.headers["zapq-message-id"]), True
 
@@ -98,14 +97,12 @@ class Clients:
         queue = random.choice([LEASED, TAKEN])
         bodies = [f"{name}-{number}".encode() for number in range(random.randint(2, 9))]
         batch = [Sent(queue, body, group=name) for body in bodies]
-        with self.ledger.lock:
-            self.ledger.sent.update(zip(bodies, batch, strict=True))
+        self.ledger.add(*batch)
         data = json.dumps([base64.b64encode(body).decode() for body in bodies]).encode()
         target = f"/queues/{queue}/messages/batch"
         reply = self._noted(link.ask("POST", target, data, {"Content-Type": "application/json"}), 202, 429)
         if reply.status == 429:
-            for body in bodies:
-                del self.ledger.sent[body]
+            self.ledger.forget(*batch)
             return
         for number, sent in enumerate(batch):
             sent.id, sent.answered = reply.json["first_id"] + number, True
@@ -172,16 +169,21 @@ class Clients:
     def _admin(self, link: Link, random: Random, name: str) -> None:
         match random.choice(["send", "send", "send", "purge", "set"]):
             case "send":
-                sent = self.ledger.sent[name.encode()] = Sent(SIDE, name.encode())
+                sent = Sent(SIDE, name.encode())
+                self.ledger.add(sent)
                 reply = self._noted(link.ask("POST", f"/queues/{SIDE}/messages", sent.body), 202, 429)
+                if reply.status == 429:
+                    self.ledger.forget(sent)
+                    return
                 sent.id, sent.answered = int(reply.headers["zapq-message-id"]), True
             case "purge":
                 self.ledger.purged.add(SIDE)
                 self._noted(link.ask("POST", f"/queues/{SIDE}/purge"), 200, 404)
                 self.ledger.purged.discard(SIDE)
-                for sent in self.ledger.sent.values():
-                    # Only this client sends there, one request at a time.
-                    sent.gone |= sent.queue == SIDE and sent.answered
+                with self.ledger.lock:
+                    for sent in self.ledger.sent.values():
+                        # Only this client sends there, one request at a time.
+                        sent.gone |= sent.queue == SIDE and sent.answered
             case "set":
                 wanted = {"visibility": float(random.randint(1, 1000)), "max_messages": DEEP}
                 self.settings.append(wanted)

@@ -539,6 +539,8 @@ def adopt(path: Path) -> tuple[Database, str]:
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         # The latter if SQLite's own message quotes what is damaged.
         connection.close()
+        if _code_of(error) == sqlite3.SQLITE_BUSY:
+            raise CannotStart(f"{path.name} is in use by another program: {error}.") from None
         raise CannotStart(f"{path.name} cannot be used: {error}. `zapq check` tells more.") from None
     except BaseException:
         connection.close()
@@ -617,8 +619,14 @@ def _our_tables() -> list[tuple[str, str, str, str | None]]:
         return _tables(connection)
 
 
+def _code_of(error: Exception) -> int:
+    """Return SQLite's primary result code, 0 if it is no error of SQLite's."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF
+
+
 def _is_of_the_disk(error: Exception) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in {
+    return _code_of(error) in {
         sqlite3.SQLITE_IOERR,
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_FULL,

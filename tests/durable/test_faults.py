@@ -448,6 +448,25 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     assert server.audit(tmp_path / "stopped") == ""
 
 
+def test_a_last_commit_that_fails_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    directory.mkdir()
+    with Server(directory) as server:
+        assert server.enqueue()
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (PAGE, resource.RLIM_INFINITY))
+        assert not server.enqueue()
+        server.http.close()
+        server.process.terminate()
+        output, _ = server.process.communicate()
+        assert server.process.returncode == 1
+        *_, complaint = output.decode().splitlines()
+        assert complaint == f"zapq: {FILE}: the last changes could not be written: disk I/O error."
+        server.audit(tmp_path / "stopped")
+        server.start()
+        assert server.dequeue()
+        assert not server.default
+
+
 def test_a_disk_that_is_read_only_at_the_start(tmp_path: Path) -> None:
     with mounted("24m", tmp_path / "disk") as disk, Server(disk.place, *disk.inside) as server:
         assert not server.until_refused(20)

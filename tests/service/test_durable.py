@@ -8,7 +8,9 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import trio
@@ -19,11 +21,14 @@ from zapq.core.commit import Batch
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
+from zapq.limits import MIB
 from zapq.service.durable import DurableService
 from zapq.service.queue import NamedQueue, Settlement
 from zapq.settings import Settings
-from zapq.store import database
+from zapq.store import database, writer
 from zapq.store.database import Database
+
+T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -242,6 +247,73 @@ async def test_after_a_failure_what_was_refused_is_not_there_and_the_rest_is(tmp
         assert [each.message.body for each in await service.default.peek()] == [b"before", b"after"]
 
 
+class Fragile:
+    """A connection to the database that raises `error` in place of the n-th statement from now."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.left = 0
+        self.error: Exception = sqlite3.OperationalError("disk I/O error")
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+        return self._connection.execute(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+async def test_the_writer_may_raise_anything_at_any_statement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.005)
+    held: list[bytes] = []
+    refused = at = 0
+
+    async def surely(change: Callable[[], Awaitable[T]]) -> T:
+        """Do it; if it is refused, it has not happened, and can be done again."""
+        nonlocal refused
+        try:
+            return await change()
+        except StorageUnavailable:
+            refused += 1
+            assert [each.message.body for each in await queue.peek(limit=1000)] == held
+            await works_again(service)
+            return await change()
+
+    async with opened(tmp_path) as service:
+        await service.stored()
+        queue, files = service.default, service._journal._writer._database
+        connection = Fragile(files._connection)
+        monkeypatch.setattr(files, "_connection", connection)
+        errors = [connection.error, MemoryError("full"), RuntimeError("of whatever kind")]
+        while connection.left <= 0:  # else there are no more of them than that
+            at += 1
+            connection.left, connection.error = at, errors[at % len(errors)]
+            names = [b"%d-%d" % (at, number) for number in range(4)]
+            await surely(partial(queue.enqueue, names[0]))
+            held.append(names[0])
+            await surely(partial(queue.enqueue_once, f"{at}", Draft(body=names[1])))
+            held.append(names[1])
+            await surely(partial(queue.enqueue_many, [Draft(body=each, ttl=9e6) for each in names[2:]]))
+            held += names[2:]
+            taken_one = await surely(queue.dequeue)
+            assert taken_one is not None
+            assert taken_one.body == held.pop(0)
+            lease = await surely(partial(queue.receive, visibility=900.0))
+            assert lease is not None
+            assert lease.body == held.pop(0)
+            await surely(partial(queue.ack, lease.receipt))
+            await surely(queue.pause)
+            await surely(queue.resume)
+        connection.left = 0
+    assert refused > at / 2 > 10
+    async with opened(tmp_path) as service:
+        assert await taken(service.default) == held
+
+
 async def test_consumers_in_line_wait_until_the_disk_works_again(tmp_path: Path, disk: Disk) -> None:
     async with opened(tmp_path) as service:
         given: list[bytes] = []
@@ -431,6 +503,25 @@ async def test_what_was_purged_is_removed_from_the_file(tmp_path: Path) -> None:
         assert connection.execute("select count(*) from messages").fetchone() == (1,)
 
 
+async def test_the_files_stay_small_though_the_oldest_message_stays(tmp_path: Path) -> None:
+    body, batch, live, through = bytes(100_000), 20, 60, 600
+    largest = 0
+    async with opened(tmp_path) as service:
+        await service.enqueue(b"a year old")
+        oldest = await leased(service.default)
+        for number in range(0, through, batch):
+            await service.default.enqueue_many([body] * batch)
+            if number >= live:
+                assert len(await service.default.dequeue_many(batch)) == batch
+            largest = max(largest, sum(path.stat().st_size for path in tmp_path.iterdir()))
+        await service.default.release(oldest.receipt)
+    # Twice what is live, the spare pages, and a log that is emptied when it is 4 MiB long.
+    assert largest < 2 * (live + batch) * len(body) + 32 * MIB < through * len(body)
+    async with opened(tmp_path) as service:
+        first, *rest = await taken(service.default)
+        assert (first, len(rest)) == (b"a year old", live)
+
+
 async def test_waiters_of_a_deleted_queue_are_told(tmp_path: Path) -> None:
     async with opened(tmp_path) as service, trio.open_nursery() as nursery:
 
@@ -539,6 +630,18 @@ async def test_a_database_that_is_not_right_is_refused_and_left_alone(
             async with opened(tmp_path):
                 raise AssertionError
     assert (tmp_path / database.FILE).read_bytes() == before
+
+
+async def test_a_database_another_program_uses_is_not_touched(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        await service.enqueue(b"a")
+    with closing(sqlite3.connect(tmp_path / database.FILE)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(CannotStart, match=r"^zapq\.db is in use by another program: database is locked\.$"):
+            async with opened(tmp_path):
+                raise AssertionError
+    async with opened(tmp_path) as service:
+        assert await taken(service.default) == [b"a"]
 
 
 async def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Killed at a sample of the calls that change its files; `scripts/bench crash --points` tries every one."""
+"""Killed at a sample of the calls that change its files; `scripts/bench crash --points` tries many more."""
 
 from __future__ import annotations
 

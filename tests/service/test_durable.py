@@ -247,6 +247,48 @@ async def test_after_a_failure_what_was_refused_is_not_there_and_the_rest_is(tmp
         assert [each.message.body for each in await service.default.peek()] == [b"before", b"after"]
 
 
+async def test_what_is_on_its_way_when_the_log_cannot_be_emptied_is_refused(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.005)
+    tidy, full = Database.tidy, False
+
+    def try_tidy(self: Database, *, idle: bool) -> None:
+        if full:
+            raise sqlite3.OperationalError("database or disk is full")
+        tidy(self, idle=idle)
+
+    monkeypatch.setattr(Database, "tidy", try_tidy)
+    async with opened(tmp_path) as service:
+        await service.stored()
+        disk.gate, full = threading.Event(), True
+        before = disk.commits
+        refused = []
+
+        async def enqueue() -> None:
+            with pytest.raises(StorageUnavailable, match="full"):
+                await service.enqueue(b"second")
+            refused.append(b"second")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service.enqueue, b"first")
+            await trio.to_thread.run_sync(disk.entered.wait)
+            nursery.start_soon(enqueue)
+            await wait_all_tasks_blocked()
+            disk.gate.set()
+        assert refused
+        assert disk.commits == before + 1
+        # Nothing that was written meanwhile could have said that all is well.
+        assert service.journal.stats().failures == 1
+        with pytest.raises(StorageUnavailable):
+            service.check_storage()
+        full = False
+        await works_again(service)
+        await service.enqueue(b"second")
+    async with opened(tmp_path) as service:
+        assert await taken(service.default) == [b"first", b"second"]
+
+
 class Fragile:
     """A connection to the database that raises `error` in place of the n-th statement from now."""
 

@@ -93,6 +93,9 @@ class Writer:
         for entry in self._backlog:
             late.note(entry)
         try:
+            if self._broken:
+                # If the log cannot be emptied, nothing may make it longer, not even what was on its way already.
+                self._database.tidy(idle=False)
             self._database.commit([late, *batches] if late else batches)
         except Exception as error:
             # Whatever it is, it is not on the disk, and whoever waits must hear of it.
@@ -108,7 +111,6 @@ class Writer:
     def _try_again(self) -> None:
         begun = time.perf_counter()
         try:
-            # If the log cannot be emptied, nothing may make it longer.
             self._database.tidy(idle=False)
             self._database.probe()
         except Exception:

@@ -693,7 +693,9 @@ async def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
             assert os.stat(path).st_mode & 0o777 == 0o600, path
 
 
-async def test_who_waits_for_a_disk_that_hangs_is_told_in_the_end(tmp_path: Path, disk: Disk) -> None:
+async def test_who_waits_for_a_disk_that_hangs_is_told_in_the_end(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = threading.Event()
 
     async def run() -> None:
@@ -711,9 +713,39 @@ async def test_who_waits_for_a_disk_that_hangs_is_told_in_the_end(tmp_path: Path
                 nursery.cancel_scope.cancel()
                 service.give_up_storing()
 
+    closed = threading.Event()
+    close = Database.close
+
+    def close_and_tell(self: Database) -> None:
+        close(self)
+        closed.set()
+
+    monkeypatch.setattr(Database, "close", close_and_tell)
     with pytest.raises(CannotStart, match="does not answer"):
         await run()
+    assert not closed.is_set()
+    # Nobody else could, as long as the thread uses it.
     gate.set()
+    assert closed.wait(20)
+
+
+async def test_a_start_that_is_cancelled_while_it_reads_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Database.load
+    with trio.CancelScope() as scope:
+
+        def cancel_and_load(self: Database, now: float, offset: float, warning: str) -> database.Contents:
+            trio.from_thread.run_sync(scope.cancel)
+            return load(self, now, offset, warning)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Database, "load", cancel_and_load)
+            async with opened(tmp_path):
+                raise AssertionError
+    assert scope.cancelled_caught
+    async with opened(tmp_path) as service:
+        assert not service.stats().queue.messages
 
 
 async def test_a_cancelled_program_still_writes_everything(tmp_path: Path) -> None:

@@ -354,7 +354,7 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
     )
     if contents.warning:
         logs.say(logging.WARNING, "storage was not closed", reason=contents.warning)
-    service = DurableService(settings, snapshots, database, contents)
+    service = DurableService(settings, snapshots, database, contents)  # whose journal closes the database
     logs.say(
         logging.INFO,
         "storage open",
@@ -364,19 +364,15 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
     )
     del contents
     written = False
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(service.journal.run)
-            try:
-                yield service
-            finally:
-                for queue in service.broker.queues.values():
-                    queue.note_last()
-                written = await service.journal.close(CLOSE_SECONDS)  # noqa: ASYNC102 - shielded and bounded inside
-    finally:
-        if written:
-            database.close()
-        # If not, the thread still uses it, and ends with the process, if not before.
+    async with trio.open_nursery() as nursery:
+        # Without waiting until it has started: cancelled there, it would wait for a `close` that nobody calls.
+        nursery.start_soon(service.journal.run)
+        try:
+            yield service
+        finally:
+            for queue in service.broker.queues.values():
+                queue.note_last()
+            written = await service.journal.close(CLOSE_SECONDS)  # noqa: ASYNC102 - shielded and bounded inside
     if not written:
         raise CannotStart(f"{FILE}: the disk does not answer; the last changes may not be there.")
     if service.journal.reason:

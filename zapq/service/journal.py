@@ -88,18 +88,15 @@ class Journal:
         self._relaxed = False
         self._due = False
         self._rouse: Callable[[], object] | None = None
-        self._token: trio.lowlevel.TrioToken | None = None
+        self._token = trio.lowlevel.current_trio_token()
         self._in_flight: deque[OpenBatch] = deque()
         self._commits = self._changes = self._failures = 0
         self._seconds = 0.0
         self._lately: deque[float] = deque(maxlen=COMMITS_REMEMBERED)
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self) -> None:
         """Own the thread that writes, until `close`: a cancellation waits for it, as others still write."""
-        self._token = trio.lowlevel.current_trio_token()
         with self._life:
-            task_status.started()
-            self.flush()
             limiter = trio.CapacityLimiter(1)
             await trio.to_thread.run_sync(self._writer.run, abandon_on_cancel=True, limiter=limiter)
         self.collect()
@@ -108,7 +105,8 @@ class Journal:
     async def close(self, patience: float) -> bool:
         """Write everything entered so far, and return whether that was possible within `patience` seconds.
 
-        If not, the thread is left to what it does: it ends with its commit, or with the process.
+        If not, the thread is left to what it does: it ends with its commit, or with the process. The last of both
+        closes the database.
         """
         self.flush()
         self._writer.stop()
@@ -116,6 +114,7 @@ class Journal:
             await self._ended.wait()
         self._life.cancel()
         ended = self._ended.is_set()
+        self._writer.leave()
         self.give_up()
         return ended
 
@@ -167,7 +166,7 @@ class Journal:
         """Hand the open batch to the writer, if there is anything in it."""
         self._due = False
         batch = self.batch
-        if batch and self._token is not None:
+        if batch:
             batch.offset = time.time() - trio.current_time()
             self.batch = OpenBatch()
             self._in_flight.append(batch)
@@ -237,7 +236,7 @@ class Journal:
 
     def _schedule(self) -> None:
         self._due = True
-        if not self.corked and self._token is not None:
+        if not self.corked:
             self._token.run_sync_soon(self.flush)
 
     @contextmanager
@@ -258,7 +257,6 @@ class Journal:
         if rouse is not None:
             rouse()
             return
-        assert self._token is not None
         try:
             self._token.run_sync_soon(self.collect, idempotent=True)
         except trio.RunFinishedError:

@@ -1,7 +1,17 @@
-"""Profiles for property tests: `--hypothesis-profile nightly` looks for longer."""
+"""Profiles for property tests, how a test that hangs ends, and what the commands that tests start inherit.
+
+`--hypothesis-profile nightly` looks for longer.
+"""
 
 from __future__ import annotations
 
+import signal
+
 from hypothesis import settings
 
+pytest_plugins = ["tests.watchdog"]
+
 settings.register_profile("nightly", max_examples=20_000)
+
+# What a shell starts in the background ignores SIGINT, and so would every command a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -22,7 +22,7 @@ import msgspec
 from tqdm import tqdm
 
 from tests.durable.crash import Crashes
-from tests.durable.points import CALLS, Point
+from tests.durable.points import CALLS, Point, make
 
 WRITES = "pwrite64"
 
@@ -52,8 +52,8 @@ def points(every: int) -> dict[str, int]:
     for calls, fresh in product(CALLS, (True, False)):
         number, tried, died = 1, 0, True
         while died:
-            with tempfile.TemporaryDirectory() as directory:
-                died = Point(calls, number, fresh).run(Path(directory))
+            with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as made:
+                died = Point(calls, number, fresh).run(Path(directory), make(Path(made)))
             tried += died
             number += every if calls == WRITES else 1
         found[calls] = found.get(calls, 0) + tried

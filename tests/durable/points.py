@@ -27,6 +27,14 @@ def possible() -> bool:
     return subprocess.run(["strace", "-f", "-o", "/dev/null", "true"], capture_output=True).returncode == 0
 
 
+def make(directory: Path) -> Path:
+    """Make a database without messages there."""
+    server = Server(directory)
+    assert server.start()
+    assert server.stop() == 0
+    return directory
+
+
 @dataclass
 class Script:
     """A fixed sequence of requests, and what came of each."""
@@ -101,15 +109,13 @@ class Point:
     fresh: bool = False
     """Whether the database is made in this very run."""
 
-    def run(self, directory: Path) -> bool:
+    def run(self, directory: Path, made: Path) -> bool:
         """Play the script, let the process die, start it again, and raise AssertionError if it is not all right.
 
-        Returns whether it died: if not, there are fewer such calls.
+        Returns whether it died: if not, there are fewer such calls. `made` is what `make` has made.
         """
         if not self.fresh:
-            before = Server(directory)
-            assert before.start()
-            assert before.stop() == 0
+            shutil.copytree(made, directory, dirs_exist_ok=True)
         # Nothing else in the process makes such calls, but Python when it writes bytecode.
         wrapper = ["env", "PYTHONDONTWRITEBYTECODE=1", "strace", "-f", "-qq", "-o", "/dev/null"]
         inject = f"inject={self.calls}:signal=SIGKILL:when={self.number}"

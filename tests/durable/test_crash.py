@@ -11,14 +11,12 @@ import pytest
 
 from tests.durable.crash import Crashes
 
-ROUNDS = 30
 
-
-# So many rounds take as long as they take where others use the machine as well.
-@pytest.mark.timeout(600)
-def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
+@pytest.mark.timeout(3600)  # each round starts a server
+def test_nothing_acknowledged_is_lost(tmp_path: Path, nightly: bool) -> None:
+    rounds = 300 if nightly else 30
     with Crashes(tmp_path, seed="ci") as crashes:
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             crashes.crash()
         assert crashes.stop() == 0
-    assert crashes.ledger.answered > 50 * ROUNDS
+    assert crashes.ledger.answered > 50 * rounds

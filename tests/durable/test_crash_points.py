@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.durable.points import Point, possible
+from tests.durable.points import Point, make, possible
 
 SAMPLE = {
     "pwrite64": (2, 40, 700, 2000),
@@ -31,7 +31,12 @@ def name(point: Point) -> str:
     return f"{point.calls.partition(',')[0]}-{point.number}{'-fresh' * point.fresh}"
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("made"))
+
+
 @pytest.mark.skipif(not possible(), reason="strace is not allowed to trace here")
 @pytest.mark.parametrize("point", POINTS, ids=name)
-def test_a_process_killed_there_loses_nothing(tmp_path: Path, point: Point) -> None:
-    point.run(tmp_path)
+def test_a_process_killed_there_loses_nothing(tmp_path: Path, made: Path, point: Point) -> None:
+    point.run(tmp_path, made)

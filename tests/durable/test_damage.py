@@ -154,9 +154,9 @@ def outcome(directory: Path, views: list[View]) -> str:
 
 
 @pytest.fixture
-def everywhere(request: pytest.FixtureRequest) -> bool:
-    """Whether to look at every page: `--hypothesis-profile nightly`."""
-    return bool(request.config.getoption("--hypothesis-profile", default=None) == "nightly")
+def everywhere(nightly: bool) -> bool:
+    """Whether to look at every page."""
+    return nightly
 
 
 def test_what_was_not_touched_is_all_there(crashes: tuple[Crash, Crash], tmp_path: Path) -> None:

@@ -207,9 +207,9 @@ def failing(server: Server, file: str, call: str, error: str, when: str) -> Iter
 
 
 @pytest.fixture
-def thorough(request: pytest.FixtureRequest) -> bool:
-    """Whether to try every call: `--hypothesis-profile nightly`."""
-    return bool(request.config.getoption("--hypothesis-profile", default=None) == "nightly")
+def thorough(nightly: bool) -> bool:
+    """Whether to try every call."""
+    return nightly
 
 
 @pytest.fixture(scope="module")

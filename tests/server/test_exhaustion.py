@@ -96,9 +96,7 @@ async def test_without_a_cap_or_an_address_nobody_is_counted(
 ) -> None:
     cap = 0 if addr != "unix:" else 1
     addr = addr if addr != "unix:" else f"unix:{tmp_path}/s"
-    [url] = await nursery.start(
-        zapq.serve, replace(zapq_settings, addr=addr, max_connections_per_address=cap)
-    )
+    [url] = await nursery.start(zapq.serve, replace(zapq_settings, addr=addr, max_connections_per_address=cap))
     streams = [await connect(url) for _ in range(5)]
     for stream in streams:
         assert (await Client(stream).request("GET", "/health")).status == 200
@@ -144,9 +142,7 @@ async def test_without_descriptors_left_it_goes_on_with_who_is_there_and_takes_t
         host, _, port = msgspec.json.decode(log.read_text().splitlines()[-1])["addr"].rpartition(":")
         begun = trio.current_time()
         with ExitStack() as stack:
-            crowd = [
-                stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(100)
-            ]
+            crowd = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(100)]
             while "cannot accept connections" not in log.read_text():
                 await trio.sleep(0.01)
             # The first ones are in. What they ask for now, it has never done before.

@@ -99,9 +99,7 @@ class Host:
 
     def _turn_away(self, origin: str, cap: str, limit: int) -> None:
         self.traffic.connections_refused += 1
-        self.throttle.say(
-            logging.WARNING, cap, "connection refused", cap=cap, limit=limit, peer=origin or "unix"
-        )
+        self.throttle.say(logging.WARNING, cap, "connection refused", cap=cap, limit=limit, peer=origin or "unix")
 
     def note_no_resources(self, error: OSError) -> None:
         """Log that accepting has to pause."""

@@ -31,7 +31,6 @@ from zapq.limits import CLOSE_SECONDS, IDEMPOTENCY_WINDOW, MAX_BATCH
 from zapq.service import bulk
 from zapq.service.journal import ExclusiveStep, Journal, JournaledStep, StillStep
 from zapq.service.queue import Accepted, Durability, NamedQueue, Settlement, checked_limit
-from zapq.service.reservation import Reservation
 from zapq.service.service import QueueService
 from zapq.service.waiting import Given, Waiter
 from zapq.settings import Settings

@@ -729,36 +729,6 @@ async def test_who_waits_for_a_disk_that_hangs_is_told_in_the_end(
     assert closed.wait(20)
 
 
-async def test_what_came_while_the_log_could_not_be_emptied_does_not_make_it_longer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, gate = threading.Event(), threading.Event()
-
-    def fail(self: Database, *, idle: bool) -> None:
-        begun.set()
-        gate.wait(20)
-        raise sqlite3.OperationalError("database or disk is full")
-
-    async with opened(tmp_path) as service:
-        await service.stored()
-        with monkeypatch.context() as patched:
-            patched.setattr(Database, "tidy", fail)
-            await service.enqueue(b"before")
-            await trio.to_thread.run_sync(begun.wait)
-            async with trio.open_nursery() as nursery:
-
-                async def enqueue() -> None:
-                    with pytest.raises(StorageUnavailable, match="disk is full"):
-                        await service.enqueue(b"meanwhile")
-
-                nursery.start_soon(enqueue)
-                await wait_all_tasks_blocked()
-                gate.set()
-            assert not service.journal.stats().available
-        await works_again(service)
-        assert await taken(service.default) == [b"before"]
-
-
 async def test_a_start_that_is_cancelled_while_it_reads_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -261,7 +261,7 @@ async def test_what_is_on_its_way_when_the_log_cannot_be_emptied_is_refused(
     monkeypatch.setattr(Database, "tidy", try_tidy)
     async with opened(tmp_path) as service:
         await service.stored()
-        disk.gate, full = threading.Event(), True
+        disk.gate = threading.Event()
         before = disk.commits
         refused = []
 
@@ -273,6 +273,7 @@ async def test_what_is_on_its_way_when_the_log_cannot_be_emptied_is_refused(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service.enqueue, b"first")
             await trio.to_thread.run_sync(disk.entered.wait)
+            full = True  # and not before: the writer may still tidy up after the start
             nursery.start_soon(enqueue)
             await wait_all_tasks_blocked()
             disk.gate.set()

@@ -365,7 +365,7 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
     written = False
     async with trio.open_nursery() as nursery:
         # Without waiting until it has started: cancelled there, it would wait for a `close` that nobody calls.
-        nursery.start_soon(service.journal.run)
+        nursery.start_soon(service.journal.run)  # noqa: ASYNC113 - for that reason
         try:
             yield service
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 
@@ -382,3 +383,30 @@ async def test_every_lease_has_a_date_of_its_own(hot: HotPath, zapq_service: Que
     for wall, expected in ((0.0, b"00:00:30.000"), (59.9995, b"00:01:29.999"), (86_399.5, b"00:00:29.500")):
         hot.set_time(wall, now)
         assert b"T" + expected + b"Z\r\n" in hot.respond(post(RECEIVE)).data
+
+
+REFUSED = {
+    "a message for a full queue": enqueue(b"second"),
+    "a batch for a full queue": (
+        b"POST /queues/default/messages/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
+        b"Content-Length: 4\r\n\r\n1\n2\n"
+    ),
+    "a receipt that is over": b"DELETE /queues/default/receipts/1-1-1 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "an unknown queue": b"POST /queues/none/receive HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a message too large": enqueue(bytes(200_000)),
+}
+
+
+@pytest.mark.parametrize("zapq_settings", [Settings(max_msgs=1)])
+@pytest.mark.parametrize("request_", REFUSED.values(), ids=REFUSED.keys())
+async def test_a_refusal_keeps_nothing_until_the_garbage_collector_comes(hot: HotPath, request_: bytes) -> None:
+    # It would keep the whole request: in an overload that is hundreds of megabytes beside the cap.
+    hot.respond(enqueue(b"first"))
+    hot.respond(request_)
+    gc.collect()
+    gc.disable()
+    try:
+        hot.respond(request_)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

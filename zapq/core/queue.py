@@ -842,6 +842,8 @@ class Queue:
             ("max_bytes", self.bytes, size, own.max_bytes, {"max_bytes": own.max_bytes}),
         ):
             if most is not None and current + more > most and more > 0:
+                # Made elsewhere: an error that a frame of its traceback has a name for is a cycle, and all that
+                # the frames know, the whole request, would stay until the garbage collector comes.
                 raise self._full(limit, current, more, most, facts, now)
 
     def _full(

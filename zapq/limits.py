@@ -119,7 +119,9 @@ MAX_ANSWERS = 64
 MAX_ANSWERS_BYTES = 256 * KIB
 """Bytes of answers after which no further one is begun: what a client that does not read can make us hold."""
 TURN_STEPS = 256
-"""Requests answered before the rest of the program runs: some 2 ms, which timers and other tasks can wait."""
+"""Small requests answered before the rest of the program runs: some 2 ms, which timers and other tasks wait."""
+STEP_BYTES = 4 * KIB
+"""Bytes received or answered that are as much work as one more small request: a batch is up to 4000 of them."""
 ACCEPTS = 32
 """Connections accepted in one go: some 1 ms."""
 HANDSHAKE_SECONDS = 5.0

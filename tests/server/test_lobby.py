@@ -6,7 +6,7 @@ import selectors
 import socket
 import struct
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import zapq
 from tests.client import ask, open_client
-from zapq.limits import MAX_ANSWERS
+from zapq.limits import MAX_ANSWERS, STEP_BYTES, TURN_STEPS
 from zapq.server.connection import Begun
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.lobby import Guest, Lobby
@@ -280,6 +280,38 @@ async def test_one_that_pipelines_without_end_does_not_keep_others_waiting(
             received += await greedy.receive_some()
     assert answered < 1500
     assert sum(turns) == 1501
+
+
+async def test_large_batches_do_not_keep_others_waiting(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[int] = []
+    turn, respond = Lobby._turn, HotPath.respond
+
+    def begin(self: Lobby, nursery: trio.Nursery) -> None:
+        turns.append(0)
+        turn(self, nursery)
+
+    def count(self: HotPath, data: bytes) -> Answers:
+        answers = respond(self, data)
+        turns[-1] += answers.used
+        return answers
+
+    monkeypatch.setattr(Lobby, "_turn", begin)
+    monkeypatch.setattr(HotPath, "respond", count)
+    body = b'"%b"\n' % (b"x" * 1000) * 300
+    batch = b"POST /queues/default/messages/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
+    batch += b"Content-Length: %d\r\n\r\n" % len(body) + body
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(connection(zapq_server.url)) for _ in range(30)]
+        async with trio.open_nursery() as nursery:
+            # All are there when the lobby looks.
+            for stream in streams:
+                nursery.start_soon(stream.send_all, batch)
+        for stream in streams:
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 202")
+    assert sum(turns) == 30 * len(batch)
+    assert max(turns) <= TURN_STEPS * STEP_BYTES + len(batch)
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,14 @@ from zapq.http import problems, tracing, wire
 from zapq.http.exchange import note_uncertain
 from zapq.http.guard import Guard
 from zapq.http.metrics import Traffic
-from zapq.limits import HEADS_REMEMBERED, MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_BATCH_BYTES, MAX_HOT_HEAD_BYTES
+from zapq.limits import (
+    HEADS_REMEMBERED,
+    MAX_ANSWERS,
+    MAX_ANSWERS_BYTES,
+    MAX_BATCH_BYTES,
+    MAX_HOT_HEAD_BYTES,
+    STEP_BYTES,
+)
 from zapq.server.plain import Head, Verb, may_become_plain, parse_head
 from zapq.service.journal import OpenBatch
 from zapq.service.queue import NamedQueue
@@ -69,6 +76,8 @@ class Answers:
     used = 0
     """How many of the given bytes they answer."""
     requests = 0
+    work = 0
+    """What it was to answer them, with a small request as the measure."""
     then: Then = "idle"
     """What the rest is. `idle`: there is none. `more`: call again with it. `head`, `body`: a hot request so far;
     call again once there are `needed` bytes. `cold`: for Hypercorn. `close`: of no interest, for the client wants
@@ -200,6 +209,7 @@ class HotPath:
                 break
         answers.used = at
         answers.requests = number = len(parts)
+        answers.work = number + (at + size) // STEP_BYTES
         answers.data = b"".join(parts)
         self._traffic.hot_requests += number
         if changed and journal is not None:

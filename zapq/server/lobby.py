@@ -27,7 +27,7 @@ from typing import Literal
 import trio
 
 from zapq import logs
-from zapq.limits import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, TURN_STEPS
+from zapq.limits import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, STEP_BYTES, TURN_STEPS
 from zapq.server.connection import Begun, Connection, Host
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES
@@ -206,17 +206,18 @@ class Lobby:
             except BlockingIOError:
                 return 1
             if guest.state != "idle" or not data:
+                received = len(data)
                 data = self._resume(guest, data)
                 if not data:
-                    return 1
+                    return 1 + received // STEP_BYTES
                 # The message it was for is complete, and stored or refused now.
                 guest.give_back_reserved()
         answers = self._hot.respond(data)
         if answers.batch is not None:
             self._wait_for_disk(guest, answers, data[answers.used :])
-            return 1 + answers.requests
+            return 1 + answers.work
         self._answer(guest, answers, data)
-        return 1 + answers.requests
+        return 1 + answers.work
 
     def _answer(self, guest: Guest, answers: Answers, data: bytes) -> None:
         """Send answers to what `data` begins with, and go on with the rest of it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -48,7 +49,7 @@ class Stream(Protocol):
 
 
 class Throttle:
-    """Lets `rate` lines a second through for each cause, and counts the others.
+    """Lets `rate` lines through for each cause within any second, and counts the others.
 
     What clients can cause without limit, they must not be able to log without limit. The next line let
     through for a cause carries `suppressed`, the number of those that were not.
@@ -56,30 +57,28 @@ class Throttle:
 
     def __init__(self, rate: int = LINES_PER_SECOND) -> None:
         self._rate = rate
-        self._causes: dict[str, _Bucket] = {}
+        self._causes: dict[str, _Share] = {}
 
     def say(self, level: int, cause: str, message: str, **fields: object) -> None:
         """Log `message`, unless its cause has had its share. Causes are names of ours, never client data."""
         if not log.isEnabledFor(level):
             return
         now = time.monotonic()
-        bucket = self._causes.setdefault(cause, _Bucket(self._rate, now, 0))
-        bucket.tokens = min(self._rate, bucket.tokens + (now - bucket.since) * self._rate)
-        bucket.since = now
-        if bucket.tokens < 1:
-            bucket.suppressed += 1
+        share = self._causes.setdefault(cause, _Share(deque(maxlen=self._rate)))
+        if len(share.times) == self._rate and now - share.times[0] < 1:
+            share.suppressed += 1
             return
-        bucket.tokens -= 1
-        if bucket.suppressed:
-            fields["suppressed"], bucket.suppressed = bucket.suppressed, 0
+        share.times.append(now)
+        if share.suppressed:
+            fields["suppressed"], share.suppressed = share.suppressed, 0
         say(level, message, **fields)
 
 
 @dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    since: float
-    suppressed: int
+class _Share:
+    times: deque[float]
+    """When the latest lines were let through. A rate with a reserve would allow twice as many in some second."""
+    suppressed: int = 0
 
 
 class JSONLines(logging.Formatter):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import trio
 from quart import Request, request
 
 from zapq import logs
@@ -27,6 +28,8 @@ class Api:
     settings: Settings
     traffic: Traffic
     throttle: logs.Throttle
+    _large: trio.Lock = field(default_factory=trio.Lock)
+    """Held by whoever makes a large answer next."""
 
     async def accept(self, queue: str, values: dict[str, str]) -> Accepted:
         """Store the request's body as a message of the queue of that name, which is made if there is none."""
@@ -72,6 +75,15 @@ class Api:
                 batch, content_type=content_type, begun=True, durability=durability, reserved=reserved
             )
             return Accepted(first, replayed=False)
+
+    async def turn(self) -> None:
+        """Return when it is this request's turn to make a large answer: that takes milliseconds, 8 MiB some ten.
+
+        Many that are asked for at once would otherwise be made in a row, in one turn of the scheduler's, and
+        everybody else would wait for all of them.
+        """
+        async with self._large:
+            await trio.lowlevel.checkpoint()
 
     def durability(self, asked: Durability | None) -> bytes:
         """Return the field that says what an accepted message survives, where that is a question."""

@@ -60,6 +60,7 @@ def create_routes(api: Api) -> Blueprint:
         queue, given = await _receive(name, want, wire.seconds(values, "wait", 0.0))
         if not given:
             return _nothing(queue)
+        await api.turn()
         return respond.with_bytes(answers.received_many(media_type, given, _wall(), b""))
 
     async def _receive(name: str, want: Want, wait: float) -> tuple[NamedQueue, Given]:
@@ -108,7 +109,9 @@ def create_routes(api: Api) -> Blueprint:
     async def peek(name: str) -> Response:
         values = wire.parameters(request, "state", "limit")
         state, limit = wire.state(values), wire.whole(values, "limit", PEEK)
-        seen = await service.find(name).peek(state, limit=limit)
+        queue = service.find(name)
+        await api.turn()
+        seen = await queue.peek(state, limit=limit)
         now = trio.current_time()
         return respond.with_json([wire.describe_message(each, now) for each in wire.within_a_batch(seen)])
 

@@ -64,7 +64,9 @@ async def test_an_error_in_a_handler_is_500_with_a_trace_id_and_the_connection_g
 
 
 class PoorListener:
-    """The door, and its listener, of a process that has no descriptor left, until it is broken for good."""
+    """The door, its listener and its spare, of a process without any descriptor, until it is broken for good."""
+
+    sock = None
 
     def __init__(self, failures: int) -> None:
         self.errors: Iterator[OSError] = iter(
@@ -74,6 +76,13 @@ class PoorListener:
 
     def listener(self) -> PoorListener:
         return self
+
+    @property
+    def spare(self) -> PoorListener:
+        return self
+
+    def turn_away(self, door: object) -> None:
+        """Turn nobody away: they have to wait."""
 
     async def accept(self) -> trio.SocketStream:
         await trio.lowlevel.checkpoint()

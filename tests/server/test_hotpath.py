@@ -388,11 +388,11 @@ async def test_every_lease_has_a_date_of_its_own(hot: HotPath, zapq_service: Que
 REFUSED = {
     "a message for a full queue": enqueue(b"second"),
     "a batch for a full queue": (
-        b"POST /queues/default/messages/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
-        b"Content-Length: 4\r\n\r\n1\n2\n"
+        b"POST /queues/default/messages/batch HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: application/x-ndjson\r\nContent-Length: 4\r\n\r\n1\n2\n"
     ),
-    "a receipt that is over": b"DELETE /queues/default/receipts/1-1-1 HTTP/1.1\r\nHost: x\r\n\r\n",
-    "an unknown queue": b"POST /queues/none/receive HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a receipt that is over": b"DELETE /queues/default/receipts/1-1-1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "an unknown queue": b"POST /queues/none/receive HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "a message too large": enqueue(bytes(200_000)),
 }
 

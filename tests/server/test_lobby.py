@@ -12,10 +12,12 @@ from functools import partial
 
 import pytest
 import trio
+from quart import Response
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
 from tests.client import ask, open_client
+from zapq.http import respond
 from zapq.limits import MAX_ANSWERS, STEP_BYTES, TURN_STEPS
 from zapq.server.connection import Begun
 from zapq.server.hotpath import Answers, HotPath
@@ -282,6 +284,36 @@ async def test_one_that_pipelines_without_end_does_not_keep_others_waiting(
     assert sum(turns) == 1501
 
 
+async def test_large_answers_asked_for_at_once_are_made_one_by_one(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zapq_server.service.enqueue_nowait(b"x")
+    turn = 0
+    made: list[int] = []
+    encode = respond.with_json
+
+    def note(value: object, status: int = 200) -> Response:
+        made.append(turn)
+        return encode(value, status)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            await trio.lowlevel.checkpoint()
+            turn += 1
+
+    monkeypatch.setattr(respond, "with_json", note)
+    async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        clients = [await stack.enter_async_context(open_client(zapq_server.url)) for _ in range(10)]
+        for client in clients:
+            await client.send("GET", "/queues/default/messages")
+        for client in clients:
+            assert (await client.answer()).status == 200
+        nursery.cancel_scope.cancel()
+    assert len(set(made)) == len(made) == 10
+
+
 async def test_large_batches_do_not_keep_others_waiting(
     zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,8 +332,8 @@ async def test_large_batches_do_not_keep_others_waiting(
     monkeypatch.setattr(Lobby, "_turn", begin)
     monkeypatch.setattr(HotPath, "respond", count)
     body = b'"%b"\n' % (b"x" * 1000) * 300
-    batch = b"POST /queues/default/messages/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
-    batch += b"Content-Length: %d\r\n\r\n" % len(body) + body
+    batch = b"POST /queues/default/messages/batch HTTP/1.1\r\nHost: localhost\r\n"
+    batch += b"Content-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     async with AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(connection(zapq_server.url)) for _ in range(30)]
         async with trio.open_nursery() as nursery:

@@ -101,9 +101,12 @@ class Host:
         self.traffic.connections_refused += 1
         self.throttle.say(logging.WARNING, cap, "connection refused", cap=cap, limit=limit, peer=origin or "unix")
 
-    def note_no_resources(self, error: OSError) -> None:
-        """Log that accepting has to pause."""
-        self._shortage.say(logging.WARNING, "accept", "cannot accept connections", reason=error.strerror)
+    def note_no_resources(self, error: OSError, turned_away: int | None) -> None:
+        """Log why clients cannot be accepted, and count those that were turned away; None: they have to wait."""
+        self.traffic.connections_refused += turned_away or 0
+        # Whether anybody waits is seen only by accepting.
+        if turned_away != 0:
+            self._shortage.say(logging.WARNING, "accept", "cannot accept connections", reason=error.strerror)
 
     def note_failure(self, error: BaseException) -> None:
         """Count and log an error of ours that ended one connection."""

@@ -10,13 +10,13 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import trio
 
 from zapq.errors import CannotStart
-from zapq.limits import BACKLOG
+from zapq.limits import ACCEPTS, BACKLOG
 from zapq.server.certificates import Certificates
 from zapq.settings import Address, Settings
 
@@ -25,6 +25,45 @@ Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """Why accepting can fail for a while."""
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
+
+
+class Spare:
+    """A descriptor for when there are no others: with it, a client can be let in to be turned away.
+
+    Otherwise those who come then would wait, connected as far as they can see, until somebody else leaves.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+        self._renew()
+
+    def turn_away(self, door: socket.socket) -> int | None:
+        """Accept who waits, to close at once, and return how many they were; None if not even that is possible."""
+        if self._descriptor is None:
+            self._renew()
+            return None
+        self.close()
+        try:
+            for turned_away in range(ACCEPTS):
+                try:
+                    door.accept()[0].close()
+                except BlockingIOError:
+                    return turned_away
+        except OSError:
+            return None
+        finally:
+            self._renew()
+        return ACCEPTS
+
+    def close(self) -> None:
+        """Give it up."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _renew(self) -> None:
+        with suppress(OSError):
+            self._descriptor = os.open(os.devnull, os.O_RDONLY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +75,7 @@ class Door:
     tls: Certificates | None
     url: str
     """With the real port."""
+    spare: Spare
 
     @property
     def bound(self) -> str | None:
@@ -75,9 +115,11 @@ def open_door(settings: Settings) -> Iterator[Door]:
     with sock:
         identity = _identity(address.path) if address.path else None
         sock.setblocking(False)
+        spare = Spare()
         try:
-            yield Door(sock, certificates, _url(sock, tls=certificates is not None))
+            yield Door(sock, certificates, _url(sock, tls=certificates is not None), spare)
         finally:
+            spare.close()
             if identity is not None and _identity(address.path) == identity:
                 os.unlink(address.path)
 

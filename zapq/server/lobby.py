@@ -30,7 +30,7 @@ from zapq import logs
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, STEP_BYTES, TURN_STEPS
 from zapq.server.connection import Begun, Connection, Host
 from zapq.server.hotpath import Answers, HotPath
-from zapq.server.listeners import OUT_OF_RESOURCES
+from zapq.server.listeners import OUT_OF_RESOURCES, Door
 from zapq.server.origin import origin_of
 from zapq.service.journal import Journal
 from zapq.service.reservation import Reservation
@@ -102,8 +102,9 @@ class Guest:
 class Lobby:
     """The plain connections of one server that need no task, and the door they come in by."""
 
-    def __init__(self, door: socket.socket, host: Host, hot: HotPath, connections: trio.Nursery) -> None:
-        self._door = door
+    def __init__(self, door: Door, host: Host, hot: HotPath, connections: trio.Nursery) -> None:
+        self._door = door.sock
+        self._spare = door.spare
         self._host = host
         self._hot = hot
         self._settings = host.settings
@@ -371,10 +372,12 @@ class Lobby:
                 return accepted
             except OSError as error:
                 if error.errno in OUT_OF_RESOURCES:
-                    self._host.note_no_resources(error)
-                    self._selector.unregister(self._door)
-                    nursery.start_soon(self._reopen)
-                    return 1
+                    turned_away = self._spare.turn_away(self._door)
+                    self._host.note_no_resources(error, turned_away)
+                    if turned_away is None:
+                        self._selector.unregister(self._door)
+                        nursery.start_soon(self._reopen)
+                    return 1 + accepted + (turned_away or 0)
                 if error.errno not in _CHANGED_THEIR_MIND:
                     raise
                 continue
@@ -386,7 +389,7 @@ class Lobby:
             try:
                 self.admit(sock, origin)
             except OSError as error:  # the kernel watches no more sockets for us: fs.epoll.max_user_watches
-                self._host.note_no_resources(error)
+                self._host.note_no_resources(error, 1)
                 self._host.leave(origin)
                 sock.close()
         return ACCEPTS
@@ -398,7 +401,7 @@ class Lobby:
             try:
                 self._selector.register(self._door, _READ, None)
             except OSError as error:
-                self._host.note_no_resources(error)
+                self._host.note_no_resources(error, None)
             else:
                 return
 

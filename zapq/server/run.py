@@ -22,7 +22,7 @@ from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
-from zapq.limits import ACCEPT_PAUSE, CLOSING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
+from zapq.limits import ACCEPT_PAUSE, ACCEPTS, CLOSING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
 from zapq.server.connection import Connection, Host
 from zapq.server.hotpath import HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES, Door, open_door
@@ -58,7 +58,7 @@ async def run_server(
                 async with _give_up_storing(service, budget), trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
                         if hot is not None and door.tls is None and Lobby.possible():
-                            accepting.start_soon(Lobby(door.sock, host, hot, connections).run)
+                            accepting.start_soon(Lobby(door, host, hot, connections).run)
                         else:
                             accepting.start_soon(_accept, door, host, connections)
                         accepting.start_soon(_reload, reload_trigger, access, door)
@@ -146,8 +146,10 @@ async def _accept(door: Door, host: Host, connections: trio.Nursery) -> None:
         except OSError as error:
             if error.errno not in OUT_OF_RESOURCES:
                 raise
-            host.note_no_resources(error)
-            await trio.sleep(ACCEPT_PAUSE)
+            turned_away = door.spare.turn_away(door.sock)
+            host.note_no_resources(error, turned_away)
+            # If they were so many, there may be more.
+            await trio.sleep(0 if turned_away == ACCEPTS else ACCEPT_PAUSE)
             continue
         try:
             origin = origin_of(stream.socket.getpeername())

@@ -104,6 +104,9 @@ RECEIVE_BYTES = 64 * KIB
 """Bytes read in one go: most messages whole, and no more than a fair share of a turn."""
 SEND_PIECE_BYTES = 64 * KIB
 """Bytes handed to one bounded send, so that a slow but living reader of a large message is not cut off."""
+MAX_UNSENT_BYTES = 64 * MIB
+"""Bytes of answers being sent, after which the slowest readers are cut off: five of the largest batches, and
+hundreds of usual answers."""
 LINGER_SECONDS = 2.0
 """How long a closing connection goes on reading, so that the client sees our answer and not a reset."""
 LINGER_BYTES = 1 * MIB

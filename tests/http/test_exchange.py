@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import inf
 
@@ -23,6 +24,9 @@ class FakeLink:
     body_deadline: float | None = None
     identities: Identities = NOBODY
     reserved: Reservation | None = None
+
+    def holding(self, size: int) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 @dataclass

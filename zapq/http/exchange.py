@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import trio
@@ -41,6 +41,9 @@ class Link(Protocol):
     @property
     def broken(self) -> bool:
         """Whether a write has failed."""
+
+    def holding(self, size: int) -> AbstractContextManager[None]:
+        """Count an answer of `size` bytes as being sent, for the length of the block."""
 
     identities: Identities
     """What the client's certificate says, if it has shown one."""
@@ -273,7 +276,9 @@ class HTTPConnection(TrioASGIHTTPConnection):
     async def _answer(self, send: ASGISendCallable) -> None:
         request = self._create_request_from_scope(send)
         response = await self.app.handle_request(request)
-        await self._send_response(send, response)
+        link: Link = self.scope["state"]["link"]
+        with link.holding(response.content_length or 0):
+            await self._send_response(send, response)
 
 
 async def _listen(receive: ASGIReceiveCallable, exchange: Exchange) -> None:

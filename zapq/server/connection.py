@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from math import inf
 
@@ -34,12 +34,14 @@ from zapq.limits import (
     HANDSHAKE_SECONDS,
     LINGER_BYTES,
     LINGER_SECONDS,
+    MAX_UNSENT_BYTES,
     RECEIVE_BYTES,
     SEND_PIECE_BYTES,
 )
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import Stream
 from zapq.server.protocols import HTTP1, HTTP2
+from zapq.server.unsent import Unsent
 from zapq.service.reservation import Reservation
 from zapq.settings import Settings
 
@@ -71,6 +73,7 @@ class Host:
         self._origins: dict[str, int] = {}
         """Open connections by where they come from, as far as that is capped."""
         self.connections: set[Connection] = set()
+        self.unsent = Unsent(MAX_UNSENT_BYTES)
 
     def enter(self, origin: str) -> bool:
         """Count one more connection from `origin` and return True, or count and log that it may not be open."""
@@ -203,6 +206,15 @@ class Connection:
         if self._idle and not self._head_begun:
             self._lingering = True
             self._read_until(-inf)
+
+    def holding(self, size: int) -> AbstractContextManager[None]:
+        """Count an answer of `size` bytes as being sent, for the length of the block."""
+        return self._host.unsent.held(self, size)
+
+    def give_up(self) -> None:
+        """End the connection, in the middle of an answer: others need the room."""
+        self._host.throttle.say(logging.WARNING, "unsent", "client does not read; too much is unsent")
+        self._life.cancel()
 
     async def _serve_and_close(self) -> None:
         try:
@@ -367,7 +379,8 @@ class Connection:
             self._host.hot.confirm(answers)
         before = self.written - sent
         try:
-            await self._send(answers.data[sent:])
+            with self.holding(len(answers.data)):
+                await self._send(answers.data[sent:])
         finally:
             if self._host.hot is not None:
                 self._host.hot.settle(answers, self.written - before)
@@ -418,12 +431,14 @@ class Connection:
             # What of a TLS record the kernel took before an error, nobody can say: count it as written.
             self.written += len(piece)
             await self._stream.send_all(piece)
+            self._host.unsent.note_progress(self)
             return
         # The socket and not the stream: `send_all` does not tell how much was written before it failed.
         while piece:
             sent = await self._socket.send(piece)
             self.written += sent
             piece = piece[sent:]
+            self._host.unsent.note_progress(self)
 
     async def _linger(self) -> None:
         """Say that nothing more will come, and go on reading for a moment.

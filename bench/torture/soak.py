@@ -1,0 +1,267 @@
+"""Half of what the server can do, in every way there is, for most of ten minutes: does anything grow?
+
+Clients send, take, lease, acknowledge, release, wait, look on, and come and go in good manners and bad. They are
+slowed down or hurried so that the server uses half of its core. What it holds is noted all the time; after a
+minute for warming up, a line is fitted through it. In the end they leave, and what was open at the start may be
+open then.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import trio
+
+from bench import rig
+from bench.torture.exhaust import State
+from bench.torture.overload import post
+from bench.torture.probe import PATIENCE, exchange
+from bench.torture.report import Report
+from bench.torture.server import Server, running
+from zapq.limits import KIB, MIB
+
+WARMING = 60.0
+SECONDS = 500.0
+CLIENTS = 40
+HALF = 0.5
+"""Of a core."""
+MIB_A_MINUTE = 1.0
+OPEN_A_MINUTE = 1.0
+"""Descriptors or tasks."""
+SAMPLES_A_SECOND = 2
+QUEUES = ("default", "emails", "orders")
+LONGEST_WAIT = 2.0
+ANSWERS = {200, 202, 204, 404, 409, 429}
+"""404: a receipt of a queue nobody has used yet."""
+
+
+class Throttle:
+    """How long clients pause between two requests."""
+
+    def __init__(self) -> None:
+        self.pause = 0.01
+
+    async def steer(self, pid: int) -> None:
+        """Keep the server at half of a core until cancelled."""
+        while True:
+            used, begun = rig.cpu_seconds(pid), trio.current_time()
+            await trio.sleep(1)
+            share = (rig.cpu_seconds(pid) - used) / (trio.current_time() - begun)
+            self.pause = min(max(self.pause * (share / HALF) ** 0.5, 0.0005), 1.0)
+
+
+class Customer:
+    """A client that does something else each time."""
+
+    def __init__(self, port: int, rng: random.Random, throttle: Throttle, answers: Counter[int]) -> None:
+        self._port = port
+        self._rng = rng
+        self._throttle = throttle
+        self._answers = answers
+        self._stream: trio.SocketStream | None = None
+        self.hung = 0
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        doings = (
+            *(self.send, self.take, self.lease) * 6,
+            *(self.send_many, self.lease_many, self.wait, self.look) * 2,
+            self.send_specially,
+            self.leave,
+            self.break_off,
+        )
+        try:
+            while True:
+                with trio.move_on_after(LONGEST_WAIT + PATIENCE) as patience:
+                    await self._rng.choice(doings)(self._rng.choice(QUEUES))
+                if patience.cancelled_caught:
+                    self.hung += 1
+                    await self.leave()
+                await trio.sleep(self._throttle.pause * self._rng.uniform(0.5, 1.5))
+        finally:
+            with trio.CancelScope(shield=True):
+                await self.leave()
+
+    async def ask(self, request: bytes) -> tuple[int, bytes, bytes]:
+        """Send a request, on a new connection if there is none, and return status, head and body."""
+        if self._stream is None:
+            self._stream = await trio.open_tcp_stream("127.0.0.1", self._port)
+        answer = await exchange(self._stream, request)
+        self._answers[answer[0]] += 1
+        return answer
+
+    async def send(self, queue: str) -> None:
+        """Enqueue a message."""
+        target = "/enqueue" if self._rng.random() < 0.3 else f"/queues/{queue}/messages"
+        await self.ask(post(target, self._body()))
+
+    async def send_specially(self, queue: str) -> None:
+        """Enqueue one that is delayed, or mortal, or urgent, or must not be there twice."""
+        options = self._rng.choice(("delay=0.5", "ttl=2", "priority=7", "priority=9&ttl=5&delay=0.1"))
+        request = post(f"/queues/{queue}/messages?{options}", self._body())
+        if self._rng.random() < 0.2:
+            key = b"\r\nIdempotency-Key: k%d\r\n" % self._rng.randrange(1000)
+            request = post(f"/queues/{queue}/messages", b"the same").replace(b"\r\n", key, 1)
+        await self.ask(request)
+
+    async def send_many(self, queue: str) -> None:
+        """Enqueue a batch."""
+        batch = msgspec.msgpack.encode([self._body() for _ in range(self._rng.randrange(1, 20))])
+        await self.ask(post(f"/queues/{queue}/messages/batch", batch, "application/msgpack"))
+
+    async def take(self, queue: str) -> None:
+        """Take messages until there is none, or for a while."""
+        for _ in range(self._rng.randrange(1, 5)):
+            if (await self.ask(post(f"/queues/{queue}/receive?ack=auto", b"")))[0] == 204:
+                break
+        await self.ask(b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    async def lease(self, queue: str) -> None:
+        """Lease a message, and end it in one of the ways there are."""
+        status, head, _ = await self.ask(post(f"/queues/{queue}/receive?visibility=3", b""))
+        if status != 200:
+            return
+        receipt = next(
+            line[14:].strip() for line in head.split(b"\r\n") if line.startswith(b"Zapq-Receipt:")
+        ).decode()
+        path = f"/queues/{queue}/receipts/{receipt}"
+        match self._rng.randrange(10):
+            case 0:
+                await self.ask(post(f"{path}/release", b""))
+            case 1:
+                await self.ask(post(f"{path}/extend?visibility=1", b""))
+            case 2:
+                pass  # it runs out
+            case _:
+                for _ in range(self._rng.choice((1, 1, 1, 2))):
+                    await self.ask(f"DELETE {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+    async def lease_many(self, queue: str) -> None:
+        """Lease a batch and settle it."""
+        status, _, body = await self.ask(post(f"/queues/{queue}/receive/batch?max=50&visibility=5", b""))
+        if status == 200:
+            receipts = [each["receipt"] for each in msgspec.json.decode(body)]
+            entries = [{"action": "ack", "receipt": receipt} for receipt in receipts]
+            await self.ask(post(f"/queues/{queue}/settle", msgspec.json.encode(entries), "application/json"))
+
+    async def wait(self, queue: str) -> None:
+        """Wait for a message."""
+        seconds = self._rng.uniform(0.05, LONGEST_WAIT)
+        await self.ask(post(f"/queues/{queue}/receive?ack=auto&wait={seconds:.2f}", b""))
+
+    async def look(self, queue: str) -> None:
+        """Ask what there is."""
+        target = self._rng.choice((
+            "/health",
+            "/metrics",
+            "/queues",
+            f"/queues/{queue}",
+            f"/queues/{queue}/messages",
+        ))
+        await self.ask(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+    async def break_off(self, queue: str) -> None:
+        """Leave in the middle of something, with a reset or without."""
+        request = self._rng.choice((
+            post(f"/queues/{queue}/messages", self._body()),
+            post(f"/queues/{queue}/receive?wait=1", b""),
+            b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ))
+        if self._stream is None:
+            self._stream = await trio.open_tcp_stream("127.0.0.1", self._port)
+        await self._stream.send_all(request[: self._rng.randrange(1, len(request) + 1)])
+        if self._rng.random() < 0.5:
+            self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await self.leave()
+
+    async def leave(self, queue: str = "") -> None:
+        """Close the connection; the next request opens another."""
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            await trio.aclose_forcefully(stream)
+
+    def _body(self) -> bytes:
+        return bytes(self._rng.choice((0, 20, 128, 1 * KIB, 1 * KIB, 8 * KIB, self._rng.randrange(100 * KIB))))
+
+
+async def run(seed: int, scale: float) -> Report:
+    """Soak a server and see what grows."""
+    report = Report()
+    answers: Counter[int] = Counter()
+    throttle = Throttle()
+    samples: list[tuple[float, float, float, float]] = []
+    # So small that it is full now and then: then what it holds is no reason to grow.
+    flags = ("--max-msgs", "1000", "--max-bytes", "32M")
+    with tempfile.TemporaryDirectory() as directory:
+        async with running(Path(directory), *flags, wrapper=rig.cores()[0]) as server:
+            for queue in QUEUES:
+                await server.ask("POST", f"/queues/{queue}/messages", b"first")
+            before = await State.of(server)
+            customers = [
+                Customer(server.port, random.Random(f"{seed} {number}"), throttle, answers)
+                for number in range(CLIENTS)
+            ]
+            used = rig.cpu_seconds(server.pid)
+            begun = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(throttle.steer, server.pid)
+                for customer in customers:
+                    nursery.start_soon(customer.run)
+                await trio.sleep(WARMING * scale)
+                await _sample(server, SECONDS * scale, samples)
+                nursery.cancel_scope.cancel()
+            seconds = trio.current_time() - begun
+            share = (rig.cpu_seconds(server.pid) - used) / seconds
+            recovered = await State.wait_for(before, server)
+            metrics = await server.metrics()
+            code = await server.stop()
+            complaints = server.complaints()
+    minutes = [each[0] / 60 for each in samples]
+    resident, descriptors, tasks = (slope(minutes, [each[n] for each in samples]) for n in (1, 2, 3))
+    hung = sum(customer.hung for customer in customers)
+    report.figures |= {
+        "answers": {str(status): number for status, number in sorted(answers.items())},
+        "answers_per_second": round(answers.total() / seconds),
+        "cpu_share": round(share, 2),
+        "rss_mib": round(samples[-1][1], 1),
+        "rss_mib_a_minute": round(resident, 3),
+        "descriptors_a_minute": round(descriptors, 3),
+        "tasks_a_minute": round(tasks, 3),
+        "back_to_start_after": round(recovered, 2),
+        "exit_code": code,
+    }
+    strange = set(answers) - ANSWERS
+    report.expect(not strange, f"answered {sorted(strange)}")
+    report.expect(not hung, f"{hung} times a client was left hanging")
+    report.expect(recovered >= 0, "descriptors, tasks or connections did not come back to what they were")
+    report.expect(not metrics["connection_errors"], "connections ended by errors of the server's own")
+    report.expect(not complaints, f"logged: {complaints[:3]}")
+    report.expect(code == 0, f"ended with {code}")
+    report.expect_figure(resident < MIB_A_MINUTE, f"memory grows by {resident:.2f} MiB a minute")
+    report.expect_figure(descriptors < OPEN_A_MINUTE, f"descriptors grow by {descriptors:.2f} a minute")
+    report.expect_figure(tasks < OPEN_A_MINUTE, f"tasks grow by {tasks:.2f} a minute")
+    return report
+
+
+async def _sample(server: Server, seconds: float, samples: list[tuple[float, float, float, float]]) -> None:
+    """Note the time, resident MiB, descriptors and tasks again and again."""
+    begun = trio.current_time()
+    while (elapsed := trio.current_time() - begun) < seconds:
+        tasks = (await server.metrics())["goroutines"]
+        samples.append((elapsed, server.resident_bytes() / MIB, server.descriptors(), tasks))
+        await trio.sleep(1 / SAMPLES_A_SECOND)
+
+
+def slope(times: list[float], values: list[float]) -> float:
+    """Return by how much `values` grow for each unit of `times`, by least squares."""
+    mean, level = sum(times) / len(times), sum(values) / len(values)
+    spread = sum((each - mean) ** 2 for each in times)
+    return sum((each - mean) * (value - level) for each, value in zip(times, values, strict=True)) / (
+        spread or 1.0
+    )

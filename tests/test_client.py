@@ -350,6 +350,8 @@ async def test_a_refusal_has_everything_the_server_said() -> None:
         (httpx2.Response(404, html="<html>"), 404),
         (httpx2.Response(301, headers={"Location": "/elsewhere"}), 301),
         (httpx2.Response(500, headers={"Content-Type": problems.MEDIA_TYPE}, content=b"{"), 500),
+        (httpx2.Response(500, headers={"Content-Type": problems.MEDIA_TYPE}, content=b'{"\xff": 1}'), 500),
+        (httpx2.Response(200, content=b'{"\xff": 1}'), 200),
         (refusal(errors.ServerError()), 500),
         (httpx2.Response(200, html="<html>"), 200),
         (httpx2.Response(200, headers={"Zapq-Message-Id": "x"}), 200),

@@ -5,26 +5,9 @@ from __future__ import annotations
 import h11
 import pytest
 
-from tests.client import open_client
-from tests.server.test_wire_guard import REFUSED
+from tests.client import ask, open_client
+from tests.server.wire_table import CHUNKED, ROWS, UPGRADES
 from zapq.testing import ZapqServer
-
-POST = b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\n"
-CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-# What h11 has always refused, kept so that it stays so.
-BY_H11 = {
-    "no host": (400, b"GET /health HTTP/1.1\r\n\r\n"),
-    "lengths that differ": (400, POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"),
-    "a length with a sign": (400, POST + b"Content-Length: +3\r\n\r\nabc"),
-    "a length with an underscore": (400, POST + b"Content-Length: 1_0\r\n\r\n0123456789"),
-    "a negative length": (400, POST + b"Content-Length: -1\r\n\r\n"),
-    "a length of 21 digits": (400, POST + b"Content-Length: 100000000000000000000\r\n\r\n"),
-    "chunked, identity": (501, POST + b"Transfer-Encoding: chunked, identity\r\n\r\n"),
-    "a chunk that is longer than it says": (400, CHUNKED + b"3\r\nabcdef\r\n"),
-    "LF in a chunk extension": (400, CHUNKED + b"3;a=\nb\r\nabc\r\n0\r\n\r\n"),
-    "over 1024 chunks": (400, CHUNKED + b"1\r\nx\r\n" * 1025 + b"0\r\n\r\n"),
-}
-ROWS = {**REFUSED, **BY_H11}
 
 
 @pytest.mark.parametrize(("status", "data"), ROWS.values(), ids=ROWS)
@@ -54,14 +37,7 @@ async def test_1024_chunks_are_a_message(zapq_server: ZapqServer) -> None:
         assert (await client.answer()).status == 202
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        b"Upgrade: h2c\r\nHTTP2-Settings: !!!a\r\nConnection: upgrade\r\n",
-        b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nConnection: Upgrade, HTTP2-Settings\r\n",
-        b"Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAA\r\n",
-    ],
-)
+@pytest.mark.parametrize("fields", UPGRADES.values(), ids=UPGRADES)
 async def test_an_upgrade_is_ignored_and_the_request_answered(zapq_server: ZapqServer, fields: bytes) -> None:
     async with open_client(zapq_server.url) as client:
         await client.stream.send_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + fields + b"\r\n")
@@ -69,6 +45,17 @@ async def test_an_upgrade_is_ignored_and_the_request_answered(zapq_server: ZapqS
         client.connection.send(h11.EndOfMessage())
         answer = await client.answer()
         assert (answer.status, answer.body) == (200, b"ok")
+
+
+async def test_a_refusal_in_the_middle_of_a_head_request_has_no_body(zapq_server: ZapqServer) -> None:
+    async with open_client(zapq_server.url) as client:
+        await client.stream.send_all(CHUNKED.replace(b"POST", b"HEAD") + b"no chunk\r\n")
+        client.connection.send(h11.Request(method="HEAD", target="/", headers=[("Host", "x")]))
+        client.connection.send(h11.EndOfMessage())
+        answer = await client.answer()
+        assert (answer.status, answer.body) == (400, b"")
+        assert await client.reads_eof()
+    assert (await ask(zapq_server.url, "GET", "/metrics")).json["connection_errors"] == 0
 
 
 @pytest.mark.parametrize("garbage", [b"POST / HTTP/1.1\r\n", b"1\r\nx\r\n" * 1025], ids=["no chunk", "too many"])

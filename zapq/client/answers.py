@@ -60,5 +60,5 @@ def _problem(answer: httpx2.Response) -> dict[str, object]:
         return {}
     try:
         return msgspec.json.decode(answer.content, type=dict[str, object])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return {}

@@ -335,5 +335,5 @@ def _decoded(answer: httpx2.Response, kind: type[T]) -> T:
         if answer.headers.get("Content-Type") == _MSGPACK:
             return msgspec.msgpack.decode(answer.content, type=kind)
         return msgspec.json.decode(answer.content, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ServerError(f"The answer is not what it should be: {error}.", status=answer.status_code) from None

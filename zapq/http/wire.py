@@ -31,6 +31,8 @@ _JSON_LINE = msgspec.json.Decoder(msgspec.Raw)
 _JSON_SETTLEMENTS = msgspec.json.Decoder(_Batch[Settlement])
 _MSGPACK_SETTLEMENTS = msgspec.msgpack.Decoder(_Batch[Settlement])
 _SETTINGS = msgspec.json.Decoder(QueueSettings)
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what they should be."""
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -147,8 +149,8 @@ def decode_batch(media_type: str, data: bytes) -> Sequence[bytes | Draft]:
         if media_type == JSON:
             return [b"" if each is None else each for each in _JSON_MESSAGES.decode(data)]
         lines: list[bytes] = [bytes(line) for line in _JSON_LINE.decode_lines(data)]
-    except msgspec.DecodeError as error:
-        raise InvalidParameter(f"The batch is not what it should be: {_short(error)}.", parameter="body") from None
+    except _UNDECODABLE as error:
+        raise InvalidParameter(f"The batch is not what it should be: {_why(error)}.", parameter="body") from None
     if not 1 <= len(lines) <= MAX_BATCH:
         raise InvalidParameter(f"A batch has 1 to {MAX_BATCH} lines.", parameter="body")
     return lines
@@ -161,17 +163,17 @@ def decode_settlements(media_type: str, data: bytes) -> list[Settlement]:
     decoder = _MSGPACK_SETTLEMENTS if media_type == MSGPACK else _JSON_SETTLEMENTS
     try:
         return decoder.decode(data)
-    except msgspec.DecodeError as error:
-        raise InvalidParameter(f"The batch is not what it should be: {_short(error)}.", parameter="body") from None
+    except _UNDECODABLE as error:
+        raise InvalidParameter(f"The batch is not what it should be: {_why(error)}.", parameter="body") from None
 
 
 def decode_settings(data: bytes) -> QueueSettings:
     """Return the settings of a queue, those not named at their defaults."""
     try:
         return _SETTINGS.decode(data or b"{}")
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise InvalidParameter(
-            f"The settings are not what they should be: {_short(error)}.", parameter="body"
+            f"The settings are not what they should be: {_why(error)}.", parameter="body"
         ) from None
 
 
@@ -246,5 +248,11 @@ def is_local(client: tuple[str, int] | None) -> bool:
     return address.is_loopback
 
 
-def _short(error: Exception) -> str:
-    return str(error)[:200]
+def _why(error: Exception) -> str:
+    match error:
+        case UnicodeDecodeError():
+            return "text in it is not UTF-8"
+        case RecursionError():
+            return "it is nested too deeply"
+        case _:
+            return str(error)[:200]

@@ -41,6 +41,8 @@ class GuardedH11(h11.Connection):
         self.reason = ""
         self.closing = False
         self.left = False
+        self.bodiless = False
+        """Whether the request is HEAD, so that its answer, be it a refusal, has no body."""
         self._chunks = 0
 
     def next_event(self) -> Any:
@@ -60,6 +62,7 @@ class GuardedH11(h11.Connection):
             return h11.NEED_DATA
         if self.their_state is h11.IDLE:
             self._chunks = 0
+            self.bodiless = False
             refusal = check_head(self.trailing_data[0])
             if refusal is not None:
                 self.reason = refusal.detail
@@ -77,6 +80,8 @@ class GuardedH11(h11.Connection):
         if event is h11.PAUSED and self.closing:
             # Hypercorn would wait here for a turn that never comes, and not read on.
             return h11.NEED_DATA
+        if isinstance(event, h11.Request):
+            self.bodiless = event.method == b"HEAD"
         if isinstance(event, h11.Data) and event.chunk_start:
             self._chunks += 1
             if self._chunks > MAX_CHUNKS:
@@ -155,7 +160,7 @@ class HTTP1(H11Protocol):
             _for_people(
                 h11.Response(status_code=status_code, headers=headers + self.config.response_headers("h11"))
             ),
-            h11.Data(data=body),
+            h11.Data(data=b"" if self.connection.bodiless else body),
             h11.EndOfMessage(),
         ]
         # A handler may be at work on the request whose body went wrong. Its answer comes too late, however

@@ -22,6 +22,9 @@ from zapq.errors import InvalidSetting, ZapqError
 from zapq.settings import Option, Settings, load, options
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 class ServeByDefault(click.Group):
     """A command group in which `zapq --addr :8080` means `zapq serve --addr :8080`, as the original's did."""
 
@@ -95,6 +98,8 @@ for command in (serve, *COMMANDS.values()):
 async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, watchdog: float | None) -> int:
     """Serve until the first SIGINT or SIGTERM, end at once on the second, and return the exit code.
 
+    Further ones are ignored, also afterwards: to be called by whoever ends the process next.
+
     SIGHUP has the token file and the certificates read again; if there are none and the server runs on a terminal,
     it stops, too.
     Systemd is told when clients can be answered, when that ends, and within `watchdog` seconds that all is well.
@@ -106,7 +111,10 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
 
         async def watch_signals(*, task_status: trio.TaskStatus[None]) -> None:
             nonlocal code
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            # What the receiver restores in the end: what comes later still must not kill who is about to end.
+            for each in _SIGNALS:
+                signal.signal(each, signal.SIG_IGN)
+            with trio.open_signal_receiver(*_SIGNALS) as signals:
                 task_status.started()
                 async for number in signals:
                     name = signal.Signals(number).name

@@ -16,6 +16,7 @@ from typing import Any
 import h11
 import msgspec
 import trio
+import trio.lowlevel
 
 from tests.client import ask, open_client
 
@@ -132,6 +133,20 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
         assert server.process.poll() is None
         await server.stop()
         assert await server.process.wait() == 128 + signal.SIGTERM
+
+
+async def test_signals_without_end_do_no_more_than_the_second(tmp_path: Path) -> None:
+    async with running(tmp_path, "--grace", "600") as server, open_client(server.url) as stalled:
+        await stalled.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nsl")
+        await _is_parsed(server)
+        await server.stop()
+        while server.process.poll() is None:
+            server.process.send_signal(signal.SIGINT)
+            server.process.send_signal(signal.SIGTERM)
+            await trio.lowlevel.checkpoint()
+        assert server.process.returncode in {128 + signal.SIGINT, 128 + signal.SIGTERM}
+        said = [line["msg"] for line in server.messages()]
+        assert said[-2:] == ["second shutdown signal received; ending now", "bye"]
 
 
 async def test_a_kill_leaves_no_half_written_snapshot(tmp_path: Path) -> None:

@@ -131,8 +131,8 @@ HANDSHAKE_SECONDS = 5.0
 """A TLS handshake is two round trips; whoever needs longer is not a client."""
 GOODBYE_SECONDS = 0.5
 """How long closing a TLS connection may take: within the reserve below, so that a shutdown keeps its budget."""
-CLOSING_RESERVE = 0.1
-"""The part of the grace, at most 1 s of it, kept for closing what did not end by itself."""
+CLOSING_RESERVE = 0.25
+"""The part of the grace, at most 1 s of it, kept for closing what did not end by itself; Python's end is in it."""
 SAVING_RESERVE = 0.5
 """The part of the grace kept for --snapshot-on-exit: what was accepted is worth more than who is slow."""
 SPOOLED_LINES = 4096

@@ -1,0 +1,9 @@
+"""A small run of `python -m bench.torture input`."""
+
+from __future__ import annotations
+
+from bench.torture import input as scenario
+
+
+async def test_no_bytes_harm_it() -> None:
+    assert (await scenario.run(seed=1, scale=0.003)).failures == []

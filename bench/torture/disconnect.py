@@ -36,6 +36,8 @@ LARGE_CLIENTS = 200
 AT_ONCE = 50
 LARGE = 12 * 2**20
 """Bytes of a message no kernel takes whole from one who does not read: Linux buffers up to 4 MiB for a sender."""
+MOST = 2**20
+"""Bytes a client reads of an answer at most; only the large ones have more, and none of those is read to its end."""
 LEASE = 0.5
 """Seconds of a lease that may end in a cut."""
 
@@ -114,12 +116,14 @@ async def converse(
             asked = sent == len(data)
             if end == "half":
                 sock.shutdown(socket.SHUT_WR)
-            while (asked or end == "half") and (reads is None or len(answer) < reads) and not whole(bytes(answer)):
+            while (asked or end == "half") and (reads is None or len(answer) < reads):
                 more = await sock.recv(65536 if reads is None else min(65536, reads - len(answer)))
                 left = bool(more)
                 if not more:
                     break
                 answer += more
+                if len(answer) < MOST and whole(bytes(answer)):
+                    break
     finally:
         if end == "rst":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -392,23 +396,21 @@ async def vanish_from_large(seed: int, number: int, report: Report) -> dict[str,
     with tempfile.TemporaryDirectory() as directory:
         async with running(Path(directory), "--max-message-bytes", "16M") as server:
             before = await at_rest(server)
-            delivered = 0
             for _ in range(number):
                 if (await server.metrics())["queue_length"] == 0:
                     assert (await server.ask("POST", "/enqueue", bytes(LARGE))).status == 202
                 long_way = random.choice(["", "TE: trailers\r\n"])
                 data = request("POST", random.choice(["/dequeue", "/dequeue?wait=1"]), fields=long_way)
-                outcome = await converse(
+                await converse(
                     server.port,
                     data,
                     sends=len(data),
-                    reads=random.choice([0, 0, 1, 200, random.randrange(100_000), random.randrange(LARGE)]),
+                    reads=random.choice([0, 0, 1, 200, random.randrange(1000), random.randrange(100_000)]),
                     end=random.choice(["fin", "rst"]),
                     window=4096,
                 )
-                delivered += outcome.reply is not None
             metrics = await end_well(server, before, report, "large")
-            missing = metrics["enqueues"] - delivered - metrics["queue_length"]
+            missing = metrics["enqueues"] - metrics["queue_length"]
             uncertain = metrics["delivery_uncertain"]
             report.expect(missing <= uncertain, f"large: {missing} missing, but only {uncertain} counted")
     return {"clients": number, "missing": missing, "delivery_uncertain": uncertain}

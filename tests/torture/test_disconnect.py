@@ -6,4 +6,4 @@ from bench.torture import disconnect as scenario
 
 
 async def test_who_vanishes_takes_nothing_along_and_leaves_nothing_behind() -> None:
-    assert (await scenario.run(seed=1, scale=0.02)).failures == []
+    assert (await scenario.run(seed=1, scale=0.01)).failures == []

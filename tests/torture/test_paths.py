@@ -14,7 +14,7 @@ DATA = Path("/x/data")
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 async def test_no_name_reaches_out_of_the_data_directory() -> None:
-    assert (await scenario.run(seed=1, scale=0.02)).failures == []
+    assert (await scenario.run(seed=1, scale=0.01)).failures == []
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ AT_ONCE = 50
 LARGE = 12 * 2**20
 """Bytes of a message no kernel takes whole from one who does not read: Linux buffers up to 4 MiB for a sender."""
 MOST = 2**20
-"""Bytes a client reads of an answer at most; only the large ones have more, and none of those is read to its end."""
+"""Bytes of an answer beyond which nobody reads to its end: only the large ones have more."""
 LEASE = 0.5
 """Seconds of a lease that may end in a cut."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import cast
 
 import pytest
@@ -13,6 +14,7 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from trio.testing import MockClock
 
+import zapq
 from tests.client import open_client
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
@@ -20,6 +22,7 @@ from zapq.server.connection import Host
 from zapq.server.listeners import Door
 from zapq.server.protocols import HTTP1
 from zapq.server.run import _accept
+from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
@@ -45,6 +48,25 @@ async def test_an_error_in_the_protocol_ends_its_connection_only(
     assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == [
         "connection failed"
     ]
+
+
+async def test_a_cancellation_at_whatever_moment_of_an_answer_is_no_error(
+    zapq_service: QueueService, zapq_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    for turns in range(25):
+        async with trio.open_nursery() as nursery:
+            [url] = await nursery.start(partial(zapq.serve, zapq_settings, service=zapq_service))
+            async with open_client(url) as client:
+                await client.send("GET", "/dequeue?wait=60")
+                while zapq_service.stats().waiting == 0:
+                    await trio.sleep(0.001)
+                zapq_service.enqueue_nowait(b"x")
+                for _ in range(turns):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+        while zapq_service.dequeue_nowait() is not None:
+            pass
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 async def test_an_error_in_a_handler_is_500_with_a_trace_id_and_the_connection_goes_on(

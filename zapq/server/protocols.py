@@ -100,7 +100,7 @@ class HTTP1(H11Protocol):
         self.connection = GuardedH11()
         self.send = self._note_closing(self.send)
         self._refuse = refuse
-        self._refused = False
+        self._over = False
 
     def _note_closing(self, send: Callable[[Event], Awaitable[None]]) -> Callable[[Event], Awaitable[None]]:
         async def noting(event: Event) -> None:
@@ -165,17 +165,21 @@ class HTTP1(H11Protocol):
         ]
         # A handler may be at work on the request whose body went wrong. Its answer comes too late, however
         # soon it comes, and it is not to close the connection under this one.
-        self._refused = True
+        self._over = True
         await self.send(RawData(data=b"".join(self.connection.send(event) or b"" for event in events)))
 
     async def _maybe_recycle(self) -> None:
-        if self._refused:
+        if self._over:
             await self._close_stream()
         else:
             await super()._maybe_recycle()
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
-        if self._refused:
+        if isinstance(event, h11.Response) and self.connection.our_state is h11.SEND_BODY:
+            # Cancelled while it wrote the head of an answer, Hypercorn does not know that there is one, and would
+            # begin another: 500.
+            self._over = True
+        if self._over:
             return
         if isinstance(event, h11.Response):
             event = _for_people(event)

@@ -21,7 +21,6 @@ from zapq.command.ending import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, c
 from zapq.errors import InvalidSetting, ZapqError
 from zapq.settings import Option, Settings, load, options
 
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

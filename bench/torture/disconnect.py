@@ -75,7 +75,7 @@ class Outcome:
 def request(method: str, target: str, body: bytes = b"", fields: str = "") -> bytes:
     """Return the bytes of a request."""
     length = f"Content-Length: {len(body)}\r\n" if body else ""
-    return f"{method} {target} HTTP/1.1\r\nHost: x\r\n{fields}{length}\r\n".encode() + body
+    return f"{method} {target} HTTP/1.1\r\nHost: localhost\r\n{fields}{length}\r\n".encode() + body
 
 
 def chunked(method: str, target: str, body: bytes) -> bytes:

@@ -129,7 +129,7 @@ TOKENS = [
     b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b";", b",", b"\x1b[31m", b"\x7f", b"\xff", b"\xc3\xa9",
     b"%00", b"%2e%2e%2f", b"%", b"%zz", b"+", b"?", b"&", b"#", b"//", b"/../", b"=", b'"', b"\xed\xa0\x80",
     b"null", b"true", b"[", b"]", b"{", b"}", b"[" * 2000, b'{"a":' * 1000, b"\xdd\xff\xff\xff\xff", b"\xc1",
-    b"GET", b"HEAD", b"BREW", b" HTTP/1.0\r\n", b" HTTP/1.1\r\n", b" HTTP/2.0\r\n", b"Host: x\r\n",
+    b"GET", b"HEAD", b"BREW", b" HTTP/1.0\r\n", b" HTTP/1.1\r\n", b" HTTP/2.0\r\n", b"Host: localhost\r\n",
     b"Host: y:99\r\n", b"Content-Length: 5\r\n", b"Content-Length: 0\r\n", b"Content-Length: 99999999\r\n",
     b"Connection: close\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip, chunked\r\n",
     b"Expect: 100-continue\r\n", b"TE: trailers\r\n", b"Trailer: x\r\n", b"X-Trace-Id: \xe9\r\n",
@@ -211,7 +211,7 @@ DAMAGES: list[Damage] = [
 def plain(request: Request) -> bytes:
     """Return the bytes of `request`, as it should be."""
     length = b"Content-Length: %d\r\n" % len(request.body) if request.body else b""
-    return b"%b %b HTTP/1.1\r\nHost: x\r\n%b%b\r\n%b" % (
+    return b"%b %b HTTP/1.1\r\nHost: localhost\r\n%b%b\r\n%b" % (
         request.method,
         request.target,
         request.fields,
@@ -222,7 +222,7 @@ def plain(request: Request) -> bytes:
 
 def chunked(random: Random, request: Request) -> bytes:
     """Return the bytes of `request` with its body in chunks of any size."""
-    head = b"%b %b HTTP/1.1\r\nHost: x\r\n%bTransfer-Encoding: chunked\r\n\r\n"
+    head = b"%b %b HTTP/1.1\r\nHost: localhost\r\n%bTransfer-Encoding: chunked\r\n\r\n"
     data = bytearray(head % (request.method, request.target, request.fields))
     rest = request.body
     while rest:
@@ -318,6 +318,8 @@ class Target:
         finally:
             await trio.aclose_forcefully(stream)
         self.unended += not ended
+        if not ended:
+            return  # and not all of the last answer may be here
         for status, body in self._read(number, bytes(answer), pieces):
             self.statuses[status] += 1
             fine = status != 500 or b'"/problems/snapshot-failed"' in body
@@ -385,7 +387,7 @@ async def table(settings: Settings, report: Report) -> int:
             async with open_client(target.url) as client:
                 await client.stream.send_all(data)
                 method = "HEAD" if data.startswith(b"HEAD ") else "GET"
-                client.connection.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
+                client.connection.send(h11.Request(method=method, target="/", headers=[("Host", "localhost")]))
                 client.connection.send(h11.EndOfMessage())
                 answer = await client.answer(method)
                 report.expect(answer.status == status, f"{row}: {answer.status} and not {status}")

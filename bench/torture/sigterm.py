@@ -42,23 +42,23 @@ Client = Callable[[trio.SocketStream], Awaitable[None]]
 
 async def deaf(stream: trio.SocketStream) -> None:
     """Ask for a large message and never read it."""
-    await stream.send_all(b"POST /queues/large/receive?ack=auto HTTP/1.1\r\nHost: x\r\n\r\n")
+    await stream.send_all(b"POST /queues/large/receive?ack=auto HTTP/1.1\r\nHost: localhost\r\n\r\n")
 
 
 async def stalled(stream: trio.SocketStream) -> None:
     """Stop in the middle of a body."""
-    await stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+    await stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf")
 
 
 async def idle(stream: trio.SocketStream) -> None:
     """Ask once, and keep the connection."""
-    await stream.send_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    await stream.send_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await until_it_ends(stream)
 
 
 async def parked(stream: trio.SocketStream) -> None:
     """Wait in a long poll for what never comes."""
-    await stream.send_all(b"POST /queues/empty/receive?wait=60 HTTP/1.1\r\nHost: x\r\n\r\n")
+    await stream.send_all(b"POST /queues/empty/receive?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await until_it_ends(stream)
 
 
@@ -66,9 +66,9 @@ async def active(stream: trio.SocketStream) -> None:
     """Ask on and on, the hot path and the long way in turn."""
     while True:
         for request in (
-            b"POST /enqueue HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nwork",
-            b"POST /dequeue HTTP/1.1\r\nHost: x\r\n\r\n",
-            b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nwork",
+            b"POST /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
         ):
             await stream.send_all(request)
             if not await stream.receive_some():

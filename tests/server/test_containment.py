@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -48,6 +49,19 @@ async def test_an_error_in_the_protocol_ends_its_connection_only(
     assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == [
         "connection failed"
     ]
+
+
+class TestWhereAnyHostWillDo:
+    @pytest.fixture
+    def zapq_settings(self, zapq_settings: Settings) -> Settings:
+        return replace(zapq_settings, allowed_host="*")
+
+    @pytest.mark.parametrize("host", ["a..b", ".", "x" * 64, "[", "xn--a", "x:99999"])
+    async def test_a_host_that_is_no_name_does_no_harm(self, zapq_server: ZapqServer, host: str) -> None:
+        async with open_client(zapq_server.url) as client:
+            assert (await client.request("GET", "/livez", headers={"Host": host})).status == 200
+            assert (await client.request("GET", "/nothing", headers={"Host": host})).status == 404
+            assert (await client.request("PUT", "/livez", headers={"Host": host})).status == 405
 
 
 async def test_a_cancellation_at_whatever_moment_of_an_answer_is_no_error(

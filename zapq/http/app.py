@@ -8,8 +8,10 @@ import encodings.idna  # noqa: F401
 import logging
 
 from quart import Response, request
+from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from zapq import logs
 from zapq.errors import ClientGone, Forbidden, RoleMissing, Unauthenticated, ZapqError
@@ -28,6 +30,25 @@ _DETAILS = {
 }
 
 
+class App(QuartTrio):
+    """Quart, but that routes do not depend on the Host field."""
+
+    def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
+        """Return what finds the route of `request`."""
+        if request is None:
+            return super().create_url_adapter(request)
+        # Quart would bind the map to the request's host, and Werkzeug fails for one it cannot write in IDNA, such
+        # as a..b. Whether we answer for a host is the guard's question.
+        return self.url_map.bind(
+            "zapq",
+            request.root_path,
+            url_scheme=request.scheme,
+            default_method=request.method,
+            path_info=request.path,
+            query_args=request.query_string.decode(),
+        )
+
+
 def create_app(
     service: QueueService, settings: Settings, traffic: Traffic, throttle: logs.Throttle, guard: Guard
 ) -> QuartTrio:
@@ -35,7 +56,7 @@ def create_app(
 
     It counts in `traffic` and logs through `throttle`.
     """
-    app = QuartTrio("zapq", static_folder=None, template_folder=None)
+    app = App("zapq", static_folder=None, template_folder=None)
     app.asgi_http_class = HTTPConnection
     app.config["MAX_CONTENT_LENGTH"] = settings.max_message_bytes
     app.config["BODY_TIMEOUT"] = settings.body_timeout

@@ -22,6 +22,7 @@ import tempfile
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -37,8 +38,6 @@ LARGE_CLIENTS = 200
 AT_ONCE = 50
 LARGE = 12 * 2**20
 """Bytes of a message no kernel takes whole from one who does not read: Linux buffers up to 4 MiB for a sender."""
-MOST = 2**20
-"""Bytes of an answer beyond which nobody reads to its end: only the large ones have more."""
 LEASE = 0.5
 """Seconds of a lease that may end in a cut."""
 
@@ -85,14 +84,19 @@ def chunked(method: str, target: str, body: bytes) -> bytes:
     return request(method, target, fields="Transfer-Encoding: chunked\r\n") + pieces + b"0\r\n\r\n"
 
 
+def size_of(data: bytes) -> float:
+    """Return how long the answer is that `data` begins: for ever, as long as its head is not complete."""
+    head, end, _ = data.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\nContent-Length: ([0-9]+)", head)
+    return len(head) + len(end) + (int(length[1]) if length is not None else 0) if end else inf
+
+
 def whole(data: bytes) -> Reply | None:
     """Return the answer `data` is, unless some of it is missing."""
-    head, end, body = data.partition(b"\r\n\r\n")
-    if not end:
+    if len(data) < size_of(data):
         return None
-    length = re.search(rb"\r\nContent-Length: ([0-9]+)", head)
-    size = int(length[1]) if length is not None else 0
-    return Reply(int(head[9:12]), head, body[:size]) if len(body) >= size else None
+    head, _, body = data.partition(b"\r\n\r\n")
+    return Reply(int(head[9:12]), head, body)
 
 
 async def converse(
@@ -117,14 +121,15 @@ async def converse(
             asked = sent == len(data)
             if end == "half":
                 sock.shutdown(socket.SHUT_WR)
-            while (asked or end == "half") and (reads is None or len(answer) < reads):
+            size = inf
+            while (asked or end == "half") and len(answer) < (size if reads is None else min(size, reads)):
                 more = await sock.recv(65536 if reads is None else min(65536, reads - len(answer)))
                 left = bool(more)
                 if not more:
                     break
                 answer += more
-                if len(answer) < MOST and whole(bytes(answer)):
-                    break
+                if size == inf:
+                    size = size_of(bytes(answer))
     finally:
         if end == "rst":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

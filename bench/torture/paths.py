@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from bench.torture.report import Report
 from bench.torture.server import Server, running
-from tests.client import open_client
+from tests.client import Client, open_client
 
 NAMES = 10_000
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.(json|msgpack)", re.ASCII)
@@ -162,16 +162,25 @@ class Names:
 
     async def send(self, random: Random, number: int) -> None:
         """Send so many names."""
-        async with open_client(self.server.url) as client:
-            for _ in range(number):
-                verb = random.choice(["persist", "load"])
-                name = name_of(random, list(self.traps))
-                target = f"/{verb}?file={name.decode()}"
-                self.set_traps()
-                allowed = expected(verb, name, self.traps)
-                answer = await client.request("POST", target)
-                self.statuses[f"{verb} {answer.status}"] += 1
-                self.report.expect(answer.status in allowed, f"{target}: {answer.status}, not {allowed}")
+        sent = 0
+        while sent < number:
+            async with open_client(self.server.url) as client:
+                going_on = True
+                while going_on and sent < number:
+                    sent += 1
+                    going_on = await self._send_one(random, client)
+
+    async def _send_one(self, random: Random, client: Client) -> bool:
+        """Send one, and return whether the connection goes on."""
+        self.set_traps()
+        verb = random.choice(["persist", "load"])
+        name = name_of(random, list(self.traps))
+        target = f"/{verb}?file={name.decode()}"
+        allowed = expected(verb, name, self.traps)
+        answer = await client.request("POST", target)
+        self.statuses[f"{verb} {answer.status}"] += 1
+        self.report.expect(answer.status in allowed, f"{target}: {answer.status}, not {allowed}")
+        return answer.headers.get("connection") != "close"
 
 
 def picture(outside: Path) -> dict[str, tuple[object, ...]]:

@@ -244,6 +244,22 @@ def test_no_second_has_more_than_its_share_and_none_is_saved_up(output: io.Strin
     assert let_through(1) == 0
 
 
+def test_tracebacks_have_a_share_too_whoever_logs_them(output: io.StringIO, clock: list[float]) -> None:
+    def fail() -> None:
+        try:
+            raise RuntimeError("a mistake")
+        except RuntimeError:
+            logging.getLogger("hypercorn.error").exception("Error in ASGI Framework")
+
+    for _ in range(logs.LINES_PER_SECOND + 5):
+        fail()
+    assert len(lines(output)) == logs.LINES_PER_SECOND
+    clock[0] += 1
+    fail()
+    assert lines(output)[-1]["suppressed"] == 5
+    assert "RuntimeError: a mistake" in lines(output)[-1]["error"]
+
+
 def test_lines_below_the_level_take_no_share(clock: list[float]) -> None:
     stream = configured(Settings())
     throttle = logs.Throttle()

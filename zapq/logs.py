@@ -63,15 +63,9 @@ class Throttle:
         """Log `message`, unless its cause has had its share. Causes are names of ours, never client data."""
         if not log.isEnabledFor(level):
             return
-        now = time.monotonic()
         share = self._causes.setdefault(cause, _Share(deque(maxlen=self._rate)))
-        if len(share.times) == self._rate and now - share.times[0] < 1:
-            share.suppressed += 1
-            return
-        share.times.append(now)
-        if share.suppressed:
-            fields["suppressed"], share.suppressed = share.suppressed, 0
-        say(level, message, **fields)
+        if share.take(time.monotonic()):
+            say(level, message, **fields, **share.settle())
 
 
 @dataclass(slots=True)
@@ -79,6 +73,36 @@ class _Share:
     times: deque[float]
     """When the latest lines were let through. A rate with a reserve would allow twice as many in some second."""
     suppressed: int = 0
+
+    def take(self, now: float) -> bool:
+        """Whether one more line may be let through; it counts as suppressed if not."""
+        if len(self.times) == self.times.maxlen and now - self.times[0] < 1:
+            self.suppressed += 1
+            return False
+        self.times.append(now)
+        return True
+
+    def settle(self) -> dict[str, int]:
+        """Return what a line says of those suppressed before it, and begin to count anew."""
+        suppressed, self.suppressed = self.suppressed, 0
+        return {"suppressed": suppressed} if suppressed else {}
+
+
+class Tracebacks(logging.Filter):
+    """Lets few tracebacks through, whoever logs them: what goes wrong for one request may go wrong for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._share = _Share(deque(maxlen=LINES_PER_SECOND))
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is logged; the next traceback that is tells how many were not."""
+        if record.exc_info is None:
+            return True
+        if not self._share.take(time.monotonic()):
+            return False
+        record.fields = {**getattr(record, "fields", {}), **self._share.settle()}
+        return True
 
 
 class JSONLines(logging.Formatter):
@@ -169,6 +193,7 @@ def written_aside(settings: Settings) -> Iterator[None]:
 def configure(settings: Settings, stream: Stream) -> None:
     """Send zapq's log lines, and the warnings of the libraries it runs on, to `stream`."""
     handler = logging.StreamHandler(stream)
+    handler.addFilter(Tracebacks())
     handler.setFormatter(JSONLines() if settings.log_format == "json" else TextLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     # A log nobody reads any more is no reason to fail, nor to print tracebacks elsewhere.

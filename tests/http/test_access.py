@@ -220,6 +220,30 @@ async def test_a_refused_credential_is_one_line_with_its_name_and_never_with_its
         assert not any(token in str(fields(each)) for each in caplog.records)
 
 
+async def test_no_secret_is_in_logs_answers_metrics_or_reprs(
+    zapq_settings: Settings, zapq_service: QueueService, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    settings = replace(zapq_settings, token="t" * 20)
+    secrets = (ADMIN, PRODUCER, EMAILS, "t" * 20, "w" * 20)
+    [url] = await nursery.start(partial(zapq.serve, settings, service=zapq_service))
+    seen: list[object] = [settings, Access(settings), vars(Access(settings))]
+    for secret in secrets:
+        for method, target in (
+            ("POST", "/enqueue"),
+            ("GET", "/metrics"),
+            ("PUT", "/queues/a:b"),
+            ("GET", "/queues"),
+        ):
+            seen.append(await ask(url, method, target, b"x", bearer(secret)))
+    seen += [(each.getMessage(), vars(each)) for each in caplog.records]
+    hidden = [secret for secret in secrets if any(secret in repr(each) for each in seen)]
+    assert hidden == []
+    # What cannot be hidden is said.
+    guide = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
+    assert "/proc/PID/environ" in guide
+
+
 async def test_somebody_who_tries_again_and_again_does_not_fill_the_log(
     zapq_server: ZapqServer, caplog: pytest.LogCaptureFixture
 ) -> None:

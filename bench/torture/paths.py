@@ -191,12 +191,17 @@ def picture(outside: Path) -> dict[str, tuple[object, ...]]:
     }
 
 
+def _without_links(path: str) -> Path:
+    """Return `path` as strace will show it."""
+    return Path(os.path.realpath(path))
+
+
 async def run(seed: int, scale: float) -> Report:
     """Send all names, and read what the server told the kernel."""
     report = Report()
     number = int(NAMES * scale)
     with tempfile.TemporaryDirectory() as directory:
-        place = Path(os.path.realpath(directory))
+        place = _without_links(directory)
         outside, trace = place / "outside", place / "trace"
         outside.mkdir()
         (outside / "secret.json").write_bytes(SECRET)

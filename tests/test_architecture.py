@@ -33,7 +33,8 @@ MAY_USE = {
     "client": {"limits", "errors", "core"},
     "testing": {"settings", "service", ""},
     "command": {"limits", "errors", "access", "store"},
-    "cli": {"errors", "settings", "logs", "systemd", "command", ""},
+    "allocator": {"limits"},
+    "cli": {"allocator", "errors", "settings", "logs", "systemd", "command", ""},
     "__main__": {"command", "cli"},
     "": {"errors", "settings", "core", "service", "server"},
 }

@@ -16,6 +16,7 @@ import trio
 
 import zapq
 from zapq import logs, systemd
+from zapq.allocator import give_back_large_blocks
 from zapq.command.commands import COMMANDS, CONTEXT
 from zapq.command.ending import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, complain, leave, run
 from zapq.errors import InvalidSetting, ZapqError
@@ -148,6 +149,7 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
         # answered. Frozen, it is left out (3 to 11 ms). Only here, where the process is ours.
         gc.collect()
         gc.freeze()
+        give_back_large_blocks()
         logs.say(
             logging.INFO,
             "queue listening",

@@ -107,6 +107,9 @@ SEND_PIECE_BYTES = 64 * KIB
 MAX_UNSENT_BYTES = 64 * MIB
 """Bytes of answers being sent, after which the slowest readers are cut off: five of the largest batches, and
 hundreds of usual answers."""
+LARGE_BLOCK_BYTES = 256 * KIB
+"""Bytes of memory that are given back to the system as soon as they are free: twice the largest usual message, so
+that those which come and go by the thousand do not each cost a system call."""
 LINGER_SECONDS = 2.0
 """How long a closing connection goes on reading, so that the client sees our answer and not a reset."""
 LINGER_BYTES = 1 * MIB

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from io import FileIO
 
 import msgspec
@@ -91,13 +91,15 @@ class Line:
         self.sock.setblocking(False)
         self.under_way = 0
         self.unsent = b""
+        self.last = False
+        """Whether the server has said that it will close."""
         self._tail = b""
 
     def fill(self, allowed: int) -> int:
         """Have up to `depth` requests under way, `allowed` new ones at most; return how many were begun."""
         begun = min(self.group.depth - self.under_way // self.group.each, allowed)
         # Half a pipeline at a time: many small sends would cost us more than they cost the server.
-        if self.unsent or begun < min(allowed, (self.group.depth + 1) // 2):
+        if self.last or self.unsent or begun < min(allowed, (self.group.depth + 1) // 2):
             return 0
         self.under_way += begun * self.group.each
         self.unsent = self.group.request * begun
@@ -124,6 +126,7 @@ class Line:
         statuses = _STATUS.findall(data)
         self._tail = data[-_PART:]
         self.under_way -= len(statuses)
+        self.last = self.last or b"onnection: close" in data
         return statuses
 
 
@@ -168,15 +171,19 @@ def flood(what: Flood, stdin: FileIO) -> Flooded:
                 )
             line: Line = key.data
             try:
-                if line.unsent:
-                    line.flush()
                 if events & selectors.EVENT_READ:
                     counts[line.group.name].update(line.receive())
+                if line.unsent:
+                    line.flush()
                 go_on(line)
                 wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if line.unsent else 0)
                 if wanted != key.events:
                     selector.modify(line.sock, wanted, line)
             except OSError:
+                # Sending fails first; what was answered before is still there to be read.
+                with suppress(OSError):
+                    while True:
+                        counts[line.group.name].update(line.receive())
                 closed += 1
                 cut += line.under_way > 0 and line.group.depth == 1
                 selector.unregister(line.sock)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -29,7 +30,8 @@ LATENCY_MS = 250.0
 ORDINARY_SECONDS = 3.0
 RECOVERY_SECONDS = 2.0
 FULL_RATE = 0.8
-"""Of the rate before: a machine that does other things, too, varies by that."""
+"""Of the rate before, or else as much more CPU a request: a machine that does other things takes from the rate,
+but little from that."""
 EXPECTED = {"dequeue": {"200", "204"}}
 REFUSED_OR_NOT = {"202", "429", "503"}
 
@@ -73,8 +75,7 @@ async def run(seed: int, scale: float) -> Report:
             await server.ask("POST", "/clear")
             flooded, probe, peak = await overload(server, attackers(rng), SECONDS * scale)
             # The rate within two seconds of the end of it: the second of them is the first that is judged.
-            after = await ordinary(server, RECOVERY_SECONDS / 2 * short)
-            after = max(after, await ordinary(server, RECOVERY_SECONDS / 2 * short))
+            after = [await ordinary(server, RECOVERY_SECONDS / 2 * short) for _ in range(2)]
             metrics = await server.metrics()
             code = await server.stop()
             complaints = server.complaints()
@@ -89,8 +90,10 @@ async def run(seed: int, scale: float) -> Report:
         "health_p99_ms": round(p99, 1),
         "health_max_ms": round(max(probe.milliseconds, default=0.0), 1),
         "health_asked": len(probe.milliseconds),
-        "ordinary_per_second": round(before),
-        "ordinary_per_second_after": round(after),
+        "ordinary": {"per_second": round(before.per_second), "cpu_us": round(before.cpu_us, 1)},
+        "ordinary_after": [
+            {"per_second": round(each.per_second), "cpu_us": round(each.cpu_us, 1)} for each in after
+        ],
         "exit_code": code,
     }
     for name, statuses in flooded.answers.items():
@@ -104,7 +107,9 @@ async def run(seed: int, scale: float) -> Report:
     report.expect(not complaints, f"logged: {complaints[:3]}")
     report.expect(code == 0, f"ended with {code}")
     report.expect_figure(p99 < LATENCY_MS, f"/health took {p99:.0f} ms at the 99th percentile")
-    report.expect_figure(after >= FULL_RATE * before, f"{after:.0f} requests/s afterwards, {before:.0f} before")
+    full = max(each.per_second for each in after) >= FULL_RATE * before.per_second
+    cheap = min(each.cpu_us for each in after) * FULL_RATE <= before.cpu_us
+    report.expect_figure(full or cheap, f"afterwards an ordinary load got {after}, before it {before}")
     return report
 
 
@@ -123,11 +128,21 @@ async def overload(server: Server, groups: list[Group], seconds: float) -> tuple
     return flooded, probe, peak
 
 
-async def ordinary(server: Server, seconds: float) -> float:
-    """Return how many requests a second are answered of an ordinary load: messages in and out."""
+class Ordinary(NamedTuple):
+    """How an ordinary load was dealt with."""
+
+    per_second: float
+    cpu_us: float
+    """Of the server's, for each request."""
+
+
+async def ordinary(server: Server, seconds: float) -> Ordinary:
+    """Return how an ordinary load is dealt with: messages in and out."""
     flooded = Flooded()
     enqueue = post("/queues/ordinary/messages", b"x" * 128)
     both = enqueue + b"POST /queues/ordinary/receive?ack=auto HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    used = rig.cpu_seconds(server.pid)
     async with flooding(Flood(server.port, [Group("ordinary", both, connections=32, depth=1, each=2)]), flooded):
         await trio.sleep(seconds)
-    return flooded.rate()
+    used = rig.cpu_seconds(server.pid) - used
+    return Ordinary(flooded.rate(), used / max(flooded.total(), 1) * 1e6)

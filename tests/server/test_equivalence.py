@@ -36,7 +36,7 @@ LARGEST = 40
 TAG = "abc"
 """What receipts begin with, on all three servers, so that one can be named before it is given."""
 VARYING = [
-    (rb"Date: [^\r]*", b"Date: -"),
+    (rb"(?i)date: [^\r]*", b"Date: -"),
     (rb"[0-9]{7}-[0-9a-f]{6}", b"ID"),
     (rb"Retry-After: [0-9]+", b"Retry-After: -"),
     (rb"Until: [0-9TZ:.-]{24}\r", b"Until: -\r"),

@@ -58,8 +58,8 @@ def test_the_testing_example_passes(tmp_path: Path) -> None:
     assert "1 passed" in shown.stdout, shown.stdout + shown.stderr
 
 
-PAGES = ("access", "client", "deploy", "durability", "inside", "queues", "snapshots")
-DOCUMENTS = ["README.md", *(f"docs/{page}.md" for page in PAGES)]
+PAGES = ("access", "client", "deploy", "durability", "found", "inside", "queues", "snapshots")
+DOCUMENTS = ["README.md", "SECURITY.md", *(f"docs/{page}.md" for page in PAGES)]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

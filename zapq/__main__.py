@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import click
 
 from zapq.command.commands import COMMANDS, CONTEXT
-from zapq.command.ending import leave, run
+from zapq.command.ending import EXIT_SIGNAL, leave, run
 
 
 def main() -> None:
     """Run the command line and exit; `zapq.cli` is imported only if it is needed, for it takes a while."""
     if sys.argv[1:] and sys.argv[1] in COMMANDS:
         leave(run(click.Group(commands=COMMANDS, context_settings=CONTEXT), sys.argv[1:]))
-    from zapq.cli import main as run_everything
-
+    try:
+        from zapq.cli import main as run_everything
+    except KeyboardInterrupt:
+        # Importing takes a while, in which nobody has asked to be told of signals yet.
+        leave(EXIT_SIGNAL + signal.SIGINT)
     run_everything()
 
 

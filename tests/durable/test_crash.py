@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.durable.crash import Crashes
+from tests.share import share
 
 
 @pytest.mark.timeout(3600)  # each round starts a server
 def test_nothing_acknowledged_is_lost(tmp_path: Path, nightly: bool) -> None:
-    rounds = 300 if nightly else 30
-    with Crashes(tmp_path, seed="ci") as crashes:
-        for _ in range(rounds):
+    rounds = share(range(300 if nightly else 30))
+    with Crashes(tmp_path, seed=f"ci {rounds[0]}") as crashes:
+        for _ in rounds:
             crashes.crash()
         assert crashes.stop() == 0
-    assert crashes.ledger.answered > 50 * rounds
+    assert crashes.ledger.answered > 50 * len(rounds)

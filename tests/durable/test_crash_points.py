@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.durable.points import Point, make, possible
+from tests.share import share
 
 SAMPLE = {
     "pwrite64": (2, 40, 700, 2000),
@@ -37,6 +38,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(not possible(), reason="strace is not allowed to trace here")
-@pytest.mark.parametrize("point", POINTS, ids=name)
+@pytest.mark.parametrize("point", share(POINTS), ids=name)
 def test_a_process_killed_there_loses_nothing(tmp_path: Path, made: Path, point: Point) -> None:
     point.run(tmp_path, made)

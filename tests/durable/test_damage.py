@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.durable.history import WAL, History, View, copy, opened
+from tests.share import fewest, share
 from zapq.core.commit import Batch, Put, row_of
 from zapq.errors import CannotStart
 from zapq.store.database import FILE
@@ -167,30 +168,30 @@ def test_what_was_not_touched_is_all_there(crashes: tuple[Crash, Crash], tmp_pat
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("which", [0, 1], ids=["killed", "stopped"])
 def test_an_altered_file(crashes: tuple[Crash, Crash], which: int, everywhere: bool, tmp_path: Path) -> None:
-    results = try_all(crashes[which], altered_pages(crashes[which], everywhere), tmp_path)
-    assert results["refused"] > 100
+    results = try_all(crashes[which], share(altered_pages(crashes[which], everywhere)), tmp_path)
+    assert results["refused"] > fewest(100)
     assert not results["less, with a warning"]
 
 
 @pytest.mark.timeout(3600)
 def test_an_altered_log(crashes: tuple[Crash, Crash], everywhere: bool, tmp_path: Path) -> None:
-    results = try_all(crashes[0], altered_log(crashes[0], everywhere), tmp_path)
-    assert results["refused"] > 100
+    results = try_all(crashes[0], share(altered_log(crashes[0], everywhere)), tmp_path)
+    assert results["refused"] > fewest(100)
     assert results["less, with a warning"]
 
 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("which", [0, 1], ids=["killed", "stopped"])
 def test_a_file_that_was_cut(crashes: tuple[Crash, Crash], which: int, everywhere: bool, tmp_path: Path) -> None:
-    results = try_all(crashes[which], cut_pages(crashes[which], everywhere), tmp_path)
-    assert results["refused"] > 5
+    results = try_all(crashes[which], share(cut_pages(crashes[which], everywhere)), tmp_path)
+    assert results["refused"] > fewest(5)
     assert not results["less, with a warning"]
 
 
 @pytest.mark.timeout(3600)
 def test_a_log_that_was_cut(crashes: tuple[Crash, Crash], everywhere: bool, tmp_path: Path) -> None:
-    results = try_all(crashes[0], cut_log(crashes[0], everywhere), tmp_path)
-    assert results["less, with a warning"] > 50
+    results = try_all(crashes[0], share(cut_log(crashes[0], everywhere)), tmp_path)
+    assert results["less, with a warning"] > fewest(50)
     assert not results["less, silently"]
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import sys
 import threading
 from collections.abc import Generator
 from contextlib import suppress
@@ -24,6 +23,7 @@ from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
+from tests.share import share
 from zapq.core.broker import Broker
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
@@ -581,27 +581,26 @@ def catalogue() -> Generator[tuple[str, bytes], None, None]:
     yield "101 fields", head("POST /enqueue", "1.1", ["Host: localhost", *["A: b"] * 100])
 
 
-# By turns, and the other way round on the next Python but one: so the gate, which tests on both, sees each of them
-# whole, cut off and in pieces.
-TURN = sys.version_info.minor // 2
+WAYS = ("whole", "cut off", "in pieces")
 
 
 @pytest.mark.parametrize(
-    ("number", "request_"),
-    [pytest.param(number, data, id=name) for number, (name, data) in enumerate(catalogue())],
+    ("way", "request_"),
+    [
+        pytest.param(way, data, id=f"{name}, {way}")
+        for name, data, way in share((name, data, way) for way in WAYS for name, data in catalogue())
+    ],
 )
-def test_a_peculiar_request_gets_the_same_answer_both_ways(
-    stage: Stage, number: int, request_: bytes, nightly: bool
-) -> None:
+def test_a_peculiar_request_gets_the_same_answer_both_ways(stage: Stage, way: str, request_: bytes) -> None:
     middle = len(request_) // 2
-    whole = Conversation(1, (ENQUEUE + request_ + DEQUEUE,), half_close=False)
-    cut_off = Conversation(1, (ENQUEUE, request_[:-1]), half_close=True)
-    in_pieces = Conversation(1, (request_[:middle], request_[middle:], DEQUEUE), half_close=False)
-    others = (cut_off, in_pieces) if nightly else ((cut_off, in_pieces)[(number + TURN) % 2],)
-    for conversation in (whole, *others):
-        cold, lobby, tasks = stage.play(conversation)
-        assert lobby == cold
-        assert tasks == cold
+    conversation = {
+        "whole": Conversation(1, (ENQUEUE + request_ + DEQUEUE,), half_close=False),
+        "cut off": Conversation(1, (ENQUEUE, request_[:-1]), half_close=True),
+        "in pieces": Conversation(1, (request_[:middle], request_[middle:], DEQUEUE), half_close=False),
+    }[way]
+    cold, lobby, tasks = stage.play(conversation)
+    assert lobby == cold
+    assert tasks == cold
 
 
 ENQUEUE = b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\na"

@@ -24,6 +24,7 @@ import trio
 import zapq
 from tests.client import Answer, Client, open_client
 from tests.linearizability import Ack, Call, Dequeue, Enqueue, Operation, Receive, Release, Result, check, describe
+from tests.share import share
 from zapq.core.message import Message
 from zapq.core.queue import Queue
 from zapq.errors import ReceiptExpired
@@ -212,7 +213,7 @@ async def test_every_history_is_linearizable(
     settings = replace(zapq_settings, hot_path=hot_path)
     answered: list[Operation] = []
     overlaps = 0
-    for seed in range(seeds):
+    for seed in share(range(seeds)):
         for queue, history in (await histories_of(settings, seed, vanishing=vanishing)).items():
             assert check(history) is not None, f"seed {seed}, queue {queue}:\n{describe(history)}"
             here = [operation for operation in history if operation.responded is not None]
@@ -226,7 +227,7 @@ async def test_every_history_is_linearizable(
 
 @pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "cold"])
 async def test_every_history_on_disk_is_linearizable(zapq_settings: Settings, hot_path: bool) -> None:
-    for seed in range(SEEDS // 3):
+    for seed in share(range(SEEDS // 3)):
         place = f"{zapq_settings.data_dir}/{seed}"
         settings = replace(zapq_settings, hot_path=hot_path, durable=True, data_dir=place)
         for queue, history in (await histories_of(settings, seed, vanishing=seed % 2 == 1)).items():

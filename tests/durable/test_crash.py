@@ -16,7 +16,7 @@ from tests.share import share
 @pytest.mark.timeout(3600)  # each round starts a server
 def test_nothing_acknowledged_is_lost(tmp_path: Path, nightly: bool) -> None:
     rounds = share(range(300 if nightly else 30))
-    with Crashes(tmp_path, seed=f"ci {rounds[0]}") as crashes:
+    with Crashes(tmp_path, seed=f"ci-{rounds[0]}") as crashes:
         for _ in rounds:
             crashes.crash()
         assert crashes.stop() == 0

@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -120,7 +119,7 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
                     name = signal.Signals(number).name
                     # On a terminal, and with nothing to read again, it means what it does for most programs: the
                     # terminal is closed.
-                    if number == signal.SIGHUP and (settings.token_file or settings.tls or not sys.stdin.isatty()):
+                    if number == signal.SIGHUP and (settings.token_file or settings.tls or not os.isatty(0)):
                         with suppress(trio.WouldBlock):  # one is on its way already
                             ask_to_reload.send_nowait(None)
                         continue

@@ -257,7 +257,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
                 reserved=reserved,
             ),
             begun=earlier is not None,
-            peer=_peer(self.scope["client"]),
+            peer=peer_of(self.scope["client"]),
         )
         logs.current_trace_id.set(exchange.trace_id)
         state["exchange"] = exchange
@@ -310,7 +310,8 @@ def _traced(send: ASGISendCallable, exchange: Exchange, link: Link, scope: HTTPS
     return traced
 
 
-def _peer(client: tuple[str, int] | None) -> str:
+def peer_of(client: tuple[str, int] | None) -> str:
+    """Name who is at the other end, for the log."""
     return "unix" if client is None else client[0]
 
 

@@ -27,6 +27,7 @@ from hypercorn.utils import parse_socket_addr
 from zapq import logs
 from zapq.access.certificate import NOBODY, identities
 from zapq.errors import StorageUnavailable
+from zapq.http.exchange import peer_of
 from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
 from zapq.limits import (
@@ -260,7 +261,7 @@ class Connection:
                 "client-certificate",
                 "refused",
                 reason=f"client certificate: {reason.replace('_', ' ').lower()}",
-                peer="unix" if client is None else client[0],
+                peer=peer_of(client),
             )
 
     async def _finish(self, answers: Answers) -> bool:

@@ -22,7 +22,7 @@ import bench.torture
 from bench import rig
 from bench.torture.report import Report
 
-HELPERS = {"__main__", "flood", "probe", "report", "server", "siege"}
+HELPERS = {"__main__", "beside", "flood", "probe", "report", "server", "siege"}
 SCENARIOS = sorted(
     module.name for module in pkgutil.iter_modules(bench.torture.__path__) if module.name not in HELPERS
 )

@@ -14,14 +14,12 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from io import FileIO
 
 import msgspec
-import trio
 
-from bench import rig
+from bench.torture.beside import beside
 
 RECEIVE = 256 * 1024
 _STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3})")
@@ -197,25 +195,9 @@ def flood(what: Flood, stdin: FileIO) -> Flooded:
                     selector.modify(line.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, line)
 
 
-@asynccontextmanager
-async def flooding(what: Flood, flooded: Flooded) -> AsyncGenerator[None, None]:
+def flooding(what: Flood, flooded: Flooded) -> AbstractAsyncContextManager[None]:
     """Flood for the length of the block, beside the server's core, and add what was answered to `flooded`."""
-    # Polite, so that whoever measures next to it is not held up by it.
-    command = [*rig.cores()[1], "nice", sys.executable, "-m", "bench.torture.flood"]
-    process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1, start_new_session=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        await process.stdin.send_all(msgspec.json.encode(what) + b"\n")
-        await process.stdout.receive_some(1)
-        yield
-        await process.stdin.aclose()
-        said = b"".join([bytes(data) async for data in process.stdout])
-        flooded.add(msgspec.json.decode(said, type=Flooded))
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
+    return beside("bench.torture.flood", what, Flooded, flooded.add)
 
 
 def main() -> None:

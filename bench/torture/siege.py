@@ -10,15 +10,15 @@ import random
 import resource
 import socket
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from io import FileIO
 
 import msgspec
 import trio
 
-from bench import rig
+from bench.torture.beside import beside
 from bench.torture.probe import PATIENCE, exchange
 from zapq.limits import KIB, MAX_BATCH_BYTES
 
@@ -185,25 +185,14 @@ async def besiege(siege: Siege, stdin: FileIO) -> Besieged:
     return besieged
 
 
-@asynccontextmanager
-async def besieging(siege: Siege, besieged: Besieged) -> AsyncGenerator[None, None]:
+def besieging(siege: Siege, besieged: Besieged) -> AbstractAsyncContextManager[None]:
     """Besiege the server for the length of the block, which begins when all are there; then tell how it went."""
-    command = [*rig.cores()[1], "nice", sys.executable, "-m", "bench.torture.siege"]
-    process = await trio.lowlevel.open_process(command, stdin=-1, stdout=-1, start_new_session=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        await process.stdin.send_all(msgspec.json.encode(siege) + b"\n")
-        await process.stdout.receive_some(1)
-        yield
-        await process.stdin.aclose()
-        said = msgspec.json.decode(b"".join([bytes(data) async for data in process.stdout]), type=Besieged)
+
+    def note(said: Besieged) -> None:
         for name in said.__struct_fields__:
             setattr(besieged, name, getattr(said, name))
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
+
+    return beside("bench.torture.siege", siege, Besieged, note)
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def play(steps: list[tuple[str, object]]) -> tuple[Queue, float]:
             case "receive", int() as limit:
                 queue.receive_many(limit, None, now)
             case "release", float() as delay:
-                for _, lease in queue._leases.first(1):
+                for lease in queue._leases.first(1):
                     if lease.deadline > now:
                         queue.release(lease.receipt, delay, now)
             case "put back", None:
@@ -113,7 +113,7 @@ def test_both_give_the_same_messages_in_the_same_order(steps: list[tuple[str, ob
     queue, now = play(steps)
     queue.paused = False
     # Nobody holds a lease on what was kept, so here, too, they have to be over.
-    for _, lease in queue._leases.first(99):
+    for lease in queue._leases.first(99):
         if lease.deadline > now:
             queue.extend(lease.receipt, 0.0, now)
     queue.tick(now, 99)

@@ -319,6 +319,10 @@ async def test_batches_are_hot_in_every_format(hot: HotPath, zapq_service: Queue
         post(RECEIVE).replace(b"localhost", b"attacker.example"),
         ack("1-1-1").replace(b"default", b"new"),
         ack("1-1-1").replace(b" HTTP", b"?x=1 HTTP"),
+        ack(""),
+        ack("1-1-1 "),
+        ack("1-1-1\nX"),
+        ack("").replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\nX: receipts/1-1-1 HTTP/1.1\r\n"),
     ],
 )
 async def test_what_is_not_plain_about_a_queue_is_left_to_h11_and_changes_nothing(

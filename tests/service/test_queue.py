@@ -124,7 +124,7 @@ async def wake_when_a_lease_expires(service: QueueService, queue: NamedQueue) ->
 async def wake_by_release(service: QueueService, queue: NamedQueue) -> None:
     await wake_when_a_lease_expires(service, queue)
     [seen] = await queue.peek("leased")
-    lease = service.broker.find("emails")._leases.first(1)[0][1]
+    lease = service.broker.find("emails")._leases.first(1)[0]
     assert seen.message == lease.message
     await queue.release(lease.receipt, delay=0)
 
@@ -156,7 +156,7 @@ async def wake_by_a_message_that_could_not_be_handed_over(service: QueueService,
 
 async def wake_by_a_settlement(service: QueueService, queue: NamedQueue) -> None:
     await wake_when_a_lease_expires(service, queue)
-    lease = service.broker.find("emails")._leases.first(1)[0][1]
+    lease = service.broker.find("emails")._leases.first(1)[0]
     assert await queue.settle([Settlement(receipt=lease.receipt, action="release")]) == [None]
 
 

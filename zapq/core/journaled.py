@@ -342,15 +342,14 @@ class JournaledQueue(Queue):
         if serial in self._settling:
             raise StillSettling
         self._journal.check()
-        lease = self._holder(serial, now)
+        lease = self._pop_lease(serial, now)
         if lease is not None:
-            self._leases.pop(serial)
             self._settling.add(serial)
         return lease
 
     def _restore_lease(self, lease: Lease) -> None:
         self._settling.discard(lease.serial)
-        self._leases.put(lease.serial, lease.deadline, lease)
+        self._leases.put(lease)
         self._watch(lease.deadline)
 
     def _fail(self, message: Message) -> None:

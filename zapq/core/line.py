@@ -127,7 +127,9 @@ class Parcel(Sequence[Message]):
         return ids
 
     def packed(self) -> bytes:
-        """The bodies as one array of msgpack; runs that are still packed are only copied."""
+        """The bodies as one array of msgpack; runs that are still packed are only copied, and one alone is it."""
+        if len(self._parts) == 1 and isinstance(run := self._parts[0], Run) and run.packed:
+            return run.packed
         parts: list[bytes | memoryview] = [_array(self._count)]
         loose: list[bytes] = []
         for part in self._parts:

@@ -39,6 +39,7 @@ import msgspec
 from zapq.core.agenda import Agenda, smallest
 from zapq.core.backpressure import DrainRate
 from zapq.core.image import QueueImage
+from zapq.core.leases import Leases
 from zapq.core.line import Line, Parcel, Run
 from zapq.core.message import PLAIN, About, Draft, Lease, Message
 from zapq.core.queue_settings import QueueSettings
@@ -56,7 +57,7 @@ Dropped = deque[Message | Run]
 """What a queue has given up, for its caller to free."""
 State = Literal["ready", "delayed", "leased"]
 STATES: tuple[State, ...] = ("ready", "delayed", "leased")
-_RECEIPT = re.compile(r"([0-9a-f]+-[0-9a-f]+)-([0-9a-f]{1,16})")
+_RECEIPT = re.compile(r"[0-9a-f]+-[0-9a-f]+-[0-9a-f]{1,16}")
 _rank = attrgetter("rank")
 
 
@@ -187,7 +188,7 @@ class Queue:
         self._mortal: Agenda[Message] = Agenda()
         """Ready messages with a ttl."""
         self._delayed: Agenda[Message] = Agenda()
-        self._leases: Agenda[Lease] = Agenda()
+        self._leases = Leases()
         self._next_id = 1
         self._given_before = 0
         """Ids below this one were given before a snapshot was loaded, which may hold messages with the same."""
@@ -336,14 +337,18 @@ class Queue:
         is.
         """
         serial = self._serial(receipt)
-        lease = self._holder(serial, now)
+        lease = self._pop_lease(serial, now)
+        room = self._room
         if lease is None:
-            if self._room.was_acked(serial):
+            if room.was_acked(serial):
                 return
             raise ReceiptExpired(parameter="receipt")
-        self._leases.pop(serial)
-        self._room.note_ack(serial)
-        self._hold(-1, -len(lease.message.body))
+        room.note_ack(serial)
+        size = len(lease.message.body)
+        self.messages -= 1
+        self.bytes -= size
+        room.messages -= 1
+        room.bytes -= size
         self._acked += 1
 
     def release(self, receipt: str, delay: float, now: float) -> None:
@@ -352,24 +357,21 @@ class Queue:
         Given back without a delay time and again, it rests for a while each time, so that it does not spin at the
         head of the queue. At `max_receives` it goes to the dead-letter queue instead. Raises `ReceiptExpired`.
         """
-        serial = self._serial(receipt)
-        lease = self._holder(serial, now)
+        lease = self._pop_lease(self._serial(receipt), now)
         if lease is None:
             raise ReceiptExpired(parameter="receipt")
-        self._leases.pop(serial)
         self._released += 1
         delay, releases = rest(lease.message.about.releases, delay)
         self._end(lease, delay, now, releases)
 
     def extend(self, receipt: str, visibility: float | None, now: float) -> Lease:
         """Let the lease last until `visibility` seconds from now, and return it. Raises `ReceiptExpired`."""
-        serial = self._serial(receipt)
-        lease = self._holder(serial, now)
+        lease = self._pop_lease(self._serial(receipt), now)
         if lease is None:
             raise ReceiptExpired(parameter="receipt")
         seconds = self._settings.visibility if visibility is None else visibility
         lease = msgspec.structs.replace(lease, deadline=now + seconds)
-        self._leases.put(serial, lease.deadline, lease)
+        self._leases.put(lease)
         self._watch(lease.deadline)
         return lease
 
@@ -567,7 +569,7 @@ class Queue:
                 self._tombs.copy(),
                 self._returned.copy(),
                 self._delayed.entries.copy(),
-                self._leases.entries.copy(),
+                list(self._leases.values()),
             ),
         )
 
@@ -585,7 +587,7 @@ class Queue:
             case "delayed":
                 return [_sighting(message, time) for time, message in self._delayed.first(limit)]
             case "leased":
-                return [_leased(lease) for _, lease in self._leases.first(limit)]
+                return [_leased(lease) for lease in self._leases.first(limit)]
 
     def find(self, id: int) -> Sighting | None:
         """Return the message with this id, or None if it is not held; changes nothing.
@@ -741,28 +743,31 @@ class Queue:
         seconds = self._settings.visibility if visibility is None else visibility
         deadline = now + seconds
         lease = Lease(message, self._room.serial(), message.about.receives + 1, deadline, self._tag)
-        self._leases.put(lease.serial, deadline, lease)
+        self._leases.put(lease)
         if deadline < self.alarm:
             self._watch(deadline)
         self._received += 1
         return lease
 
     def _serial(self, receipt: str) -> int:
-        match = _RECEIPT.fullmatch(receipt)
-        if match is None:
+        tag, _, number = receipt.rpartition("-")
+        if tag == self._tag and len(number) <= 16:
+            try:
+                serial = int(number, 16)
+            except ValueError:
+                serial = -1
+            # It takes other spellings, too.
+            if f"{serial:x}" == number:
+                return serial
+        if not _RECEIPT.fullmatch(receipt):
             raise InvalidParameter("The receipt is none that zapq gives.", parameter="receipt")
-        if match[1] != self._tag:
-            raise ReceiptExpired(
-                "The receipt is of another queue, or of another run of zapq.", parameter="receipt"
-            )
-        return int(match[2], 16)
+        raise ReceiptExpired("The receipt is of another queue, or of another run of zapq.", parameter="receipt")
 
-    def _holder(self, serial: int, now: float) -> Lease | None:
-        """The lease with this number if it is not over; one whose time has come ends here."""
-        lease = self._leases.get(serial)
+    def _pop_lease(self, serial: int, now: float) -> Lease | None:
+        """Take a lease out of its holder's hands and return it; None if it is over: one whose time has come is."""
+        lease = self._leases.pop(serial)
         if lease is None or lease.deadline > now:
             return lease
-        self._leases.pop(serial)
         self._leases_expired += 1
         self._end(lease, 0.0, now, lease.message.about.releases)
         return None
@@ -895,7 +900,7 @@ def _others(
     tombs: set[int],
     returned: list[tuple[int, Message]],
     delayed: dict[int, tuple[float, Message]],
-    leases: dict[int, tuple[float, Lease]],
+    leases: list[Lease],
 ) -> Iterator[tuple[Message, float]]:
     """Yield messages with when they are ready, those that are gone left out."""
     in_lines = chain.from_iterable(item if isinstance(item, Run) else (item,) for item in chain(*lines))
@@ -904,7 +909,7 @@ def _others(
             yield message, 0.0
     for due, message in delayed.values():
         yield message, due
-    for _, lease in leases.values():
+    for lease in leases:
         message = lease.message
         about = msgspec.structs.replace(message.about, receives=lease.receives)
         yield Message(message.id, message.body, about), 0.0

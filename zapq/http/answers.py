@@ -120,10 +120,12 @@ def received_many(media_type: str, given: Sequence[Message] | Sequence[Lease], w
         visible = b"Zapq-Visible-Until: %b\r\n" % rfc3339(given[0].deadline + wall)
     else:
         body = encode([each.body for each in given])
-    return (
+    head = (
         b"HTTP/1.1 200 OK\r\n%bX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nContent-Type: %b\r\n"
-        b"Content-Length: %d\r\n%b\r\n%b" % (visible, media_type.encode(), len(body), tail, body)
+        b"Content-Length: %d\r\n%b\r\n" % (visible, media_type.encode(), len(body), tail)
     )
+    # It may be megabytes, which % would copy more than once.
+    return head + body
 
 
 def extended(lease: Lease, wall: float, tail: bytes) -> bytes:
@@ -152,6 +154,7 @@ def nothing(why: str, next_visible_in: float, tail: bytes) -> bytes:
     )
 
 
+@lru_cache(maxsize=64)  # What is leased in one turn is mostly visible again at one time.
 def rfc3339(seconds: float) -> bytes:
     """A time of the world's clock, to the millisecond (RFC 3339)."""
     whole = math.floor(seconds)

@@ -44,7 +44,7 @@ from zapq.limits import (
     MAX_HOT_HEAD_BYTES,
     STEP_BYTES,
 )
-from zapq.server.plain import Head, Verb, may_become_plain, parse_head
+from zapq.server.plain import Head, Verb, cut_receipt, may_become_plain, parse_head
 from zapq.service.journal import OpenBatch
 from zapq.service.queue import NamedQueue
 from zapq.service.reservation import Reservation
@@ -129,7 +129,7 @@ class HotPath:
             "put": self._put,
             "put many": self._put_many,
             "receive": self._receive,
-            "receive many": self._receive,
+            "receive many": self._receive_many,
             "ack": self._ack,
         }
 
@@ -168,8 +168,9 @@ class HotPath:
                 answers.needed = length - at + 1
                 break
             text = data[at:end]
-            # Acknowledgements (DELETE) are all different: they would push out what is worth remembering.
-            head = self._admit(text, identities) if text[0] == _D else self._remember(text, identities)
+            # Acknowledgements (DELETE) differ in nothing but their receipts.
+            text, receipt = cut_receipt(text) if text[0] == _D else (text, b"")
+            head = self._remember(text, identities)
             if head is None or (head.length > self._max_message_bytes and not self._fits_a_batch(head)):
                 answers.then = "cold"
                 break
@@ -184,7 +185,7 @@ class HotPath:
                 answers.begun = head
                 break
             try:
-                part = self._verbs[head.verb](head, data[end:stop], answers, size)
+                part = self._verbs[head.verb](head, receipt or data[end:stop], answers, size)
             except (QueueFull, ReceiptExpired) as error:
                 part = self._refusal(error, head)
             except (
@@ -315,36 +316,31 @@ class HotPath:
         queue = self._service.find(head.queue)
         given = queue.take_nowait(head.want, now=self._now, waits=head.waits)
         trace_id = head.trace_id or next(self._trace_ids)
+        tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
+        if not given:
+            return render.nothing(queue.why_empty(), queue.next_visible_in(self._now), tail)
+        part = render.received(given[0], self._wall, tail)
+        end, size = before + len(part), len(given[0].body)
+        # An empty message is complete with its head, so for that one the head already counts as its body.
+        answers.taken = (*answers.taken, (end - size if size else before, end, queue, given, trace_id))
+        return part
+
+    def _receive_many(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
+        queue = self._service.find(head.queue)
+        given = queue.take_nowait(head.want, now=self._now, waits=head.waits)
+        trace_id = head.trace_id or next(self._trace_ids)
         tail = self._tail(head, trace_id)
         if not given:
             return render.nothing(queue.why_empty(), queue.next_visible_in(self._now), tail)
-        if head.media_type:
-            part = render.received_many(head.media_type, given, self._wall, tail)
-            size = len(part) - part.index(b"\r\n\r\n") - 4
-        else:
-            part = render.received(given[0], self._wall, tail)
-            size = len(given[0].body)
-        self._note_taken(answers, before, part, size, queue, given, trace_id)
+        part = render.received_many(head.media_type, given, self._wall, tail)
+        end, size = before + len(part), len(part) - part.index(b"\r\n\r\n") - 4
+        answers.taken = (*answers.taken, (end - size, end, queue, given, trace_id))
         return part
 
-    def _ack(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
-        self._service.find(head.queue).ack_nowait(head.receipt, now=self._now)
-        return render.empty(self._tail(head, head.trace_id or next(self._trace_ids)))
-
-    def _note_taken(
-        self,
-        answers: Answers,
-        before: int,
-        part: bytes,
-        size: int,
-        queue: NamedQueue,
-        given: Given,
-        trace_id: bytes,
-    ) -> None:
-        end = before + len(part)
-        # An empty message is complete with its head, so for that one the head already counts as its body.
-        start = end - size if size else before
-        answers.taken = (*answers.taken, (start, end, queue, given, trace_id))
+    def _ack(self, head: Head, receipt: bytes, answers: Answers, before: int) -> bytes:
+        self._service.find(head.queue).ack_nowait(receipt.decode("latin-1"), now=self._now)
+        trace_id = head.trace_id or next(self._trace_ids)
+        return render.empty(b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date))
 
     def _fits_a_batch(self, head: Head) -> bool:
         return head.verb == "put many" and head.length <= MAX_BATCH_BYTES

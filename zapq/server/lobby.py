@@ -3,7 +3,9 @@
 A task for each connection would spend more on being woken than on a hot request. So every plain connection
 between two requests waits in one selector, and the lobby's task waits for the selector, which is itself
 pollable (an epoll or kqueue descriptor is readable when something in it is ready). For each socket that is
-ready it takes one bounded step: accept, or receive, `HotPath.respond`, send.
+ready it takes one bounded step: accept, or receive and `HotPath.respond`. The answers are sent when all that were
+ready have had theirs: a client on another core that is woken costs as much as answering it, and one that has many
+connections is then woken once for all of them.
 
 Nothing here waits for a client. What would have to (a request that is not hot, an answer that the client does
 not take in) is given, with the bytes received so far, to a task of its own, a `Connection`; between requests
@@ -113,6 +115,8 @@ class Lobby:
         self._guests: set[Guest] = set()
         self._ready: deque[Guest | Bell | None] = deque()
         """Whose turn is next; None is the door."""
+        self._answered: list[tuple[Guest, Answers, bytes]] = []
+        """Who is to be sent what, and what of theirs it does not answer."""
         self._now = 0.0
         self._alarm = inf
         self._alarm_changed = trio.Event()
@@ -171,6 +175,7 @@ class Lobby:
         with self._hot.written_together():
             while steps < TURN_STEPS:
                 if not self._ready:
+                    self._send_answers()
                     self._ready.extend([key.data for key, _ in self._selector.select(0)])
                     if not self._ready:
                         return
@@ -181,18 +186,31 @@ class Lobby:
                     guest.answer()
                 elif guest.here:
                     steps += self._attend(guest)
+            self._send_answers()
 
     def _attend(self, guest: Guest) -> int:
         """Take one step for `guest`, and return what it cost; an error is this guest's end and nobody else's."""
         try:
             return self._step(guest)
-        except OSError as error:
-            logs.say(logging.DEBUG, "client gone", error=repr(error))
         except Exception as error:
+            self._give_up(guest, error)
+            return 1
+
+    def _send_answers(self) -> None:
+        answered, self._answered = self._answered, []
+        for guest, answers, rest in answered:
+            try:
+                self._answer(guest, answers, rest)
+            except Exception as error:
+                self._give_up(guest, error)
+
+    def _give_up(self, guest: Guest, error: Exception) -> None:
+        if isinstance(error, OSError):
+            logs.say(logging.DEBUG, "client gone", error=repr(error))
+        else:
             self._host.note_failure(error)
         if guest.here:
             self._close(guest)
-        return 1
 
     def _step(self, guest: Guest) -> int:
         if guest.state == "commit":
@@ -214,24 +232,26 @@ class Lobby:
                 # The message it was for is complete, and stored or refused now.
                 guest.give_back_reserved()
         answers = self._hot.respond(data)
-        if answers.batch is not None:
-            self._wait_for_disk(guest, answers, data[answers.used :])
-            return 1 + answers.work
-        self._answer(guest, answers, data)
+        # What was answered is not kept till then: memory that is used again at once costs least.
+        rest = data[answers.used :]
+        if answers.batch is None:
+            self._answered.append((guest, answers, rest))
+        else:
+            self._wait_for_disk(guest, answers, rest)
         return 1 + answers.work
 
-    def _answer(self, guest: Guest, answers: Answers, data: bytes) -> None:
-        """Send answers to what `data` begins with, and go on with the rest of it."""
+    def _answer(self, guest: Guest, answers: Answers, rest: bytes) -> None:
+        """Send answers, and go on with `rest`, which was received and is not answered yet."""
         if answers.data:
             sent = self._send(guest, answers)
             if sent < len(answers.data):
-                self._promote(guest, Begun(data[answers.used :], unsent=answers, sent=sent))
+                self._promote(guest, Begun(rest, unsent=answers, sent=sent))
                 return
         if answers.then == guest.state == "idle":
             # Later than before, so no alarm need be set.
             guest.deadline = self._now + self._settings.keep_alive
         else:
-            self._follow(guest, answers, data[answers.used :])
+            self._follow(guest, answers, rest)
 
     def _wait_for_disk(self, guest: Guest, answers: Answers, rest: bytes) -> None:
         """Keep `answers` until what they say is written."""
@@ -257,16 +277,9 @@ class Lobby:
                 except OSError:
                     self._hot.settle(answers, 0)
                     raise
-            answers.used = 0
             self._answer(guest, answers, bytes(guest.rest))
-        except OSError as error:
-            logs.say(logging.DEBUG, "client gone", error=repr(error))
         except Exception as error:
-            self._host.note_failure(error)
-        else:
-            return
-        if guest.here:
-            self._close(guest)
+            self._give_up(guest, error)
 
     def _watch(self, guest: Guest) -> None:
         self._selector.register(guest.sock, _READ, guest)
@@ -433,6 +446,7 @@ class Lobby:
         for key, _ in self._selector.select(0):
             if isinstance(key.data, Guest) and key.data.here:
                 self._attend(key.data)
+        self._send_answers()
         for guest in list(self._guests):
             if guest.answers is not None:
                 answers, guest.answers = guest.answers, None

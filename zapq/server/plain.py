@@ -49,7 +49,7 @@ _PUT = re.compile(rb"POST %b/messages(/batch)? HTTP/1\.1" % _QUEUE)
 _RECEIVE = re.compile(
     rb"POST %b/receive(/batch)?(?:\?(%b(?:&%b){0,3}))? HTTP/1\.1" % (_QUEUE, _PARAMETER, _PARAMETER)
 )
-_ACK = re.compile(rb"DELETE %b/receipts/([0-9a-f]+-[0-9a-f]+-[0-9a-f]{1,16}) HTTP/1\.1" % _QUEUE)
+_ACK = re.compile(rb"DELETE %b/receipts/ HTTP/1\.1" % _QUEUE)
 _BLOCK = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n")
 _FIELD = re.compile(rb"([^:]+):[\t ]*(.*?)[\t ]*\r\n")
 _HOST = re.compile(rb"(?:[0-9A-Za-z_-]{1,63}(?:\.[0-9A-Za-z_-]{1,63}){0,7}|\[[0-9a-f:]{2,39}\])(?::[0-9]{1,5})?")
@@ -105,7 +105,6 @@ class Head(msgspec.Struct, frozen=True):
     """Whether it is a long poll: hot only when there is a message."""
     media_type: str = ""
     """That of a batch, sent or wanted."""
-    receipt: str = ""
 
 
 def may_become_plain(start: bytes) -> bool:
@@ -117,8 +116,21 @@ def may_become_plain(start: bytes) -> bool:
     )
 
 
+def cut_receipt(head: bytes) -> tuple[bytes, bytes]:
+    """Take the receipt out of an acknowledgement's head; return the rest, which clients repeat, and the receipt.
+
+    Of any other head something else is taken, or nothing: then the rest is no acknowledgement either.
+    """
+    end = head.find(b" HTTP/1.1\r\n")
+    start = head.rfind(b"/", 0, end) + 1
+    return head[:start] + head[end:], head[start:end]
+
+
 def parse_head(head: bytes) -> Head | None:
-    """Return what a request's head (with its empty line) says, or None if it is not plain."""
+    """Return what a request's head (with its empty line) says, or None if it is not plain.
+
+    That of an acknowledgement is to be given without its receipt.
+    """
     line, _, block = head.partition(b"\r\n")
     fields = _parse_fields(block)
     if fields is None:
@@ -229,15 +241,7 @@ def _parse_ack(line: bytes, fields: Fields) -> Head | None:
     match = _ACK.fullmatch(line)
     if match is None:
         return None
-    return Head(
-        "ack",
-        fields.length,
-        fields.trace_id,
-        fields.last,
-        fields,
-        match[1].decode(),
-        receipt=match[2].decode(),
-    )
+    return Head("ack", fields.length, fields.trace_id, fields.last, fields, match[1].decode())
 
 
 def _about(content_type: str) -> About:

@@ -316,7 +316,8 @@ class NamedQueue:
         """Give what is wanted and there; atomic, without a checkpoint. See `dequeue_nowait`."""
         if self._lock.locked():
             raise trio.WouldBlock
-        self._check_alive()
+        if self._deleted:
+            raise QueueNotFound(queue=self.name)
         given = self._take(want, trio.current_time() if now is None else now)
         if not given:
             self._note_empty(waits)
@@ -372,7 +373,8 @@ class NamedQueue:
         """Let a leased message go for good; atomic, without a checkpoint. See `ack` and `dequeue_nowait`."""
         if self._lock.locked():
             raise trio.WouldBlock
-        self._check_alive()
+        if self._deleted:
+            raise QueueNotFound(queue=self.name)
         self._core.ack(receipt, trio.current_time() if now is None else now)
 
     async def ack(self, receipt: str) -> None:

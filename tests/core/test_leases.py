@@ -1,0 +1,86 @@
+"""The leases of one queue, against a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+from sys import getsizeof
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zapq.core.leases import Leases
+from zapq.core.message import Lease, Message
+
+SERIALS = st.integers(0, 9)
+TIMES = st.sampled_from([1.0, 2.0, 3.0, 4.0, inf])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), SERIALS, TIMES),
+        st.tuples(st.just("pop"), SERIALS, st.just(0.0)),
+        st.tuples(st.just("due"), SERIALS, TIMES),
+    ),
+    max_size=60,
+)
+
+
+def lease(serial: int, deadline: float) -> Lease:
+    return Lease(Message(serial, b""), serial, 1, deadline, "0-1")
+
+
+def deadlines(leases: Iterable[Lease]) -> list[float]:
+    return [each.deadline for each in leases]
+
+
+def by_serial(leases: Iterable[Lease]) -> list[Lease]:
+    return sorted(leases, key=lambda each: each.serial)
+
+
+@given(STEPS)
+def test_they_agree_with_a_dictionary(steps: list[tuple[str, int, float]]) -> None:
+    leases = Leases()
+    model: dict[int, Lease] = {}
+    for verb, number, time in steps:
+        match verb:
+            case "put":
+                model[number] = lease(number, time)
+                leases.put(model[number])
+            case "pop":
+                assert leases.pop(number) is model.pop(number, None)
+            case "due":
+                now = min(time, 9.0)
+                over = leases.due(now, number)
+                assert deadlines(over) == sorted(deadlines(over))
+                assert all(each.deadline <= now for each in over)
+                assert len(over) == min(number, sum(each.deadline <= now for each in model.values()))
+                for each in over:
+                    assert model.pop(each.serial) is each
+        in_order = sorted(deadlines(model.values()))
+        assert leases.next() == (in_order[0] if in_order else inf)
+        assert deadlines(leases.first(3)) == in_order[:3]
+        assert by_serial(leases.first(99)) == by_serial(model.values())
+        assert by_serial(leases.values()) == by_serial(model.values())
+        assert len(leases) == len(model)
+        assert all((each in leases) == (each in model) for each in range(10))
+    assert by_serial(leases.clear()) == by_serial(model.values())
+    assert (len(leases), leases.next()) == (0, inf)
+
+
+def test_one_that_lasts_long_keeps_the_others_in_order() -> None:
+    leases = Leases()
+    leases.put(lease(1, 1000.0))
+    for serial in range(2, 100):
+        leases.put(lease(serial, float(serial)))
+    assert [each.serial for each in leases.due(50.0, 1000)] == list(range(2, 51))
+    assert [each.serial for each in leases.first(99)] == [*range(51, 100), 1]
+
+
+def test_memory_is_given_back_when_most_have_ended() -> None:
+    leases = Leases()
+    for serial in range(20_000):
+        leases.put(lease(serial, float(serial)))
+    most = getsizeof(leases._timely)
+    for serial in range(19_000):
+        leases.pop(serial)
+    assert getsizeof(leases._timely) < most / 8
+    assert [each.serial for each in leases.first(2)] == [19_000, 19_001]

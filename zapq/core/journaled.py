@@ -298,16 +298,17 @@ class JournaledQueue(Queue):
         """Put a new message that is written where it belongs."""
         about = message.about
         items = self._lines[about.priority].items
+        overtaken = items and items[-1].id > message.id
         if due:
             self._place(message, due, 0.0)
-        elif items and items[-1].id > message.id:
-            # Who asked for less than to be written overtook it.
+        elif overtaken:
+            # By a message whose producer asked for less than to have it written.
             self._come_back(message)
-        elif about is not PLAIN and (about.priority or about.expires < inf):
-            self._place(message, 0.0, 0.0)
-        else:
+        elif about is PLAIN or not (about.priority or about.expires < inf):
             items.append(message)
             self._ready += 1
+        else:
+            self._place(message, 0.0, 0.0)
 
     def _begin_taking(self, messages: Sequence[Message], size: int) -> None:
         try:

@@ -34,7 +34,7 @@ from zapq.server.connection import Begun, Connection, Host
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES, Door
 from zapq.server.origin import origin_of
-from zapq.service.journal import Journal
+from zapq.service.journal import Journal, OpenBatch
 from zapq.service.reservation import Reservation
 
 State = Literal["idle", "head", "body", "more", "commit"]
@@ -117,6 +117,9 @@ class Lobby:
         """Whose turn is next; None is the door."""
         self._answered: list[tuple[Guest, Answers, bytes]] = []
         """Who is to be sent what, and what of theirs it does not answer."""
+        self._awaited: OpenBatch | None = None
+        self._waiting: list[tuple[Guest, Answers]] = []
+        """Who is to be answered when that is on the disk."""
         self._now = 0.0
         self._alarm = inf
         self._alarm_changed = trio.Event()
@@ -260,13 +263,22 @@ class Lobby:
             self._become(guest, "idle")
         guest.state = "commit"
         guest.answers = answers
-        guest.rest = bytearray(rest)
-        answers.batch.after.append(partial(self._on_written, guest, answers))
+        if rest or guest.rest:
+            guest.rest = bytearray(rest)
+        if answers.batch is not self._awaited:
+            self._awaited = answers.batch
+            self._waiting = []
+            answers.batch.after.append(partial(self._on_written, self._waiting))
+        self._waiting.append((guest, answers))
 
-    def _on_written(self, guest: Guest, answers: Answers) -> None:
+    def _on_written(self, waiting: list[tuple[Guest, Answers]]) -> None:
+        for guest, answers in waiting:
+            # Otherwise it has a task of its own meanwhile.
+            if guest.answers is not None:
+                self._answer_written(guest, answers)
+
+    def _answer_written(self, guest: Guest, answers: Answers) -> None:
         """Answer a guest who waited for the disk."""
-        if guest.answers is None:
-            return  # it has a task of its own meanwhile
         guest.answers = None
         guest.state = "idle"
         self._hot.confirm(answers)

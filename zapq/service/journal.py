@@ -139,7 +139,9 @@ class Journal:
             for entry in change.entries:
                 self.batch.note(entry)
         else:
-            self.batch.add(change)
+            batch = self.batch
+            batch.changes.append(change)
+            batch.log.append(change)
         if not self._due:
             self._schedule()
 

@@ -86,10 +86,11 @@ class Writer:
         taken: list[Batch | None] = []
         try:
             taken.append(self._inbox.get(timeout=patience))
-            while True:
-                taken.append(self._inbox.get_nowait())
         except queue.Empty:
             return taken
+        # What comes meanwhile is for the next commit; nobody else takes anything out.
+        taken += (self._inbox.get_nowait() for _ in range(self._inbox.qsize()))
+        return taken
 
     def _commit(self, batches: list[Batch]) -> None:
         begun = time.perf_counter()

@@ -47,6 +47,9 @@ ACKS_REMEMBERED = 2**20
 """Deliveries for which a repeated acknowledgement is still known as one: a byte each, some 20 s at full speed."""
 TICK_STEPS = 1000
 """Leases, delays and ttls ended in one go: some 2 ms."""
+DISMISSALS = 64
+"""Waiters told in one go that we are draining, each of whom may be a request that takes 2 ms: 0.1 s, after which
+deadlines are looked at, as that of a shutdown."""
 MIN_RETRY_AFTER = 1
 """Seconds, the least a refused producer is asked to wait: HTTP knows no fractions here."""
 MAX_RETRY_AFTER = 60

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from email.utils import formatdate
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 import trio
@@ -21,6 +21,7 @@ import trio
 from zapq import logs
 from zapq.access.certificate import NOBODY, Identities
 from zapq.access.grant import Role
+from zapq.core.message import Message
 from zapq.errors import (
     Draining,
     InvalidParameter,
@@ -49,7 +50,7 @@ from zapq.service.journal import OpenBatch
 from zapq.service.queue import NamedQueue
 from zapq.service.reservation import Reservation
 from zapq.service.service import QueueService
-from zapq.service.waiting import Given
+from zapq.service.waiting import Given, Waiter
 from zapq.settings import Settings
 
 _D = ord("D")
@@ -65,7 +66,34 @@ _EFFECT: dict[Verb, str] = {
 """Requests with the same one do not care whether those before them are written yet."""
 _ROLE: dict[str, Role] = {"put": "producer", "take": "consumer", "settle": "consumer"}
 """What it takes to ask for one with this effect; zapq/http/needs.py says it for every endpoint."""
-Then = Literal["idle", "more", "head", "body", "cold", "close"]
+Then = Literal["idle", "more", "head", "body", "wait", "cold", "close"]
+
+
+class Parked:
+    """A long poll that stands in line for a message, without a task that waits."""
+
+    __slots__ = ("head", "over", "queue", "waiter")
+
+    waiter: Waiter
+
+    def __init__(self, head: Head, queue: NamedQueue) -> None:
+        self.head = head
+        self.queue = queue
+        self.over = False
+        """Whether it is to be answered."""
+
+    def outcome(self) -> Given:
+        """Return what came of it, once it is over; raises what refuses it."""
+        # It knows whom to wake, and so this: together they would stay until the garbage collector comes.
+        waiter = self.waiter
+        del self.waiter
+        return self.queue.outcome(waiter)
+
+    def leave(self) -> None:
+        """Step out of line: what was given already goes back to its place."""
+        waiter = self.waiter
+        del self.waiter
+        self.queue.leave(waiter)
 
 
 class Answers:
@@ -80,12 +108,14 @@ class Answers:
     """What it was to answer them, with a small request as the measure."""
     then: Then = "idle"
     """What the rest is. `idle`: there is none. `more`: call again with it. `head`, `body`: a hot request so far;
-    call again once there are `needed` bytes. `cold`: for Hypercorn. `close`: of no interest, for the client wants
-    the connection closed.
+    call again once there are `needed` bytes. `wait`: for later, after a long poll, which is `parked`. `cold`: for
+    Hypercorn. `close`: of no interest, for the client wants the connection closed.
     """
     needed = 0
     begun: Head | None = None
     """Of `body`: the head."""
+    parked: Parked | None = None
+    """Of `wait`: to be answered by `finish` when it is over."""
     taken: Sequence[tuple[int, int, NamedQueue, Given, bytes]] = ()
     """The messages in `data`: where the body begins and ends, their queue, which, and the request's trace id."""
     batch: OpenBatch | None = None
@@ -129,7 +159,7 @@ class HotPath:
             "put": self._put,
             "put many": self._put_many,
             "receive": self._receive,
-            "receive many": self._receive_many,
+            "receive many": self._receive,
             "ack": self._ack,
         }
 
@@ -143,12 +173,14 @@ class HotPath:
             self._date = b"\r\nDate: %b\r\n" % formatdate(self._second, usegmt=True).encode()
             self._last = self._date + b"Connection: close\r\n"
 
-    def respond(self, data: bytes, identities: Identities = NOBODY) -> Answers:
+    def respond(
+        self, data: bytes, identities: Identities = NOBODY, wake: Callable[[Parked], object] | None = None
+    ) -> Answers:
         """Answer the hot requests that `data` begins with; no checkpoint.
 
         `identities` is what the client's certificate says. A bounded number of them, so that nobody can keep the
-        others waiting. The caller writes the answers, or
-        tells `settle` how much of them it could not.
+        others waiting. The caller writes the answers, or tells `settle` how much of them it could not. A long poll
+        is parked for who says by `wake` how to be told that it is over, and otherwise cold.
         """
         answers = Answers()
         parts: list[bytes] = []
@@ -198,6 +230,11 @@ class HotPath:
             ):
                 # Nothing was changed: it is refused, or must wait, for a message or for the lock.
                 answers.then = "cold"
+                if head.wait and wake is not None:
+                    if parts:
+                        answers.then = "more"  # so that it stands alone
+                    elif (parked := self._park(head, wake)) is not None:
+                        answers.then, answers.parked, at = "wait", parked, stop
                 break
             if changes is not None and len(changes) > begun:
                 begun = len(changes)
@@ -265,6 +302,50 @@ class HotPath:
             elif sent < end:
                 note_uncertain(queue, given, trace_id.decode())
 
+    def finish(self, parked: Parked, *, draining: bool = False, left: bool = False) -> Answers:
+        """Answer a long poll that is over; or, if it is not, because we are draining, or as the client has left.
+
+        The client may have closed only its own half: then it gets the answer that there is nothing for it.
+        """
+        answers, head, queue = Answers(), parked.head, parked.queue
+        trace_id = head.trace_id or next(self._trace_ids)
+        tail = self._tail(head, trace_id)
+        given: Given = ()
+        try:
+            if left:
+                parked.leave()
+            elif draining and not parked.over:
+                parked.leave()
+                raise Draining
+            else:
+                given = parked.outcome()
+        except ZapqError as error:
+            answers.data = self._refusal(error, head)
+        else:
+            if given:
+                answers.data, size = self._give(head, given, tail)
+                end = len(answers.data)
+                answers.taken = ((end - size if size else 0, end, queue, given, trace_id),)
+            elif head.verb == "dequeue":
+                answers.data = render.empty(tail)
+            else:
+                answers.data = render.nothing(queue.why_empty(), queue.next_visible_in(self._now), tail)
+        answers.then = "close" if left or head.last else "idle"
+        answers.requests = 1
+        answers.work = 1 + len(answers.data) // STEP_BYTES
+        self._traffic.hot_requests += 1
+        return answers
+
+    def _park(self, head: Head, wake: Callable[[Parked], object]) -> Parked | None:
+        """Have a long poll stand in line; None if it cannot, which is the long way's to say."""
+        try:
+            queue = self._service.find(head.queue)
+            parked = Parked(head, queue)
+            parked.waiter = queue.wait_nowait(head.want, head.wait, partial(wake, parked))
+        except (ZapqError, trio.WouldBlock):
+            return None
+        return parked
+
     def _admit(self, text: bytes, identities: Identities) -> Head | None:
         """Return what a plain head says; None if it is not plain, or refused, which is the long way's to say."""
         head = parse_head(text)
@@ -301,7 +382,7 @@ class HotPath:
         return render.enqueued_many(len(batch), first, tail, durability=self._durability)
 
     def _dequeue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
-        message = self._default.dequeue_nowait(now=self._now, waits=head.waits)
+        message = self._default.dequeue_nowait(now=self._now, waits=head.wait > 0)
         trace_id = head.trace_id or next(self._trace_ids)
         tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
         if message is None:
@@ -314,28 +395,26 @@ class HotPath:
 
     def _receive(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         queue = self._service.find(head.queue)
-        given = queue.take_nowait(head.want, now=self._now, waits=head.waits)
+        given = queue.take_nowait(head.want, now=self._now, waits=head.wait > 0)
         trace_id = head.trace_id or next(self._trace_ids)
         tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
         if not given:
             return render.nothing(queue.why_empty(), queue.next_visible_in(self._now), tail)
-        part = render.received(given[0], self._wall, tail)
-        end, size = before + len(part), len(given[0].body)
+        part, size = self._give(head, given, tail)
+        end = before + len(part)
         # An empty message is complete with its head, so for that one the head already counts as its body.
         answers.taken = (*answers.taken, (end - size if size else before, end, queue, given, trace_id))
         return part
 
-    def _receive_many(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
-        queue = self._service.find(head.queue)
-        given = queue.take_nowait(head.want, now=self._now, waits=head.waits)
-        trace_id = head.trace_id or next(self._trace_ids)
-        tail = self._tail(head, trace_id)
-        if not given:
-            return render.nothing(queue.why_empty(), queue.next_visible_in(self._now), tail)
-        part = render.received_many(head.media_type, given, self._wall, tail)
-        end, size = before + len(part), len(part) - part.index(b"\r\n\r\n") - 4
-        answers.taken = (*answers.taken, (end - size, end, queue, given, trace_id))
-        return part
+    def _give(self, head: Head, given: Given, tail: bytes) -> tuple[bytes, int]:
+        """Return the answer that gives what was asked for by `head`, and how long its body is."""
+        if head.verb == "receive many":
+            part = render.received_many(head.media_type, given, self._wall, tail)
+            return part, len(part) - part.index(b"\r\n\r\n") - 4
+        first = given[0]
+        if isinstance(first, Message) and head.verb == "dequeue":
+            return render.dequeued(first, tail), len(first.body)
+        return render.received(first, self._wall, tail), len(first.body)
 
     def _ack(self, head: Head, receipt: bytes, answers: Answers, before: int) -> bytes:
         self._service.find(head.queue).ack_nowait(receipt.decode("latin-1"), now=self._now)
@@ -358,7 +437,7 @@ class HotPath:
             "refused",
             trace_id=trace_id.decode(),
             status=error.status,
-            method="DELETE" if head.verb == "ack" else "POST",
+            method=head.method,
             reason=error.detail,
         )
         return (

@@ -9,7 +9,8 @@ connections is then woken once for all of them.
 
 Nothing here waits for a client. What would have to (a request that is not hot, an answer that the client does
 not take in) is given, with the bytes received so far, to a task of its own, a `Connection`; between requests
-that gives the socket back. A connection is in exactly one of the two places.
+that gives the socket back. A connection is in exactly one of the two places. Who waits for a message (a long poll)
+stays here: it stands in line, and whoever brings the message has it answered in the lobby's next turn.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ import trio
 from zapq import logs
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, STEP_BYTES, TURN_STEPS
 from zapq.server.connection import Begun, Connection, Host
-from zapq.server.hotpath import Answers, HotPath
+from zapq.server.hotpath import Answers, HotPath, Parked
 from zapq.server.listeners import OUT_OF_RESOURCES, Door
 from zapq.server.origin import origin_of
 from zapq.service.journal import Journal, OpenBatch
 from zapq.service.reservation import Reservation
 
-State = Literal["idle", "head", "body", "more", "commit"]
+State = Literal["idle", "head", "body", "more", "wait", "commit"]
 _READ = selectors.EVENT_READ
 _CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
 """Clients that left, or were turned away by a firewall, before we accepted them."""
@@ -46,7 +47,7 @@ _CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
 class Bell:
     """Something in a selector that any thread can ring."""
 
-    def __init__(self, answer: Callable[[], object]) -> None:
+    def __init__(self, answer: Callable[[], object] = lambda: None) -> None:
         self.inside, self._outside = socket.socketpair()
         self.inside.setblocking(False)
         self._outside.setblocking(False)
@@ -73,7 +74,19 @@ class Bell:
 class Guest:
     """A connection in the lobby."""
 
-    __slots__ = ("answers", "deadline", "here", "needed", "origin", "reserved", "rest", "sock", "state", "watched")
+    __slots__ = (
+        "answers",
+        "deadline",
+        "here",
+        "needed",
+        "origin",
+        "parked",
+        "reserved",
+        "rest",
+        "sock",
+        "state",
+        "watched",
+    )
 
     def __init__(self, sock: socket.socket, origin: str) -> None:
         self.sock = sock
@@ -85,6 +98,8 @@ class Guest:
         """As in `Answers.then`; `commit`: its answers wait for the disk."""
         self.answers: Answers | None = None
         """Those."""
+        self.parked: Parked | None = None
+        """The long poll that is waiting."""
         self.watched = True
         """Whether the selector knows it."""
         self.rest = bytearray()
@@ -120,6 +135,10 @@ class Lobby:
         self._awaited: OpenBatch | None = None
         self._waiting: list[tuple[Guest, Answers]] = []
         """Who is to be answered when that is on the disk."""
+        self._parked: dict[Parked, Guest] = {}
+        self._bell = Bell()
+        """Rung for who has become ready otherwise than by sending something."""
+        self._in_turn = False
         self._now = 0.0
         self._alarm = inf
         self._alarm_changed = trio.Event()
@@ -138,14 +157,18 @@ class Lobby:
                 if self._hot.journal is not None:
                     nursery.start_soon(self._listen_for, self._hot.journal)
                 self._selector.register(self._door, _READ, None)
+                self._selector.register(self._bell.inside, _READ, self._bell)
                 while True:
                     if self._ready:
                         await trio.lowlevel.checkpoint()
                     else:
                         await trio.lowlevel.wait_readable(self._selector.fileno())
+                    self._in_turn = True
                     self._turn(nursery)
+                    self._in_turn = False
         finally:
             self._empty()
+            self._bell.close()
 
     async def _listen_for(self, journal: Journal) -> None:
         """Be told of commits through the selector: that is two of Trio's turns faster than its own way."""
@@ -220,6 +243,8 @@ class Lobby:
             # What it sends now waits until it has its answers; in the selector it would be ready all the time.
             self._unwatch(guest)
             return 1
+        if guest.parked is not None:
+            return self._look_after(guest, guest.parked)
         if guest.state == "more":
             data = bytes(guest.rest)
         else:
@@ -234,7 +259,9 @@ class Lobby:
                     return 1 + received // STEP_BYTES
                 # The message it was for is complete, and stored or refused now.
                 guest.give_back_reserved()
-        answers = self._hot.respond(data)
+        answers = self._hot.respond(data, wake=self._on_woken)
+        if answers.parked is not None:
+            return self._park(guest, answers.parked, data[answers.used :])
         # What was answered is not kept till then: memory that is used again at once costs least.
         rest = data[answers.used :]
         if answers.batch is None:
@@ -255,6 +282,58 @@ class Lobby:
             guest.deadline = self._now + self._settings.keep_alive
         else:
             self._follow(guest, answers, rest)
+
+    def _park(self, guest: Guest, parked: Parked, rest: bytes) -> int:
+        """Keep a long poll until it is over."""
+        guest.parked = parked
+        self._parked[parked] = guest
+        guest.rest = bytearray(rest)
+        # Somebody else sees to its time.
+        guest.deadline = inf
+        self._become(guest, "wait")
+        if rest:
+            self._unwatch(guest)
+        return 1
+
+    def _unpark(self, guest: Guest) -> Parked:
+        assert guest.parked is not None
+        parked, guest.parked = guest.parked, None
+        del self._parked[parked]
+        return parked
+
+    def _on_woken(self, parked: Parked) -> None:
+        """Have a long poll answered soon; this is called in the middle of whoever ended it."""
+        parked.over = True
+        self._ready.append(self._parked[parked])
+        if not self._in_turn:
+            self._bell.ring()
+
+    def _look_after(self, guest: Guest, parked: Parked) -> int:
+        """Answer a long poll if it is over, or its client has left: looked for first, so that nothing is lost."""
+        left = False
+        if guest.watched:
+            with suppress(BlockingIOError):
+                data = guest.sock.recv(RECEIVE_BYTES)
+                left = not data
+                if data:
+                    # For later, and no more of it till then.
+                    guest.rest += data
+                    self._unwatch(guest)
+        if left or parked.over:
+            self._finish(guest, self._hot.finish(parked, left=left))
+        return 1 + len(guest.rest) // STEP_BYTES
+
+    def _finish(self, guest: Guest, answers: Answers) -> None:
+        """Have a long poll answered, and go on with what came behind it."""
+        self._unpark(guest)
+        rest, guest.rest = bytes(guest.rest), bytearray()
+        if rest and answers.then == "idle":
+            answers.then = "more"
+        guest.state = "idle"
+        self._set_deadline(guest, self._now + self._settings.keep_alive)
+        self._answered.append((guest, answers, rest))
+        if not guest.watched:
+            self._watch(guest)
 
     def _wait_for_disk(self, guest: Guest, answers: Answers, rest: bytes) -> None:
         """Keep `answers` until what they say is written."""
@@ -379,6 +458,8 @@ class Lobby:
 
     def _forget(self, guest: Guest) -> None:
         self._unwatch(guest)
+        if guest.parked is not None:
+            self._unpark(guest).leave()
         guest.give_back_reserved()
         self._guests.discard(guest)
         guest.here = False
@@ -458,6 +539,13 @@ class Lobby:
         for key, _ in self._selector.select(0):
             if isinstance(key.data, Guest) and key.data.here:
                 self._attend(key.data)
+        self._hot.set_time(time.time(), trio.current_time())
+        for guest in list(self._guests):
+            if guest.parked is not None:
+                try:
+                    self._finish(guest, self._hot.finish(guest.parked, draining=True))
+                except Exception as error:
+                    self._give_up(guest, error)
         self._send_answers()
         for guest in list(self._guests):
             if guest.answers is not None:

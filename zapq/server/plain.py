@@ -88,6 +88,7 @@ class Head(msgspec.Struct, frozen=True):
     """What the head of a plain request says."""
 
     verb: Verb
+    method: str
     length: int
     """Bytes of body behind it."""
     trace_id: bytes
@@ -101,8 +102,8 @@ class Head(msgspec.Struct, frozen=True):
     """What a new message is to be."""
     want: Want = ONE
     """What a consumer asks for."""
-    waits: bool = False
-    """Whether it is a long poll: hot only when there is a message."""
+    wait: float = 0.0
+    """Seconds to wait for a message, if it is a long poll."""
     media_type: str = ""
     """That of a batch, sent or wanted."""
 
@@ -176,13 +177,13 @@ def _parse_drop_in(line: bytes, fields: Fields) -> Head | None:
     if match is None:
         return None
     if match[1] is not None:
-        return Head(
-            "enqueue", fields.length, fields.trace_id, fields.last, fields, about=_about(fields.content_type)
-        )
+        about = _about(fields.content_type)
+        return Head("enqueue", "POST", fields.length, fields.trace_id, fields.last, fields, about=about)
     wait = float(match[2] or 0)
     if wait > MAX_WAIT:
         return None
-    return Head("dequeue", fields.length, fields.trace_id, fields.last, fields, waits=wait > 0)
+    method = "GET" if line.startswith(b"GET") else "POST"
+    return Head("dequeue", method, fields.length, fields.trace_id, fields.last, fields, wait=wait)
 
 
 def _parse_put(line: bytes, fields: Fields) -> Head | None:
@@ -192,11 +193,12 @@ def _parse_put(line: bytes, fields: Fields) -> Head | None:
     queue = match[1].decode()
     if match[2] is None:
         about = _about(fields.content_type)
-        return Head("put", fields.length, fields.trace_id, fields.last, fields, queue, about)
+        return Head("put", "POST", fields.length, fields.trace_id, fields.last, fields, queue, about)
     if fields.content_type not in {MSGPACK, JSON, NDJSON}:
         return None
+    media_type = fields.content_type
     return Head(
-        "put many", fields.length, fields.trace_id, fields.last, fields, queue, media_type=fields.content_type
+        "put many", "POST", fields.length, fields.trace_id, fields.last, fields, queue, media_type=media_type
     )
 
 
@@ -226,13 +228,14 @@ def _parse_receive(line: bytes, fields: Fields) -> Head | None:
         media_type = MSGPACK if fields.accept == MSGPACK else JSON
     return Head(
         "receive many" if many else "receive",
+        "POST",
         fields.length,
         fields.trace_id,
         fields.last,
         fields,
         match[1].decode(),
         want=Want(int(limit), "ack" not in given, visibility),
-        waits=wait > 0,
+        wait=wait,
         media_type=media_type,
     )
 
@@ -241,7 +244,7 @@ def _parse_ack(line: bytes, fields: Fields) -> Head | None:
     match = _ACK.fullmatch(line)
     if match is None:
         return None
-    return Head("ack", fields.length, fields.trace_id, fields.last, fields, match[1].decode())
+    return Head("ack", "DELETE", fields.length, fields.trace_id, fields.last, fields, match[1].decode())
 
 
 def _about(content_type: str) -> About:

@@ -183,7 +183,7 @@ class DurableQueue(NamedQueue):
                 return
             else:
                 waiter.given = given
-            waiter.woken.set()
+            waiter.wake()
 
         batch.after.append(deliver)
 

@@ -346,6 +346,33 @@ class NamedQueue:
         checked_limit(want.limit)
         return await self._receive(want, wait)
 
+    def wait_nowait(self, want: Want, wait: float, wake: Callable[[], object]) -> Waiter:
+        """Stand in line for what is wanted and not there, for `wait` seconds at most, without a task that waits.
+
+        `wake` is called when that is over, in the middle of somebody else's step: it must neither wait nor raise.
+        Then `outcome` says what came of it; who goes earlier calls `leave`. Raises as `dequeue` does, and
+        `trio.WouldBlock` while another task holds the lock.
+        """
+        if self._lock.locked():
+            raise trio.WouldBlock
+        self._check_alive()
+        self._service.check_open()
+        return self._service.join(self, self._line, want, wait, wake)
+
+    def outcome(self, waiter: Waiter) -> Given:
+        """Return what somebody who stood in line was given, or nothing. Raises as `dequeue` does."""
+        if waiter.refusal is not None:
+            raise waiter.refusal
+        if not waiter.given:
+            self._note_empty()
+        return waiter.given
+
+    def leave(self, waiter: Waiter) -> None:
+        """Step out of line: what was given already goes back to its place. Never waits."""
+        self._waiting_room.leave(waiter)
+        waiter.gone = True
+        self.take_back(waiter.given)
+
     @asynccontextmanager
     async def lease(self, *, visibility: float = inf) -> AsyncGenerator[Lease, None]:
         """Hold the first message for the length of the block: `async with queue.lease() as message:`.
@@ -518,7 +545,7 @@ class NamedQueue:
     def end(self) -> None:
         """Be deleted: answer those who wait with `QueueNotFound`."""
         self._deleted = True
-        self._waiting_room.dismiss(self._line, QueueNotFound(queue=self.name))
+        self._waiting_room.refuse(self._line, QueueNotFound(queue=self.name))
 
     def rebind(self, core: Queue) -> None:
         """Be about `core` from now on, which has taken the place of the former one; who waits waits on."""
@@ -592,19 +619,14 @@ class NamedQueue:
                 self._note_empty()
                 return given
             self._service.check_open()
-            waiter = self._service.join(self, self._line, want, wait)
+            woken = trio.Event()
+            waiter = self._service.join(self, self._line, want, wait, woken.set)
         try:
-            await waiter.woken.wait()
+            await woken.wait()
         except BaseException:
-            self._waiting_room.leave(waiter)
-            waiter.gone = True
-            self.take_back(waiter.given)
+            self.leave(waiter)
             raise
-        if waiter.refusal is not None:
-            raise waiter.refusal
-        if not waiter.given:
-            self._note_empty()
-        return waiter.given
+        return self.outcome(waiter)
 
     def _note_empty(self, waits: bool = False) -> None:
         if waits:

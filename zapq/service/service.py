@@ -8,7 +8,7 @@ queue are in `zapq/service/queue.py`; here is what the queues have in common.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from zapq.core.message import Message
 from zapq.core.queue import Dropped, Queue, QueueStats
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import Draining, QueueFull, QueueNotFound, TooManyWaiters
-from zapq.limits import DEFAULT_QUEUE, TICK_STEPS
+from zapq.limits import DEFAULT_QUEUE, DISMISSALS, TICK_STEPS
 from zapq.service import bulk
 from zapq.service.autosave import Autosave
 from zapq.service.queue import NamedQueue
@@ -176,14 +176,14 @@ class QueueService:
         if self.draining:
             raise Draining
 
-    def join(self, queue: NamedQueue, line: Line, want: Want, wait: float) -> Waiter:
+    def join(self, queue: NamedQueue, line: Line, want: Want, wait: float, wake: Callable[[], object]) -> Waiter:
         """Put a consumer at the end of the line of `queue`; raises `TooManyWaiters`."""
         if len(self.waiting_room) >= self._max_waiters:
             raise TooManyWaiters(limit="max_waiters", current=len(self.waiting_room))
         deadline = trio.current_time() + wait
         self._crowded[queue] = None
         self._wake_by(deadline)
-        return self.waiting_room.join(line, want, deadline)
+        return self.waiting_room.join(line, want, deadline, wake)
 
     def reservation(self, queue: str) -> Reservation:
         """Return one of no bytes yet, for a message that is being received for the queue called `queue`.
@@ -314,7 +314,9 @@ class QueueService:
     def drain(self) -> None:
         """Refuse new messages from now on and answer everybody who waits; what is held can still be taken."""
         self.draining = True
-        self.waiting_room.dismiss()
+        self.waiting_room.dismiss(DISMISSALS)
+        # The others by the timer, some at a time.
+        self._wake_by(-inf)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be the one timer: do what is due, sleep until the next deadline or a change. Ends when cancelled."""
@@ -326,7 +328,11 @@ class QueueService:
                 # Those whose time is up in the very moment a message is ready still get it.
                 self.hand_out()
                 self.waiting_room.expire(now, TICK_STEPS)
+                if self.draining:
+                    self.waiting_room.dismiss(DISMISSALS)
                 self._alarm = min(due, self.waiting_room.next_deadline())
+                if self.draining and self.waiting_room:
+                    self._alarm = now
                 self._changed = trio.Event()
             with trio.move_on_at(self._alarm):
                 await self._changed.wait()
@@ -374,5 +380,6 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
                     yield service
                 finally:
                     service.drain()
+                    service.waiting_room.dismiss()
                     nursery.cancel_scope.cancel()
             await service.snapshots.save_at_exit()

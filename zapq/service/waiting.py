@@ -1,17 +1,17 @@
 """Who waits for messages: in one line for each queue, in which order, and until when.
 
-A waiter is a slot with an event. Whoever fills the slot also takes the waiter out of its line, in one
-synchronous step, so a message is never promised to somebody who has already left. (`trio.Condition` would
-not do: a notification sent to a task that is cancelled in the same tick is lost, and the message with it.)
+A waiter is a slot, and whom to tell when it is filled: a task, or a connection that has none. Whoever fills the
+slot also takes the waiter out of its line, in one synchronous step, so a message is never promised to somebody who
+has already left. (`trio.Condition` would not do: a notification sent to a task that is cancelled in the same tick
+is lost, and the message with it.)
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import trio
+from itertools import islice
 
 from zapq.core.agenda import Agenda
 from zapq.core.message import Lease, Message
@@ -37,11 +37,11 @@ Given = Sequence[Message] | Sequence[Lease]
 
 
 class Waiter:
-    """One consumer in line; `woken` is set when `given` is filled, its time is up, or the line closes."""
+    """One consumer in line; `wake` is called when `given` is filled, its time is up, or the line closes."""
 
-    __slots__ = ("given", "gone", "line", "refusal", "ticket", "want", "woken")
+    __slots__ = ("given", "gone", "line", "refusal", "ticket", "wake", "want")
 
-    def __init__(self, ticket: int, line: Line, want: Want) -> None:
+    def __init__(self, ticket: int, line: Line, want: Want, wake: Callable[[], object]) -> None:
         self.ticket = ticket
         self.line = line
         self.want = want
@@ -49,7 +49,8 @@ class Waiter:
         self.gone = False
         """Whether it was cancelled: what is promised to it, and not given yet, is not for it."""
         self.refusal: ZapqError | None = None
-        self.woken = trio.Event()
+        self.wake = wake
+        """Called once, in Trio's thread, in the middle of somebody else's step; it must neither wait nor raise."""
 
 
 class Line(OrderedDict[int, Waiter]):
@@ -66,10 +67,10 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._patience)
 
-    def join(self, line: Line, want: Want, deadline: float) -> Waiter:
+    def join(self, line: Line, want: Want, deadline: float, wake: Callable[[], object]) -> Waiter:
         """Stand at the end of `line` until `deadline` (a time of Trio's clock)."""
         self._next_ticket += 1
-        waiter = line[self._next_ticket] = Waiter(self._next_ticket, line, want)
+        waiter = line[self._next_ticket] = Waiter(self._next_ticket, line, want, wake)
         self._patience.put(waiter.ticket, deadline, waiter)
         return waiter
 
@@ -92,12 +93,17 @@ class WaitingRoom:
         """When `expire` next has something to do: infinity while nobody waits."""
         return self._patience.next()
 
-    def dismiss(self, line: Line | None = None, refusal: ZapqError | None = None) -> None:
-        """Wake everybody in `line` (None: everybody) empty-handed, or with `refusal`."""
-        for waiter in list(self._patience.values() if line is None else line.values()):
+    def dismiss(self, limit: int | None = None) -> None:
+        """Wake everybody empty-handed, or as many as `limit` says."""
+        for waiter in list(islice(self._patience.values(), limit)):
+            self._wake(waiter)
+
+    def refuse(self, line: Line, refusal: ZapqError) -> None:
+        """Wake everybody in `line`, with `refusal`."""
+        for waiter in list(line.values()):
             waiter.refusal = refusal
             self._wake(waiter)
 
     def _wake(self, waiter: Waiter) -> None:
         self.leave(waiter)
-        waiter.woken.set()
+        waiter.wake()

@@ -274,6 +274,29 @@ async def test_a_message_is_sent_leased_and_acknowledged_from_the_bytes(
     assert (stats.messages, stats.acked, traffic.hot_requests) == (0, 1, 6)
 
 
+async def test_requests_with_keys_are_hot_and_safe_to_repeat(
+    hot: HotPath, zapq_service: QueueService, traffic: Traffic
+) -> None:
+    batch = msgspec.msgpack.encode([b"a", b"b"])
+    for number, request in enumerate(
+        (
+            enqueue(b"x", b"Idempotency-Key: one"),
+            post(SEND, b"x", b"Content-Type: text/plain", b"idempotency-key:two\t"),
+            post(f"{SEND}/batch", batch, b"Content-Type: " + MSGPACK, b"Idempotency-Key: three"),
+        ),
+        1,
+    ):
+        first, again = hot.respond(request).data, hot.respond(request).data
+        assert b"Idempotency-Replayed" not in first
+        assert b"Idempotency-Replayed: true\r\n" in again
+        for answer in (first, again):
+            assert answer.startswith(b"HTTP/1.1 202 Accepted\r\n")
+            assert b"Zapq-Message-Id: %d\r\n" % number in answer or b'{"count":2,"first_id":3}' in answer
+    # Under the key of another message: refused, which is the long way's to say.
+    assert hot.respond(enqueue(b"y", b"Idempotency-Key: one")).then == "cold"
+    assert (zapq_service.stats().queue.messages, traffic.hot_requests) == (4, 6)
+
+
 async def test_batches_are_hot_in_every_format(hot: HotPath, zapq_service: QueueService, traffic: Traffic) -> None:
     for media_type, body in (
         (MSGPACK, msgspec.msgpack.encode([b"a", b"b"])),
@@ -296,7 +319,9 @@ async def test_batches_are_hot_in_every_format(hot: HotPath, zapq_service: Queue
         post("/queues/new/messages", b"x"),
         post("/queues/new/receive"),
         post(f"{SEND}?priority=3", b"x"),
-        post(SEND, b"x", b"Idempotency-Key: k"),
+        post(SEND, b"x", b"Idempotency-Key: k", b"Idempotency-Key: k"),
+        post(SEND, b"x", b"Idempotency-Key: two words"),
+        post(RECEIVE, b"", b"Idempotency-Key: k"),
         post(SEND, b"x", b"Content-Type: a", b"Content-Type: b"),
         post(SEND, b"x" * 131_073),
         post(f"{SEND}/batch", b"x", b"Content-Type: text/plain"),

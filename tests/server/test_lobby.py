@@ -5,7 +5,7 @@ from __future__ import annotations
 import selectors
 import socket
 import struct
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -20,12 +20,13 @@ from tests.client import ask, open_client
 from zapq.http import respond
 from zapq.limits import MAX_ANSWERS, STEP_BYTES, TURN_STEPS
 from zapq.server.connection import Begun
-from zapq.server.hotpath import Answers, HotPath
+from zapq.server.hotpath import Answers, HotPath, Parked
 from zapq.server.lobby import Guest, Lobby
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
+Wake = Callable[[Parked], object] | None
 DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -131,8 +132,8 @@ async def test_a_dequeue_whose_write_fails_puts_the_message_back_at_its_place(
     respond = HotPath.respond
     victims: list[trio.SocketStream] = []
 
-    def respond_to_nobody(self: HotPath, data: bytes) -> Answers:
-        answers = respond(self, data)
+    def respond_to_nobody(self: HotPath, data: bytes, *, wake: Wake = None) -> Answers:
+        answers = respond(self, data, wake=wake)
         for stream in victims:
             reset(stream)
         victims.clear()
@@ -259,8 +260,8 @@ async def test_one_that_pipelines_without_end_does_not_keep_others_waiting(
     turns: list[int] = []
     respond = HotPath.respond
 
-    def count(self: HotPath, data: bytes) -> Answers:
-        answers = respond(self, data)
+    def count(self: HotPath, data: bytes, *, wake: Wake = None) -> Answers:
+        answers = respond(self, data, wake=wake)
         turns.append(answers.requests)
         return answers
 
@@ -324,8 +325,8 @@ async def test_large_batches_do_not_keep_others_waiting(
         turns.append(0)
         turn(self, nursery)
 
-    def count(self: HotPath, data: bytes) -> Answers:
-        answers = respond(self, data)
+    def count(self: HotPath, data: bytes, *, wake: Wake = None) -> Answers:
+        answers = respond(self, data, wake=wake)
         turns[-1] += answers.used
         return answers
 
@@ -396,10 +397,10 @@ async def test_an_error_of_ours_in_the_lobby_ends_one_connection_only(
 ) -> None:
     respond = HotPath.respond
 
-    def fail_on_demand(self: HotPath, data: bytes) -> Answers:
+    def fail_on_demand(self: HotPath, data: bytes, *, wake: Wake = None) -> Answers:
         if b"boom" in data:
             raise RuntimeError("a mistake")
-        return respond(self, data)
+        return respond(self, data, wake=wake)
 
     monkeypatch.setattr(HotPath, "respond", fail_on_demand)
     async with open_client(zapq_server.url) as bystander, connection(zapq_server.url) as unlucky:

@@ -464,12 +464,12 @@ async def test_a_restore_serves_those_who_wait(zapq_service: QueueService, nurse
 
 def test_deadlines_of_served_waiters_do_not_pile_up() -> None:
     room, line = WaitingRoom(), Line()
-    patient = room.join(line, Want(), 1e9)
+    patient = room.join(line, Want(), 1e9, lambda: None)
     for number in range(10_000):
-        room.join(line, Want(), 1000.0 + number)
+        room.join(line, Want(), 1000.0 + number, lambda: None)
         room.leave(patient)
         room.serve(next(iter(line.values())), ())
-        patient = room.join(line, Want(), 1e9)
+        patient = room.join(line, Want(), 1e9, lambda: None)
     assert len(room) == len(line) == 1
     assert len(room._patience._heap) <= 2 * len(room) + 64
 

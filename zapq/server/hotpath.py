@@ -16,15 +16,17 @@ from email.utils import formatdate
 from functools import lru_cache, partial
 from typing import Literal
 
+import msgspec
 import trio
 
 from zapq import logs
 from zapq.access.certificate import NOBODY, Identities
 from zapq.access.grant import Role
-from zapq.core.message import Message
+from zapq.core.message import Draft, Message
 from zapq.errors import (
     Draining,
     InvalidParameter,
+    KeyReused,
     MessageTooLarge,
     QueueFull,
     QueueNotFound,
@@ -45,9 +47,9 @@ from zapq.limits import (
     MAX_HOT_HEAD_BYTES,
     STEP_BYTES,
 )
-from zapq.server.plain import Head, Verb, cut_receipt, may_become_plain, parse_head
+from zapq.server.plain import Head, Verb, cut_key, cut_receipt, may_become_plain, parse_head
 from zapq.service.journal import OpenBatch
-from zapq.service.queue import NamedQueue
+from zapq.service.queue import Accepted, NamedQueue
 from zapq.service.reservation import Reservation
 from zapq.service.service import QueueService
 from zapq.service.waiting import Given, Waiter
@@ -225,6 +227,7 @@ class HotPath:
                 QueueNotFound,
                 MessageTooLarge,
                 InvalidParameter,
+                KeyReused,
                 StorageUnavailable,
                 trio.WouldBlock,
             ):
@@ -348,6 +351,12 @@ class HotPath:
 
     def _admit(self, text: bytes, identities: Identities) -> Head | None:
         """Return what a plain head says; None if it is not plain, or refused, which is the long way's to say."""
+        bare, key = cut_key(text)
+        if key:
+            head = self._remember(bare, identities)
+            if head is None or head.key or _EFFECT[head.verb] != "put":
+                return None
+            return msgspec.structs.replace(head, key=key)
         head = parse_head(text)
         if head is None:
             return None
@@ -360,26 +369,42 @@ class HotPath:
         self._admits.cache_clear()
 
     def _enqueue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
+        if head.key:
+            accepted = self._accept_once(self._default, head, body)
+            tail = self._tail(head, head.trace_id or next(self._trace_ids))
+            return render.enqueued(accepted.id, tail, replayed=accepted.replayed, durability=self._durability)
         message = self._default.accept_nowait(body, head.about, self._now)
         trace_id = head.trace_id or next(self._trace_ids)
         tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
         return render.enqueued(message.id, tail, durability=self._durability)
 
     def _put(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
-        message = self._service.find(head.queue).accept_nowait(body, head.about, self._now)
+        queue = self._service.find(head.queue)
+        if head.key:
+            id, replayed = self._accept_once(queue, head, body)
+        else:
+            id, replayed = queue.accept_nowait(body, head.about, self._now).id, False
         tail = self._tail(head, head.trace_id or next(self._trace_ids))
-        return render.enqueued_in(head.queue, message.id, tail, durability=self._durability)
+        return render.enqueued_in(head.queue, id, tail, replayed=replayed, durability=self._durability)
+
+    def _accept_once(self, queue: NamedQueue, head: Head, body: bytes) -> Accepted:
+        draft = Draft(body=body, content_type=head.about.content_type)
+        return queue.enqueue_once_nowait(head.key, draft, now=self._now)
 
     def _put_many(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         queue = self._service.find(head.queue)
         batch = wire.decode_batch(head.media_type, body)
-        first = queue.enqueue_many_nowait(
-            batch,
-            content_type=wire.type_in_batch(head.media_type),
-            packed=body if head.media_type == render.MSGPACK else b"",
-        )
+        content_type = wire.type_in_batch(head.media_type)
+        packed = body if head.media_type == render.MSGPACK else b""
+        if head.key:
+            first, replayed = queue.enqueue_many_once_nowait(
+                head.key, batch, now=self._now, content_type=content_type, packed=packed
+            )
+        else:
+            first = queue.enqueue_many_nowait(batch, content_type=content_type, packed=packed, now=self._now)
+            replayed = False
         tail = self._tail(head, head.trace_id or next(self._trace_ids))
-        return render.enqueued_many(len(batch), first, tail, durability=self._durability)
+        return render.enqueued_many(len(batch), first, tail, replayed=replayed, durability=self._durability)
 
     def _dequeue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         message = self._default.dequeue_nowait(now=self._now, waits=head.wait > 0)

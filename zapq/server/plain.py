@@ -62,11 +62,13 @@ _COLD_FIELDS = frozenset({
     b"te",
     b"trailer",
     b"http2-settings",
-    b"idempotency-key",
     # A browser's: what they mean is decided in one place.
     b"origin",
     b"sec-fetch-site",
+    # Plain where it is: `cut_key` takes it out.
+    b"idempotency-key",
 })
+_KEY = re.compile(rb"\r\nidempotency-key:[\t ]*([\x21-\x7e]{1,255})[\t ]*(?=\r\n)", re.IGNORECASE)
 _ONCE = (b"host", b"content-length", b"connection", b"x-trace-id", b"content-type", b"accept", b"authorization")
 
 
@@ -106,6 +108,8 @@ class Head(msgspec.Struct, frozen=True):
     """Seconds to wait for a message, if it is a long poll."""
     media_type: str = ""
     """That of a batch, sent or wanted."""
+    key: str = ""
+    """The Idempotency-Key."""
 
 
 def may_become_plain(start: bytes) -> bool:
@@ -125,6 +129,14 @@ def cut_receipt(head: bytes) -> tuple[bytes, bytes]:
     end = head.find(b" HTTP/1.1\r\n")
     start = head.rfind(b"/", 0, end) + 1
     return head[:start] + head[end:], head[start:end]
+
+
+def cut_key(head: bytes) -> tuple[bytes, str]:
+    """Take the Idempotency-Key out of a head; return the rest, which clients repeat, and the key, or nothing."""
+    match = _KEY.search(head)
+    if match is None:
+        return head, ""
+    return head[: match.start()] + head[match.end() :], match[1].decode()
 
 
 def parse_head(head: bytes) -> Head | None:

@@ -177,11 +177,20 @@ class NamedQueue:
         """
 
         def store(now: float) -> int:
-            about = _about(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
             _give_back(reserved)
-            return self._enqueue(draft.body, about, draft.delay, begun, now).id
+            return self._enqueue_draft(draft, begun, now)
 
-        return await self._once(key, draft, store, durability)
+        return await self._once(key, _fingerprint(draft), store, durability)
+
+    def enqueue_once_nowait(self, key: str, draft: Draft, *, now: float) -> Accepted:
+        """Store a message unless `key` was used for it before; atomic, without a checkpoint. See `enqueue_once`.
+
+        `now` is Trio's time. Raises `trio.WouldBlock`, too, where it must wait: for the lock, or for what the key
+        was used for to be written.
+        """
+        if self._lock.locked():
+            raise trio.WouldBlock
+        return self._once_nowait(key, _fingerprint(draft), lambda now: self._enqueue_draft(draft, False, now), now)
 
     async def enqueue_many_once(
         self,
@@ -202,24 +211,53 @@ class NamedQueue:
             _give_back(reserved)
             return self._enqueue_many(batch, content_type, begun, now)
 
-        return await self._once(key, (content_type, list(batch)), store, durability)
+        return await self._once(key, _fingerprint((content_type, list(batch))), store, durability)
+
+    def enqueue_many_once_nowait(
+        self,
+        key: str,
+        batch: Sequence[bytes | Draft],
+        *,
+        now: float,
+        content_type: str = OCTETS,
+        packed: bytes = b"",
+    ) -> Accepted:
+        """Store a batch unless `key` was used for it before, as `enqueue_once_nowait` does a message."""
+        if self._lock.locked():
+            raise trio.WouldBlock
+
+        def store(now: float) -> int:
+            return self._enqueue_many(batch, content_type, False, now, packed)
+
+        return self._once_nowait(key, _fingerprint((content_type, list(batch))), store, now)
 
     async def _once(
-        self, key: str, content: object, store: Callable[[float], int], durability: Durability | None
+        self, key: str, fingerprint: bytes, store: Callable[[float], int], durability: Durability | None
     ) -> Accepted:
         """Call `store`, which returns an id, unless `key` was used for this content before."""
-        # Only told apart from other content under one key, not protected from forgers: they are the same client.
-        fingerprint = hashlib.blake2b(msgspec.msgpack.encode(content), digest_size=16).digest()
         async with self._step:
-            self._check_alive()
-            now = trio.current_time()
-            id = self._service.keys.find(self._core.number, key, fingerprint, now)
-            if id is not None:
-                return Accepted(id, replayed=True)
-            with self._asked_for(durability):
-                id = store(now)
-                self._claim(key, fingerprint, id, now)
-            return Accepted(id, replayed=False)
+            return self._once_nowait(key, fingerprint, store, trio.current_time(), durability)
+
+    def _once_nowait(
+        self,
+        key: str,
+        fingerprint: bytes,
+        store: Callable[[float], int],
+        now: float,
+        durability: Durability | None = None,
+    ) -> Accepted:
+        self._check_alive()
+        id = self._service.keys.find(self._core.number, key, fingerprint, now)
+        if id is not None:
+            return Accepted(id, replayed=True)
+        with self._asked_for(durability):
+            id = store(now)
+            self._claim(key, fingerprint, id, now)
+        return Accepted(id, replayed=False)
+
+    def _enqueue_draft(self, draft: Draft, begun: bool, now: float) -> int:
+        about = _about(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
+        return self._enqueue(draft.body, about, draft.delay, begun, now).id
 
     def _asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
         """Do in this block what a producer asks for, or raise `NotDurable`."""
@@ -243,14 +281,15 @@ class NamedQueue:
         content_type: str = OCTETS,
         begun: bool = False,
         packed: bytes = b"",
+        now: float | None = None,
     ) -> int:
         """Store a batch of 1 to 1000, all or nothing, and return the first id; atomic, without a checkpoint.
 
-        `packed` is the batch as it came, if that was as msgpack.
+        `packed` is the batch as it came, if that was as msgpack; `now` is Trio's time, for callers who know it.
         """
         if self._lock.locked():
             raise trio.WouldBlock
-        return self._enqueue_many(batch, content_type, begun, trio.current_time(), packed)
+        return self._enqueue_many(batch, content_type, begun, trio.current_time() if now is None else now, packed)
 
     async def enqueue_many(
         self,
@@ -582,8 +621,10 @@ class NamedQueue:
     ) -> int:
         if self._service.draining and not begun:
             raise Draining
-        checked_limit(len(batch), "messages")
-        self._check_alive()
+        if not 1 <= len(batch) <= MAX_BATCH:
+            checked_limit(len(batch), "messages")
+        if self._deleted:
+            raise QueueNotFound(queue=self.name)
         try:
             size = _size_together(batch, little=0 < len(packed) < RECEIVE_BYTES)
         except TypeError:
@@ -602,7 +643,8 @@ class NamedQueue:
             # In a longer form of the same it is not kept: it would be given out as it came.
             packed = packed if packed and is_shortest(packed, bodies, size) else b""
             first = self._core.enqueue_bodies(bodies, about, size=size, packed=packed, now=now)
-        self._hand_out()
+        if self._line:
+            self._hand_out()
         return first
 
     def _check_size(self, size: int) -> None:
@@ -681,6 +723,11 @@ class NamedQueue:
             case "extend":
                 return self._core.extend(settlement.receipt, settlement.visibility, now)
         return None
+
+
+def _fingerprint(content: object) -> bytes:
+    """Return what tells `content` apart from other content under one key; no protection from who forges it."""
+    return hashlib.blake2b(msgspec.msgpack.encode(content), digest_size=16).digest()
 
 
 def _give_back(reserved: Reservation | None) -> None:

@@ -233,7 +233,8 @@ class HotPath:
             ):
                 # Nothing was changed: it is refused, or must wait, for a message or for the lock.
                 answers.then = "cold"
-                if head.wait and wake is not None:
+                # Much that is pipelined behind it is kept, and counted, by the long way.
+                if head.wait and wake is not None and length - stop <= MAX_HOT_HEAD_BYTES:
                     if parts:
                         answers.then = "more"  # so that it stands alone
                     elif (parked := self._park(head, wake)) is not None:

@@ -313,15 +313,13 @@ class Lobby:
         left = False
         if guest.watched:
             with suppress(BlockingIOError):
-                data = guest.sock.recv(RECEIVE_BYTES)
-                left = not data
-                if data:
-                    # For later, and no more of it till then.
-                    guest.rest += data
+                left = not guest.sock.recv(1, socket.MSG_PEEK)
+                if not left:
+                    # What comes behind it is for later; till then the kernel keeps it.
                     self._unwatch(guest)
         if left or parked.over:
             self._finish(guest, self._hot.finish(parked, left=left))
-        return 1 + len(guest.rest) // STEP_BYTES
+        return 1
 
     def _finish(self, guest: Guest, answers: Answers) -> None:
         """Have a long poll answered, and go on with what came behind it."""
@@ -351,26 +349,26 @@ class Lobby:
         self._waiting.append((guest, answers))
 
     def _on_written(self, waiting: list[tuple[Guest, Answers]]) -> None:
+        """Answer the guests who waited for the disk."""
         for guest, answers in waiting:
-            # Otherwise it has a task of its own meanwhile.
-            if guest.answers is not None:
-                self._answer_written(guest, answers)
+            if guest.answers is None:
+                continue  # it has a task of its own meanwhile
+            guest.answers = None
+            guest.state = "idle"
+            self._hot.confirm(answers)
+            try:
+                if not guest.watched:
+                    self._watch_again(guest, answers)
+                self._answer(guest, answers, bytes(guest.rest))
+            except Exception as error:
+                self._give_up(guest, error)
 
-    def _answer_written(self, guest: Guest, answers: Answers) -> None:
-        """Answer a guest who waited for the disk."""
-        guest.answers = None
-        guest.state = "idle"
-        self._hot.confirm(answers)
+    def _watch_again(self, guest: Guest, answers: Answers) -> None:
         try:
-            if not guest.watched:
-                try:
-                    self._watch(guest)
-                except OSError:
-                    self._hot.settle(answers, 0)
-                    raise
-            self._answer(guest, answers, bytes(guest.rest))
-        except Exception as error:
-            self._give_up(guest, error)
+            self._watch(guest)
+        except OSError:
+            self._hot.settle(answers, 0)
+            raise
 
     def _watch(self, guest: Guest) -> None:
         self._selector.register(guest.sock, _READ, guest)

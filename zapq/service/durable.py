@@ -67,7 +67,7 @@ class DurableQueue(NamedQueue):
     _service: DurableService
     _core: JournaledQueue
 
-    def enqueue_once_nowait(self, key: str, draft: Draft, *, now: float) -> Accepted:
+    def enqueue_once_nowait(self, key: str, draft: Draft, *, now: float | None = None) -> Accepted:
         """Store a message unless `key` was used for it before; atomic, without a checkpoint."""
         self._check_not_pending(key)
         return super().enqueue_once_nowait(key, draft, now=now)
@@ -77,13 +77,13 @@ class DurableQueue(NamedQueue):
         key: str,
         batch: Sequence[bytes | Draft],
         *,
-        now: float,
         content_type: str = OCTETS,
         packed: bytes = b"",
+        now: float | None = None,
     ) -> Accepted:
         """Store a batch unless `key` was used for it before; atomic, without a checkpoint."""
         self._check_not_pending(key)
-        return super().enqueue_many_once_nowait(key, batch, now=now, content_type=content_type, packed=packed)
+        return super().enqueue_many_once_nowait(key, batch, content_type=content_type, packed=packed, now=now)
 
     def _is_pending(self, key: str) -> bool:
         return (self._core.number, key) in self._service.pending_keys

@@ -182,14 +182,15 @@ class NamedQueue:
 
         return await self._once(key, _fingerprint(draft), store, durability)
 
-    def enqueue_once_nowait(self, key: str, draft: Draft, *, now: float) -> Accepted:
+    def enqueue_once_nowait(self, key: str, draft: Draft, *, now: float | None = None) -> Accepted:
         """Store a message unless `key` was used for it before; atomic, without a checkpoint. See `enqueue_once`.
 
-        `now` is Trio's time. Raises `trio.WouldBlock`, too, where it must wait: for the lock, or for what the key
-        was used for to be written.
+        `now` is Trio's time, for callers who know it. Raises `trio.WouldBlock`, too, where it would have to wait:
+        for the lock, or for what the key was used for to be written.
         """
         if self._lock.locked():
             raise trio.WouldBlock
+        now = trio.current_time() if now is None else now
         return self._once_nowait(key, _fingerprint(draft), lambda now: self._enqueue_draft(draft, False, now), now)
 
     async def enqueue_many_once(
@@ -218,13 +219,14 @@ class NamedQueue:
         key: str,
         batch: Sequence[bytes | Draft],
         *,
-        now: float,
         content_type: str = OCTETS,
         packed: bytes = b"",
+        now: float | None = None,
     ) -> Accepted:
         """Store a batch unless `key` was used for it before, as `enqueue_once_nowait` does a message."""
         if self._lock.locked():
             raise trio.WouldBlock
+        now = trio.current_time() if now is None else now
 
         def store(now: float) -> int:
             return self._enqueue_many(batch, content_type, False, now, packed)

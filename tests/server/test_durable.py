@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
 import sqlite3
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import zapq
 from tests.client import ask, open_client
@@ -279,3 +281,40 @@ async def test_a_shutdown_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, wa
         await stream.aclose()
     assert "does not answer" in outcome[0]
     disk.gate.set()
+
+
+async def test_whoever_repeats_a_key_that_is_being_written_waits_for_that(
+    tmp_path: Path, way: str, disk: Disk
+) -> None:
+    keyed = enqueue(b"a").replace(b"\r\n\r\n", b"\r\nIdempotency-Key: one\r\n\r\n")
+    async with serving(tmp_path, way) as (url, service):
+        disk.gate.clear()
+        first = await raw(url, keyed)
+        while not service.journal or not service.journal.stats().pending:
+            await trio.sleep(0.001)
+        again = await raw(url, keyed)
+        await wait_all_tasks_blocked(0.01)
+        assert select.select([again.socket.fileno()], [], [], 0)[0] == []
+        disk.gate.set()
+        for stream, replayed in ((first, False), (again, True)):
+            async with stream:
+                answer = await stream.receive_some()
+                assert answer.startswith(b"HTTP/1.1 202")
+                assert (b"idempotency-replayed: true" in answer.lower()) == replayed
+        assert service.stats().queue.messages == 1
+
+
+async def test_a_key_whose_message_could_not_be_written_is_free_again(
+    tmp_path: Path, way: str, disk: Disk
+) -> None:
+    async with serving(tmp_path, way) as (url, service):
+        key = {"Idempotency-Key": "one"}
+        disk.failing = True
+        assert (await ask(url, "POST", "/enqueue", b"a", key)).status == 503
+        disk.failing = False
+        while (await ask(url, "GET", "/readyz")).status != 200:
+            await trio.sleep(0.01)
+        answer = await ask(url, "POST", "/enqueue", b"b", key)
+        assert answer.status == 202
+        assert "idempotency-replayed" not in answer.headers
+        assert service.stats().queue.messages == 1

@@ -91,15 +91,21 @@ MUTANTS = {
     ),
     "hand-back removed": Mutant(
         "zapq/service/queue.py",
-        "            waiter.gone = True\n            self.take_back(waiter.given)\n",
-        "            waiter.gone = True\n",
+        "        waiter.gone = True\n        self.take_back(waiter.given)\n",
+        "        waiter.gone = True\n",
         ("tests/service/test_service.py", "tests/service/test_queue.py"),
     ),
     "waiter rule removed": Mutant(
         "zapq/service/queue.py",
-        "            self._waiting_room.leave(waiter)\n            waiter.gone = True\n",
+        "        self._waiting_room.leave(waiter)\n        waiter.gone = True\n",
         "",
         ("tests/service/test_service.py", "tests/service/test_queue.py"),
+    ),
+    "parked client not looked for": Mutant(
+        "zapq/server/lobby.py",
+        "left = not guest.sock.recv(1, socket.MSG_PEEK)",
+        "left = guest.sock.recv(1, socket.MSG_PEEK) is None",
+        ("tests/server/test_parked.py",),
     ),
     "connection cap off": Mutant(
         "zapq/server/connection.py",

@@ -318,3 +318,34 @@ async def test_a_key_whose_message_could_not_be_written_is_free_again(
         assert answer.status == 202
         assert "idempotency-replayed" not in answer.headers
         assert service.stats().queue.messages == 1
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["written", "failed"])
+async def test_who_leaves_while_a_message_for_it_is_being_written_gets_nothing(
+    tmp_path: Path, way: str, disk: Disk, fails: bool
+) -> None:
+    poll = b"POST /queues/jobs/receive?wait=30 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with serving(tmp_path, way) as (url, service):
+        jobs = service.queue("jobs")
+        await jobs.pause()
+        await jobs.enqueue(b"x")
+        stream = await raw(url, poll)
+        while not service.waiting_room:
+            await trio.sleep(0.001)
+        disk.gate.clear()
+        jobs._core.paused = False
+        jobs.hand_out()
+        assert not service.waiting_room
+        await stream.aclose()
+        # As soon as that is seen, it is for somebody else.
+        while (await ask(url, "GET", "/metrics")).json["connections"] > 1:
+            await trio.sleep(0.01)
+        disk.failing = fails
+        disk.gate.set()
+        while jobs.info().stats.leased:
+            await trio.sleep(0.001)
+        disk.failing = False
+        while (await ask(url, "GET", "/readyz")).status != 200:
+            await trio.sleep(0.01)
+        answer = await ask(url, "POST", "/queues/jobs/receive")
+        assert (answer.body, answer.headers["zapq-receive-count"]) == (b"x", "1")

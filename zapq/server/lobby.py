@@ -350,6 +350,9 @@ class Lobby:
 
     def _on_written(self, waiting: list[tuple[Guest, Answers]]) -> None:
         """Answer the guests who waited for the disk."""
+        if waiting is self._waiting:
+            # They may be the last for long, and nothing of theirs is to stay.
+            self._awaited, self._waiting = None, []
         for guest, answers in waiting:
             if guest.answers is None:
                 continue  # it has a task of its own meanwhile

@@ -201,11 +201,13 @@ class DurableQueue(NamedQueue):
         batch = self._service.journal.batch
 
         def deliver() -> None:
+            if waiter.gone:
+                # If it could not be written, it is back already.
+                if not batch.failure:
+                    self.take_back(given)
+                return
             if batch.failure:
                 waiter.refusal = StorageUnavailable(f"The disk takes no changes: {batch.failure}.")
-            elif waiter.gone:
-                self.take_back(given)
-                return
             else:
                 waiter.given = given
             waiter.wake()

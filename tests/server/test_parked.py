@@ -241,25 +241,25 @@ async def test_over_the_cap_it_is_refused(zapq_settings: Settings, nursery: trio
     nursery.cancel_scope.cancel()
 
 
-async def test_a_shutdown_answers_very_many_at_once(zapq_settings: Settings, tmp_path: Path) -> None:
+async def test_a_shutdown_answers_very_many_at_once(zapq_settings: Settings) -> None:
     settings = replace(zapq_settings, max_connections_per_address=0)
     stop = trio.Event()
     number = 3 * DISMISSALS
-    async with trio.open_nursery() as nursery:
-        service_settings = replace(settings, data_dir=str(tmp_path))
-        async with zapq.open_service(service_settings) as service:
-            [url] = await nursery.start(partial(zapq.serve, settings, service=service, shutdown_trigger=stop.wait))
-            streams = []
-            for _ in range(number):
-                stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
-                await stream.send_all(DEQUEUE)
-                streams.append(stream)
-            await waiting(service, number)
-            stop.set()
-            for stream in streams:
-                async with stream:
-                    assert b" 503 " in await answer(stream)
-                    assert await stream.receive_some() == b""
+    async with zapq.open_service(settings) as service, trio.open_nursery() as nursery:
+        [url] = await nursery.start(
+            partial(zapq.serve, settings, service=service, shutdown_trigger=stop.wait),
+        )
+        streams = []
+        for _ in range(number):
+            stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+            await stream.send_all(DEQUEUE)
+            streams.append(stream)
+        await waiting(service, number)
+        stop.set()
+        for stream in streams:
+            async with stream:
+                assert b" 503 " in await answer(stream)
+                assert await stream.receive_some() == b""
 
 
 async def test_on_disk_it_is_answered_when_the_message_is_written(

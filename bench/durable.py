@@ -6,7 +6,7 @@ Starts zapq with `--durable`, beanstalkd with `-b DIR -f 0`, Redis with `appendf
 each on one core and in its turn, all on the same disk (`--dir`), and loads them from another core with messages of
 128 bytes: one at a time on 1, 32 and 128 connections, and for zapq in batches of 100 as well. Several rounds,
 taking turns; the median counts. What one write with fdatasync costs here is printed first, for it decides what one
-connection can reach. Ends with one line of JSON.
+connection can reach, and what SQLite takes alone, without a server. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import msgspec
 
 from bench import rig
 from bench.compare import over_beanstalk, over_http, over_redis
+from zapq.core.commit import Batch, Put, row_of
+from zapq.store.database import open_database
 
 BATCH = 100
 BATCHES = """
@@ -81,6 +83,30 @@ def yardstick(directory: str, writes: int = 500) -> float:
     return statistics.median(taken) * 1e6
 
 
+def commits(directory: str, messages: int, number: int = 400) -> tuple[float, float]:
+    """Return the microseconds a commit of so many messages takes SQLite alone, and the CPU of each message."""
+    with tempfile.TemporaryDirectory(dir=directory) as place:
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            database, _ = open_database(place, descriptor)
+            database.load(0.0, 0.0)
+            database.prepare()
+            made = []
+            for at in range(number):
+                made.append(Batch())
+                for row in range(messages):
+                    made[-1].note(Put(row_of(1, 1 + at * messages + row), b"x" * rig.MESSAGE))
+            begun, used = time.perf_counter(), time.process_time()
+            for batch in made:
+                database.commit([batch])
+                database.tidy(idle=False)
+            taken, used = time.perf_counter() - begun, time.process_time() - used
+            database.close()
+        finally:
+            os.close(descriptor)
+    return taken / number * 1e6, used / number / messages * 1e6
+
+
 def batches(pid: int, port: int, seconds: int) -> float:
     """Return the messages a second zapq takes in batches of 100 as msgpack, on 16 connections."""
     script = BATCHES % (BATCH, rig.MESSAGE, rig.MESSAGE, BATCH)
@@ -103,7 +129,11 @@ def changes_per_commit(port: int) -> float:
 def main(directory: str, seconds: int, rounds: int, connections: tuple[int, ...]) -> None:
     """Measure and print."""
     fsync = yardstick(directory)
-    print(f"{rig.machine()}; one write with fdatasync: {fsync:.0f} us\n")
+    print(f"{rig.machine()}; one write with fdatasync: {fsync:.0f} us")
+    for clients in connections:
+        taken, each = commits(directory, clients)
+        print(f"SQLite alone, {clients} messages a commit: {taken:.0f} us, of CPU {each:.1f} us a message")
+    print()
     runs: dict[tuple[str, str], list[tuple[float, float]]] = {}
     together: list[float] = []
     for number in range(rounds):

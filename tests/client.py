@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import struct
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +16,20 @@ import msgspec
 import trio
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+@asynccontextmanager
+async def connection(url: str) -> AsyncGenerator[trio.SocketStream, None]:
+    """Connect, for a test that sends its own bytes."""
+    stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+    async with stream:
+        yield stream
+
+
+def vanish(stream: trio.SocketStream) -> None:
+    """Leave with a reset: the kernel forgets what was not sent, and says so to nobody."""
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,10 @@ from math import inf
 from sys import getsizeof
 
 from hypothesis import given
-from hypothesis import strategies as st
 
+from tests.core.test_agenda import STEPS
 from zapq.core.leases import Leases
 from zapq.core.message import Lease, Message
-
-SERIALS = st.integers(0, 9)
-TIMES = st.sampled_from([1.0, 2.0, 3.0, 4.0, inf])
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), SERIALS, TIMES),
-        st.tuples(st.just("pop"), SERIALS, st.just(0.0)),
-        st.tuples(st.just("due"), SERIALS, TIMES),
-    ),
-    max_size=60,
-)
 
 
 def lease(serial: int, deadline: float) -> Lease:

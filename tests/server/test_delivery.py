@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import socket
-import struct
 import tracemalloc
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.client import ask, open_client
+from tests.client import ask, open_client, vanish
 from zapq.core.queue import STATES
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
@@ -27,12 +26,6 @@ def request(method: str, target: str, body: bytes = b"") -> bytes:
 
 async def connect(server: ZapqServer) -> trio.SocketStream:
     return await trio.open_tcp_stream("127.0.0.1", int(server.url.rpartition(":")[2]))
-
-
-def vanish(stream: trio.SocketStream) -> None:
-    """Leave with a reset: the kernel forgets what was not sent, and says so to nobody."""
-    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.socket.close()
 
 
 class Both:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import selectors
 import socket
-import struct
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +15,7 @@ from quart import Response
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from tests.client import ask, open_client
+from tests.client import ask, connection, open_client, vanish
 from zapq.http import respond
 from zapq.limits import MAX_ANSWERS, STEP_BYTES, TURN_STEPS
 from zapq.server.connection import Begun
@@ -32,18 +31,6 @@ DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 def enqueue(body: bytes) -> bytes:
     return b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-
-
-def reset(stream: trio.SocketStream) -> None:
-    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.socket.close()
-
-
-@asynccontextmanager
-async def connection(url: str) -> AsyncGenerator[trio.SocketStream, None]:
-    stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
-    async with stream:
-        yield stream
 
 
 async def metrics(server: ZapqServer) -> dict[str, int]:
@@ -135,7 +122,7 @@ async def test_a_dequeue_whose_write_fails_puts_the_message_back_at_its_place(
     def respond_to_nobody(self: HotPath, data: bytes, *, wake: Wake = None) -> Answers:
         answers = respond(self, data, wake=wake)
         for stream in victims:
-            reset(stream)
+            vanish(stream)
         victims.clear()
         return answers
 
@@ -187,7 +174,7 @@ class TestWithLargeMessages:
         async with connection(zapq_server.url) as stream:
             await stream.send_all(DEQUEUE * 5)
             await wait_all_tasks_blocked()
-            reset(stream)
+            vanish(stream)
         await wait_all_tasks_blocked()
         counts = await metrics(zapq_server)
         assert (counts["delivery_uncertain"], counts["queue_length"], counts["connections"]) == (1, 4, 1)
@@ -203,7 +190,7 @@ class TestWithLargeMessages:
 
         def promote_nobody(self: Lobby, guest: Guest, begun: Begun) -> None:
             for stream in victims:
-                reset(stream)
+                vanish(stream)
             promote(self, guest, begun)
 
         monkeypatch.setattr(Lobby, "_promote", promote_nobody)
@@ -244,7 +231,7 @@ async def test_a_reset_at_any_byte_leaves_counters_and_queue_consistent(zapq_ser
                 await stream.send_all(script[:end])
                 if pause:
                     await wait_all_tasks_blocked()
-                reset(stream)
+                vanish(stream)
             await wait_all_tasks_blocked()
             stats = service.stats().queue
             assert stats.enqueued - stats.cleared == stats.dequeued - stats.returned + stats.messages

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-import socket
-import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -18,7 +15,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from tests.client import ask
+from tests.client import ask, connection, vanish
 from zapq.limits import DISMISSALS
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -29,18 +26,6 @@ TAKE = b"POST /queues/jobs/receive?wait=30&ack=auto HTTP/1.1\r\nHost: localhost\
 MANY = b"POST /queues/jobs/receive/batch?wait=30 HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n"
 DEQUEUE = b"GET /dequeue?wait=30 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-@asynccontextmanager
-async def connection(url: str) -> AsyncGenerator[trio.SocketStream, None]:
-    stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
-    async with stream:
-        yield stream
-
-
-def vanish(stream: trio.SocketStream) -> None:
-    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.socket.close()
 
 
 async def answer(stream: trio.SocketStream) -> bytes:

@@ -45,15 +45,12 @@ class Agenda(Generic[V]):
 
     def put(self, number: int, time: float, value: V) -> None:
         """Enter `value` for `time`, in place of what had this number; O(log n), and O(1) for the latest time."""
-        entries = self.entries
-        entries[number] = (time, value)
-        size = len(entries)
-        if size > self._most:
-            self._most = size
+        self.entries[number] = (time, value)
+        if len(self.entries) > self._most:
+            self._most = len(self.entries)
         if time < inf:
             heappush(self._heap, (time, number))
-            if len(self._heap) > 2 * size + _FEW:
-                self._sweep()
+            self._sweep()
 
     def entry(self, number: int) -> tuple[float, V] | None:
         """The time and the value with this number, or None."""
@@ -64,10 +61,7 @@ class Agenda(Generic[V]):
         entry = self.entries.pop(number, None)
         if entry is None:
             return None
-        size = len(self.entries)
-        # As `_sweep` asks, but there is nothing that is done more often.
-        if len(self._heap) > 2 * size + _FEW or 4 * size < self._most > _MANY:
-            self._sweep()
+        self._sweep()
         return entry[1]
 
     def next(self) -> float:

@@ -344,6 +344,7 @@ class Queue:
                 return
             raise ReceiptExpired(parameter="receipt")
         room.note_ack(serial)
+        # As `_hold` does, for the same reason as in `enqueue`.
         size = len(lease.message.body)
         self.messages -= 1
         self.bytes -= size

@@ -312,8 +312,6 @@ class HotPath:
         The client may have closed only its own half: then it gets the answer that there is nothing for it.
         """
         answers, head, queue = Answers(), parked.head, parked.queue
-        trace_id = head.trace_id or next(self._trace_ids)
-        tail = self._tail(head, trace_id)
         given: Given = ()
         try:
             if left:
@@ -326,14 +324,7 @@ class HotPath:
         except ZapqError as error:
             answers.data = self._refusal(error, head)
         else:
-            if given:
-                answers.data, size = self._give(head, given, tail)
-                end = len(answers.data)
-                answers.taken = ((end - size if size else 0, end, queue, given, trace_id),)
-            elif head.verb == "dequeue":
-                answers.data = render.empty(tail)
-            else:
-                answers.data = render.nothing(queue.why_empty(), queue.next_visible_in(self._now), tail)
+            answers.data = self._hand_over(head, queue, given, answers, 0)
         answers.then = "close" if left or head.last else "idle"
         answers.requests = 1
         answers.work = 1 + len(answers.data) // STEP_BYTES
@@ -371,13 +362,12 @@ class HotPath:
 
     def _enqueue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         if head.key:
-            accepted = self._accept_once(self._default, head, body)
-            tail = self._tail(head, head.trace_id or next(self._trace_ids))
-            return render.enqueued(accepted.id, tail, replayed=accepted.replayed, durability=self._durability)
-        message = self._default.accept_nowait(body, head.about, self._now)
+            id, replayed = self._accept_once(self._default, head, body)
+        else:
+            id, replayed = self._default.accept_nowait(body, head.about, self._now).id, False
         trace_id = head.trace_id or next(self._trace_ids)
         tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
-        return render.enqueued(message.id, tail, durability=self._durability)
+        return render.enqueued(id, tail, replayed=replayed, durability=self._durability)
 
     def _put(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         queue = self._service.find(head.queue)
@@ -422,25 +412,30 @@ class HotPath:
     def _receive(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
         queue = self._service.find(head.queue)
         given = queue.take_nowait(head.want, now=self._now, waits=head.wait > 0)
+        return self._hand_over(head, queue, given, answers, before)
+
+    def _hand_over(self, head: Head, queue: NamedQueue, given: Given, answers: Answers, before: int) -> bytes:
+        """Return the answer to what was asked for by `head`, and note what it gives, behind so many bytes."""
         trace_id = head.trace_id or next(self._trace_ids)
         tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
         if not given:
+            if head.verb == "dequeue":
+                return render.empty(tail)
             return render.nothing(queue.why_empty(), queue.next_visible_in(self._now), tail)
-        part, size = self._give(head, given, tail)
+        if head.verb == "receive many":
+            part = render.received_many(head.media_type, given, self._wall, tail)
+            size = len(part) - part.index(b"\r\n\r\n") - 4
+        else:
+            first = given[0]
+            if head.verb == "dequeue" and isinstance(first, Message):
+                part = render.dequeued(first, tail)
+            else:
+                part = render.received(first, self._wall, tail)
+            size = len(first.body)
         end = before + len(part)
         # An empty message is complete with its head, so for that one the head already counts as its body.
         answers.taken = (*answers.taken, (end - size if size else before, end, queue, given, trace_id))
         return part
-
-    def _give(self, head: Head, given: Given, tail: bytes) -> tuple[bytes, int]:
-        """Return the answer that gives what was asked for by `head`, and how long its body is."""
-        if head.verb == "receive many":
-            part = render.received_many(head.media_type, given, self._wall, tail)
-            return part, len(part) - part.index(b"\r\n\r\n") - 4
-        first = given[0]
-        if isinstance(first, Message) and head.verb == "dequeue":
-            return render.dequeued(first, tail), len(first.body)
-        return render.received(first, self._wall, tail), len(first.body)
 
     def _ack(self, head: Head, receipt: bytes, answers: Answers, before: int) -> bytes:
         self._service.find(head.queue).ack_nowait(receipt.decode("latin-1"), now=self._now)

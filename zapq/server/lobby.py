@@ -329,9 +329,9 @@ class Lobby:
             answers.then = "more"
         guest.state = "idle"
         self._set_deadline(guest, self._now + self._settings.keep_alive)
-        self._answered.append((guest, answers, rest))
         if not guest.watched:
-            self._watch(guest)
+            self._watch_again(guest, answers)
+        self._answered.append((guest, answers, rest))
 
     def _wait_for_disk(self, guest: Guest, answers: Answers, rest: bytes) -> None:
         """Keep `answers` until what they say is written."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from zapq.core.idempotency import Claim, Keys
 from zapq.core.image import Image
 from zapq.core.journaled import JournaledQueue, StillSettling
 from zapq.core.journaled_broker import JournaledBroker
-from zapq.core.message import OCTETS, Draft, Lease
+from zapq.core.message import Lease
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavailable, ZapqError
@@ -67,38 +67,25 @@ class DurableQueue(NamedQueue):
     _service: DurableService
     _core: JournaledQueue
 
-    def enqueue_once_nowait(self, key: str, draft: Draft, *, now: float | None = None) -> Accepted:
-        """Store a message unless `key` was used for it before; atomic, without a checkpoint."""
-        self._check_not_pending(key)
-        return super().enqueue_once_nowait(key, draft, now=now)
-
-    def enqueue_many_once_nowait(
+    def _once_nowait(
         self,
         key: str,
-        batch: Sequence[bytes | Draft],
-        *,
-        content_type: str = OCTETS,
-        packed: bytes = b"",
-        now: float | None = None,
+        fingerprint: bytes,
+        store: Callable[[float], int],
+        now: float,
+        durability: Durability | None = None,
     ) -> Accepted:
-        """Store a batch unless `key` was used for it before; atomic, without a checkpoint."""
-        self._check_not_pending(key)
-        return super().enqueue_many_once_nowait(key, batch, content_type=content_type, packed=packed, now=now)
-
-    def _is_pending(self, key: str) -> bool:
-        return (self._core.number, key) in self._service.pending_keys
-
-    def _check_not_pending(self, key: str) -> None:
-        if self._is_pending(key):
+        accepted = super()._once_nowait(key, fingerprint, store, now, durability)
+        if accepted.replayed and (self._core.number, key) in self._service.pending_keys:
             raise trio.WouldBlock
+        return accepted
 
     async def _once(
         self, key: str, fingerprint: bytes, store: Callable[[float], int], durability: Durability | None
     ) -> Accepted:
         while True:
-            accepted = await super()._once(key, fingerprint, store, durability)
-            if not accepted.replayed or not self._is_pending(key):
-                return accepted
+            with suppress(trio.WouldBlock):
+                return await super()._once(key, fingerprint, store, durability)
             # The first one's answer is this one's, too; if it comes to nothing, this one is the first.
             await self._service.journal.settled()
 

@@ -623,10 +623,8 @@ class NamedQueue:
     ) -> int:
         if self._service.draining and not begun:
             raise Draining
-        if not 1 <= len(batch) <= MAX_BATCH:
-            checked_limit(len(batch), "messages")
-        if self._deleted:
-            raise QueueNotFound(queue=self.name)
+        checked_limit(len(batch), "messages")
+        self._check_alive()
         try:
             size = _size_together(batch, little=0 < len(packed) < RECEIVE_BYTES)
         except TypeError:

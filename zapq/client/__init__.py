@@ -4,7 +4,7 @@ Needs the extra `client`: `pip install zapq[client]`.
 """
 
 from zapq.client.client import Client as Client
-from zapq.client.client import Lease as Lease
 from zapq.client.client import open_client as open_client
 from zapq.client.consumer import Consumer as Consumer
 from zapq.client.consumer import HeldLease as HeldLease
+from zapq.client.lease import Lease as Lease

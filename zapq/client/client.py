@@ -7,7 +7,6 @@ import secrets
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 import httpx2
@@ -16,6 +15,7 @@ import trio
 
 from zapq.client import consumer
 from zapq.client.answers import error_of, field, number
+from zapq.client.lease import Lease
 from zapq.client.retry import Retry
 from zapq.core.broker import check_name
 from zapq.core.message import OCTETS, About, Message
@@ -26,21 +26,6 @@ T = TypeVar("T")
 
 _MSGPACK = "application/msgpack"
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """One delivery of a message: nobody else gets it until it is settled or its visibility is over."""
-
-    queue: str
-    id: int
-    """The message's."""
-    receipt: str
-    """The handle by which it is acknowledged, released or extended; worth nothing once the lease is over."""
-    receive_count: int
-    """How often the message has been leased, this time included."""
-    content_type: str
-    body: bytes
 
 
 class _Delivery(msgspec.Struct):

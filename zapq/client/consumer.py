@@ -11,18 +11,27 @@ import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
-from zapq.client.retry import passes
+from zapq.client.lease import Lease
+from zapq.client.retry import Retry, passes
 from zapq.errors import QueueNotFound, ReceiptExpired, ZapqError
 from zapq.limits import EXTENSIONS, NO_QUEUE_PAUSE, SETTLE_SECONDS
 
-if TYPE_CHECKING:
-    from zapq.client.client import Client, Lease
-
 log = logging.getLogger("zapq.client")
+
+
+class Leases(Protocol):
+    """What a consumer uses of a client. See `Client`, whose verbs these are."""
+
+    @property
+    def retry(self) -> Retry: ...
+    async def receive(self, queue: str, *, wait: float = 0.0, visibility: float | None = None) -> Lease | None: ...
+    async def ack(self, lease: Lease) -> None: ...
+    async def release(self, lease: Lease, *, delay: float = 0.0) -> None: ...
+    async def extend(self, lease: Lease, *, visibility: float | None = None) -> None: ...
 
 
 class HeldLease:
@@ -33,7 +42,7 @@ class HeldLease:
     queue, the block is cancelled and `ReceiptExpired` raised: somebody else has the message, or will have it.
     """
 
-    def __init__(self, client: Client, lease: Lease) -> None:
+    def __init__(self, client: Leases, lease: Lease) -> None:
         self.lease = lease
         self.lost = False
         """Whether the lease ended before anybody settled it."""
@@ -150,7 +159,7 @@ class Consumer:
     Made by `Client.consume`, never by hand.
     """
 
-    def __init__(self, client: Client, queue: str, concurrency: int, visibility: float, wait: float) -> None:
+    def __init__(self, client: Leases, queue: str, concurrency: int, visibility: float, wait: float) -> None:
         self._client = client
         self._queue = queue
         self._visibility = visibility
@@ -249,7 +258,7 @@ class Consumer:
 
 @asynccontextmanager
 async def open_consumer(
-    client: Client, queue: str, concurrency: int, visibility: float, wait: float
+    client: Leases, queue: str, concurrency: int, visibility: float, wait: float
 ) -> AsyncGenerator[Consumer, None]:
     """Yield a consumer, see `Client.consume`; when the block ends, its tasks have ended and nothing is held."""
     consumer = Consumer(client, queue, concurrency, visibility, wait)
@@ -263,7 +272,7 @@ async def open_consumer(
 
 
 async def consume_with(
-    client: Client,
+    client: Leases,
     queue: str,
     handler: Callable[[HeldLease], Awaitable[object]],
     concurrency: int,

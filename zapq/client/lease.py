@@ -1,0 +1,20 @@
+"""One delivery of a message, as a client holds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One delivery of a message: nobody else gets it until it is settled or its visibility is over."""
+
+    queue: str
+    id: int
+    """The message's."""
+    receipt: str
+    """The handle by which it is acknowledged, released or extended; worth nothing once the lease is over."""
+    receive_count: int
+    """How often the message has been leased, this time included."""
+    content_type: str
+    body: bytes

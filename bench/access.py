@@ -29,7 +29,7 @@ from zapq.http.metrics import Traffic
 from zapq.http.tracing import TraceIds
 from zapq.logs import Throttle
 from zapq.server.hotpath import HotPath
-from zapq.service.service import open_service
+from zapq.service.open import open_service
 from zapq.settings import Settings
 
 LINES = 1000

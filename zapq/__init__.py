@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from zapq.core.queue_settings import QueueSettings as QueueSettings
     from zapq.errors import ZapqError as ZapqError
     from zapq.server import serve as serve
+    from zapq.service.open import open_service as open_service
     from zapq.service.queue import NamedQueue as NamedQueue
     from zapq.service.queue import QueueInfo as QueueInfo
     from zapq.service.queue import Settlement as Settlement
     from zapq.service.service import QueueService as QueueService
     from zapq.service.service import ServiceStats as ServiceStats
-    from zapq.service.service import open_service as open_service
     from zapq.settings import Settings as Settings
 
 __version__ = "0.1.0"
@@ -42,7 +42,7 @@ _HOMES = {
     "Settlement": "zapq.service.queue",
     "QueueService": "zapq.service.service",
     "ServiceStats": "zapq.service.service",
-    "open_service": "zapq.service.service",
+    "open_service": "zapq.service.open",
     "Settings": "zapq.settings",
 }
 

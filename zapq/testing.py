@@ -13,7 +13,8 @@ import pytest
 import trio
 
 import zapq
-from zapq.service.service import QueueService, open_service
+from zapq.service.open import open_service
+from zapq.service.service import QueueService
 from zapq.settings import Settings
 
 

@@ -20,7 +20,8 @@ import zapq
 from tests.client import Answer, Client, open_client
 from zapq.limits import MIB, SMALL_BODY_BYTES
 from zapq.server.lobby import Lobby
-from zapq.service.service import QueueService, open_service
+from zapq.service.open import open_service
+from zapq.service.service import QueueService
 from zapq.settings import Settings
 
 CAP = 1000

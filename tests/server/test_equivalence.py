@@ -29,7 +29,8 @@ from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.http import tracing
 from zapq.server.lobby import Lobby
-from zapq.service.service import QueueService, open_service
+from zapq.service.open import open_service
+from zapq.service.service import QueueService
 from zapq.settings import Settings
 
 CAPS = {"max_messages": 4, "max_bytes": 100}
@@ -106,11 +107,11 @@ class Target:
         for name in set(service.broker.queues) - {"default"}:
             service._remove(name)
         default, keys = service.broker.default, service.keys
-        Broker.__init__(service.broker, max_queues=4, tag=TAG, on_earlier=service._wake_by, **CAPS)
+        Broker.__init__(service.broker, max_queues=4, tag=TAG, on_earlier=service.dispatcher.wake_by, **CAPS)
         Queue.__init__(default, "default", room=service.broker, number=1, tag=f"{TAG}-1", now=0.0)
         service.broker.default = service.broker.queues["default"] = default
         keys._claims.clear()
-        service._dequeues_empty = service._delivery_uncertain = 0
+        service.dispatcher.dequeues_empty = service._delivery_uncertain = 0
         service.broker.configure("other", QueueSettings(max_messages=2), 0.0)
         for number in range(held):
             service.enqueue_nowait(b"held %d" % number)

@@ -15,7 +15,9 @@ from trio.testing import MockClock
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import SnapshotFailed
 from zapq.service.autosave import Autosave
-from zapq.service.service import QueueService, open_service
+from zapq.service.open import open_service
+from zapq.service.service import QueueService
+from zapq.service.snapshots import Snapshots
 from zapq.settings import Settings
 
 BEGIN = 1_800_000_000.0
@@ -44,7 +46,7 @@ async def test_files_are_named_for_their_time_and_only_the_oldest_of_its_own_are
     for name in people:
         (tmp_path / name).touch()
     (tmp_path / "auto-20200101T000000Z.msgpack").touch()  # of an earlier run
-    autosave = Autosave(zapq_service, every=60, keep=2)
+    autosave = Autosave(zapq_service.snapshots, zapq_service.fingerprint, every=60, keep=2)
     for number, kept in ((0, 2), (1, 2), (2, 2), (3, 2)):
         await zapq_service.enqueue(b"x")
         wall(number * 60)
@@ -57,7 +59,7 @@ async def test_files_are_named_for_their_time_and_only_the_oldest_of_its_own_are
 async def test_nothing_is_written_while_nothing_changes(
     zapq_service: QueueService, tmp_path: Path, wall: Callable[[float], None]
 ) -> None:
-    autosave = Autosave(zapq_service, every=60, keep=99)
+    autosave = Autosave(zapq_service.snapshots, zapq_service.fingerprint, every=60, keep=99)
     at = 0
     jobs = zapq_service.queue("jobs")
 
@@ -99,7 +101,7 @@ async def test_a_failure_is_logged_once_counted_and_tried_again(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    autosave = Autosave(zapq_service, every=60, keep=2)
+    autosave = Autosave(zapq_service.snapshots, zapq_service.fingerprint, every=60, keep=2)
     with monkeypatch.context() as patch:
 
         def full(*args: object, **kwargs: object) -> None:
@@ -124,7 +126,7 @@ async def test_an_old_file_that_cannot_be_removed_is_logged_and_no_more(
         raise SnapshotFailed(f"{name} could not be removed: Permission denied.")
 
     monkeypatch.setattr(zapq_service.snapshots.store, "remove", refuse)
-    await Autosave(zapq_service, every=60, keep=1).save()
+    await Autosave(zapq_service.snapshots, zapq_service.fingerprint, every=60, keep=1).save()
     assert len(names(tmp_path)) == 2
     assert [line.levelname for line in caplog.records] == ["ERROR"]
 
@@ -136,12 +138,12 @@ async def test_it_goes_on_every_so_often_whatever_happens(
     saved: list[float] = []
 
     # Instead of a thread, which virtual time would not wait for.
-    async def save(service: QueueService, name: str) -> int:
+    async def save(snapshots: Snapshots, name: str) -> int:
         await trio.lowlevel.checkpoint()
         saved.append(trio.current_time() - begun)
         raise [SnapshotFailed("no"), RuntimeError("can't start new thread")][len(saved) % 2]
 
-    monkeypatch.setattr(QueueService, "snapshot", save)
+    monkeypatch.setattr(Snapshots, "save", save)
     async with open_service(replace(zapq_settings, snapshot_every=300.0)) as service:
         await trio.sleep(1000)
         await service.enqueue(b"still there")

@@ -25,8 +25,9 @@ from zapq.errors import (
     TooManyQueues,
     TooManyWaiters,
 )
+from zapq.service.open import open_service
 from zapq.service.queue import NamedQueue, Settlement
-from zapq.service.service import QueueService, open_service
+from zapq.service.service import QueueService
 from zapq.service.waiting import Want
 from zapq.settings import Settings
 
@@ -625,7 +626,7 @@ async def test_many_parked_leases_and_waiters_keep_one_timer(
     await wait_all_tasks_blocked()
     statistics = trio.lowlevel.current_statistics()
     assert statistics.seconds_to_next_deadline == pytest.approx(60)
-    assert zapq_service._alarm == pytest.approx(trio.current_time() + 60)
+    assert zapq_service.dispatcher.alarm == pytest.approx(trio.current_time() + 60)
 
 
 async def test_thousands_of_things_due_at_once_do_not_stop_the_others(

@@ -28,7 +28,8 @@ from zapq.server.hotpath import HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES, Door, open_door
 from zapq.server.lobby import Lobby
 from zapq.server.origin import origin_of
-from zapq.service.service import QueueService, open_service
+from zapq.service.open import open_service
+from zapq.service.service import QueueService
 from zapq.settings import Settings
 
 

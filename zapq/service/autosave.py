@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import trio
 
 from zapq import logs
 from zapq.errors import SnapshotFailed
-
-if TYPE_CHECKING:
-    from zapq.service.service import QueueService
+from zapq.service.snapshots import Snapshots
 
 _OURS = re.compile(r"auto-[0-9]{8}T[0-9]{6}Z\.msgpack", re.ASCII)
 
@@ -21,11 +19,15 @@ _OURS = re.compile(r"auto-[0-9]{8}T[0-9]{6}Z\.msgpack", re.ASCII)
 class Autosave:
     """Saves all queues of a service every `every` seconds, and keeps the last `keep` files it has made.
 
-    Runs in a task of the service, and never ends it: what fails is logged, counted, and tried again the next time.
+    `fingerprint` tells whether anything has changed since the last file. Runs in a task of the service and never
+    ends it: a failure is logged, counted, and the next turn tries again.
     """
 
-    def __init__(self, service: QueueService, *, every: float, keep: int) -> None:
-        self._service = service
+    def __init__(
+        self, snapshots: Snapshots, fingerprint: Callable[[], object], *, every: float, keep: int
+    ) -> None:
+        self._snapshots = snapshots
+        self._fingerprint = fingerprint
         self._every = every
         self._keep = keep
         self._saved: object = None
@@ -39,12 +41,12 @@ class Autosave:
 
     async def save(self) -> None:
         """Write a file if anything has changed since the last one, and remove the oldest that are too many."""
-        state = self._service.fingerprint()
+        state = self._fingerprint()
         if state == self._saved:
             return
         name = time.strftime("auto-%Y%m%dT%H%M%SZ.msgpack", time.gmtime())
         try:
-            number = await self._service.snapshot(name)
+            number = await self._snapshots.save(name)
             self._saved = state
             logs.say(logging.DEBUG, "snapshot saved", file=name, messages=number)
             await self._remove_old()
@@ -55,8 +57,8 @@ class Autosave:
             logs.log.error("snapshot failed", exc_info=error)
 
     async def _remove_old(self) -> None:
-        store = self._service.snapshots.store
+        store = self._snapshots.store
         # Sorted by name, they are sorted by time.
-        ours = [file.name for file in await self._service.snapshots.files() if _OURS.fullmatch(file.name)]
+        ours = [file.name for file in await self._snapshots.files() if _OURS.fullmatch(file.name)]
         for name in ours[: -self._keep]:
             await trio.to_thread.run_sync(store.remove, name)

@@ -7,16 +7,14 @@ change, and the hand-over to those who wait, which must wait for the disk too.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import trio
 
-from zapq import logs
 from zapq.core.broker import Broker, Redriven
 from zapq.core.commit import Entry, EpochGone, KeyKept, PutMany, Staged, row_of
 from zapq.core.idempotency import Claim, Keys
@@ -26,17 +24,16 @@ from zapq.core.journaled_broker import JournaledBroker
 from zapq.core.message import Lease
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
-from zapq.errors import CannotStart, QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavailable, ZapqError
-from zapq.limits import CLOSE_SECONDS, IDEMPOTENCY_WINDOW, MAX_BATCH
+from zapq.errors import QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavailable, ZapqError
+from zapq.limits import IDEMPOTENCY_WINDOW, MAX_BATCH
 from zapq.service import bulk
 from zapq.service.journal import ExclusiveStep, Journal, JournaledStep, StillStep
 from zapq.service.queue import Accepted, Durability, NamedQueue, Settlement, checked_limit
 from zapq.service.service import QueueService
 from zapq.service.waiting import Given, Waiter
 from zapq.settings import Settings
-from zapq.store.database import FILE, Contents, Database, open_database
+from zapq.store.database import Contents, Database
 from zapq.store.snapshot import MSGPACK, SnapshotStore, snapshot_name
-from zapq.store.wal import Damaged
 
 
 @dataclass(slots=True)
@@ -352,55 +349,3 @@ class DurableService(QueueService):
 
     def _make_queue(self, core: Queue) -> NamedQueue:
         return DurableQueue(self, core)
-
-
-@asynccontextmanager
-async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGenerator[DurableService, None]:
-    """Run the part of a service that writes, for the length of the block, and give the service.
-
-    Reads what earlier runs have kept. Raises `CannotStart` if it cannot be read. On the way out everything is
-    written, and the files are closed.
-    """
-    begun = time.monotonic()
-    database, contents = await trio.to_thread.run_sync(
-        _open, settings, snapshots.descriptor, trio.current_time(), time.time() - trio.current_time()
-    )
-    if contents.warning:
-        logs.say(logging.WARNING, "storage was not closed", reason=contents.warning)
-    service = DurableService(settings, snapshots, database, contents)  # whose journal closes the database
-    logs.say(
-        logging.INFO,
-        "storage open",
-        queues=len(service.broker.queues),
-        messages=service.broker.messages,
-        seconds=round(time.monotonic() - begun, 3),
-    )
-    del contents
-    written = False
-    async with trio.open_nursery() as nursery:
-        # Without waiting until it has started: cancelled there, it would wait for a `close` that nobody calls.
-        nursery.start_soon(service.journal.run)  # noqa: ASYNC113 - for that reason
-        try:
-            yield service
-        finally:
-            for queue in service.broker.queues.values():
-                queue.note_last()
-            written = await service.journal.close(CLOSE_SECONDS)  # noqa: ASYNC102 - shielded and bounded inside
-    if not written:
-        raise CannotStart(f"{FILE}: the disk does not answer; the last changes may not be there.")
-    if service.journal.reason:
-        raise CannotStart(f"{FILE}: the last changes could not be written: {service.journal.reason}.")
-
-
-def _open(settings: Settings, descriptor: int, now: float, offset: float) -> tuple[Database, Contents]:
-    database, warning = open_database(settings.data_dir, descriptor)
-    try:
-        contents = database.load(now, offset, warning)
-        database.prepare()
-    except Damaged as error:
-        database.close()
-        raise CannotStart(f"{FILE} is damaged: {error}. `zapq check` tells more.") from None
-    except BaseException:
-        database.close()
-        raise
-    return database, contents

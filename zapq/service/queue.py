@@ -13,12 +13,13 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Protocol
 
 import msgspec
 import trio
 
-from zapq.core.broker import Redriven
+from zapq.core.broker import Broker, Redriven
+from zapq.core.idempotency import Keys
 from zapq.core.line import is_shortest
 from zapq.core.message import CONTENT_TYPE, OCTETS, PLAIN, About, Draft, Lease, Message
 from zapq.core.queue import Queue, QueueStats, Sighting, State
@@ -34,12 +35,10 @@ from zapq.errors import (
 )
 from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT, RECEIVE_BYTES
 from zapq.service import bulk
+from zapq.service.dispatch import Dispatcher
 from zapq.service.reservation import Reservation
 from zapq.service.step import Step
 from zapq.service.waiting import Given, Line, Waiter, Want
-
-if TYPE_CHECKING:
-    from zapq.service.service import QueueService
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
 Action = Literal["ack", "release", "extend"]
@@ -78,6 +77,25 @@ class QueueInfo:
     waiting: int
 
 
+class Shared(Protocol):
+    """What a queue uses of the service it belongs to, and has in common with the other queues."""
+
+    @property
+    def lock(self) -> trio.Lock: ...
+    @property
+    def step(self) -> Step: ...
+    @property
+    def dispatcher(self) -> Dispatcher: ...
+    @property
+    def broker(self) -> Broker: ...
+    @property
+    def keys(self) -> Keys: ...
+    @property
+    def max_message_bytes(self) -> int: ...
+    async def stored(self) -> None: ...
+    def note_uncertain_delivery(self, number: int = 1) -> None: ...
+
+
 class NamedQueue:
     """One queue of a service, until it is deleted. Made by `QueueService.queue`, never by hand.
 
@@ -85,14 +103,15 @@ class NamedQueue:
     cancellation lose a message: if cancelled, what was not answered has not happened.
     """
 
-    def __init__(self, service: QueueService, core: Queue) -> None:
+    def __init__(self, service: Shared, core: Queue) -> None:
         self._service = service
         self._core = core
         self._line = Line()
         self._lock = service.lock
         self._step = service.step
         self._max_message_bytes = service.max_message_bytes
-        self._waiting_room = service.waiting_room
+        self._dispatcher = service.dispatcher
+        self._waiting_room = service.dispatcher.waiting_room
         self._deleted = False
         self.users = 0
         """Blocks of `QueueService.made_if_used` it is open in."""
@@ -397,8 +416,8 @@ class NamedQueue:
         if self._lock.locked():
             raise trio.WouldBlock
         self._check_alive()
-        self._service.check_open()
-        return self._service.join(self, self._line, want, wait, wake)
+        self._dispatcher.check_open()
+        return self._dispatcher.join(self, self._line, want, wait, wake)
 
     def outcome(self, waiter: Waiter) -> Given:
         """Return what somebody who stood in line was given, or nothing. Raises as `dequeue` does."""
@@ -474,7 +493,7 @@ class NamedQueue:
         async with self._step:
             self._check_alive()
             results = self._settle_all(settlements)
-            self._service.hand_out()
+            self._dispatcher.hand_out()
         return results
 
     def settle_nowait(self, settlement: Settlement) -> Lease | None:
@@ -485,7 +504,7 @@ class NamedQueue:
         """
         self._check_alive()
         lease = self._settle(settlement)
-        self._service.hand_out()
+        self._dispatcher.hand_out()
         return lease
 
     def take_back(self, given: Given) -> None:
@@ -560,7 +579,7 @@ class NamedQueue:
         async with self._step:
             self._check_alive()
             redriven = self._service.broker.redrive(self.name, limit, trio.current_time())
-            self._service.hand_out()
+            self._dispatcher.hand_out()
         return redriven
 
     def info(self) -> QueueInfo:
@@ -607,7 +626,7 @@ class NamedQueue:
             raise QueueNotFound(queue=self.name)
 
     def _enqueue(self, body: bytes, about: About, delay: float, begun: bool, now: float) -> Message:
-        if self._service.draining and not begun:
+        if self._dispatcher.draining and not begun:
             raise Draining
         if len(body) > self._max_message_bytes:
             self._check_size(len(body))
@@ -621,7 +640,7 @@ class NamedQueue:
     def _enqueue_many(
         self, batch: Sequence[bytes | Draft], content_type: str, begun: bool, now: float, packed: bytes = b""
     ) -> int:
-        if self._service.draining and not begun:
+        if self._dispatcher.draining and not begun:
             raise Draining
         checked_limit(len(batch), "messages")
         self._check_alive()
@@ -660,9 +679,9 @@ class NamedQueue:
             if wait == 0:
                 self._note_empty()
                 return given
-            self._service.check_open()
+            self._dispatcher.check_open()
             woken = trio.Event()
-            waiter = self._service.join(self, self._line, want, wait, woken.set)
+            waiter = self._dispatcher.join(self, self._line, want, wait, woken.set)
         try:
             await woken.wait()
         except BaseException:
@@ -673,8 +692,8 @@ class NamedQueue:
     def _note_empty(self, waits: bool = False) -> None:
         if waits:
             raise trio.WouldBlock
-        self._service.check_open()
-        self._service.note_empty()
+        self._dispatcher.check_open()
+        self._dispatcher.note_empty()
 
     def _take(self, want: Want, now: float) -> Given:
         core = self._core

@@ -1,18 +1,17 @@
-"""The queues as a running service: one lock, one timer, and the hand-over to whoever waits.
+"""The queues as a running service: one lock, and what is about all of them.
 
 Every state change is a synchronous method of the core, run while holding one `trio.Lock`, so the changes form one
 sequence that every caller agrees on (linearizability). Nobody waits for anything while holding it. The verbs of a
-queue are in `zapq/service/queue.py`; here is what the queues have in common.
+queue are in `queue.py`, hand-over and timer in `dispatch.py`; `open.py` starts it all.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -23,15 +22,15 @@ from zapq.core.image import Image
 from zapq.core.message import Message
 from zapq.core.queue import Dropped, Queue, QueueStats
 from zapq.core.queue_settings import QueueSettings
-from zapq.errors import Draining, QueueFull, QueueNotFound, TooManyWaiters
-from zapq.limits import DEFAULT_QUEUE, DISMISSALS, TICK_STEPS
+from zapq.errors import QueueFull, QueueNotFound
+from zapq.limits import DEFAULT_QUEUE
 from zapq.service import bulk
-from zapq.service.autosave import Autosave
+from zapq.service.dispatch import Dispatcher
 from zapq.service.queue import NamedQueue
 from zapq.service.reservation import Reservation
 from zapq.service.snapshots import Snapshots
 from zapq.service.step import Step
-from zapq.service.waiting import Line, Waiter, WaitingRoom, Want
+from zapq.service.waiting import WaitingRoom
 from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore
 
@@ -72,32 +71,23 @@ class QueueService:
     def __init__(self, settings: Settings, snapshots: SnapshotStore) -> None:
         self.lock = trio.Lock()
         self.step = Step(self.lock)
-        self._timer_step = Step(self.lock)
         self.still = Step(self.lock)
         """For who looks at everything: nothing is on its way to the disk in it."""
-        self.waiting_room = WaitingRoom()
+        self.dispatcher = Dispatcher(self.lock, settings.max_waiters)
         self.keys = Keys()
         self.max_message_bytes = settings.max_message_bytes
-        self.draining = False
-        """Whether `drain` was called."""
-        self._max_waiters = settings.max_waiters
         self.snapshots = Snapshots(self, snapshots, settings.snapshot_on_exit)
-        self._changed = trio.Event()
-        self._alarm = inf
         self.broker = self._make_broker(
             max_messages=settings.max_msgs,
             max_bytes=settings.max_bytes,
             max_queues=settings.max_queues,
             # Tells receipts of this run from those of others.
             tag=secrets.token_hex(3),
-            on_earlier=self._wake_by,
+            on_earlier=self.dispatcher.wake_by,
             now=trio.current_time(),
         )
-        self._dequeues_empty = 0
         self._delivery_uncertain = 0
         self._queues: dict[str, NamedQueue] = {}
-        self._crowded: dict[NamedQueue, None] = {}
-        """Queues in which somebody waits, and maybe some others."""
         self.default = self.queue(DEFAULT_QUEUE)
         self.enqueue, self.enqueue_nowait = self.default.enqueue, self.default.enqueue_nowait
         self.dequeue, self.dequeue_nowait = self.default.dequeue, self.default.dequeue_nowait
@@ -171,19 +161,23 @@ class QueueService:
             dropped = self._remove(name)
         await bulk.free_elsewhere(dropped)
 
+    @property
+    def waiting_room(self) -> WaitingRoom:
+        """The consumers that wait, in all queues."""
+        return self.dispatcher.waiting_room
+
+    @property
+    def draining(self) -> bool:
+        """Whether `drain` was called."""
+        return self.dispatcher.draining
+
     def check_open(self) -> None:
         """Raise `Draining` if `drain` was called."""
-        if self.draining:
-            raise Draining
+        self.dispatcher.check_open()
 
-    def join(self, queue: NamedQueue, line: Line, want: Want, wait: float, wake: Callable[[], object]) -> Waiter:
-        """Put a consumer at the end of the line of `queue`; raises `TooManyWaiters`."""
-        if len(self.waiting_room) >= self._max_waiters:
-            raise TooManyWaiters(limit="max_waiters", current=len(self.waiting_room))
-        deadline = trio.current_time() + wait
-        self._crowded[queue] = None
-        self._wake_by(deadline)
-        return self.waiting_room.join(line, want, deadline, wake)
+    def hand_out(self) -> None:
+        """Serve every waiting consumer that can be served, after a change that may have made messages ready."""
+        self.dispatcher.hand_out()
 
     def reservation(self, queue: str) -> Reservation:
         """Return one of no bytes yet, for a message that is being received for the queue called `queue`.
@@ -199,19 +193,9 @@ class QueueService:
         full.members["queue"] = name
         return full
 
-    def hand_out(self) -> None:
-        """Serve whoever waits and can be served, after a change that may have made messages ready anywhere."""
-        for queue in list(self._crowded):
-            if not queue.hand_out():
-                del self._crowded[queue]
-
     def put_back(self, message: Message) -> None:
         """Return a message of the default queue whose hand-over failed to its original place."""
         self.default.take_back((message,))
-
-    def note_empty(self) -> None:
-        """Count a consumer who got nothing."""
-        self._dequeues_empty += 1
 
     def note_uncertain_delivery(self, number: int = 1) -> None:
         """Count messages whose bytes may or may not have reached a client that vanished."""
@@ -279,7 +263,7 @@ class QueueService:
             queues=len(self.broker.queues),
             max_messages=self.broker.max_messages,
             max_bytes=self.broker.max_bytes,
-            dequeues_empty=self._dequeues_empty,
+            dequeues_empty=self.dispatcher.dequeues_empty,
             waiting=len(self.waiting_room),
             draining=self.draining,
             delivery_uncertain=self._delivery_uncertain,
@@ -313,29 +297,11 @@ class QueueService:
 
     def drain(self) -> None:
         """Refuse new messages from now on and answer everybody who waits; what is held can still be taken."""
-        self.draining = True
-        self.waiting_room.dismiss(DISMISSALS)
-        # The others by the timer, some at a time.
-        self._wake_by(-inf)
+        self.dispatcher.drain()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be the one timer: do what is due, sleep until the next deadline or a change. Ends when cancelled."""
-        task_status.started()
-        while True:
-            async with self._timer_step:
-                now = trio.current_time()
-                due = self.broker.tick(now)
-                # Those whose time is up in the very moment a message is ready still get it.
-                self.hand_out()
-                self.waiting_room.expire(now, TICK_STEPS)
-                if self.draining:
-                    self.waiting_room.dismiss(DISMISSALS)
-                self._alarm = min(due, self.waiting_room.next_deadline())
-                if self.draining and self.waiting_room:
-                    self._alarm = now
-                self._changed = trio.Event()
-            with trio.move_on_at(self._alarm):
-                await self._changed.wait()
+        await self.dispatcher.run(self.broker.tick, task_status=task_status)
 
     def _remove(self, name: str) -> list[Dropped]:
         queue = self.find(name)
@@ -343,43 +309,3 @@ class QueueService:
         del self._queues[name]
         queue.end()
         return dropped
-
-    def _wake_by(self, time: float) -> None:
-        if time < self._alarm:
-            self._alarm = time
-            self._changed.set()
-
-
-@asynccontextmanager
-async def open_service(settings: Settings | None = None) -> AsyncGenerator[QueueService, None]:
-    """Run queues for the length of the block: `async with zapq.open_service() as service:`.
-
-    Opens the data directory, loads `settings.load_on_start` (raises `CannotStart` if either is impossible) and
-    starts the service's one timer. When the block ends, waiting consumers are answered; if it ended without an
-    exception, `settings.snapshot_on_exit` is saved (raises `SnapshotFailed`). Then the queues, being memory, are
-    gone; with `Settings.durable` they are on the disk, and are there again the next time.
-    """
-    settings = settings or Settings()
-    with SnapshotStore(settings) as snapshots:
-        async with AsyncExitStack() as stack:
-            if settings.durable:
-                # Not loaded where nobody wants it: SQLite costs a start in memory nothing.
-                from zapq.service.durable import open_durable
-
-                service: QueueService = await stack.enter_async_context(open_durable(settings, snapshots))
-            else:
-                service = QueueService(settings, snapshots)
-            if settings.load_on_start:
-                await service.snapshots.load_at_start(settings.load_on_start)
-            async with trio.open_nursery() as nursery:
-                await nursery.start(service.run)
-                if settings.snapshot_every:
-                    autosave = Autosave(service, every=settings.snapshot_every, keep=settings.snapshot_keep)
-                    await nursery.start(autosave.run)
-                try:
-                    yield service
-                finally:
-                    service.drain()
-                    service.waiting_room.dismiss()
-                    nursery.cancel_scope.cancel()
-            await service.snapshots.save_at_exit()

@@ -8,25 +8,42 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
 from zapq import logs
+from zapq.core.broker import Broker
+from zapq.core.idempotency import Keys
 from zapq.core.image import Image
 from zapq.errors import CannotStart, QueueFull, SnapshotFailed
 from zapq.service import bulk
+from zapq.service.step import Step
 from zapq.store.snapshot import MSGPACK, SnapshotStore, snapshot_name
 from zapq.store.snapshot import SnapshotFile as SnapshotFile
 
-if TYPE_CHECKING:
-    from zapq.service.service import QueueService
+
+class Pictured(Protocol):
+    """What snapshots use of the service whose queues they save and replace."""
+
+    @property
+    def broker(self) -> Broker: ...
+    @property
+    def keys(self) -> Keys: ...
+    @property
+    def step(self) -> Step: ...
+    @property
+    def still(self) -> Step: ...
+    def check_open(self) -> None: ...
+    def hand_out(self) -> None: ...
+    async def adopt(self, image: Image) -> int: ...
+    async def restore(self, name: str) -> int: ...
 
 
 class Snapshots:
     """The snapshots of one service."""
 
-    def __init__(self, service: QueueService, store: SnapshotStore, at_exit: str) -> None:
+    def __init__(self, service: Pictured, store: SnapshotStore, at_exit: str) -> None:
         self._service = service
         self.at_exit = at_exit
         """The file to save at the end; empty if there is none, or that was tried."""

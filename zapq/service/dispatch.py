@@ -1,0 +1,108 @@
+"""Where waiting consumers meet ready messages, and the one timer that makes both move on.
+
+Every change that may make a message ready ends in `Dispatcher.hand_out`; everything that happens by itself happens
+in `Dispatcher.run`, which sleeps until the next deadline. An idle service has no polling loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Protocol
+
+import trio
+
+from zapq.errors import Draining, TooManyWaiters
+from zapq.limits import DISMISSALS, TICK_STEPS
+from zapq.service.step import Step
+from zapq.service.waiting import Line, Waiter, WaitingRoom, Want
+
+
+class Crowded(Protocol):
+    """A queue in which consumers may wait."""
+
+    def hand_out(self) -> bool:
+        """Serve the consumers that can be served; return whether some still wait."""
+
+
+class Dispatcher:
+    """Hands messages to waiting consumers, for all queues of one service."""
+
+    def __init__(self, lock: trio.Lock, max_waiters: int) -> None:
+        self.waiting_room = WaitingRoom()
+        self.draining = False
+        """Whether `drain` was called."""
+        self.dequeues_empty = 0
+        """Consumers that got nothing."""
+        self._step = Step(lock)
+        self._max_waiters = max_waiters
+        self._crowded: dict[Crowded, None] = {}
+        """The queues in which consumers wait, and maybe some others."""
+        self._changed = trio.Event()
+        self._alarm = inf
+
+    @property
+    def alarm(self) -> float:
+        """The time of Trio's clock at which the timer next has something to do; infinity if there is nothing."""
+        return self._alarm
+
+    def check_open(self) -> None:
+        """Raise `Draining` if `drain` was called."""
+        if self.draining:
+            raise Draining
+
+    def note_empty(self) -> None:
+        """Count a consumer that got nothing."""
+        self.dequeues_empty += 1
+
+    def join(self, queue: Crowded, line: Line, want: Want, wait: float, wake: Callable[[], object]) -> Waiter:
+        """Put a consumer at the end of the line of `queue`; raises `TooManyWaiters`."""
+        if len(self.waiting_room) >= self._max_waiters:
+            raise TooManyWaiters(limit="max_waiters", current=len(self.waiting_room))
+        deadline = trio.current_time() + wait
+        self._crowded[queue] = None
+        self.wake_by(deadline)
+        return self.waiting_room.join(line, want, deadline, wake)
+
+    def hand_out(self) -> None:
+        """Serve every waiting consumer that can be served, after a change that may have made messages ready."""
+        for queue in list(self._crowded):
+            if not queue.hand_out():
+                del self._crowded[queue]
+
+    def drain(self) -> None:
+        """Answer every waiting consumer, and let none wait from now on."""
+        self.draining = True
+        self.waiting_room.dismiss(DISMISSALS)
+        # The timer dismisses the others, some at a time.
+        self.wake_by(-inf)
+
+    def wake_by(self, time: float) -> None:
+        """Let the timer run at `time` (of Trio's clock) at the latest."""
+        if time < self._alarm:
+            self._alarm = time
+            self._changed.set()
+
+    async def run(
+        self, tick: Callable[[float], float], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Do what is due, and sleep until the next deadline or a change; ends when cancelled.
+
+        `tick` does what is due in the queues at the time it is given, and returns when there will be more to do.
+        """
+        task_status.started()
+        while True:
+            async with self._step:
+                now = trio.current_time()
+                due = tick(now)
+                # A consumer whose time is up in the very moment a message is ready still gets it.
+                self.hand_out()
+                self.waiting_room.expire(now, TICK_STEPS)
+                if self.draining:
+                    self.waiting_room.dismiss(DISMISSALS)
+                self._alarm = min(due, self.waiting_room.next_deadline())
+                if self.draining and self.waiting_room:
+                    self._alarm = now
+                self._changed = trio.Event()
+            with trio.move_on_at(self._alarm):
+                await self._changed.wait()

@@ -8,7 +8,7 @@ from sys import getsizeof
 
 from hypothesis import given
 
-from tests.core.test_agenda import STEPS
+from tests.core.test_deadlines import STEPS
 from zapq.core.leases import Leases
 from zapq.core.message import Lease, Message
 

@@ -10,7 +10,7 @@ from math import inf
 
 import msgspec
 
-from zapq.core.agenda import Agenda
+from zapq.core.deadlines import Deadlines
 from zapq.core.message import About, Message
 from zapq.core.queue import Dropped, Queue, QueueStats
 from zapq.core.queue_settings import QueueSettings
@@ -71,7 +71,7 @@ class Broker:
         self._serials = count(1)
         self._last_serial = 0
         self._acks = bytearray(ACKS_REMEMBERED)
-        self._alarms: Agenda[Queue] = Agenda()
+        self._alarms: Deadlines[Queue] = Deadlines()
         self._alarm = inf
         self._past = QueueStats(*(0 for _ in fields(QueueStats)))
         self.default = self.open(DEFAULT_QUEUE, now)

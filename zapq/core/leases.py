@@ -2,7 +2,7 @@
 
 Most leases of a queue last equally long, so they end in the order in which they began: those stay in one ordered
 dictionary, where entering one and ending one are a step each, whatever their number. The few that end before one
-that began earlier, and those that never end, are kept in an agenda.
+that began earlier, and those that never end, are kept in `Deadlines`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import chain, islice, takewhile
 from math import inf
 from operator import attrgetter
 
-from zapq.core.agenda import Agenda
+from zapq.core.deadlines import Deadlines
 from zapq.core.message import Lease
 
 _SPARSE = 16
@@ -34,7 +34,7 @@ class Leases:
         self._latest = -inf
         """When the last of them ends."""
         self._most = _MANY
-        self._others: Agenda[Lease] = Agenda()
+        self._others: Deadlines[Lease] = Deadlines()
 
     def __len__(self) -> int:
         return len(self._timely) + len(self._others)
@@ -93,5 +93,5 @@ class Leases:
     def clear(self) -> list[Lease]:
         """Remove every lease and return them."""
         leases = list(self.values())
-        self._timely, self._others = OrderedDict(), Agenda()
+        self._timely, self._others = OrderedDict(), Deadlines()
         return leases

@@ -36,8 +36,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from zapq.core.agenda import Agenda, smallest
 from zapq.core.backpressure import DrainRate
+from zapq.core.deadlines import Deadlines, smallest
 from zapq.core.image import QueueImage
 from zapq.core.leases import Leases
 from zapq.core.line import Line, Parcel, Run
@@ -185,9 +185,9 @@ class Queue:
         self._ready = 0
         self._tombs: set[int] = set()
         """Ids of messages in `_lines` and `_returned` that are gone."""
-        self._mortal: Agenda[Message] = Agenda()
+        self._mortal: Deadlines[Message] = Deadlines()
         """Ready messages with a ttl."""
-        self._delayed: Agenda[Message] = Agenda()
+        self._delayed: Deadlines[Message] = Deadlines()
         self._leases = Leases()
         self._next_id = 1
         self._given_before = 0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from zapq.core.agenda import Agenda
+from zapq.core.deadlines import Deadlines
 from zapq.core.message import Lease, Message
 from zapq.errors import ZapqError
 
@@ -61,7 +61,7 @@ class WaitingRoom:
     """Every line of one service; every operation is synchronous and amortised O(log n) or better."""
 
     def __init__(self) -> None:
-        self._patience: Agenda[Waiter] = Agenda()
+        self._patience: Deadlines[Waiter] = Deadlines()
         self._next_ticket = 0
 
     def __len__(self) -> int:

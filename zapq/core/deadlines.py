@@ -22,8 +22,8 @@ _MANY = 1000
 """Entries of which so many must once have been there for their room to be worth giving back."""
 
 
-class Agenda(Generic[V]):
-    """Values by number, each with a time; numbers are unique among the entries of one agenda."""
+class Deadlines(Generic[V]):
+    """Values by number, each with a time; numbers are unique among the entries of one object."""
 
     __slots__ = ("_heap", "_most", "entries")
 

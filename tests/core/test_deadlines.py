@@ -7,7 +7,7 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zapq.core.agenda import Agenda, smallest
+from zapq.core.deadlines import Deadlines, smallest
 
 NUMBERS = st.integers(0, 9)
 TIMES = st.sampled_from([1.0, 2.0, 3.0, 4.0, inf])
@@ -23,42 +23,42 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_it_agrees_with_a_dictionary(steps: list[tuple[str, int, float]]) -> None:
-    agenda: Agenda[str] = Agenda()
+    deadlines: Deadlines[str] = Deadlines()
     model: dict[int, float] = {}
     for verb, number, time in steps:
         in_order = sorted((when, each) for each, when in model.items() if when < inf)
         match verb:
             case "put":
-                agenda.put(number, time, f"value {number}")
+                deadlines.put(number, time, f"value {number}")
                 model[number] = time
             case "pop":
-                assert agenda.pop(number) == (f"value {number}" if number in model else None)
+                assert deadlines.pop(number) == (f"value {number}" if number in model else None)
                 model.pop(number, None)
             case "due":
                 expected = [each for when, each in in_order if when <= time][:number]
-                assert agenda.due(time if time < inf else 9.0, number) == [f"value {each}" for each in expected]
+                assert deadlines.due(time if time < inf else 9.0, number) == [f"value {each}" for each in expected]
                 for each in expected:
                     del model[each]
         in_order = sorted((when, each) for each, when in model.items() if when < inf)
-        assert agenda.next() == (in_order[0][0] if in_order else inf)
+        assert deadlines.next() == (in_order[0][0] if in_order else inf)
         timeless = [(when, f"value {each}") for each, when in model.items() if when == inf]
         everything = [(when, f"value {each}") for when, each in in_order]
-        assert agenda.first(3)[: len(everything)] == everything[:3]
-        assert sorted(agenda.first(99)) == sorted(everything + timeless)
-        assert sorted(agenda.values()) == sorted(f"value {each}" for each in model)
-        assert len(agenda) == len(model)
+        assert deadlines.first(3)[: len(everything)] == everything[:3]
+        assert sorted(deadlines.first(99)) == sorted(everything + timeless)
+        assert sorted(deadlines.values()) == sorted(f"value {each}" for each in model)
+        assert len(deadlines) == len(model)
         for each in range(10):
-            assert (each in agenda) == (each in model)
-            assert agenda.entry(each) == ((model[each], f"value {each}") if each in model else None)
+            assert (each in deadlines) == (each in model)
+            assert deadlines.entry(each) == ((model[each], f"value {each}") if each in model else None)
 
 
 def test_entries_that_are_replaced_or_removed_do_not_pile_up() -> None:
-    agenda: Agenda[None] = Agenda()
+    deadlines: Deadlines[None] = Deadlines()
     for number in range(10_000):
-        agenda.put(0, float(number), None)
-        agenda.put(number + 1, float(number), None)
-        agenda.pop(number + 1)
-        assert len(agenda._heap) <= 2 * len(agenda) + 66
+        deadlines.put(0, float(number), None)
+        deadlines.put(number + 1, float(number), None)
+        deadlines.pop(number + 1)
+        assert len(deadlines._heap) <= 2 * len(deadlines) + 66
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers()), max_size=40))

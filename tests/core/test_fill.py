@@ -23,7 +23,7 @@ def test_messages_are_where_they_were() -> None:
         name="jobs",
         settings=QueueSettings(max_receives=3, dead_letter="dead"),
         next_id=50,
-        plain=deque([Message(2, b"b"), Run(5, 2, 2, apart=(b"e", b"f"))]),
+        in_order=deque([Message(2, b"b"), Run(5, 2, 2, apart=(b"e", b"f"))]),
         others=[
             (Message(1, b"a", About(receives=2)), 0.0),
             (Message(3, b"soon"), 20.0),
@@ -49,8 +49,8 @@ def test_messages_are_where_they_were() -> None:
 
 def test_a_paused_queue_stays_paused() -> None:
     queue = make_broker().open("jobs", 0.0)
-    plain: deque[Message | Run] = deque([Message(1, b"a")])
-    image = QueueImage(name="jobs", settings=QueueSettings(), paused=True, next_id=2, plain=plain, others=[])
+    in_order: deque[Message | Run] = deque([Message(1, b"a")])
+    image = QueueImage(name="jobs", settings=QueueSettings(), paused=True, next_id=2, in_order=in_order, others=[])
     assert not queue.fill(image, 0.0)
     assert queue.dequeue() is None
     assert queue.next_visible() == inf

@@ -85,9 +85,9 @@ def made_of(image: QueueImage, now: float) -> Queue:
 
 def whole(image: QueueImage, now: float) -> tuple[object, ...]:
     """Everything an image says at that time, in an order of its own."""
-    plain = [message for item in image.plain for message in (item if isinstance(item, Run) else [item])]
+    in_order = [message for item in image.in_order for message in (item if isinstance(item, Run) else [item])]
     others = [(message, due if due > now else 0.0) for message, due in image.others]
-    held = sorted([*((message, 0.0) for message in plain), *others], key=lambda each: each[0].id)
+    held = sorted([*((message, 0.0) for message in in_order), *others], key=lambda each: each[0].id)
     return image.name, image.settings, image.paused, image.next_id, held
 
 
@@ -98,7 +98,7 @@ def test_what_is_made_of_an_image_has_the_same_image(steps: list[tuple[str, obje
     kept = queue.image()
     assert all(
         message.about.expires == inf and not message.priority
-        for item in kept.plain
+        for item in kept.in_order
         for message in (item if isinstance(item, Run) else [item])
     )
     assert whole(queue.image(), now) == whole(kept, now)
@@ -134,7 +134,9 @@ def test_an_image_stays_as_it_was_while_the_queue_goes_on() -> None:
     assert queue.dequeue(1.0) is not None
     assert queue.dequeue(9.0) is not None
     queue.clear()
-    assert [message.body for item in image.plain for message in (item if isinstance(item, Run) else [item])] == [
+    assert [
+        message.body for item in image.in_order for message in (item if isinstance(item, Run) else [item])
+    ] == [
         b"a",
         b"b",
         b"c",
@@ -147,5 +149,5 @@ def test_a_leased_message_is_kept_as_one_that_came_back() -> None:
     queue.enqueue(b"a")
     assert queue.receive() is not None
     image = queue.image()
-    assert image.plain == deque()
+    assert image.in_order == deque()
     assert list(image.others) == [(Message(1, b"a", About(receives=1)), 0.0)]

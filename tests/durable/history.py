@@ -57,7 +57,7 @@ def view(contents: Contents) -> View:
     queues = {}
     for number, epoch, image in map(msgspec.structs.astuple, contents.queues):
         messages = {message.id: (message.body, message.about, due) for message, due in image.others}
-        for message in image.plain:
+        for message in image.in_order:
             assert not isinstance(message, Run)
             messages[message.id] = (message.body, message.about, 0.0)
         queues[number] = (

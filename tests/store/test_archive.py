@@ -68,7 +68,7 @@ def jobs(**given: Any) -> QueueImage:
 
 
 def dead() -> QueueImage:
-    return QueueImage(name="dead", settings=QueueSettings(), plain=deque(), others=[])
+    return QueueImage(name="dead", settings=QueueSettings(), in_order=deque(), others=[])
 
 
 def everything() -> Image:
@@ -117,7 +117,10 @@ def test_every_queue_comes_back(monkeypatch: pytest.MonkeyPatch, steps: Any, pie
 def test_a_large_queue_is_written_and_read_in_pieces(store: SnapshotStore, tmp_path: Path) -> None:
     bodies = tuple(bytes(4096) for _ in range(1000))
     image = jobs(settings=QueueSettings(), next_id=9000, others=[])
-    image.plain = deque([Run(1, 1000, 4096_000, apart=bodies), *(Message(id, b"x") for id in range(1001, 8001))])
+    image.in_order = deque([
+        Run(1, 1000, 4096_000, apart=bodies),
+        *(Message(id, b"x") for id in range(1001, 8001)),
+    ])
     steps = 0
 
     def step() -> None:
@@ -127,12 +130,12 @@ def test_a_large_queue_is_written_and_read_in_pieces(store: SnapshotStore, tmp_p
     pieces = 4096_000 // pace.PIECE_BYTES + 7000 // pace.PIECE_MESSAGES
     store.save_all("a.msgpack", Image([image]), 0.0, 0.0, step)
     assert steps >= pieces
-    assert not image.plain, "what is written is let go"
+    assert not image.in_order, "what is written is let go"
     steps = 0
     [queue] = store.load_all("a.msgpack", 0.0, step).queues
     assert steps >= pieces
-    assert sum(len(item) if isinstance(item, Run) else 1 for item in queue.plain) == 8000
-    assert len(queue.plain) < 100, "and no message object is made for each"
+    assert sum(len(item) if isinstance(item, Run) else 1 for item in queue.in_order) == 8000
+    assert len(queue.in_order) < 100, "and no message object is made for each"
     [file] = store.files()
     assert file.totals == (1, 8000, 4096_000 + 7000)
     assert (file.name, file.bytes) == ("a.msgpack", (tmp_path / "a.msgpack").stat().st_size)
@@ -433,7 +436,7 @@ def test_queues_at_their_caps_can_be_saved_and_loaded(zapq_settings: Settings) -
         name="default",
         settings=QueueSettings(),
         next_id=2 * number,
-        plain=deque(),
+        in_order=deque(),
         others=[(Message(2 * id + 1, b"x", about), 5.0) for id in range(number)],
     )
     keys = [KeyImage("default", f"{id:0255}", bytes(16), 1, 5.0) for id in range(number)]

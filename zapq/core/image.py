@@ -21,7 +21,7 @@ class QueueImage(msgspec.Struct, kw_only=True, gc=False):
     paused: bool = False
     next_id: int = 1
     """No message has had this id or a greater one."""
-    plain: deque[Message | Run]
+    in_order: deque[Message | Run]
     """Ready messages that have nothing special about them but their type, in order of their ids."""
     others: Iterable[tuple[Message, float]]
     """All the others, each with when it is ready: 0 for at once. Leased messages have counted the delivery.

@@ -69,7 +69,7 @@ class JournaledQueue(Queue):
         image = self.image()
         entries: list[Entry] = []
         size = 0
-        for item in image.plain:
+        for item in image.in_order:
             row = row_of(self.epoch, item.id)
             if isinstance(item, Run):
                 entries.append(PutMany(row, item.bodies(), item.about))

@@ -504,9 +504,9 @@ class Queue:
         """
         self.configure(image.settings)
         self._next_id = image.next_id
-        self._lines[0] = Line(image.plain)  # type: ignore[arg-type]  # a line takes both
+        self._lines[0] = Line(image.in_order)  # type: ignore[arg-type]  # a line takes both
         number = size = 0
-        for item in image.plain:
+        for item in image.in_order:
             number += len(item) if isinstance(item, Run) else 1
             size += item.size if isinstance(item, Run) else len(item.body)
         self._ready = number
@@ -564,7 +564,7 @@ class Queue:
             settings=self._settings,
             paused=self._paused,
             next_id=self._next_id,
-            plain=first,
+            in_order=first,
             others=_others(
                 [items for items in others if items],
                 self._tombs.copy(),

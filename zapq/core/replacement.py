@@ -43,7 +43,7 @@ class Replacement:
     def finish(self, now: float) -> None:
         """Send what has failed too often where it belongs, once all queues are there, and the default one is."""
         if DEFAULT_QUEUE not in self.queues:
-            self.add(QueueImage(name=DEFAULT_QUEUE, settings=QueueSettings(), plain=deque(), others=()), now)
+            self.add(QueueImage(name=DEFAULT_QUEUE, settings=QueueSettings(), in_order=deque(), others=()), now)
         for queue, message in self._failed:
             queue.leave(message)
             self.bury(queue, message)

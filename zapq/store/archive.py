@@ -47,7 +47,7 @@ _BLOCK = struct.Struct(">cII")
 _TOTALS = struct.Struct(">QQQ")
 _END_BYTES = _BLOCK.size + _TOTALS.size
 _ENCODER = msgspec.msgpack.Encoder()
-QUEUE, PLAIN, OTHERS, KEYS, _END = b"Q", b"P", b"O", b"K", b"E"
+QUEUE, ORDERED, OTHERS, KEYS, _END = b"Q", b"P", b"O", b"K", b"E"
 
 # No float is exact enough for these to be whole beyond it, and none of them ever gets there.
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -108,7 +108,7 @@ _Messages = Annotated[list[MessageRecord], msgspec.Meta(min_length=1, max_length
 _Keys = Annotated[list[KeyRecord], msgspec.Meta(min_length=1, max_length=pace.PIECE_MESSAGES)]
 _DECODERS: dict[bytes, msgspec.msgpack.Decoder[Any]] = {
     QUEUE: msgspec.msgpack.Decoder(QueueRecord),
-    PLAIN: msgspec.msgpack.Decoder(_Messages),
+    ORDERED: msgspec.msgpack.Decoder(_Messages),
     OTHERS: msgspec.msgpack.Decoder(_Messages),
     KEYS: msgspec.msgpack.Decoder(_Keys),
 }
@@ -163,8 +163,8 @@ def _blocks(image: Image, offset: float) -> Iterator[tuple[bytes, object, int, i
     for queue in image.queues:
         record = QueueRecord(name=queue.name, settings=queue.settings, paused=queue.paused, next_id=queue.next_id)
         yield QUEUE, record, 0, 0
-        plain = ((message, 0.0) for message in _emptied(queue.plain))
-        for kind, messages in ((PLAIN, plain), (OTHERS, iter(queue.others))):
+        in_order = ((message, 0.0) for message in _emptied(queue.in_order))
+        for kind, messages in ((ORDERED, in_order), (OTHERS, iter(queue.others))):
             for records, count, size in _records(messages, offset):
                 yield kind, records, count, size
     keys: list[KeyRecord] = []
@@ -308,7 +308,7 @@ class Archive:
         queues, messages, size = self.totals
         if kind == QUEUE:
             queues += 1
-        elif kind in {PLAIN, OTHERS}:
+        elif kind in {ORDERED, OTHERS}:
             lengths = [len(body) for record in records for body in record.bodies]
             messages += len(lengths)
             size += sum(lengths)
@@ -384,10 +384,10 @@ class _Filling:
 
     def __init__(self, record: QueueRecord, offset: float) -> None:
         self._offset = offset
-        self._plain: deque[Message | Run] = deque()
+        self._ordered: deque[Message | Run] = deque()
         self._others: list[tuple[Message, float]] = []
         self._ranges: list[tuple[int, int]] = []
-        """The first and the last ids of what is in `_plain`."""
+        """The first and the last ids of what is in `_ordered`."""
         self._ids: set[int] = set()
         """Those of the others."""
         self._next_id = record.next_id
@@ -396,7 +396,7 @@ class _Filling:
             settings=record.settings,
             paused=record.paused,
             next_id=record.next_id,
-            plain=self._plain,
+            in_order=self._ordered,
             others=self._others,
         )
 
@@ -405,12 +405,12 @@ class _Filling:
         for record in records:
             if record.first + len(record.bodies) > self._next_id:
                 raise ValueError("an id that was not given yet")
-            if kind == PLAIN:
-                self._add_plain(record)
+            if kind == ORDERED:
+                self._add_ordered(record)
             else:
                 self._add_others(record)
 
-    def _add_plain(self, record: MessageRecord) -> None:
+    def _add_ordered(self, record: MessageRecord) -> None:
         about, first, count = self._about(record.about), record.first, len(record.bodies)
         if self._others or (self._ranges and first <= self._ranges[-1][1]):
             raise ValueError("messages are not in order")
@@ -418,10 +418,10 @@ class _Filling:
             raise ValueError("a message is not what it should be here")
         self._ranges.append((first, first + count - 1))
         if count == 1:
-            self._plain.append(Message(first, record.bodies[0], about))
+            self._ordered.append(Message(first, record.bodies[0], about))
         else:
             size = sum(map(len, record.bodies))
-            self._plain.append(Run(first, count, size, about, apart=tuple(record.bodies)))
+            self._ordered.append(Run(first, count, size, about, apart=tuple(record.bodies)))
 
     def _add_others(self, record: MessageRecord) -> None:
         about = self._about(record.about)

@@ -113,10 +113,10 @@ def _read(copy: Path, size: int, log: int | None) -> Report:
 
 
 def _describe(image: QueueImage, now: float) -> QueueReport:
-    plain = [message for message in image.plain if isinstance(message, Message)]  # as they are read: no runs
+    in_order = [message for message in image.in_order if isinstance(message, Message)]  # as they are read: no runs
     kept = list(image.others)
     others = [(message, due) for message, due in kept if message.about.expires > now]
-    messages = [*plain, *(message for message, _ in others)]
+    messages = [*in_order, *(message for message, _ in others)]
     delayed = sum(due > now for _, due in others)
     return QueueReport(
         name=image.name,

@@ -271,7 +271,7 @@ class Database:
                 settings=msgspec.json.decode(settings, type=QueueSettings),
                 paused=bool(paused),
                 next_id=next_id,
-                plain=deque(),
+                in_order=deque(),
                 others=[],
             )
             self._read_messages(epoch, image, known)
@@ -310,7 +310,7 @@ class Database:
 
     def _read_messages(self, epoch: int, image: QueueImage, known: _Known) -> None:
         states = known.states
-        append = image.plain.append
+        append = image.in_order.append
         image.others = others = []
         for row, body in self._rows(epoch):
             id = row & _IDS
@@ -683,7 +683,7 @@ def _key_sum(queue: int, key: str, fingerprint: bytes, id: int, until: float) ->
 
 def count_messages(contents: Contents) -> int:
     """Return how many messages were found."""
-    return sum(_length(each.image.plain) + len(list(each.image.others)) for each in contents.queues)
+    return sum(_length(each.image.in_order) + len(list(each.image.others)) for each in contents.queues)
 
 
 def _length(items: Iterable[Message | Run]) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from zapq.core import broker as broker_module
 from zapq.core.broker import Broker, Redriven
-from zapq.core.message import About, Draft, Message
+from zapq.core.message import Draft, Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, QueueFull, QueueInUse, QueueNotFound, ReceiptExpired, TooManyQueues
@@ -126,7 +126,7 @@ def test_caps_hold_with_everything_leased_and_then_all_released() -> None:
 def test_a_message_goes_to_the_dead_letter_queue_the_moment_the_limit_trips(broker: Broker) -> None:
     broker.configure("work", QueueSettings(max_receives=2, dead_letter="dead"), 0.0)
     work, dead = broker.find("work"), broker.find("dead")
-    work.enqueue(b"poison", About(content_type="text/plain", priority=3, expires=100.0))
+    work.enqueue(b"poison", Properties(content_type="text/plain", priority=3, expires=100.0))
     first = work.receive(10.0, 0.0)
     assert first is not None
     work.release(first.receipt, 0.0, 1.0)
@@ -136,8 +136,13 @@ def test_a_message_goes_to_the_dead_letter_queue_the_moment_the_limit_trips(brok
     assert broker.tick(12.0) == inf  # expired, and nobody asked
     assert (len(work), len(dead)) == (0, 1)
     [seen] = dead.peek("ready", 1)
-    about = seen.message.about
-    assert (about.content_type, about.priority, about.expires, about.origin) == ("text/plain", 3, inf, "work")
+    properties = seen.message.properties
+    assert (properties.content_type, properties.priority, properties.expires, properties.origin) == (
+        "text/plain",
+        3,
+        inf,
+        "work",
+    )
     assert seen.receives == 0
 
 
@@ -272,9 +277,9 @@ def test_an_old_receipt_after_redelivery_is_refused_and_the_new_holder_not_distu
 
 def test_nothing_that_is_due_is_overlooked_for_want_of_a_tick(broker: Broker) -> None:
     queue = broker.default
-    queue.enqueue(b"mortal", About(expires=5.0))
+    queue.enqueue(b"mortal", Properties(expires=5.0))
     queue.enqueue(b"delayed", delay=5.0)
-    queue.enqueue(b"leased", About(priority=9))
+    queue.enqueue(b"leased", Properties(priority=9))
     lease = queue.receive(5.0, 0.0)
     assert lease is not None
     with pytest.raises(ReceiptExpired):
@@ -308,7 +313,7 @@ def test_a_batch_that_is_given_has_a_limit_in_bytes_but_one_message_always_fits(
     queue, half = broker.default, bytes(MAX_BATCH_BYTES // 2)
     for priority in (0, 1):  # the short way and the long one
         for body in (half, half, b"x", half + half + b"x", b"y"):
-            queue.enqueue(body, About(priority=priority))
+            queue.enqueue(body, Properties(priority=priority))
         sizes = [len(queue.dequeue_many(9)) for _ in range(4)]
         assert sizes == [2, 1, 1, 1]
     assert queue.stats().messages == queue.stats().bytes == 0
@@ -327,7 +332,7 @@ def test_a_batch_is_stored_whole_or_not_at_all(broker: Broker) -> None:
 def test_a_queues_own_ttl_holds_for_what_names_none(broker: Broker) -> None:
     broker.configure("short", QueueSettings(ttl=5.0), 0.0)
     queue = broker.find("short")
-    queue.enqueue(b"own", About(expires=50.0), now=0.0)
+    queue.enqueue(b"own", Properties(expires=50.0), now=0.0)
     queue.enqueue(b"queue's", now=0.0)
     queue.enqueue_bodies([b"a", b"b"], now=0.0)
     queue.enqueue_drafts([Draft(body=b"c"), Draft(body=b"d", ttl=50.0)], now=0.0)
@@ -343,7 +348,7 @@ def test_what_expires_unread_gives_its_memory_back() -> None:
     try:
         for round_ in range(20):
             for _ in range(1000):
-                queue.enqueue(bytes(1000), About(expires=round_ + 1.0), now=round_)
+                queue.enqueue(bytes(1000), Properties(expires=round_ + 1.0), now=round_)
             while queue.tick(round_ + 1.0, 1000):
                 pass
         assert (queue.stats().messages, queue.stats().expired) == (1, 20_000)

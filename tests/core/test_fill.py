@@ -8,7 +8,7 @@ from math import inf
 from zapq.core.broker import Broker
 from zapq.core.image import QueueImage
 from zapq.core.line import Run
-from zapq.core.message import About, Message
+from zapq.core.message import Message, Properties
 from zapq.core.queue_settings import QueueSettings
 
 
@@ -25,11 +25,11 @@ def test_messages_are_where_they_were() -> None:
         next_id=50,
         in_order=deque([Message(2, b"b"), Run(5, 2, 2, apart=(b"e", b"f"))]),
         others=[
-            (Message(1, b"a", About(receives=2)), 0.0),
+            (Message(1, b"a", Properties(receives=2)), 0.0),
             (Message(3, b"soon"), 20.0),
-            (Message(4, b"first", About(priority=9)), 0.0),
-            (Message(7, b"poison", About(receives=3)), 0.0),
-            (Message(8, b"mortal", About(expires=15.0)), 0.0),
+            (Message(4, b"first", Properties(priority=9)), 0.0),
+            (Message(7, b"poison", Properties(receives=3)), 0.0),
+            (Message(8, b"mortal", Properties(expires=15.0)), 0.0),
         ],
     )
     failed = queue.fill(image, 10.0)

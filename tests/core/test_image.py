@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from zapq.core.broker import Broker
 from zapq.core.image import QueueImage
 from zapq.core.line import Run
-from zapq.core.message import About, Draft, Message
+from zapq.core.message import Draft, Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 
@@ -97,7 +97,7 @@ def test_what_is_made_of_an_image_has_the_same_image(steps: list[tuple[str, obje
     before = queue.stats()
     kept = queue.image()
     assert all(
-        message.about.expires == inf and not message.priority
+        message.properties.expires == inf and not message.priority
         for item in kept.in_order
         for message in (item if isinstance(item, Run) else [item])
     )
@@ -127,7 +127,7 @@ def test_both_give_the_same_messages_in_the_same_order(steps: list[tuple[str, ob
 def test_an_image_stays_as_it_was_while_the_queue_goes_on() -> None:
     queue = make_queue()
     queue.enqueue_bodies([b"a", b"b", b"c"])
-    queue.enqueue(b"d", About(priority=3), now=0.0)
+    queue.enqueue(b"d", Properties(priority=3), now=0.0)
     queue.enqueue(b"e", delay=5.0)
     image = queue.image()
     assert queue.receive(now=1.0) is not None
@@ -141,7 +141,7 @@ def test_an_image_stays_as_it_was_while_the_queue_goes_on() -> None:
         b"b",
         b"c",
     ]
-    assert list(image.others) == [(Message(4, b"d", About(priority=3)), 0.0), (Message(5, b"e"), 5.0)]
+    assert list(image.others) == [(Message(4, b"d", Properties(priority=3)), 0.0), (Message(5, b"e"), 5.0)]
 
 
 def test_a_leased_message_is_kept_as_one_that_came_back() -> None:
@@ -150,4 +150,4 @@ def test_a_leased_message_is_kept_as_one_that_came_back() -> None:
     assert queue.receive() is not None
     image = queue.image()
     assert image.in_order == deque()
-    assert list(image.others) == [(Message(1, b"a", About(receives=1)), 0.0)]
+    assert list(image.others) == [(Message(1, b"a", Properties(receives=1)), 0.0)]

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zapq.core.line import Line, Parcel, is_shortest
-from zapq.core.message import About, Message
+from zapq.core.message import Message, Properties
 
-ABOUT = About(content_type="text/plain")
+ABOUT = Properties(content_type="text/plain")
 BODIES = st.lists(st.binary(max_size=4), min_size=1, max_size=5)
 STEPS = st.lists(
     st.one_of(

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from zapq.core.broker import Broker, Redriven
 from zapq.core.line import Run
-from zapq.core.message import About, Draft, Lease, Message
+from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue import STATES, Dropped, Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import QueueFull, ReceiptExpired
@@ -153,14 +153,14 @@ class QueuesAgainstList(RuleBasedStateMachine):
     )
     def enqueue(self, name: str, body: bytes, priority: int, delay: float, ttl: float | None) -> None:
         expires = inf if ttl is None else self.now + ttl
-        about = About(priority=priority, expires=expires)
+        properties = Properties(priority=priority, expires=expires)
         if not self.fits(name, [body]):
             with pytest.raises(QueueFull) as refusal:
-                self.queue(name).enqueue(body, about, delay=delay, now=self.now)
+                self.queue(name).enqueue(body, properties, delay=delay, now=self.now)
             assert 1 <= (refusal.value.retry_after or 0) <= 60
             self.counts[name, "refused"] += 1
             return
-        message = self.queue(name).enqueue(body, about, delay=delay, now=self.now)
+        message = self.queue(name).enqueue(body, properties, delay=delay, now=self.now)
         assert (message.id, message.body) == (self.new_id(name), body)
         self.counts[name, "enqueued"] += 1
         until, state = (min(self.now + delay, expires), "delayed") if delay else (inf, "ready")
@@ -203,18 +203,18 @@ class QueuesAgainstList(RuleBasedStateMachine):
     @rule(data=st.data())
     def put_back(self, data: st.DataObject) -> None:
         name, message = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
-        about = message.about
+        properties = message.properties
         self.queue(name).put_back(message)
         self.counts[name, "returned"] += 1
         self.came_back = True
-        receives, releases, origin = about.receives, about.releases, about.origin
+        receives, releases, origin = properties.receives, properties.releases, properties.origin
         self.held.append(
             Held(
                 name,
                 message.id,
                 message.body,
-                about.priority,
-                about.expires,
+                properties.priority,
+                properties.expires,
                 "ready",
                 inf,
                 receives,

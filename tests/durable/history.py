@@ -27,7 +27,7 @@ from zapq.core.commit import (
     row_of,
 )
 from zapq.core.line import Run
-from zapq.core.message import PLAIN, About
+from zapq.core.message import DEFAULTS, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.store.database import FILE, Contents, Database, open_database
 
@@ -56,10 +56,10 @@ def view(contents: Contents) -> View:
     """What was found, in a form that can be compared."""
     queues = {}
     for number, epoch, image in map(msgspec.structs.astuple, contents.queues):
-        messages = {message.id: (message.body, message.about, due) for message, due in image.others}
+        messages = {message.id: (message.body, message.properties, due) for message, due in image.others}
         for message in image.in_order:
             assert not isinstance(message, Run)
-            messages[message.id] = (message.body, message.about, 0.0)
+            messages[message.id] = (message.body, message.properties, 0.0)
         queues[number] = (
             QueueKept(number, image.name, epoch, image.next_id, image.settings, image.paused),
             messages,
@@ -82,7 +82,7 @@ class History:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._queues: dict[int, QueueKept] = {}
-        self._messages: dict[int, dict[int, tuple[bytes, About, float]]] = {}
+        self._messages: dict[int, dict[int, tuple[bytes, Properties, float]]] = {}
         self._keys: dict[tuple[int, str], tuple[bytes, int, float]] = {}
         self._epoch = 0
         self.views: list[View] = [self._view()]
@@ -100,7 +100,7 @@ class History:
         number = min(self._queues)
         first, bodies = self._next(number, len(sizes)), [self._random.randbytes(size) for size in sizes]
         for id, body in enumerate(bodies, first):
-            self._messages[number][id] = (body, PLAIN, 0.0)
+            self._messages[number][id] = (body, DEFAULTS, 0.0)
         return [PutMany(row_of(self._queues[number].epoch, first), bodies), self._queues[number]]
 
     def _view(self) -> View:
@@ -131,9 +131,9 @@ class History:
         self._messages[number] = {}
         return [self._queues[number]]
 
-    def _about(self) -> About:
+    def _properties(self) -> Properties:
         pick = self._random
-        return About(
+        return Properties(
             pick.choice(["application/octet-stream", "text/plain"]),
             pick.choice([0, 0, 9]),
             pick.choice([inf, LATER]),
@@ -147,10 +147,10 @@ class History:
         if pick.random() < 0.3:
             return self.enqueue(*[pick.choice([0, 7, 100])] * pick.choice([2, 30]))
         id, body = self._next(number, 1), pick.randbytes(pick.choice([0, 10, 300, 300, 3000, 9000, 20_000]))
-        about = PLAIN if pick.random() < 0.5 else self._about()
+        properties = DEFAULTS if pick.random() < 0.5 else self._properties()
         due = pick.choice([0.0, 0.0, LATER])
-        self._messages[number][id] = (body, about, due)
-        return [Put(row_of(self._queues[number].epoch, id), body, about, due), self._queues[number]]
+        self._messages[number][id] = (body, properties, due)
+        return [Put(row_of(self._queues[number].epoch, id), body, properties, due), self._queues[number]]
 
     def _gone(self, number: int) -> list[Entry]:
         ids = self._random.sample(sorted(self._messages[number]), min(len(self._messages[number]), 5))
@@ -162,9 +162,9 @@ class History:
         messages = self._messages[number]
         if not messages:
             return []
-        id, about = self._random.choice(sorted(messages)), self._about()
-        messages[id] = (messages[id][0], about, 0.0)
-        return [Kept(row_of(self._queues[number].epoch, id), about)]
+        id, properties = self._random.choice(sorted(messages)), self._properties()
+        messages[id] = (messages[id][0], properties, 0.0)
+        return [Kept(row_of(self._queues[number].epoch, id), properties)]
 
     def _key(self, number: int) -> list[Entry]:
         key, fingerprint = self._random.randbytes(8).hex(), self._random.randbytes(16)

@@ -158,10 +158,15 @@ async def look(service: DurableService) -> tuple[list[Held], list[Held]]:
     for name in (LEASED, TAKEN):
         for state, held in found.items():
             for each in await service.queue(name).peek(state, limit=1000):
-                about = each.message.about
+                properties = each.message.properties
                 held.append(
                     Held(
-                        name, each.message.id, each.message.body, about.priority, about.content_type, each.receives
+                        name,
+                        each.message.id,
+                        each.message.body,
+                        properties.priority,
+                        properties.content_type,
+                        each.receives,
                     )
                 )
     return found["ready"], found["delayed"] + found["leased"]

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tests.core.test_image import STEPS, play, whole
 from zapq.core.image import Image, KeyImage, QueueImage
 from zapq.core.line import Run
-from zapq.core.message import About, Message
+from zapq.core.message import Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import SnapshotFailed
 from zapq.limits import MAX_BLOCK_BYTES
@@ -57,11 +57,11 @@ def jobs(**given: Any) -> QueueImage:
         "plain": deque([
             Message(1, b"a"),
             Run(2, 2, 5, apart=(b"bc", b"def")),
-            Message(7, b"", About("text/plain")),
+            Message(7, b"", Properties("text/plain")),
         ]),
         "others": [
             (Message(5, b"late"), 70.0),
-            (Message(4, b"odd", About("a/b", 9, 80.0, 2, 1, "other")), 0.0),
+            (Message(4, b"odd", Properties("a/b", 9, 80.0, 2, 1, "other")), 0.0),
         ],
     }
     return QueueImage(**fields | given)
@@ -95,12 +95,12 @@ def test_everything_comes_back() -> None:
 def test_times_on_disk_are_those_of_the_wall_clock() -> None:
     data = written(everything(), 1000.0)
     on_disk = read(data)
-    times = [(message.about.expires, due) for message, due in on_disk.queues[0].others]
+    times = [(message.properties.expires, due) for message, due in on_disk.queues[0].others]
     assert times == [(inf, 1070), (1080, 0)]
     assert [key.until for key in on_disk.keys] == [1050]
     # Another process, later, whose clock began elsewhere.
     again = read(data, offset=1060.0)
-    times = [(message.about.expires, due) for message, due in again.queues[0].others]
+    times = [(message.properties.expires, due) for message, due in again.queues[0].others]
     assert times == [(inf, 10), (20, 0)]
 
 
@@ -430,14 +430,14 @@ def test_a_file_no_valid_archive_can_be_as_large_as_is_not_read(zapq_settings: S
 
 def test_queues_at_their_caps_can_be_saved_and_loaded(zapq_settings: Settings) -> None:
     number = 3000
-    about = About("x" * 255, 9, 1e9, 7, 7, "y" * 80)
+    properties = Properties("x" * 255, 9, 1e9, 7, 7, "y" * 80)
     caps = replace(zapq_settings, max_msgs=number, max_bytes=number, max_queues=1)
     image = QueueImage(
         name="default",
         settings=QueueSettings(),
         next_id=2 * number,
         in_order=deque(),
-        others=[(Message(2 * id + 1, b"x", about), 5.0) for id in range(number)],
+        others=[(Message(2 * id + 1, b"x", properties), 5.0) for id in range(number)],
     )
     keys = [KeyImage("default", f"{id:0255}", bytes(16), 1, 5.0) for id in range(number)]
     with SnapshotStore(caps) as store:

@@ -18,7 +18,7 @@ from zapq.client.answers import error_of, field, number
 from zapq.client.lease import Lease
 from zapq.client.retry import Retry
 from zapq.core.broker import check_name
-from zapq.core.message import OCTETS, About, Message
+from zapq.core.message import OCTETS, Message, Properties
 from zapq.errors import InvalidParameter, NoAnswer, ServerError, Unreachable, ZapqError
 from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, MAX_BATCH
 
@@ -150,8 +150,8 @@ class Client:
         )
         if answer.status_code == 204:
             return None
-        about = About(content_type=field(answer, "Content-Type"))
-        return Message(number(answer, "Zapq-Message-Id"), answer.content, about)
+        properties = Properties(content_type=field(answer, "Content-Type"))
+        return Message(number(answer, "Zapq-Message-Id"), answer.content, properties)
 
     async def receive(self, queue: str, *, wait: float = 0.0, visibility: float | None = None) -> Lease | None:
         """Lease the first message, waiting up to `wait` seconds (0 to 60) for one; None if none came.

@@ -11,7 +11,7 @@ from math import inf
 import msgspec
 
 from zapq.core.deadlines import Deadlines
-from zapq.core.message import About, Message
+from zapq.core.message import Message, Properties
 from zapq.core.queue import Dropped, Queue, QueueStats
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.replacement import Replacement
@@ -214,14 +214,14 @@ class Broker:
         moved = 0
         staying: list[Message] = []
         for message in source.pop_ready(now):
-            target = self.queues.get(message.about.origin)
+            target = self.queues.get(message.properties.origin)
             if target is None or target is source or not target.has_room_for(len(message.body)):
                 staying.append(message)
                 if feeders and not any(each.has_room_for(0) for each in feeders):
                     break  # all that is behind it would only be taken out and put back
                 continue
             source.leave(message)
-            target.adopt(message, About(message.content_type, message.priority))
+            target.adopt(message, Properties(message.content_type, message.priority))
             moved += 1
             if moved == limit:
                 break
@@ -273,14 +273,14 @@ class Broker:
 
     def bury(self, queue: Queue, message: Message) -> None:
         """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
-        grave, about = self._grave(queue, message)
-        grave.adopt(message, about)
+        grave, properties = self._grave(queue, message)
+        grave.adopt(message, properties)
 
-    def _grave(self, queue: Queue, message: Message) -> tuple[Queue, About]:
-        about = message.about
+    def _grave(self, queue: Queue, message: Message) -> tuple[Queue, Properties]:
+        properties = message.properties
         name = queue.settings.dead_letter
         assert name is not None
-        return self.queues[name], About(about.content_type, about.priority, origin=queue.name)
+        return self.queues[name], Properties(properties.content_type, properties.priority, origin=queue.name)
 
 
 def _emptied(stats: QueueStats) -> QueueStats:

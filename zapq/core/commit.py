@@ -15,7 +15,7 @@ from typing import Protocol
 
 import msgspec
 
-from zapq.core.message import PLAIN, About
+from zapq.core.message import DEFAULTS, Properties
 from zapq.core.queue_settings import QueueSettings
 
 ID_BITS = 43
@@ -33,7 +33,7 @@ class Put(msgspec.Struct, frozen=True, gc=False):
 
     row: int
     body: bytes
-    about: About = PLAIN
+    properties: Properties = DEFAULTS
     due: float = 0.0
     """When it is ready, if it is delayed."""
 
@@ -43,14 +43,14 @@ class PutMany(msgspec.Struct, frozen=True, gc=False):
 
     first: int
     bodies: Sequence[bytes]
-    about: About = PLAIN
+    properties: Properties = DEFAULTS
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
     """A message that was there is known to be otherwise now: delivered once more, or delayed."""
 
     row: int
-    about: About
+    properties: Properties
     due: float = 0.0
 
 
@@ -185,10 +185,10 @@ def in_wall_time(entry: Entry, offset: float) -> Entry:
     replace = msgspec.structs.replace
     match entry:
         case Put() | Kept():
-            about = replace(entry.about, expires=entry.about.expires + offset)
-            return replace(entry, about=about, due=entry.due + offset if entry.due else 0.0)
+            properties = replace(entry.properties, expires=entry.properties.expires + offset)
+            return replace(entry, properties=properties, due=entry.due + offset if entry.due else 0.0)
         case PutMany():
-            return replace(entry, about=replace(entry.about, expires=entry.about.expires + offset))
+            return replace(entry, properties=replace(entry.properties, expires=entry.properties.expires + offset))
         case KeyKept():
             return replace(entry, until=entry.until + offset)
         case _:

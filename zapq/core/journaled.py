@@ -16,7 +16,7 @@ import msgspec
 
 from zapq.core.commit import ID_BITS, Change, Entry, Gone, IdsKept, Journal, Kept, Put, PutMany, QueueKept, row_of
 from zapq.core.line import Parcel, Run
-from zapq.core.message import PLAIN, About, Draft, Lease, Message
+from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
 from zapq.core.queue import Dropped, Queue, Room, counted, rest
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import ReceiptExpired, StorageUnavailable, ZapqError
@@ -72,16 +72,16 @@ class JournaledQueue(Queue):
         for item in image.in_order:
             row = row_of(self.epoch, item.id)
             if isinstance(item, Run):
-                entries.append(PutMany(row, item.bodies(), item.about))
+                entries.append(PutMany(row, item.bodies(), item.properties))
                 size += item.size + MAX_BATCH_BYTES * len(item) // MAX_BATCH
             else:
-                entries.append(Put(row, item.body, item.about))
+                entries.append(Put(row, item.body, item.properties))
                 size += len(item.body) + MAX_BATCH_BYTES // MAX_BATCH
             if size >= MAX_BATCH_BYTES:
                 yield entries
                 entries, size = [], 0
         for message, due in image.others:
-            entries.append(Put(row_of(self.epoch, message.id), message.body, message.about, due))
+            entries.append(Put(row_of(self.epoch, message.id), message.body, message.properties, due))
             size += len(message.body) + MAX_BATCH_BYTES // MAX_BATCH
             if size >= MAX_BATCH_BYTES:
                 yield entries
@@ -105,7 +105,9 @@ class JournaledQueue(Queue):
         """Enter which ids were given: there will be no more of them."""
         self._journal.note(IdsKept(self.number, self._next_id, final=True))
 
-    def enqueue(self, body: bytes, about: About = PLAIN, *, delay: float = 0.0, now: float = 0.0) -> Message:
+    def enqueue(
+        self, body: bytes, properties: Properties = DEFAULTS, *, delay: float = 0.0, now: float = 0.0
+    ) -> Message:
         """Begin to add a message."""
         # What everybody does all the time, so no more calls than need be.
         self._journal.check()
@@ -113,7 +115,7 @@ class JournaledQueue(Queue):
         if room.messages >= room.max_messages or room.bytes + size > room.max_bytes or self._capped:
             self._check_room(1, size, now)
         if self._settings.ttl is not None:
-            about = self._mortal_as_set(about, now)
+            properties = self._mortal_as_set(properties, now)
         id = self._next_id
         self._next_id = id + 1
         if id >= self._ids_kept:
@@ -123,7 +125,7 @@ class JournaledQueue(Queue):
         self.bytes += size
         room.messages += 1
         room.bytes += size
-        message = Message(id, body, about)
+        message = Message(id, body, properties)
         due = now + delay if delay > 0 else 0.0
         self._journal.add(Enqueued(self, message, self.epoch << ID_BITS | id, due))
         return message
@@ -135,7 +137,7 @@ class JournaledQueue(Queue):
         self._check_room(len(drafts), size, now)
         first = self.reserve(len(drafts))
         messages = [
-            Message(first + at, draft.body, self._mortal_as_set(draft.about(now), now))
+            Message(first + at, draft.body, self._mortal_as_set(draft.properties(now), now))
             for at, draft in enumerate(drafts)
         ]
         self._enter(messages, [now + draft.delay if draft.delay > 0 else 0.0 for draft in drafts], size)
@@ -144,7 +146,7 @@ class JournaledQueue(Queue):
     def enqueue_bodies(
         self,
         bodies: Sequence[bytes],
-        about: About = PLAIN,
+        properties: Properties = DEFAULTS,
         *,
         size: int | None = None,
         packed: bytes = b"",
@@ -154,12 +156,12 @@ class JournaledQueue(Queue):
         self._journal.check()
         size = sum(map(len, bodies)) if size is None else size
         self._check_room(len(bodies), size, now)
-        about = self._mortal_as_set(about, now)
+        properties = self._mortal_as_set(properties, now)
         first = self.reserve(len(bodies))
         self._enqueued += len(bodies)
         self._hold(len(bodies), size)
-        entries = [PutMany(row_of(self.epoch, first), bodies, about)]
-        self._journal.add(_EnqueuedBodies(self, entries, first, bodies, about, size, packed))
+        entries = [PutMany(row_of(self.epoch, first), bodies, properties)]
+        self._journal.add(_EnqueuedBodies(self, entries, first, bodies, properties, size, packed))
         return first
 
     def dequeue(self, now: float = 0.0) -> Message | None:
@@ -181,7 +183,7 @@ class JournaledQueue(Queue):
         before = len(self._returned)
         super().put_back(message)
         if len(self._returned) > before:
-            self._journal.note(Put(row_of(self.epoch, message.id), message.body, message.about))
+            self._journal.note(Put(row_of(self.epoch, message.id), message.body, message.properties))
 
     def receive(self, visibility: float | None = None, now: float = 0.0) -> Lease | None:
         """Begin to lease the first ready message."""
@@ -197,7 +199,7 @@ class JournaledQueue(Queue):
         """End a lease that could not be handed over."""
         if lease.serial in self._leases:
             message = lease.message
-            self._journal.note(Kept(row_of(self.epoch, message.id), message.about))
+            self._journal.note(Kept(row_of(self.epoch, message.id), message.properties))
         super().take_back(lease)
 
     def ack(self, receipt: str, now: float) -> None:
@@ -215,7 +217,7 @@ class JournaledQueue(Queue):
         lease = self._settle(self._serial(receipt), now)
         if lease is None:
             raise ReceiptExpired(parameter="receipt")
-        delay, releases = rest(lease.message.about.releases, delay)
+        delay, releases = rest(lease.message.properties.releases, delay)
         message = counted(lease, releases)
         due = now + delay if delay > 0 else 0.0
         row = row_of(self.epoch, message.id)
@@ -223,22 +225,22 @@ class JournaledQueue(Queue):
         if self._has_failed(lease):
             grave = self._room.dig(self, message)
             change = _Buried(self, [Gone((row,)), *grave.entries], lease, message, grave)
-        elif message.about.expires <= now:
+        elif message.properties.expires <= now:
             change = _Outlived(self, [Gone((row,))], lease)
         else:
-            change = _Released(self, [Kept(row, message.about, due)], lease, message, due)
+            change = _Released(self, [Kept(row, message.properties, due)], lease, message, due)
         self._journal.add(change)
 
-    def adopt(self, message: Message, about: About) -> Message:
+    def adopt(self, message: Message, properties: Properties) -> Message:
         """Take over a message another queue has held."""
-        mine = super().adopt(message, about)
+        mine = super().adopt(message, properties)
         self._note_ids()
-        self._journal.note(Put(row_of(self.epoch, mine.id), mine.body, mine.about))
+        self._journal.note(Put(row_of(self.epoch, mine.id), mine.body, mine.properties))
         return mine
 
-    def prepare_move(self, message: Message, about: About) -> Move:
+    def prepare_move(self, message: Message, properties: Properties) -> Move:
         """Return what takes over a message another queue holds, once that is written."""
-        mine = Message(self.reserve(1), message.body, about)
+        mine = Message(self.reserve(1), message.body, properties)
         return Move(self, mine)
 
     def reserve(self, number: int) -> int:
@@ -289,22 +291,22 @@ class JournaledQueue(Queue):
         self._enqueued += len(messages)
         self._hold(len(messages), size)
         entries = [
-            Put(row_of(self.epoch, message.id), message.body, message.about, due)
+            Put(row_of(self.epoch, message.id), message.body, message.properties, due)
             for message, due in zip(messages, dues, strict=True)
         ]
         self._journal.add(_EnqueuedMany(self, entries, messages, dues, size))
 
     def _admit(self, message: Message, due: float) -> None:
         """Put a new message that is written where it belongs."""
-        about = message.about
-        items = self._lines[about.priority].items
+        properties = message.properties
+        items = self._lines[properties.priority].items
         overtaken = items and items[-1].id > message.id
         if due:
             self._place(message, due, 0.0)
         elif overtaken:
             # By a message whose producer asked for less than to have it written.
             self._come_back(message)
-        elif about is PLAIN or not (about.priority or about.expires < inf):
+        elif properties is DEFAULTS or not (properties.priority or properties.expires < inf):
             items.append(message)
             self._ready += 1
         else:
@@ -332,7 +334,9 @@ class JournaledQueue(Queue):
             raise
         leases = [self._lease(message, visibility, now) for message in messages]
         entries = [
-            Kept(row_of(self.epoch, lease.message.id), counted(lease, lease.message.about.releases).about)
+            Kept(
+                row_of(self.epoch, lease.message.id), counted(lease, lease.message.properties.releases).properties
+            )
             for lease in leases
         ]
         self._journal.add(_Leased(self, entries, leases))
@@ -374,7 +378,7 @@ class Enqueued(msgspec.Struct, gc=False):
     @property
     def entries(self) -> Sequence[Entry]:
         """What is to be written."""
-        return (Put(self.row, self.message.body, self.message.about, self.due),)
+        return (Put(self.row, self.message.body, self.message.properties, self.due),)
 
     def commit(self) -> None:
         """Be where it belongs."""
@@ -411,18 +415,18 @@ class _EnqueuedMany(_OfQueue):
 class _EnqueuedBodies(_OfQueue):
     first: int
     bodies: Sequence[bytes]
-    about: About
+    properties: Properties
     size: int
     packed: bytes
 
     def commit(self) -> None:
         queue = self.queue
-        items = queue._lines[self.about.priority].items
+        items = queue._lines[self.properties.priority].items
         if items and items[-1].id > self.first:
             for at, body in enumerate(self.bodies):
-                queue._come_back(Message(self.first + at, body, self.about))
+                queue._come_back(Message(self.first + at, body, self.properties))
         else:
-            queue._place_bodies(self.first, self.bodies, self.about, self.size, self.packed)
+            queue._place_bodies(self.first, self.bodies, self.properties, self.size, self.packed)
 
     def revert(self) -> None:
         self.queue._enqueued -= len(self.bodies)
@@ -527,7 +531,7 @@ class Move:
     def __init__(self, queue: JournaledQueue, message: Message) -> None:
         self.queue = queue
         self.message = message
-        self.entries: Sequence[Entry] = (Put(row_of(queue.epoch, message.id), message.body, message.about),)
+        self.entries: Sequence[Entry] = (Put(row_of(queue.epoch, message.id), message.body, message.properties),)
 
     def commit(self) -> None:
         """Hold the message."""

@@ -13,7 +13,7 @@ from zapq.core.broker import Broker, Redriven
 from zapq.core.commit import ID_BITS, Change, Entry, Journal, KeyKept, KeysGone, QueueGone
 from zapq.core.image import KeyImage, QueueImage
 from zapq.core.journaled import Cleared, JournaledQueue, Move, Redriving, Setting
-from zapq.core.message import About, Message
+from zapq.core.message import Message, Properties
 from zapq.core.queue import Dropped, Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.replacement import Replacement
@@ -98,9 +98,9 @@ class JournaledBroker(Broker):
         staying: list[Message] = []
         coming: dict[str, tuple[int, int]] = {}
         for message in source.pop_ready(now):
-            target = self.queues.get(message.about.origin)
+            target = self.queues.get(message.properties.origin)
             size = len(message.body)
-            number, total = coming.get(message.about.origin, (0, 0))
+            number, total = coming.get(message.properties.origin, (0, 0))
             if target is None or target is source or not target.has_room_for(total + size, number + 1):
                 staying.append(message)
                 moved = [coming.get(each.name, (0, 0)) for each in feeders]
@@ -111,8 +111,11 @@ class JournaledBroker(Broker):
                 if feeders and not any(rooms):
                     break  # all that is behind it would only be taken out and put back
                 continue
-            coming[message.about.origin] = (number + 1, total + size)
-            pairs.append((message, target.prepare_move(message, About(message.content_type, message.priority))))
+            coming[message.properties.origin] = (number + 1, total + size)
+            pairs.append((
+                message,
+                target.prepare_move(message, Properties(message.content_type, message.priority)),
+            ))
             if len(pairs) == limit:
                 break
         for message in staying:
@@ -156,9 +159,9 @@ class JournaledBroker(Broker):
 
     def dig(self, queue: JournaledQueue, message: Message) -> Move:
         """Return what buries a message that failed in `queue`, once that is written."""
-        grave, about = self._grave(queue, message)
+        grave, properties = self._grave(queue, message)
         assert isinstance(grave, JournaledQueue)
-        return grave.prepare_move(message, about)
+        return grave.prepare_move(message, properties)
 
     def _make(self, name: str, now: float) -> JournaledQueue:
         kept = self._kept.get(name)

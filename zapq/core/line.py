@@ -15,7 +15,7 @@ from typing import overload
 
 import msgspec
 
-from zapq.core.message import PLAIN, About, Message
+from zapq.core.message import DEFAULTS, Message, Properties
 
 _DECODER = msgspec.msgpack.Decoder(tuple[bytes, ...])
 
@@ -33,7 +33,7 @@ class Run(msgspec.Struct, gc=False):
     """How many are left."""
     size: int
     """Bytes of the bodies that are left."""
-    about: About = PLAIN
+    properties: Properties = DEFAULTS
     packed: bytes = b""
     """All of them as an array of msgpack; empty once they were taken apart."""
     apart: tuple[bytes, ...] = ()
@@ -43,7 +43,7 @@ class Run(msgspec.Struct, gc=False):
         return self.count
 
     def __iter__(self) -> Iterator[Message]:
-        return map(Message, range(self.first, self.first + self.count), self.bodies(), repeat(self.about))
+        return map(Message, range(self.first, self.first + self.count), self.bodies(), repeat(self.properties))
 
     @property
     def id(self) -> int:
@@ -60,7 +60,7 @@ class Run(msgspec.Struct, gc=False):
     def take(self, number: int) -> Run:
         """Remove the first `number` of them, and return them as a run of their own."""
         bodies = self.bodies()[:number]
-        part = Run(self.first, number, sum(map(len, bodies)), self.about, apart=bodies)
+        part = Run(self.first, number, sum(map(len, bodies)), self.properties, apart=bodies)
         self.first += number
         self.count -= number
         self.size -= part.size
@@ -71,7 +71,7 @@ class Run(msgspec.Struct, gc=False):
         if self.packed:
             self.bodies()
         body = self.apart[len(self.apart) - self.count]
-        message = Message(self.first, body, self.about)
+        message = Message(self.first, body, self.properties)
         self.first += 1
         self.count -= 1
         self.size -= len(body)
@@ -185,18 +185,20 @@ class Line:
     def __iter__(self) -> Iterator[Message]:
         return _flat(self.items)
 
-    def extend(self, first: int, bodies: Sequence[bytes], size: int, about: About, packed: bytes = b"") -> None:
+    def extend(
+        self, first: int, bodies: Sequence[bytes], size: int, properties: Properties, packed: bytes = b""
+    ) -> None:
         """Add messages with these bodies, of `size` together, and ids from `first` on.
 
         `packed` is the array of msgpack they came as, in its shortest form.
         """
         apart = () if packed else tuple(bodies)
-        self.items.append(Run(first, len(bodies), size, about, packed, apart))
+        self.items.append(Run(first, len(bodies), size, properties, packed, apart))
 
     def head_rank(self) -> int:
         """The rank of the first message; there is one."""
         head = self.items[0]
-        return head.rank if isinstance(head, Message) else head.first - (head.about.priority << 56)
+        return head.rank if isinstance(head, Message) else head.first - (head.properties.priority << 56)
 
     def pop(self) -> Message:
         """Remove and return the first message; there is one."""

@@ -13,7 +13,7 @@ OCTETS = "application/octet-stream"
 """The type of a message whose producer named none."""
 
 
-class About(msgspec.Struct, frozen=True, gc=False):
+class Properties(msgspec.Struct, frozen=True, gc=False):
     """What is known of a message besides its bytes. Most messages have it in common with many others."""
 
     content_type: str = OCTETS
@@ -29,7 +29,7 @@ class About(msgspec.Struct, frozen=True, gc=False):
     """The queue it failed in, if it is a dead letter."""
 
 
-PLAIN = About()
+DEFAULTS = Properties()
 
 CONTENT_TYPE = r"[\x21-\x7e][\x20-\x7e]{0,254}"
 """What a stored Content-Type looks like: it can stand in the head of an answer as it is."""
@@ -45,22 +45,22 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     id: int
     """Its sequence number: grows by one for each message a queue accepts, never reused while the queue exists."""
     body: bytes
-    about: About = PLAIN
+    properties: Properties = DEFAULTS
 
     @property
     def content_type(self) -> str:
         """The Content-Type its producer gave."""
-        return self.about.content_type
+        return self.properties.content_type
 
     @property
     def priority(self) -> int:
         """0 to 9; 9 is served first."""
-        return self.about.priority
+        return self.properties.priority
 
     @property
     def rank(self) -> int:
         """Its place in the order of its queue, smaller first: by priority, then by id."""
-        return self.id - (self.about.priority << 56)
+        return self.id - (self.properties.priority << 56)
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
@@ -72,9 +72,9 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_
     ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
     content_type: Annotated[str, msgspec.Meta(pattern=rf"^{CONTENT_TYPE}\Z")] = OCTETS
 
-    def about(self, now: float) -> About:
+    def properties(self, now: float) -> Properties:
         """What is to be known of the message besides its bytes, if it is sent now."""
-        return About(self.content_type, self.priority, inf if self.ttl is None else now + self.ttl)
+        return Properties(self.content_type, self.priority, inf if self.ttl is None else now + self.ttl)
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):

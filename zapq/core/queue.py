@@ -41,7 +41,7 @@ from zapq.core.deadlines import Deadlines, smallest
 from zapq.core.image import QueueImage
 from zapq.core.leases import Leases
 from zapq.core.line import Line, Parcel, Run
-from zapq.core.message import PLAIN, About, Draft, Lease, Message
+from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, QueueFull, ReceiptExpired
 from zapq.limits import (
@@ -227,14 +227,16 @@ class Queue:
         """Whether a consumer would get a message now."""
         return self._ready > 0 and not self.paused
 
-    def enqueue(self, body: bytes, about: About = PLAIN, *, delay: float = 0.0, now: float = 0.0) -> Message:
+    def enqueue(
+        self, body: bytes, properties: Properties = DEFAULTS, *, delay: float = 0.0, now: float = 0.0
+    ) -> Message:
         """Add a message, ready or after `delay` seconds; `QueueFull` changes nothing but the count of refusals."""
         room, size = self._room, len(body)
         if room.messages >= room.max_messages or room.bytes + size > room.max_bytes or self._capped:
             self._check_room(1, size, now)
         if self._settings.ttl is not None:
-            about = self._mortal_as_set(about, now)
-        message = Message(self._next_id, body, about)
+            properties = self._mortal_as_set(properties, now)
+        message = Message(self._next_id, body, properties)
         self._next_id += 1
         self._enqueued += 1
         # As `_hold` does, but this and `dequeue` are what everybody does all the time.
@@ -242,7 +244,7 @@ class Queue:
         self.bytes += size
         room.messages += 1
         room.bytes += size
-        if delay or (about is not PLAIN and (about.priority or about.expires < inf)):
+        if delay or (properties is not DEFAULTS and (properties.priority or properties.expires < inf)):
             self._place(message, delay, now)
         else:
             self._lines[0].items.append(message)
@@ -252,7 +254,7 @@ class Queue:
     def enqueue_bodies(
         self,
         bodies: Sequence[bytes],
-        about: About = PLAIN,
+        properties: Properties = DEFAULTS,
         *,
         size: int | None = None,
         packed: bytes = b"",
@@ -265,11 +267,11 @@ class Queue:
         """
         size = sum(map(len, bodies)) if size is None else size
         self._check_room(len(bodies), size, now)
-        about = self._mortal_as_set(about, now)
+        properties = self._mortal_as_set(properties, now)
         first = self.reserve(len(bodies))
         self._enqueued += len(bodies)
         self._hold(len(bodies), size)
-        self._place_bodies(first, bodies, about, size, packed)
+        self._place_bodies(first, bodies, properties, size, packed)
         return first
 
     def enqueue_drafts(self, drafts: Sequence[Draft], *, now: float) -> int:
@@ -277,7 +279,7 @@ class Queue:
         self._check_room(len(drafts), sum(len(draft.body) for draft in drafts), now)
         first = self._next_id
         for draft in drafts:
-            self.enqueue(draft.body, draft.about(now), delay=draft.delay, now=now)
+            self.enqueue(draft.body, draft.properties(now), delay=draft.delay, now=now)
         return first
 
     def dequeue(self, now: float = 0.0) -> Message | None:
@@ -309,7 +311,7 @@ class Queue:
         # Taken before a snapshot was loaded, it may have been in it, or another one with its id.
         if message.id < self._given_before and (there := self.find(message.id)) is not None:
             if there.message.body != message.body:
-                self.adopt(message, message.about)
+                self.adopt(message, message.properties)
             return
         self._hold(1, len(message.body))
         self._come_back(message)
@@ -362,7 +364,7 @@ class Queue:
         if lease is None:
             raise ReceiptExpired(parameter="receipt")
         self._released += 1
-        delay, releases = rest(lease.message.about.releases, delay)
+        delay, releases = rest(lease.message.properties.releases, delay)
         self._end(lease, delay, now, releases)
 
     def extend(self, receipt: str, visibility: float | None, now: float) -> Lease:
@@ -376,9 +378,9 @@ class Queue:
         self._watch(lease.deadline)
         return lease
 
-    def adopt(self, message: Message, about: About) -> Message:
+    def adopt(self, message: Message, properties: Properties) -> Message:
         """Take over a message another queue has held: at the end, with an id of this queue. Never refused."""
-        mine = Message(self._next_id, message.body, about)
+        mine = Message(self._next_id, message.body, properties)
         self._next_id += 1
         self._arrived += 1
         self._hold(1, len(message.body))
@@ -414,10 +416,10 @@ class Queue:
         ended = self._leases.due(now, limit)
         for lease in ended:
             self._leases_expired += 1
-            self._end(lease, 0.0, now, lease.message.about.releases)
+            self._end(lease, 0.0, now, lease.message.properties.releases)
         awake = self._delayed.due(now, limit)
         for message in awake:
-            if message.about.expires <= now:
+            if message.properties.expires <= now:
                 self._expire(message)
             else:
                 self._come_back(message)
@@ -515,7 +517,7 @@ class Queue:
         for message, due in image.others:
             number += 1
             size += len(message.body)
-            if limit is not None and message.about.receives >= limit:
+            if limit is not None and message.properties.receives >= limit:
                 failed.append(message)
             elif due > now:
                 self._place(message, due - now, now)
@@ -557,8 +559,8 @@ class Queue:
         first, *others = (_copied(line.items) for line in self._lines)
         # Only where something has a ttl can anything in the first line have one.
         if self._mortal.entries or self._tombs:
-            others.append(deque(item for item in first if item.about.expires < inf))
-            first = deque(item for item in first if item.about.expires == inf)
+            others.append(deque(item for item in first if item.properties.expires < inf))
+            first = deque(item for item in first if item.properties.expires == inf)
         return QueueImage(
             name=self.name,
             settings=self._settings,
@@ -638,36 +640,40 @@ class Queue:
         room.messages += messages
         room.bytes += size
 
-    def _mortal_as_set(self, about: About, now: float) -> About:
+    def _mortal_as_set(self, properties: Properties, now: float) -> Properties:
         """Give a message the ttl this queue is set to, if its producer gave none."""
         ttl = self._settings.ttl
-        return about if ttl is None or about.expires < inf else msgspec.structs.replace(about, expires=now + ttl)
+        return (
+            properties
+            if ttl is None or properties.expires < inf
+            else msgspec.structs.replace(properties, expires=now + ttl)
+        )
 
     def _place_bodies(
-        self, first: int, bodies: Sequence[bytes], about: About, size: int, packed: bytes = b""
+        self, first: int, bodies: Sequence[bytes], properties: Properties, size: int, packed: bytes = b""
     ) -> None:
         """Put new messages that are not delayed where they belong."""
-        if about.expires < inf:
-            for message in map(Message, range(first, first + len(bodies)), bodies, repeat(about)):
+        if properties.expires < inf:
+            for message in map(Message, range(first, first + len(bodies)), bodies, repeat(properties)):
                 self._place(message, 0.0, 0.0)
             return
-        self._plain &= not about.priority
-        self._lines[about.priority].extend(first, bodies, size, about, packed)
-        self._top = max(self._top, about.priority)
+        self._plain &= not properties.priority
+        self._lines[properties.priority].extend(first, bodies, size, properties, packed)
+        self._top = max(self._top, properties.priority)
         self._ready += len(bodies)
 
     def _place(self, message: Message, delay: float, now: float) -> None:
         """Put a new message where it belongs."""
-        about = message.about
+        properties = message.properties
         if delay > 0:
             # Gone when its ttl is over, even if it was never ready.
-            time = min(now + delay, about.expires)
+            time = min(now + delay, properties.expires)
             self._delayed.put(message.id, time, message)
             self._watch(time)
             return
         self._plain = False
-        self._lines[about.priority].items.append(message)
-        self._top = max(self._top, about.priority)
+        self._lines[properties.priority].items.append(message)
+        self._top = max(self._top, properties.priority)
         self._ready += 1
         self._mind(message)
 
@@ -680,9 +686,9 @@ class Queue:
 
     def _mind(self, message: Message) -> None:
         """Note when a ready message will be gone."""
-        if message.about.expires < inf:
-            self._mortal.put(message.id, message.about.expires, message)
-            self._watch(message.about.expires)
+        if message.properties.expires < inf:
+            self._mortal.put(message.id, message.properties.expires, message)
+            self._watch(message.properties.expires)
 
     def _pop(self, now: float) -> Message | None:
         """Remove the first ready message from its line; it is still held."""
@@ -715,7 +721,7 @@ class Queue:
             self._ready -= 1
             if not self._mortal.entries or self._mortal.pop(message.id) is None:
                 return message
-            if message.about.expires > now:
+            if message.properties.expires > now:
                 return message
             self._expire(message)
         return None
@@ -743,7 +749,7 @@ class Queue:
     def _lease(self, message: Message, visibility: float | None, now: float) -> Lease:
         seconds = self._settings.visibility if visibility is None else visibility
         deadline = now + seconds
-        lease = Lease(message, self._room.serial(), message.about.receives + 1, deadline, self._tag)
+        lease = Lease(message, self._room.serial(), message.properties.receives + 1, deadline, self._tag)
         self._leases.put(lease)
         if deadline < self.alarm:
             self._watch(deadline)
@@ -770,7 +776,7 @@ class Queue:
         if lease is None or lease.deadline > now:
             return lease
         self._leases_expired += 1
-        self._end(lease, 0.0, now, lease.message.about.releases)
+        self._end(lease, 0.0, now, lease.message.properties.releases)
         return None
 
     def _end(self, lease: Lease, delay: float, now: float, releases: int) -> None:
@@ -778,7 +784,7 @@ class Queue:
         message = counted(lease, releases)
         if self._has_failed(lease):
             self._fail(message)
-        elif message.about.expires <= now:
+        elif message.properties.expires <= now:
             self._expire(message)
         elif delay > 0:
             self._place(message, delay, now)
@@ -885,8 +891,8 @@ def rest(releases: int, delay: float) -> tuple[float, int]:
 def counted(lease: Lease, releases: int) -> Message:
     """Return the message of a lease that is over, the delivery counted."""
     message = lease.message
-    about = msgspec.structs.replace(message.about, receives=lease.receives, releases=releases)
-    return Message(message.id, message.body, about)
+    properties = msgspec.structs.replace(message.properties, receives=lease.receives, releases=releases)
+    return Message(message.id, message.body, properties)
 
 
 def _copied(items: deque[Message | Run]) -> deque[Message | Run]:
@@ -912,12 +918,12 @@ def _others(
         yield message, due
     for lease in leases:
         message = lease.message
-        about = msgspec.structs.replace(message.about, receives=lease.receives)
-        yield Message(message.id, message.body, about), 0.0
+        properties = msgspec.structs.replace(message.properties, receives=lease.receives)
+        yield Message(message.id, message.body, properties), 0.0
 
 
 def _sighting(message: Message, due: float | None = None) -> Sighting:
-    return Sighting(message, "ready" if due is None else "delayed", message.about.receives, due)
+    return Sighting(message, "ready" if due is None else "delayed", message.properties.receives, due)
 
 
 def _leased(lease: Lease) -> Sighting:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from zapq.core.image import QueueImage
-from zapq.core.message import About, Message
+from zapq.core.message import Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.limits import DEFAULT_QUEUE
@@ -65,7 +65,7 @@ class Replacement:
 
     def bury(self, queue: Queue, message: Message) -> None:
         """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
-        about = message.about
+        properties = message.properties
         assert queue.settings.dead_letter is not None
         target = self.queues[queue.settings.dead_letter]
-        target.adopt(message, About(about.content_type, about.priority, origin=queue.name))
+        target.adopt(message, Properties(properties.content_type, properties.priority, origin=queue.name))

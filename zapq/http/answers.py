@@ -82,7 +82,7 @@ def _taken(message: Message, tail: bytes) -> bytes:
     return (
         b"HTTP/1.1 200 OK\r\nZapq-Message-Id: %d\r\nX-Content-Type-Options: nosniff\r\n"
         b"Cache-Control: no-store\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n%b"
-        % (message.id, message.about.content_type.encode(), len(body), tail, body)
+        % (message.id, message.properties.content_type.encode(), len(body), tail, body)
     )
 
 
@@ -101,7 +101,7 @@ def received(given: Message | Lease, wall: float, tail: bytes) -> bytes:
             lease.receipt.encode(),
             lease.receives,
             rfc3339(lease.deadline + wall),
-            message.about.content_type.encode(),
+            message.properties.content_type.encode(),
             len(body),
             tail,
             body,
@@ -168,5 +168,7 @@ def _whole_second(seconds: int) -> bytes:
 
 def _delivery(lease: Lease) -> Delivery:
     message = lease.message
-    about = message.about
-    return Delivery(message.id, lease.receipt, lease.receives, about.content_type, message.body, about.priority)
+    properties = message.properties
+    return Delivery(
+        message.id, lease.receipt, lease.receives, properties.content_type, message.body, properties.priority
+    )

@@ -205,21 +205,21 @@ def describe_queue(info: QueueInfo) -> dict[str, object]:
 
 def describe_message(seen: Sighting, now: float) -> dict[str, object]:
     """Return a message as somebody sees it who looks on."""
-    about = seen.message.about
+    properties = seen.message.properties
     described: dict[str, object] = {
         "id": seen.message.id,
         "state": seen.state,
-        "priority": about.priority,
+        "priority": properties.priority,
         "receive_count": seen.receives,
-        "content_type": about.content_type,
+        "content_type": properties.content_type,
         "body": seen.message.body,
     }
     if seen.due is not None and seen.due < float("inf"):
         described["visible_in"] = round(max(seen.due - now, 0.0), 3)
-    if about.expires < float("inf"):
-        described["expires_in"] = round(max(about.expires - now, 0.0), 3)
-    if about.origin:
-        described["failed_in"] = about.origin
+    if properties.expires < float("inf"):
+        described["expires_in"] = round(max(properties.expires - now, 0.0), 3)
+    if properties.origin:
+        described["failed_in"] = properties.origin
     return described
 
 

@@ -364,7 +364,7 @@ class HotPath:
         if head.key:
             id, replayed = self._accept_once(self._default, head, body)
         else:
-            id, replayed = self._default.accept_nowait(body, head.about, self._now).id, False
+            id, replayed = self._default.accept_nowait(body, head.properties, self._now).id, False
         trace_id = head.trace_id or next(self._trace_ids)
         tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
         return render.enqueued(id, tail, replayed=replayed, durability=self._durability)
@@ -374,12 +374,12 @@ class HotPath:
         if head.key:
             id, replayed = self._accept_once(queue, head, body)
         else:
-            id, replayed = queue.accept_nowait(body, head.about, self._now).id, False
+            id, replayed = queue.accept_nowait(body, head.properties, self._now).id, False
         tail = self._tail(head, head.trace_id or next(self._trace_ids))
         return render.enqueued_in(head.queue, id, tail, replayed=replayed, durability=self._durability)
 
     def _accept_once(self, queue: NamedQueue, head: Head, body: bytes) -> Accepted:
-        draft = Draft(body=body, content_type=head.about.content_type)
+        draft = Draft(body=body, content_type=head.properties.content_type)
         return queue.enqueue_once_nowait(head.key, draft, now=self._now)
 
     def _put_many(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:

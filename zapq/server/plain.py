@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from zapq.core.message import OCTETS, PLAIN, About
+from zapq.core.message import DEFAULTS, OCTETS, Properties
 from zapq.http import tracing
 from zapq.http.answers import JSON, MSGPACK
 from zapq.http.wire import NDJSON, kept_type
@@ -100,7 +100,7 @@ class Head(msgspec.Struct, frozen=True):
     fields: Fields
     """What else decides whether it is answered."""
     queue: str = DEFAULT_QUEUE
-    about: About = PLAIN
+    properties: Properties = DEFAULTS
     """What a new message is to be."""
     want: Want = ONE
     """What a consumer asks for."""
@@ -189,8 +189,8 @@ def _parse_drop_in(line: bytes, fields: Fields) -> Head | None:
     if match is None:
         return None
     if match[1] is not None:
-        about = _about(fields.content_type)
-        return Head("enqueue", "POST", fields.length, fields.trace_id, fields.last, fields, about=about)
+        properties = _properties(fields.content_type)
+        return Head("enqueue", "POST", fields.length, fields.trace_id, fields.last, fields, properties=properties)
     wait = float(match[2] or 0)
     if wait > MAX_WAIT:
         return None
@@ -204,8 +204,8 @@ def _parse_put(line: bytes, fields: Fields) -> Head | None:
         return None
     queue = match[1].decode()
     if match[2] is None:
-        about = _about(fields.content_type)
-        return Head("put", "POST", fields.length, fields.trace_id, fields.last, fields, queue, about)
+        properties = _properties(fields.content_type)
+        return Head("put", "POST", fields.length, fields.trace_id, fields.last, fields, queue, properties)
     if fields.content_type not in {MSGPACK, JSON, NDJSON}:
         return None
     media_type = fields.content_type
@@ -259,6 +259,6 @@ def _parse_ack(line: bytes, fields: Fields) -> Head | None:
     return Head("ack", "DELETE", fields.length, fields.trace_id, fields.last, fields, match[1].decode())
 
 
-def _about(content_type: str) -> About:
+def _properties(content_type: str) -> Properties:
     kept = kept_type(content_type)
-    return PLAIN if kept == OCTETS else About(kept)
+    return DEFAULTS if kept == OCTETS else Properties(kept)

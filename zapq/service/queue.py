@@ -21,7 +21,7 @@ import trio
 from zapq.core.broker import Broker, Redriven
 from zapq.core.idempotency import Keys
 from zapq.core.line import is_shortest
-from zapq.core.message import CONTENT_TYPE, OCTETS, PLAIN, About, Draft, Lease, Message
+from zapq.core.message import CONTENT_TYPE, DEFAULTS, OCTETS, Draft, Lease, Message, Properties
 from zapq.core.queue import Queue, QueueStats, Sighting, State
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import (
@@ -147,10 +147,10 @@ class NamedQueue:
         Raises `trio.WouldBlock`, too, while another task holds the lock; then nothing is stored.
         """
         now = trio.current_time()
-        about = _about(now, priority, delay, ttl, content_type)
+        properties = _properties(now, priority, delay, ttl, content_type)
         if self._lock.locked():
             raise trio.WouldBlock
-        return self._enqueue(body, about, delay, begun, now)
+        return self._enqueue(body, properties, delay, begun, now)
 
     async def enqueue(
         self,
@@ -174,11 +174,11 @@ class NamedQueue:
         for `"committed"` in memory. If cancelled, nothing is stored.
         """
         now = trio.current_time()
-        about = _about(now, priority, delay, ttl, content_type)
+        properties = _properties(now, priority, delay, ttl, content_type)
         async with self._step:
             with self._asked_for(durability):
                 _give_back(reserved)
-                return self._enqueue(body, about, delay, begun, now)
+                return self._enqueue(body, properties, delay, begun, now)
 
     async def enqueue_once(
         self,
@@ -277,8 +277,8 @@ class NamedQueue:
         return Accepted(id, replayed=False)
 
     def _enqueue_draft(self, draft: Draft, begun: bool, now: float) -> int:
-        about = _about(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
-        return self._enqueue(draft.body, about, draft.delay, begun, now).id
+        properties = _properties(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
+        return self._enqueue(draft.body, properties, draft.delay, begun, now).id
 
     def _asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
         """Do in this block what a producer asks for, or raise `NotDurable`."""
@@ -289,11 +289,11 @@ class NamedQueue:
     def _claim(self, key: str, fingerprint: bytes, id: int, now: float) -> None:
         self._service.keys.claim(self._core.number, key, fingerprint, id, now)
 
-    def accept_nowait(self, body: bytes, about: About, now: float) -> Message:
+    def accept_nowait(self, body: bytes, properties: Properties, now: float) -> Message:
         """Store a message of which all is known: `enqueue_nowait` after it has looked at its arguments."""
         if self._lock.locked():
             raise trio.WouldBlock
-        return self._enqueue(body, about, 0.0, False, now)
+        return self._enqueue(body, properties, 0.0, False, now)
 
     def enqueue_many_nowait(
         self,
@@ -625,14 +625,14 @@ class NamedQueue:
         if self._deleted:
             raise QueueNotFound(queue=self.name)
 
-    def _enqueue(self, body: bytes, about: About, delay: float, begun: bool, now: float) -> Message:
+    def _enqueue(self, body: bytes, properties: Properties, delay: float, begun: bool, now: float) -> Message:
         if self._dispatcher.draining and not begun:
             raise Draining
         if len(body) > self._max_message_bytes:
             self._check_size(len(body))
         if self._deleted:
             raise QueueNotFound(queue=self.name)
-        message = self._core.enqueue(body, about, delay=delay, now=now)
+        message = self._core.enqueue(body, properties, delay=delay, now=now)
         if self._line:
             self._hand_out()
         return message
@@ -652,16 +652,16 @@ class NamedQueue:
             ]
             self._check_size(max(len(draft.body) for draft in drafts))
             for draft in drafts:
-                _about(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
+                _properties(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
             first = self._core.enqueue_drafts(drafts, now=now)
         else:
             bodies: Sequence[bytes] = batch  # type: ignore[assignment]  # the same
             if size > self._max_message_bytes:
                 self._check_size(max(map(len, bodies)))
-            about = _about(now, 0, 0.0, None, content_type)
+            properties = _properties(now, 0, 0.0, None, content_type)
             # In a longer form of the same it is not kept: it would be given out as it came.
             packed = packed if packed and is_shortest(packed, bodies, size) else b""
-            first = self._core.enqueue_bodies(bodies, about, size=size, packed=packed, now=now)
+            first = self._core.enqueue_bodies(bodies, properties, size=size, packed=packed, now=now)
         if self._line:
             self._hand_out()
         return first
@@ -761,9 +761,9 @@ def _size_together(batch: Sequence[bytes | Draft], *, little: bool) -> int:
     return len(b"".join(batch)) if little else sum(map(len, batch))  # type: ignore[arg-type]
 
 
-def _about(now: float, priority: int, delay: float, ttl: float | None, content_type: str) -> About:
+def _properties(now: float, priority: int, delay: float, ttl: float | None, content_type: str) -> Properties:
     if priority == 0 and ttl is None and delay == 0 and content_type == OCTETS:
-        return PLAIN
+        return DEFAULTS
     _check("priority", priority, 0, MAX_PRIORITY)
     _check("delay", delay, 0, MAX_DELAY)
     if not _CONTENT_TYPE.fullmatch(content_type):
@@ -771,11 +771,11 @@ def _about(now: float, priority: int, delay: float, ttl: float | None, content_t
             "content_type must be 1 to 255 visible ASCII characters and spaces.", parameter="content_type"
         )
     if ttl is None:
-        return About(content_type, priority)
+        return Properties(content_type, priority)
     _check("ttl", ttl, 0, MAX_DELAY)
     if ttl == 0:
         raise InvalidParameter("ttl must be more than 0 seconds.", parameter="ttl")
-    return About(content_type, priority, now + ttl)
+    return Properties(content_type, priority, now + ttl)
 
 
 def _check(name: str, value: float | None, low: float, high: float) -> None:

@@ -33,7 +33,7 @@ import msgspec
 
 from zapq.core.image import Image, KeyImage, QueueImage
 from zapq.core.line import Run
-from zapq.core.message import CONTENT_TYPE, OCTETS, About, Message
+from zapq.core.message import CONTENT_TYPE, OCTETS, Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import SnapshotFailed
 from zapq.limits import DEFAULT_QUEUE, MAX_BLOCK_BYTES, MAX_KEYS, MAX_PRIORITY, QUEUE_NAME
@@ -73,7 +73,7 @@ class QueueRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     next_id: _Id
 
 
-class AboutRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class PropertiesRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What is known of messages besides their bytes, as it is written."""
 
     content_type: Annotated[str, msgspec.Meta(pattern=rf"^{CONTENT_TYPE}\Z")] = OCTETS
@@ -88,7 +88,7 @@ class MessageRecord(msgspec.Struct, array_like=True, forbid_unknown_fields=True)
     """Messages with consecutive ids that have everything but their bodies in common, as they are written."""
 
     first: _Id
-    about: AboutRecord
+    properties: PropertiesRecord
     due: _Time
     """When they are ready; 0 for at once."""
     bodies: Annotated[list[bytes], msgspec.Meta(min_length=1, max_length=pace.PIECE_MESSAGES)]
@@ -192,14 +192,16 @@ def _records(
     """Yield what a block holds, of how many messages and bytes it is."""
     records: list[MessageRecord] = []
     count = size = next_id = 0
-    last: tuple[About, float] | None = None
+    last: tuple[Properties, float] | None = None
     for message, due in messages:
-        alike = (message.about, due)
+        alike = (message.properties, due)
         if message.id == next_id and alike == last:
             records[-1].bodies.append(message.body)
         else:
             time = due + offset if due > 0 else 0.0
-            records.append(MessageRecord(message.id, _about_record(message.about, offset), time, [message.body]))
+            records.append(
+                MessageRecord(message.id, _properties_record(message.properties, offset), time, [message.body])
+            )
         last, next_id = alike, message.id + 1
         count += 1
         size += len(message.body)
@@ -210,9 +212,16 @@ def _records(
         yield records, count, size
 
 
-def _about_record(about: About, offset: float) -> AboutRecord:
-    expires = None if about.expires == inf else about.expires + offset
-    return AboutRecord(about.content_type, about.priority, expires, about.receives, about.releases, about.origin)
+def _properties_record(properties: Properties, offset: float) -> PropertiesRecord:
+    expires = None if properties.expires == inf else properties.expires + offset
+    return PropertiesRecord(
+        properties.content_type,
+        properties.priority,
+        expires,
+        properties.receives,
+        properties.releases,
+        properties.origin,
+    )
 
 
 # Reading
@@ -411,30 +420,30 @@ class _Filling:
                 self._add_others(record)
 
     def _add_ordered(self, record: MessageRecord) -> None:
-        about, first, count = self._about(record.about), record.first, len(record.bodies)
+        properties, first, count = self._properties(record.properties), record.first, len(record.bodies)
         if self._others or (self._ranges and first <= self._ranges[-1][1]):
             raise ValueError("messages are not in order")
-        if about.priority or about.expires < inf or record.due:
+        if properties.priority or properties.expires < inf or record.due:
             raise ValueError("a message is not what it should be here")
         self._ranges.append((first, first + count - 1))
         if count == 1:
-            self._ordered.append(Message(first, record.bodies[0], about))
+            self._ordered.append(Message(first, record.bodies[0], properties))
         else:
             size = sum(map(len, record.bodies))
-            self._ordered.append(Run(first, count, size, about, apart=tuple(record.bodies)))
+            self._ordered.append(Run(first, count, size, properties, apart=tuple(record.bodies)))
 
     def _add_others(self, record: MessageRecord) -> None:
-        about = self._about(record.about)
+        properties = self._properties(record.properties)
         due = record.due - self._offset if record.due else 0.0
         for id, body in enumerate(record.bodies, record.first):
             at = bisect_right(self._ranges, (id, inf))
             if id in self._ids or (at and self._ranges[at - 1][1] >= id):
                 raise ValueError("there is another message with its id")
             self._ids.add(id)
-            self._others.append((Message(id, body, about), due))
+            self._others.append((Message(id, body, properties), due))
 
-    def _about(self, record: AboutRecord) -> About:
+    def _properties(self, record: PropertiesRecord) -> Properties:
         expires = inf if record.expires is None else record.expires - self._offset
-        return About(
+        return Properties(
             record.content_type, record.priority, expires, record.receives, record.releases, record.origin
         )

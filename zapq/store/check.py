@@ -115,7 +115,7 @@ def _read(copy: Path, size: int, log: int | None) -> Report:
 def _describe(image: QueueImage, now: float) -> QueueReport:
     in_order = [message for message in image.in_order if isinstance(message, Message)]  # as they are read: no runs
     kept = list(image.others)
-    others = [(message, due) for message, due in kept if message.about.expires > now]
+    others = [(message, due) for message, due in kept if message.properties.expires > now]
     messages = [*in_order, *(message for message, _ in others)]
     delayed = sum(due > now for _, due in others)
     return QueueReport(
@@ -123,7 +123,7 @@ def _describe(image: QueueImage, now: float) -> QueueReport:
         paused=image.paused,
         ready=len(messages) - delayed,
         delayed=delayed,
-        received=sum(message.about.receives > 0 for message in messages),
+        received=sum(message.properties.receives > 0 for message in messages),
         expired=len(kept) - len(others),
         bytes=sum(len(message.body) for message in messages),
         oldest=min((message.id for message in messages), default=None),

@@ -50,7 +50,7 @@ from zapq.core.image import QueueImage
 from zapq.core.journaled import Enqueued
 from zapq.core.journaled_broker import KeptQueue
 from zapq.core.line import Run
-from zapq.core.message import PLAIN, About, Message
+from zapq.core.message import DEFAULTS, Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES, KIB, MIB, SPARE_PAGES
@@ -320,9 +320,9 @@ class Database:
             if state is None:
                 append(Message(id, body))
                 continue
-            about, due = known.read(state)
-            message = Message(id, body, about)
-            if due or about.priority or about.receives or about.expires < inf:
+            properties, due = known.read(state)
+            message = Message(id, body, properties)
+            if due or properties.priority or properties.receives or properties.expires < inf:
                 others.append((message, due))
             else:
                 append(message)
@@ -433,24 +433,24 @@ def _gather(batches: Sequence[Batch]) -> _Gathered:
                 body = message.body
                 puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
                 size += len(body)
-                if message.about is not PLAIN or item.due:
-                    states[row] = _state(row, message.about, item.due, offset)
+                if message.properties is not DEFAULTS or item.due:
+                    states[row] = _state(row, message.properties, item.due, offset)
                 continue
             for entry in item if isinstance(item, tuple) else item.entries:
                 match entry:
-                    case Put(row, body, about, due):
+                    case Put(row, body, properties, due):
                         puts += (row, _sum(row, body), body)
                         size += len(body)
-                        if about is not PLAIN or due:
-                            states[row] = _state(row, about, due, offset)
-                    case PutMany(first, bodies, about):
+                        if properties is not DEFAULTS or due:
+                            states[row] = _state(row, properties, due, offset)
+                    case PutMany(first, bodies, properties):
                         for row, body in enumerate(bodies, first):
                             puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
                             size += len(body)
-                            if about is not PLAIN:
-                                states[row] = _state(row, about, 0.0, offset)
-                    case Kept(row, about, due):
-                        states[row] = _state(row, about, due, offset)
+                            if properties is not DEFAULTS:
+                                states[row] = _state(row, properties, 0.0, offset)
+                    case Kept(row, properties, due):
+                        states[row] = _state(row, properties, due, offset)
                     case Gone(rows):
                         gone += rows
                     case _:
@@ -470,21 +470,21 @@ class _Known:
     def __init__(self, states: dict[int, bytes], offset: float) -> None:
         self.states = states
         self._offset = offset
-        self._read: dict[bytes, About] = {}
+        self._read: dict[bytes, Properties] = {}
 
-    def read(self, state: bytes) -> tuple[About, float]:
+    def read(self, state: bytes) -> tuple[Properties, float]:
         """Return what it says, and when the message is ready: 0 for at once."""
         raw = state[4:]
-        about = self._read.get(raw)
-        if about is not None:
-            return about, 0.0
+        properties = self._read.get(raw)
+        if properties is not None:
+            return properties, 0.0
         content_type, priority, expires, receives, releases, origin, due = _STATES.decode(raw)
         ends = inf if expires is None else expires - self._offset
-        about = About(content_type, priority, ends, receives, releases, origin)
+        properties = Properties(content_type, priority, ends, receives, releases, origin)
         if due:
-            return about, due - self._offset
-        self._read[raw] = about
-        return about, 0.0
+            return properties, due - self._offset
+        self._read[raw] = properties
+        return properties, 0.0
 
 
 def open_database(directory: str, descriptor: int) -> tuple[Database, str]:
@@ -658,15 +658,15 @@ def _sum(row: int, body: bytes) -> int:
     return zlib.crc32(body, (row ^ row >> 32) & 0xFFFFFFFF)
 
 
-def _state(row: int, about: About, due: float, offset: float) -> bytes:
-    expires = None if about.expires == inf else about.expires + offset
+def _state(row: int, properties: Properties, due: float, offset: float) -> bytes:
+    expires = None if properties.expires == inf else properties.expires + offset
     state = State(
-        about.content_type,
-        about.priority,
+        properties.content_type,
+        properties.priority,
         expires,
-        about.receives,
-        about.releases,
-        about.origin,
+        properties.receives,
+        properties.releases,
+        properties.origin,
         due + offset if due else 0.0,
     )
     raw = msgspec.msgpack.encode(state)

@@ -68,5 +68,5 @@ def summarise(path: str) -> Summary:
                     queue.messages += number
                     queue.bytes += sum(map(len, record.bodies))
                     queue.delayed += number if record.due else 0
-                    queue.received += number if record.about.receives else 0
+                    queue.received += number if record.properties.receives else 0
         return summary

@@ -17,7 +17,7 @@ from zapq.core.message import Message
 from zapq.errors import Draining, InvalidParameter, MessageTooLarge, QueueFull, SnapshotFailed, TooManyWaiters
 from zapq.service.open import open_service
 from zapq.service.service import QueueService
-from zapq.service.waiting import Line, WaitingRoom, Want
+from zapq.service.waiting import WaitingRoom, WaitQueue, Want
 from zapq.settings import Settings
 
 
@@ -464,7 +464,7 @@ async def test_a_restore_serves_those_who_wait(zapq_service: QueueService, nurse
 
 
 def test_deadlines_of_served_waiters_do_not_pile_up() -> None:
-    room, line = WaitingRoom(), Line()
+    room, line = WaitingRoom(), WaitQueue()
     patient = room.join(line, Want(), 1e9, lambda: None)
     for number in range(10_000):
         room.join(line, Want(), 1000.0 + number, lambda: None)

@@ -28,7 +28,7 @@ from zapq.http.wire import body_limit
 from zapq.limits import SMALL_BODY_BYTES
 from zapq.service.queue import NamedQueue
 from zapq.service.reservation import Pool, Reservation
-from zapq.service.waiting import Given
+from zapq.service.waiting import Deliveries
 
 
 class Link(Protocol):
@@ -164,7 +164,7 @@ class Exchange:
         self._link = link
         self._gone = False
         self._waiting: trio.CancelScope | None = None
-        self._handed_over: tuple[NamedQueue, Given] | None = None
+        self._handed_over: tuple[NamedQueue, Deliveries] | None = None
         self._written_before_body: int | None = None
 
     @property
@@ -188,7 +188,7 @@ class Exchange:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    def hand_over(self, queue: NamedQueue, given: Given) -> None:
+    def hand_over(self, queue: NamedQueue, given: Deliveries) -> None:
         """Remember the messages this answer carries, to put them back if they never reach the socket."""
         if given:
             self._handed_over = (queue, given)
@@ -217,7 +217,7 @@ class Exchange:
             note_uncertain(queue, given, self.trace_id)
 
 
-def note_uncertain(queue: NamedQueue, given: Given, trace_id: str) -> None:
+def note_uncertain(queue: NamedQueue, given: Deliveries, trace_id: str) -> None:
     """Count and log messages given away of which the client may or may not have read a part."""
     first = given[0]
     if isinstance(first, Lease):

@@ -12,7 +12,7 @@ from zapq.http import answers, respond, wire
 from zapq.http.api import Api, exchange_of, read_unused_body
 from zapq.limits import MAX_BATCH, PEEK
 from zapq.service.queue import NamedQueue, Settlement
-from zapq.service.waiting import Given, Want
+from zapq.service.waiting import Deliveries, Want
 
 
 def create_routes(api: Api) -> Blueprint:
@@ -63,10 +63,10 @@ def create_routes(api: Api) -> Blueprint:
         await api.turn()
         return respond.with_bytes(answers.received_many(media_type, given, _wall(), b""))
 
-    async def _receive(name: str, want: Want, wait: float) -> tuple[NamedQueue, Given]:
+    async def _receive(name: str, want: Want, wait: float) -> tuple[NamedQueue, Deliveries]:
         await read_unused_body(request)
         queue, exchange = service.find(name), exchange_of(request)
-        given: Given = ()
+        given: Deliveries = ()
         with exchange.ends_with_client():
             given = await queue.take(want, wait=wait)
         exchange.hand_over(queue, given)

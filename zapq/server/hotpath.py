@@ -52,7 +52,7 @@ from zapq.service.journal import OpenBatch
 from zapq.service.queue import Accepted, NamedQueue
 from zapq.service.reservation import Reservation
 from zapq.service.service import QueueService
-from zapq.service.waiting import Given, Waiter
+from zapq.service.waiting import Deliveries, Waiter
 from zapq.settings import Settings
 
 _D = ord("D")
@@ -84,7 +84,7 @@ class Parked:
         self.over = False
         """Whether it is to be answered."""
 
-    def outcome(self) -> Given:
+    def outcome(self) -> Deliveries:
         """Return what came of it, once it is over; raises what refuses it."""
         # It knows whom to wake, and so this: together they would stay until the garbage collector comes.
         waiter = self.waiter
@@ -118,7 +118,7 @@ class Answers:
     """Of `body`: the head."""
     parked: Parked | None = None
     """Of `wait`: to be answered by `finish` when it is over."""
-    taken: Sequence[tuple[int, int, NamedQueue, Given, bytes]] = ()
+    taken: Sequence[tuple[int, int, NamedQueue, Deliveries, bytes]] = ()
     """The messages in `data`: where the body begins and ends, their queue, which, and the request's trace id."""
     batch: OpenBatch | None = None
     """What must be on the disk before they are written; then `HotPath.confirm` has the last word on them."""
@@ -312,7 +312,7 @@ class HotPath:
         The client may have closed only its own half: then it gets the answer that there is nothing for it.
         """
         answers, head, queue = Answers(), parked.head, parked.queue
-        given: Given = ()
+        given: Deliveries = ()
         try:
             if left:
                 parked.leave()
@@ -414,7 +414,7 @@ class HotPath:
         given = queue.take_nowait(head.want, now=self._now, waits=head.wait > 0)
         return self._hand_over(head, queue, given, answers, before)
 
-    def _hand_over(self, head: Head, queue: NamedQueue, given: Given, answers: Answers, before: int) -> bytes:
+    def _hand_over(self, head: Head, queue: NamedQueue, given: Deliveries, answers: Answers, before: int) -> bytes:
         """Return the answer to what was asked for by `head`, and note what it gives, behind so many bytes."""
         trace_id = head.trace_id or next(self._trace_ids)
         tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)

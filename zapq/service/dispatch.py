@@ -15,7 +15,7 @@ import trio
 from zapq.errors import Draining, TooManyWaiters
 from zapq.limits import DISMISSALS, TICK_STEPS
 from zapq.service.step import Step
-from zapq.service.waiting import Line, Waiter, WaitingRoom, Want
+from zapq.service.waiting import Waiter, WaitingRoom, WaitQueue, Want
 
 
 class Crowded(Protocol):
@@ -55,14 +55,16 @@ class Dispatcher:
         """Count a consumer that got nothing."""
         self.dequeues_empty += 1
 
-    def join(self, queue: Crowded, line: Line, want: Want, wait: float, wake: Callable[[], object]) -> Waiter:
+    def join(
+        self, queue: Crowded, wait_queue: WaitQueue, want: Want, wait: float, wake: Callable[[], object]
+    ) -> Waiter:
         """Put a consumer at the end of the line of `queue`; raises `TooManyWaiters`."""
         if len(self.waiting_room) >= self._max_waiters:
             raise TooManyWaiters(limit="max_waiters", current=len(self.waiting_room))
         deadline = trio.current_time() + wait
         self._crowded[queue] = None
         self.wake_by(deadline)
-        return self.waiting_room.join(line, want, deadline, wake)
+        return self.waiting_room.join(wait_queue, want, deadline, wake)
 
     def hand_out(self) -> None:
         """Serve every waiting consumer that can be served, after a change that may have made messages ready."""

@@ -30,7 +30,7 @@ from zapq.service import bulk
 from zapq.service.journal import ExclusiveStep, Journal, JournaledStep, StillStep
 from zapq.service.queue import Accepted, Durability, NamedQueue, Settlement, checked_limit
 from zapq.service.service import QueueService
-from zapq.service.waiting import Given, Waiter
+from zapq.service.waiting import Deliveries, Waiter
 from zapq.settings import Settings
 from zapq.store.database import Contents, Database
 from zapq.store.snapshot import MSGPACK, SnapshotStore, snapshot_name
@@ -180,7 +180,7 @@ class DurableQueue(NamedQueue):
             # They wait on, and are served when it is back.
             return
 
-    def _deliver(self, waiter: Waiter, given: Given) -> None:
+    def _deliver(self, waiter: Waiter, given: Deliveries) -> None:
         self._waiting_room.leave(waiter)
         batch = self._service.journal.batch
 

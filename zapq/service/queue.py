@@ -38,7 +38,7 @@ from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
 from zapq.service.reservation import Reservation
 from zapq.service.step import Step
-from zapq.service.waiting import Given, Line, Waiter, Want
+from zapq.service.waiting import Deliveries, Waiter, WaitQueue, Want
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
 Action = Literal["ack", "release", "extend"]
@@ -106,7 +106,7 @@ class NamedQueue:
     def __init__(self, service: Shared, core: Queue) -> None:
         self._service = service
         self._core = core
-        self._line = Line()
+        self._wait_queue = WaitQueue()
         self._lock = service.lock
         self._step = service.step
         self._max_message_bytes = service.max_message_bytes
@@ -372,7 +372,7 @@ class NamedQueue:
         leases = self.take_nowait(Want(1, lease=True, visibility=visibility), now=now)
         return leases[0] if leases else None  # type: ignore[return-value]  # a lease was wanted
 
-    def take_nowait(self, want: Want, *, now: float | None = None, waits: bool = False) -> Given:
+    def take_nowait(self, want: Want, *, now: float | None = None, waits: bool = False) -> Deliveries:
         """Give what is wanted and there; atomic, without a checkpoint. See `dequeue_nowait`."""
         if self._lock.locked():
             raise trio.WouldBlock
@@ -399,7 +399,7 @@ class NamedQueue:
         given = await self.take(Want(limit, lease=True, visibility=visibility), wait=wait)
         return [lease for lease in given if isinstance(lease, Lease)]
 
-    async def take(self, want: Want, *, wait: float = 0.0) -> Given:
+    async def take(self, want: Want, *, wait: float = 0.0) -> Deliveries:
         """Give what is wanted, waiting up to `wait` seconds for it. See `dequeue` and `receive`."""
         _check("wait", wait, 0, MAX_WAIT)
         _check("visibility", want.visibility, 0, MAX_VISIBILITY)
@@ -417,9 +417,9 @@ class NamedQueue:
             raise trio.WouldBlock
         self._check_alive()
         self._dispatcher.check_open()
-        return self._dispatcher.join(self, self._line, want, wait, wake)
+        return self._dispatcher.join(self, self._wait_queue, want, wait, wake)
 
-    def outcome(self, waiter: Waiter) -> Given:
+    def outcome(self, waiter: Waiter) -> Deliveries:
         """Return what somebody who stood in line was given, or nothing. Raises as `dequeue` does."""
         if waiter.refusal is not None:
             raise waiter.refusal
@@ -507,7 +507,7 @@ class NamedQueue:
         self._dispatcher.hand_out()
         return lease
 
-    def take_back(self, given: Given) -> None:
+    def take_back(self, given: Deliveries) -> None:
         """Put what could not be handed over at its original place, as if it had not been taken.
 
         Never refused, never waits, for the same reason as `settle_nowait`.
@@ -585,14 +585,14 @@ class NamedQueue:
     def info(self) -> QueueInfo:
         """Report what the queue is set to, holds and has done; never waits."""
         core = self._core
-        return QueueInfo(core.name, core.settings, core.stats(), core.paused, len(self._line))
+        return QueueInfo(core.name, core.settings, core.stats(), core.paused, len(self._wait_queue))
 
     @property
     def unused(self) -> bool:
         """Whether nothing was ever sent to it, nobody waits, and nothing is set."""
         stats = self._core.stats()
         untouched = self._core.settings == QueueSettings() and not self._core.paused
-        return untouched and not self._line and not stats.messages and not stats.enqueued
+        return untouched and not self._wait_queue and not stats.messages and not stats.enqueued
 
     def why_empty(self) -> str:
         """Say why a consumer gets nothing: `paused`, `leased`, `delayed` (whichever ends first) or `empty`."""
@@ -605,7 +605,7 @@ class NamedQueue:
     def end(self) -> None:
         """Be deleted: answer those who wait with `QueueNotFound`."""
         self._deleted = True
-        self._waiting_room.refuse(self._line, QueueNotFound(queue=self.name))
+        self._waiting_room.refuse(self._wait_queue, QueueNotFound(queue=self.name))
 
     def rebind(self, core: Queue) -> None:
         """Be about `core` from now on, which has taken the place of the former one; who waits waits on."""
@@ -615,7 +615,7 @@ class NamedQueue:
     def hand_out(self) -> bool:
         """Match waiters with messages, the one place where they are served; whether some still wait."""
         self._hand_out()
-        return len(self._line) > 0
+        return len(self._wait_queue) > 0
 
     def note_uncertain_delivery(self, number: int) -> None:
         """Count messages whose bytes may or may not have reached a client that vanished."""
@@ -633,7 +633,7 @@ class NamedQueue:
         if self._deleted:
             raise QueueNotFound(queue=self.name)
         message = self._core.enqueue(body, properties, delay=delay, now=now)
-        if self._line:
+        if self._wait_queue:
             self._hand_out()
         return message
 
@@ -662,7 +662,7 @@ class NamedQueue:
             # In a longer form of the same it is not kept: it would be given out as it came.
             packed = packed if packed and is_shortest(packed, bodies, size) else b""
             first = self._core.enqueue_bodies(bodies, properties, size=size, packed=packed, now=now)
-        if self._line:
+        if self._wait_queue:
             self._hand_out()
         return first
 
@@ -670,7 +670,7 @@ class NamedQueue:
         if size > self._max_message_bytes:
             raise MessageTooLarge(max_bytes=self._max_message_bytes, current=size)
 
-    async def _receive(self, want: Want, wait: float) -> Given:
+    async def _receive(self, want: Want, wait: float) -> Deliveries:
         async with self._step:
             self._check_alive()
             given = self._take(want, trio.current_time())
@@ -681,7 +681,7 @@ class NamedQueue:
                 return given
             self._dispatcher.check_open()
             woken = trio.Event()
-            waiter = self._dispatcher.join(self, self._line, want, wait, woken.set)
+            waiter = self._dispatcher.join(self, self._wait_queue, want, wait, woken.set)
         try:
             await woken.wait()
         except BaseException:
@@ -695,7 +695,7 @@ class NamedQueue:
         self._dispatcher.check_open()
         self._dispatcher.note_empty()
 
-    def _take(self, want: Want, now: float) -> Given:
+    def _take(self, want: Want, now: float) -> Deliveries:
         core = self._core
         if want.lease:
             if want.limit == 1:
@@ -708,13 +708,13 @@ class NamedQueue:
         return core.dequeue_many(want.limit, now)
 
     def _hand_out(self) -> None:
-        while self._line and self._core.available:
-            waiter = next(iter(self._line.values()))
+        while self._wait_queue and self._core.available:
+            waiter = next(iter(self._wait_queue.values()))
             given = self._take(waiter.want, trio.current_time())
             if given:
                 self._deliver(waiter, given)
 
-    def _deliver(self, waiter: Waiter, given: Given) -> None:
+    def _deliver(self, waiter: Waiter, given: Deliveries) -> None:
         self._waiting_room.serve(waiter, given)
 
     async def _settle_one(self, settlement: Settlement) -> Lease | None:

@@ -32,20 +32,20 @@ class Want:
 
 ONE = Want()
 
-Given = Sequence[Message] | Sequence[Lease]
+Deliveries = Sequence[Message] | Sequence[Lease]
 """What a consumer gets."""
 
 
 class Waiter:
     """One consumer in line; `wake` is called when `given` is filled, its time is up, or the line closes."""
 
-    __slots__ = ("given", "gone", "line", "refusal", "ticket", "wake", "want")
+    __slots__ = ("given", "gone", "wait_queue", "refusal", "ticket", "wake", "want")
 
-    def __init__(self, ticket: int, line: Line, want: Want, wake: Callable[[], object]) -> None:
+    def __init__(self, ticket: int, wait_queue: WaitQueue, want: Want, wake: Callable[[], object]) -> None:
         self.ticket = ticket
-        self.line = line
+        self.wait_queue = wait_queue
         self.want = want
-        self.given: Given = ()
+        self.given: Deliveries = ()
         self.gone = False
         """Whether it was cancelled: what is promised to it, and not given yet, is not for it."""
         self.refusal: ZapqError | None = None
@@ -53,7 +53,7 @@ class Waiter:
         """Called once, in Trio's thread, in the middle of somebody else's step; it must neither wait nor raise."""
 
 
-class Line(OrderedDict[int, Waiter]):
+class WaitQueue(OrderedDict[int, Waiter]):
     """The consumers of one queue by ticket, first come, first served; the first is found, and leaves, in O(1)."""
 
 
@@ -67,19 +67,19 @@ class WaitingRoom:
     def __len__(self) -> int:
         return len(self._patience)
 
-    def join(self, line: Line, want: Want, deadline: float, wake: Callable[[], object]) -> Waiter:
-        """Stand at the end of `line` until `deadline` (a time of Trio's clock)."""
+    def join(self, wait_queue: WaitQueue, want: Want, deadline: float, wake: Callable[[], object]) -> Waiter:
+        """Stand at the end of `wait_queue` until `deadline` (a time of Trio's clock)."""
         self._next_ticket += 1
-        waiter = line[self._next_ticket] = Waiter(self._next_ticket, line, want, wake)
+        waiter = wait_queue[self._next_ticket] = Waiter(self._next_ticket, wait_queue, want, wake)
         self._patience.put(waiter.ticket, deadline, waiter)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
         """Step out of the line; does nothing for a waiter that was served or expired."""
-        waiter.line.pop(waiter.ticket, None)
+        waiter.wait_queue.pop(waiter.ticket, None)
         self._patience.pop(waiter.ticket)
 
-    def serve(self, waiter: Waiter, given: Given) -> None:
+    def serve(self, waiter: Waiter, given: Deliveries) -> None:
         """Hand `given` to a waiter in line."""
         waiter.given = given
         self._wake(waiter)
@@ -98,9 +98,9 @@ class WaitingRoom:
         for waiter in list(islice(self._patience.values(), limit)):
             self._wake(waiter)
 
-    def refuse(self, line: Line, refusal: ZapqError) -> None:
-        """Wake everybody in `line`, with `refusal`."""
-        for waiter in list(line.values()):
+    def refuse(self, wait_queue: WaitQueue, refusal: ZapqError) -> None:
+        """Wake everybody in `wait_queue`, with `refusal`."""
+        for waiter in list(wait_queue.values()):
             waiter.refusal = refusal
             self._wake(waiter)
 

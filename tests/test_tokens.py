@@ -13,8 +13,8 @@ import pytest
 import trio
 
 from tests.test_cli import assert_one_line, messages, run, serving
-from zapq.access.file import parse_line
 from zapq.access.token import digest
+from zapq.access.token_file import parse_line
 from zapq.client import open_client
 from zapq.errors import RoleMissing, Unauthenticated
 from zapq.settings import Settings

@@ -79,7 +79,7 @@ class Flooded(msgspec.Struct):
         return self.total() / self.seconds
 
 
-class Line:
+class Credential:
     """One connection."""
 
     def __init__(self, group: Group, port: int) -> None:
@@ -137,11 +137,11 @@ def flood(what: Flood, stdin: FileIO) -> Flooded:
     closed = cut = 0
 
     def connect(group: Group) -> None:
-        line = Line(group, what.port)
+        line = Credential(group, what.port)
         lines.add(line)
         selector.register(line.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, line)
 
-    def go_on(line: Line) -> None:
+    def go_on(line: Credential) -> None:
         group = line.group
         allowed = group.depth
         if group.share:
@@ -150,7 +150,7 @@ def flood(what: Flood, stdin: FileIO) -> Flooded:
         if allowed:
             sent[group.name] += line.fill(allowed)
 
-    lines: set[Line] = set()
+    lines: set[Credential] = set()
     for group in what.groups:
         for _ in range(group.connections):
             connect(group)
@@ -167,7 +167,7 @@ def flood(what: Flood, stdin: FileIO) -> Flooded:
                     cut,
                     time.perf_counter() - begun,
                 )
-            line: Line = key.data
+            line: Credential = key.data
             try:
                 if events & selectors.EVENT_READ:
                     counts[line.group.name].update(line.receive())

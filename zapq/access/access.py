@@ -8,11 +8,11 @@ from functools import lru_cache
 from hmac import compare_digest
 from math import inf
 
-from zapq.access import file
+from zapq.access import token_file
 from zapq.access.certificate import NOBODY, Identities
-from zapq.access.file import Line
 from zapq.access.grant import Grant, Role
 from zapq.access.token import digest, parse_bearer
+from zapq.access.token_file import Credential
 from zapq.errors import RoleMissing, Unauthenticated
 from zapq.limits import CREDENTIALS_REMEMBERED
 from zapq.settings import Settings
@@ -46,17 +46,17 @@ class Access:
         """How many credentials are in force."""
         return len(self._tokens) + len(self._certificates)
 
-    def read(self) -> list[Line]:
+    def read(self) -> list[Credential]:
         """Return what the token file says now, for `use`; from any thread. Raises `InvalidSetting`."""
-        return file.read(self._path) if self._path else []
+        return token_file.read(self._path) if self._path else []
 
-    def use(self, lines: Sequence[Line]) -> None:
+    def use(self, credentials: Sequence[Credential]) -> None:
         """Let these credentials be in force, and no others but that of the environment, from now on."""
-        tokens = [(each.digest, each.grant) for each in lines if each.digest]
+        tokens = [(each.digest, each.grant) for each in credentials if each.digest]
         if self._token:
             tokens.append((self._token, ENVIRONMENT))
         self._tokens = tokens
-        self._certificates = {each.identity: each.grant for each in lines if each.identity}
+        self._certificates = {each.identity: each.grant for each in credentials if each.identity}
         self._forget()
 
     def who(self, authorization: bytes, identities: Identities = NOBODY) -> Grant:

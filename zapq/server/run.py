@@ -110,7 +110,7 @@ async def _give_up_storing(service: QueueService, budget: trio.CancelScope) -> A
 def _config(settings: Settings) -> Config:
     """Return Hypercorn's configuration; every number in it that matters is ours, and is set here."""
     config = Config()
-    config.accesslog = None  # it costs 25 us a request, and prints paths a client can forge lines with
+    config.accesslog = None  # it costs 25 us a request, and prints paths a client can forge credentials with
     config.errorlog = logs.log
     config.include_server_header = False
     config.keep_alive_max_requests = 2**62  # at its limit HTTP/2 loses a request
@@ -127,12 +127,12 @@ async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, door
         await trigger()
         try:
             # Both or neither: what belongs together is changed together.
-            lines = await trio.to_thread.run_sync(access.read)
+            credentials = await trio.to_thread.run_sync(access.read)
             context = None if door.tls is None else await trio.to_thread.run_sync(door.tls.read)
         except InvalidSetting as error:
             logs.say(logging.ERROR, "not reloaded; what was in force stays so", reason=error.detail)
             continue
-        access.use(lines)
+        access.use(credentials)
         if door.tls is not None and context is not None:
             door.tls.use(context)
         logs.say(logging.INFO, "reloaded", credentials=access.number, certificates=context is not None)

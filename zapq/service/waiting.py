@@ -39,7 +39,7 @@ Deliveries = Sequence[Message] | Sequence[Lease]
 class Waiter:
     """One consumer in line; `wake` is called when `given` is filled, its time is up, or the line closes."""
 
-    __slots__ = ("given", "gone", "wait_queue", "refusal", "ticket", "wake", "want")
+    __slots__ = ("given", "gone", "refusal", "ticket", "wait_queue", "wake", "want")
 
     def __init__(self, ticket: int, wait_queue: WaitQueue, want: Want, wake: Callable[[], object]) -> None:
         self.ticket = ticket

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zapq.access import file
+from zapq.access import token_file
 from zapq.access.grant import Grant
 from zapq.access.token import digest
 from zapq.errors import InvalidSetting
@@ -32,8 +32,10 @@ def test_lines_say_who_may_do_what(tmp_path: Path) -> None:
         "mesh:@URI=spiffe%3A//prod/mesh:metrics\n",
         mode=0o644,
     )
-    billing, mailer, ops, mesh = file.read(path)
-    assert billing == file.Line(Grant("billing", frozenset({"producer", "consumer"}), "*", inf), digest(b"secret"))
+    billing, mailer, ops, mesh = token_file.read(path)
+    assert billing == token_file.Credential(
+        Grant("billing", frozenset({"producer", "consumer"}), "*", inf), digest(b"secret")
+    )
     assert mailer.grant.queues == "emails*"
     assert (ops.identity, ops.digest, ops.grant.expires) == ("CN=ops", b"", 1801396800.0)
     assert mesh.identity == "URI=spiffe://prod/mesh"
@@ -70,7 +72,7 @@ def test_lines_say_who_may_do_what(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str | bytes, said: str) -> None:
     with pytest.raises(InvalidSetting, match=said) as refused:
-        file.read(write(tmp_path, text))
+        token_file.read(write(tmp_path, text))
     assert "secret" not in str(refused.value)
     assert HEX not in str(refused.value)
 
@@ -78,11 +80,11 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str | bytes, 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_a_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
     with pytest.raises(InvalidSetting, match="chmod go-w"):
-        file.read(write(tmp_path, f"x:{HEX}:admin", mode))
+        token_file.read(write(tmp_path, f"x:{HEX}:admin", mode))
 
 
 def test_what_is_no_plain_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for path, said in {"fifo": "not a plain file", "none": "No such file", ".": "Is a directory"}.items():
         with pytest.raises(InvalidSetting, match=said):
-            file.read(str(tmp_path / path))
+            token_file.read(str(tmp_path / path))

@@ -26,7 +26,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Credential:
     """One credential, as it is kept, and what it is good for."""
 
     grant: Grant
@@ -36,7 +36,7 @@ class Line:
     """What a certificate says; empty for a token."""
 
 
-def read(path: str) -> list[Line]:
+def read(path: str) -> list[Credential]:
     """Return what the file at `path` says; `InvalidSetting` tells what is wrong with it, and in which line."""
     try:
         return list(_parse(_contents(path)))
@@ -47,7 +47,7 @@ def read(path: str) -> list[Line]:
     raise InvalidSetting(f"--token-file {path!r}: {reason}.", setting="token_file")
 
 
-def parse_line(text: str) -> Line:
+def parse_line(text: str) -> Credential:
     """Return what one line says; ValueError says what is wrong, and never shows the line."""
     fields = text.split(":", 4)
     if len(fields) < 3:
@@ -60,13 +60,13 @@ def parse_line(text: str) -> Line:
         parse_expiry(rest[1]) if rest[1:] else inf,
     )
     if credential.startswith("@"):
-        return Line(grant, identity=parse_identity(credential[1:]))
+        return Credential(grant, identity=parse_identity(credential[1:]))
     if not _DIGEST.fullmatch(credential):
         raise ValueError(
             "a credential is the SHA-256 of a token, 64 characters of lower-case hex, or @ and what a certificate"
             " says; zapq token new makes a line"
         )
-    return Line(grant, digest=bytes.fromhex(credential))
+    return Credential(grant, digest=bytes.fromhex(credential))
 
 
 def _contents(path: str) -> str:
@@ -83,7 +83,7 @@ def _contents(path: str) -> str:
     return data.decode()  # UnicodeDecodeError is a ValueError, and shows one byte at the most
 
 
-def _parse(text: str) -> Iterator[Line]:
+def _parse(text: str) -> Iterator[Credential]:
     names: dict[str, int] = {}
     credentials: dict[bytes | str, int] = {}
     for number, each in enumerate(text.splitlines(), 1):

@@ -45,7 +45,7 @@ QUEUE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 """A queue's name, as a regular expression: plain in a path, a file name and a metric's label."""
 ACKS_REMEMBERED = 2**20
 """Deliveries for which a repeated acknowledgement is still known as one: a byte each, some 20 s at full speed."""
-TICK_STEPS = 1000
+TICK_LIMIT = 1000
 """Leases, delays and ttls ended in one go: some 2 ms."""
 DISMISSALS = 64
 """Waiters told in one go that we are draining, each of whom may be a request that takes 2 ms: 0.1 s, after which

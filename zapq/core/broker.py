@@ -16,7 +16,7 @@ from zapq.core.queue import Dropped, Queue, QueueStats
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.replacement import Replacement
 from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, TooManyQueues
-from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, TICK_STEPS
+from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, TICK_LIMIT
 
 _NAME = re.compile(QUEUE_NAME, re.ASCII)
 
@@ -238,7 +238,7 @@ class Broker:
     def tick(self, now: float) -> float:
         """Do a bounded part of what is due by `now`, and return when to come back: at once, if there is more."""
         for queue in self._alarms.due(now, 1):
-            queue.tick(now, TICK_STEPS)
+            queue.tick(now, TICK_LIMIT)
             if queue.alarm < inf:
                 self._alarms.put(queue.number, queue.alarm, queue)
         self._alarm = self._alarms.next()

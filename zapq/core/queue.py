@@ -50,7 +50,7 @@ from zapq.limits import (
     MAX_BATCH_BYTES,
     MAX_PRIORITY,
     RELEASES_AT_ONCE,
-    TICK_STEPS,
+    TICK_LIMIT,
 )
 
 Dropped = deque[Message | Run]
@@ -693,7 +693,7 @@ class Queue:
     def _pop(self, now: float) -> Message | None:
         """Remove the first ready message from its line; it is still held."""
         if now >= self.alarm:
-            self.tick(now, TICK_STEPS)
+            self.tick(now, TICK_LIMIT)
         if self._plain:
             items = self._lines[0].items
             if not items:
@@ -729,7 +729,7 @@ class Queue:
     def _pop_many(self, limit: int, now: float) -> tuple[Parcel, int]:
         """Remove the first ready messages, at most `limit` and of `MAX_BATCH_BYTES`, and say of how many."""
         if now >= self.alarm:
-            self.tick(now, TICK_STEPS)
+            self.tick(now, TICK_LIMIT)
         if self._plain or self._is_plain():
             parcel, size = self._lines[0].pop_many(limit, MAX_BATCH_BYTES)
             self._ready -= len(parcel)

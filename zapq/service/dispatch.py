@@ -13,8 +13,8 @@ from typing import Protocol
 import trio
 
 from zapq.errors import Draining, TooManyWaiters
-from zapq.limits import DISMISSALS, TICK_STEPS
-from zapq.service.step import Step
+from zapq.limits import DISMISSALS, TICK_LIMIT
+from zapq.service.section import Section
 from zapq.service.waiting import Waiter, WaitingRoom, WaitQueue, Want
 
 
@@ -34,7 +34,7 @@ class Dispatcher:
         """Whether `drain` was called."""
         self.dequeues_empty = 0
         """Consumers that got nothing."""
-        self._step = Step(lock)
+        self._section = Section(lock)
         self._max_waiters = max_waiters
         self._crowded: dict[Crowded, None] = {}
         """The queues in which consumers wait, and maybe some others."""
@@ -94,12 +94,12 @@ class Dispatcher:
         """
         task_status.started()
         while True:
-            async with self._step:
+            async with self._section:
                 now = trio.current_time()
                 due = tick(now)
                 # A consumer whose time is up in the very moment a message is ready still gets it.
                 self.hand_out()
-                self.waiting_room.expire(now, TICK_STEPS)
+                self.waiting_room.expire(now, TICK_LIMIT)
                 if self.draining:
                     self.waiting_room.dismiss(DISMISSALS)
                 self._alarm = min(due, self.waiting_room.next_deadline())

@@ -27,7 +27,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.errors import QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavailable, ZapqError
 from zapq.limits import IDEMPOTENCY_WINDOW, MAX_BATCH
 from zapq.service import bulk
-from zapq.service.journal import ExclusiveStep, Journal, JournaledStep, StillStep
+from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, QuiescentSection
 from zapq.service.queue import Accepted, Durability, NamedQueue, Settlement, checked_limit
 from zapq.service.service import QueueService
 from zapq.service.waiting import Deliveries, Waiter
@@ -212,11 +212,11 @@ class DurableService(QueueService):
         """Keys whose first use is being written."""
         self._contents = contents
         super().__init__(settings, snapshots)
-        self.step = JournaledStep(self.lock, self.journal)
-        self.exclusive = ExclusiveStep(self.lock, self.journal, self.hand_out)
-        self.still = StillStep(self.lock, self.journal)
+        self.section = JournaledSection(self.lock, self.journal)
+        self.exclusive = ExclusiveSection(self.lock, self.journal, self.hand_out)
+        self.quiescent = QuiescentSection(self.lock, self.journal)
         for queue in self._queues.values():
-            queue.use_step(self.step)
+            queue.use_section(self.section)
         offset = time.time() - trio.current_time()
         for kept in contents.keys:
             claim = Claim(kept.fingerprint, kept.id, kept.until - offset)
@@ -270,7 +270,7 @@ class DurableService(QueueService):
         self.journal.check()
         bodies = await trio.to_thread.run_sync(self.snapshots.store.load, name, bulk.cancellable_pause)
         core = self.broker.default
-        async with self.step:
+        async with self.section:
             first, epoch = core.reserve(len(bodies)), self.broker.next_epoch()
         used = False
         try:
@@ -278,7 +278,7 @@ class DurableService(QueueService):
             number = len(messages)
             for start in range(0, number, MAX_BATCH):
                 part = bodies[start : start + MAX_BATCH]
-                async with self.step:
+                async with self.section:
                     self.journal.add(Staged([PutMany(row_of(epoch, first + start), part)]))
             async with self.exclusive:
                 self.check_open()
@@ -300,14 +300,14 @@ class DurableService(QueueService):
         All of it is on the disk before the queues change, and the change is one small write.
         """
         now = trio.current_time()
-        async with self.step:
+        async with self.section:
             made = self.broker.prepare(each.name for each in image.queues)
         used = False
         try:
             keys = await trio.to_thread.run_sync(bulk.build, made, image, now)
             for queue in made.queues.values():
                 for entries in queue.rows():
-                    async with self.step:
+                    async with self.section:
                         self.journal.add(Staged(entries))
             async with self.exclusive:
                 self.check_open()

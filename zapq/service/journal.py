@@ -20,7 +20,7 @@ from zapq import logs
 from zapq.core.commit import Batch, Change, Entry
 from zapq.errors import StorageUnavailable
 from zapq.limits import COMMITS_REMEMBERED
-from zapq.service.step import Step
+from zapq.service.section import Section
 from zapq.store.database import Database
 from zapq.store.writer import Writer, Written
 
@@ -266,7 +266,7 @@ class Journal:
             self._writer.stop()
 
 
-class JournaledStep(Step):
+class JournaledSection(Section):
     """A step whose changes are on the disk when its block is left; raises `StorageUnavailable` if they are not.
 
     The lock is not held while they are written.
@@ -292,7 +292,7 @@ class JournaledStep(Step):
             await batch.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.give_up
 
 
-class ExclusiveStep(JournaledStep):
+class ExclusiveSection(JournaledSection):
     """A step after which nothing else changes until it is written; then `afterwards` is called."""
 
     def __init__(self, lock: trio.Lock, journal: Journal, afterwards: Callable[[], object]) -> None:
@@ -311,7 +311,7 @@ class ExclusiveStep(JournaledStep):
             self._afterwards()
 
 
-class StillStep(Step):
+class QuiescentSection(Section):
     """A step that begins when nothing is on its way to the disk: what it sees is there for good."""
 
     def __init__(self, lock: trio.Lock, journal: Journal) -> None:

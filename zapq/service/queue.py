@@ -37,7 +37,7 @@ from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
 from zapq.service.reservation import Reservation
-from zapq.service.step import Step
+from zapq.service.section import Section
 from zapq.service.waiting import Deliveries, Waiter, WaitQueue, Want
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
@@ -83,7 +83,7 @@ class Shared(Protocol):
     @property
     def lock(self) -> trio.Lock: ...
     @property
-    def step(self) -> Step: ...
+    def section(self) -> Section: ...
     @property
     def dispatcher(self) -> Dispatcher: ...
     @property
@@ -108,7 +108,7 @@ class NamedQueue:
         self._core = core
         self._wait_queue = WaitQueue()
         self._lock = service.lock
-        self._step = service.step
+        self._section = service.section
         self._max_message_bytes = service.max_message_bytes
         self._dispatcher = service.dispatcher
         self._waiting_room = service.dispatcher.waiting_room
@@ -123,9 +123,9 @@ class NamedQueue:
         """What it is called."""
         return self._core.name
 
-    def use_step(self, step: Step) -> None:
-        """Change things in `step` from now on."""
-        self._step = step
+    def use_section(self, section: Section) -> None:
+        """Change things in `section` from now on."""
+        self._section = section
 
     @property
     def available(self) -> bool:
@@ -175,7 +175,7 @@ class NamedQueue:
         """
         now = trio.current_time()
         properties = _properties(now, priority, delay, ttl, content_type)
-        async with self._step:
+        async with self._section:
             with self._asked_for(durability):
                 _give_back(reserved)
                 return self._enqueue(body, properties, delay, begun, now)
@@ -256,7 +256,7 @@ class NamedQueue:
         self, key: str, fingerprint: bytes, store: Callable[[float], int], durability: Durability | None
     ) -> Accepted:
         """Call `store`, which returns an id, unless `key` was used for this content before."""
-        async with self._step:
+        async with self._section:
             return self._once_nowait(key, fingerprint, store, trio.current_time(), durability)
 
     def _once_nowait(
@@ -326,7 +326,7 @@ class NamedQueue:
         `content_type` is that of bare bodies; drafts have their own. Raises what `enqueue` raises; if anything is
         wrong with one of them, or if cancelled, none is stored.
         """
-        async with self._step:
+        async with self._section:
             with self._asked_for(durability):
                 _give_back(reserved)
                 return self._enqueue_many(batch, content_type, begun, trio.current_time())
@@ -490,7 +490,7 @@ class NamedQueue:
     async def settle(self, settlements: Sequence[Settlement]) -> list[ZapqError | None]:
         """Acknowledge, release and extend in one step, 1 to 1000 at once; for each, None or why it was refused."""
         checked_limit(len(settlements), "settlements")
-        async with self._step:
+        async with self._section:
             self._check_alive()
             results = self._settle_all(settlements)
             self._dispatcher.hand_out()
@@ -524,13 +524,13 @@ class NamedQueue:
     async def peek(self, state: State = "ready", *, limit: int = 10) -> list[Sighting]:
         """Return the first messages in `state`, at most `limit` (1 to 1000), and change nothing."""
         checked_limit(limit, "limit")
-        async with self._step:
+        async with self._section:
             self._check_alive()
             return self._core.peek(state, limit)
 
     async def find(self, id: int) -> Sighting | None:
         """Return the message with this id if the queue holds it, and change nothing."""
-        async with self._step:
+        async with self._section:
             self._check_alive()
             return self._core.find(id)
 
@@ -549,7 +549,7 @@ class NamedQueue:
         They are gone at once; a worker thread frees their memory, so that other tasks go on. If cancelled
         before they are gone, nothing is dropped.
         """
-        async with self._step:
+        async with self._section:
             self._check_alive()
             number = len(self._core)
             dropped = self._core.clear()
@@ -558,13 +558,13 @@ class NamedQueue:
 
     async def pause(self) -> None:
         """Give nothing to consumers from now on; messages are still accepted, and leases still settled."""
-        async with self._step:
+        async with self._section:
             self._check_alive()
             self._core.paused = True
 
     async def resume(self) -> None:
         """Give messages to consumers again; those who wait are served at once."""
-        async with self._step:
+        async with self._section:
             self._check_alive()
             self._core.paused = False
             self._hand_out()
@@ -576,7 +576,7 @@ class NamedQueue:
         without a ttl.
         """
         checked_limit(limit, "limit")
-        async with self._step:
+        async with self._section:
             self._check_alive()
             redriven = self._service.broker.redrive(self.name, limit, trio.current_time())
             self._dispatcher.hand_out()
@@ -671,7 +671,7 @@ class NamedQueue:
             raise MessageTooLarge(max_bytes=self._max_message_bytes, current=size)
 
     async def _receive(self, want: Want, wait: float) -> Deliveries:
-        async with self._step:
+        async with self._section:
             self._check_alive()
             given = self._take(want, trio.current_time())
             if given:
@@ -718,7 +718,7 @@ class NamedQueue:
         self._waiting_room.serve(waiter, given)
 
     async def _settle_one(self, settlement: Settlement) -> Lease | None:
-        async with self._step:
+        async with self._section:
             return self.settle_nowait(settlement)
 
     def _settle_all(self, settlements: Sequence[Settlement]) -> list[ZapqError | None]:

@@ -28,8 +28,8 @@ from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
 from zapq.service.queue import NamedQueue
 from zapq.service.reservation import Reservation
+from zapq.service.section import Section
 from zapq.service.snapshots import Snapshots
-from zapq.service.step import Step
 from zapq.service.waiting import WaitingRoom
 from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore
@@ -70,8 +70,8 @@ class QueueService:
 
     def __init__(self, settings: Settings, snapshots: SnapshotStore) -> None:
         self.lock = trio.Lock()
-        self.step = Step(self.lock)
-        self.still = Step(self.lock)
+        self.section = Section(self.lock)
+        self.quiescent = Section(self.lock)
         """For who looks at everything: nothing is on its way to the disk in it."""
         self.dispatcher = Dispatcher(self.lock, settings.max_waiters)
         self.keys = Keys()
@@ -149,7 +149,7 @@ class QueueService:
         Raises `InvalidParameter` for settings that contradict each other, and `TooManyQueues`; then nothing has
         changed. What is held already stays, also beyond a new cap.
         """
-        async with self.step:
+        async with self.section:
             return self.broker.configure(name, settings, trio.current_time())
 
     async def delete(self, name: str) -> None:
@@ -157,7 +157,7 @@ class QueueService:
 
         Raises `QueueNotFound`, and `QueueInUse` for the default queue and for one that dead letters go to.
         """
-        async with self.step:
+        async with self.section:
             dropped = self._remove(name)
         await bulk.free_elsewhere(dropped)
 
@@ -229,10 +229,10 @@ class QueueService:
         The image is used up by it. Raises `Draining`. If cancelled, nothing is replaced.
         """
         now = trio.current_time()
-        async with self.step:
+        async with self.section:
             made = self.broker.prepare(each.name for each in image.queues)
         keys = await trio.to_thread.run_sync(bulk.build, made, image, now)
-        async with self.step:
+        async with self.section:
             self.check_open()
             former = self.broker.replace(made)
             self._rebind(keys)

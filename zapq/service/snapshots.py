@@ -18,7 +18,7 @@ from zapq.core.idempotency import Keys
 from zapq.core.image import Image
 from zapq.errors import CannotStart, QueueFull, SnapshotFailed
 from zapq.service import bulk
-from zapq.service.step import Step
+from zapq.service.section import Section
 from zapq.store.snapshot import MSGPACK, SnapshotStore, snapshot_name
 from zapq.store.snapshot import SnapshotFile as SnapshotFile
 
@@ -31,9 +31,9 @@ class Pictured(Protocol):
     @property
     def keys(self) -> Keys: ...
     @property
-    def step(self) -> Step: ...
+    def section(self) -> Section: ...
     @property
-    def still(self) -> Step: ...
+    def quiescent(self) -> Section: ...
     def check_open(self) -> None: ...
     def hand_out(self) -> None: ...
     async def adopt(self, image: Image) -> int: ...
@@ -112,7 +112,7 @@ class Snapshots:
 
     async def _save_all(self, name: str) -> int:
         service = self._service
-        async with service.still:
+        async with service.quiescent:
             queues = service.broker.queues.values()
             names = {queue.number: queue.name for queue in queues}
             image = Image([queue.image() for queue in queues], service.keys.image(names))
@@ -123,7 +123,7 @@ class Snapshots:
         return number
 
     async def _save_default(self, name: str) -> int:
-        async with self._service.still:
+        async with self._service.quiescent:
             bodies = self._service.broker.default.bodies()
         await trio.to_thread.run_sync(self.store.save, name, bodies, bulk.cancellable_pause)
         return len(bodies)
@@ -131,11 +131,11 @@ class Snapshots:
     async def _load_default(self, name: str) -> int:
         service = self._service
         bodies = await trio.to_thread.run_sync(self.store.load, name, bulk.cancellable_pause)
-        async with service.step:
+        async with service.section:
             first = service.broker.default.reserve(len(bodies))
         messages, size = await trio.to_thread.run_sync(bulk.make, bodies, first)
         number = len(messages)
-        async with service.step:
+        async with service.section:
             service.check_open()
             try:
                 dropped = service.broker.default.replace(messages, size)

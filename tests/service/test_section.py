@@ -6,8 +6,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from zapq.service.section import Section
 from zapq.service.service import QueueService
-from zapq.service.step import Step
 
 
 async def test_who_cannot_wait_is_not_turned_away_by_crowds_who_can(zapq_service: QueueService) -> None:
@@ -31,10 +31,10 @@ async def test_while_the_holder_waits_for_something_others_wait_for_the_lock_in_
     entered: list[int] = []
 
     async def enter(number: int) -> None:
-        async with Step(lock):
+        async with Section(lock):
             entered.append(number)
 
-    async with trio.open_nursery() as nursery, Step(lock):
+    async with trio.open_nursery() as nursery, Section(lock):
         for number in range(3):
             nursery.start_soon(enter, number)
             await wait_all_tasks_blocked()
@@ -50,7 +50,7 @@ async def test_cancelled_it_is_not_taken(held: bool) -> None:
     async with trio.open_nursery() as nursery:
 
         async def hold(*, task_status: trio.TaskStatus[None]) -> None:
-            async with Step(lock):
+            async with Section(lock):
                 task_status.started()
                 await trio.sleep_forever()
 
@@ -58,7 +58,7 @@ async def test_cancelled_it_is_not_taken(held: bool) -> None:
             await nursery.start(hold)
         with trio.CancelScope() as scope:
             scope.cancel()
-            async with Step(lock):
+            async with Section(lock):
                 raise AssertionError("not reached")
         assert scope.cancelled_caught
         assert lock.locked() == held

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 
-class Step:
+class Section:
     """Holds `lock` in an `async with`, as the lock itself would; but others run before it is taken, not after.
 
     `async with lock` takes the lock and then lets others run, as every Trio operation must at some point. Under

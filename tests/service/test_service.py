@@ -510,7 +510,7 @@ async def test_a_cancelled_snapshot_leaves_the_older_file_and_nothing_else(
 ) -> None:
     directory = Path(zapq_settings.data_dir)
     await zapq_service.snapshot("a.json")
-    monkeypatch.setattr("zapq.store.pace.PIECE_BYTES", 1)
+    monkeypatch.setattr("zapq.store.slices.SLICE_BYTES", 1)
     for _ in range(10_000):
         zapq_service.enqueue_nowait(b"x")
     with trio.CancelScope() as scope:

@@ -27,7 +27,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.errors import SnapshotFailed
 from zapq.limits import MAX_BLOCK_BYTES
 from zapq.settings import Settings
-from zapq.store import archive, pace
+from zapq.store import archive, slices
 from zapq.store.archive import Archive, Caps
 from zapq.store.snapshot import SnapshotStore
 
@@ -45,7 +45,7 @@ def store(zapq_settings: Settings) -> Iterator[SnapshotStore]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "PAUSE", 0)
+    monkeypatch.setattr(slices, "YIELD_SECONDS", 0)
 
 
 def jobs(**given: Any) -> QueueImage:
@@ -107,7 +107,7 @@ def test_times_on_disk_are_those_of_the_wall_clock() -> None:
 @given(steps=STEPS, piece=st.sampled_from([1, 4, 1000]))
 @FIXTURES
 def test_every_queue_comes_back(monkeypatch: pytest.MonkeyPatch, steps: Any, piece: int) -> None:
-    monkeypatch.setattr(pace, "PIECE_MESSAGES", piece)
+    monkeypatch.setattr(slices, "PIECE_MESSAGES", piece)
     queue, now = play(steps)
     before = whole(queue.image(), now)
     [again] = read(written(Image([queue.image()]))).queues
@@ -127,7 +127,7 @@ def test_a_large_queue_is_written_and_read_in_pieces(store: SnapshotStore, tmp_p
         nonlocal steps
         steps += 1
 
-    pieces = 4096_000 // pace.PIECE_BYTES + 7000 // pace.PIECE_MESSAGES
+    pieces = 4096_000 // slices.SLICE_BYTES + 7000 // slices.SLICE_MESSAGES
     store.save_all("a.msgpack", Image([image]), 0.0, 0.0, step)
     assert steps >= pieces
     assert not image.in_order, "what is written is let go"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from zapq.errors import CannotStart, InvalidParameter, SnapshotFailed
 from zapq.settings import Settings
-from zapq.store import pace
+from zapq.store import slices
 from zapq.store.snapshot import SnapshotStore, snapshot_name
 
 FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -33,8 +33,8 @@ def store(zapq_settings: Settings) -> Iterator[SnapshotStore]:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Make pieces so small that between them they are cut at every place."""
-    monkeypatch.setattr(pace, "PAUSE", 0)
-    return partial(monkeypatch.setattr, pace, "PIECE_BYTES")
+    monkeypatch.setattr(slices, "YIELD_SECONDS", 0)
+    return partial(monkeypatch.setattr, slices, "PIECE_BYTES")
 
 
 PIECES = st.sampled_from([1, 2, 3, 5, 8, 40, 256])
@@ -131,7 +131,7 @@ def test_reading_in_pieces_accepts_exactly_what_reading_whole_does(
 
 
 @pytest.mark.parametrize("text", ["[,]", '[,"aGk="]', '["aGk=",]', '["aGk=", ]', '["aGk=",,null]', '["" , ,""]'])
-@pytest.mark.parametrize("piece", [1, 2, 3, 4, 5, 6, 7, 8, pace.PIECE_BYTES])
+@pytest.mark.parametrize("piece", [1, 2, 3, 4, 5, 6, 7, 8, slices.SLICE_BYTES])
 def test_a_comma_stands_between_two_elements(
     store: SnapshotStore, tmp_path: Path, small_pieces: Callable[[int], None], text: str, piece: int
 ) -> None:
@@ -173,7 +173,7 @@ def test_a_damaged_file_is_read_only_if_what_is_left_makes_sense(
     assert_read_as_if_whole(store, tmp_path / "a.json", text)
 
 
-@pytest.mark.parametrize("piece", [1, 4, pace.PIECE_BYTES])
+@pytest.mark.parametrize("piece", [1, 4, slices.SLICE_BYTES])
 def test_a_file_cut_anywhere_is_refused(
     store: SnapshotStore, tmp_path: Path, small_pieces: Callable[[int], None], piece: int
 ) -> None:
@@ -209,7 +209,7 @@ def test_a_file_cut_anywhere_is_refused(
         b"\x0c[]",
         b"null\x0b",
         # A blank at the end of the first piece is still part of the damage.
-        b'["' + b"YWFh" * ((pace.PIECE_BYTES - 4) // 4) + b"Y " + b'Q=="]',
+        b'["' + b"YWFh" * ((slices.SLICE_BYTES - 4) // 4) + b"Y " + b'Q=="]',
     ],
     ids=lambda text: repr(text[:20]),
 )

@@ -18,7 +18,7 @@ from zapq.core.line import Run
 from zapq.core.message import Message
 from zapq.core.queue import Dropped, Queue
 from zapq.core.replacement import Replacement
-from zapq.store.pace import pause
+from zapq.store.slices import yield_gil
 
 T = TypeVar("T")
 
@@ -26,10 +26,10 @@ SLICE = 1024
 """Messages made or freed in one go: about 0.2 ms."""
 
 
-def cancellable_pause() -> None:
+def cancellable_yield() -> None:
     """Step aside for a moment; raise `trio.Cancelled` if the task that waits for this thread is cancelled."""
     trio.from_thread.check_cancelled()
-    pause()
+    yield_gil()
 
 
 def make(bodies: list[bytes], first_id: int) -> tuple[deque[Message], int]:
@@ -40,30 +40,30 @@ def make(bodies: list[bytes], first_id: int) -> tuple[deque[Message], int]:
         part = bodies[start : start + SLICE]
         messages.extend(map(Message, range(first_id + start, first_id + start + len(part)), part))
         size += sum(map(len, part))
-        cancellable_pause()
+        cancellable_yield()
     return messages, size
 
 
 def build(made: Replacement, image: Image, now: float) -> Keys:
     """Make the queues of `image`, and return its Idempotency-Keys."""
     for queue in image.queues:
-        queue.others = _paced(queue.others)
+        queue.others = _in_slices(queue.others)
         made.add(queue, now)
         # Freed here and not by the event loop.
         queue.others = ()
-        cancellable_pause()
+        cancellable_yield()
     made.finish(now)
     keys = Keys()
-    keys.fill(_paced(image.keys), {name: queue.number for name, queue in made.queues.items()}, now)
+    keys.fill(_in_slices(image.keys), {name: queue.number for name, queue in made.queues.items()}, now)
     image.keys = ()
     return keys
 
 
-def _paced(items: Iterable[T]) -> Iterator[T]:
+def _in_slices(items: Iterable[T]) -> Iterator[T]:
     for number, item in enumerate(items, 1):
         yield item
         if number % SLICE == 0:
-            cancellable_pause()
+            cancellable_yield()
 
 
 def free(dropped: list[Dropped]) -> None:
@@ -76,7 +76,7 @@ def free(dropped: list[Dropped]) -> None:
             if freed >= SLICE:
                 del item
                 freed = 0
-                pause()
+                yield_gil()
 
 
 async def free_elsewhere(dropped: list[Dropped]) -> None:

@@ -268,7 +268,7 @@ class DurableService(QueueService):
             return await super().restore(name)
         self.check_open()
         self.journal.check()
-        bodies = await trio.to_thread.run_sync(self.snapshots.store.load, name, bulk.cancellable_pause)
+        bodies = await trio.to_thread.run_sync(self.snapshots.store.load, name, bulk.cancellable_yield)
         core = self.broker.default
         async with self.section:
             first, epoch = core.reserve(len(bodies)), self.broker.next_epoch()

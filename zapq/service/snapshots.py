@@ -70,7 +70,7 @@ class Snapshots:
         self._service.check_open()
         if name.endswith(MSGPACK):
             offset = time.time() - trio.current_time()
-            image = await trio.to_thread.run_sync(self.store.load_all, name, offset, bulk.cancellable_pause)
+            image = await trio.to_thread.run_sync(self.store.load_all, name, offset, bulk.cancellable_yield)
             return await self._service.adopt(image)
         return await self._load_default(name)
 
@@ -108,7 +108,7 @@ class Snapshots:
 
     async def files(self) -> list[SnapshotFile]:
         """Return every snapshot in the data directory, by name; `SnapshotFailed` if it cannot be read."""
-        return await trio.to_thread.run_sync(self.store.files, bulk.cancellable_pause)
+        return await trio.to_thread.run_sync(self.store.files, bulk.cancellable_yield)
 
     async def _save_all(self, name: str) -> int:
         service = self._service
@@ -119,18 +119,18 @@ class Snapshots:
             number = service.broker.messages
             now = time.time()
             offset = now - trio.current_time()
-        await trio.to_thread.run_sync(self.store.save_all, name, image, offset, now, bulk.cancellable_pause)
+        await trio.to_thread.run_sync(self.store.save_all, name, image, offset, now, bulk.cancellable_yield)
         return number
 
     async def _save_default(self, name: str) -> int:
         async with self._service.quiescent:
             bodies = self._service.broker.default.bodies()
-        await trio.to_thread.run_sync(self.store.save, name, bodies, bulk.cancellable_pause)
+        await trio.to_thread.run_sync(self.store.save, name, bodies, bulk.cancellable_yield)
         return len(bodies)
 
     async def _load_default(self, name: str) -> int:
         service = self._service
-        bodies = await trio.to_thread.run_sync(self.store.load, name, bulk.cancellable_pause)
+        bodies = await trio.to_thread.run_sync(self.store.load, name, bulk.cancellable_yield)
         async with service.section:
             first = service.broker.default.reserve(len(bodies))
         messages, size = await trio.to_thread.run_sync(bulk.make, bodies, first)

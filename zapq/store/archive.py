@@ -37,7 +37,7 @@ from zapq.core.message import CONTENT_TYPE, OCTETS, Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import SnapshotFailed
 from zapq.limits import DEFAULT_QUEUE, MAX_BLOCK_BYTES, MAX_KEYS, MAX_PRIORITY, QUEUE_NAME
-from zapq.store import pace
+from zapq.store import slices
 
 VERSION = 1
 _MAGIC = b"zapq\r\n\x1a\n"
@@ -91,7 +91,7 @@ class MessageRecord(msgspec.Struct, array_like=True, forbid_unknown_fields=True)
     properties: PropertiesRecord
     due: _Time
     """When they are ready; 0 for at once."""
-    bodies: Annotated[list[bytes], msgspec.Meta(min_length=1, max_length=pace.PIECE_MESSAGES)]
+    bodies: Annotated[list[bytes], msgspec.Meta(min_length=1, max_length=slices.SLICE_MESSAGES)]
 
 
 class KeyRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -104,8 +104,8 @@ class KeyRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     until: _Time
 
 
-_Messages = Annotated[list[MessageRecord], msgspec.Meta(min_length=1, max_length=pace.PIECE_MESSAGES)]
-_Keys = Annotated[list[KeyRecord], msgspec.Meta(min_length=1, max_length=pace.PIECE_MESSAGES)]
+_Messages = Annotated[list[MessageRecord], msgspec.Meta(min_length=1, max_length=slices.SLICE_MESSAGES)]
+_Keys = Annotated[list[KeyRecord], msgspec.Meta(min_length=1, max_length=slices.SLICE_MESSAGES)]
 _DECODERS: dict[bytes, msgspec.msgpack.Decoder[Any]] = {
     QUEUE: msgspec.msgpack.Decoder(QueueRecord),
     ORDERED: msgspec.msgpack.Decoder(_Messages),
@@ -135,8 +135,8 @@ def encode(image: Image, offset: float, written: float) -> Iterator[bytes | byte
         piece += bytes(_BLOCK.size)
         _ENCODER.encode_into(value, piece, len(piece))
         _seal(piece, begin, number, before, kind)
-        steps += pace.PIECE_MESSAGES if kind == KEYS else count + 1
-        if len(piece) >= pace.PIECE_BYTES or steps >= pace.PIECE_MESSAGES:
+        steps += slices.SLICE_MESSAGES if kind == KEYS else count + 1
+        if len(piece) >= slices.SLICE_BYTES or steps >= slices.SLICE_MESSAGES:
             yield piece
             before += len(piece)
             steps = 0
@@ -170,7 +170,7 @@ def _blocks(image: Image, offset: float) -> Iterator[tuple[bytes, object, int, i
     keys: list[KeyRecord] = []
     for key in image.keys:
         keys.append(KeyRecord(key.queue, key.key, key.fingerprint, key.id, key.until + offset))
-        if len(keys) == pace.PIECE_MESSAGES:
+        if len(keys) == slices.SLICE_MESSAGES:
             yield KEYS, keys, 0, 0
             keys = []
     if keys:
@@ -205,7 +205,7 @@ def _records(
         last, next_id = alike, message.id + 1
         count += 1
         size += len(message.body)
-        if count == pace.PIECE_MESSAGES or size >= pace.PIECE_BYTES:
+        if count == slices.SLICE_MESSAGES or size >= slices.SLICE_BYTES:
             yield records, count, size
             records, count, size, last = [], 0, 0, None
     if records:
@@ -334,8 +334,8 @@ class Caps(NamedTuple):
     queues: int
 
 
-def decode(archive: Archive, name: str, caps: Caps, offset: float, step: pace.Step) -> Image:
-    """Return the image an archive keeps, calling `step` after each block.
+def decode(archive: Archive, name: str, caps: Caps, offset: float, checkpoint: slices.Checkpoint) -> Image:
+    """Return the image an archive keeps, calling `checkpoint` after each block.
 
     Raises `SnapshotFailed` for what is damaged or over a cap, and OSError.
     """
@@ -370,7 +370,7 @@ def decode(archive: Archive, name: str, caps: Caps, offset: float, step: pace.St
             if count > cap:
                 option = f"max_{what}"
                 raise SnapshotFailed(f"{name} holds more than --{option.replace('_', '-')} allows.", limit=option)
-        step()
+        checkpoint()
     _check_dead_letters(name, {each.name: each.settings for each in queues.values()})
     return Image(list(queues.values()), keys)
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from zapq.errors import CannotStart, SnapshotFailed
-from zapq.store.pace import Step
+from zapq.store.slices import Checkpoint
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO must not wait for its writer.
@@ -48,8 +48,8 @@ class Directory:
     ) -> None:
         os.close(self.descriptor)
 
-    def write(self, name: str, pieces: Iterable[bytes | bytearray], step: Step) -> None:
-        """Write `pieces` as the file `name`, whole and on the disk, calling `step` after each; OSError if not.
+    def write(self, name: str, pieces: Iterable[bytes | bytearray], checkpoint: Checkpoint) -> None:
+        """Write `pieces` as the file `name`, whole and on the disk, calling `checkpoint` after each; OSError if not.
 
         Then the name still means the older file, if there was one; only if syncing the directory is what
         failed may it mean the new one, which is complete.
@@ -57,7 +57,7 @@ class Directory:
         # Random, so that two saves of one name never share a file; hidden, so that nobody loads it.
         temporary = f".{name}.{secrets.token_hex(8)}.tmp"
         try:
-            self._write(temporary, pieces, step)
+            self._write(temporary, pieces, checkpoint)
             os.rename(temporary, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
         except BaseException:
             # It was never made, or is renamed already: the error that brought us here tells more.
@@ -107,7 +107,7 @@ class Directory:
     def _open(self, path: str, _: int) -> int:
         return os.open(path, _READ_FILE, dir_fd=self.descriptor)
 
-    def _write(self, name: str, pieces: Iterable[bytes | bytearray], step: Step) -> None:
+    def _write(self, name: str, pieces: Iterable[bytes | bytearray], checkpoint: Checkpoint) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(name, flags, 0o600, dir_fd=self.descriptor)
         with open(descriptor, "wb", buffering=0) as file:
@@ -116,5 +116,5 @@ class Directory:
                     written = 0
                     while written < len(view):
                         written += file.write(view[written:])
-                step()
+                checkpoint()
             os.fsync(descriptor)

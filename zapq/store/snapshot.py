@@ -20,10 +20,10 @@ from zapq.core.image import Image
 from zapq.errors import InvalidParameter, SnapshotFailed
 from zapq.limits import KIB, MAX_KEYS, MIB
 from zapq.settings import Settings, is_snapshot_name
-from zapq.store import pace
+from zapq.store import slices
 from zapq.store.archive import Archive, Caps, Totals, decode, encode
 from zapq.store.directory import Directory
-from zapq.store.pace import Step, pause
+from zapq.store.slices import Checkpoint, yield_gil
 
 MSGPACK = ".msgpack"
 _BODIES = msgspec.json.Decoder(list[bytes | None])
@@ -83,19 +83,21 @@ class SnapshotStore:
         """That of the directory, as long as it is open."""
         return self._directory.descriptor
 
-    def save(self, name: str, bodies: list[bytes], step: Step = pause) -> None:
+    def save(self, name: str, bodies: list[bytes], checkpoint: Checkpoint = yield_gil) -> None:
         """Write `bodies` as the file `name`, whole and on the disk, or raise `SnapshotFailed`."""
-        self._write(name, _encode(bodies), step)
+        self._write(name, _encode(bodies), checkpoint)
 
-    def save_all(self, name: str, image: Image, offset: float, written: float, step: Step = pause) -> None:
+    def save_all(
+        self, name: str, image: Image, offset: float, written: float, checkpoint: Checkpoint = yield_gil
+    ) -> None:
         """Write `image` as the file `name`, whole and on the disk, or raise `SnapshotFailed`.
 
         `offset` is how far the wall clock, which says `written`, is ahead of the one the image's times are of.
         The image is used up by it.
         """
-        self._write(name, encode(image, offset, written), step)
+        self._write(name, encode(image, offset, written), checkpoint)
 
-    def load(self, name: str, step: Step = pause) -> list[bytes]:
+    def load(self, name: str, checkpoint: Checkpoint = yield_gil) -> list[bytes]:
         """Return the bodies in the file `name`, oldest first.
 
         Raises `SnapshotFailed` if the file is missing, not a plain file of ours, corrupt, or over a cap.
@@ -116,12 +118,12 @@ class SnapshotStore:
                     raise SnapshotFailed(f"{name} holds more messages than --max-msgs.", limit="max_msgs")
                 if size > self._max_bytes:
                     raise SnapshotFailed(f"{name} holds more bytes than --max-bytes.", limit="max_bytes")
-                step()
+                checkpoint()
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
         return bodies
 
-    def load_all(self, name: str, offset: float, step: Step = pause) -> Image:
+    def load_all(self, name: str, offset: float, checkpoint: Checkpoint = yield_gil) -> Image:
         """Return the image in the file `name`, its times those of a clock the wall clock is `offset` ahead of.
 
         Raises `SnapshotFailed` if the file is missing, not a plain file of ours, damaged, or over a cap.
@@ -132,7 +134,7 @@ class SnapshotStore:
                     raise SnapshotFailed(
                         f"{name} is larger than --max-bytes and --max-msgs allow.", limit="max_bytes"
                     )
-                return decode(Archive(file, size, name), name, self._caps, offset, step)
+                return decode(Archive(file, size, name), name, self._caps, offset, checkpoint)
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
 
@@ -140,14 +142,14 @@ class SnapshotStore:
         """Whether there is something called `name`, be it what it may."""
         return self._directory.has(name)
 
-    def files(self, step: Step = pause) -> list[SnapshotFile]:
+    def files(self, checkpoint: Checkpoint = yield_gil) -> list[SnapshotFile]:
         """Return every snapshot there is, by name; raises `SnapshotFailed` if the directory cannot be read."""
         found: list[SnapshotFile] = []
         try:
             for name, status in self._directory.files():
                 if is_snapshot_name(name):
                     found.append(SnapshotFile(name, status.st_size, status.st_mtime, self._totals(name)))
-                    step()
+                    checkpoint()
         except OSError as error:
             raise SnapshotFailed(f"The data directory could not be read: {error.strerror}.") from error
         return found
@@ -167,9 +169,9 @@ class SnapshotStore:
             return Archive(file, size, name).ending()
         return None
 
-    def _write(self, name: str, pieces: Iterator[bytes | bytearray], step: Step) -> None:
+    def _write(self, name: str, pieces: Iterator[bytes | bytearray], checkpoint: Checkpoint) -> None:
         try:
-            self._directory.write(name, pieces, step)
+            self._directory.write(name, pieces, checkpoint)
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be written: {error.strerror}.") from error
 
@@ -184,7 +186,7 @@ def read_bodies(name: str, file: BinaryIO) -> Iterator[list[bytes]]:
     """Yield the bodies in a file of JSON, piece by piece; `SnapshotFailed` calls it `name` if it is damaged."""
     number = 0
     try:
-        for piece in _split(iter(lambda: file.read(pace.PIECE_BYTES), b"")):
+        for piece in _split(iter(lambda: file.read(slices.SLICE_BYTES), b"")):
             bodies = [body or b"" for body in _BODIES.decode(piece)]
             number += len(bodies)
             yield bodies
@@ -203,7 +205,7 @@ def _encode(bodies: list[bytes]) -> Iterator[bytes | bytearray]:
         batch.append(body)
         # 32 for what a tiny message costs besides its bytes
         size += len(body) + 32
-        if size >= pace.PIECE_BYTES:
+        if size >= slices.SLICE_BYTES:
             yield comma + msgspec.json.encode(batch)[1:-1]
             batch, size, comma = [], 0, b","
     if batch:

@@ -11,18 +11,18 @@ from collections.abc import Callable
 
 from zapq.limits import KIB
 
-PIECE_BYTES = 256 * KIB
+SLICE_BYTES = 256 * KIB
 """Bytes encoded or decoded in one call: about 0.3 ms of holding the global lock."""
-PIECE_MESSAGES = 1000
+SLICE_MESSAGES = 1000
 """Messages looked at one by one in one go: as long."""
-PAUSE = 0.0002
+YIELD_SECONDS = 0.0002
 """Seconds the worker steps aside after each piece. Without it the worker takes the lock back at once, and
 the event loop waits a whole switch interval (5 ms) after each of its system calls."""
 
-Step = Callable[[], None]
+Checkpoint = Callable[[], None]
 """Called between two pieces of work; it may raise to end the work there."""
 
 
-def pause() -> None:
+def yield_gil() -> None:
     """Step aside for a moment."""
-    time.sleep(PAUSE)
+    time.sleep(YIELD_SECONDS)

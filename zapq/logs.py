@@ -65,7 +65,7 @@ class Throttle:
             return
         share = self._causes.setdefault(cause, _Share(deque(maxlen=self._rate)))
         if share.take(time.monotonic()):
-            say(level, message, **fields, **share.settle())
+            say(level, message, **fields, **share.take_suppressed())
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class _Share:
         self.times.append(now)
         return True
 
-    def settle(self) -> dict[str, int]:
+    def take_suppressed(self) -> dict[str, int]:
         """Return what a line says of those suppressed before it, and begin to count anew."""
         suppressed, self.suppressed = self.suppressed, 0
         return {"suppressed": suppressed} if suppressed else {}
@@ -101,7 +101,7 @@ class Tracebacks(logging.Filter):
             return True
         if not self._share.take(time.monotonic()):
             return False
-        record.fields = {**getattr(record, "fields", {}), **self._share.settle()}
+        record.fields = {**getattr(record, "fields", {}), **self._share.take_suppressed()}
         return True
 
 

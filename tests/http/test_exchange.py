@@ -69,13 +69,13 @@ async def test_an_answer_written_whole_is_delivered(zapq_service: QueueService, 
     case.exchange.head_sent(written_before=0)
     link.written = 103
     case.exchange.answered = True
-    case.exchange.settle()
+    case.exchange.reconcile()
     assert case.fate == "delivered"
 
 
 async def test_a_handler_that_never_answered_puts_it_back(zapq_service: QueueService, link: FakeLink) -> None:
     case = await hand_over(zapq_service, link)
-    case.exchange.settle()
+    case.exchange.reconcile()
     assert case.fate == "put back"
 
 
@@ -85,7 +85,7 @@ async def test_a_head_alone_puts_it_back(zapq_service: QueueService, link: FakeL
     case.exchange.head_sent(written_before=0)
     link.broken = True
     case.exchange.answered = True
-    case.exchange.settle()
+    case.exchange.reconcile()
     assert case.fate == "put back"
 
 
@@ -94,7 +94,7 @@ async def test_one_byte_of_the_body_makes_it_uncertain(zapq_service: QueueServic
     link.written = 100
     case.exchange.head_sent(written_before=0)
     link.written, link.broken = 101, True
-    case.exchange.settle()
+    case.exchange.reconcile()
     assert case.fate == "uncertain"
 
 
@@ -103,7 +103,7 @@ async def test_an_empty_message_goes_out_with_its_head(zapq_service: QueueServic
     link.written = 100
     case.exchange.head_sent(written_before=0)
     link.broken = True
-    case.exchange.settle()
+    case.exchange.reconcile()
     assert case.fate == "uncertain"
 
 
@@ -116,7 +116,7 @@ async def test_a_half_closed_client_that_got_all_of_it_was_served(
     case.exchange.head_sent(written_before=0)
     link.written = 103
     case.exchange.answered = True
-    case.exchange.settle()
+    case.exchange.reconcile()
     assert case.fate == "delivered"
 
 
@@ -127,7 +127,7 @@ async def test_a_stream_that_was_reset_before_the_body_puts_it_back(
     case.exchange.client_left()
     case.exchange.head_sent(written_before=0)
     case.exchange.answered = True
-    case.exchange.settle()
+    case.exchange.reconcile()
     assert case.fate == "put back"
 
 

@@ -173,7 +173,7 @@ async def test_of_answers_that_break_off_messages_go_back_unless_a_byte_of_them_
             zapq_service.enqueue_nowait(body)
         before = zapq_service.stats()
         answers = hot.respond(DEQUEUE * 3)
-        hot.settle(answers, sent)
+        hot.reconcile(answers, sent)
         # An answer without a body is its head.
         begun = [sent > start for start, *_ in answers.taken]
         whole = [sent >= end for _, end, *_ in answers.taken]
@@ -191,7 +191,7 @@ async def test_an_uncertain_delivery_is_logged_under_its_request(
     caplog.set_level(logging.INFO, logger="zapq")
     zapq_service.enqueue_nowait(b"hello")
     answers = hot.respond(DEQUEUE.replace(b"Host: localhost", b"Host: localhost\r\nX-Trace-Id: mine"))
-    hot.settle(answers, len(answers.data) - 1)
+    hot.reconcile(answers, len(answers.data) - 1)
     [record] = caplog.records
     assert record.__dict__["fields"] == {
         "trace_id": "mine",
@@ -383,7 +383,7 @@ async def test_of_leases_and_batches_that_break_off_only_what_was_not_begun_goes
             before = zapq_service.stats()
             answers = hot.respond(request_)
             [(start, *_)] = answers.taken
-            hot.settle(answers, start + begun)
+            hot.reconcile(answers, start + begun)
             after = zapq_service.stats()
             assert after.delivery_uncertain - before.delivery_uncertain == uncertain * begun
             if not begun:

@@ -202,7 +202,7 @@ class Exchange:
         empty = len(given) == 1 and not given[0].body
         self._written_before_body = written_before if empty else self._link.written
 
-    def settle(self) -> None:
+    def reconcile(self) -> None:
         """Put the messages back if none of them reached the kernel; count them if nobody can know. No checkpoint.
 
         At most once is the promise: a message some byte of which may have been read is never given again. A lease
@@ -268,7 +268,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
                     await self._answer(_traced(send, exchange, link, self.scope))
                     exchange.answered = True
                 finally:
-                    exchange.settle()
+                    exchange.reconcile()
                 nursery.cancel_scope.cancel()
         finally:
             exchange.body.close()

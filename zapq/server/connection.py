@@ -384,7 +384,7 @@ class Connection:
                 await self._send(answers.data[sent:])
         finally:
             if self._host.hot is not None:
-                self._host.hot.settle(answers, self.written - before)
+                self._host.hot.reconcile(answers, self.written - before)
 
     async def _on_event(self, event: Event) -> None:
         """Take what the protocol has to say to the socket."""

@@ -181,7 +181,7 @@ class HotPath:
         """Answer the hot requests that `data` begins with; no checkpoint.
 
         `identities` is what the client's certificate says. A bounded number of them, so that nobody can keep the
-        others waiting. The caller writes the answers, or tells `settle` how much of them it could not. A long poll
+        others waiting. The caller writes the answers, or tells `reconcile` how much of them it could not. A long poll
         is parked for who says by `wake` how to be told that it is over, and otherwise cold.
         """
         answers = Answers()
@@ -293,7 +293,7 @@ class HotPath:
         # They are back already: whatever was taken was a change.
         answers.taken = ()
 
-    def settle(self, answers: Answers, sent: int) -> None:
+    def reconcile(self, answers: Answers, sent: int) -> None:
         """Take note that only the first `sent` bytes of the answers reached the kernel. No checkpoint.
 
         At most once is the promise: a message of which no byte was written goes back to its place; one some

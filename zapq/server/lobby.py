@@ -370,7 +370,7 @@ class Lobby:
         try:
             self._watch(guest)
         except OSError:
-            self._hot.settle(answers, 0)
+            self._hot.reconcile(answers, 0)
             raise
 
     def _watch(self, guest: Guest) -> None:
@@ -388,7 +388,7 @@ class Lobby:
         except BlockingIOError:
             return 0
         except OSError:
-            self._hot.settle(answers, 0)
+            self._hot.reconcile(answers, 0)
             raise
 
     def _resume(self, guest: Guest, data: bytes) -> bytes:

@@ -84,7 +84,7 @@ class DurableQueue(NamedQueue):
             with suppress(trio.WouldBlock):
                 return await super()._once(key, fingerprint, store, durability)
             # The first one's answer is this one's, too; if it comes to nothing, this one is the first.
-            await self._service.journal.settled()
+            await self._service.journal.resolved()
 
     def _asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
         return self._service.journal.relaxed() if durability == "memory" else nullcontext()
@@ -126,7 +126,7 @@ class DurableQueue(NamedQueue):
             try:
                 return await super().settle(settlements)
             except StillSettling:
-                await self._service.journal.settled()
+                await self._service.journal.resolved()
 
     def ack_nowait(self, receipt: str, *, now: float | None = None) -> None:
         """Let a leased message go for good; atomic, without a checkpoint."""
@@ -146,7 +146,7 @@ class DurableQueue(NamedQueue):
             try:
                 return await super()._settle_one(settlement)
             except StillSettling:
-                await self._service.journal.settled()
+                await self._service.journal.resolved()
 
     def _settle_all(self, settlements: Sequence[Settlement]) -> list[ZapqError | None]:
         if any(self._core.is_settling(settlement.receipt) for settlement in settlements):
@@ -207,7 +207,7 @@ class DurableService(QueueService):
     def __init__(
         self, settings: Settings, snapshots: SnapshotStore, database: Database, contents: Contents
     ) -> None:
-        self._journal = Journal(database, self._note_settled)
+        self._journal = Journal(database, self._note_resolved)
         self.pending_keys: set[tuple[int, str]] = set()
         """Keys whose first use is being written."""
         self._contents = contents
@@ -244,7 +244,7 @@ class DurableService(QueueService):
             self.journal.flush()
             await batch.wait()
         else:
-            await self.journal.settled()
+            await self.journal.resolved()
 
     def give_up_storing(self) -> None:
         """Wait for the disk no longer."""
@@ -339,7 +339,7 @@ class DurableService(QueueService):
         self._queues.pop(name, None)
         queue.end()
 
-    def _note_settled(self) -> None:
+    def _note_resolved(self) -> None:
         if not self.lock.locked():
             self.hand_out()
 

@@ -46,20 +46,20 @@ class JournalStats:
 class OpenBatch(Batch):
     """A batch, and who waits for it."""
 
-    __slots__ = ("after", "settled")
+    __slots__ = ("after", "resolved")
 
     def __init__(self) -> None:
         super().__init__()
         self.after: list[Callable[[], object]] = []
-        """Called in order once `settled`; nothing they do may wait."""
-        self.settled = False
+        """Called in order once `resolved`; nothing they do may wait."""
+        self.resolved = False
 
     async def wait(self) -> None:
         """Wait until it is known whether it is on the disk; raises `StorageUnavailable` if not.
 
         Shielded: a cancellation now could not say what has happened. Bounded by the disk, or `Journal.give_up`.
         """
-        if not self.settled:
+        if not self.resolved:
             event = trio.Event()
             self.after.append(event.set)
             with trio.CancelScope(shield=True):
@@ -69,9 +69,9 @@ class OpenBatch(Batch):
 
 
 class Journal:
-    """Collects changes, has them written, and lets them take effect. `on_settled` is called after each commit."""
+    """Collects changes, has them written, and lets them take effect. `on_resolved` is called after each commit."""
 
-    def __init__(self, database: Database, on_settled: Callable[[], object]) -> None:
+    def __init__(self, database: Database, on_resolved: Callable[[], object]) -> None:
         self.batch = OpenBatch()
         """The one that is open."""
         self.reason = ""
@@ -82,7 +82,7 @@ class Journal:
         """Whether somebody waited in vain."""
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
-        self._on_settled = on_settled
+        self._on_resolved = on_resolved
         self._writer = Writer(database, self._wake)
         self._written: list[OpenBatch] = []
         self._relaxed = False
@@ -125,7 +125,7 @@ class Journal:
             self._given_up = True
             batch = self._in_flight.popleft()
             batch.failure = "it does not answer"
-            self._settle(batch, take_effect=False)
+            self._resolve(batch, take_effect=False)
 
     def check(self) -> None:
         """Raise `StorageUnavailable` if nothing can be written at the moment."""
@@ -174,7 +174,7 @@ class Journal:
             self._in_flight.append(batch)
             self._writer.submit(batch)
 
-    async def settled(self) -> None:
+    async def resolved(self) -> None:
         """Wait until everything entered so far is written, or has failed; raises nothing."""
         self.flush()
         if self._in_flight:
@@ -187,7 +187,7 @@ class Journal:
         written = self._writer.written
         while written:
             self._collect(written.popleft())
-        self._on_settled()
+        self._on_resolved()
 
     def stats(self) -> JournalStats:
         """Report what has been written; never waits."""
@@ -211,7 +211,7 @@ class Journal:
                 logs.say(logging.ERROR, "storage unavailable", reason=written.failure)
         elif before:
             logs.say(logging.INFO, "storage available again")
-        batches = [batch for batch in written.batches if isinstance(batch, OpenBatch) and not batch.settled]
+        batches = [batch for batch in written.batches if isinstance(batch, OpenBatch) and not batch.resolved]
         if not written.failure and written.batches:
             self._commits += 1
             self._seconds += written.seconds
@@ -224,14 +224,14 @@ class Journal:
             for change in reversed(batch.changes):
                 change.revert()
         for batch in batches:
-            self._settle(batch, take_effect=not written.failure)
+            self._resolve(batch, take_effect=not written.failure)
 
-    def _settle(self, batch: OpenBatch, *, take_effect: bool) -> None:
+    def _resolve(self, batch: OpenBatch, *, take_effect: bool) -> None:
         if take_effect:
             self._changes += len(batch.changes) + len(batch.notes)
             for change in batch.changes:
                 change.commit()
-        batch.settled = True
+        batch.resolved = True
         for call in batch.after:
             call()
         batch.after.clear()
@@ -322,7 +322,7 @@ class QuiescentSection(Section):
         """Wait for the lock, and for the disk. If cancelled, the lock is not taken."""
         await super().__aenter__()
         try:
-            await self._journal.settled()
+            await self._journal.resolved()
         except BaseException:
             self._lock.release()
             raise

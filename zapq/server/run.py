@@ -110,7 +110,7 @@ async def _give_up_storing(service: QueueService, budget: trio.CancelScope) -> A
 def _config(settings: Settings) -> Config:
     """Return Hypercorn's configuration; every number in it that matters is ours, and is set here."""
     config = Config()
-    config.accesslog = None  # it costs 25 us a request, and prints paths a client can forge credentials with
+    config.accesslog = None  # it costs 25 us a request, and prints paths a client can forge lines with
     config.errorlog = logs.log
     config.include_server_header = False
     config.keep_alive_max_requests = 2**62  # at its limit HTTP/2 loses a request

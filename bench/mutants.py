@@ -91,7 +91,7 @@ MUTANTS = {
     ),
     "hand-back removed": Mutant(
         "zapq/service/queue.py",
-        "        waiter.gone = True\n        self.take_back(waiter.given)\n",
+        "        waiter.gone = True\n        self.return_undelivered(waiter.given)\n",
         "        waiter.gone = True\n",
         ("tests/service/test_service.py", "tests/service/test_queue.py"),
     ),

@@ -249,7 +249,7 @@ def give_the_second_first(pop: Pop, queue: Queue, now: float) -> Message | None:
     first, second = pop(queue, now), pop(queue, now)
     if first is None or second is None:
         return first
-    queue._come_back(first)
+    queue._become_ready(first)
     return second
 
 
@@ -296,7 +296,7 @@ def acknowledge_what_is_over(ack: Settle, queue: Queue, receipt: str, now: float
         ("dequeue", give_and_keep),
         ("_pop", give_the_second_first),
         ("enqueue", lose_what_was_accepted),
-        ("_come_back", come_back_at_the_end),
+        ("_become_ready", come_back_at_the_end),
         ("_pop", say_empty),
         ("_pop", overlook_the_newest),
         ("ack", keep_what_is_acknowledged),

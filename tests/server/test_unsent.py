@@ -24,7 +24,7 @@ class Sender:
     def __init__(self) -> None:
         self.given_up = False
 
-    def give_up(self) -> None:
+    def disconnect(self) -> None:
         self.given_up = True
 
 

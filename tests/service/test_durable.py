@@ -712,7 +712,7 @@ async def test_who_waits_for_a_disk_that_hangs_is_told_in_the_end(
                 nursery.start_soon(enqueue)
                 await wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
-                service.give_up_storing()
+                service.abandon_storage()
 
     closed = threading.Event()
     close = Database.close

@@ -152,7 +152,7 @@ async def wake_by_a_message_that_could_not_be_handed_over(service: QueueService,
     core = service.broker.find("emails")
     message = core.enqueue(b"job")
     assert core.dequeue() is message
-    queue.take_back([message])
+    queue.return_undelivered([message])
 
 
 async def wake_by_a_settlement(service: QueueService, queue: NamedQueue) -> None:
@@ -306,7 +306,7 @@ async def test_what_was_taken_from_a_deleted_queue_cannot_come_back(
     message = queue.enqueue_nowait(b"x")
     assert queue.dequeue_nowait() is message
     await zapq_service.delete("emails")
-    queue.take_back([message])
+    queue.return_undelivered([message])
     assert zapq_service.stats().queue.messages == 0
 
 
@@ -656,7 +656,7 @@ async def test_messages_of_a_batch_can_be_taken_back_one_by_one(
     await queue.enqueue_many([b"%d" % number for number in range(5)])
     given = queue.take_nowait(Want(3))
     assert [each.body for each in given] == [b"0", b"1", b"2"]
-    queue.take_back(given)
+    queue.return_undelivered(given)
     taken = await queue.dequeue_many(9)
     assert [message.body for message in taken] == [b"%d" % number for number in range(5)]
     assert [message.id for message in taken] == [1, 2, 3, 4, 5]

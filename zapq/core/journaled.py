@@ -97,7 +97,7 @@ class JournaledQueue(Queue):
         """Take note that ids below this one are set aside on the disk."""
         self._ids_kept = next_id
 
-    def give_up(self, message: Message) -> None:
+    def fail(self, message: Message) -> None:
         """Send a message that is held, but not ready, to the dead-letter queue."""
         self._fail(message)
 
@@ -305,7 +305,7 @@ class JournaledQueue(Queue):
             self._place(message, due, 0.0)
         elif overtaken:
             # By a message whose producer asked for less than to have it written.
-            self._come_back(message)
+            self._become_ready(message)
         elif properties is DEFAULTS or not (properties.priority or properties.expires < inf):
             items.append(message)
             self._ready += 1
@@ -317,7 +317,7 @@ class JournaledQueue(Queue):
             self._journal.check()
         except StorageUnavailable:
             for message in messages:
-                self._come_back(message)
+                self._become_ready(message)
             raise
         self._hold(-len(messages), -size)
         self._dequeued += len(messages)
@@ -330,7 +330,7 @@ class JournaledQueue(Queue):
             self._journal.check()
         except StorageUnavailable:
             for message in messages:
-                self._come_back(message)
+                self._become_ready(message)
             raise
         leases = [self._lease(message, visibility, now) for message in messages]
         entries = [
@@ -424,7 +424,7 @@ class _EnqueuedBodies(_OfQueue):
         items = queue._lines[self.properties.priority].items
         if items and items[-1].id > self.first:
             for at, body in enumerate(self.bodies):
-                queue._come_back(Message(self.first + at, body, self.properties))
+                queue._become_ready(Message(self.first + at, body, self.properties))
         else:
             queue._place_bodies(self.first, self.bodies, self.properties, self.size, self.packed)
 
@@ -445,7 +445,7 @@ class _Taken(_OfQueue):
         self.queue._dequeued -= len(self.messages)
         self.queue._hold(len(self.messages), self.size)
         for message in self.messages:
-            self.queue._come_back(message)
+            self.queue._become_ready(message)
 
 
 @dataclass(slots=True)
@@ -459,7 +459,7 @@ class _Leased(_OfQueue):
         for lease in self.leases:
             if self.queue._leases.pop(lease.serial) is not None:
                 self.queue._received -= 1
-                self.queue._come_back(lease.message)
+                self.queue._become_ready(lease.message)
 
 
 @dataclass(slots=True)
@@ -488,7 +488,7 @@ class _Released(_OfQueue):
         if self.due:
             self.queue._place(self.message, self.due, 0.0)
         else:
-            self.queue._come_back(self.message)
+            self.queue._become_ready(self.message)
 
     def revert(self) -> None:
         self.queue._restore_lease(self.lease)

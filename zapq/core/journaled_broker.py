@@ -55,7 +55,7 @@ class JournaledBroker(Broker):
             queue.note_kept(each.image.next_id)
         self._kept = {}
         for queue, message in failed:
-            queue.give_up(message)
+            queue.fail(message)
 
     def next_epoch(self) -> int:
         """Return an epoch no queue has had, or at least not lately."""

@@ -314,7 +314,7 @@ class Queue:
                 self.adopt(message, message.properties)
             return
         self._hold(1, len(message.body))
-        self._come_back(message)
+        self._become_ready(message)
 
     def receive(self, visibility: float | None = None, now: float = 0.0) -> Lease | None:
         """Lease the first ready message for `visibility` seconds (None: as this queue is set), or return None."""
@@ -330,7 +330,7 @@ class Queue:
         if self._leases.pop(lease.serial) is not None:
             self._received -= 1
             self._put_back += 1
-            self._come_back(lease.message)
+            self._become_ready(lease.message)
 
     def ack(self, receipt: str, now: float) -> None:
         """Let the message go for good. Repeating it is fine.
@@ -409,7 +409,7 @@ class Queue:
 
     def stay(self, message: Message) -> None:
         """Put a message that was taken out by `pop_ready` at its place again."""
-        self._come_back(message)
+        self._become_ready(message)
 
     def tick(self, now: float, limit: int) -> bool:
         """Do what is due by `now`, at most `limit` of each kind, and set `alarm`; whether more is due at once."""
@@ -422,7 +422,7 @@ class Queue:
             if message.properties.expires <= now:
                 self._expire(message)
             else:
-                self._come_back(message)
+                self._become_ready(message)
         dead = self._mortal.due(now, limit)
         for message in dead:
             self._tombs.add(message.id)
@@ -522,7 +522,7 @@ class Queue:
             elif due > now:
                 self._place(message, due - now, now)
             else:
-                self._come_back(message)
+                self._become_ready(message)
         self._arrived += number
         self._hold(number, size)
         self.paused = image.paused
@@ -677,7 +677,7 @@ class Queue:
         self._ready += 1
         self._mind(message)
 
-    def _come_back(self, message: Message) -> None:
+    def _become_ready(self, message: Message) -> None:
         """Make a message ready that was not new: at the place its rank gives it."""
         heappush(self._returned, (message.rank, message))
         self._plain = False
@@ -738,7 +738,7 @@ class Queue:
         while len(parcel) < limit and (message := self._pop(now)) is not None:
             size += len(message.body)
             if size > MAX_BATCH_BYTES and len(parcel):
-                self._come_back(message)
+                self._become_ready(message)
                 return parcel, size - len(message.body)
             parcel.add(message)
         return parcel, size
@@ -789,7 +789,7 @@ class Queue:
         elif delay > 0:
             self._place(message, delay, now)
         else:
-            self._come_back(message)
+            self._become_ready(message)
 
     def _has_failed(self, lease: Lease) -> bool:
         """Whether the message, if this delivery of it fails too, has been delivered as often as it may be."""

@@ -139,7 +139,7 @@ class RequestBody:
         self._closed = True
         self._data.clear()
         if self.reserved is not None:
-            self.reserved.give_back()
+            self.reserved.release()
 
 
 def _refuse_other(size: int) -> ZapqError:
@@ -212,7 +212,7 @@ class Exchange:
             return
         queue, given = self._handed_over
         if self._written_before_body in {None, self._link.written}:
-            queue.take_back(given)
+            queue.return_undelivered(given)
         elif self._link.broken or not self.answered:
             note_uncertain(queue, given, self.trace_id)
 

@@ -145,7 +145,7 @@ class Begun:
 class Connection:
     """Serves one stream until either side ends it, or until it can go back to the lobby.
 
-    `give_back` takes what was received of the next request, and the socket with it.
+    `hand_back` takes what was received of the next request, and the socket with it.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Connection:
         *,
         origin: str = "",
         begun: Begun = Begun(),
-        give_back: Callable[[bytes], None] | None = None,
+        hand_back: Callable[[bytes], None] | None = None,
     ) -> None:
         self.written = 0
         self.broken = False
@@ -167,10 +167,10 @@ class Connection:
         self._origin = origin
         self._begun = begun
         self._head_deadline = begun.head_deadline
-        self._give_back = give_back
-        self._hot = None if give_back else host.hot
+        self._hand_back = hand_back
+        self._hot = None if hand_back else host.hot
         self._returning = False
-        self._given_back = False
+        self._handed_back = False
         self._rest = b""
         self._tls = isinstance(stream, trio.SSLStream)
         self._socket = stream.transport_stream.socket if isinstance(stream, trio.SSLStream) else stream.socket
@@ -197,9 +197,9 @@ class Connection:
             if stop is not None:
                 raise stop from None
         finally:
-            self._give_back_reserved()
+            self._release_reservation()
             self._host.connections.discard(self)
-            if not self._given_back:
+            if not self._handed_back:
                 self._host.leave(self._origin)
 
     def close_if_idle(self) -> None:
@@ -212,7 +212,7 @@ class Connection:
         """Count an answer of `size` bytes as being sent, for the length of the block."""
         return self._host.unsent.held(self, size)
 
-    def give_up(self) -> None:
+    def disconnect(self) -> None:
         """End the connection, in the middle of an answer: others need the room."""
         self._host.throttle.say(logging.WARNING, "unsent", "client does not read; too much is unsent")
         self._life.cancel()
@@ -220,15 +220,15 @@ class Connection:
     async def _serve_and_close(self) -> None:
         try:
             await self._serve()
-            if self._give_back is not None and self._returning and self._may_return():
-                self._give_back(self._rest)
-                self._given_back = True
+            if self._hand_back is not None and self._returning and self._may_return():
+                self._hand_back(self._rest)
+                self._handed_back = True
         finally:
             # Closing TLS writes a goodbye, which a client that does not read would hold up.
             with trio.move_on_after(GOODBYE_SECONDS, shield=True) as patience:
                 if self.broken or not self._tls:
                     patience.cancel()
-                if not self._given_back:
+                if not self._handed_back:
                     await self._stream.aclose()
 
     async def _serve(self) -> None:
@@ -272,7 +272,7 @@ class Connection:
         return self._returning or answers.then == "close"
 
     def _may_return(self) -> bool:
-        return self._give_back is not None and not self.broken and not self._host.context.terminated.is_set()
+        return self._hand_back is not None and not self.broken and not self._host.context.terminated.is_set()
 
     async def _speak(self, alpn: str | None, client: Peer, server: Peer) -> None:
         state = ConnectionState({
@@ -339,7 +339,7 @@ class Connection:
         while received:
             hot.set_time(time.time(), trio.current_time())
             # If it was for a message, that is complete, and stored or refused now.
-            self._give_back_reserved()
+            self._release_reservation()
             answers = hot.respond(bytes(received), self.identities)
             await self._send_answers(answers, 0)
             del received[: answers.used]
@@ -368,9 +368,9 @@ class Connection:
                 received += more
         return bytes(received)
 
-    def _give_back_reserved(self) -> None:
+    def _release_reservation(self) -> None:
         if self.reserved is not None:
-            self.reserved.give_back()
+            self.reserved.release()
             self.reserved = None
 
     async def _send_answers(self, answers: Answers, sent: int) -> None:

@@ -302,7 +302,7 @@ class HotPath:
         """
         for start, end, queue, given, trace_id in answers.taken:
             if sent <= start:
-                queue.take_back(given)
+                queue.return_undelivered(given)
             elif sent < end:
                 note_uncertain(queue, given, trace_id.decode())
 

@@ -109,10 +109,10 @@ class Guest:
         self.reserved: Reservation | None = None
         """Room for the message it is sending."""
 
-    def give_back_reserved(self) -> None:
+    def release_reservation(self) -> None:
         """Reserve nothing any more."""
         if self.reserved is not None:
-            self.reserved.give_back()
+            self.reserved.release()
             self.reserved = None
 
 
@@ -219,7 +219,7 @@ class Lobby:
         try:
             return self._step(guest)
         except Exception as error:
-            self._give_up(guest, error)
+            self._disconnect(guest, error)
             return 1
 
     def _send_answers(self) -> None:
@@ -228,9 +228,9 @@ class Lobby:
             try:
                 self._answer(guest, answers, rest)
             except Exception as error:
-                self._give_up(guest, error)
+                self._disconnect(guest, error)
 
-    def _give_up(self, guest: Guest, error: Exception) -> None:
+    def _disconnect(self, guest: Guest, error: Exception) -> None:
         if isinstance(error, OSError):
             logs.say(logging.DEBUG, "client gone", error=repr(error))
         else:
@@ -258,7 +258,7 @@ class Lobby:
                 if not data:
                     return 1 + received // STEP_BYTES
                 # The message it was for is complete, and stored or refused now.
-                guest.give_back_reserved()
+                guest.release_reservation()
         answers = self._hot.respond(data, wake=self._on_woken)
         if answers.parked is not None:
             return self._park(guest, answers.parked, data[answers.used :])
@@ -364,7 +364,7 @@ class Lobby:
                     self._watch_again(guest, answers)
                 self._answer(guest, answers, bytes(guest.rest))
             except Exception as error:
-                self._give_up(guest, error)
+                self._disconnect(guest, error)
 
     def _watch_again(self, guest: Guest, answers: Answers) -> None:
         try:
@@ -453,15 +453,15 @@ class Lobby:
         """Give `guest` a task of its own, until it is between requests again."""
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(guest.sock))
         self._forget(guest)
-        give_back = partial(self.admit, guest.sock, guest.origin)
-        connection = Connection(self._host, stream, origin=guest.origin, begun=begun, give_back=give_back)
+        hand_back = partial(self.admit, guest.sock, guest.origin)
+        connection = Connection(self._host, stream, origin=guest.origin, begun=begun, hand_back=hand_back)
         self._connections.start_soon(connection.run)
 
     def _forget(self, guest: Guest) -> None:
         self._unwatch(guest)
         if guest.parked is not None:
             self._unpark(guest).leave()
-        guest.give_back_reserved()
+        guest.release_reservation()
         self._guests.discard(guest)
         guest.here = False
 
@@ -546,7 +546,7 @@ class Lobby:
                 try:
                     self._finish(guest, self._hot.finish(guest.parked, draining=True))
                 except Exception as error:
-                    self._give_up(guest, error)
+                    self._disconnect(guest, error)
         self._send_answers()
         for guest in list(self._guests):
             if guest.answers is not None:

@@ -56,7 +56,7 @@ async def run_server(
             host = Host(app, _config(settings), settings, traffic=traffic, trace_ids=trace_ids, hot=hot)
             orderly = False
             with trio.CancelScope() as budget:
-                async with _give_up_storing(service, budget), trio.open_nursery() as connections:
+                async with _abandoning_storage(service, budget), trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
                         if hot is not None and door.tls is None and Lobby.possible():
                             accepting.start_soon(Lobby(door, host, hot, connections).run)
@@ -91,7 +91,7 @@ async def run_server(
 
 
 @asynccontextmanager
-async def _give_up_storing(service: QueueService, budget: trio.CancelScope) -> AsyncGenerator[None, None]:
+async def _abandoning_storage(service: QueueService, budget: trio.CancelScope) -> AsyncGenerator[None, None]:
     """Let nobody in the block wait for the disk when `budget` is over: that wait is shielded."""
 
     async def watch() -> None:
@@ -99,7 +99,7 @@ async def _give_up_storing(service: QueueService, budget: trio.CancelScope) -> A
             await trio.sleep_forever()
         finally:
             if budget.cancel_called:
-                service.give_up_storing()
+                service.abandon_storage()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)

@@ -14,7 +14,7 @@ from typing import Protocol
 class Sender(Protocol):
     """Whoever sends an answer."""
 
-    def give_up(self) -> None:
+    def disconnect(self) -> None:
         """Stop sending, soon."""
 
 
@@ -39,7 +39,7 @@ class Unsent:
         while self.size > self._limit and len(self._senders) > 1:
             slowest = next(iter(self._senders))
             self.size -= self._senders.pop(slowest)
-            slowest.give_up()
+            slowest.disconnect()
         try:
             yield
         finally:

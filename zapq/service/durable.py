@@ -188,7 +188,7 @@ class DurableQueue(NamedQueue):
             if waiter.gone:
                 # If it could not be written, it is back already.
                 if not batch.failure:
-                    self.take_back(given)
+                    self.return_undelivered(given)
                 return
             if batch.failure:
                 waiter.refusal = StorageUnavailable(f"The disk takes no changes: {batch.failure}.")
@@ -246,9 +246,9 @@ class DurableService(QueueService):
         else:
             await self.journal.resolved()
 
-    def give_up_storing(self) -> None:
+    def abandon_storage(self) -> None:
         """Wait for the disk no longer."""
-        self.journal.give_up()
+        self.journal.abandon()
 
     async def configure(self, name: str, settings: QueueSettings) -> bool:
         """Let `settings` hold for the queue called `name`, and return whether it was made for that."""

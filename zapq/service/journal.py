@@ -57,7 +57,7 @@ class OpenBatch(Batch):
     async def wait(self) -> None:
         """Wait until it is known whether it is on the disk; raises `StorageUnavailable` if not.
 
-        Shielded: a cancellation now could not say what has happened. Bounded by the disk, or `Journal.give_up`.
+        Shielded: a cancellation now could not say what has happened. Bounded by the disk, or `Journal.abandon`.
         """
         if not self.resolved:
             event = trio.Event()
@@ -78,7 +78,7 @@ class Journal:
         """Why nothing can be written at the moment; empty if it can."""
         self.corked = False
         """Whether somebody will call `flush` soon."""
-        self._given_up = False
+        self._abandoned = False
         """Whether somebody waited in vain."""
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
@@ -110,19 +110,19 @@ class Journal:
         """
         self.flush()
         self._writer.stop()
-        with trio.move_on_after(0.0 if self._given_up else patience, shield=True):
+        with trio.move_on_after(0.0 if self._abandoned else patience, shield=True):
             await self._ended.wait()
         self._life.cancel()
         ended = self._ended.is_set()
         self._writer.leave()
-        self.give_up()
+        self.abandon()
         return ended
 
-    def give_up(self) -> None:
+    def abandon(self) -> None:
         """Tell everybody who waits for the disk that it does not answer; what becomes of theirs is unknown."""
         self.flush()
         while self._in_flight:
-            self._given_up = True
+            self._abandoned = True
             batch = self._in_flight.popleft()
             batch.failure = "it does not answer"
             self._resolve(batch, take_effect=False)
@@ -289,7 +289,7 @@ class JournaledSection(Section):
         self._lock.release()
         if waits:
             self._journal.flush()
-            await batch.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.give_up
+            await batch.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.abandon
 
 
 class ExclusiveSection(JournaledSection):
@@ -305,7 +305,7 @@ class ExclusiveSection(JournaledSection):
         try:
             if len(batch.changes) > self._before:
                 self._journal.flush()
-                await batch.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.give_up
+                await batch.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.abandon
         finally:
             self._lock.release()
             self._afterwards()

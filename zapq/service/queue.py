@@ -177,7 +177,7 @@ class NamedQueue:
         properties = _properties(now, priority, delay, ttl, content_type)
         async with self._section:
             with self._asked_for(durability):
-                _give_back(reserved)
+                _release(reserved)
                 return self._enqueue(body, properties, delay, begun, now)
 
     async def enqueue_once(
@@ -196,7 +196,7 @@ class NamedQueue:
         """
 
         def store(now: float) -> int:
-            _give_back(reserved)
+            _release(reserved)
             return self._enqueue_draft(draft, begun, now)
 
         return await self._once(key, _fingerprint(draft), store, durability)
@@ -228,7 +228,7 @@ class NamedQueue:
         """
 
         def store(now: float) -> int:
-            _give_back(reserved)
+            _release(reserved)
             return self._enqueue_many(batch, content_type, begun, now)
 
         return await self._once(key, _fingerprint((content_type, list(batch))), store, durability)
@@ -328,7 +328,7 @@ class NamedQueue:
         """
         async with self._section:
             with self._asked_for(durability):
-                _give_back(reserved)
+                _release(reserved)
                 return self._enqueue_many(batch, content_type, begun, trio.current_time())
 
     def dequeue_nowait(self, *, now: float | None = None, waits: bool = False) -> Message | None:
@@ -431,7 +431,7 @@ class NamedQueue:
         """Step out of line: what was given already goes back to its place. Never waits."""
         self._waiting_room.leave(waiter)
         waiter.gone = True
-        self.take_back(waiter.given)
+        self.return_undelivered(waiter.given)
 
     @asynccontextmanager
     async def lease(self, *, visibility: float = inf) -> AsyncGenerator[Lease, None]:
@@ -507,7 +507,7 @@ class NamedQueue:
         self._dispatcher.hand_out()
         return lease
 
-    def take_back(self, given: Deliveries) -> None:
+    def return_undelivered(self, given: Deliveries) -> None:
         """Put what could not be handed over at its original place, as if it had not been taken.
 
         Never refused, never waits, for the same reason as `settle_nowait`.
@@ -749,10 +749,10 @@ def _fingerprint(content: object) -> bytes:
     return hashlib.blake2b(msgspec.msgpack.encode(content), digest_size=16).digest()
 
 
-def _give_back(reserved: Reservation | None) -> None:
+def _release(reserved: Reservation | None) -> None:
     """Give back what was reserved for a message that is about to be stored, so that it is not counted twice."""
     if reserved is not None:
-        reserved.give_back()
+        reserved.release()
 
 
 def _size_together(batch: Sequence[bytes | Draft], *, little: bool) -> int:

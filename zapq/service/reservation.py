@@ -65,7 +65,7 @@ class Reservation:
             self.size += missing
         return True
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Reserve nothing any more; again is harmless."""
         self._pool.release(self.size)
         self.size = 0

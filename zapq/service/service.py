@@ -195,7 +195,7 @@ class QueueService:
 
     def put_back(self, message: Message) -> None:
         """Return a message of the default queue whose hand-over failed to its original place."""
-        self.default.take_back((message,))
+        self.default.return_undelivered((message,))
 
     def note_uncertain_delivery(self, number: int = 1) -> None:
         """Count messages whose bytes may or may not have reached a client that vanished."""
@@ -292,7 +292,7 @@ class QueueService:
         Raises `StorageUnavailable` if it is not; then the change has been undone.
         """
 
-    def give_up_storing(self) -> None:
+    def abandon_storage(self) -> None:
         """Wait for the disk no longer: whoever does is told that it does not answer."""
 
     def drain(self) -> None:

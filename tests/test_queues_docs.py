@@ -125,7 +125,7 @@ def test_every_verb_in_python_is_named(kind: type) -> None:
         "join",
         "run",
     }
-    ours |= {"check_open", "check_storage", "abandon_storage", "adopt", "fingerprint", "reservation"}
+    ours |= {"check_open", "check_storage", "abandon_storage", "replace_all", "fingerprint", "reservation"}
     """Between the service and the HTTP side."""
     verbs = {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")} - ours
     section = DOCUMENT[DOCUMENT.index("## In Python") :]

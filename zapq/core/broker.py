@@ -221,7 +221,7 @@ class Broker:
                     break  # all that is behind it would only be taken out and put back
                 continue
             source.leave(message)
-            target.adopt(message, Properties(message.content_type, message.priority))
+            target.accept_moved(message, Properties(message.content_type, message.priority))
             moved += 1
             if moved == limit:
                 break
@@ -274,7 +274,7 @@ class Broker:
     def bury(self, queue: Queue, message: Message) -> None:
         """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
         grave, properties = self._grave(queue, message)
-        grave.adopt(message, properties)
+        grave.accept_moved(message, properties)
 
     def _grave(self, queue: Queue, message: Message) -> tuple[Queue, Properties]:
         properties = message.properties

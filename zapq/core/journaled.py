@@ -231,9 +231,9 @@ class JournaledQueue(Queue):
             change = _Released(self, [Kept(row, message.properties, due)], lease, message, due)
         self._journal.add(change)
 
-    def adopt(self, message: Message, properties: Properties) -> Message:
+    def accept_moved(self, message: Message, properties: Properties) -> Message:
         """Take over a message another queue has held."""
-        mine = super().adopt(message, properties)
+        mine = super().accept_moved(message, properties)
         self._note_ids()
         self._journal.note(Put(row_of(self.epoch, mine.id), mine.body, mine.properties))
         return mine

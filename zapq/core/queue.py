@@ -311,7 +311,7 @@ class Queue:
         # Taken before a snapshot was loaded, it may have been in it, or another one with its id.
         if message.id < self._given_before and (there := self.find(message.id)) is not None:
             if there.message.body != message.body:
-                self.adopt(message, message.properties)
+                self.accept_moved(message, message.properties)
             return
         self._hold(1, len(message.body))
         self._become_ready(message)
@@ -378,7 +378,7 @@ class Queue:
         self._watch(lease.deadline)
         return lease
 
-    def adopt(self, message: Message, properties: Properties) -> Message:
+    def accept_moved(self, message: Message, properties: Properties) -> Message:
         """Take over a message another queue has held: at the end, with an id of this queue. Never refused."""
         mine = Message(self._next_id, message.body, properties)
         self._next_id += 1

@@ -128,7 +128,7 @@ def _bind(address: Address) -> socket.socket:
     if address.path:
         return _bind_unix(address.path)
     if address.descriptor >= 0:
-        return _adopt(address.descriptor)
+        return _inherit(address.descriptor)
     if address.host:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         return socket.create_server((address.host, address.port), family=family, backlog=BACKLOG)
@@ -168,7 +168,7 @@ def _remove_stale(path: str) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _adopt(descriptor: int) -> socket.socket:
+def _inherit(descriptor: int) -> socket.socket:
     """Take over a socket whoever started us listens on; how many clients it lets wait is their choice."""
     sock = socket.socket(fileno=descriptor)
     try:

@@ -294,8 +294,8 @@ class DurableService(QueueService):
         await bulk.free_elsewhere(change.dropped)
         return number
 
-    async def adopt(self, image: Image) -> int:
-        """Replace every queue by what `image` holds. See `QueueService.adopt`.
+    async def replace_all(self, image: Image) -> int:
+        """Replace every queue by what `image` holds. See `QueueService.replace_all`.
 
         All of it is on the disk before the queues change, and the change is one small write.
         """

@@ -223,7 +223,7 @@ class QueueService:
         """
         return await self.snapshots.load(name)
 
-    async def adopt(self, image: Image) -> int:
+    async def replace_all(self, image: Image) -> int:
         """Replace every queue by what `image` holds, in one step, and return the number of messages.
 
         The image is used up by it. Raises `Draining`. If cancelled, nothing is replaced.

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from zapq.core.image import QueueImage
 from zapq.core.message import Message
 from zapq.errors import CannotStart
-from zapq.store.database import FILE, FORMAT, adopt, is_there, lock, refusal
+from zapq.store.database import FILE, FORMAT, is_there, lock, open_existing, refusal
 from zapq.store.wal import Damaged, log_of
 
 
@@ -100,7 +100,7 @@ def _copy(directory: str, path: Path, copy: Path) -> tuple[int, int | None]:
 
 
 def _read(copy: Path, size: int, log: int | None) -> Report:
-    database, warning = adopt(copy)
+    database, warning = open_existing(copy)
     now = time.time()
     try:
         contents = database.load(now, 0.0, warning)

@@ -502,7 +502,7 @@ def open_database(directory: str, descriptor: int) -> tuple[Database, str]:
         raise refusal(error) from None
     except (OSError, sqlite3.Error) as error:
         raise CannotStart(f"{path.name} cannot be made: {_reason(error)}.") from None
-    return adopt(path)
+    return open_existing(path)
 
 
 def lock(directory: str, descriptor: int, kind: int) -> None:
@@ -518,7 +518,7 @@ def refusal(error: Damaged) -> CannotStart:
     return CannotStart(f"{FILE} is damaged: {error}. `zapq check` tells more.")
 
 
-def adopt(path: Path) -> tuple[Database, str]:
+def open_existing(path: Path) -> tuple[Database, str]:
     """Open the database `path`, which nobody else uses. See `open_database`."""
     try:
         has_log = log_of(path).exists()

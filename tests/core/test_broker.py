@@ -137,7 +137,7 @@ def test_a_message_goes_to_the_dead_letter_queue_the_moment_the_limit_trips(brok
     assert (len(work), len(dead)) == (0, 1)
     [seen] = dead.peek("ready", 1)
     properties = seen.message.properties
-    assert (properties.content_type, properties.priority, properties.expires, properties.origin) == (
+    assert (properties.content_type, properties.priority, properties.expires, properties.failed_in) == (
         "text/plain",
         3,
         inf,

@@ -46,7 +46,7 @@ class Held:
     """When it is ready again."""
     receives: int = 0
     releases: int = 0
-    origin: str = ""
+    failed_in: str = ""
     serial: int = 0
 
     @property
@@ -126,7 +126,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
     def come_back(self, each: Held, delay: float = 0.0) -> None:
         """Let a lease of the model end."""
         if each.queue == "work" and each.receives >= MAX_RECEIVES:
-            dead = Held("dead", self.new_id("dead"), each.body, each.priority, origin="work")
+            dead = Held("dead", self.new_id("dead"), each.body, each.priority, failed_in="work")
             self.counts["work", "dead_lettered"] += 1
             self.change(each, dead)
         elif each.expires <= self.now:
@@ -207,7 +207,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
         self.queue(name).put_back(message)
         self.counts[name, "returned"] += 1
         self.came_back = True
-        receives, releases, origin = properties.receives, properties.releases, properties.origin
+        receives, releases, failed_in = properties.receives, properties.releases, properties.failed_in
         self.held.append(
             Held(
                 name,
@@ -219,7 +219,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
                 inf,
                 receives,
                 releases,
-                origin,
+                failed_in,
             )
         )
         self.tick()
@@ -341,7 +341,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
         moved = 0
         for each in self.of("dead", "ready"):
             room = len(self.of("work")) < OWN_MESSAGES
-            if each.origin == "work" and room and moved < limit:
+            if each.failed_in == "work" and room and moved < limit:
                 self.change(each, Held("work", self.new_id("work"), each.body, each.priority))
                 moved += 1
         redriven = self.do_redrive("dead", limit)

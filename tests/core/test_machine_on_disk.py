@@ -135,7 +135,7 @@ class QueuesOnDisk(QueuesAgainstList):
             self.newest[name] = self.core(name)._next_id - 1 - len(failed) * (name == "dead")
         for each in sorted(failed, key=lambda each: each.id):
             self.counts["work", "dead_lettered"] += 1
-            self.change(each, Held("dead", self.new_id("dead"), each.body, each.priority, origin="work"))
+            self.change(each, Held("dead", self.new_id("dead"), each.body, each.priority, failed_in="work"))
         for each in [each for each in self.held if each.state == "leased"]:
             self.change(each, replace(each, state="ready", until=inf, serial=0))
         self.tick()

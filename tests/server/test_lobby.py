@@ -208,7 +208,7 @@ class TestWithLargeMessages:
 async def test_where_no_more_sockets_can_be_watched_clients_are_turned_away_and_the_others_served(
     zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def admit_nobody(self: Lobby, sock: socket.socket, origin: str, received: bytes = b"") -> None:
+    def admit_nobody(self: Lobby, sock: socket.socket, network: str, received: bytes = b"") -> None:
         raise OSError(28, "No space left on device")
 
     async with open_client(zapq_server.url) as early:

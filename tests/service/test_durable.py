@@ -129,7 +129,7 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         assert later.due is not None
         assert 900 < later.due - trio.current_time() <= 1000
         [dead] = await service.find("dead").peek()
-        assert (dead.message.body, dead.message.properties.origin) == (b"y", "jobs")
+        assert (dead.message.body, dead.message.properties.failed_in) == (b"y", "jobs")
         assert await service.queue("keyed").enqueue_once("k", Draft(body=b"once")) == (key.id, True)
         again = await service.queue("keyed").enqueue_many_once("ks", [b"two", Draft(body=b"three")])
         assert again == (keys.id, True)

@@ -272,7 +272,7 @@ async def test_a_message_leased_for_the_last_time_is_a_dead_letter_when_it_is_lo
         await other.restore("a.msgpack")
         assert other.find("jobs").info().stats.messages == 0
         [letter] = await other.find("dead").peek()
-        assert (letter.message.body, letter.message.properties.origin) == (b"poison", "jobs")
+        assert (letter.message.body, letter.message.properties.failed_in) == (b"poison", "jobs")
         assert other.broker.messages == 1
         assert (await other.find("dead").redrive()).moved == 1
 

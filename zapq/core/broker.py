@@ -214,7 +214,7 @@ class Broker:
         moved = 0
         staying: list[Message] = []
         for message in source.pop_ready(now):
-            target = self.queues.get(message.properties.origin)
+            target = self.queues.get(message.properties.failed_in)
             if target is None or target is source or not target.has_room_for(len(message.body)):
                 staying.append(message)
                 if feeders and not any(each.has_room_for(0) for each in feeders):
@@ -280,7 +280,7 @@ class Broker:
         properties = message.properties
         name = queue.settings.dead_letter
         assert name is not None
-        return self.queues[name], Properties(properties.content_type, properties.priority, origin=queue.name)
+        return self.queues[name], Properties(properties.content_type, properties.priority, failed_in=queue.name)
 
 
 def _emptied(stats: QueueStats) -> QueueStats:

@@ -98,9 +98,9 @@ class JournaledBroker(Broker):
         staying: list[Message] = []
         coming: dict[str, tuple[int, int]] = {}
         for message in source.pop_ready(now):
-            target = self.queues.get(message.properties.origin)
+            target = self.queues.get(message.properties.failed_in)
             size = len(message.body)
-            number, total = coming.get(message.properties.origin, (0, 0))
+            number, total = coming.get(message.properties.failed_in, (0, 0))
             if target is None or target is source or not target.has_room_for(total + size, number + 1):
                 staying.append(message)
                 moved = [coming.get(each.name, (0, 0)) for each in feeders]
@@ -111,7 +111,7 @@ class JournaledBroker(Broker):
                 if feeders and not any(rooms):
                     break  # all that is behind it would only be taken out and put back
                 continue
-            coming[message.properties.origin] = (number + 1, total + size)
+            coming[message.properties.failed_in] = (number + 1, total + size)
             pairs.append((
                 message,
                 target.prepare_move(message, Properties(message.content_type, message.priority)),

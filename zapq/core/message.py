@@ -25,7 +25,7 @@ class Properties(msgspec.Struct, frozen=True, gc=False):
     """How often it has been leased and has come back."""
     releases: int = 0
     """How often it was given back without a delay."""
-    origin: str = ""
+    failed_in: str = ""
     """The queue it failed in, if it is a dead letter."""
 
 

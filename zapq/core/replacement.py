@@ -68,4 +68,6 @@ class Replacement:
         properties = message.properties
         assert queue.settings.dead_letter is not None
         target = self.queues[queue.settings.dead_letter]
-        target.accept_moved(message, Properties(properties.content_type, properties.priority, origin=queue.name))
+        target.accept_moved(
+            message, Properties(properties.content_type, properties.priority, failed_in=queue.name)
+        )

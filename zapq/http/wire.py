@@ -218,8 +218,8 @@ def describe_message(seen: Sighting, now: float) -> dict[str, object]:
         described["visible_in"] = round(max(seen.due - now, 0.0), 3)
     if properties.expires < float("inf"):
         described["expires_in"] = round(max(properties.expires - now, 0.0), 3)
-    if properties.origin:
-        described["failed_in"] = properties.origin
+    if properties.failed_in:
+        described["failed_in"] = properties.failed_in
     return described
 
 

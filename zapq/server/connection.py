@@ -71,39 +71,39 @@ class Host:
         self.context = WorkerContext(None)
         self.throttle = logs.Throttle()
         self._shortage = logs.Throttle(logs.STATE_LINES_PER_SECOND)
-        self._origins: dict[str, int] = {}
+        self._networks: dict[str, int] = {}
         """Open connections by where they come from, as far as that is capped."""
         self.connections: set[Connection] = set()
         self.unsent = Unsent(MAX_UNSENT_BYTES)
 
-    def enter(self, origin: str) -> bool:
-        """Count one more connection from `origin` and return True, or count and log that it may not be open."""
+    def enter(self, network: str) -> bool:
+        """Count one more connection from `network` and return True, or count and log that it may not be open."""
         if self.traffic.connections >= self.settings.max_connections:
-            self._turn_away(origin, "max_connections", self.settings.max_connections)
+            self._turn_away(network, "max_connections", self.settings.max_connections)
             return False
         most = self.settings.max_connections_per_address
-        if most and origin:
-            number = self._origins.get(origin, 0)
+        if most and network:
+            number = self._networks.get(network, 0)
             if number >= most:
-                self._turn_away(origin, "max_connections_per_address", most)
+                self._turn_away(network, "max_connections_per_address", most)
                 return False
-            self._origins[origin] = number + 1
+            self._networks[network] = number + 1
         self.traffic.connections += 1
         return True
 
-    def leave(self, origin: str) -> None:
-        """Note that a connection from `origin` is closed."""
+    def leave(self, network: str) -> None:
+        """Note that a connection from `network` is closed."""
         self.traffic.connections -= 1
-        number = self._origins.get(origin)
+        number = self._networks.get(network)
         if number is not None:
             if number > 1:
-                self._origins[origin] = number - 1
+                self._networks[network] = number - 1
             else:
-                del self._origins[origin]
+                del self._networks[network]
 
-    def _turn_away(self, origin: str, cap: str, limit: int) -> None:
+    def _turn_away(self, network: str, cap: str, limit: int) -> None:
         self.traffic.connections_refused += 1
-        self.throttle.say(logging.WARNING, cap, "connection refused", cap=cap, limit=limit, peer=origin or "unix")
+        self.throttle.say(logging.WARNING, cap, "connection refused", cap=cap, limit=limit, peer=network or "unix")
 
     def note_no_resources(self, error: OSError, turned_away: int | None) -> None:
         """Log why clients cannot be accepted, and count those that were turned away; None: they have to wait."""
@@ -153,7 +153,7 @@ class Connection:
         host: Host,
         stream: Stream,
         *,
-        origin: str = "",
+        network: str = "",
         begun: Begun = Begun(),
         hand_back: Callable[[bytes], None] | None = None,
     ) -> None:
@@ -164,7 +164,7 @@ class Connection:
         self.reserved = begun.reserved
         self._host = host
         self._stream = stream
-        self._origin = origin
+        self._network = network
         self._begun = begun
         self._head_deadline = begun.head_deadline
         self._hand_back = hand_back
@@ -200,7 +200,7 @@ class Connection:
             self._release_reservation()
             self._host.connections.discard(self)
             if not self._handed_back:
-                self._host.leave(self._origin)
+                self._host.leave(self._network)
 
     def close_if_idle(self) -> None:
         """End the connection unless a request is under way or begun."""

@@ -34,7 +34,7 @@ from zapq.limits import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, STEP_BYTES, TURN_S
 from zapq.server.connection import Begun, Connection, Host
 from zapq.server.hotpath import Answers, HotPath, Parked
 from zapq.server.listeners import OUT_OF_RESOURCES, Door
-from zapq.server.origin import origin_of
+from zapq.server.peer_network import peer_network
 from zapq.service.journal import Journal, OpenBatch
 from zapq.service.reservation import Reservation
 
@@ -79,7 +79,7 @@ class Guest:
         "deadline",
         "here",
         "needed",
-        "origin",
+        "network",
         "parked",
         "reserved",
         "rest",
@@ -88,9 +88,9 @@ class Guest:
         "watched",
     )
 
-    def __init__(self, sock: socket.socket, origin: str) -> None:
+    def __init__(self, sock: socket.socket, network: str) -> None:
         self.sock = sock
-        self.origin = origin
+        self.network = network
         self.deadline = inf
         """When its state has lasted too long."""
         self.here = True
@@ -183,9 +183,9 @@ class Lobby:
                 self._selector.unregister(bell.inside)
             bell.close()
 
-    def admit(self, sock: socket.socket, origin: str, received: bytes = b"") -> None:
+    def admit(self, sock: socket.socket, network: str, received: bytes = b"") -> None:
         """Take in a connection that is between requests; `received` is what it has sent already."""
-        guest = Guest(sock, origin)
+        guest = Guest(sock, network)
         self._set_deadline(guest, trio.current_time() + self._settings.keep_alive)
         self._selector.register(sock, _READ, guest)
         self._guests.add(guest)
@@ -453,8 +453,8 @@ class Lobby:
         """Give `guest` a task of its own, until it is between requests again."""
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(guest.sock))
         self._forget(guest)
-        hand_back = partial(self.admit, guest.sock, guest.origin)
-        connection = Connection(self._host, stream, origin=guest.origin, begun=begun, hand_back=hand_back)
+        hand_back = partial(self.admit, guest.sock, guest.network)
+        connection = Connection(self._host, stream, network=guest.network, begun=begun, hand_back=hand_back)
         self._connections.start_soon(connection.run)
 
     def _forget(self, guest: Guest) -> None:
@@ -468,7 +468,7 @@ class Lobby:
     def _close(self, guest: Guest) -> None:
         self._forget(guest)
         guest.sock.close()
-        self._host.leave(guest.origin)
+        self._host.leave(guest.network)
 
     def _accept(self, nursery: trio.Nursery) -> int:
         """Take in who waits at the door, and return what it cost."""
@@ -488,16 +488,16 @@ class Lobby:
                 if error.errno not in _CHANGED_THEIR_MIND:
                     raise
                 continue
-            origin = origin_of(address)
-            if not self._host.enter(origin):
+            network = peer_network(address)
+            if not self._host.enter(network):
                 sock.close()
                 continue
             sock.setblocking(False)
             try:
-                self.admit(sock, origin)
+                self.admit(sock, network)
             except OSError as error:  # the kernel watches no more sockets for us: fs.epoll.max_user_watches
                 self._host.note_no_resources(error, 1)
-                self._host.leave(origin)
+                self._host.leave(network)
                 sock.close()
         return ACCEPTS
 

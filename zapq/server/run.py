@@ -27,7 +27,7 @@ from zapq.server.connection import Connection, Host
 from zapq.server.hotpath import HotPath
 from zapq.server.listeners import OUT_OF_RESOURCES, Door, open_door
 from zapq.server.lobby import Lobby
-from zapq.server.origin import origin_of
+from zapq.server.peer_network import peer_network
 from zapq.service.open import open_service
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -153,11 +153,11 @@ async def _accept(door: Door, host: Host, connections: trio.Nursery) -> None:
             await trio.sleep(0 if turned_away == ACCEPTS else ACCEPT_PAUSE)
             continue
         try:
-            origin = origin_of(stream.socket.getpeername())
+            network = peer_network(stream.socket.getpeername())
         except OSError:  # it is gone already
             await trio.aclose_forcefully(stream)
             continue
-        if not host.enter(origin):
+        if not host.enter(network):
             await trio.aclose_forcefully(stream)
             continue
-        connections.start_soon(Connection(host, door.guard(stream), origin=origin).run)
+        connections.start_soon(Connection(host, door.guard(stream), network=network).run)

@@ -81,7 +81,7 @@ class PropertiesRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unkn
     expires: _Time | None = None
     receives: _Count = 0
     releases: _Count = 0
-    origin: Annotated[str, msgspec.Meta(pattern=rf"^({QUEUE_NAME})?\Z")] = ""
+    failed_in: Annotated[str, msgspec.Meta(pattern=rf"^({QUEUE_NAME})?\Z")] = ""
 
 
 class MessageRecord(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -220,7 +220,7 @@ def _properties_record(properties: Properties, offset: float) -> PropertiesRecor
         expires,
         properties.receives,
         properties.releases,
-        properties.origin,
+        properties.failed_in,
     )
 
 
@@ -445,5 +445,5 @@ class _Filling:
     def _properties(self, record: PropertiesRecord) -> Properties:
         expires = inf if record.expires is None else record.expires - self._offset
         return Properties(
-            record.content_type, record.priority, expires, record.receives, record.releases, record.origin
+            record.content_type, record.priority, expires, record.receives, record.releases, record.failed_in
         )

@@ -97,7 +97,7 @@ class State(NamedTuple):
     expires: float | None
     receives: int
     releases: int
-    origin: str
+    failed_in: str
     due: float
 
 
@@ -478,9 +478,9 @@ class _Known:
         properties = self._read.get(raw)
         if properties is not None:
             return properties, 0.0
-        content_type, priority, expires, receives, releases, origin, due = _STATES.decode(raw)
+        content_type, priority, expires, receives, releases, failed_in, due = _STATES.decode(raw)
         ends = inf if expires is None else expires - self._offset
-        properties = Properties(content_type, priority, ends, receives, releases, origin)
+        properties = Properties(content_type, priority, ends, receives, releases, failed_in)
         if due:
             return properties, due - self._offset
         self._read[raw] = properties
@@ -666,7 +666,7 @@ def _state(row: int, properties: Properties, due: float, offset: float) -> bytes
         expires,
         properties.receives,
         properties.releases,
-        properties.origin,
+        properties.failed_in,
         due + offset if due else 0.0,
     )
     raw = msgspec.msgpack.encode(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zapq.server.origin import origin_of
+from zapq.server.peer_network import peer_network
 
 
 @pytest.mark.parametrize(
@@ -20,9 +20,9 @@ from zapq.server.origin import origin_of
         (b"\0abstract", ""),
     ],
 )
-def test_one_origin_is_an_address_or_a_network_and_a_unix_socket_has_none(address: object, origin: str) -> None:
-    assert origin_of(address) == origin
+def test_one_origin_is_an_address_or_a_network_and_a_unix_socket_has_none(address: object, network: str) -> None:
+    assert peer_network(address) == network
 
 
 def test_neighbouring_networks_are_two_origins() -> None:
-    assert origin_of(("2001:db8:1:2::1", 1, 0, 0)) != origin_of(("2001:db8:1:3::1", 1, 0, 0))
+    assert peer_network(("2001:db8:1:2::1", 1, 0, 0)) != peer_network(("2001:db8:1:3::1", 1, 0, 0))

@@ -9,7 +9,7 @@ _MAPPED = bytes(10) + b"\xff\xff"
 _NETWORK_BYTES = 8
 
 
-def origin_of(address: object) -> str:
+def peer_network(address: object) -> str:
     """Return what a peer's socket address counts as: an IPv4 address, an IPv6 network, nothing for a unix socket.
 
     Of IPv6 it is the /64 prefix, for every host has as many addresses as it likes within one. IPv4 clients of a

@@ -18,7 +18,7 @@ import zapq
 from tests.client import ask, connection, open_client, vanish
 from zapq.http import respond
 from zapq.limits import MAX_ANSWERS, STEP_BYTES, TURN_STEPS
-from zapq.server.connection import Begun
+from zapq.server.connection import Handoff
 from zapq.server.hotpath import Answers, HotPath, Parked
 from zapq.server.lobby import Guest, Lobby
 from zapq.service.service import QueueService
@@ -188,7 +188,7 @@ class TestWithLargeMessages:
         promote = Lobby._promote
         victims: list[trio.SocketStream] = []
 
-        def promote_nobody(self: Lobby, guest: Guest, begun: Begun) -> None:
+        def promote_nobody(self: Lobby, guest: Guest, begun: Handoff) -> None:
             for stream in victims:
                 vanish(stream)
             promote(self, guest, begun)

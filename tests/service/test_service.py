@@ -242,7 +242,7 @@ async def test_draining_answers_waiters_refuses_newcomers_and_gives_what_is_held
     assert refused == 3
     with pytest.raises(Draining):
         await zapq_service.enqueue(b"late")
-    await zapq_service.enqueue(b"begun before", begun=True)
+    await zapq_service.enqueue(b"begun before", exempt_from_drain=True)
     assert await zapq_service.dequeue(wait=60) is not None
     for wait in (0, 60):
         with pytest.raises(Draining):

@@ -43,14 +43,16 @@ class Api:
         with self.service.made_if_used(queue) as named:
             if key is not None:
                 draft = Draft(body=body, priority=priority, delay=delay, ttl=ttl, content_type=content_type)
-                return await named.enqueue_once(key, draft, begun=True, durability=durability, reserved=reserved)
+                return await named.enqueue_once(
+                    key, draft, exempt_from_drain=True, durability=durability, reserved=reserved
+                )
             message = await named.enqueue(
                 body,
                 priority=priority,
                 delay=delay,
                 ttl=ttl,
                 content_type=content_type,
-                begun=True,
+                exempt_from_drain=True,
                 durability=durability,
                 reserved=reserved,
             )
@@ -69,10 +71,15 @@ class Api:
         with self.service.made_if_used(queue) as named:
             if key is not None:
                 return await named.enqueue_many_once(
-                    key, batch, content_type=content_type, begun=True, durability=durability, reserved=reserved
+                    key,
+                    batch,
+                    content_type=content_type,
+                    exempt_from_drain=True,
+                    durability=durability,
+                    reserved=reserved,
                 )
             first = await named.enqueue_many(
-                batch, content_type=content_type, begun=True, durability=durability, reserved=reserved
+                batch, content_type=content_type, exempt_from_drain=True, durability=durability, reserved=reserved
             )
             return Accepted(first, replayed=False)
 
@@ -98,7 +105,7 @@ class Api:
         """
         wire.check_declared_length(request, self.settings.max_message_bytes)
         exchange = exchange_of(request)
-        if not exchange.begun:
+        if not exchange.exempt_from_drain:
             self.service.check_open()
         if exchange.body.reserved is None and not exchange.body.whole:
             exchange.body.reserve(self.service.reservation(queue), request.content_length or 0)

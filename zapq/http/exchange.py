@@ -150,7 +150,7 @@ class Exchange:
     """What a handler knows about its request besides what Quart tells: who asks, over what, and if still there."""
 
     def __init__(
-        self, *, trace_id: str, link: Link, body: RequestBody, begun: bool = False, peer: str = ""
+        self, *, trace_id: str, link: Link, body: RequestBody, exempt_from_drain: bool = False, peer: str = ""
     ) -> None:
         self.trace_id = trace_id
         self.peer = peer
@@ -158,7 +158,7 @@ class Exchange:
         self.grant: Grant | None = None
         """What whoever asks may do; None where nobody is asked."""
         self.body = body
-        self.begun = begun
+        self.exempt_from_drain = exempt_from_drain
         """Whether its body had begun to arrive before: then a shutdown since does not refuse it."""
         self.answered = False
         self._link = link
@@ -256,7 +256,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
                 whole=is_whole(self.scope["headers"], state.get("arrived", 0)),
                 reserved=reserved,
             ),
-            begun=earlier is not None,
+            exempt_from_drain=earlier is not None,
             peer=peer_of(self.scope["client"]),
         )
         logs.current_trace_id.set(exchange.trace_id)

@@ -126,7 +126,7 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class Handoff:
     """How far a connection had come in the lobby."""
 
     received: bytes = b""
@@ -154,19 +154,19 @@ class Connection:
         stream: Stream,
         *,
         network: str = "",
-        begun: Begun = Begun(),
+        handoff: Handoff = Handoff(),
         hand_back: Callable[[bytes], None] | None = None,
     ) -> None:
         self.written = 0
         self.broken = False
-        self.body_deadline = begun.body_deadline
+        self.body_deadline = handoff.body_deadline
         self.identities = NOBODY
-        self.reserved = begun.reserved
+        self.reserved = handoff.reserved
         self._host = host
         self._stream = stream
         self._network = network
-        self._begun = begun
-        self._head_deadline = begun.head_deadline
+        self._handoff = handoff
+        self._head_deadline = handoff.head_deadline
         self._hand_back = hand_back
         self._hot = None if hand_back else host.hot
         self._returning = False
@@ -235,7 +235,7 @@ class Connection:
         alpn = None
         with self._life:
             # First of all: these answers may hold messages, whatever has become of the client.
-            if self._begun.unsent is not None and await self._finish(self._begun.unsent):
+            if self._handoff.unsent is not None and await self._finish(self._handoff.unsent):
                 return
             client: Peer = None
             try:
@@ -266,9 +266,9 @@ class Connection:
 
     async def _finish(self, answers: Answers) -> bool:
         """Write what the lobby could not, and return whether nothing is left to do here."""
-        await self._send_answers(answers, self._begun.sent)
+        await self._send_answers(answers, self._handoff.sent)
         self._returning = self._may_return() and answers.then != "close"
-        self._rest = self._begun.received
+        self._rest = self._handoff.received
         return self._returning or answers.then == "close"
 
     def _may_return(self) -> bool:
@@ -292,7 +292,7 @@ class Connection:
     async def _read(self) -> None:
         """Take what the client sends, until its end or ours, or until the connection goes back to the lobby."""
         discarded = 0
-        data = self._begun.received or await self._receive()
+        data = self._handoff.received or await self._receive()
         while data is not None:
             if self._returning:
                 self._rest += data
@@ -351,8 +351,8 @@ class Connection:
             if answers.then == "close":
                 await self._linger()
                 return b""
-            if answers.begun is not None:
-                self.reserved = hot.reserve(answers.begun)
+            if answers.announced is not None:
+                self.reserved = hot.reserve(answers.announced)
                 if self.reserved is None:
                     break
             if answers.then in {"head", "body"} and not self._head_begun:

@@ -114,7 +114,7 @@ class Answers:
     Hypercorn. `close`: of no interest, for the client wants the connection closed.
     """
     needed = 0
-    begun: Head | None = None
+    announced: Head | None = None
     """Of `body`: the head."""
     parked: Parked | None = None
     """Of `wait`: to be answered by `finish` when it is over."""
@@ -189,7 +189,7 @@ class HotPath:
         changed: list[tuple[int, Head]] = []
         journal = self.journal
         changes = None if journal is None else journal.batch.changes
-        begun = 0 if changes is None else len(changes)
+        before = 0 if changes is None else len(changes)
         at = size = 0
         length = len(data)
         while at < length:
@@ -216,7 +216,7 @@ class HotPath:
             if stop > length:
                 answers.then = "body"
                 answers.needed = stop - at
-                answers.begun = head
+                answers.announced = head
                 break
             try:
                 part = self._verbs[head.verb](head, receipt or data[end:stop], answers, size)
@@ -240,8 +240,8 @@ class HotPath:
                     elif (parked := self._park(head, wake)) is not None:
                         answers.then, answers.parked, at = "wait", parked, stop
                 break
-            if changes is not None and len(changes) > begun:
-                begun = len(changes)
+            if changes is not None and len(changes) > before:
+                before = len(changes)
                 changed.append((len(parts), head))
             parts.append(part)
             size += len(part)

@@ -31,7 +31,7 @@ import trio
 
 from zapq import logs
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, STEP_BYTES, TURN_STEPS
-from zapq.server.connection import Begun, Connection, Host
+from zapq.server.connection import Connection, Handoff, Host
 from zapq.server.hotpath import Answers, HotPath, Parked
 from zapq.server.listeners import OUT_OF_RESOURCES, Door
 from zapq.server.peer_network import peer_network
@@ -275,7 +275,7 @@ class Lobby:
         if answers.data:
             sent = self._send(guest, answers)
             if sent < len(answers.data):
-                self._promote(guest, Begun(rest, unsent=answers, sent=sent))
+                self._promote(guest, Handoff(rest, unsent=answers, sent=sent))
                 return
         if answers.then == guest.state == "idle":
             # Later than before, so no alarm need be set.
@@ -398,7 +398,7 @@ class Lobby:
             return bytes(guest.rest) if len(guest.rest) >= guest.needed else b""
         if guest.rest:
             # Half a request, and no more to come: h11 has the word for it.
-            self._promote(guest, self._begun(guest, bytes(guest.rest)))
+            self._promote(guest, self._handoff(guest, bytes(guest.rest)))
         else:
             self._close(guest)
         return b""
@@ -408,7 +408,7 @@ class Lobby:
         fresh = answers.used > 0 or guest.state != answers.then
         match answers.then:
             case "cold":
-                self._promote(guest, Begun(rest) if answers.used else self._begun(guest, rest))
+                self._promote(guest, Handoff(rest) if answers.used else self._handoff(guest, rest))
                 return
             case "close":
                 # At once, and without the pause in which a `Connection` reads on: it is the client's own wish,
@@ -416,10 +416,10 @@ class Lobby:
                 self._close(guest)
                 return
             case "body":
-                assert answers.begun is not None
-                guest.reserved = self._hot.reserve(answers.begun)
+                assert answers.announced is not None
+                guest.reserved = self._hot.reserve(answers.announced)
                 if guest.reserved is None:
-                    self._promote(guest, Begun(rest) if answers.used else self._begun(guest, rest))
+                    self._promote(guest, Handoff(rest) if answers.used else self._handoff(guest, rest))
                     return
                 patience = self._settings.body_timeout
             case "head":
@@ -439,22 +439,22 @@ class Lobby:
             self._selector.modify(guest.sock, events, guest)
         guest.state = state
 
-    def _begun(self, guest: Guest, received: bytes) -> Begun:
+    def _handoff(self, guest: Guest, received: bytes) -> Handoff:
         """What a task must know, and what it must have, to take `guest` over in the middle of a request."""
         reserved, guest.reserved = guest.reserved, None
-        return Begun(
+        return Handoff(
             received,
             reserved=reserved,
             head_deadline=guest.deadline if guest.state == "head" else None,
             body_deadline=guest.deadline if guest.state == "body" else None,
         )
 
-    def _promote(self, guest: Guest, begun: Begun) -> None:
+    def _promote(self, guest: Guest, handoff: Handoff) -> None:
         """Give `guest` a task of its own, until it is between requests again."""
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(guest.sock))
         self._forget(guest)
         hand_back = partial(self.admit, guest.sock, guest.network)
-        connection = Connection(self._host, stream, network=guest.network, begun=begun, hand_back=hand_back)
+        connection = Connection(self._host, stream, network=guest.network, handoff=handoff, hand_back=hand_back)
         self._connections.start_soon(connection.run)
 
     def _forget(self, guest: Guest) -> None:
@@ -522,7 +522,7 @@ class Lobby:
                 if guest.state == "commit":
                     guest.deadline = self._now + limits.keep_alive  # it is we who are late
                 elif guest.state == "body":
-                    self._promote(guest, self._begun(guest, bytes(guest.rest)))  # it answers 408
+                    self._promote(guest, self._handoff(guest, bytes(guest.rest)))  # it answers 408
                 else:
                     self._close(guest)
             self._alarm = max(self._now + grain, min((guest.deadline for guest in self._guests), default=inf))
@@ -551,9 +551,9 @@ class Lobby:
         for guest in list(self._guests):
             if guest.answers is not None:
                 answers, guest.answers = guest.answers, None
-                self._promote(guest, Begun(bytes(guest.rest), unsent=answers))
+                self._promote(guest, Handoff(bytes(guest.rest), unsent=answers))
             elif guest.rest:
-                self._promote(guest, self._begun(guest, bytes(guest.rest)))
+                self._promote(guest, self._handoff(guest, bytes(guest.rest)))
             else:
                 self._close(guest)
         self._selector.close()

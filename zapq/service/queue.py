@@ -140,7 +140,7 @@ class NamedQueue:
         delay: float = 0.0,
         ttl: float | None = None,
         content_type: str = OCTETS,
-        begun: bool = False,
+        exempt_from_drain: bool = False,
     ) -> Message:
         """Store a message and return it; atomic, without a checkpoint. See `enqueue`.
 
@@ -150,7 +150,7 @@ class NamedQueue:
         properties = _properties(now, priority, delay, ttl, content_type)
         if self._lock.locked():
             raise trio.WouldBlock
-        return self._enqueue(body, properties, delay, begun, now)
+        return self._enqueue(body, properties, delay, exempt_from_drain, now)
 
     async def enqueue(
         self,
@@ -160,13 +160,13 @@ class NamedQueue:
         delay: float = 0.0,
         ttl: float | None = None,
         content_type: str = OCTETS,
-        begun: bool = False,
+        exempt_from_drain: bool = False,
         durability: Durability | None = None,
         reserved: Reservation | None = None,
     ) -> Message:
         """Store a message at the end of its priority (9 is served first) and return it.
 
-        It is ready after `delay` seconds, and gone after `ttl` seconds unless somebody has it then. `begun` says
+        It is ready after `delay` seconds, and gone after `ttl` seconds unless somebody has it then. `exempt_from_drain` says
         that receiving it began before `drain`, which then does not refuse it; what was `reserved` for it meanwhile
         is given back in the step that stores it. With `durability="memory"` it is
         not waited for the disk of a durable service; `"committed"` is what such a service does anyway. Raises
@@ -178,14 +178,14 @@ class NamedQueue:
         async with self._section:
             with self._asked_for(durability):
                 _release(reserved)
-                return self._enqueue(body, properties, delay, begun, now)
+                return self._enqueue(body, properties, delay, exempt_from_drain, now)
 
     async def enqueue_once(
         self,
         key: str,
         draft: Draft,
         *,
-        begun: bool = False,
+        exempt_from_drain: bool = False,
         durability: Durability | None = None,
         reserved: Reservation | None = None,
     ) -> Accepted:
@@ -197,7 +197,7 @@ class NamedQueue:
 
         def store(now: float) -> int:
             _release(reserved)
-            return self._enqueue_draft(draft, begun, now)
+            return self._enqueue_draft(draft, exempt_from_drain, now)
 
         return await self._once(key, _fingerprint(draft), store, durability)
 
@@ -218,7 +218,7 @@ class NamedQueue:
         batch: Sequence[bytes | Draft],
         *,
         content_type: str = OCTETS,
-        begun: bool = False,
+        exempt_from_drain: bool = False,
         durability: Durability | None = None,
         reserved: Reservation | None = None,
     ) -> Accepted:
@@ -229,7 +229,7 @@ class NamedQueue:
 
         def store(now: float) -> int:
             _release(reserved)
-            return self._enqueue_many(batch, content_type, begun, now)
+            return self._enqueue_many(batch, content_type, exempt_from_drain, now)
 
         return await self._once(key, _fingerprint((content_type, list(batch))), store, durability)
 
@@ -276,9 +276,9 @@ class NamedQueue:
             self._claim(key, fingerprint, id, now)
         return Accepted(id, replayed=False)
 
-    def _enqueue_draft(self, draft: Draft, begun: bool, now: float) -> int:
+    def _enqueue_draft(self, draft: Draft, exempt_from_drain: bool, now: float) -> int:
         properties = _properties(now, draft.priority, draft.delay, draft.ttl, draft.content_type)
-        return self._enqueue(draft.body, properties, draft.delay, begun, now).id
+        return self._enqueue(draft.body, properties, draft.delay, exempt_from_drain, now).id
 
     def _asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
         """Do in this block what a producer asks for, or raise `NotDurable`."""
@@ -300,7 +300,7 @@ class NamedQueue:
         batch: Sequence[bytes | Draft],
         *,
         content_type: str = OCTETS,
-        begun: bool = False,
+        exempt_from_drain: bool = False,
         packed: bytes = b"",
         now: float | None = None,
     ) -> int:
@@ -310,14 +310,16 @@ class NamedQueue:
         """
         if self._lock.locked():
             raise trio.WouldBlock
-        return self._enqueue_many(batch, content_type, begun, trio.current_time() if now is None else now, packed)
+        return self._enqueue_many(
+            batch, content_type, exempt_from_drain, trio.current_time() if now is None else now, packed
+        )
 
     async def enqueue_many(
         self,
         batch: Sequence[bytes | Draft],
         *,
         content_type: str = OCTETS,
-        begun: bool = False,
+        exempt_from_drain: bool = False,
         durability: Durability | None = None,
         reserved: Reservation | None = None,
     ) -> int:
@@ -329,7 +331,7 @@ class NamedQueue:
         async with self._section:
             with self._asked_for(durability):
                 _release(reserved)
-                return self._enqueue_many(batch, content_type, begun, trio.current_time())
+                return self._enqueue_many(batch, content_type, exempt_from_drain, trio.current_time())
 
     def dequeue_nowait(self, *, now: float | None = None, waits: bool = False) -> Message | None:
         """Remove and return the first message, or None; atomic, without a checkpoint.
@@ -625,8 +627,10 @@ class NamedQueue:
         if self._deleted:
             raise QueueNotFound(queue=self.name)
 
-    def _enqueue(self, body: bytes, properties: Properties, delay: float, begun: bool, now: float) -> Message:
-        if self._dispatcher.draining and not begun:
+    def _enqueue(
+        self, body: bytes, properties: Properties, delay: float, exempt_from_drain: bool, now: float
+    ) -> Message:
+        if self._dispatcher.draining and not exempt_from_drain:
             raise Draining
         if len(body) > self._max_message_bytes:
             self._check_size(len(body))
@@ -638,9 +642,14 @@ class NamedQueue:
         return message
 
     def _enqueue_many(
-        self, batch: Sequence[bytes | Draft], content_type: str, begun: bool, now: float, packed: bytes = b""
+        self,
+        batch: Sequence[bytes | Draft],
+        content_type: str,
+        exempt_from_drain: bool,
+        now: float,
+        packed: bytes = b"",
     ) -> int:
-        if self._dispatcher.draining and not begun:
+        if self._dispatcher.draining and not exempt_from_drain:
             raise Draining
         checked_limit(len(batch), "messages")
         self._check_alive()

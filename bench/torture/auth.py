@@ -20,7 +20,7 @@ from bench.torture.server import Server, running
 from tests.client import Answer, Client, open_client
 from zapq.access.grant import ROLES
 from zapq.access.token import digest, new_token
-from zapq.http.needs import NEEDS, Need
+from zapq.http.permissions import PERMISSIONS, Permission
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 QUEUE, OTHER = "emails", "payments"
@@ -46,15 +46,15 @@ class Credential:
     """Whether it is a credential at all."""
     queue: str = "*"
 
-    def expected(self, need: Need, queue: str) -> int:
+    def expected(self, permission: Permission, queue: str) -> int:
         """Return 401, 403, or 200 for everything that lets in."""
-        if need.role is None:
+        if permission.role is None:
             return 200
         if not self.known:
             return 401
-        if need.role not in self.roles and "admin" not in self.roles:
+        if permission.role not in self.roles and "admin" not in self.roles:
             return 403
-        about = {"default": "default", "queue": queue, "server": "", "listed": self.queue}[need.about]
+        about = {"default": "default", "queue": queue, "server": "", "listed": self.queue}[permission.scope]
         return 200 if self.queue in {"*", about} else 403
 
 
@@ -147,19 +147,19 @@ class Attempt:
 
 def attempts(tokens: dict[str, str], receipt: str, random: Random) -> Iterator[Attempt]:
     """Yield every endpoint by every method with every credential."""
-    rules = sorted({rule for _, rule in NEEDS})
+    rules = sorted({rule for _, rule in PERMISSIONS})
     for rule in rules:
         for queue in (QUEUE, OTHER) if "<name>" in rule else (QUEUE,):
             path = rule.replace("<name>", queue).replace("<receipt>", receipt).replace("<int:id>", "1")
             for method in METHODS:
-                need = NEEDS.get(("GET" if method == "HEAD" else method, rule))
+                permission = PERMISSIONS.get(("GET" if method == "HEAD" else method, rule))
                 if (method, rule) == ("HEAD", "/dequeue"):
-                    need = None
+                    permission = None
                 for credential in credentials(tokens, random):
                     for cold in (False, True):
                         wanted = 200 if method == "OPTIONS" else 405
-                        if need is not None and method != "OPTIONS":
-                            wanted = credential.expected(need, queue)
+                        if permission is not None and method != "OPTIONS":
+                            wanted = credential.expected(permission, queue)
                         file = "file=a.json" if rule in {"/persist", "/load"} else ""
                         query = "&".join(filter(None, (file, credential.query)))
                         target = f"{path}?{query}" if query else path

@@ -20,7 +20,7 @@ from zapq.http.app import create_app
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import Traffic
-from zapq.http.needs import NEEDS
+from zapq.http.permissions import PERMISSIONS
 from zapq.logs import Throttle
 from zapq.server.hotpath import _EFFECT, _ROLE
 from zapq.service.service import QueueService
@@ -71,7 +71,7 @@ async def test_the_table_of_who_may_do_what_has_every_endpoint_and_no_other(
     guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
     app = create_app(zapq_service, zapq_settings, Traffic(), Throttle(), guard)
     there = {(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods or ()}
-    assert {(method, rule) for method, rule in there if method not in {"HEAD", "OPTIONS"}} == NEEDS.keys()
+    assert {(method, rule) for method, rule in there if method not in {"HEAD", "OPTIONS"}} == PERMISSIONS.keys()
 
 
 def test_the_hot_path_asks_for_the_same_roles() -> None:
@@ -86,13 +86,13 @@ def test_the_hot_path_asks_for_the_same_roles() -> None:
     }
     assert endpoints.keys() == _EFFECT.keys()
     for verb, effect in _EFFECT.items():
-        assert NEEDS[endpoints[verb]].role == _ROLE[effect]
+        assert PERMISSIONS[endpoints[verb]].role == _ROLE[effect]
 
 
 async def test_an_endpoint_that_is_not_in_the_table_is_nobodys(
     zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(NEEDS, ("GET", "/metrics"))
+    monkeypatch.delitem(PERMISSIONS, ("GET", "/metrics"))
     answer = await ask(zapq_server.url, "GET", "/metrics", headers=bearer(ADMIN))
     assert (answer.status, answer.json["type"]) == (403, "/problems/role-missing")
 
@@ -200,7 +200,7 @@ async def test_what_an_administrator_does_is_one_line_with_who_and_how_much(
         assert answer.status < 300, (target, answer)
     who = {"token": "root", "peer": "127.0.0.1"}
     assert audited(caplog) == [action | who for _, _, _, action in actions]
-    administrators = {each for each, need in NEEDS.items() if need.role == "admin"}
+    administrators = {each for each, permission in PERMISSIONS.items() if permission.role == "admin"}
     assert len(actions) == len(administrators)
 
 

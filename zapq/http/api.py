@@ -122,12 +122,12 @@ class Api:
         grant = exchange_of(request).grant
         return grant is None or grant.covers(queue)
 
-    def audit(self, action: str, **about: object) -> None:
+    def audit(self, action: str, **facts: object) -> None:
         """Log what an administrator has done: what, to what, how much, and who it was."""
         exchange = exchange_of(request)
         who = {} if exchange.grant is None else {"token": exchange.grant.name}
         self.throttle.say(
-            logging.INFO, f"audit-{action}", "administered", action=action, **about, peer=exchange.peer, **who
+            logging.INFO, f"audit-{action}", "administered", action=action, **facts, peer=exchange.peer, **who
         )
 
     async def admin(self, *known: str) -> dict[str, str]:

@@ -16,11 +16,11 @@ from zapq.errors import CrossSite, Forbidden, HostNotAllowed, RoleMissing
 from zapq.http import wire
 from zapq.http.exchange import Exchange
 from zapq.http.hosts import Hosts, is_same_origin, named_by
-from zapq.http.needs import NEEDS, Need
+from zapq.http.permissions import PERMISSIONS, Permission
 from zapq.limits import DEFAULT_QUEUE
 from zapq.settings import Settings
 
-_NOTHING = Need(None)
+_NOTHING = Permission(None)
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 """Methods that change nothing ..."""
 _GET_CHANGES = {("GET", "/dequeue")}
@@ -58,10 +58,10 @@ class Guard:
 
     def _check_role(self, request: Request, exchange: Exchange) -> None:
         """Refuse who has not shown that they may do this."""
-        need = _need(request)
+        permission = _permission(request)
         if not self.access.configured:
             if (
-                need.role == "admin"
+                permission.role == "admin"
                 and not self._admin_from_anywhere
                 and not wire.is_local(request.scope["client"])
             ):
@@ -69,9 +69,9 @@ class Guard:
                     "Only this machine may administer queues and snapshots. Send the request from it, or start"
                     " zapq with --token-file, or with --admin-from any behind a firewall."
                 )
-        elif need.role is not None:
+        elif permission.role is not None:
             exchange.grant = grant = self._who(request, exchange)
-            check(grant, need.role, *_queues(request, need))
+            check(grant, permission.role, *_queues(request, permission))
 
     def _who(self, request: Request, exchange: Exchange) -> Grant:
         # Two of them, one for us and one for a proxy, are two answers to one question: together they are none.
@@ -87,19 +87,19 @@ def _check_route(request: Request) -> None:
         raise request.routing_exception
 
 
-def _need(request: Request) -> Need:
+def _permission(request: Request) -> Permission:
     if request.method == "OPTIONS":
         return _NOTHING
     method = "GET" if request.method == "HEAD" else request.method
     try:
-        return NEEDS[method, str(request.url_rule)]
+        return PERMISSIONS[method, str(request.url_rule)]
     except KeyError:
         raise RoleMissing("Nobody may do this.") from None
 
 
-def _queues(request: Request, need: Need) -> tuple[str | None, ...]:
+def _queues(request: Request, permission: Permission) -> tuple[str | None, ...]:
     """Return the queues a request is about, None for all of them together."""
-    match need.about:
+    match permission.scope:
         case "default":
             return (DEFAULT_QUEUE,)
         case "queue":

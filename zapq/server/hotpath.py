@@ -67,7 +67,7 @@ _EFFECT: dict[Verb, str] = {
 }
 """Requests with the same one do not care whether those before them are written yet."""
 _ROLE: dict[str, Role] = {"put": "producer", "take": "consumer", "settle": "consumer"}
-"""What it takes to ask for one with this effect; zapq/http/needs.py says it for every endpoint."""
+"""What it takes to ask for one with this effect; zapq/http/permissions.py says it for every endpoint."""
 Then = Literal["idle", "more", "head", "body", "wait", "cold", "close"]
 
 

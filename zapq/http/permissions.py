@@ -7,41 +7,41 @@ from typing import Literal
 
 from zapq.access.grant import Role
 
-About = Literal["default", "queue", "server", "listed"]
+Scope = Literal["default", "queue", "server", "listed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Permission:
     """What it takes to be let in to one endpoint."""
 
     role: Role | None
     """None: nothing. A probe has no credentials."""
-    about: About = "server"
+    scope: Scope = "server"
     """Which queue it must be good for: the default one, the one in the path, all, or those it then lists."""
 
 
-_PROBE = Need(None)
+_PROBE = Permission(None)
 _PRODUCE, _CONSUME, _WATCH, _ADMINISTER = (
-    Need("producer", "queue"),
-    Need("consumer", "queue"),
-    Need("metrics", "queue"),
-    Need("admin", "queue"),
+    Permission("producer", "queue"),
+    Permission("consumer", "queue"),
+    Permission("metrics", "queue"),
+    Permission("admin", "queue"),
 )
 
-NEEDS: dict[tuple[str, str], Need] = {
-    ("POST", "/enqueue"): Need("producer", "default"),
-    ("GET", "/dequeue"): Need("consumer", "default"),
-    ("POST", "/dequeue"): Need("consumer", "default"),
-    ("POST", "/clear"): Need("admin", "default"),
-    ("POST", "/persist"): Need("admin"),
-    ("POST", "/load"): Need("admin"),
-    ("GET", "/snapshots"): Need("admin"),
-    ("POST", "/drain"): Need("admin"),
-    ("GET", "/metrics"): Need("metrics"),
+PERMISSIONS: dict[tuple[str, str], Permission] = {
+    ("POST", "/enqueue"): Permission("producer", "default"),
+    ("GET", "/dequeue"): Permission("consumer", "default"),
+    ("POST", "/dequeue"): Permission("consumer", "default"),
+    ("POST", "/clear"): Permission("admin", "default"),
+    ("POST", "/persist"): Permission("admin"),
+    ("POST", "/load"): Permission("admin"),
+    ("GET", "/snapshots"): Permission("admin"),
+    ("POST", "/drain"): Permission("admin"),
+    ("GET", "/metrics"): Permission("metrics"),
     ("GET", "/health"): _PROBE,
     ("GET", "/livez"): _PROBE,
     ("GET", "/readyz"): _PROBE,
-    ("GET", "/queues"): Need("metrics", "listed"),
+    ("GET", "/queues"): Permission("metrics", "listed"),
     ("GET", "/queues/<name>"): _WATCH,
     ("PUT", "/queues/<name>"): _ADMINISTER,
     ("DELETE", "/queues/<name>"): _ADMINISTER,

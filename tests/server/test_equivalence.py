@@ -108,7 +108,7 @@ class Target:
             service._remove(name)
         default, keys = service.broker.default, service.keys
         Broker.__init__(service.broker, max_queues=4, tag=TAG, on_earlier=service.dispatcher.wake_by, **CAPS)
-        Queue.__init__(default, "default", room=service.broker, number=1, tag=f"{TAG}-1", now=0.0)
+        Queue.__init__(default, "default", owner=service.broker, number=1, tag=f"{TAG}-1", now=0.0)
         service.broker.default = service.broker.queues["default"] = default
         keys._claims.clear()
         service.dispatcher.dequeues_empty = service._delivery_uncertain = 0

@@ -42,7 +42,7 @@ def check_name(name: str, parameter: str = "queue") -> str:
 
 
 class Broker:
-    """Holds the queues, within caps that count what all of them hold. It is the `Room` of its queues.
+    """Holds the queues, within caps that count what all of them hold. It is the `Owner` of its queues.
 
     `tag` tells this run from others in receipts. `on_earlier` is called with a time when something has become due
     earlier than `alarm` said.
@@ -91,7 +91,7 @@ class Broker:
 
     def _make(self, name: str, now: float) -> Queue:
         number = next(self._numbers)
-        return Queue(name, room=self, number=number, tag=f"{self._tag}-{number:x}", now=now)
+        return Queue(name, owner=self, number=number, tag=f"{self._tag}-{number:x}", now=now)
 
     def find(self, name: str) -> Queue:
         """Return the queue called `name`; raises `QueueNotFound`, or `InvalidParameter` for an impossible name."""

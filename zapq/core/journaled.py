@@ -17,7 +17,7 @@ import msgspec
 from zapq.core.commit import ID_BITS, Change, Entry, Gone, IdsKept, Journal, Kept, Put, PutMany, QueueKept, row_of
 from zapq.core.line import Parcel, Run
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
-from zapq.core.queue import Dropped, Queue, Room, counted, rest
+from zapq.core.queue import Dropped, Owner, Queue, counted, rest
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import ReceiptExpired, StorageUnavailable, ZapqError
 from zapq.limits import IDS_AT_ONCE, MAX_BATCH, MAX_BATCH_BYTES
@@ -27,7 +27,7 @@ class StillSettling(Exception):
     """The lease is being settled by somebody else: what becomes of it is known when that is written."""
 
 
-class JournaledRoom(Room, Protocol):
+class JournaledOwner(Owner, Protocol):
     """What a queue on disk knows of the others."""
 
     def dig(self, queue: JournaledQueue, message: Message) -> Move:
@@ -38,7 +38,7 @@ class JournaledQueue(Queue):
     """A queue whose changes go through `journal`. Its verbs also raise `StorageUnavailable`, changing nothing."""
 
     __slots__ = ("_ids_kept", "_journal", "_settling", "epoch")
-    _room: JournaledRoom
+    _owner: JournaledOwner
 
     def __init__(self, *args: Any, journal: Journal, epoch: int, **named: Any) -> None:
         self._journal = journal
@@ -111,8 +111,8 @@ class JournaledQueue(Queue):
         """Begin to add a message."""
         # What everybody does all the time, so no more calls than need be.
         self._journal.check()
-        room, size = self._room, len(body)
-        if room.messages >= room.max_messages or room.bytes + size > room.max_bytes or self._capped:
+        owner, size = self._owner, len(body)
+        if owner.messages >= owner.max_messages or owner.bytes + size > owner.max_bytes or self._capped:
             self._check_room(1, size, now)
         if self._settings.ttl is not None:
             properties = self._mortal_as_set(properties, now)
@@ -123,8 +123,8 @@ class JournaledQueue(Queue):
         self._enqueued += 1
         self.messages += 1
         self.bytes += size
-        room.messages += 1
-        room.bytes += size
+        owner.messages += 1
+        owner.bytes += size
         message = Message(id, body, properties)
         due = now + delay if delay > 0 else 0.0
         self._journal.add(Enqueued(self, message, self.epoch << ID_BITS | id, due))
@@ -207,7 +207,7 @@ class JournaledQueue(Queue):
         serial = self._serial(receipt)
         lease = self._settle(serial, now)
         if lease is None:
-            if self._room.was_acked(serial):
+            if self._owner.was_acked(serial):
                 return
             raise ReceiptExpired(parameter="receipt")
         self._journal.add(_Acked(self, [Gone((row_of(self.epoch, lease.message.id),))], lease))
@@ -223,7 +223,7 @@ class JournaledQueue(Queue):
         row = row_of(self.epoch, message.id)
         change: Change
         if self._has_failed(lease):
-            grave = self._room.dig(self, message)
+            grave = self._owner.dig(self, message)
             change = _Buried(self, [Gone((row,)), *grave.entries], lease, message, grave)
         elif message.properties.expires <= now:
             change = _Outlived(self, [Gone((row,))], lease)
@@ -468,7 +468,7 @@ class _Acked(_OfQueue):
 
     def commit(self) -> None:
         self.queue._settling.discard(self.lease.serial)
-        self.queue._room.note_ack(self.lease.serial)
+        self.queue._owner.note_ack(self.lease.serial)
         self.queue._hold(-1, -len(self.lease.message.body))
         self.queue._acked += 1
 

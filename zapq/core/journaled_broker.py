@@ -171,7 +171,7 @@ class JournaledBroker(Broker):
         epoch = self.next_epoch() if kept is None else kept.epoch
         tag = f"{self._tag}-{number:x}"
         queue = JournaledQueue(
-            name, room=self, number=number, tag=tag, now=now, journal=self._journal, epoch=epoch
+            name, owner=self, number=number, tag=tag, now=now, journal=self._journal, epoch=epoch
         )
         if kept is None:
             self._journal.note(queue.kept())
@@ -225,7 +225,7 @@ class JournaledReplacement(Replacement):
 
     def _make(self, name: str, number: int, tag: str, now: float) -> JournaledQueue:
         journal, epoch = _NoJournal(), self.epochs[name]
-        return JournaledQueue(name, room=self, number=number, tag=tag, now=now, journal=journal, epoch=epoch)
+        return JournaledQueue(name, owner=self, number=number, tag=tag, now=now, journal=journal, epoch=epoch)
 
 
 @dataclass(slots=True)

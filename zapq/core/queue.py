@@ -98,7 +98,7 @@ class Sighting:
     """When it will be ready again, if it is delayed or leased."""
 
 
-class Room(Protocol):
+class Owner(Protocol):
     """What a queue knows of the others: what all of them hold, whom to tell, where to send what failed."""
 
     messages: int
@@ -124,7 +124,7 @@ class Room(Protocol):
 
 
 class Queue:
-    """Holds messages within its own caps and those of `room`, first in first out within a priority."""
+    """Holds messages within its own caps and those of `owner`, first in first out within a priority."""
 
     # With so many attributes, ordinary ones would be looked up in a dictionary each time.
     __slots__ = (
@@ -144,6 +144,7 @@ class Queue:
         "_lines",
         "_mortal",
         "_next_id",
+        "_owner",
         "_paused",
         "_plain",
         "_put_back",
@@ -153,7 +154,6 @@ class Queue:
         "_refused",
         "_released",
         "_returned",
-        "_room",
         "_settings",
         "_tag",
         "_tombs",
@@ -165,7 +165,7 @@ class Queue:
         "number",
     )
 
-    def __init__(self, name: str, *, room: Room, number: int, tag: str, now: float) -> None:
+    def __init__(self, name: str, *, owner: Owner, number: int, tag: str, now: float) -> None:
         self.name = name
         self.number = number
         self.messages = 0
@@ -174,7 +174,7 @@ class Queue:
         self._paused = False
         self.alarm = inf
         """When `tick` is to be called next; later is harmless, but expired messages then live on."""
-        self._room = room
+        self._owner = owner
         self._tag = tag
         self._lines = [Line() for _ in range(MAX_PRIORITY + 1)]
         self._top = 0
@@ -231,8 +231,8 @@ class Queue:
         self, body: bytes, properties: Properties = DEFAULTS, *, delay: float = 0.0, now: float = 0.0
     ) -> Message:
         """Add a message, ready or after `delay` seconds; `QueueFull` changes nothing but the count of refusals."""
-        room, size = self._room, len(body)
-        if room.messages >= room.max_messages or room.bytes + size > room.max_bytes or self._capped:
+        owner, size = self._owner, len(body)
+        if owner.messages >= owner.max_messages or owner.bytes + size > owner.max_bytes or self._capped:
             self._check_room(1, size, now)
         if self._settings.ttl is not None:
             properties = self._mortal_as_set(properties, now)
@@ -242,8 +242,8 @@ class Queue:
         # As `_hold` does, but this and `dequeue` are what everybody does all the time.
         self.messages += 1
         self.bytes += size
-        room.messages += 1
-        room.bytes += size
+        owner.messages += 1
+        owner.bytes += size
         if delay or (properties is not DEFAULTS and (properties.priority or properties.expires < inf)):
             self._place(message, delay, now)
         else:
@@ -286,11 +286,11 @@ class Queue:
         """Remove and return the first ready message, or None."""
         message = self._pop(now)
         if message is not None:
-            size, room = len(message.body), self._room
+            size, owner = len(message.body), self._owner
             self.messages -= 1
             self.bytes -= size
-            room.messages -= 1
-            room.bytes -= size
+            owner.messages -= 1
+            owner.bytes -= size
             self._dequeued += 1
         return message
 
@@ -340,18 +340,18 @@ class Queue:
         """
         serial = self._serial(receipt)
         lease = self._pop_lease(serial, now)
-        room = self._room
+        owner = self._owner
         if lease is None:
-            if room.was_acked(serial):
+            if owner.was_acked(serial):
                 return
             raise ReceiptExpired(parameter="receipt")
-        room.note_ack(serial)
+        owner.note_ack(serial)
         # As `_hold` does, for the same reason as in `enqueue`.
         size = len(lease.message.body)
         self.messages -= 1
         self.bytes -= size
-        room.messages -= 1
-        room.bytes -= size
+        owner.messages -= 1
+        owner.bytes -= size
         self._acked += 1
 
     def release(self, receipt: str, delay: float, now: float) -> None:
@@ -528,16 +528,16 @@ class Queue:
         self.paused = image.paused
         return failed
 
-    def succeed(self, room: Room, old: Queue | None) -> None:
-        """Stand in `room` from now on, in the place of `old`: its counts go on, its ids are not given again.
+    def succeed(self, owner: Owner, old: Queue | None) -> None:
+        """Stand in `owner` from now on, in the place of `old`: its counts go on, its ids are not given again.
 
         O(1). What `old` held counts as cleared; it is its caller's to free, and counts nowhere any more.
         """
-        self._room.messages -= self.messages
-        self._room.bytes -= self.bytes
-        self._room = room
-        room.messages += self.messages
-        room.bytes += self.bytes
+        self._owner.messages -= self.messages
+        self._owner.bytes -= self.bytes
+        self._owner = owner
+        owner.messages += self.messages
+        owner.bytes += self.bytes
         if old is None:
             return
         self._next_id = max(self._next_id, old._next_id)
@@ -634,11 +634,11 @@ class Queue:
         )
 
     def _hold(self, messages: int, size: int) -> None:
-        room = self._room
+        owner = self._owner
         self.messages += messages
         self.bytes += size
-        room.messages += messages
-        room.bytes += size
+        owner.messages += messages
+        owner.bytes += size
 
     def _mortal_as_set(self, properties: Properties, now: float) -> Properties:
         """Give a message the ttl this queue is set to, if its producer gave none."""
@@ -749,7 +749,7 @@ class Queue:
     def _lease(self, message: Message, visibility: float | None, now: float) -> Lease:
         seconds = self._settings.visibility if visibility is None else visibility
         deadline = now + seconds
-        lease = Lease(message, self._room.serial(), message.properties.receives + 1, deadline, self._tag)
+        lease = Lease(message, self._owner.serial(), message.properties.receives + 1, deadline, self._tag)
         self._leases.put(lease)
         if deadline < self.alarm:
             self._watch(deadline)
@@ -800,7 +800,7 @@ class Queue:
         """Give a message up to the dead-letter queue."""
         self._hold(-1, -len(message.body))
         self._dead_lettered += 1
-        self._room.bury(self, message)
+        self._owner.bury(self, message)
 
     def _expire(self, message: Message) -> None:
         self._hold(-1, -len(message.body))
@@ -809,7 +809,7 @@ class Queue:
     def _watch(self, time: float) -> None:
         if time < self.alarm:
             self.alarm = time
-            self._room.watch(self, time)
+            self._owner.watch(self, time)
 
     def _sweep(self) -> None:
         """Free what tombstones still hold, if that is worth it."""
@@ -828,14 +828,14 @@ class Queue:
 
     def refuse_unread(self, size: int, now: float) -> QueueFull:
         """Count a message that is refused before it is read, for want of room for `size` bytes, and say so."""
-        room = self._room
+        owner = self._owner
         self._refused += 1
-        return self._full("max_bytes", room.bytes, size, room.max_bytes, {"max_bytes": room.max_bytes}, now)
+        return self._full("max_bytes", owner.bytes, size, owner.max_bytes, {"max_bytes": owner.max_bytes}, now)
 
     def _check_room(self, messages: int, size: int, now: float) -> None:
-        room = self._room
+        owner = self._owner
         if not (
-            self._capped or room.messages + messages > room.max_messages or room.bytes + size > room.max_bytes
+            self._capped or owner.messages + messages > owner.max_messages or owner.bytes + size > owner.max_bytes
         ):
             return
         try:
@@ -846,10 +846,10 @@ class Queue:
 
     def _check_caps(self, messages: int, size: int, now: float) -> None:
         """Raise `QueueFull` if that many more messages, of together `size` more bytes, would be over a cap."""
-        room, own = self._room, self._settings
+        owner, own = self._owner, self._settings
         for limit, current, more, most, facts in (
-            ("max_msgs", room.messages, messages, room.max_messages, {"max_messages": room.max_messages}),
-            ("max_bytes", room.bytes, size, room.max_bytes, {"max_bytes": room.max_bytes}),
+            ("max_msgs", owner.messages, messages, owner.max_messages, {"max_messages": owner.max_messages}),
+            ("max_bytes", owner.bytes, size, owner.max_bytes, {"max_bytes": owner.max_bytes}),
             ("max_messages", self.messages, messages, own.max_messages, {"max_messages": own.max_messages}),
             ("max_bytes", self.bytes, size, own.max_bytes, {"max_bytes": own.max_bytes}),
         ):

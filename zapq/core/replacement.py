@@ -17,7 +17,7 @@ from zapq.limits import DEFAULT_QUEUE
 
 
 class Replacement:
-    """New queues, and the `Room` they have until `Broker.replace` lets them take over.
+    """New queues, and the `Owner` they have until `Broker.replace` lets them take over.
 
     `numbers` says by which number each is to be known, `tag` what receipts begin with.
     """
@@ -38,7 +38,7 @@ class Replacement:
         self.queues[image.name] = queue
 
     def _make(self, name: str, number: int, tag: str, now: float) -> Queue:
-        return Queue(name, room=self, number=number, tag=tag, now=now)
+        return Queue(name, owner=self, number=number, tag=tag, now=now)
 
     def finish(self, now: float) -> None:
         """Send what has failed too often where it belongs, once all queues are there, and the default one is."""

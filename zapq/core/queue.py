@@ -88,7 +88,7 @@ class QueueStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class MessageView:
     """A message as somebody sees it who looks on."""
 
     message: Message
@@ -576,7 +576,7 @@ class Queue:
             ),
         )
 
-    def peek(self, state: State, limit: int) -> list[Sighting]:
+    def peek(self, state: State, limit: int) -> list[MessageView]:
         """Return the first `limit` messages in `state`, the next one first; changes nothing.
 
         What it costs depends on `limit` and not on the depth, but for tombstones.
@@ -592,7 +592,7 @@ class Queue:
             case "leased":
                 return [_leased(lease) for lease in self._leases.first(limit)]
 
-    def find(self, id: int) -> Sighting | None:
+    def find(self, id: int) -> MessageView | None:
         """Return the message with this id, or None if it is not held; changes nothing.
 
         O(log n) for one that is ready for the first time, O(n) among those leased or come back.
@@ -922,9 +922,9 @@ def _others(
         yield Message(message.id, message.body, properties), 0.0
 
 
-def _sighting(message: Message, due: float | None = None) -> Sighting:
-    return Sighting(message, "ready" if due is None else "delayed", message.properties.receives, due)
+def _sighting(message: Message, due: float | None = None) -> MessageView:
+    return MessageView(message, "ready" if due is None else "delayed", message.properties.receives, due)
 
 
-def _leased(lease: Lease) -> Sighting:
-    return Sighting(lease.message, "leased", lease.receives, lease.deadline)
+def _leased(lease: Lease) -> MessageView:
+    return MessageView(lease.message, "leased", lease.receives, lease.deadline)

@@ -12,7 +12,7 @@ import msgspec
 from quart import Request
 
 from zapq.core.message import CONTENT_TYPE, OCTETS, Draft
-from zapq.core.queue import STATES, Sighting, State
+from zapq.core.queue import STATES, MessageView, State
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import BatchTooLarge, InvalidParameter, MessageTooLarge, NotAcceptable, UnsupportedType
 from zapq.http.answers import JSON, MSGPACK
@@ -182,7 +182,7 @@ def type_in_batch(media_type: str) -> str:
     return JSON if media_type == NDJSON else OCTETS
 
 
-def within_a_batch(seen: list[Sighting]) -> list[Sighting]:
+def within_a_batch(seen: list[MessageView]) -> list[MessageView]:
     """Return the first of `seen`, as many as have at most `MAX_BATCH_BYTES` together, but at least one."""
     sizes = accumulate(len(each.message.body) for each in seen)
     return [
@@ -203,7 +203,7 @@ def describe_queue(info: QueueInfo) -> dict[str, object]:
     }
 
 
-def describe_message(seen: Sighting, now: float) -> dict[str, object]:
+def describe_message(seen: MessageView, now: float) -> dict[str, object]:
     """Return a message as somebody sees it who looks on."""
     properties = seen.message.properties
     described: dict[str, object] = {

@@ -22,7 +22,7 @@ from zapq.core.broker import Broker, Redriven
 from zapq.core.idempotency import Keys
 from zapq.core.line import is_shortest
 from zapq.core.message import CONTENT_TYPE, DEFAULTS, OCTETS, Draft, Lease, Message, Properties
-from zapq.core.queue import Queue, QueueStats, Sighting, State
+from zapq.core.queue import MessageView, Queue, QueueStats, State
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import (
     Draining,
@@ -523,14 +523,14 @@ class NamedQueue:
                 self._core.put_back(each)
         self._hand_out()
 
-    async def peek(self, state: State = "ready", *, limit: int = 10) -> list[Sighting]:
+    async def peek(self, state: State = "ready", *, limit: int = 10) -> list[MessageView]:
         """Return the first messages in `state`, at most `limit` (1 to 1000), and change nothing."""
         checked_limit(limit, "limit")
         async with self._section:
             self._check_alive()
             return self._core.peek(state, limit)
 
-    async def find(self, id: int) -> Sighting | None:
+    async def find(self, id: int) -> MessageView | None:
         """Return the message with this id if the queue holds it, and change nothing."""
         async with self._section:
             self._check_alive()

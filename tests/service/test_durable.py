@@ -736,9 +736,9 @@ async def test_a_start_that_is_cancelled_while_it_reads_ends(
     load = Database.load
     with trio.CancelScope() as scope:
 
-        def cancel_and_load(self: Database, now: float, offset: float, warning: str) -> database.Contents:
+        def cancel_and_load(self: Database, now: float, clock_offset: float, warning: str) -> database.Contents:
             trio.from_thread.run_sync(scope.cancel)
-            return load(self, now, offset, warning)
+            return load(self, now, clock_offset, warning)
 
         with monkeypatch.context() as patched:
             patched.setattr(Database, "load", cancel_and_load)

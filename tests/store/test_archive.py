@@ -75,13 +75,13 @@ def everything() -> Image:
     return Image([jobs(), dead()], [KEY])
 
 
-def written(image: Image, offset: float = 0.0) -> bytes:
-    return b"".join(bytes(piece) for piece in archive.encode(image, offset, 1234.5))
+def written(image: Image, clock_offset: float = 0.0) -> bytes:
+    return b"".join(bytes(piece) for piece in archive.encode(image, clock_offset, 1234.5))
 
 
-def read(data: bytes, caps: Caps = CAPS, offset: float = 0.0) -> Image:
+def read(data: bytes, caps: Caps = CAPS, clock_offset: float = 0.0) -> Image:
     opened = Archive(io.BytesIO(data), len(data), "x.msgpack")
-    return archive.decode(opened, "x.msgpack", caps, offset, lambda: None)
+    return archive.decode(opened, "x.msgpack", caps, clock_offset, lambda: None)
 
 
 def pictured(image: Image) -> tuple[object, object]:
@@ -99,7 +99,7 @@ def test_times_on_disk_are_those_of_the_wall_clock() -> None:
     assert times == [(inf, 1070), (1080, 0)]
     assert [key.until for key in on_disk.keys] == [1050]
     # Another process, later, whose clock began elsewhere.
-    again = read(data, offset=1060.0)
+    again = read(data, clock_offset=1060.0)
     times = [(message.properties.expires, due) for message, due in again.queues[0].others]
     assert times == [(inf, 10), (20, 0)]
 

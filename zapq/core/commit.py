@@ -141,14 +141,14 @@ class Staged:
 class Batch:
     """Changes and notes that are written in one transaction, in the order of their beginning."""
 
-    __slots__ = ("changes", "failure", "log", "notes", "offset")
+    __slots__ = ("changes", "clock_offset", "failure", "log", "notes")
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
         self.notes: list[Entry] = []
         self.log: list[Change | tuple[Entry]] = []
         """Both, in the order in which they came; a note as a tuple of one."""
-        self.offset = 0.0
+        self.clock_offset = 0.0
         """What the clock of the entries lacks to that of the world."""
         self.failure = ""
         """Why it could not be written."""
@@ -180,16 +180,18 @@ class Journal(Protocol):
         """Enter what has happened already; it will be written sooner or later."""
 
 
-def in_wall_time(entry: Entry, offset: float) -> Entry:
-    """Return `entry` with times of the clock of the world, to which its own lacks `offset`."""
+def in_wall_time(entry: Entry, clock_offset: float) -> Entry:
+    """Return `entry` with times of the clock of the world, to which its own lacks `clock_offset`."""
     replace = msgspec.structs.replace
     match entry:
         case Put() | Kept():
-            properties = replace(entry.properties, expires=entry.properties.expires + offset)
-            return replace(entry, properties=properties, due=entry.due + offset if entry.due else 0.0)
+            properties = replace(entry.properties, expires=entry.properties.expires + clock_offset)
+            return replace(entry, properties=properties, due=entry.due + clock_offset if entry.due else 0.0)
         case PutMany():
-            return replace(entry, properties=replace(entry.properties, expires=entry.properties.expires + offset))
+            return replace(
+                entry, properties=replace(entry.properties, expires=entry.properties.expires + clock_offset)
+            )
         case KeyKept():
-            return replace(entry, until=entry.until + offset)
+            return replace(entry, until=entry.until + clock_offset)
         case _:
             return entry

@@ -86,8 +86,8 @@ def _taken(message: Message, tail: bytes) -> bytes:
     )
 
 
-def received(given: Message | Lease, wall: float, tail: bytes) -> bytes:
-    """The answer that gives or leases a message; `wall` is what Trio's clock lacks to that of the world."""
+def received(given: Message | Lease, clock_offset: float, tail: bytes) -> bytes:
+    """The answer that gives or leases a message; `clock_offset` is what Trio's clock lacks to that of the world."""
     if isinstance(given, Message):
         return _taken(given, tail)
     message, lease = given.message, given
@@ -100,7 +100,7 @@ def received(given: Message | Lease, wall: float, tail: bytes) -> bytes:
             message.id,
             lease.receipt.encode(),
             lease.receives,
-            rfc3339(lease.deadline + wall),
+            rfc3339(lease.deadline + clock_offset),
             message.properties.content_type.encode(),
             len(body),
             tail,
@@ -109,7 +109,9 @@ def received(given: Message | Lease, wall: float, tail: bytes) -> bytes:
     )
 
 
-def received_many(media_type: str, given: Sequence[Message] | Sequence[Lease], wall: float, tail: bytes) -> bytes:
+def received_many(
+    media_type: str, given: Sequence[Message] | Sequence[Lease], clock_offset: float, tail: bytes
+) -> bytes:
     """The answer that gives a batch, as bodies, or leases it, as deliveries; there is at least one."""
     encode = msgspec.msgpack.encode if media_type == MSGPACK else msgspec.json.encode
     visible = b""
@@ -117,7 +119,7 @@ def received_many(media_type: str, given: Sequence[Message] | Sequence[Lease], w
         body = given.packed() if media_type == MSGPACK else encode(given.bodies)
     elif isinstance(given[0], Lease):
         body = encode([_delivery(each) for each in given if isinstance(each, Lease)])
-        visible = b"Zapq-Visible-Until: %b\r\n" % rfc3339(given[0].deadline + wall)
+        visible = b"Zapq-Visible-Until: %b\r\n" % rfc3339(given[0].deadline + clock_offset)
     else:
         body = encode([each.body for each in given])
     head = (
@@ -128,10 +130,10 @@ def received_many(media_type: str, given: Sequence[Message] | Sequence[Lease], w
     return head + body
 
 
-def extended(lease: Lease, wall: float, tail: bytes) -> bytes:
+def extended(lease: Lease, clock_offset: float, tail: bytes) -> bytes:
     """The answer to who keeps a message longer."""
     return b"HTTP/1.1 204 No Content\r\nCache-Control: no-store\r\nZapq-Visible-Until: %b\r\n%b\r\n" % (
-        rfc3339(lease.deadline + wall),
+        rfc3339(lease.deadline + clock_offset),
         tail,
     )
 

@@ -49,7 +49,7 @@ def create_routes(api: Api) -> Blueprint:
         queue, given = await _receive(name, Want(1, lease, visibility), wire.seconds(values, "wait", 0.0))
         if not given:
             return _nothing(queue)
-        return respond.with_bytes(answers.received(given[0], _wall(), b""))
+        return respond.with_bytes(answers.received(given[0], _clock_offset(), b""))
 
     @routes.post("/receive/batch")
     async def receive_many(name: str) -> Response:
@@ -61,7 +61,7 @@ def create_routes(api: Api) -> Blueprint:
         if not given:
             return _nothing(queue)
         await api.turn()
-        return respond.with_bytes(answers.received_many(media_type, given, _wall(), b""))
+        return respond.with_bytes(answers.received_many(media_type, given, _clock_offset(), b""))
 
     async def _receive(name: str, want: Want, wait: float) -> tuple[NamedQueue, Deliveries]:
         await read_unused_body(request)
@@ -91,7 +91,7 @@ def create_routes(api: Api) -> Blueprint:
         visibility = wire.seconds(wire.parameters(request, "visibility"), "visibility", None)
         await read_unused_body(request)
         lease = await service.find(name).extend(receipt, visibility=visibility)
-        return respond.with_bytes(answers.extended(lease, _wall(), b""))
+        return respond.with_bytes(answers.extended(lease, _clock_offset(), b""))
 
     @routes.post("/settle")
     async def settle(name: str) -> Response:
@@ -130,6 +130,6 @@ def _nothing(queue: NamedQueue) -> Response:
     return respond.with_bytes(answers.nothing(queue.why_empty(), queue.next_visible_in(), b""))
 
 
-def _wall() -> float:
+def _clock_offset() -> float:
     """What Trio's clock lacks to that of the world."""
     return time.time() - trio.current_time()

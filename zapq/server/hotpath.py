@@ -154,7 +154,7 @@ class HotPath:
         self._access.on_change.append(self._forget)
         self._second = -1
         self._date = self._last = b""
-        self._now = self._wall = 0.0
+        self._now = self._clock_offset = 0.0
         self._verbs: dict[Verb, Callable[[Head, bytes, Answers, int], bytes]] = {
             "enqueue": self._enqueue,
             "dequeue": self._dequeue,
@@ -168,7 +168,7 @@ class HotPath:
     def set_time(self, wall: float, now: float) -> None:
         """Let it be `wall`, in seconds since the epoch, and `now` by Trio's clock, in the answers from here on."""
         self._now = now
-        self._wall = wall - now
+        self._clock_offset = wall - now
         if int(wall) != self._second:
             self._second = int(wall)
             self._access.expire(wall)
@@ -423,14 +423,14 @@ class HotPath:
                 return render.empty(tail)
             return render.nothing(queue.why_empty(), queue.next_visible_in(self._now), tail)
         if head.verb == "receive many":
-            part = render.received_many(head.media_type, given, self._wall, tail)
+            part = render.received_many(head.media_type, given, self._clock_offset, tail)
             size = len(part) - part.index(b"\r\n\r\n") - 4
         else:
             first = given[0]
             if head.verb == "dequeue" and isinstance(first, Message):
                 part = render.dequeued(first, tail)
             else:
-                part = render.received(first, self._wall, tail)
+                part = render.received(first, self._clock_offset, tail)
             size = len(first.body)
         end = before + len(part)
         # An empty message is complete with its head, so for that one the head already counts as its body.

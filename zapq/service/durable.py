@@ -217,9 +217,9 @@ class DurableService(QueueService):
         self.quiescent = QuiescentSection(self.lock, self.journal)
         for queue in self._queues.values():
             queue.use_section(self.section)
-        offset = time.time() - trio.current_time()
+        clock_offset = time.time() - trio.current_time()
         for kept in contents.keys:
-            claim = Claim(kept.fingerprint, kept.id, kept.until - offset)
+            claim = Claim(kept.fingerprint, kept.id, kept.until - clock_offset)
             self.keys.restore(kept.queue, kept.key, claim)
         del self._contents
 

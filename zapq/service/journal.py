@@ -169,7 +169,7 @@ class Journal:
         self._due = False
         batch = self.batch
         if batch:
-            batch.offset = time.time() - trio.current_time()
+            batch.clock_offset = time.time() - trio.current_time()
             self.batch = OpenBatch()
             self._in_flight.append(batch)
             self._writer.submit(batch)

@@ -57,10 +57,10 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
         raise CannotStart(f"{FILE}: the last changes could not be written: {service.journal.reason}.")
 
 
-def _open(settings: Settings, descriptor: int, now: float, offset: float) -> tuple[Database, Contents]:
+def _open(settings: Settings, descriptor: int, now: float, clock_offset: float) -> tuple[Database, Contents]:
     database, warning = open_database(settings.data_dir, descriptor)
     try:
-        contents = database.load(now, offset, warning)
+        contents = database.load(now, clock_offset, warning)
         database.prepare()
     except Damaged as error:
         database.close()

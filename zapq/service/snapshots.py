@@ -69,8 +69,8 @@ class Snapshots:
         name = snapshot_name(name)
         self._service.check_open()
         if name.endswith(MSGPACK):
-            offset = time.time() - trio.current_time()
-            image = await trio.to_thread.run_sync(self.store.load_all, name, offset, bulk.cancellable_yield)
+            clock_offset = time.time() - trio.current_time()
+            image = await trio.to_thread.run_sync(self.store.load_all, name, clock_offset, bulk.cancellable_yield)
             return await self._service.replace_all(image)
         return await self._load_default(name)
 
@@ -118,8 +118,8 @@ class Snapshots:
             image = Image([queue.image() for queue in queues], service.keys.image(names))
             number = service.broker.messages
             now = time.time()
-            offset = now - trio.current_time()
-        await trio.to_thread.run_sync(self.store.save_all, name, image, offset, now, bulk.cancellable_yield)
+            clock_offset = now - trio.current_time()
+        await trio.to_thread.run_sync(self.store.save_all, name, image, clock_offset, now, bulk.cancellable_yield)
         return number
 
     async def _save_default(self, name: str) -> int:

@@ -12,7 +12,7 @@
 Numbers are big-endian. A checksum is the CRC-32 of the file's number, of where the block begins, of its kind and
 length, and of what is in it: a block that is changed, cut, moved, or from another file does not match, and one
 that is missing is missed at the end. Times are those of the wall clock, in seconds since 1970, for no other
-outlives a process; who writes or reads says by `offset` how far it is ahead of their own.
+outlives a process; who writes or reads says by `clock_offset` how far it is ahead of their own.
 
 Everything here is synchronous, meant for a worker thread, and done block by block. A newer format will begin with
 the same head and another version.
@@ -116,7 +116,7 @@ _DECODERS: dict[bytes, msgspec.msgpack.Decoder[Any]] = {
 # Writing
 
 
-def encode(image: Image, offset: float, written: float) -> Iterator[bytes | bytearray]:
+def encode(image: Image, clock_offset: float, written: float) -> Iterator[bytes | bytearray]:
     """Yield the file that keeps `image`, in pieces, each to be used before the next one is made.
 
     What was yielded is taken out of the image, so that messages nobody else holds any more by then are freed piece
@@ -127,7 +127,7 @@ def encode(image: Image, offset: float, written: float) -> Iterator[bytes | byte
     # Blocks are made where they are written from: copying them would cost more than all the rest.
     piece = bytearray(head + crc32(head).to_bytes(4, "big"))
     before = steps = queues = messages = total = 0
-    for kind, value, count, weight in _blocks(image, offset):
+    for kind, value, count, weight in _blocks(image, clock_offset):
         queues += kind == QUEUE
         messages += count
         total += weight
@@ -158,18 +158,18 @@ def _checksum(number: bytes, place: int, kind: bytes, content: bytes | memoryvie
     return crc32(content, crc32(struct.pack(">8sQcI", number, place, kind, len(content))))
 
 
-def _blocks(image: Image, offset: float) -> Iterator[tuple[bytes, object, int, int]]:
+def _blocks(image: Image, clock_offset: float) -> Iterator[tuple[bytes, object, int, int]]:
     """Yield the kind and the content of each block, and of how many messages and bytes it is."""
     for queue in image.queues:
         record = QueueRecord(name=queue.name, settings=queue.settings, paused=queue.paused, next_id=queue.next_id)
         yield QUEUE, record, 0, 0
         in_order = ((message, 0.0) for message in _emptied(queue.in_order))
         for kind, messages in ((ORDERED, in_order), (OTHERS, iter(queue.others))):
-            for records, count, size in _records(messages, offset):
+            for records, count, size in _records(messages, clock_offset):
                 yield kind, records, count, size
     keys: list[KeyRecord] = []
     for key in image.keys:
-        keys.append(KeyRecord(key.queue, key.key, key.fingerprint, key.id, key.until + offset))
+        keys.append(KeyRecord(key.queue, key.key, key.fingerprint, key.id, key.until + clock_offset))
         if len(keys) == slices.SLICE_MESSAGES:
             yield KEYS, keys, 0, 0
             keys = []
@@ -187,7 +187,7 @@ def _emptied(items: deque[Message | Run]) -> Iterator[Message]:
 
 
 def _records(
-    messages: Iterable[tuple[Message, float]], offset: float
+    messages: Iterable[tuple[Message, float]], clock_offset: float
 ) -> Iterator[tuple[list[MessageRecord], int, int]]:
     """Yield what a block holds, of how many messages and bytes it is."""
     records: list[MessageRecord] = []
@@ -198,9 +198,11 @@ def _records(
         if message.id == next_id and alike == last:
             records[-1].bodies.append(message.body)
         else:
-            time = due + offset if due > 0 else 0.0
+            time = due + clock_offset if due > 0 else 0.0
             records.append(
-                MessageRecord(message.id, _properties_record(message.properties, offset), time, [message.body])
+                MessageRecord(
+                    message.id, _properties_record(message.properties, clock_offset), time, [message.body]
+                )
             )
         last, next_id = alike, message.id + 1
         count += 1
@@ -212,8 +214,8 @@ def _records(
         yield records, count, size
 
 
-def _properties_record(properties: Properties, offset: float) -> PropertiesRecord:
-    expires = None if properties.expires == inf else properties.expires + offset
+def _properties_record(properties: Properties, clock_offset: float) -> PropertiesRecord:
+    expires = None if properties.expires == inf else properties.expires + clock_offset
     return PropertiesRecord(
         properties.content_type,
         properties.priority,
@@ -334,7 +336,7 @@ class Caps(NamedTuple):
     queues: int
 
 
-def decode(archive: Archive, name: str, caps: Caps, offset: float, checkpoint: slices.Checkpoint) -> Image:
+def decode(archive: Archive, name: str, caps: Caps, clock_offset: float, checkpoint: slices.Checkpoint) -> Image:
     """Return the image an archive keeps, calling `checkpoint` after each block.
 
     Raises `SnapshotFailed` for what is damaged or over a cap, and OSError.
@@ -347,12 +349,12 @@ def decode(archive: Archive, name: str, caps: Caps, offset: float, checkpoint: s
             if kind == QUEUE:
                 if records.name in queues:
                     raise ValueError(f"there is another queue called {records.name}")
-                filling = _Filling(records, offset)
+                filling = _Filling(records, clock_offset)
                 queues[records.name] = filling.image
             elif kind == KEYS:
                 if len(keys) + len(records) > MAX_KEYS or not {each.queue for each in records} <= queues.keys():
                     raise ValueError("keys are too many, or of no queue")
-                keys += (KeyImage(k.queue, k.key, k.fingerprint, k.id, k.until - offset) for k in records)
+                keys += (KeyImage(k.queue, k.key, k.fingerprint, k.id, k.until - clock_offset) for k in records)
             elif filling is None:
                 raise ValueError("messages are of no queue")
             else:
@@ -391,8 +393,8 @@ def _check_dead_letters(name: str, settings: dict[str, QueueSettings]) -> None:
 class _Filling:
     """One queue's image as its blocks are read; ValueError for messages that cannot be in it as they are."""
 
-    def __init__(self, record: QueueRecord, offset: float) -> None:
-        self._offset = offset
+    def __init__(self, record: QueueRecord, clock_offset: float) -> None:
+        self._clock_offset = clock_offset
         self._ordered: deque[Message | Run] = deque()
         self._others: list[tuple[Message, float]] = []
         self._ranges: list[tuple[int, int]] = []
@@ -434,7 +436,7 @@ class _Filling:
 
     def _add_others(self, record: MessageRecord) -> None:
         properties = self._properties(record.properties)
-        due = record.due - self._offset if record.due else 0.0
+        due = record.due - self._clock_offset if record.due else 0.0
         for id, body in enumerate(record.bodies, record.first):
             at = bisect_right(self._ranges, (id, inf))
             if id in self._ids or (at and self._ranges[at - 1][1] >= id):
@@ -443,7 +445,7 @@ class _Filling:
             self._others.append((Message(id, body, properties), due))
 
     def _properties(self, record: PropertiesRecord) -> Properties:
-        expires = inf if record.expires is None else record.expires - self._offset
+        expires = inf if record.expires is None else record.expires - self._clock_offset
         return Properties(
             record.content_type, record.priority, expires, record.receives, record.releases, record.failed_in
         )

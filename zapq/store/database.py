@@ -218,13 +218,13 @@ class Database:
                 self._connection.execute("delete from probe where number = 2")
         self._connection.close()
 
-    def load(self, now: float, offset: float, warning: str = "") -> Contents:
-        """Return all there is, with times by a clock that shows `now` and lacks `offset` to that of the world.
+    def load(self, now: float, clock_offset: float, warning: str = "") -> Contents:
+        """Return all there is, with times by a clock that shows `now` and lacks `clock_offset` to that of the world.
 
         Raises `Damaged`, and `CannotStart` if the disk does not let it be read.
         """
         try:
-            return self._load(now, offset, warning)
+            return self._load(now, clock_offset, warning)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if _is_of_the_disk(error):
                 raise CannotStart(f"{FILE} cannot be read: {error}.") from None
@@ -246,7 +246,7 @@ class Database:
         except sqlite3.Error as error:
             raise CannotStart(f"{FILE} cannot be written: {error}.") from None
 
-    def _load(self, now: float, offset: float, warning: str) -> Contents:
+    def _load(self, now: float, clock_offset: float, warning: str) -> Contents:
         # The integrity check looks at every page, but not at what is in them; that is for the checksums.
         check = self._connection.execute("pragma integrity_check(1)").fetchone()[0]
         if check != "ok":
@@ -258,7 +258,7 @@ class Database:
             ):
                 raise Damaged(f"states, row {row}: the checksum does not match")
             states[row] = state
-        known = _Known(states, offset)
+        known = _Known(states, clock_offset)
         queues: list[KeptQueue] = []
         highest = 0
         for number, name, epoch, next_id, settings, paused, checksum in self._connection.execute(
@@ -286,7 +286,7 @@ class Database:
                 garbage += sum(1 for _ in self._rows(epoch))
                 self._garbage.append(epoch)
                 highest = max(highest, epoch)
-        return Contents(queues, list(self._read_keys(now + offset)), highest, warning, garbage)
+        return Contents(queues, list(self._read_keys(now + clock_offset)), highest, warning, garbage)
 
     def _read_keys(self, now: float) -> Iterator[KeptKey]:
         for *fields, checksum in self._connection.execute(
@@ -426,7 +426,7 @@ def _gather(batches: Sequence[Batch]) -> _Gathered:
     size = 0
     crc32 = zlib.crc32
     for batch in batches:
-        offset = batch.offset
+        clock_offset = batch.clock_offset
         for item in batch.log:
             if item.__class__ is Enqueued:
                 message, row = item.message, item.row
@@ -434,7 +434,7 @@ def _gather(batches: Sequence[Batch]) -> _Gathered:
                 puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
                 size += len(body)
                 if message.properties is not DEFAULTS or item.due:
-                    states[row] = _state(row, message.properties, item.due, offset)
+                    states[row] = _state(row, message.properties, item.due, clock_offset)
                 continue
             for entry in item if isinstance(item, tuple) else item.entries:
                 match entry:
@@ -442,19 +442,19 @@ def _gather(batches: Sequence[Batch]) -> _Gathered:
                         puts += (row, _sum(row, body), body)
                         size += len(body)
                         if properties is not DEFAULTS or due:
-                            states[row] = _state(row, properties, due, offset)
+                            states[row] = _state(row, properties, due, clock_offset)
                     case PutMany(first, bodies, properties):
                         for row, body in enumerate(bodies, first):
                             puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
                             size += len(body)
                             if properties is not DEFAULTS:
-                                states[row] = _state(row, properties, 0.0, offset)
+                                states[row] = _state(row, properties, 0.0, clock_offset)
                     case Kept(row, properties, due):
-                        states[row] = _state(row, properties, due, offset)
+                        states[row] = _state(row, properties, due, clock_offset)
                     case Gone(rows):
                         gone += rows
                     case _:
-                        others.append(in_wall_time(entry, offset))  # type: ignore[arg-type]  # it stays what it is
+                        others.append(in_wall_time(entry, clock_offset))  # type: ignore[arg-type]  # it stays what it is
     if gone and puts:
         dropped = set(gone)
         at = [at for at in range(0, len(puts), 3) if puts[at] not in dropped]
@@ -467,9 +467,9 @@ def _gather(batches: Sequence[Batch]) -> _Gathered:
 class _Known:
     """What is known of messages, as it was written, and how to read it: mostly it is the same for many."""
 
-    def __init__(self, states: dict[int, bytes], offset: float) -> None:
+    def __init__(self, states: dict[int, bytes], clock_offset: float) -> None:
         self.states = states
-        self._offset = offset
+        self._clock_offset = clock_offset
         self._read: dict[bytes, Properties] = {}
 
     def read(self, state: bytes) -> tuple[Properties, float]:
@@ -479,10 +479,10 @@ class _Known:
         if properties is not None:
             return properties, 0.0
         content_type, priority, expires, receives, releases, failed_in, due = _STATES.decode(raw)
-        ends = inf if expires is None else expires - self._offset
+        ends = inf if expires is None else expires - self._clock_offset
         properties = Properties(content_type, priority, ends, receives, releases, failed_in)
         if due:
-            return properties, due - self._offset
+            return properties, due - self._clock_offset
         self._read[raw] = properties
         return properties, 0.0
 
@@ -658,8 +658,8 @@ def _sum(row: int, body: bytes) -> int:
     return zlib.crc32(body, (row ^ row >> 32) & 0xFFFFFFFF)
 
 
-def _state(row: int, properties: Properties, due: float, offset: float) -> bytes:
-    expires = None if properties.expires == inf else properties.expires + offset
+def _state(row: int, properties: Properties, due: float, clock_offset: float) -> bytes:
+    expires = None if properties.expires == inf else properties.expires + clock_offset
     state = State(
         properties.content_type,
         properties.priority,
@@ -667,7 +667,7 @@ def _state(row: int, properties: Properties, due: float, offset: float) -> bytes
         properties.receives,
         properties.releases,
         properties.failed_in,
-        due + offset if due else 0.0,
+        due + clock_offset if due else 0.0,
     )
     raw = msgspec.msgpack.encode(state)
     return zlib.crc32(raw, _seed(row)).to_bytes(4, "big") + raw

@@ -88,14 +88,14 @@ class SnapshotStore:
         self._write(name, _encode(bodies), checkpoint)
 
     def save_all(
-        self, name: str, image: Image, offset: float, written: float, checkpoint: Checkpoint = yield_gil
+        self, name: str, image: Image, clock_offset: float, written: float, checkpoint: Checkpoint = yield_gil
     ) -> None:
         """Write `image` as the file `name`, whole and on the disk, or raise `SnapshotFailed`.
 
-        `offset` is how far the wall clock, which says `written`, is ahead of the one the image's times are of.
+        `clock_offset` is how far the wall clock, which says `written`, is ahead of the one the image's times are of.
         The image is used up by it.
         """
-        self._write(name, encode(image, offset, written), checkpoint)
+        self._write(name, encode(image, clock_offset, written), checkpoint)
 
     def load(self, name: str, checkpoint: Checkpoint = yield_gil) -> list[bytes]:
         """Return the bodies in the file `name`, oldest first.
@@ -123,8 +123,8 @@ class SnapshotStore:
             raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
         return bodies
 
-    def load_all(self, name: str, offset: float, checkpoint: Checkpoint = yield_gil) -> Image:
-        """Return the image in the file `name`, its times those of a clock the wall clock is `offset` ahead of.
+    def load_all(self, name: str, clock_offset: float, checkpoint: Checkpoint = yield_gil) -> Image:
+        """Return the image in the file `name`, its times those of a clock the wall clock is `clock_offset` ahead of.
 
         Raises `SnapshotFailed` if the file is missing, not a plain file of ours, damaged, or over a cap.
         """
@@ -134,7 +134,7 @@ class SnapshotStore:
                     raise SnapshotFailed(
                         f"{name} is larger than --max-bytes and --max-msgs allow.", limit="max_bytes"
                     )
-                return decode(Archive(file, size, name), name, self._caps, offset, checkpoint)
+                return decode(Archive(file, size, name), name, self._caps, clock_offset, checkpoint)
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
 

@@ -118,7 +118,7 @@ class Writer:
         return ""
 
     def _keep(self, batch: Batch) -> None:
-        self._backlog += map(in_wall_time, batch.notes, repeat(batch.offset))
+        self._backlog += map(in_wall_time, batch.notes, repeat(batch.clock_offset))
 
     def _try_again(self) -> None:
         begun = time.perf_counter()

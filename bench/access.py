@@ -25,7 +25,7 @@ from zapq.access.access import Access
 from zapq.access.token import digest, new_token
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
-from zapq.http.metrics import Traffic
+from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.logs import Throttle
 from zapq.server.hotpath import HotPath
@@ -74,7 +74,7 @@ async def in_process(tokens: Path, token: str, number: int) -> None:
         for _ in range(7):
             for name, settings in (("without", Settings()), ("with", Settings(token_file=str(tokens)))):
                 guard = Guard(settings, Hosts(settings, "127.0.0.1"), Access(settings))
-                hot = HotPath(service, settings, Traffic(), TraceIds(), Throttle(), guard)
+                hot = HotPath(service, settings, ServerCounts(), TraceIds(), Throttle(), guard)
                 hot.set_time(time.time(), trio.current_time())
                 begun = time.process_time()
                 assert hot.respond(data).requests == 1

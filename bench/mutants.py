@@ -109,8 +109,8 @@ MUTANTS = {
     ),
     "connection cap off": Mutant(
         "zapq/server/connection.py",
-        "if self.traffic.connections >= self.settings.max_connections:",
-        "if self.traffic.connections >= 2**62:",
+        "if self.counts.connections >= self.settings.max_connections:",
+        "if self.counts.connections >= 2**62:",
         ("tests/server/test_lobby.py", "-k", "cap"),
     ),
 }

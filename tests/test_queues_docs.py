@@ -19,7 +19,7 @@ from zapq.access.access import Access
 from zapq.http.app import create_app
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
-from zapq.http.metrics import Traffic
+from zapq.http.metrics import ServerCounts
 from zapq.logs import Throttle
 from zapq.service.queue import NamedQueue
 from zapq.service.service import QueueService
@@ -85,7 +85,7 @@ async def test_every_line_of_curl_does_something(zapq_server: ZapqServer) -> Non
 
 async def test_every_verb_is_taught_by_a_line_of_curl(zapq_service: QueueService, zapq_settings: Settings) -> None:
     guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
-    app = create_app(zapq_service, zapq_settings, Traffic(), Throttle(), guard)
+    app = create_app(zapq_service, zapq_settings, ServerCounts(), Throttle(), guard)
     routes = app.url_map.bind("")
     taught = {
         (line.method, routes.match(line.target.partition("?")[0], line.method, return_rule=True)[0].rule)

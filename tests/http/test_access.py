@@ -19,7 +19,7 @@ from zapq.access.token import digest
 from zapq.http.app import create_app
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
-from zapq.http.metrics import Traffic
+from zapq.http.metrics import ServerCounts
 from zapq.http.permissions import PERMISSIONS
 from zapq.logs import Throttle
 from zapq.server.hotpath import _EFFECT, _ROLE
@@ -69,7 +69,7 @@ async def test_the_table_of_who_may_do_what_has_every_endpoint_and_no_other(
     zapq_service: QueueService, zapq_settings: Settings
 ) -> None:
     guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
-    app = create_app(zapq_service, zapq_settings, Traffic(), Throttle(), guard)
+    app = create_app(zapq_service, zapq_settings, ServerCounts(), Throttle(), guard)
     there = {(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods or ()}
     assert {(method, rule) for method, rule in there if method not in {"HEAD", "OPTIONS"}} == PERMISSIONS.keys()
 

@@ -16,7 +16,7 @@ from zapq.core.message import Lease
 from zapq.http.app import create_app
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
-from zapq.http.metrics import Traffic
+from zapq.http.metrics import ServerCounts
 from zapq.logs import Throttle
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
@@ -153,7 +153,7 @@ async def test_another_sites_page_changes_nothing_by_any_endpoint(
 ) -> None:
     before = state(zapq_server)
     guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
-    app = create_app(zapq_server.service, zapq_settings, Traffic(), Throttle(), guard)
+    app = create_app(zapq_server.service, zapq_settings, ServerCounts(), Throttle(), guard)
     rules = {(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods or ()}
     changing = {rule for rule in rules if rule[0] not in {"GET", "HEAD", "OPTIONS"}} | {("GET", "/dequeue")}
     assert len(changing) > 20

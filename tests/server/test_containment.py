@@ -17,7 +17,7 @@ from trio.testing import MockClock
 
 import zapq
 from tests.client import open_client
-from zapq.http.metrics import Traffic
+from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.server.connection import Host
 from zapq.server.listeners import Door
@@ -130,7 +130,7 @@ async def test_running_out_of_descriptors_is_a_pause_and_a_few_log_lines(
 ) -> None:
     async def app(*_: object) -> None: ...
 
-    host = Host(ASGIWrapper(app), Config(), zapq_settings, traffic=Traffic(), trace_ids=TraceIds())
+    host = Host(ASGIWrapper(app), Config(), zapq_settings, counts=ServerCounts(), trace_ids=TraceIds())
     begun = trio.current_time()
     with pytest.raises(OSError, match="Bad file descriptor"):
         await _accept(cast("Door", PoorListener(failures=50)), host, nursery)

@@ -14,7 +14,7 @@ import trio.testing
 from zapq.access.access import Access
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
-from zapq.http.metrics import Traffic
+from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES
 from zapq.logs import Throttle
@@ -24,14 +24,14 @@ from zapq.settings import Settings
 
 
 @pytest.fixture
-def traffic() -> Traffic:
-    return Traffic()
+def counts() -> ServerCounts:
+    return ServerCounts()
 
 
 @pytest.fixture
-def hot(zapq_service: QueueService, zapq_settings: Settings, traffic: Traffic) -> HotPath:
+def hot(zapq_service: QueueService, zapq_settings: Settings, counts: ServerCounts) -> HotPath:
     guard = Guard(zapq_settings, Hosts(zapq_settings, "127.0.0.1"), Access(zapq_settings))
-    hot = HotPath(zapq_service, zapq_settings, traffic, TraceIds(), Throttle(), guard)
+    hot = HotPath(zapq_service, zapq_settings, counts, TraceIds(), Throttle(), guard)
     hot.set_time(1_800_000_000.7, trio.current_time())
     return hot
 
@@ -44,7 +44,7 @@ def enqueue(body: bytes, *fields: bytes) -> bytes:
 DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-async def test_an_enqueue_and_a_dequeue_are_answered_from_the_bytes(hot: HotPath, traffic: Traffic) -> None:
+async def test_an_enqueue_and_a_dequeue_are_answered_from_the_bytes(hot: HotPath, counts: ServerCounts) -> None:
     answers = hot.respond(enqueue(b"hello", b"X-Trace-Id: mine") + DEQUEUE)
     assert re.sub(rb"[0-9]+-[0-9a-f]{6}", b"ID", answers.data) == (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: 1\r\nContent-Length: 0\r\n"
@@ -53,7 +53,7 @@ async def test_an_enqueue_and_a_dequeue_are_answered_from_the_bytes(hot: HotPath
         b"Content-Type: application/octet-stream\r\nContent-Length: 5\r\nX-Trace-Id: ID\r\n"
         b"Date: Fri, 15 Jan 2027 08:00:00 GMT\r\n\r\nhello"
     )
-    assert (answers.then, answers.requests, traffic.hot_requests) == ("idle", 2, 2)
+    assert (answers.then, answers.requests, counts.hot_requests) == ("idle", 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ MSGPACK = b"application/msgpack"
 
 
 async def test_a_message_is_sent_leased_and_acknowledged_from_the_bytes(
-    hot: HotPath, zapq_service: QueueService, traffic: Traffic
+    hot: HotPath, zapq_service: QueueService, counts: ServerCounts
 ) -> None:
     answers = hot.respond(
         post(SEND, b"hello", b"Content-Type: text/plain") + post(f"{RECEIVE}?visibility=5&wait=9")
@@ -271,11 +271,11 @@ async def test_a_message_is_sent_leased_and_acknowledged_from_the_bytes(
     assert b"409 Conflict" in hot.respond(ack(receipt.decode() + "0")).data
     assert b"Zapq-Empty: empty\r\n" in hot.respond(post(RECEIVE)).data
     stats = zapq_service.stats().queue
-    assert (stats.messages, stats.acked, traffic.hot_requests) == (0, 1, 6)
+    assert (stats.messages, stats.acked, counts.hot_requests) == (0, 1, 6)
 
 
 async def test_requests_with_keys_are_hot_and_safe_to_repeat(
-    hot: HotPath, zapq_service: QueueService, traffic: Traffic
+    hot: HotPath, zapq_service: QueueService, counts: ServerCounts
 ) -> None:
     batch = msgspec.msgpack.encode([b"a", b"b"])
     for number, request in enumerate(
@@ -294,10 +294,12 @@ async def test_requests_with_keys_are_hot_and_safe_to_repeat(
             assert b"Zapq-Message-Id: %d\r\n" % number in answer or b'{"count":2,"first_id":3}' in answer
     # Under the key of another message: refused, which is the long way's to say.
     assert hot.respond(enqueue(b"y", b"Idempotency-Key: one")).then == "cold"
-    assert (zapq_service.stats().queue.messages, traffic.hot_requests) == (4, 6)
+    assert (zapq_service.stats().queue.messages, counts.hot_requests) == (4, 6)
 
 
-async def test_batches_are_hot_in_every_format(hot: HotPath, zapq_service: QueueService, traffic: Traffic) -> None:
+async def test_batches_are_hot_in_every_format(
+    hot: HotPath, zapq_service: QueueService, counts: ServerCounts
+) -> None:
     for media_type, body in (
         (MSGPACK, msgspec.msgpack.encode([b"a", b"b"])),
         (MSGPACK, msgspec.msgpack.encode([{"body": b"c", "priority": 9}])),
@@ -310,7 +312,7 @@ async def test_batches_are_hot_in_every_format(hot: HotPath, zapq_service: Queue
     assert [lease["body"] for lease in msgspec.msgpack.decode(leased.partition(b"\r\n\r\n")[2])] == [b"c", b"a"]
     rest = hot.respond(post(f"{RECEIVE}/batch?ack=auto")).data
     assert rest.endswith(b'["Yg==","ZA==","MQ==","Mg=="]')
-    assert (zapq_service.stats().queue.messages, traffic.hot_requests) == (2, 6)
+    assert (zapq_service.stats().queue.messages, counts.hot_requests) == (2, 6)
 
 
 @pytest.mark.parametrize(

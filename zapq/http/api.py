@@ -14,7 +14,7 @@ from zapq.access.access import check
 from zapq.core.message import Draft
 from zapq.http import answers, wire
 from zapq.http.exchange import Exchange, declares_body
-from zapq.http.metrics import Traffic
+from zapq.http.metrics import ServerCounts
 from zapq.service.queue import Accepted, Durability
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -26,7 +26,7 @@ class Api:
 
     service: QueueService
     settings: Settings
-    traffic: Traffic
+    counts: ServerCounts
     throttle: logs.Throttle
     _large: trio.Lock = field(default_factory=trio.Lock)
     """Held by whoever makes a large answer next."""

@@ -19,7 +19,7 @@ from zapq.http import messages, problems, queues, routes, snapshots
 from zapq.http.api import Api, exchange_of
 from zapq.http.exchange import HTTPConnection
 from zapq.http.guard import Guard
-from zapq.http.metrics import Traffic
+from zapq.http.metrics import ServerCounts
 from zapq.http.respond import NO_STORE
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -50,11 +50,11 @@ class App(QuartTrio):
 
 
 def create_app(
-    service: QueueService, settings: Settings, traffic: Traffic, throttle: logs.Throttle, guard: Guard
+    service: QueueService, settings: Settings, counts: ServerCounts, throttle: logs.Throttle, guard: Guard
 ) -> QuartTrio:
     """Return the app that speaks HTTP for `service`, with those whom `guard` lets in.
 
-    It counts in `traffic` and logs through `throttle`.
+    It counts in `counts` and logs through `throttle`.
     """
     app = App("zapq", static_folder=None, template_folder=None)
     app.asgi_http_class = HTTPConnection
@@ -63,7 +63,7 @@ def create_app(
     # A path means itself: `//metrics` and `/metrics/` are unknown, not redirected.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
-    api = Api(service, settings, traffic, throttle)
+    api = Api(service, settings, counts, throttle)
     for part in (routes, messages, queues, snapshots):
         app.register_blueprint(part.create_routes(api))
     for rule in app.url_map.iter_rules():
@@ -73,7 +73,7 @@ def create_app(
 
     @app.before_request
     async def let_in() -> None:
-        traffic.cold_requests += 1
+        counts.cold_requests += 1
         guard.check(request, exchange_of(request))
 
     @app.errorhandler(ZapqError)

@@ -19,7 +19,7 @@ from zapq.service.service import ServiceStats
 
 
 @dataclass(slots=True)
-class Traffic:
+class ServerCounts:
     """What one server counts about its connections and requests."""
 
     started: float = field(default_factory=time.monotonic)
@@ -39,11 +39,11 @@ class Traffic:
     """For bodies that are being received and are no messages."""
 
 
-def as_json(stats: ServiceStats, traffic: Traffic) -> dict[str, int | float]:
+def as_json(stats: ServiceStats, counts: ServerCounts) -> dict[str, int | float]:
     """Return the metrics by name; the first nine are the original's."""
     queue = stats.queue
     return {
-        "uptime_sec": round(time.monotonic() - traffic.started, 3),
+        "uptime_sec": round(time.monotonic() - counts.started, 3),
         "enqueues": queue.enqueued,
         "dequeues_ok": queue.dequeued,
         "dequeues_empty": stats.dequeues_empty,
@@ -56,7 +56,7 @@ def as_json(stats: ServiceStats, traffic: Traffic) -> dict[str, int | float]:
         "queues": stats.queues,
         "queue_max_msgs": stats.max_messages,
         "queue_max_bytes": stats.max_bytes,
-        "bodies_bytes": stats.bytes_reserved + traffic.other_bodies.used,
+        "bodies_bytes": stats.bytes_reserved + counts.other_bodies.used,
         "messages_ready": queue.ready,
         "messages_delayed": queue.delayed,
         "messages_leased": queue.leased,
@@ -74,13 +74,13 @@ def as_json(stats: ServiceStats, traffic: Traffic) -> dict[str, int | float]:
         "snapshots_written": stats.snapshots_written,
         "snapshots_failed": stats.snapshots_failed,
         "waiting": stats.waiting,
-        "requests": traffic.hot_requests + traffic.cold_requests,
-        "hot_requests": traffic.hot_requests,
-        "cold_requests": traffic.cold_requests,
-        "wire_refusals": traffic.wire_refusals,
-        "connections": traffic.connections,
-        "connections_refused": traffic.connections_refused,
-        "connection_errors": traffic.connection_errors,
+        "requests": counts.hot_requests + counts.cold_requests,
+        "hot_requests": counts.hot_requests,
+        "cold_requests": counts.cold_requests,
+        "wire_refusals": counts.wire_refusals,
+        "connections": counts.connections,
+        "connections_refused": counts.connections_refused,
+        "connection_errors": counts.connection_errors,
         "log_lines_dropped": logs.lines_dropped(),
         **({} if stats.journal is None else _journal(stats.journal)),
     }

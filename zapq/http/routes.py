@@ -66,7 +66,7 @@ def create_routes(api: Api) -> Blueprint:
 
     @routes.get("/metrics")
     async def metrics() -> Response:
-        body = msgspec.json.encode(as_json(service.stats(), api.traffic))
+        body = msgspec.json.encode(as_json(service.stats(), api.counts))
         return Response(body, content_type=answers.JSON, headers=respond.NO_STORE)
 
     @routes.get("/health")

@@ -28,7 +28,7 @@ from zapq import logs
 from zapq.access.certificate import NOBODY, identities
 from zapq.errors import StorageUnavailable
 from zapq.http.exchange import peer_of
-from zapq.http.metrics import Traffic
+from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.limits import (
     GOODBYE_SECONDS,
@@ -58,14 +58,14 @@ class Host:
         config: Config,
         settings: Settings,
         *,
-        traffic: Traffic,
+        counts: ServerCounts,
         trace_ids: TraceIds,
         hot: HotPath | None = None,
     ) -> None:
         self.app = app
         self.config = config
         self.settings = settings
-        self.traffic = traffic
+        self.counts = counts
         self.trace_ids = trace_ids
         self.hot = hot
         self.context = WorkerContext(None)
@@ -78,7 +78,7 @@ class Host:
 
     def enter(self, network: str) -> bool:
         """Count one more connection from `network` and return True, or count and log that it may not be open."""
-        if self.traffic.connections >= self.settings.max_connections:
+        if self.counts.connections >= self.settings.max_connections:
             self._turn_away(network, "max_connections", self.settings.max_connections)
             return False
         most = self.settings.max_connections_per_address
@@ -88,12 +88,12 @@ class Host:
                 self._turn_away(network, "max_connections_per_address", most)
                 return False
             self._networks[network] = number + 1
-        self.traffic.connections += 1
+        self.counts.connections += 1
         return True
 
     def leave(self, network: str) -> None:
         """Note that a connection from `network` is closed."""
-        self.traffic.connections -= 1
+        self.counts.connections -= 1
         number = self._networks.get(network)
         if number is not None:
             if number > 1:
@@ -102,19 +102,19 @@ class Host:
                 del self._networks[network]
 
     def _turn_away(self, network: str, cap: str, limit: int) -> None:
-        self.traffic.connections_refused += 1
+        self.counts.connections_refused += 1
         self.throttle.say(logging.WARNING, cap, "connection refused", cap=cap, limit=limit, peer=network or "unix")
 
     def note_no_resources(self, error: OSError, turned_away: int | None) -> None:
         """Log why clients cannot be accepted, and count those that were turned away; None: they have to wait."""
-        self.traffic.connections_refused += turned_away or 0
+        self.counts.connections_refused += turned_away or 0
         # Whether anybody waits is seen only by accepting.
         if turned_away != 0:
             self._shortage.say(logging.WARNING, "accept", "cannot accept connections", reason=error.strerror)
 
     def note_failure(self, error: BaseException) -> None:
         """Count and log an error of ours that ended one connection."""
-        self.traffic.connection_errors += 1
+        self.counts.connection_errors += 1
         self.throttle.say(logging.ERROR, "connection-error", "connection failed", error=repr(error))
         logs.log.debug("connection failed", exc_info=error)
 
@@ -278,7 +278,7 @@ class Connection:
         state = ConnectionState({
             "link": self,
             "trace_ids": self._host.trace_ids,
-            "other_bodies": self._host.traffic.other_bodies,
+            "other_bodies": self._host.counts.other_bodies,
         })
         async with TaskGroup() as tasks:
             common = (self._host.app, self._host.config, self._host.context, tasks, state)
@@ -475,7 +475,7 @@ class Connection:
 
     def _refuse(self, status: int, detail: str, *, left: bool) -> str:
         trace_id = self._host.trace_ids.new()
-        self._host.traffic.wire_refusals += not left
+        self._host.counts.wire_refusals += not left
         level = logging.DEBUG if left else logging.WARNING
         self._host.throttle.say(
             level, f"wire-{status}", "refused", trace_id=trace_id, status=status, reason=detail

@@ -38,7 +38,7 @@ from zapq.http import answers as render
 from zapq.http import problems, tracing, wire
 from zapq.http.exchange import note_uncertain
 from zapq.http.guard import Guard
-from zapq.http.metrics import Traffic
+from zapq.http.metrics import ServerCounts
 from zapq.limits import (
     HEADS_REMEMBERED,
     MAX_ANSWERS,
@@ -134,7 +134,7 @@ class HotPath:
         self,
         service: QueueService,
         settings: Settings,
-        traffic: Traffic,
+        counts: ServerCounts,
         trace_ids: tracing.TraceIds,
         throttle: logs.Throttle,
         guard: Guard,
@@ -144,7 +144,7 @@ class HotPath:
         self.journal = service.journal
         self._durability = render.COMMITTED if service.durable else b""
         self._max_message_bytes = settings.max_message_bytes
-        self._traffic = traffic
+        self._traffic = counts
         self._trace_ids = iter(trace_ids)
         self._throttle = throttle
         # Clients repeat their heads byte for byte: what one means, and whether it is let in, is one look-up.

@@ -20,7 +20,7 @@ from zapq.errors import InvalidSetting, SnapshotFailed
 from zapq.http.app import create_app
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
-from zapq.http.metrics import Traffic
+from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, CLOSING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
 from zapq.server.connection import Connection, Host
@@ -49,11 +49,11 @@ async def run_server(
             saves = service is None and settings.snapshot_on_exit != ""
             if service is None:
                 service = await stack.enter_async_context(open_service(settings))
-            traffic, trace_ids, refusals = Traffic(), TraceIds(), logs.Throttle()
+            counts, trace_ids, refusals = ServerCounts(), TraceIds(), logs.Throttle()
             guard = Guard(settings, Hosts(settings, door.bound), access)
-            app = ASGIWrapper(create_app(service, settings, traffic, refusals, guard))
-            hot = HotPath(service, settings, traffic, trace_ids, refusals, guard) if settings.hot_path else None
-            host = Host(app, _config(settings), settings, traffic=traffic, trace_ids=trace_ids, hot=hot)
+            app = ASGIWrapper(create_app(service, settings, counts, refusals, guard))
+            hot = HotPath(service, settings, counts, trace_ids, refusals, guard) if settings.hot_path else None
+            host = Host(app, _config(settings), settings, counts=counts, trace_ids=trace_ids, hot=hot)
             orderly = False
             with trio.CancelScope() as budget:
                 async with _abandoning_storage(service, budget), trio.open_nursery() as connections:

@@ -121,7 +121,7 @@ def test_every_verb_in_python_is_named(kind: type) -> None:
         "note_empty",
         "why_empty",
         "next_visible_in",
-        "made_if_used",
+        "provisional_queue",
         "join",
         "run",
     }

@@ -593,7 +593,7 @@ async def test_limits_hold_for_every_way_in(zapq_settings: Settings, nursery: tr
 
 
 async def test_a_queue_made_for_a_message_that_is_refused_is_gone_again(zapq_service: QueueService) -> None:
-    with pytest.raises(MessageTooLarge), zapq_service.made_if_used("new") as queue:
+    with pytest.raises(MessageTooLarge), zapq_service.provisional_queue("new") as queue:
         await queue.enqueue(bytes(200_000))
     with pytest.raises(QueueNotFound):
         zapq_service.find("new")
@@ -603,11 +603,11 @@ async def test_a_queue_made_twice_at_once_stays_if_one_of_the_two_succeeds(zapq_
     async with trio.open_nursery() as nursery:
 
         async def fail() -> None:
-            with pytest.raises(MessageTooLarge), zapq_service.made_if_used("new") as queue:
+            with pytest.raises(MessageTooLarge), zapq_service.provisional_queue("new") as queue:
                 await queue.enqueue(bytes(200_000))
 
         async def succeed() -> None:
-            with zapq_service.made_if_used("new") as queue:
+            with zapq_service.provisional_queue("new") as queue:
                 await queue.enqueue(b"x")
 
         for _ in range(5):

@@ -40,7 +40,7 @@ class Api:
         durability = wire.durability(values)
         body = await self.new_body(queue)
         reserved = exchange_of(request).body.reserved
-        with self.service.made_if_used(queue) as named:
+        with self.service.provisional_queue(queue) as named:
             if key is not None:
                 draft = Draft(body=body, priority=priority, delay=delay, ttl=ttl, content_type=content_type)
                 return await named.enqueue_once(
@@ -68,7 +68,7 @@ class Api:
     ) -> Accepted:
         """Store a batch in the queue of that name, which is made if there is none."""
         reserved = exchange_of(request).body.reserved
-        with self.service.made_if_used(queue) as named:
+        with self.service.provisional_queue(queue) as named:
             if key is not None:
                 return await named.enqueue_many_once(
                     key,
@@ -83,7 +83,7 @@ class Api:
             )
             return Accepted(first, replayed=False)
 
-    async def turn(self) -> None:
+    async def one_large_answer_at_a_time(self) -> None:
         """Return when it is this request's turn to make a large answer: that takes milliseconds, 8 MiB some ten.
 
         Many that are asked for at once would otherwise be made in a row, in one turn of the scheduler's, and

@@ -60,7 +60,7 @@ def create_routes(api: Api) -> Blueprint:
         queue, given = await _receive(name, want, wire.seconds(values, "wait", 0.0))
         if not given:
             return _nothing(queue)
-        await api.turn()
+        await api.one_large_answer_at_a_time()
         return respond.with_bytes(answers.received_many(media_type, given, _clock_offset(), b""))
 
     async def _receive(name: str, want: Want, wait: float) -> tuple[NamedQueue, Deliveries]:
@@ -110,7 +110,7 @@ def create_routes(api: Api) -> Blueprint:
         values = wire.parameters(request, "state", "limit")
         state, limit = wire.state(values), wire.whole(values, "limit", PEEK)
         queue = service.find(name)
-        await api.turn()
+        await api.one_large_answer_at_a_time()
         seen = await queue.peek(state, limit=limit)
         now = trio.current_time()
         return respond.with_json([wire.describe_message(each, now) for each in wire.within_a_batch(seen)])

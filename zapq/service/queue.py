@@ -114,7 +114,7 @@ class NamedQueue:
         self._waiting_room = service.dispatcher.waiting_room
         self._deleted = False
         self.users = 0
-        """Blocks of `QueueService.made_if_used` it is open in."""
+        """Blocks of `QueueService.provisional_queue` it is open in."""
         self.provisional = False
         """Whether it was made for such a block, and is to go if nobody uses it."""
 

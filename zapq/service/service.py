@@ -121,7 +121,7 @@ class QueueService:
         return queue
 
     @contextmanager
-    def made_if_used(self, name: str) -> Iterator[NamedQueue]:
+    def provisional_queue(self, name: str) -> Iterator[NamedQueue]:
         """Give the queue called `name`; if it is made for this block and the block fails, it is gone again.
 
         So that a message that is refused leaves nothing behind. Raises what `queue` raises.

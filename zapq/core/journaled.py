@@ -17,7 +17,7 @@ import msgspec
 from zapq.core.commit import ID_BITS, Change, Entry, Gone, IdsKept, Journal, Kept, Put, PutMany, QueueKept, row_of
 from zapq.core.line import Parcel, Run
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
-from zapq.core.queue import Dropped, Owner, Queue, counted, rest
+from zapq.core.queue import Dropped, Owner, Queue, backoff, counted
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import ReceiptExpired, StorageUnavailable, ZapqError
 from zapq.limits import IDS_AT_ONCE, MAX_BATCH, MAX_BATCH_BYTES
@@ -217,7 +217,7 @@ class JournaledQueue(Queue):
         lease = self._settle(self._serial(receipt), now)
         if lease is None:
             raise ReceiptExpired(parameter="receipt")
-        delay, releases = rest(lease.message.properties.releases, delay)
+        delay, releases = backoff(lease.message.properties.releases, delay)
         message = counted(lease, releases)
         due = now + delay if delay > 0 else 0.0
         row = row_of(self.epoch, message.id)

@@ -364,7 +364,7 @@ class Queue:
         if lease is None:
             raise ReceiptExpired(parameter="receipt")
         self._released += 1
-        delay, releases = rest(lease.message.properties.releases, delay)
+        delay, releases = backoff(lease.message.properties.releases, delay)
         self._end(lease, delay, now, releases)
 
     def extend(self, receipt: str, visibility: float | None, now: float) -> Lease:
@@ -878,7 +878,7 @@ class Queue:
         )
 
 
-def rest(releases: int, delay: float) -> tuple[float, int]:
+def backoff(releases: int, delay: float) -> tuple[float, int]:
     """How long a message rests that is released, and how often it then was given back without a delay."""
     if delay > 0:
         return delay, releases

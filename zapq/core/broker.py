@@ -271,12 +271,12 @@ class Broker:
             self._alarm = time
             self._on_earlier(time)
 
-    def bury(self, queue: Queue, message: Message) -> None:
+    def dead_letter(self, queue: Queue, message: Message) -> None:
         """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
-        grave, properties = self._grave(queue, message)
-        grave.accept_moved(message, properties)
+        letter, properties = self._dead_letter_queue(queue, message)
+        letter.accept_moved(message, properties)
 
-    def _grave(self, queue: Queue, message: Message) -> tuple[Queue, Properties]:
+    def _dead_letter_queue(self, queue: Queue, message: Message) -> tuple[Queue, Properties]:
         properties = message.properties
         name = queue.settings.dead_letter
         assert name is not None

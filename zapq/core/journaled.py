@@ -30,7 +30,7 @@ class StillSettling(Exception):
 class JournaledOwner(Owner, Protocol):
     """What a queue on disk knows of the others."""
 
-    def dig(self, queue: JournaledQueue, message: Message) -> Move:
+    def prepare_dead_letter(self, queue: JournaledQueue, message: Message) -> Move:
         """Return what buries a message that failed in `queue`, once that is written."""
 
 
@@ -115,7 +115,7 @@ class JournaledQueue(Queue):
         if owner.messages >= owner.max_messages or owner.bytes + size > owner.max_bytes or self._capped:
             self._check_room(1, size, now)
         if self._settings.ttl is not None:
-            properties = self._mortal_as_set(properties, now)
+            properties = self._expiring_as_set(properties, now)
         id = self._next_id
         self._next_id = id + 1
         if id >= self._ids_kept:
@@ -137,7 +137,7 @@ class JournaledQueue(Queue):
         self._check_room(len(drafts), size, now)
         first = self.reserve(len(drafts))
         messages = [
-            Message(first + at, draft.body, self._mortal_as_set(draft.properties(now), now))
+            Message(first + at, draft.body, self._expiring_as_set(draft.properties(now), now))
             for at, draft in enumerate(drafts)
         ]
         self._enter(messages, [now + draft.delay if draft.delay > 0 else 0.0 for draft in drafts], size)
@@ -156,7 +156,7 @@ class JournaledQueue(Queue):
         self._journal.check()
         size = sum(map(len, bodies)) if size is None else size
         self._check_room(len(bodies), size, now)
-        properties = self._mortal_as_set(properties, now)
+        properties = self._expiring_as_set(properties, now)
         first = self.reserve(len(bodies))
         self._enqueued += len(bodies)
         self._hold(len(bodies), size)
@@ -223,8 +223,8 @@ class JournaledQueue(Queue):
         row = row_of(self.epoch, message.id)
         change: Change
         if self._has_failed(lease):
-            grave = self._owner.dig(self, message)
-            change = _Buried(self, [Gone((row,)), *grave.entries], lease, message, grave)
+            letter = self._owner.prepare_dead_letter(self, message)
+            change = _DeadLettered(self, [Gone((row,)), *letter.entries], lease, message, letter)
         elif message.properties.expires <= now:
             change = _Outlived(self, [Gone((row,))], lease)
         else:
@@ -508,10 +508,10 @@ class _Outlived(_OfQueue):
 
 
 @dataclass(slots=True)
-class _Buried(_OfQueue):
+class _DeadLettered(_OfQueue):
     lease: Lease
     message: Message
-    grave: Move
+    letter: Move
 
     def commit(self) -> None:
         queue = self.queue
@@ -519,7 +519,7 @@ class _Buried(_OfQueue):
         queue._released += 1
         queue._hold(-1, -len(self.message.body))
         queue._dead_lettered += 1
-        self.grave.commit()
+        self.letter.commit()
 
     def revert(self) -> None:
         self.queue._restore_lease(self.lease)

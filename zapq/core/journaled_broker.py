@@ -157,11 +157,11 @@ class JournaledBroker(Broker):
         self._journal.note(QueueGone(number))
         return dropped
 
-    def dig(self, queue: JournaledQueue, message: Message) -> Move:
+    def prepare_dead_letter(self, queue: JournaledQueue, message: Message) -> Move:
         """Return what buries a message that failed in `queue`, once that is written."""
-        grave, properties = self._grave(queue, message)
-        assert isinstance(grave, JournaledQueue)
-        return grave.prepare_move(message, properties)
+        letter, properties = self._dead_letter_queue(queue, message)
+        assert isinstance(letter, JournaledQueue)
+        return letter.prepare_move(message, properties)
 
     def _make(self, name: str, now: float) -> JournaledQueue:
         kept = self._kept.get(name)
@@ -219,7 +219,7 @@ class JournaledReplacement(Replacement):
         self.epochs = epochs
         """Which rows each queue will have."""
 
-    def dig(self, queue: JournaledQueue, message: Message) -> Move:
+    def prepare_dead_letter(self, queue: JournaledQueue, message: Message) -> Move:
         """Nothing is settled here."""
         raise AssertionError("queues that are being made give nothing")
 

@@ -119,7 +119,7 @@ class Owner(Protocol):
     def watch(self, queue: Queue, time: float) -> None:
         """Note that `queue` has something to do at `time`, earlier than known before."""
 
-    def bury(self, queue: Queue, message: Message) -> None:
+    def dead_letter(self, queue: Queue, message: Message) -> None:
         """Take over a message that failed in `queue`."""
 
 
@@ -138,11 +138,11 @@ class Queue:
         "_drain_rate",
         "_enqueued",
         "_expired",
+        "_expiring",
         "_given_before",
         "_leases",
         "_leases_expired",
         "_lines",
-        "_mortal",
         "_next_id",
         "_owner",
         "_paused",
@@ -156,7 +156,7 @@ class Queue:
         "_returned",
         "_settings",
         "_tag",
-        "_tombs",
+        "_tombstones",
         "_top",
         "alarm",
         "bytes",
@@ -183,9 +183,9 @@ class Queue:
         """Whether the first line is all there is to look at; if not, `_pop` finds out when that is so again."""
         self._returned: list[tuple[int, Message]] = []
         self._ready = 0
-        self._tombs: set[int] = set()
+        self._tombstones: set[int] = set()
         """Ids of messages in `_lines` and `_returned` that are gone."""
-        self._mortal: Deadlines[Message] = Deadlines()
+        self._expiring: Deadlines[Message] = Deadlines()
         """Ready messages with a ttl."""
         self._delayed: Deadlines[Message] = Deadlines()
         self._leases = Leases()
@@ -235,7 +235,7 @@ class Queue:
         if owner.messages >= owner.max_messages or owner.bytes + size > owner.max_bytes or self._capped:
             self._check_room(1, size, now)
         if self._settings.ttl is not None:
-            properties = self._mortal_as_set(properties, now)
+            properties = self._expiring_as_set(properties, now)
         message = Message(self._next_id, body, properties)
         self._next_id += 1
         self._enqueued += 1
@@ -267,7 +267,7 @@ class Queue:
         """
         size = sum(map(len, bodies)) if size is None else size
         self._check_room(len(bodies), size, now)
-        properties = self._mortal_as_set(properties, now)
+        properties = self._expiring_as_set(properties, now)
         first = self.reserve(len(bodies))
         self._enqueued += len(bodies)
         self._hold(len(bodies), size)
@@ -423,13 +423,13 @@ class Queue:
                 self._expire(message)
             else:
                 self._become_ready(message)
-        dead = self._mortal.due(now, limit)
+        dead = self._expiring.due(now, limit)
         for message in dead:
-            self._tombs.add(message.id)
+            self._tombstones.add(message.id)
             self._ready -= 1
             self._expire(message)
         self._sweep()
-        self.alarm = min(self._leases.next(), self._delayed.next(), self._mortal.next())
+        self.alarm = min(self._leases.next(), self._delayed.next(), self._expiring.next())
         return self.alarm <= now
 
     def next_visible(self) -> float:
@@ -456,10 +456,10 @@ class Queue:
         rest.extend(lease.message for lease in self._leases.clear())
         if rest:
             dropped.append(rest)
-        self._mortal.clear()
+        self._expiring.clear()
         self._lines = [Line() for _ in range(MAX_PRIORITY + 1)]
         self._returned = []
-        self._tombs = set()
+        self._tombstones = set()
         self._top = self._ready = 0
         self.alarm = inf
         self._cleared += self.messages
@@ -468,7 +468,7 @@ class Queue:
 
     def bodies(self) -> list[bytes]:
         """The bodies held, in order; a copy of references, not of the bytes."""
-        if self.messages == self._ready and not (self._top or self._returned or self._tombs):
+        if self.messages == self._ready and not (self._top or self._returned or self._tombstones):
             return [message.body for message in self._lines[0]]
         return [message.body for message in sorted(self._held(), key=_rank)]
 
@@ -558,7 +558,7 @@ class Queue:
         """
         first, *others = (_copied(line.items) for line in self._lines)
         # Only where something has a ttl can anything in the first line have one.
-        if self._mortal.entries or self._tombs:
+        if self._expiring.entries or self._tombstones:
             others.append(deque(item for item in first if item.properties.expires < inf))
             first = deque(item for item in first if item.properties.expires == inf)
         return QueueImage(
@@ -569,7 +569,7 @@ class Queue:
             in_order=first,
             others=_others(
                 [items for items in others if items],
-                self._tombs.copy(),
+                self._tombstones.copy(),
                 self._returned.copy(),
                 self._delayed.entries.copy(),
                 list(self._leases.values()),
@@ -585,7 +585,7 @@ class Queue:
             case "ready":
                 lines = chain.from_iterable(reversed(self._lines))
                 ready = merge((message for _, message in smallest(self._returned)), lines, key=_rank)
-                living = (message for message in ready if message.id not in self._tombs)
+                living = (message for message in ready if message.id not in self._tombstones)
                 return [_sighting(message) for message in islice(living, limit)]
             case "delayed":
                 return [_sighting(message, time) for time, message in self._delayed.first(limit)]
@@ -603,7 +603,7 @@ class Queue:
         for lease in self._leases.values():
             if lease.message.id == id:
                 return _leased(lease)
-        if id in self._tombs:
+        if id in self._tombstones:
             return None
         for line in self._lines:
             message = line.find(id)
@@ -640,7 +640,7 @@ class Queue:
         owner.messages += messages
         owner.bytes += size
 
-    def _mortal_as_set(self, properties: Properties, now: float) -> Properties:
+    def _expiring_as_set(self, properties: Properties, now: float) -> Properties:
         """Give a message the ttl this queue is set to, if its producer gave none."""
         ttl = self._settings.ttl
         return (
@@ -687,7 +687,7 @@ class Queue:
     def _mind(self, message: Message) -> None:
         """Note when a ready message will be gone."""
         if message.properties.expires < inf:
-            self._mortal.put(message.id, message.properties.expires, message)
+            self._expiring.put(message.id, message.properties.expires, message)
             self._watch(message.properties.expires)
 
     def _pop(self, now: float) -> Message | None:
@@ -715,11 +715,11 @@ class Queue:
                 message = heappop(self._returned)[1]
             else:
                 message = line.pop()
-            if self._tombs and message.id in self._tombs:
-                self._tombs.discard(message.id)
+            if self._tombstones and message.id in self._tombstones:
+                self._tombstones.discard(message.id)
                 continue
             self._ready -= 1
-            if not self._mortal.entries or self._mortal.pop(message.id) is None:
+            if not self._expiring.entries or self._expiring.pop(message.id) is None:
                 return message
             if message.properties.expires > now:
                 return message
@@ -744,7 +744,7 @@ class Queue:
         return parcel, size
 
     def _is_plain(self) -> bool:
-        return not (self._top or self._returned or self._tombs or self._mortal.entries or self._paused)
+        return not (self._top or self._returned or self._tombstones or self._expiring.entries or self._paused)
 
     def _lease(self, message: Message, visibility: float | None, now: float) -> Lease:
         seconds = self._settings.visibility if visibility is None else visibility
@@ -800,7 +800,7 @@ class Queue:
         """Give a message up to the dead-letter queue."""
         self._hold(-1, -len(message.body))
         self._dead_lettered += 1
-        self._owner.bury(self, message)
+        self._owner.dead_letter(self, message)
 
     def _expire(self, message: Message) -> None:
         self._hold(-1, -len(message.body))
@@ -813,18 +813,18 @@ class Queue:
 
     def _sweep(self) -> None:
         """Free what tombstones still hold, if that is worth it."""
-        tombs = self._tombs
-        if not tombs:
+        tombstones = self._tombstones
+        if not tombstones:
             return
         for line in self._lines:
             # Mostly the oldest go first, and they stand in front.
-            line.drop_first(tombs)
-        if len(tombs) > self._ready:
+            line.drop_first(tombstones)
+        if len(tombstones) > self._ready:
             for line in self._lines:
-                line.keep(lambda message: message.id not in tombs)
-            self._returned = [entry for entry in self._returned if entry[1].id not in tombs]
+                line.keep(lambda message: message.id not in tombstones)
+            self._returned = [entry for entry in self._returned if entry[1].id not in tombstones]
             heapify(self._returned)
-            tombs.clear()
+            tombstones.clear()
 
     def refuse_unread(self, size: int, now: float) -> QueueFull:
         """Count a message that is refused before it is read, for want of room for `size` bytes, and say so."""
@@ -872,7 +872,7 @@ class Queue:
     def _held(self) -> Iterator[Message]:
         ready = chain(chain.from_iterable(self._lines), (message for _, message in self._returned))
         return chain(
-            (message for message in ready if message.id not in self._tombs),
+            (message for message in ready if message.id not in self._tombstones),
             self._delayed.values(),
             (lease.message for lease in self._leases.values()),
         )
@@ -904,7 +904,7 @@ def _copied(items: deque[Message | Run]) -> deque[Message | Run]:
 
 def _others(
     lines: list[deque[Message | Run]],
-    tombs: set[int],
+    tombstones: set[int],
     returned: list[tuple[int, Message]],
     delayed: dict[int, tuple[float, Message]],
     leases: list[Lease],
@@ -912,7 +912,7 @@ def _others(
     """Yield messages with when they are ready, those that are gone left out."""
     in_lines = chain.from_iterable(item if isinstance(item, Run) else (item,) for item in chain(*lines))
     for message in chain(in_lines, (message for _, message in returned)):
-        if message.id not in tombs:
+        if message.id not in tombstones:
             yield message, 0.0
     for due, message in delayed.values():
         yield message, due

@@ -46,7 +46,7 @@ class Replacement:
             self.add(QueueImage(name=DEFAULT_QUEUE, settings=QueueSettings(), in_order=deque(), others=()), now)
         for queue, message in self._failed:
             queue.leave(message)
-            self.bury(queue, message)
+            self.dead_letter(queue, message)
         self._failed = []
 
     def serial(self) -> int:
@@ -63,7 +63,7 @@ class Replacement:
     def watch(self, queue: Queue, time: float) -> None:
         """Each queue knows its own alarm, and nobody is to be woken yet."""
 
-    def bury(self, queue: Queue, message: Message) -> None:
+    def dead_letter(self, queue: Queue, message: Message) -> None:
         """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
         properties = message.properties
         assert queue.settings.dead_letter is not None

@@ -26,7 +26,7 @@ import msgspec
 
 from bench import rig
 from bench.compare import over_beanstalk, over_http, over_redis
-from zapq.core.commit import Batch, Put, row_of
+from zapq.core.records import CommitGroup, Put, row_of
 from zapq.store.database import open_database
 
 BATCH = 100
@@ -93,7 +93,7 @@ def commits(directory: str, messages: int, number: int = 400) -> tuple[float, fl
             database.prepare()
             made = []
             for at in range(number):
-                made.append(Batch())
+                made.append(CommitGroup())
                 for row in range(messages):
                     made[-1].note(Put(row_of(1, 1 + at * messages + row), b"x" * rig.MESSAGE))
             begun, used = time.perf_counter(), time.process_time()

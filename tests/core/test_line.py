@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zapq.core.line import Line, Parcel, is_shortest
+from zapq.core.line import Line, Taken, is_shortest
 from zapq.core.message import Message, Properties
 
 ABOUT = Properties(content_type="text/plain")
@@ -46,12 +46,12 @@ def test_it_agrees_with_a_list(steps: list[tuple[str, list[bytes], int]]) -> Non
                     if expected and sum(len(each.body) for each in (*expected, model[0])) > 6:
                         break
                     expected.append(model.pop(0))
-                parcel, size = line.pop_many(limit, 6)
-                assert list(parcel) == expected
-                assert parcel.packed() == msgspec.msgpack.encode([each.body for each in expected])
-                assert parcel.bodies == [each.body for each in expected]
-                assert size == sum(map(len, parcel.bodies))
-                assert [parcel[at] for at in range(len(parcel))] == expected
+                taken, size = line.pop_many(limit, 6)
+                assert list(taken) == expected
+                assert taken.packed() == msgspec.msgpack.encode([each.body for each in expected])
+                assert taken.bodies == [each.body for each in expected]
+                assert size == sum(map(len, taken.bodies))
+                assert [taken[at] for at in range(len(taken))] == expected
         if verb != "extend packed":  # to look at them takes them apart
             assert list(line) == model
         assert bool(line) == bool(model)
@@ -67,15 +67,15 @@ def test_a_message_larger_than_the_limit_is_given_alone() -> None:
     line.items.append(Message(3, b"z" * 10))
     sizes = []
     while line:
-        parcel, size = line.pop_many(5, 4)
-        sizes.append((len(parcel), size))
+        taken, size = line.pop_many(5, 4)
+        sizes.append((len(taken), size))
     assert sizes == [(1, 10), (1, 1), (1, 10)]
 
 
 def test_nothing_is_made_of_nothing() -> None:
-    parcel, size = Line().pop_many(5, 4)
-    assert isinstance(parcel, Parcel)
-    assert (list(parcel), size) == ([], 0)
+    taken, size = Line().pop_many(5, 4)
+    assert isinstance(taken, Taken)
+    assert (list(taken), size) == ([], 0)
 
 
 def test_messages_that_are_gone_leave_and_runs_stay() -> None:

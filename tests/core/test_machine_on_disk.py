@@ -24,12 +24,12 @@ from tests.core.test_machine import (
     QueuesAgainstList,
 )
 from zapq.core.broker import Broker, Redriven
-from zapq.core.commit import Batch, Change, Entry, PutMany, Staged, row_of
 from zapq.core.journaled import JournaledQueue
 from zapq.core.journaled_broker import JournaledBroker
 from zapq.core.message import Message
 from zapq.core.queue import Dropped
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.records import Change, CommitGroup, Entry, PutMany, Staged, row_of
 from zapq.store.database import Database, set_up
 
 
@@ -47,13 +47,13 @@ class DiskJournal:
         if self.failing:
             change.revert()
             return
-        batch = Batch()
+        batch = CommitGroup()
         batch.add(change)
         self.database.commit([batch])
         change.commit()
 
     def note(self, entry: Entry) -> None:
-        batch = Batch()
+        batch = CommitGroup()
         batch.note(entry)
         self.database.commit([batch])
 

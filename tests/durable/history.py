@@ -13,22 +13,22 @@ from typing import Any
 
 import msgspec
 
-from zapq.core.commit import (
-    Batch,
-    Entry,
-    EpochGone,
-    Gone,
-    Kept,
-    KeyKept,
-    Put,
-    PutMany,
-    QueueGone,
-    QueueKept,
-    row_of,
-)
 from zapq.core.line import Run
 from zapq.core.message import DEFAULTS, Properties
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.records import (
+    CommitGroup,
+    Entry,
+    EpochDropped,
+    KeyPut,
+    MessagesDeleted,
+    MessageState,
+    Put,
+    PutMany,
+    QueueDeleted,
+    QueuePut,
+    row_of,
+)
 from zapq.store.database import FILE, Contents, Database, open_database
 
 WAL = f"{FILE}-wal"
@@ -61,7 +61,7 @@ def view(contents: Contents) -> View:
             assert not isinstance(message, Run)
             messages[message.id] = (message.body, message.properties, 0.0)
         queues[number] = (
-            QueueKept(number, image.name, epoch, image.next_id, image.settings, image.paused),
+            QueuePut(number, image.name, epoch, image.next_id, image.settings, image.paused),
             messages,
         )
     return {"queues": queues, "keys": {(key.queue, key.key): key[2:] for key in contents.keys}}
@@ -81,7 +81,7 @@ class History:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
-        self._queues: dict[int, QueueKept] = {}
+        self._queues: dict[int, QueuePut] = {}
         self._messages: dict[int, dict[int, tuple[bytes, Properties, float]]] = {}
         self._keys: dict[tuple[int, str], tuple[bytes, int, float]] = {}
         self._epoch = 0
@@ -89,7 +89,7 @@ class History:
 
     def commit(self, database: Database, entries: list[Entry] | None = None) -> None:
         """Write something."""
-        batch = Batch()
+        batch = CommitGroup()
         for entry in entries or self._some():
             batch.note(entry)
         database.commit([batch])
@@ -127,7 +127,7 @@ class History:
     def _make_queue(self) -> list[Entry]:
         self._epoch += 1
         number = self._epoch
-        self._queues[number] = QueueKept(number, f"q{number}", self._epoch, 1, QueueSettings(), False)
+        self._queues[number] = QueuePut(number, f"q{number}", self._epoch, 1, QueueSettings(), False)
         self._messages[number] = {}
         return [self._queues[number]]
 
@@ -156,7 +156,7 @@ class History:
         ids = self._random.sample(sorted(self._messages[number]), min(len(self._messages[number]), 5))
         for id in ids:
             del self._messages[number][id]
-        return [Gone([row_of(self._queues[number].epoch, id) for id in ids])]
+        return [MessagesDeleted([row_of(self._queues[number].epoch, id) for id in ids])]
 
     def _kept(self, number: int) -> list[Entry]:
         messages = self._messages[number]
@@ -164,12 +164,12 @@ class History:
             return []
         id, properties = self._random.choice(sorted(messages)), self._properties()
         messages[id] = (messages[id][0], properties, 0.0)
-        return [Kept(row_of(self._queues[number].epoch, id), properties)]
+        return [MessageState(row_of(self._queues[number].epoch, id), properties)]
 
     def _key(self, number: int) -> list[Entry]:
         key, fingerprint = self._random.randbytes(8).hex(), self._random.randbytes(16)
         self._keys[number, key] = (fingerprint, 1, LATER)
-        return [KeyKept(number, key, fingerprint, 1, LATER)]
+        return [KeyPut(number, key, fingerprint, 1, LATER)]
 
     def _set(self, number: int) -> list[Entry]:
         settings = QueueSettings(ttl=self._random.choice([None, 5.0]))
@@ -188,7 +188,7 @@ class History:
     def _delete(self, number: int) -> list[Entry]:
         if len(self._queues) < 3:
             self._epoch += 1
-            return [PutMany(row_of(self._epoch, 1), [b"never used"]), EpochGone(self._epoch)]
+            return [PutMany(row_of(self._epoch, 1), [b"never used"]), EpochDropped(self._epoch)]
         del self._queues[number], self._messages[number]
         self._keys = {key: kept for key, kept in self._keys.items() if key[0] != number}
-        return [QueueGone(number)]
+        return [QueueDeleted(number)]

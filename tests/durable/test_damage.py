@@ -15,7 +15,7 @@ import pytest
 
 from tests.durable.history import WAL, History, View, copy, opened
 from tests.share import fewest, share
-from zapq.core.commit import Batch, Put, row_of
+from zapq.core.records import CommitGroup, Put, row_of
 from zapq.errors import CannotStart
 from zapq.store.database import FILE
 from zapq.store.wal import FULL, PAGE, Damaged, Frame, read_log
@@ -249,8 +249,8 @@ def log_after(before: Path, directory: Path, size: int) -> tuple[bytes, int]:
     return (killed / WAL).read_bytes(), live_frames(Crash(killed, []))[-1].offset + FRAME
 
 
-def batch_of(size: int) -> Batch:
-    batch = Batch()
+def batch_of(size: int) -> CommitGroup:
+    batch = CommitGroup()
     batch.note(Put(row_of(1, 10**6), bytes(size)))
     return batch
 

@@ -18,7 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import zapq
 from tests.client import ask, open_client
-from zapq.core.commit import Batch
+from zapq.core.records import CommitGroup
 from zapq.server.lobby import Lobby
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -63,7 +63,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk()
     commit, probe = Database.commit, Database.probe
 
-    def try_commit(self: Database, batches: Sequence[Batch]) -> None:
+    def try_commit(self: Database, batches: Sequence[CommitGroup]) -> None:
         disk.gate.wait(5)
         if disk.failing:
             raise sqlite3.OperationalError("database or disk is full")

@@ -23,9 +23,9 @@ from trio.testing import wait_all_tasks_blocked
 
 import zapq
 from tests.durable.audit import Held, Ledger, Sent
-from zapq.core.commit import Batch
 from zapq.core.message import Draft
 from zapq.core.queue import STATES, State
+from zapq.core.records import CommitGroup
 from zapq.errors import StorageUnavailable
 from zapq.service.durable import DurableService
 from zapq.settings import Settings
@@ -207,7 +207,7 @@ async def test_what_was_answered_is_there_whatever_becomes_of_a_commit(
         disk = Disk(Path(place))
         commit = Database.commit
 
-        def try_commit(self: Database, batches: Sequence[Batch]) -> None:
+        def try_commit(self: Database, batches: Sequence[CommitGroup]) -> None:
             disk.gate.wait(20)
             disk.left -= 1
             outcome = disk.outcome if disk.left == 0 else "written"

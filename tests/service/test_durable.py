@@ -17,9 +17,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from zapq.core.commit import Batch
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.records import CommitGroup
 from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
 from zapq.limits import MIB
 from zapq.service.durable import DurableService
@@ -56,7 +56,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk()
     commit, probe = Database.commit, Database.probe
 
-    def try_commit(self: Database, batches: Sequence[Batch]) -> None:
+    def try_commit(self: Database, batches: Sequence[CommitGroup]) -> None:
         if disk.gate is not None:
             disk.entered.set()
             disk.gate.wait(20)

@@ -14,11 +14,23 @@ from typing import Any, Protocol
 
 import msgspec
 
-from zapq.core.commit import ID_BITS, Change, Entry, Gone, IdsKept, Journal, Kept, Put, PutMany, QueueKept, row_of
-from zapq.core.line import Parcel, Run
+from zapq.core.line import Run, Taken
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
 from zapq.core.queue import Dropped, Owner, Queue, backoff, counted
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.records import (
+    ID_BITS,
+    Change,
+    Entry,
+    IdsReserved,
+    Journal,
+    MessagesDeleted,
+    MessageState,
+    Put,
+    PutMany,
+    QueuePut,
+    row_of,
+)
 from zapq.errors import ReceiptExpired, StorageUnavailable, ZapqError
 from zapq.limits import IDS_AT_ONCE, MAX_BATCH, MAX_BATCH_BYTES
 
@@ -49,9 +61,9 @@ class JournaledQueue(Queue):
         """Serials of leases that are being settled."""
         super().__init__(*args, **named)
 
-    def kept(self, settings: QueueSettings | None = None, *, paused: bool | None = None) -> QueueKept:
+    def kept(self, settings: QueueSettings | None = None, *, paused: bool | None = None) -> QueuePut:
         """Return the entry that keeps this queue, as it is or as it is to be."""
-        return QueueKept(
+        return QueuePut(
             number=self.number,
             name=self.name,
             epoch=self.epoch,
@@ -103,7 +115,7 @@ class JournaledQueue(Queue):
 
     def note_last(self) -> None:
         """Enter which ids were given: there will be no more of them."""
-        self._journal.note(IdsKept(self.number, self._next_id, final=True))
+        self._journal.note(IdsReserved(self.number, self._next_id, final=True))
 
     def enqueue(
         self, body: bytes, properties: Properties = DEFAULTS, *, delay: float = 0.0, now: float = 0.0
@@ -171,12 +183,12 @@ class JournaledQueue(Queue):
             self._begin_taking((message,), len(message.body))
         return message
 
-    def dequeue_many(self, limit: int, now: float = 0.0) -> Parcel:
+    def dequeue_many(self, limit: int, now: float = 0.0) -> Taken:
         """Begin to remove the first ready messages."""
-        parcel, size = self._pop_many(limit, now)
-        if len(parcel):
-            self._begin_taking(parcel, size)
-        return parcel
+        taken, size = self._pop_many(limit, now)
+        if len(taken):
+            self._begin_taking(taken, size)
+        return taken
 
     def put_back(self, message: Message) -> None:
         """Return a dequeued message to its original place."""
@@ -199,7 +211,7 @@ class JournaledQueue(Queue):
         """End a lease that could not be handed over."""
         if lease.serial in self._leases:
             message = lease.message
-            self._journal.note(Kept(row_of(self.epoch, message.id), message.properties))
+            self._journal.note(MessageState(row_of(self.epoch, message.id), message.properties))
         super().take_back(lease)
 
     def ack(self, receipt: str, now: float) -> None:
@@ -210,7 +222,7 @@ class JournaledQueue(Queue):
             if self._owner.was_acked(serial):
                 return
             raise ReceiptExpired(parameter="receipt")
-        self._journal.add(_Acked(self, [Gone((row_of(self.epoch, lease.message.id),))], lease))
+        self._journal.add(_Acked(self, [MessagesDeleted((row_of(self.epoch, lease.message.id),))], lease))
 
     def release(self, receipt: str, delay: float, now: float) -> None:
         """Begin to give the message back. Raises `StillSettling`, too."""
@@ -224,11 +236,11 @@ class JournaledQueue(Queue):
         change: Change
         if self._has_failed(lease):
             letter = self._owner.prepare_dead_letter(self, message)
-            change = _DeadLettered(self, [Gone((row,)), *letter.entries], lease, message, letter)
+            change = _DeadLettered(self, [MessagesDeleted((row,)), *letter.entries], lease, message, letter)
         elif message.properties.expires <= now:
-            change = _Outlived(self, [Gone((row,))], lease)
+            change = _Outlived(self, [MessagesDeleted((row,))], lease)
         else:
-            change = _Released(self, [Kept(row, message.properties, due)], lease, message, due)
+            change = _Released(self, [MessageState(row, message.properties, due)], lease, message, due)
         self._journal.add(change)
 
     def accept_moved(self, message: Message, properties: Properties) -> Message:
@@ -285,7 +297,7 @@ class JournaledQueue(Queue):
         if self._next_id > self._ids_kept:
             # Many at once: the highest in use is not worth a write for each message.
             self._ids_kept = self._next_id + IDS_AT_ONCE
-            self._journal.note(IdsKept(self.number, self._ids_kept))
+            self._journal.note(IdsReserved(self.number, self._ids_kept))
 
     def _enter(self, messages: Sequence[Message], dues: Sequence[float], size: int) -> None:
         self._enqueued += len(messages)
@@ -321,9 +333,9 @@ class JournaledQueue(Queue):
             raise
         self._hold(-len(messages), -size)
         self._dequeued += len(messages)
-        ids = messages.ids() if isinstance(messages, Parcel) else [message.id for message in messages]
+        ids = messages.ids() if isinstance(messages, Taken) else [message.id for message in messages]
         base = row_of(self.epoch, 0)
-        self._journal.add(_Taken(self, [Gone([base | id for id in ids])], messages, size))
+        self._journal.add(_Taken(self, [MessagesDeleted([base | id for id in ids])], messages, size))
 
     def _begin_leasing(self, messages: Sequence[Message], visibility: float | None, now: float) -> list[Lease]:
         try:
@@ -334,7 +346,7 @@ class JournaledQueue(Queue):
             raise
         leases = [self._lease(message, visibility, now) for message in messages]
         entries = [
-            Kept(
+            MessageState(
                 row_of(self.epoch, lease.message.id), counted(lease, lease.message.properties.releases).properties
             )
             for lease in leases
@@ -358,11 +370,11 @@ class JournaledQueue(Queue):
         self._watch(lease.deadline)
 
     def _fail(self, message: Message) -> None:
-        self._journal.note(Gone((row_of(self.epoch, message.id),)))
+        self._journal.note(MessagesDeleted((row_of(self.epoch, message.id),)))
         super()._fail(message)
 
     def _expire(self, message: Message) -> None:
-        self._journal.note(Gone((row_of(self.epoch, message.id),)))
+        self._journal.note(MessagesDeleted((row_of(self.epoch, message.id),)))
         super()._expire(message)
 
 
@@ -551,7 +563,7 @@ class Redriving:
     def __post_init__(self) -> None:
         base = row_of(self.source.epoch, 0)
         arrivals: Iterable[Entry] = (entry for _, move in self.pairs for entry in move.entries)
-        self.entries = [Gone([base | message.id for message, _ in self.pairs]), *arrivals]
+        self.entries = [MessagesDeleted([base | message.id for message, _ in self.pairs]), *arrivals]
 
     def commit(self) -> None:
         """Move them."""

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from zapq.core.broker import Broker, Redriven
-from zapq.core.commit import ID_BITS, Change, Entry, Journal, KeyKept, KeysGone, QueueGone
 from zapq.core.image import KeyImage, QueueImage
 from zapq.core.journaled import Cleared, JournaledQueue, Move, Redriving, Setting
 from zapq.core.message import Message, Properties
 from zapq.core.queue import Dropped, Queue
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.records import ID_BITS, Change, Entry, Journal, KeyPut, KeysCleared, QueueDeleted
 from zapq.core.replacement import Replacement
 
 _EPOCHS = 2 ** (63 - ID_BITS)
@@ -86,7 +86,7 @@ class JournaledBroker(Broker):
         """Begin to remove the queue called `name`. Raises as `delete` does."""
         self._journal.check()
         queue = self._check_deletable(name)
-        return Deleted(self, name, [QueueGone(queue.number)], [])
+        return Deleted(self, name, [QueueDeleted(queue.number)], [])
 
     def begin_redriving(self, name: str, limit: int, now: float) -> tuple[Redriving, Redriven]:
         """Begin to move dead letters, and say how many. See `redrive`."""
@@ -133,15 +133,15 @@ class JournaledBroker(Broker):
         """Begin to let the queues that were made be all there are; their rows are written already."""
         self._journal.check()
         entries: list[Entry] = [
-            QueueGone(queue.number) for name, queue in self.queues.items() if name not in made.queues
+            QueueDeleted(queue.number) for name, queue in self.queues.items() if name not in made.queues
         ]
         for queue in made.queues.values():
             queue.set_ids_aside()
             entries.append(queue.kept())
-        entries.append(KeysGone())
+        entries.append(KeysCleared())
         for key in keys:
             number = made.queues[key.queue].number
-            entries.append(KeyKept(number, key.key, key.fingerprint, key.id, key.until))
+            entries.append(KeyPut(number, key.key, key.fingerprint, key.id, key.until))
         return Swapped(self, made, entries, [])
 
     def swap(self, made: JournaledReplacement) -> list[Queue]:
@@ -154,7 +154,7 @@ class JournaledBroker(Broker):
         """Remove a queue nobody has used."""
         number = self.find(name).number
         dropped = super().delete(name)
-        self._journal.note(QueueGone(number))
+        self._journal.note(QueueDeleted(number))
         return dropped
 
     def prepare_dead_letter(self, queue: JournaledQueue, message: Message) -> Move:

@@ -78,7 +78,7 @@ class Run(msgspec.Struct, gc=False):
         return message
 
 
-class Parcel(Sequence[Message]):
+class Taken(Sequence[Message]):
     """Messages taken together, of which mostly only the bodies are wanted."""
 
     __slots__ = ("_count", "_parts")
@@ -211,28 +211,28 @@ class Line:
             self.items.popleft()
         return message
 
-    def pop_many(self, limit: int, max_bytes: int) -> tuple[Parcel, int]:
+    def pop_many(self, limit: int, max_bytes: int) -> tuple[Taken, int]:
         """Remove the first messages, at most `limit` and of `max_bytes` but at least one, and say of how many."""
-        parcel, items, size = Parcel(), self.items, 0
-        while items and len(parcel) < limit:
+        taken, items, size = Taken(), self.items, 0
+        while items and len(taken) < limit:
             head = items[0]
             if isinstance(head, Message):
-                if size + len(head.body) > max_bytes and len(parcel):
+                if size + len(head.body) > max_bytes and len(taken):
                     break
                 items.popleft()
                 size += len(head.body)
-                parcel.add(head)
-            elif head.count <= limit - len(parcel) and size + head.size <= max_bytes:
+                taken.add(head)
+            elif head.count <= limit - len(taken) and size + head.size <= max_bytes:
                 items.popleft()
                 size += head.size
-                parcel.add(head)
+                taken.add(head)
             else:
-                part = self._part(head, limit - len(parcel), max_bytes - size, alone=not len(parcel))
+                part = self._part(head, limit - len(taken), max_bytes - size, alone=not len(taken))
                 if part is None:
                     break
                 size += part.size
-                parcel.add(part)
-        return parcel, size
+                taken.add(part)
+        return taken, size
 
     def drop_first(self, gone: set[int]) -> None:
         """Remove messages from the front for as long as they are in `gone`, and from there too."""

@@ -40,7 +40,7 @@ from zapq.core.backpressure import DrainRate
 from zapq.core.deadlines import Deadlines, smallest
 from zapq.core.image import QueueImage
 from zapq.core.leases import Leases
-from zapq.core.line import Line, Parcel, Run
+from zapq.core.line import Line, Run, Taken
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, QueueFull, ReceiptExpired
@@ -294,12 +294,12 @@ class Queue:
             self._dequeued += 1
         return message
 
-    def dequeue_many(self, limit: int, now: float = 0.0) -> Parcel:
+    def dequeue_many(self, limit: int, now: float = 0.0) -> Taken:
         """Remove and return the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together."""
-        parcel, size = self._pop_many(limit, now)
-        self._hold(-len(parcel), -size)
-        self._dequeued += len(parcel)
-        return parcel
+        taken, size = self._pop_many(limit, now)
+        self._hold(-len(taken), -size)
+        self._dequeued += len(taken)
+        return taken
 
     def put_back(self, message: Message) -> None:
         """Return a dequeued message to its original place.
@@ -726,22 +726,22 @@ class Queue:
             self._expire(message)
         return None
 
-    def _pop_many(self, limit: int, now: float) -> tuple[Parcel, int]:
+    def _pop_many(self, limit: int, now: float) -> tuple[Taken, int]:
         """Remove the first ready messages, at most `limit` and of `MAX_BATCH_BYTES`, and say of how many."""
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
         if self._plain or self._is_plain():
-            parcel, size = self._lines[0].pop_many(limit, MAX_BATCH_BYTES)
-            self._ready -= len(parcel)
-            return parcel, size
-        parcel, size = Parcel(), 0
-        while len(parcel) < limit and (message := self._pop(now)) is not None:
+            taken, size = self._lines[0].pop_many(limit, MAX_BATCH_BYTES)
+            self._ready -= len(taken)
+            return taken, size
+        taken, size = Taken(), 0
+        while len(taken) < limit and (message := self._pop(now)) is not None:
             size += len(message.body)
-            if size > MAX_BATCH_BYTES and len(parcel):
+            if size > MAX_BATCH_BYTES and len(taken):
                 self._become_ready(message)
-                return parcel, size - len(message.body)
-            parcel.add(message)
-        return parcel, size
+                return taken, size - len(message.body)
+            taken.add(message)
+        return taken, size
 
     def _is_plain(self) -> bool:
         return not (self._top or self._returned or self._tombstones or self._expiring.entries or self._paused)

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import msgspec
 
-from zapq.core.line import Parcel
+from zapq.core.line import Taken
 from zapq.core.message import Lease, Message
 
 MSGPACK = "application/msgpack"
@@ -115,7 +115,7 @@ def received_many(
     """The answer that gives a batch, as bodies, or leases it, as deliveries; there is at least one."""
     encode = msgspec.msgpack.encode if media_type == MSGPACK else msgspec.json.encode
     visible = b""
-    if isinstance(given, Parcel):
+    if isinstance(given, Taken):
         body = given.packed() if media_type == MSGPACK else encode(given.bodies)
     elif isinstance(given[0], Lease):
         body = encode([_delivery(each) for each in given if isinstance(each, Lease)])

@@ -48,7 +48,7 @@ from zapq.limits import (
     STEP_BYTES,
 )
 from zapq.server.plain import Head, Verb, cut_key, cut_receipt, may_become_plain, parse_head
-from zapq.service.journal import OpenBatch
+from zapq.service.journal import OpenGroup
 from zapq.service.queue import Accepted, NamedQueue
 from zapq.service.reservation import Reservation
 from zapq.service.service import QueueService
@@ -120,7 +120,7 @@ class Answers:
     """Of `wait`: to be answered by `finish` when it is over."""
     taken: Sequence[tuple[int, int, NamedQueue, Deliveries, bytes]] = ()
     """The messages in `data`: where the body begins and ends, their queue, which, and the request's trace id."""
-    batch: OpenBatch | None = None
+    batch: OpenGroup | None = None
     """What must be on the disk before they are written; then `HotPath.confirm` has the last word on them."""
     parts: Sequence[bytes] = ()
     changed: Sequence[tuple[int, Head]] = ()

@@ -35,7 +35,7 @@ from zapq.server.connection import Connection, Handoff, Host
 from zapq.server.hotpath import Answers, HotPath, Parked
 from zapq.server.listeners import OUT_OF_RESOURCES, Door
 from zapq.server.peer_network import peer_network
-from zapq.service.journal import Journal, OpenBatch
+from zapq.service.journal import Journal, OpenGroup
 from zapq.service.reservation import Reservation
 
 State = Literal["idle", "head", "body", "more", "wait", "commit"]
@@ -132,7 +132,7 @@ class Lobby:
         """Whose turn is next; None is the door."""
         self._answered: list[tuple[Guest, Answers, bytes]] = []
         """Who is to be sent what, and what of theirs it does not answer."""
-        self._awaited: OpenBatch | None = None
+        self._awaited: OpenGroup | None = None
         self._waiting: list[tuple[Guest, Answers]] = []
         """Who is to be answered when that is on the disk."""
         self._parked: dict[Parked, Guest] = {}

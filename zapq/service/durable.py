@@ -16,7 +16,6 @@ from typing import Any
 import trio
 
 from zapq.core.broker import Broker, Redriven
-from zapq.core.commit import Entry, EpochGone, KeyKept, PutMany, Staged, row_of
 from zapq.core.idempotency import Claim, Keys
 from zapq.core.image import Image
 from zapq.core.journaled import JournaledQueue, StillSettling
@@ -24,6 +23,7 @@ from zapq.core.journaled_broker import JournaledBroker
 from zapq.core.message import Lease
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.records import Entry, EpochDropped, KeyPut, PutMany, Staged, row_of
 from zapq.errors import QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavailable, ZapqError
 from zapq.limits import IDEMPOTENCY_WINDOW, MAX_BATCH
 from zapq.service import bulk
@@ -168,7 +168,7 @@ class DurableQueue(NamedQueue):
     def _claim(self, key: str, fingerprint: bytes, id: int, now: float) -> None:
         super()._claim(key, fingerprint, id, now)
         number = self._core.number
-        entry = KeyKept(number, key, fingerprint, id, now + IDEMPOTENCY_WINDOW)
+        entry = KeyPut(number, key, fingerprint, id, now + IDEMPOTENCY_WINDOW)
         self._service.pending_keys.add((number, key))
         claimed = _Claimed(self._service.keys, self._service.pending_keys, [entry], number, key)
         self._service.journal.add(claimed)
@@ -290,7 +290,7 @@ class DurableService(QueueService):
             used = True
         finally:
             if not used:
-                self.journal.note(EpochGone(epoch))
+                self.journal.note(EpochDropped(epoch))
         await bulk.free_elsewhere(change.dropped)
         return number
 
@@ -321,7 +321,7 @@ class DurableService(QueueService):
         finally:
             if not used:
                 for epoch in made.epochs.values():
-                    self.journal.note(EpochGone(epoch))
+                    self.journal.note(EpochDropped(epoch))
         await bulk.free_queues_elsewhere(change.former)
         return number
 

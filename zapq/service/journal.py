@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import trio
 
 from zapq import logs
-from zapq.core.commit import Batch, Change, Entry
+from zapq.core.records import Change, CommitGroup, Entry
 from zapq.errors import StorageUnavailable
 from zapq.limits import COMMITS_REMEMBERED
 from zapq.service.section import Section
@@ -43,7 +43,7 @@ class JournalStats:
     available: bool
 
 
-class OpenBatch(Batch):
+class OpenGroup(CommitGroup):
     """A batch, and who waits for it."""
 
     __slots__ = ("after", "resolved")
@@ -72,7 +72,7 @@ class Journal:
     """Collects changes, has them written, and lets them take effect. `on_resolved` is called after each commit."""
 
     def __init__(self, database: Database, on_resolved: Callable[[], object]) -> None:
-        self.batch = OpenBatch()
+        self.batch = OpenGroup()
         """The one that is open."""
         self.reason = ""
         """Why nothing can be written at the moment; empty if it can."""
@@ -84,12 +84,12 @@ class Journal:
         self._ended = trio.Event()
         self._on_resolved = on_resolved
         self._writer = Writer(database, self._wake)
-        self._written: list[OpenBatch] = []
+        self._written: list[OpenGroup] = []
         self._relaxed = False
         self._due = False
         self._rouse: Callable[[], object] | None = None
         self._token = trio.lowlevel.current_trio_token()
-        self._in_flight: deque[OpenBatch] = deque()
+        self._in_flight: deque[OpenGroup] = deque()
         self._commits = self._changes = self._failures = 0
         self._seconds = 0.0
         self._lately: deque[float] = deque(maxlen=COMMITS_REMEMBERED)
@@ -170,7 +170,7 @@ class Journal:
         batch = self.batch
         if batch:
             batch.clock_offset = time.time() - trio.current_time()
-            self.batch = OpenBatch()
+            self.batch = OpenGroup()
             self._in_flight.append(batch)
             self._writer.submit(batch)
 
@@ -211,7 +211,7 @@ class Journal:
                 logs.say(logging.ERROR, "storage unavailable", reason=written.failure)
         elif before:
             logs.say(logging.INFO, "storage available again")
-        batches = [batch for batch in written.batches if isinstance(batch, OpenBatch) and not batch.resolved]
+        batches = [batch for batch in written.batches if isinstance(batch, OpenGroup) and not batch.resolved]
         if not written.failure and written.batches:
             self._commits += 1
             self._seconds += written.seconds
@@ -226,7 +226,7 @@ class Journal:
         for batch in batches:
             self._resolve(batch, take_effect=not written.failure)
 
-    def _resolve(self, batch: OpenBatch, *, take_effect: bool) -> None:
+    def _resolve(self, batch: OpenGroup, *, take_effect: bool) -> None:
         if take_effect:
             self._changes += len(batch.changes) + len(batch.notes)
             for change in batch.changes:

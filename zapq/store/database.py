@@ -31,27 +31,27 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from zapq.core.commit import (
-    ID_BITS,
-    Batch,
-    EpochGone,
-    Gone,
-    IdsKept,
-    Kept,
-    KeyKept,
-    KeysGone,
-    Put,
-    PutMany,
-    QueueGone,
-    QueueKept,
-    in_wall_time,
-)
 from zapq.core.image import QueueImage
 from zapq.core.journaled import Enqueued
 from zapq.core.journaled_broker import KeptQueue
 from zapq.core.line import Run
 from zapq.core.message import DEFAULTS, Message, Properties
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.records import (
+    ID_BITS,
+    CommitGroup,
+    EpochDropped,
+    IdsReserved,
+    KeyPut,
+    KeysCleared,
+    MessagesDeleted,
+    MessageState,
+    Put,
+    PutMany,
+    QueueDeleted,
+    QueuePut,
+    in_wall_time,
+)
 from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES, KIB, MIB, SPARE_PAGES
 from zapq.store.wal import PAGE, Damaged, damage_in_log, log_of
@@ -86,7 +86,7 @@ create table probe (number integer primary key, filling blob);
 """
 
 
-Other = QueueKept | IdsKept | QueueGone | EpochGone | KeysGone | KeyKept
+Other = QueuePut | IdsReserved | QueueDeleted | EpochDropped | KeysCleared | KeyPut
 
 
 class State(NamedTuple):
@@ -132,7 +132,7 @@ class Database:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._queues: dict[int, QueueKept] = {}
+        self._queues: dict[int, QueuePut] = {}
         """What is written of each, by its number."""
         self._garbage: list[int] = []
         """Epochs whose rows are to be removed."""
@@ -149,7 +149,7 @@ class Database:
         """Whether `tidy` has something to do when there is time."""
         return bool(self._garbage) or self._spare
 
-    def commit(self, batches: Sequence[Batch]) -> None:
+    def commit(self, batches: Sequence[CommitGroup]) -> None:
         """Write all of `batches`, or raise and write nothing. On the disk when it returns.
 
         What comes twice in them counts as what comes last, and what is gone is gone.
@@ -184,7 +184,7 @@ class Database:
         if others:
             epochs = {queue.epoch for queue in queues.values()}
             self._garbage += (queue.epoch for queue in self._queues.values() if queue.epoch not in epochs)
-            self._garbage += (entry.epoch for entry in others if isinstance(entry, EpochGone))
+            self._garbage += (entry.epoch for entry in others if isinstance(entry, EpochDropped))
             self._queues = queues
 
     def probe(self) -> None:
@@ -276,7 +276,7 @@ class Database:
             )
             self._read_messages(epoch, image, known)
             queues.append(KeptQueue(number, epoch, image))
-            self._queues[number] = QueueKept(number, name, epoch, next_id, image.settings, image.paused)
+            self._queues[number] = QueuePut(number, name, epoch, next_id, image.settings, image.paused)
             highest = max(highest, epoch)
         epochs = {queue.epoch for queue in self._queues.values()}
         garbage = sum(row >> ID_BITS not in epochs for row in states)
@@ -370,31 +370,31 @@ class Database:
                 self._connection.execute(_insertion(table, columns, number), values[at : at + length])
                 at += length
 
-    def _write(self, entry: Other, queues: dict[int, QueueKept]) -> None:
+    def _write(self, entry: Other, queues: dict[int, QueuePut]) -> None:
         execute = self._connection.execute
         match entry:
-            case KeyKept():
+            case KeyPut():
                 key = KeptKey(entry.queue, entry.key, entry.fingerprint, entry.id, entry.until)
                 execute("insert or replace into keys values (?, ?, ?, ?, ?, ?)", (*key, _key_sum(*key)))
-            case QueueGone():
+            case QueueDeleted():
                 queues.pop(entry.number, None)
                 execute("delete from queues where number = ?", (entry.number,))
                 execute("delete from keys where queue = ?", (entry.number,))
-            case QueueKept():
+            case QueuePut():
                 before = queues.get(entry.number)
                 if before is not None and before.next_id > entry.next_id:
                     entry = msgspec.structs.replace(entry, next_id=before.next_id)
                 self._write_queue(entry, queues)
-            case IdsKept():
+            case IdsReserved():
                 kept = queues.get(entry.queue)
                 if kept is not None and (entry.final or entry.next_id > kept.next_id):
                     self._write_queue(msgspec.structs.replace(kept, next_id=entry.next_id), queues)
-            case KeysGone():
+            case KeysCleared():
                 execute("delete from keys")
-            case EpochGone():
+            case EpochDropped():
                 pass  # removed little by little
 
-    def _write_queue(self, kept: QueueKept, queues: dict[int, QueueKept]) -> None:
+    def _write_queue(self, kept: QueuePut, queues: dict[int, QueuePut]) -> None:
         queues[kept.number] = kept
         settings = msgspec.json.encode(kept.settings).decode()
         fields = (kept.number, kept.name, kept.epoch, kept.next_id, settings, int(kept.paused))
@@ -417,7 +417,7 @@ class _Gathered(NamedTuple):
     """Bytes of the bodies."""
 
 
-def _gather(batches: Sequence[Batch]) -> _Gathered:
+def _gather(batches: Sequence[CommitGroup]) -> _Gathered:
     """Sort what is in `batches` by what it is to SQLite. What is gone at the end is not put there first."""
     puts: list[int | bytes] = []
     states: dict[int, bytes] = {}
@@ -449,9 +449,9 @@ def _gather(batches: Sequence[Batch]) -> _Gathered:
                             size += len(body)
                             if properties is not DEFAULTS:
                                 states[row] = _state(row, properties, 0.0, clock_offset)
-                    case Kept(row, properties, due):
+                    case MessageState(row, properties, due):
                         states[row] = _state(row, properties, due, clock_offset)
-                    case Gone(rows):
+                    case MessagesDeleted(rows):
                         gone += rows
                     case _:
                         others.append(in_wall_time(entry, clock_offset))  # type: ignore[arg-type]  # it stays what it is

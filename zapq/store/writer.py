@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import repeat
 
-from zapq.core.commit import Batch, Entry, in_wall_time
+from zapq.core.records import CommitGroup, Entry, in_wall_time
 from zapq.limits import RETRY_SECONDS
 from zapq.store.database import Database
 
@@ -26,7 +26,7 @@ class Written:
 
     __slots__ = ("batches", "failure", "seconds")
 
-    def __init__(self, batches: list[Batch], failure: str, seconds: float) -> None:
+    def __init__(self, batches: list[CommitGroup], failure: str, seconds: float) -> None:
         self.batches = batches
         self.failure = failure
         """Why nothing of them is on the disk; empty if all is."""
@@ -46,11 +46,11 @@ class Writer:
         """Notes of failed batches. They have happened, so they are written with the next commit that succeeds."""
         self.wake = wake
         self._database = database
-        self._inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[CommitGroup | None] = queue.SimpleQueue()
         self._broken = False
         self._somebody_left = threading.Lock()
 
-    def submit(self, batch: Batch) -> None:
+    def submit(self, batch: CommitGroup) -> None:
         """Hand over a batch nothing will be added to; from any thread, never waits."""
         self._inbox.put(batch)
 
@@ -81,9 +81,9 @@ class Writer:
                 self._tidy(idle=not batches)
         self.leave()
 
-    def _take(self) -> list[Batch | None]:
+    def _take(self) -> list[CommitGroup | None]:
         patience = RETRY_SECONDS if self._broken else _IDLE if self._database.untidy else None
-        taken: list[Batch | None] = []
+        taken: list[CommitGroup | None] = []
         try:
             taken.append(self._inbox.get(timeout=patience))
         except queue.Empty:
@@ -92,7 +92,7 @@ class Writer:
         taken += (self._inbox.get_nowait() for _ in range(self._inbox.qsize()))
         return taken
 
-    def _commit(self, batches: list[Batch]) -> None:
+    def _commit(self, batches: list[CommitGroup]) -> None:
         begun = time.perf_counter()
         failure = self._attempt(batches)
         if failure:
@@ -100,8 +100,8 @@ class Writer:
                 self._keep(batch)
         self._report(Written(batches, failure, time.perf_counter() - begun))
 
-    def _attempt(self, batches: list[Batch]) -> str:
-        late = Batch()
+    def _attempt(self, batches: list[CommitGroup]) -> str:
+        late = CommitGroup()
         for entry in self._backlog:
             late.note(entry)
         try:
@@ -117,7 +117,7 @@ class Writer:
         self._broken = False
         return ""
 
-    def _keep(self, batch: Batch) -> None:
+    def _keep(self, batch: CommitGroup) -> None:
         self._backlog += map(in_wall_time, batch.notes, repeat(batch.clock_offset))
 
     def _try_again(self) -> None:

@@ -46,7 +46,7 @@ class PutMany(msgspec.Struct, frozen=True, gc=False):
     properties: Properties = DEFAULTS
 
 
-class Kept(msgspec.Struct, frozen=True, gc=False):
+class MessageState(msgspec.Struct, frozen=True, gc=False):
     """A message that was there is known to be otherwise now: delivered once more, or delayed."""
 
     row: int
@@ -54,13 +54,13 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
     due: float = 0.0
 
 
-class Gone(msgspec.Struct, frozen=True, gc=False):
+class MessagesDeleted(msgspec.Struct, frozen=True, gc=False):
     """Messages are no more."""
 
     rows: Sequence[int]
 
 
-class QueueKept(msgspec.Struct, frozen=True):
+class QueuePut(msgspec.Struct, frozen=True):
     """A queue is there, and is set so."""
 
     number: int
@@ -73,7 +73,7 @@ class QueueKept(msgspec.Struct, frozen=True):
     paused: bool
 
 
-class IdsKept(msgspec.Struct, frozen=True):
+class IdsReserved(msgspec.Struct, frozen=True):
     """A queue has set ids aside, or will give no more."""
 
     queue: int
@@ -82,23 +82,23 @@ class IdsKept(msgspec.Struct, frozen=True):
     """Whether no id behind this one was given; otherwise the highest number ever entered counts."""
 
 
-class QueueGone(msgspec.Struct, frozen=True):
+class QueueDeleted(msgspec.Struct, frozen=True):
     """A queue is no more."""
 
     number: int
 
 
-class EpochGone(msgspec.Struct, frozen=True):
+class EpochDropped(msgspec.Struct, frozen=True):
     """Rows were written in an epoch that no queue will have."""
 
     epoch: int
 
 
-class KeysGone(msgspec.Struct, frozen=True):
+class KeysCleared(msgspec.Struct, frozen=True):
     """No idempotency key is known any more."""
 
 
-class KeyKept(msgspec.Struct, frozen=True, gc=False):
+class KeyPut(msgspec.Struct, frozen=True, gc=False):
     """An idempotency key was used for a message."""
 
     queue: int
@@ -108,7 +108,18 @@ class KeyKept(msgspec.Struct, frozen=True, gc=False):
     until: float
 
 
-Entry = Put | PutMany | Kept | Gone | QueueKept | IdsKept | QueueGone | EpochGone | KeysGone | KeyKept
+Entry = (
+    Put
+    | PutMany
+    | MessageState
+    | MessagesDeleted
+    | QueuePut
+    | IdsReserved
+    | QueueDeleted
+    | EpochDropped
+    | KeysCleared
+    | KeyPut
+)
 
 
 class Change(Protocol):
@@ -138,7 +149,7 @@ class Staged:
         """Be written anew, or be garbage."""
 
 
-class Batch:
+class CommitGroup:
     """Changes and notes that are written in one transaction, in the order of their beginning."""
 
     __slots__ = ("changes", "clock_offset", "failure", "log", "notes")
@@ -184,14 +195,14 @@ def in_wall_time(entry: Entry, clock_offset: float) -> Entry:
     """Return `entry` with times of the clock of the world, to which its own lacks `clock_offset`."""
     replace = msgspec.structs.replace
     match entry:
-        case Put() | Kept():
+        case Put() | MessageState():
             properties = replace(entry.properties, expires=entry.properties.expires + clock_offset)
             return replace(entry, properties=properties, due=entry.due + clock_offset if entry.due else 0.0)
         case PutMany():
             return replace(
                 entry, properties=replace(entry.properties, expires=entry.properties.expires + clock_offset)
             )
-        case KeyKept():
+        case KeyPut():
             return replace(entry, until=entry.until + clock_offset)
         case _:
             return entry

@@ -34,7 +34,7 @@ class Case:
     """An exchange that carries the only message of a queue."""
 
     service: QueueService
-    link: FakeLink
+    transport: FakeLink
     exchange: Exchange
 
     @property
@@ -50,80 +50,80 @@ def new_body(limit: int, deadline: float) -> RequestBody:
 
 
 @pytest.fixture
-def link() -> FakeLink:
+def transport() -> FakeLink:
     return FakeLink()
 
 
-async def hand_over(service: QueueService, link: FakeLink, body: bytes = b"job") -> Case:
+async def hand_over(service: QueueService, transport: FakeLink, body: bytes = b"job") -> Case:
     await service.enqueue(body)
     message = await service.dequeue()
     assert isinstance(message, Message)
-    exchange = Exchange(trace_id="t", link=link, body=new_body(10, inf))
+    exchange = Exchange(trace_id="t", transport=transport, body=new_body(10, inf))
     exchange.hand_over(service.default, (message,))
-    return Case(service, link, exchange)
+    return Case(service, transport, exchange)
 
 
-async def test_an_answer_written_whole_is_delivered(zapq_service: QueueService, link: FakeLink) -> None:
-    case = await hand_over(zapq_service, link)
-    link.written = 100
+async def test_an_answer_written_whole_is_delivered(zapq_service: QueueService, transport: FakeLink) -> None:
+    case = await hand_over(zapq_service, transport)
+    transport.written = 100
     case.exchange.head_sent(written_before=0)
-    link.written = 103
+    transport.written = 103
     case.exchange.answered = True
     case.exchange.reconcile()
     assert case.fate == "delivered"
 
 
-async def test_a_handler_that_never_answered_puts_it_back(zapq_service: QueueService, link: FakeLink) -> None:
-    case = await hand_over(zapq_service, link)
+async def test_a_handler_that_never_answered_puts_it_back(zapq_service: QueueService, transport: FakeLink) -> None:
+    case = await hand_over(zapq_service, transport)
     case.exchange.reconcile()
     assert case.fate == "put back"
 
 
-async def test_a_head_alone_puts_it_back(zapq_service: QueueService, link: FakeLink) -> None:
-    case = await hand_over(zapq_service, link)
-    link.written = 100
+async def test_a_head_alone_puts_it_back(zapq_service: QueueService, transport: FakeLink) -> None:
+    case = await hand_over(zapq_service, transport)
+    transport.written = 100
     case.exchange.head_sent(written_before=0)
-    link.broken = True
+    transport.broken = True
     case.exchange.answered = True
     case.exchange.reconcile()
     assert case.fate == "put back"
 
 
-async def test_one_byte_of_the_body_makes_it_uncertain(zapq_service: QueueService, link: FakeLink) -> None:
-    case = await hand_over(zapq_service, link)
-    link.written = 100
+async def test_one_byte_of_the_body_makes_it_uncertain(zapq_service: QueueService, transport: FakeLink) -> None:
+    case = await hand_over(zapq_service, transport)
+    transport.written = 100
     case.exchange.head_sent(written_before=0)
-    link.written, link.broken = 101, True
+    transport.written, transport.broken = 101, True
     case.exchange.reconcile()
     assert case.fate == "uncertain"
 
 
-async def test_an_empty_message_goes_out_with_its_head(zapq_service: QueueService, link: FakeLink) -> None:
-    case = await hand_over(zapq_service, link, body=b"")
-    link.written = 100
+async def test_an_empty_message_goes_out_with_its_head(zapq_service: QueueService, transport: FakeLink) -> None:
+    case = await hand_over(zapq_service, transport, body=b"")
+    transport.written = 100
     case.exchange.head_sent(written_before=0)
-    link.broken = True
+    transport.broken = True
     case.exchange.reconcile()
     assert case.fate == "uncertain"
 
 
 async def test_a_half_closed_client_that_got_all_of_it_was_served(
-    zapq_service: QueueService, link: FakeLink
+    zapq_service: QueueService, transport: FakeLink
 ) -> None:
-    case = await hand_over(zapq_service, link)
+    case = await hand_over(zapq_service, transport)
     case.exchange.client_left()
-    link.written = 100
+    transport.written = 100
     case.exchange.head_sent(written_before=0)
-    link.written = 103
+    transport.written = 103
     case.exchange.answered = True
     case.exchange.reconcile()
     assert case.fate == "delivered"
 
 
 async def test_a_stream_that_was_reset_before_the_body_puts_it_back(
-    zapq_service: QueueService, link: FakeLink
+    zapq_service: QueueService, transport: FakeLink
 ) -> None:
-    case = await hand_over(zapq_service, link)
+    case = await hand_over(zapq_service, transport)
     case.exchange.client_left()
     case.exchange.head_sent(written_before=0)
     case.exchange.answered = True
@@ -132,9 +132,9 @@ async def test_a_stream_that_was_reset_before_the_body_puts_it_back(
 
 
 async def test_a_client_that_leaves_ends_only_what_waits_for_it(
-    link: FakeLink, autojump_clock: trio.testing.MockClock
+    transport: FakeLink, autojump_clock: trio.testing.MockClock
 ) -> None:
-    exchange = Exchange(trace_id="t", link=link, body=new_body(10, inf))
+    exchange = Exchange(trace_id="t", transport=transport, body=new_body(10, inf))
     async with trio.open_nursery() as nursery:
 
         async def leave() -> None:

@@ -19,8 +19,8 @@ import zapq
 from tests.client import open_client
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
-from zapq.server.connection import Host
-from zapq.server.listeners import Door
+from zapq.server.connection import Site
+from zapq.server.listeners import ListeningSocket
 from zapq.server.protocols import HTTP1
 from zapq.server.run import _accept
 from zapq.service.service import QueueService
@@ -57,11 +57,11 @@ class TestWhereAnyHostWillDo:
         return replace(zapq_settings, allowed_host="*")
 
     @pytest.mark.parametrize("host", ["a..b", ".", "x" * 64, "[", "xn--a", "x:99999"])
-    async def test_a_host_that_is_no_name_does_no_harm(self, zapq_server: ZapqServer, host: str) -> None:
+    async def test_a_host_that_is_no_name_does_no_harm(self, zapq_server: ZapqServer, site: str) -> None:
         async with open_client(zapq_server.url) as client:
-            assert (await client.request("GET", "/livez", headers={"Host": host})).status == 200
-            assert (await client.request("GET", "/nothing", headers={"Host": host})).status == 404
-            assert (await client.request("PUT", "/livez", headers={"Host": host})).status == 405
+            assert (await client.request("GET", "/livez", headers={"Host": site})).status == 200
+            assert (await client.request("GET", "/nothing", headers={"Host": site})).status == 404
+            assert (await client.request("PUT", "/livez", headers={"Host": site})).status == 405
 
 
 async def test_a_cancellation_at_whatever_moment_of_an_answer_is_no_error(
@@ -114,10 +114,10 @@ class PoorListener:
         return self
 
     @property
-    def spare(self) -> PoorListener:
+    def reserve_descriptor(self) -> PoorListener:
         return self
 
-    def turn_away(self, door: object) -> None:
+    def turn_away(self, listening: object) -> None:
         """Turn nobody away: they have to wait."""
 
     async def accept(self) -> trio.SocketStream:
@@ -130,9 +130,9 @@ async def test_running_out_of_descriptors_is_a_pause_and_a_few_log_lines(
 ) -> None:
     async def app(*_: object) -> None: ...
 
-    host = Host(ASGIWrapper(app), Config(), zapq_settings, counts=ServerCounts(), trace_ids=TraceIds())
+    site = Site(ASGIWrapper(app), Config(), zapq_settings, counts=ServerCounts(), trace_ids=TraceIds())
     begun = trio.current_time()
     with pytest.raises(OSError, match="Bad file descriptor"):
-        await _accept(cast("Door", PoorListener(failures=50)), host, nursery)
+        await _accept(cast("ListeningSocket", PoorListener(failures=50)), site, nursery)
     assert trio.current_time() - begun == pytest.approx(5)
     assert 0 < len(caplog.records) <= 20

@@ -14,7 +14,7 @@ import trio
 
 from tests.client import ask, open_client
 from zapq.http import metrics
-from zapq.server.listeners import Spare
+from zapq.server.listeners import ReserveDescriptor
 from zapq.service.service import QueueService
 from zapq.testing import ZapqServer
 
@@ -40,27 +40,27 @@ def connect(door: socket.socket) -> socket.socket:
 def test_who_comes_when_no_descriptor_is_left_is_turned_away_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as door, connect(door) as one, connect(door) as two:
         door.setblocking(False)
-        spare = Spare()
+        reserve_descriptor = ReserveDescriptor()
         with no_descriptors():
             with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
                 door.accept()
-            assert spare.turn_away(door) == 2
+            assert reserve_descriptor.turn_away(door) == 2
             assert one.recv(1) == two.recv(1) == b""
             # Nobody waits; and the spare is there again.
-            assert spare.turn_away(door) == 0
-        spare.close()
+            assert reserve_descriptor.turn_away(door) == 0
+        reserve_descriptor.close()
 
 
 def test_without_a_spare_descriptor_who_comes_waits_until_there_is_one_again() -> None:
     with socket.create_server(("127.0.0.1", 0)) as door, connect(door) as client:
         door.setblocking(False)
         with no_descriptors():
-            spare = Spare()
-            assert spare.turn_away(door) is None
-        assert spare.turn_away(door) is None
-        assert spare.turn_away(door) == 1
+            reserve_descriptor = ReserveDescriptor()
+            assert reserve_descriptor.turn_away(door) is None
+        assert reserve_descriptor.turn_away(door) is None
+        assert reserve_descriptor.turn_away(door) == 1
         assert client.recv(1) == b""
-        spare.close()
+        reserve_descriptor.close()
 
 
 async def test_the_metrics_say_that_no_descriptor_is_left(zapq_service: QueueService) -> None:
@@ -73,19 +73,19 @@ async def test_a_server_without_descriptors_serves_who_is_there_and_turns_others
     zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The clients are in this process, too, so a limit would be theirs as well: the door says what it would say.
-    accept, spare = socket.socket.accept, Spare.turn_away
+    accept, reserve_descriptor = socket.socket.accept, ReserveDescriptor.turn_away
 
     def refuse(self: socket.socket) -> object:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    def turn_away(self: Spare, door: socket.socket) -> int | None:
+    def turn_away(self: ReserveDescriptor, door: socket.socket) -> int | None:
         with monkeypatch.context() as patch:
             patch.setattr(socket.socket, "accept", accept)
-            return spare(self, door)
+            return reserve_descriptor(self, door)
 
     async with open_client(zapq_server.url) as early:
         assert (await early.request("GET", "/dequeue")).status == 204
-        monkeypatch.setattr(Spare, "turn_away", turn_away)
+        monkeypatch.setattr(ReserveDescriptor, "turn_away", turn_away)
         monkeypatch.setattr(socket.socket, "accept", refuse)
         for _ in range(3):
             async with await trio.open_tcp_stream("127.0.0.1", int(zapq_server.url.rpartition(":")[2])) as late:

@@ -31,7 +31,7 @@ from zapq.service.reservation import Pool, Reservation
 from zapq.service.waiting import Deliveries
 
 
-class Link(Protocol):
+class Transport(Protocol):
     """What an exchange asks of the connection below it."""
 
     @property
@@ -150,7 +150,13 @@ class Exchange:
     """What a handler knows about its request besides what Quart tells: who asks, over what, and if still there."""
 
     def __init__(
-        self, *, trace_id: str, link: Link, body: RequestBody, exempt_from_drain: bool = False, peer: str = ""
+        self,
+        *,
+        trace_id: str,
+        transport: Transport,
+        body: RequestBody,
+        exempt_from_drain: bool = False,
+        peer: str = "",
     ) -> None:
         self.trace_id = trace_id
         self.peer = peer
@@ -161,7 +167,7 @@ class Exchange:
         self.exempt_from_drain = exempt_from_drain
         """Whether its body had begun to arrive before: then a shutdown since does not refuse it."""
         self.answered = False
-        self._link = link
+        self._transport = transport
         self._gone = False
         self._waiting: trio.CancelScope | None = None
         self._handed_over: tuple[NamedQueue, Deliveries] | None = None
@@ -170,7 +176,7 @@ class Exchange:
     @property
     def identities(self) -> Identities:
         """What the client's certificate says, if it has shown one."""
-        return self._link.identities
+        return self._transport.identities
 
     @contextmanager
     def ends_with_client(self) -> Iterator[None]:
@@ -200,7 +206,7 @@ class Exchange:
         """
         given = self._handed_over[1] if self._handed_over is not None else ()
         empty = len(given) == 1 and not given[0].body
-        self._written_before_body = written_before if empty else self._link.written
+        self._written_before_body = written_before if empty else self._transport.written
 
     def reconcile(self) -> None:
         """Put the messages back if none of them reached the kernel; count them if nobody can know. No checkpoint.
@@ -208,12 +214,12 @@ class Exchange:
         At most once is the promise: a message some byte of which may have been read is never given again. A lease
         on one runs out.
         """
-        if self._handed_over is None or (self.answered and not self._gone and not self._link.broken):
+        if self._handed_over is None or (self.answered and not self._gone and not self._transport.broken):
             return
         queue, given = self._handed_over
-        if self._written_before_body in {None, self._link.written}:
+        if self._written_before_body in {None, self._transport.written}:
             queue.return_undelivered(given)
-        elif self._link.broken or not self.answered:
+        elif self._transport.broken or not self.answered:
             note_uncertain(queue, given, self.trace_id)
 
 
@@ -240,14 +246,14 @@ class HTTPConnection(TrioASGIHTTPConnection):
         """Answer the request; returns when the answer is written or nobody is left to read it."""
         state = self.scope["state"]
         trace_ids: tracing.TraceIds = state["trace_ids"]
-        link: Link = state["link"]
+        transport: Transport = state["transport"]
         limit, refusal = body_limit(self.scope["path"], self.app.config["MAX_CONTENT_LENGTH"])
-        earlier, link.body_deadline = link.body_deadline, None
-        reserved, link.reserved = link.reserved, None
+        earlier, transport.body_deadline = transport.body_deadline, None
+        reserved, transport.reserved = transport.reserved, None
         deadline = trio.current_time() + self.app.config["BODY_TIMEOUT"] if earlier is None else earlier
         exchange = Exchange(
             trace_id=trace_ids.choose(self.scope["headers"]),
-            link=link,
+            transport=transport,
             body=RequestBody(
                 limit,
                 deadline,
@@ -265,7 +271,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_listen, receive, exchange)
                 try:
-                    await self._answer(_traced(send, exchange, link, self.scope))
+                    await self._answer(_traced(send, exchange, transport, self.scope))
                     exchange.answered = True
                 finally:
                     exchange.reconcile()
@@ -276,8 +282,8 @@ class HTTPConnection(TrioASGIHTTPConnection):
     async def _answer(self, send: ASGISendCallable) -> None:
         request = self._create_request_from_scope(send)
         response = await self.app.handle_request(request)
-        link: Link = self.scope["state"]["link"]
-        with link.holding(response.content_length or 0):
+        transport: Transport = self.scope["state"]["transport"]
+        with transport.holding(response.content_length or 0):
             await self._send_response(send, response)
 
 
@@ -291,7 +297,9 @@ async def _listen(receive: ASGIReceiveCallable, exchange: Exchange) -> None:
             exchange.client_left()
 
 
-def _traced(send: ASGISendCallable, exchange: Exchange, link: Link, scope: HTTPScope) -> ASGISendCallable:
+def _traced(
+    send: ASGISendCallable, exchange: Exchange, transport: Transport, scope: HTTPScope
+) -> ASGISendCallable:
     """Wrap `send` so that every answer carries its trace id and says when its connection ends."""
 
     async def traced(event: ASGISendEvent) -> None:
@@ -303,7 +311,7 @@ def _traced(send: ASGISendCallable, exchange: Exchange, link: Link, scope: HTTPS
             # What may still come of the body stands in the way of the next request.
             headers.append((b"connection", b"close"))
         exchange.body.close()
-        before = link.written
+        before = transport.written
         await send({"type": "http.response.start", "status": event["status"], "headers": headers})
         exchange.head_sent(written_before=before)
 

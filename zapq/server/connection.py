@@ -49,7 +49,7 @@ from zapq.settings import Settings
 Peer = tuple[str, int] | None
 
 
-class Host:
+class Site:
     """What the connections of one server share."""
 
     def __init__(
@@ -150,7 +150,7 @@ class Connection:
 
     def __init__(
         self,
-        host: Host,
+        site: Site,
         stream: Stream,
         *,
         network: str = "",
@@ -162,13 +162,13 @@ class Connection:
         self.body_deadline = handoff.body_deadline
         self.identities = NOBODY
         self.reserved = handoff.reserved
-        self._host = host
+        self._site = site
         self._stream = stream
         self._network = network
         self._handoff = handoff
         self._head_deadline = handoff.head_deadline
         self._hand_back = hand_back
-        self._hot = None if hand_back else host.hot
+        self._hot = None if hand_back else site.hot
         self._returning = False
         self._handed_back = False
         self._rest = b""
@@ -187,20 +187,20 @@ class Connection:
 
         Whatever goes wrong in Hypercorn, h11, h2, Quart or here is this connection's end and nobody else's.
         """
-        self._host.connections.add(self)
+        self._site.connections.add(self)
         try:
             await self._serve_and_close()
         except (Exception, BaseExceptionGroup) as error:
             stop, ours = _split(error)
             if ours is not None:
-                self._host.note_failure(ours)
+                self._site.note_failure(ours)
             if stop is not None:
                 raise stop from None
         finally:
             self._release_reservation()
-            self._host.connections.discard(self)
+            self._site.connections.discard(self)
             if not self._handed_back:
-                self._host.leave(self._network)
+                self._site.leave(self._network)
 
     def close_if_idle(self) -> None:
         """End the connection unless a request is under way or begun."""
@@ -210,11 +210,11 @@ class Connection:
 
     def holding(self, size: int) -> AbstractContextManager[None]:
         """Count an answer of `size` bytes as being sent, for the length of the block."""
-        return self._host.unsent.held(self, size)
+        return self._site.unsent.held(self, size)
 
     def disconnect(self) -> None:
         """End the connection, in the middle of an answer: others need the room."""
-        self._host.throttle.say(logging.WARNING, "unsent", "client does not read; too much is unsent")
+        self._site.throttle.say(logging.WARNING, "unsent", "client does not read; too much is unsent")
         self._life.cancel()
 
     async def _serve_and_close(self) -> None:
@@ -255,8 +255,8 @@ class Connection:
     def _note_certificate_refused(self, error: Exception, client: Peer) -> None:
         """Log that a client showed no certificate, or none of an authority we trust, if that is what happened."""
         reason = getattr(error.__cause__, "reason", None)
-        if self._host.settings.tls_client_ca and reason is not None and "CERTIFICATE" in reason:
-            self._host.throttle.say(
+        if self._site.settings.tls_client_ca and reason is not None and "CERTIFICATE" in reason:
+            self._site.throttle.say(
                 logging.WARNING,
                 "client-certificate",
                 "refused",
@@ -272,19 +272,19 @@ class Connection:
         return self._returning or answers.then == "close"
 
     def _may_return(self) -> bool:
-        return self._hand_back is not None and not self.broken and not self._host.context.terminated.is_set()
+        return self._hand_back is not None and not self.broken and not self._site.context.terminated.is_set()
 
     async def _speak(self, alpn: str | None, client: Peer, server: Peer) -> None:
         state = ConnectionState({
-            "link": self,
-            "trace_ids": self._host.trace_ids,
-            "other_bodies": self._host.counts.other_bodies,
+            "transport": self,
+            "trace_ids": self._site.trace_ids,
+            "other_bodies": self._site.counts.other_bodies,
         })
         async with TaskGroup() as tasks:
-            common = (self._host.app, self._host.config, self._host.context, tasks, state)
+            common = (self._site.app, self._site.config, self._site.context, tasks, state)
             ends = (self._tls, client, server, self._on_event)
             self._protocol = HTTP2(*common, *ends) if alpn == "h2" else HTTP1(*common, *ends, refuse=self._refuse)
-            self._read_for(self._host.settings.keep_alive)
+            self._read_for(self._site.settings.keep_alive)
             await self._protocol.initiate()
             await self._read()
             await self._protocol.handle(Closed())
@@ -331,7 +331,7 @@ class Connection:
 
     def _begin_head(self) -> None:
         self._head_begun = True
-        self._read_until(self._head_deadline or trio.current_time() + self._host.settings.head_timeout)
+        self._read_until(self._head_deadline or trio.current_time() + self._site.settings.head_timeout)
 
     async def _answer_hot(self, hot: HotPath, data: bytes) -> bytes:
         """Answer the hot requests `data` begins, receiving what they lack; return what is for Hypercorn."""
@@ -358,7 +358,7 @@ class Connection:
             if answers.then in {"head", "body"} and not self._head_begun:
                 self._begin_head()
             if answers.then == "body" and self.body_deadline is None:
-                self.body_deadline = trio.current_time() + self._host.settings.body_timeout
+                self.body_deadline = trio.current_time() + self._site.settings.body_timeout
                 self._read_until(self.body_deadline)
             while len(received) < answers.needed:
                 more = await self._receive()
@@ -374,17 +374,17 @@ class Connection:
             self.reserved = None
 
     async def _send_answers(self, answers: Answers, sent: int) -> None:
-        if answers.batch is not None and self._host.hot is not None:
+        if answers.batch is not None and self._site.hot is not None:
             with suppress(StorageUnavailable):
                 await answers.batch.wait()
-            self._host.hot.confirm(answers)
+            self._site.hot.confirm(answers)
         before = self.written - sent
         try:
             with self.holding(len(answers.data)):
                 await self._send(answers.data[sent:])
         finally:
-            if self._host.hot is not None:
-                self._host.hot.reconcile(answers, self.written - before)
+            if self._site.hot is not None:
+                self._site.hot.reconcile(answers, self.written - before)
 
     async def _on_event(self, event: Event) -> None:
         """Take what the protocol has to say to the socket."""
@@ -406,8 +406,8 @@ class Connection:
         self._idle = idle
         self._head_begun = False
         self._head_deadline = None
-        self._read_for(self._host.settings.keep_alive if idle else inf)
-        if self._host.context.terminated.is_set():
+        self._read_for(self._site.settings.keep_alive if idle else inf)
+        if self._site.context.terminated.is_set():
             self.close_if_idle()
 
     async def _send(self, data: bytes) -> None:
@@ -416,7 +416,7 @@ class Connection:
                 return
             try:
                 for start in range(0, len(data), SEND_PIECE_BYTES):
-                    with trio.fail_after(self._host.settings.send_timeout):
+                    with trio.fail_after(self._site.settings.send_timeout):
                         await self._send_piece(memoryview(data)[start : start + SEND_PIECE_BYTES])
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
                 self.broken = True
@@ -432,14 +432,14 @@ class Connection:
             # What of a TLS record the kernel took before an error, nobody can say: count it as written.
             self.written += len(piece)
             await self._stream.send_all(piece)
-            self._host.unsent.note_progress(self)
+            self._site.unsent.note_progress(self)
             return
         # The socket and not the stream: `send_all` does not tell how much was written before it failed.
         while piece:
             sent = await self._socket.send(piece)
             self.written += sent
             piece = piece[sent:]
-            self._host.unsent.note_progress(self)
+            self._site.unsent.note_progress(self)
 
     async def _linger(self) -> None:
         """Say that nothing more will come, and go on reading for a moment.
@@ -474,10 +474,10 @@ class Connection:
             self._reading.deadline = deadline
 
     def _refuse(self, status: int, detail: str, *, left: bool) -> str:
-        trace_id = self._host.trace_ids.new()
-        self._host.counts.wire_refusals += not left
+        trace_id = self._site.trace_ids.new()
+        self._site.counts.wire_refusals += not left
         level = logging.DEBUG if left else logging.WARNING
-        self._host.throttle.say(
+        self._site.throttle.say(
             level, f"wire-{status}", "refused", trace_id=trace_id, status=status, reason=detail
         )
         return trace_id

@@ -27,7 +27,7 @@ OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
-class Spare:
+class ReserveDescriptor:
     """A descriptor for when there are no others: with it, a client can be let in to be turned away.
 
     Otherwise those who come then would wait, connected as far as they can see, until somebody else leaves.
@@ -67,7 +67,7 @@ class Spare:
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class ListeningSocket:
     """A bound socket: where clients come in."""
 
     sock: socket.socket
@@ -75,7 +75,7 @@ class Door:
     tls: Certificates | None
     url: str
     """With the real port."""
-    spare: Spare
+    reserve_descriptor: ReserveDescriptor
 
     @property
     def bound(self) -> str | None:
@@ -94,7 +94,7 @@ class Door:
 
 
 @contextmanager
-def open_door(settings: Settings) -> Iterator[Door]:
+def open_listening_socket(settings: Settings) -> Iterator[ListeningSocket]:
     """Bind `settings.addr` for the length of the block.
 
     Raises `InvalidSetting` for certificates that cannot be used (nothing is bound then) and `CannotStart`
@@ -115,11 +115,11 @@ def open_door(settings: Settings) -> Iterator[Door]:
     with sock:
         identity = _identity(address.path) if address.path else None
         sock.setblocking(False)
-        spare = Spare()
+        reserve_descriptor = ReserveDescriptor()
         try:
-            yield Door(sock, certificates, _url(sock, tls=certificates is not None), spare)
+            yield ListeningSocket(sock, certificates, _url(sock, tls=certificates is not None), reserve_descriptor)
         finally:
-            spare.close()
+            reserve_descriptor.close()
             if identity is not None and _identity(address.path) == identity:
                 os.unlink(address.path)
 

@@ -31,9 +31,9 @@ import trio
 
 from zapq import logs
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, STEP_BYTES, TURN_STEPS
-from zapq.server.connection import Connection, Handoff, Host
+from zapq.server.connection import Connection, Handoff, Site
 from zapq.server.hotpath import Answers, HotPath, Parked
-from zapq.server.listeners import OUT_OF_RESOURCES, Door
+from zapq.server.listeners import OUT_OF_RESOURCES, ListeningSocket
 from zapq.server.peer_network import peer_network
 from zapq.service.journal import Journal, OpenGroup
 from zapq.service.reservation import Reservation
@@ -44,7 +44,7 @@ _CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
 """Clients that left, or were turned away by a firewall, before we accepted them."""
 
 
-class Bell:
+class Wakeup:
     """Something in a selector that any thread can ring."""
 
     def __init__(self, answer: Callable[[], object] = lambda: None) -> None:
@@ -119,16 +119,16 @@ class Guest:
 class Lobby:
     """The plain connections of one server that need no task, and the door they come in by."""
 
-    def __init__(self, door: Door, host: Host, hot: HotPath, connections: trio.Nursery) -> None:
-        self._door = door.sock
-        self._spare = door.spare
-        self._host = host
+    def __init__(self, listening: ListeningSocket, site: Site, hot: HotPath, connections: trio.Nursery) -> None:
+        self._listening = listening.sock
+        self._reserve_descriptor = listening.reserve_descriptor
+        self._site = site
         self._hot = hot
-        self._settings = host.settings
+        self._settings = site.settings
         self._connections = connections
         self._selector = selectors.DefaultSelector()
         self._guests: set[Guest] = set()
-        self._ready: deque[Guest | Bell | None] = deque()
+        self._ready: deque[Guest | Wakeup | None] = deque()
         """Whose turn is next; None is the door."""
         self._answered: list[tuple[Guest, Answers, bytes]] = []
         """Who is to be sent what, and what of theirs it does not answer."""
@@ -136,7 +136,7 @@ class Lobby:
         self._waiting: list[tuple[Guest, Answers]] = []
         """Who is to be answered when that is on the disk."""
         self._parked: dict[Parked, Guest] = {}
-        self._bell = Bell()
+        self._wakeup = Wakeup()
         """Rung for who has become ready otherwise than by sending something."""
         self._in_turn = False
         self._now = 0.0
@@ -156,8 +156,8 @@ class Lobby:
                 nursery.start_soon(self._watch_clock)
                 if self._hot.journal is not None:
                     nursery.start_soon(self._listen_for, self._hot.journal)
-                self._selector.register(self._door, _READ, None)
-                self._selector.register(self._bell.inside, _READ, self._bell)
+                self._selector.register(self._listening, _READ, None)
+                self._selector.register(self._wakeup.inside, _READ, self._wakeup)
                 while True:
                     if self._ready:
                         await trio.lowlevel.checkpoint()
@@ -168,20 +168,20 @@ class Lobby:
                     self._in_turn = False
         finally:
             self._empty()
-            self._bell.close()
+            self._wakeup.close()
 
     async def _listen_for(self, journal: Journal) -> None:
         """Be told of commits through the selector: that is two of Trio's turns faster than its own way."""
-        bell = Bell(journal.collect)
+        wakeup = Wakeup(journal.collect)
         try:
-            self._selector.register(bell.inside, _READ, bell)
-            with journal.roused_by(bell.ring):
+            self._selector.register(wakeup.inside, _READ, wakeup)
+            with journal.roused_by(wakeup.ring):
                 await trio.sleep_forever()
         finally:
             # The selector is closed by whoever leaves last.
             with suppress(KeyError, ValueError, RuntimeError):
-                self._selector.unregister(bell.inside)
-            bell.close()
+                self._selector.unregister(wakeup.inside)
+            wakeup.close()
 
     def admit(self, sock: socket.socket, network: str, received: bytes = b"") -> None:
         """Take in a connection that is between requests; `received` is what it has sent already."""
@@ -208,7 +208,7 @@ class Lobby:
                 guest = self._ready.popleft()
                 if guest is None:
                     steps += self._accept(nursery)
-                elif isinstance(guest, Bell):
+                elif isinstance(guest, Wakeup):
                     guest.answer()
                 elif guest.here:
                     steps += self._attend(guest)
@@ -234,7 +234,7 @@ class Lobby:
         if isinstance(error, OSError):
             logs.say(logging.DEBUG, "client gone", error=repr(error))
         else:
-            self._host.note_failure(error)
+            self._site.note_failure(error)
         if guest.here:
             self._close(guest)
 
@@ -306,7 +306,7 @@ class Lobby:
         parked.over = True
         self._ready.append(self._parked[parked])
         if not self._in_turn:
-            self._bell.ring()
+            self._wakeup.ring()
 
     def _look_after(self, guest: Guest, parked: Parked) -> int:
         """Answer a long poll if it is over, or its client has left: looked for first, so that nothing is lost."""
@@ -454,7 +454,7 @@ class Lobby:
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(guest.sock))
         self._forget(guest)
         hand_back = partial(self.admit, guest.sock, guest.network)
-        connection = Connection(self._host, stream, network=guest.network, handoff=handoff, hand_back=hand_back)
+        connection = Connection(self._site, stream, network=guest.network, handoff=handoff, hand_back=hand_back)
         self._connections.start_soon(connection.run)
 
     def _forget(self, guest: Guest) -> None:
@@ -468,36 +468,36 @@ class Lobby:
     def _close(self, guest: Guest) -> None:
         self._forget(guest)
         guest.sock.close()
-        self._host.leave(guest.network)
+        self._site.leave(guest.network)
 
     def _accept(self, nursery: trio.Nursery) -> int:
         """Take in who waits at the door, and return what it cost."""
         for accepted in range(ACCEPTS):
             try:
-                sock, address = self._door.accept()
+                sock, address = self._listening.accept()
             except BlockingIOError:
                 return accepted
             except OSError as error:
                 if error.errno in OUT_OF_RESOURCES:
-                    turned_away = self._spare.turn_away(self._door)
-                    self._host.note_no_resources(error, turned_away)
+                    turned_away = self._reserve_descriptor.turn_away(self._listening)
+                    self._site.note_no_resources(error, turned_away)
                     if turned_away is None:
-                        self._selector.unregister(self._door)
+                        self._selector.unregister(self._listening)
                         nursery.start_soon(self._reopen)
                     return 1 + accepted + (turned_away or 0)
                 if error.errno not in _CHANGED_THEIR_MIND:
                     raise
                 continue
             network = peer_network(address)
-            if not self._host.enter(network):
+            if not self._site.enter(network):
                 sock.close()
                 continue
             sock.setblocking(False)
             try:
                 self.admit(sock, network)
             except OSError as error:  # the kernel watches no more sockets for us: fs.epoll.max_user_watches
-                self._host.note_no_resources(error, 1)
-                self._host.leave(network)
+                self._site.note_no_resources(error, 1)
+                self._site.leave(network)
                 sock.close()
         return ACCEPTS
 
@@ -506,9 +506,9 @@ class Lobby:
         while True:
             await trio.sleep(ACCEPT_PAUSE)
             try:
-                self._selector.register(self._door, _READ, None)
+                self._selector.register(self._listening, _READ, None)
             except OSError as error:
-                self._host.note_no_resources(error, None)
+                self._site.note_no_resources(error, None)
             else:
                 return
 

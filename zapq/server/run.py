@@ -23,9 +23,9 @@ from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, CLOSING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
-from zapq.server.connection import Connection, Host
+from zapq.server.connection import Connection, Site
 from zapq.server.hotpath import HotPath
-from zapq.server.listeners import OUT_OF_RESOURCES, Door, open_door
+from zapq.server.listeners import OUT_OF_RESOURCES, ListeningSocket, open_listening_socket
 from zapq.server.lobby import Lobby
 from zapq.server.peer_network import peer_network
 from zapq.service.open import open_service
@@ -44,30 +44,30 @@ async def run_server(
     """Serve until `shutdown_trigger` returns; `zapq.serve` is its public face and says the rest."""
     failed: SnapshotFailed | None = None
     access = Access(settings)
-    with open_door(settings) as door:
+    with open_listening_socket(settings) as listening:
         async with AsyncExitStack() as stack:
             saves = service is None and settings.snapshot_on_exit != ""
             if service is None:
                 service = await stack.enter_async_context(open_service(settings))
             counts, trace_ids, refusals = ServerCounts(), TraceIds(), logs.Throttle()
-            guard = Guard(settings, Hosts(settings, door.bound), access)
+            guard = Guard(settings, Hosts(settings, listening.bound), access)
             app = ASGIWrapper(create_app(service, settings, counts, refusals, guard))
             hot = HotPath(service, settings, counts, trace_ids, refusals, guard) if settings.hot_path else None
-            host = Host(app, _config(settings), settings, counts=counts, trace_ids=trace_ids, hot=hot)
+            site = Site(app, _config(settings), settings, counts=counts, trace_ids=trace_ids, hot=hot)
             orderly = False
             with trio.CancelScope() as budget:
                 async with _abandoning_storage(service, budget), trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
-                        if hot is not None and door.tls is None and Lobby.possible():
-                            accepting.start_soon(Lobby(door, host, hot, connections).run)
+                        if hot is not None and listening.tls is None and Lobby.possible():
+                            accepting.start_soon(Lobby(listening, site, hot, connections).run)
                         else:
-                            accepting.start_soon(_accept, door, host, connections)
-                        accepting.start_soon(_reload, reload_trigger, access, door)
-                        task_status.started([door.url])
+                            accepting.start_soon(_accept, listening, site, connections)
+                        accepting.start_soon(_reload, reload_trigger, access, listening)
+                        task_status.started([listening.url])
                         await shutdown_trigger()
-                        await host.stop()
+                        await site.stop()
                         accepting.cancel_scope.cancel()
-                    door.sock.close()
+                    listening.sock.close()
                     budget.deadline = trio.current_time() + settings.grace
                     reserve = min(1.0, settings.grace * CLOSING_RESERVE)
                     if saves:
@@ -118,7 +118,7 @@ def _config(settings: Settings) -> Config:
     return config
 
 
-async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, door: Door) -> None:
+async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, listening: ListeningSocket) -> None:
     """Read the token file and the certificates again whenever `trigger` returns; if they are bad, change nothing.
 
     In a thread, for a disk may be slow. Requests and connections under way go on as they began.
@@ -128,27 +128,27 @@ async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, door
         try:
             # Both or neither: what belongs together is changed together.
             credentials = await trio.to_thread.run_sync(access.read)
-            context = None if door.tls is None else await trio.to_thread.run_sync(door.tls.read)
+            context = None if listening.tls is None else await trio.to_thread.run_sync(listening.tls.read)
         except InvalidSetting as error:
             logs.say(logging.ERROR, "not reloaded; what was in force stays so", reason=error.detail)
             continue
         access.use(credentials)
-        if door.tls is not None and context is not None:
-            door.tls.use(context)
+        if listening.tls is not None and context is not None:
+            listening.tls.use(context)
         logs.say(logging.INFO, "reloaded", credentials=access.number, certificates=context is not None)
 
 
-async def _accept(door: Door, host: Host, connections: trio.Nursery) -> None:
+async def _accept(listening: ListeningSocket, site: Site, connections: trio.Nursery) -> None:
     """Start a task for each connection until cancelled; running out of descriptors is a pause, not an end."""
-    listener = door.listener()
+    listener = listening.listener()
     while True:
         try:
             stream = await listener.accept()
         except OSError as error:
             if error.errno not in OUT_OF_RESOURCES:
                 raise
-            turned_away = door.spare.turn_away(door.sock)
-            host.note_no_resources(error, turned_away)
+            turned_away = listening.reserve_descriptor.turn_away(listening.sock)
+            site.note_no_resources(error, turned_away)
             # If they were so many, there may be more.
             await trio.sleep(0 if turned_away == ACCEPTS else ACCEPT_PAUSE)
             continue
@@ -157,7 +157,7 @@ async def _accept(door: Door, host: Host, connections: trio.Nursery) -> None:
         except OSError:  # it is gone already
             await trio.aclose_forcefully(stream)
             continue
-        if not host.enter(network):
+        if not site.enter(network):
             await trio.aclose_forcefully(stream)
             continue
-        connections.start_soon(Connection(host, door.guard(stream), network=network).run)
+        connections.start_soon(Connection(site, listening.guard(stream), network=network).run)

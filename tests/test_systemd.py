@@ -25,7 +25,7 @@ from click.core import ParameterSource
 
 from tests.test_cli import ENVIRON, messages
 from zapq.cli import serve
-from zapq.command.ending import EXIT_SIGNAL, EXIT_USAGE
+from zapq.command.exit import EXIT_SIGNAL, EXIT_USAGE
 from zapq.errors import CannotStart
 from zapq.limits import BACKLOG
 from zapq.settings import Settings

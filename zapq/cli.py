@@ -17,7 +17,7 @@ import zapq
 from zapq import logs, systemd
 from zapq.allocator import give_back_large_blocks
 from zapq.command.commands import COMMANDS, CONTEXT
-from zapq.command.ending import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, complain, leave, run
+from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, exit_process, fail, run
 from zapq.errors import InvalidSetting, ZapqError
 from zapq.settings import Option, Settings, load, options
 
@@ -173,8 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         refusal = _only_refusal(error)
         if refusal is None:
             raise
-        code = complain(refusal.detail, EXIT_USAGE if isinstance(refusal, InvalidSetting) else EXIT_FAILED)
-    leave(code)
+        code = fail(refusal.detail, EXIT_USAGE if isinstance(refusal, InvalidSetting) else EXIT_FAILED)
+    exit_process(code)
 
 
 def _only_refusal(error: BaseException) -> ZapqError | None:

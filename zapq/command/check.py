@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zapq.command.ending import EXIT_FAILED, EXIT_OK, complain
+from zapq.command.exit import EXIT_FAILED, EXIT_OK, fail
 from zapq.command.table import table
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def check(directory: str) -> int:
         print(_text(report))
         sys.stdout.flush()
     except CannotStart as refusal:
-        return complain(refusal.detail, EXIT_FAILED)
+        return fail(refusal.detail, EXIT_FAILED)
     except OSError as error:
-        return complain(error.strerror or str(error), EXIT_FAILED)
+        return fail(error.strerror or str(error), EXIT_FAILED)
     return EXIT_OK
 
 

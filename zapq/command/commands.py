@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from zapq.command import remote
+from zapq.command import messages
 from zapq.command.check import check
-from zapq.command.remote import CONTEXT as CONTEXT
+from zapq.command.messages import CONTEXT as CONTEXT
 from zapq.command.token import token
 
-COMMANDS: dict[str, click.Command] = {**remote.COMMANDS, "check": check, "token": token}
+COMMANDS: dict[str, click.Command] = {**messages.COMMANDS, "check": check, "token": token}

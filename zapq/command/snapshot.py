@@ -8,8 +8,8 @@ from urllib.parse import SplitResult
 
 import click
 
-from zapq.command.connection import STRANGE, Connection, Failed
-from zapq.command.kinds import Local, Remote
+from zapq.command.base import Local, Remote
+from zapq.command.http import STRANGE, Connection, Failed
 from zapq.command.table import table
 from zapq.limits import SNAPSHOT_TIMEOUT
 

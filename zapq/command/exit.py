@@ -22,19 +22,19 @@ def run(group: click.Group, arguments: Sequence[str] | None) -> int:
     try:
         code: int = group.main(args=arguments, prog_name="zapq", standalone_mode=False)
     except click.ClickException as error:
-        return complain(error.format_message(), EXIT_USAGE)
+        return fail(error.format_message(), EXIT_USAGE)
     except click.Abort:
         return EXIT_SIGNAL + signal.SIGINT
     return code
 
 
-def complain(sentence: str, code: int) -> int:
+def fail(sentence: str, code: int) -> int:
     """Say what is wrong, in one line on standard error, and return `code`."""
     print(f"zapq: {' '.join(sentence.split())}", file=sys.stderr)
     return code
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End the process with `code`, also if nobody reads its output any more."""
     try:
         sys.stdout.flush()

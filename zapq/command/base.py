@@ -9,8 +9,8 @@ from urllib.parse import SplitResult
 
 import click
 
-from zapq.command.connection import Failed, parse_url
-from zapq.command.ending import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, complain
+from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, fail
+from zapq.command.http import Failed, parse_url
 
 
 class Local(click.Command):
@@ -27,7 +27,7 @@ class Local(click.Command):
             return EXIT_SIGNAL + signal.SIGPIPE
         except (Failed, OSError) as error:
             # Not only the server can fail: a disk may be full.
-            return complain(getattr(error, "strerror", None) or str(error), EXIT_FAILED)
+            return fail(getattr(error, "strerror", None) or str(error), EXIT_FAILED)
         return EXIT_OK if code is None else int(code)
 
 

@@ -13,9 +13,9 @@ from urllib.parse import SplitResult, quote
 
 import click
 
-from zapq.command.connection import STRANGE, Answer, Connection, Failed, NotFound
-from zapq.command.ending import EXIT_FAILED, EXIT_OK
-from zapq.command.kinds import Remote
+from zapq.command.base import Remote
+from zapq.command.exit import EXIT_FAILED, EXIT_OK
+from zapq.command.http import STRANGE, Answer, Connection, Failed, NotFound
 from zapq.command.snapshot import snapshot
 from zapq.command.table import table
 from zapq.limits import (

@@ -14,7 +14,7 @@ import trustme
 
 from zapq import errors
 from zapq.client import Client, HeldLease, Lease, open_client
-from zapq.http import answers, problems
+from zapq.http import problems, render
 from zapq.service.queue import NamedQueue
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -49,7 +49,7 @@ def in_process(service: QueueService) -> Handler:
         match request.method, path:
             case "POST", ["receive"]:
                 lease = await queue.receive(**values)
-                return answers.nothing("empty", 0, b"") if lease is None else answers.received(lease, 0, b"")
+                return render.nothing("empty", 0, b"") if lease is None else render.received(lease, 0, b"")
             case "DELETE", ["receipts", receipt]:
                 await queue.ack(receipt)
             case "POST", ["receipts", receipt, "release"]:
@@ -58,7 +58,7 @@ def in_process(service: QueueService) -> Handler:
                 await queue.extend(receipt, **values)
             case _:
                 raise AssertionError(request)
-        return answers.empty(b"")
+        return render.empty(b"")
 
     async def answer(request: httpx2.Request) -> httpx2.Response:
         try:
@@ -100,8 +100,8 @@ async def hold(lease: HeldLease) -> None:
 
 
 LEASE = Lease("emails", 1, "tag-1", 1, "text/plain", b"hello")
-ENQUEUED = response(answers.enqueued_in("emails", 7, b""))
-DONE = response(answers.empty(b""))
+ENQUEUED = response(render.enqueued_in("emails", 7, b""))
+DONE = response(render.empty(b""))
 BUSY = refusal(errors.Draining())
 
 Call = Callable[[Client], Awaitable[object]]
@@ -114,7 +114,7 @@ CALLS: dict[str, tuple[Call, httpx2.Response]] = {
     "extend": (lambda client: client.extend(LEASE), DONE),
     "enqueue_many": (
         lambda client: client.enqueue_many("emails", [b"one"]),
-        response(answers.enqueued_many(1, 7, b"")),
+        response(render.enqueued_many(1, 7, b"")),
     ),
     "stats": (lambda client: client.stats(), httpx2.Response(200, json=[])),
 }

@@ -16,9 +16,9 @@ from typing import Generic, TypeVar
 
 V = TypeVar("V")
 
-_FEW = 64
+_STALE_ALLOWED = 64
 """Stale entries that are never worth a rebuild."""
-_MANY = 1000
+_WORTH_SHRINKING = 1000
 """Entries of which so many must once have been there for their room to be worth giving back."""
 
 
@@ -31,7 +31,7 @@ class Deadlines(Generic[V]):
         self.entries: dict[int, tuple[float, V]] = {}
         """Time and value by number. To be read only: looking whether there are any is cheaper than `len`."""
         self._heap: list[tuple[float, int]] = []
-        self._most = _MANY
+        self._most = _WORTH_SHRINKING
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -101,10 +101,10 @@ class Deadlines(Generic[V]):
         return current is None or current[0] != entry[0]
 
     def _sweep(self) -> None:
-        if 4 * len(self.entries) < self._most and self._most > _MANY:
-            self._most = max(len(self.entries), _MANY)
+        if 4 * len(self.entries) < self._most and self._most > _WORTH_SHRINKING:
+            self._most = max(len(self.entries), _WORTH_SHRINKING)
             self.entries = dict(self.entries)
-        if len(self._heap) > 2 * len(self.entries) + _FEW:
+        if len(self._heap) > 2 * len(self.entries) + _STALE_ALLOWED:
             self._heap = [(time, number) for number, (time, _) in self.entries.items() if time < inf]
             heapify(self._heap)
 

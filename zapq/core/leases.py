@@ -17,8 +17,8 @@ from operator import attrgetter
 from zapq.core.deadlines import Deadlines
 from zapq.core.message import Lease
 
-_SPARSE = 16
-_MANY = 1000
+_SPARSE_FACTOR = 16
+_WORTH_SHRINKING = 1000
 """A dictionary that once had so many entries, and has a sixteenth of them left, gives back its memory."""
 _deadline = attrgetter("deadline")
 
@@ -33,7 +33,7 @@ class Leases:
         """Those that end in the order in which they were entered."""
         self._latest = -inf
         """When the last of them ends."""
-        self._most = _MANY
+        self._most = _WORTH_SHRINKING
         self._others: Deadlines[Lease] = Deadlines()
 
     def __len__(self) -> int:
@@ -63,8 +63,8 @@ class Leases:
         lease = timely.pop(serial, None)
         if lease is None:
             return self._others.pop(serial)
-        if _SPARSE * len(timely) < self._most > _MANY:
-            self._most = max(len(timely), _MANY)
+        if _SPARSE_FACTOR * len(timely) < self._most > _WORTH_SHRINKING:
+            self._most = max(len(timely), _WORTH_SHRINKING)
             self._timely = OrderedDict(timely)
         return lease
 

@@ -36,8 +36,8 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from zapq.core.backpressure import DrainRate
 from zapq.core.deadlines import Deadlines, smallest
+from zapq.core.drain_rate import DrainRate
 from zapq.core.image import QueueImage
 from zapq.core.leases import Leases
 from zapq.core.line import Line, Run, Taken
@@ -146,7 +146,6 @@ class Queue:
         "_next_id",
         "_owner",
         "_paused",
-        "_plain",
         "_put_back",
         "_ready",
         "_received",
@@ -155,6 +154,7 @@ class Queue:
         "_released",
         "_returned",
         "_settings",
+        "_simple",
         "_tag",
         "_tombstones",
         "_top",
@@ -179,7 +179,7 @@ class Queue:
         self._lines = [Line() for _ in range(MAX_PRIORITY + 1)]
         self._top = 0
         """No line above this one has anyone in it."""
-        self._plain = True
+        self._simple = True
         """Whether the first line is all there is to look at; if not, `_pop` finds out when that is so again."""
         self._returned: list[tuple[int, Message]] = []
         self._ready = 0
@@ -215,7 +215,7 @@ class Queue:
     @paused.setter
     def paused(self, paused: bool) -> None:
         self._paused = paused
-        self._plain = False
+        self._simple = False
 
     def configure(self, settings: QueueSettings) -> None:
         """Let `settings` hold from now on; what is held already stays, also beyond a new cap."""
@@ -657,7 +657,7 @@ class Queue:
             for message in map(Message, range(first, first + len(bodies)), bodies, repeat(properties)):
                 self._place(message, 0.0, 0.0)
             return
-        self._plain &= not properties.priority
+        self._simple &= not properties.priority
         self._lines[properties.priority].extend(first, bodies, size, properties, packed)
         self._top = max(self._top, properties.priority)
         self._ready += len(bodies)
@@ -671,7 +671,7 @@ class Queue:
             self._delayed.put(message.id, time, message)
             self._watch(time)
             return
-        self._plain = False
+        self._simple = False
         self._lines[properties.priority].items.append(message)
         self._top = max(self._top, properties.priority)
         self._ready += 1
@@ -680,7 +680,7 @@ class Queue:
     def _become_ready(self, message: Message) -> None:
         """Make a message ready that was not new: at the place its rank gives it."""
         heappush(self._returned, (message.rank, message))
-        self._plain = False
+        self._simple = False
         self._ready += 1
         self._mind(message)
 
@@ -694,7 +694,7 @@ class Queue:
         """Remove the first ready message from its line; it is still held."""
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
-        if self._plain:
+        if self._simple:
             items = self._lines[0].items
             if not items:
                 return None
@@ -703,7 +703,7 @@ class Queue:
             if message.__class__ is Message:
                 return items.popleft()  # type: ignore[return-value]  # as we have just seen
             return self._lines[0].pop()
-        self._plain = self._is_plain()
+        self._simple = self._is_simple()
         if self._paused:
             return None
         while self._ready:
@@ -730,7 +730,7 @@ class Queue:
         """Remove the first ready messages, at most `limit` and of `MAX_BATCH_BYTES`, and say of how many."""
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
-        if self._plain or self._is_plain():
+        if self._simple or self._is_simple():
             taken, size = self._lines[0].pop_many(limit, MAX_BATCH_BYTES)
             self._ready -= len(taken)
             return taken, size
@@ -743,7 +743,7 @@ class Queue:
             taken.add(message)
         return taken, size
 
-    def _is_plain(self) -> bool:
+    def _is_simple(self) -> bool:
         return not (self._top or self._returned or self._tombstones or self._expiring.entries or self._paused)
 
     def _lease(self, message: Message, visibility: float | None, now: float) -> Lease:

@@ -12,7 +12,7 @@ from quart import Request, request
 from zapq import logs
 from zapq.access.access import check
 from zapq.core.message import Draft
-from zapq.http import answers, wire
+from zapq.http import render, wire
 from zapq.http.exchange import Exchange, declares_body
 from zapq.http.metrics import ServerCounts
 from zapq.service.queue import Accepted, Durability
@@ -95,8 +95,8 @@ class Api:
     def durability(self, asked: Durability | None) -> bytes:
         """Return the field that says what an accepted message survives, where that is a question."""
         if asked == "memory":
-            return answers.MEMORY
-        return answers.COMMITTED if self.service.durable else b""
+            return render.MEMORY
+        return render.COMMITTED if self.service.durable else b""
 
     async def new_body(self, queue: str) -> bytes:
         """Return a body that is to be stored in the queue of that name.

@@ -15,7 +15,7 @@ from werkzeug.routing import MapAdapter
 
 from zapq import logs
 from zapq.errors import ClientGone, Forbidden, RoleMissing, Unauthenticated, ZapqError
-from zapq.http import messages, problems, queues, routes, snapshots
+from zapq.http import drop_in, messages, problems, queues, snapshots
 from zapq.http.api import Api, exchange_of
 from zapq.http.exchange import HTTPConnection
 from zapq.http.guard import Guard
@@ -64,7 +64,7 @@ def create_app(
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
     api = Api(service, settings, counts, throttle)
-    for part in (routes, messages, queues, snapshots):
+    for part in (drop_in, messages, queues, snapshots):
         app.register_blueprint(part.create_routes(api))
     for rule in app.url_map.iter_rules():
         # Werkzeug lets HEAD run the GET handler, and this one takes a message away.

@@ -8,7 +8,7 @@ import trio
 from quart import Blueprint, Response, request
 
 from zapq.errors import MessageNotFound
-from zapq.http import answers, respond, wire
+from zapq.http import render, respond, wire
 from zapq.http.api import Api, exchange_of, read_unused_body
 from zapq.limits import MAX_BATCH, PEEK
 from zapq.service.queue import NamedQueue, Settlement
@@ -26,7 +26,7 @@ def create_routes(api: Api) -> Blueprint:
         accepted = await api.accept(name, values)
         durability = api.durability(wire.durability(values))
         return respond.with_bytes(
-            answers.enqueued_in(name, accepted.id, b"", replayed=accepted.replayed, durability=durability)
+            render.enqueued_in(name, accepted.id, b"", replayed=accepted.replayed, durability=durability)
         )
 
     @routes.post("/messages/batch")
@@ -37,7 +37,7 @@ def create_routes(api: Api) -> Blueprint:
         batch = wire.decode_batch(media_type, await api.new_body(name))
         accepted = await api.accept_batch(name, key, batch, wire.type_in_batch(media_type), durability)
         return respond.with_bytes(
-            answers.enqueued_many(
+            render.enqueued_many(
                 len(batch), accepted.id, b"", replayed=accepted.replayed, durability=api.durability(durability)
             )
         )
@@ -49,7 +49,7 @@ def create_routes(api: Api) -> Blueprint:
         queue, given = await _receive(name, Want(1, lease, visibility), wire.seconds(values, "wait", 0.0))
         if not given:
             return _nothing(queue)
-        return respond.with_bytes(answers.received(given[0], _clock_offset(), b""))
+        return respond.with_bytes(render.received(given[0], _clock_offset(), b""))
 
     @routes.post("/receive/batch")
     async def receive_many(name: str) -> Response:
@@ -61,7 +61,7 @@ def create_routes(api: Api) -> Blueprint:
         if not given:
             return _nothing(queue)
         await api.one_large_answer_at_a_time()
-        return respond.with_bytes(answers.received_many(media_type, given, _clock_offset(), b""))
+        return respond.with_bytes(render.received_many(media_type, given, _clock_offset(), b""))
 
     async def _receive(name: str, want: Want, wait: float) -> tuple[NamedQueue, Deliveries]:
         await read_unused_body(request)
@@ -77,21 +77,21 @@ def create_routes(api: Api) -> Blueprint:
         wire.parameters(request)
         await read_unused_body(request)
         await service.find(name).ack(receipt)
-        return respond.with_bytes(answers.empty(b""))
+        return respond.with_bytes(render.empty(b""))
 
     @routes.post("/receipts/<receipt>/release")
     async def release(name: str, receipt: str) -> Response:
         delay = wire.seconds(wire.parameters(request, "delay"), "delay", 0.0)
         await read_unused_body(request)
         await service.find(name).release(receipt, delay=delay)
-        return respond.with_bytes(answers.empty(b""))
+        return respond.with_bytes(render.empty(b""))
 
     @routes.post("/receipts/<receipt>/extend")
     async def extend(name: str, receipt: str) -> Response:
         visibility = wire.seconds(wire.parameters(request, "visibility"), "visibility", None)
         await read_unused_body(request)
         lease = await service.find(name).extend(receipt, visibility=visibility)
-        return respond.with_bytes(answers.extended(lease, _clock_offset(), b""))
+        return respond.with_bytes(render.extended(lease, _clock_offset(), b""))
 
     @routes.post("/settle")
     async def settle(name: str) -> Response:
@@ -127,7 +127,7 @@ def create_routes(api: Api) -> Blueprint:
 
 
 def _nothing(queue: NamedQueue) -> Response:
-    return respond.with_bytes(answers.nothing(queue.why_empty(), queue.next_visible_in(), b""))
+    return respond.with_bytes(render.nothing(queue.why_empty(), queue.next_visible_in(), b""))
 
 
 def _clock_offset() -> float:

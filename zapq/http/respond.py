@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 from quart import Response
 
-from zapq.http.answers import JSON
+from zapq.http.render import JSON
 
 NO_STORE = {"Cache-Control": "no-store"}
 
 
 def with_bytes(answer: bytes) -> Response:
-    """Return the answer `zapq/http/answers.py` has made, field for field."""
+    """Return the answer `zapq/http/render.py` has made, field for field."""
     head, _, body = answer.partition(b"\r\n\r\n")
     line, *fields = head.decode("latin-1").split("\r\n")
     response = Response(body, status=int(line.split(" ")[1]))

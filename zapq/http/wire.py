@@ -15,7 +15,7 @@ from zapq.core.message import CONTENT_TYPE, OCTETS, Draft
 from zapq.core.queue import STATES, MessageView, State
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import BatchTooLarge, InvalidParameter, MessageTooLarge, NotAcceptable, UnsupportedType
-from zapq.http.answers import JSON, MSGPACK
+from zapq.http.render import JSON, MSGPACK
 from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES
 from zapq.service.queue import Durability, QueueInfo, Settlement
 from zapq.settings import parse_seconds

@@ -1,7 +1,7 @@
 """The hot requests, bytes in and bytes out: messages sent, taken and acknowledged. No socket, no task.
 
 Hypercorn and Quart can serve any request; the few that are the product need little of what they do. They are
-answered here when they are written plainly (`zapq/server/plain.py`) and complete, and only if nobody has to wait
+answered here when they are written plainly (`zapq/server/hot_head.py`) and complete, and only if nobody has to wait
 for it. For everything else the answer is "cold", nothing has been changed, and the same bytes go to h11, which
 decides. A property test sends the same bytes both ways and compares every byte of the answers
 (tests/server/test_equivalence.py).
@@ -34,8 +34,7 @@ from zapq.errors import (
     StorageUnavailable,
     ZapqError,
 )
-from zapq.http import answers as render
-from zapq.http import problems, tracing, wire
+from zapq.http import problems, render, tracing, wire
 from zapq.http.exchange import note_uncertain
 from zapq.http.guard import Guard
 from zapq.http.metrics import ServerCounts
@@ -47,7 +46,7 @@ from zapq.limits import (
     MAX_HOT_HEAD_BYTES,
     STEP_BYTES,
 )
-from zapq.server.plain import Head, Verb, cut_key, cut_receipt, may_become_plain, parse_head
+from zapq.server.hot_head import Head, Verb, cut_key, cut_receipt, may_be_hot, parse_head
 from zapq.service.journal import OpenGroup
 from zapq.service.queue import Accepted, NamedQueue
 from zapq.service.reservation import Reservation
@@ -55,7 +54,7 @@ from zapq.service.service import QueueService
 from zapq.service.waiting import Deliveries, Waiter
 from zapq.settings import Settings
 
-_D = ord("D")
+_FIRST_BYTE_OF_DELETE = ord("D")
 _EFFECT: dict[Verb, str] = {
     "enqueue": "put",
     "put": "put",
@@ -198,12 +197,12 @@ class HotPath:
                 break
             end = data.find(b"\r\n\r\n", at, at + MAX_HOT_HEAD_BYTES) + 4
             if end < 4:
-                answers.then = "head" if may_become_plain(data[at:]) else "cold"
+                answers.then = "head" if may_be_hot(data[at:]) else "cold"
                 answers.needed = length - at + 1
                 break
             text = data[at:end]
             # Acknowledgements (DELETE) differ in nothing but their receipts.
-            text, receipt = cut_receipt(text) if text[0] == _D else (text, b"")
+            text, receipt = cut_receipt(text) if text[0] == _FIRST_BYTE_OF_DELETE else (text, b"")
             head = self._remember(text, identities)
             if head is None or (head.length > self._max_message_bytes and not self._fits_a_batch(head)):
                 answers.then = "cold"

@@ -70,7 +70,7 @@ _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 _ALONE = frozenset(3 * number for number in _ROWS)
 Table = Literal["messages", "states"]
 _TABLES: tuple[Table, ...] = ("messages", "states")
-_IDS = (1 << ID_BITS) - 1
+_MAX_ID = (1 << ID_BITS) - 1
 
 _SCHEMA = f"""
 pragma application_id = {APPLICATION};
@@ -302,7 +302,7 @@ class Database:
         crc32 = zlib.crc32
         for row, checksum, body in self._connection.execute(
             "select row, sum, body from messages where row between ? and ? order by row",
-            (epoch << ID_BITS, epoch << ID_BITS | _IDS),
+            (epoch << ID_BITS, epoch << ID_BITS | _MAX_ID),
         ):
             if not isinstance(body, bytes) or crc32(body, (row ^ row >> 32) & 0xFFFFFFFF) != checksum:
                 raise Damaged(f"messages, row {row}: the checksum does not match")
@@ -313,7 +313,7 @@ class Database:
         append = image.in_order.append
         image.others = others = []
         for row, body in self._rows(epoch):
-            id = row & _IDS
+            id = row & _MAX_ID
             if id >= image.next_id:
                 raise Damaged(f"messages, row {row}: queue {image.name} has not given that id yet")
             state = states.get(row)
@@ -341,7 +341,7 @@ class Database:
             yield epoch
 
     def _remove_garbage(self, epoch: int) -> None:
-        first, last = epoch << ID_BITS, epoch << ID_BITS | _IDS
+        first, last = epoch << ID_BITS, epoch << ID_BITS | _MAX_ID
         found = 0
         self._connection.execute("begin immediate")
         try:

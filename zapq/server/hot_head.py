@@ -15,7 +15,7 @@ import msgspec
 
 from zapq.core.message import DEFAULTS, OCTETS, Properties
 from zapq.http import tracing
-from zapq.http.answers import JSON, MSGPACK
+from zapq.http.render import JSON, MSGPACK
 from zapq.http.wire import NDJSON, kept_type
 from zapq.limits import (
     DEFAULT_QUEUE,
@@ -69,7 +69,15 @@ _COLD_FIELDS = frozenset({
     b"idempotency-key",
 })
 _KEY = re.compile(rb"\r\nidempotency-key:[\t ]*([\x21-\x7e]{1,255})[\t ]*(?=\r\n)", re.IGNORECASE)
-_ONCE = (b"host", b"content-length", b"connection", b"x-trace-id", b"content-type", b"accept", b"authorization")
+_SINGLE_FIELDS = (
+    b"host",
+    b"content-length",
+    b"connection",
+    b"x-trace-id",
+    b"content-type",
+    b"accept",
+    b"authorization",
+)
 
 
 class Fields(msgspec.Struct, frozen=True):
@@ -112,7 +120,7 @@ class Head(msgspec.Struct, frozen=True):
     """The Idempotency-Key."""
 
 
-def may_become_plain(start: bytes) -> bool:
+def may_be_hot(start: bytes) -> bool:
     """Whether the begin of a request, its head not complete, is the begin of a plain one as far as one can see."""
     return (
         len(start) < MAX_HOT_HEAD_BYTES
@@ -165,7 +173,7 @@ def _parse_fields(block: bytes) -> Fields | None:
     values = dict(fields)
     if len(names) > MAX_HOT_FIELDS or not _COLD_FIELDS.isdisjoint(names):
         return None
-    if any(names.count(name) > 1 for name in _ONCE):
+    if any(names.count(name) > 1 for name in _SINGLE_FIELDS):
         return None
     host = values.get(b"host", b"")
     length = values.get(b"content-length", b"0")

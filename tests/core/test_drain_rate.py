@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from zapq.core.backpressure import DrainRate
 from zapq.core.broker import Broker
+from zapq.core.drain_rate import DrainRate
 from zapq.errors import QueueFull
 from zapq.limits import DRAIN_WINDOW
 

@@ -6,7 +6,7 @@ import msgspec
 from quart import Blueprint, Response, request
 
 from zapq.errors import InvalidParameter
-from zapq.http import answers, respond, wire
+from zapq.http import render, respond, wire
 from zapq.http.api import Api, exchange_of, read_unused_body
 from zapq.http.metrics import as_json
 
@@ -22,7 +22,7 @@ def create_routes(api: Api) -> Blueprint:
         accepted = await api.accept(service.default.name, values)
         durability = api.durability(wire.durability(values))
         return respond.with_bytes(
-            answers.enqueued(accepted.id, b"", replayed=accepted.replayed, durability=durability)
+            render.enqueued(accepted.id, b"", replayed=accepted.replayed, durability=durability)
         )
 
     @routes.route("/dequeue", methods=["GET", "POST"])
@@ -34,9 +34,9 @@ def create_routes(api: Api) -> Blueprint:
         with exchange.ends_with_client():
             message = await service.dequeue(wait=wait)
         if message is None:
-            return respond.with_bytes(answers.empty(b""))
+            return respond.with_bytes(render.empty(b""))
         exchange.hand_over(service.default, (message,))
-        return respond.with_bytes(answers.dequeued(message, b""))
+        return respond.with_bytes(render.dequeued(message, b""))
 
     @routes.post("/clear")
     async def clear() -> Response:
@@ -67,7 +67,7 @@ def create_routes(api: Api) -> Blueprint:
     @routes.get("/metrics")
     async def metrics() -> Response:
         body = msgspec.json.encode(as_json(service.stats(), api.counts))
-        return Response(body, content_type=answers.JSON, headers=respond.NO_STORE)
+        return Response(body, content_type=render.JSON, headers=respond.NO_STORE)
 
     @routes.get("/health")
     @routes.get("/livez")

@@ -7,9 +7,9 @@ from math import inf
 
 from zapq.core.broker import Broker
 from zapq.core.image import QueueImage
-from zapq.core.line import Run
 from zapq.core.message import Message, Properties
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.runs import Run
 
 
 def make_broker() -> Broker:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from zapq.core.broker import Broker
 from zapq.core.image import QueueImage
-from zapq.core.line import Run
 from zapq.core.message import Draft, Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.runs import Run
 
 BODIES = st.binary(max_size=4)
 STEPS = st.lists(

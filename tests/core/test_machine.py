@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from zapq.core.broker import Broker, Redriven
-from zapq.core.line import Run
 from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue import STATES, Dropped, Queue
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.runs import Run
 from zapq.errors import QueueFull, ReceiptExpired
 from zapq.limits import BACKOFF, RELEASES_AT_ONCE
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from zapq.core.line import Run
 from zapq.core.message import DEFAULTS, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import (
@@ -29,6 +28,7 @@ from zapq.core.records import (
     QueuePut,
     row_of,
 )
+from zapq.core.runs import Run
 from zapq.store.database import FILE, Contents, Database, open_database
 
 WAL = f"{FILE}-wal"

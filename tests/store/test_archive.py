@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from tests.core.test_image import STEPS, play, whole
 from zapq.core.image import Image, KeyImage, QueueImage
-from zapq.core.line import Run
 from zapq.core.message import Message, Properties
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.runs import Run
 from zapq.errors import SnapshotFailed
 from zapq.limits import MAX_BLOCK_BYTES
 from zapq.settings import Settings

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from zapq.core.line import Run
 from zapq.core.message import Message
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.runs import Run
 
 
 class QueueImage(msgspec.Struct, kw_only=True, gc=False):

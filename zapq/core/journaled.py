@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from zapq.core.line import Run, Taken
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
 from zapq.core.queue import Dropped, Owner, Queue, backoff, counted
 from zapq.core.queue_settings import QueueSettings
@@ -31,6 +30,7 @@ from zapq.core.records import (
     QueuePut,
     row_of,
 )
+from zapq.core.runs import Run, Taken
 from zapq.errors import ReceiptExpired, StorageUnavailable, ZapqError
 from zapq.limits import IDS_AT_ONCE, MAX_BATCH, MAX_BATCH_BYTES
 

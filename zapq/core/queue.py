@@ -40,9 +40,10 @@ from zapq.core.deadlines import Deadlines, smallest
 from zapq.core.drain_rate import DrainRate
 from zapq.core.image import QueueImage
 from zapq.core.leases import Leases
-from zapq.core.line import Line, Run, Taken
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.ready import ReadyQueue
+from zapq.core.runs import Run, Taken
 from zapq.errors import InvalidParameter, QueueFull, ReceiptExpired
 from zapq.limits import (
     BACKOFF,
@@ -176,7 +177,7 @@ class Queue:
         """When `tick` is to be called next; later is harmless, but expired messages then live on."""
         self._owner = owner
         self._tag = tag
-        self._lines = [Line() for _ in range(MAX_PRIORITY + 1)]
+        self._lines = [ReadyQueue() for _ in range(MAX_PRIORITY + 1)]
         self._top = 0
         """No line above this one has anyone in it."""
         self._simple = True
@@ -457,7 +458,7 @@ class Queue:
         if rest:
             dropped.append(rest)
         self._expiring.clear()
-        self._lines = [Line() for _ in range(MAX_PRIORITY + 1)]
+        self._lines = [ReadyQueue() for _ in range(MAX_PRIORITY + 1)]
         self._returned = []
         self._tombstones = set()
         self._top = self._ready = 0
@@ -492,7 +493,7 @@ class Queue:
     def swap(self, messages: deque[Message], size: int) -> list[Dropped]:
         """Hold exactly `messages`, whatever the caps say; `replace` tells the rest."""
         dropped = self.clear()
-        self._lines[0] = Line(messages)
+        self._lines[0] = ReadyQueue(messages)
         self._ready = len(messages)
         self._arrived += len(messages)
         self._hold(len(messages), size)
@@ -506,7 +507,7 @@ class Queue:
         """
         self.configure(image.settings)
         self._next_id = image.next_id
-        self._lines[0] = Line(image.in_order)  # type: ignore[arg-type]  # a line takes both
+        self._lines[0] = ReadyQueue(image.in_order)  # type: ignore[arg-type]  # a line takes both
         number = size = 0
         for item in image.in_order:
             number += len(item) if isinstance(item, Run) else 1

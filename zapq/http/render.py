@@ -14,8 +14,8 @@ from functools import lru_cache
 
 import msgspec
 
-from zapq.core.line import Taken
 from zapq.core.message import Lease, Message
+from zapq.core.runs import Taken
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"

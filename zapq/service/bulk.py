@@ -14,10 +14,10 @@ import trio
 
 from zapq.core.idempotency import Keys
 from zapq.core.image import Image
-from zapq.core.line import Run
 from zapq.core.message import Message
 from zapq.core.queue import Dropped, Queue
 from zapq.core.replacement import Replacement
+from zapq.core.runs import Run
 from zapq.store.slices import yield_gil
 
 T = TypeVar("T")

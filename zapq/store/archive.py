@@ -32,9 +32,9 @@ from zlib import crc32
 import msgspec
 
 from zapq.core.image import Image, KeyImage, QueueImage
-from zapq.core.line import Run
 from zapq.core.message import CONTENT_TYPE, OCTETS, Message, Properties
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.runs import Run
 from zapq.errors import SnapshotFailed
 from zapq.limits import DEFAULT_QUEUE, MAX_BLOCK_BYTES, MAX_KEYS, MAX_PRIORITY, QUEUE_NAME
 from zapq.store import slices

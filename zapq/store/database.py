@@ -34,7 +34,6 @@ import msgspec
 from zapq.core.image import QueueImage
 from zapq.core.journaled import Enqueued
 from zapq.core.journaled_broker import KeptQueue
-from zapq.core.line import Run
 from zapq.core.message import DEFAULTS, Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import (
@@ -52,6 +51,7 @@ from zapq.core.records import (
     QueuePut,
     in_wall_time,
 )
+from zapq.core.runs import Run
 from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES, KIB, MIB, SPARE_PAGES
 from zapq.store.wal import PAGE, Damaged, damage_in_log, log_of

@@ -6,8 +6,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zapq.core.line import Line, Taken, is_shortest
 from zapq.core.message import Message, Properties
+from zapq.core.ready import ReadyQueue
+from zapq.core.runs import Taken, is_shortest
 
 ABOUT = Properties(content_type="text/plain")
 BODIES = st.lists(st.binary(max_size=4), min_size=1, max_size=5)
@@ -25,7 +26,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_it_agrees_with_a_list(steps: list[tuple[str, list[bytes], int]]) -> None:
-    line, model, next_id = Line(), list[Message](), 1
+    line, model, next_id = ReadyQueue(), list[Message](), 1
     for verb, bodies, limit in steps:
         match verb:
             case "append":
@@ -62,7 +63,7 @@ def test_it_agrees_with_a_list(steps: list[tuple[str, list[bytes], int]]) -> Non
 
 
 def test_a_message_larger_than_the_limit_is_given_alone() -> None:
-    line = Line()
+    line = ReadyQueue()
     line.extend(1, [b"x" * 10, b"y"], 11, ABOUT)
     line.items.append(Message(3, b"z" * 10))
     sizes = []
@@ -73,13 +74,13 @@ def test_a_message_larger_than_the_limit_is_given_alone() -> None:
 
 
 def test_nothing_is_made_of_nothing() -> None:
-    taken, size = Line().pop_many(5, 4)
+    taken, size = ReadyQueue().pop_many(5, 4)
     assert isinstance(taken, Taken)
     assert (list(taken), size) == ([], 0)
 
 
 def test_messages_that_are_gone_leave_and_runs_stay() -> None:
-    line = Line()
+    line = ReadyQueue()
     for id in (1, 2, 3):
         line.items.append(Message(id, b""))
     line.extend(4, [b"a", b"b"], 2, ABOUT)
@@ -100,7 +101,7 @@ def test_the_shortest_form_is_known_from_its_length(sizes: list[int], longer: in
 
 def test_runs_of_any_number_are_joined_into_one_array() -> None:
     for counts in ((1,), (14, 1), (15, 1), (16, 20), (100, 65_500), (70_000,)):
-        line, everything = Line(), list[bytes]()
+        line, everything = ReadyQueue(), list[bytes]()
         for count in counts:
             bodies = [b"%d" % number for number in range(count)]
             line.extend(len(everything) + 1, bodies, 0, ABOUT, msgspec.msgpack.encode(bodies))

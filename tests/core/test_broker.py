@@ -180,11 +180,11 @@ def test_redrive_into_a_full_queue_loses_nothing(broker: Broker) -> None:
 
 def test_a_redrive_looks_at_no_more_letters_than_it_must(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     stayed: list[bytes] = []
-    stay = Queue.stay
+    keep_here = Queue.keep_here
 
     def note(queue: Queue, message: Message) -> None:
         stayed.append(message.body)
-        stay(queue, message)
+        keep_here(queue, message)
 
     monkeypatch.setattr(Queue, "stay", note)
     settings = QueueSettings(max_receives=1, dead_letter="dead", max_messages=2)

@@ -255,13 +255,13 @@ def give_the_second_first(pop: Pop, queue: Queue, now: float) -> Message | None:
 
 def lose_what_was_accepted(enqueue: Callable[..., Message], queue: Queue, *rest: Any, **options: Any) -> Message:
     message = enqueue(queue, *rest, **options)
-    queue._lines[0].items.pop()
+    queue._by_priority[0].items.pop()
     queue._ready -= 1
     return message
 
 
 def come_back_at_the_end(come_back: Callable[..., None], queue: Queue, message: Message) -> None:
-    queue._lines[0].items.append(message)
+    queue._by_priority[0].items.append(message)
     queue._ready += 1
 
 
@@ -271,12 +271,12 @@ def say_empty(pop: Pop, queue: Queue, now: float) -> Message | None:
 
 def overlook_the_newest(pop: Pop, queue: Queue, now: float) -> Message | None:
     """As if it were sent later, which is wrong only because its producer has been answered."""
-    if not queue._lines[0]:
+    if not queue._by_priority[0]:
         return pop(queue, now)
-    newest = queue._lines[0].items.pop()
+    newest = queue._by_priority[0].items.pop()
     queue._ready -= 1
     message = pop(queue, now)
-    queue._lines[0].items.append(newest)
+    queue._by_priority[0].items.append(newest)
     queue._ready += 1
     return message
 

@@ -220,13 +220,13 @@ class Broker:
                 if feeders and not any(each.has_room_for(0) for each in feeders):
                     break  # all that is behind it would only be taken out and put back
                 continue
-            source.leave(message)
+            source.note_moved(message)
             target.accept_moved(message, Properties(message.content_type, message.priority))
             moved += 1
             if moved == limit:
                 break
         for message in staying:
-            source.stay(message)
+            source.keep_here(message)
         source.paused = paused
         source.note_redriven(moved)
         return Redriven(moved, source.stats().ready)

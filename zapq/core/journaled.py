@@ -1,4 +1,4 @@
-"""A queue on disk: the verbs of `Queue`, each taking effect when the change is written (see `commit.py`).
+"""A queue on disk: the verbs of `Queue`, each taking effect when the change is written (see `records.py`).
 
 In between, what a change is about is in nobody's hands: a new message is in no line but has its room and its id,
 one that is taken is out of its line, a lease that is settled is over but for its message.
@@ -311,7 +311,7 @@ class JournaledQueue(Queue):
     def _admit(self, message: Message, due: float) -> None:
         """Put a new message that is written where it belongs."""
         properties = message.properties
-        items = self._lines[properties.priority].items
+        items = self._by_priority[properties.priority].items
         overtaken = items and items[-1].id > message.id
         if due:
             self._place(message, due, 0.0)
@@ -433,7 +433,7 @@ class _EnqueuedBodies(_OfQueue):
 
     def commit(self) -> None:
         queue = self.queue
-        items = queue._lines[self.properties.priority].items
+        items = queue._by_priority[self.properties.priority].items
         if items and items[-1].id > self.first:
             for at, body in enumerate(self.bodies):
                 queue._become_ready(Message(self.first + at, body, self.properties))
@@ -568,14 +568,14 @@ class Redriving:
     def commit(self) -> None:
         """Move them."""
         for message, move in self.pairs:
-            self.source.leave(message)
+            self.source.note_moved(message)
             move.commit()
         self.source.note_redriven(len(self.pairs))
 
     def revert(self) -> None:
         """Leave them where they are."""
         for message, _ in self.pairs:
-            self.source.stay(message)
+            self.source.keep_here(message)
 
 
 @dataclass(slots=True)

@@ -119,7 +119,7 @@ class JournaledBroker(Broker):
             if len(pairs) == limit:
                 break
         for message in staying:
-            source.stay(message)
+            source.keep_here(message)
         source.paused = paused
         return Redriving(source, pairs), Redriven(len(pairs), source.stats().ready)
 

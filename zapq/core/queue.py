@@ -11,7 +11,7 @@
                    +---------------+-+-------------> the dead-letter queue
                     with a delay       at max_receives
 
-Order is (priority, id), and an id never changes. Messages wait in a line for each priority (`line.py`), so plain
+Order is (priority, id), and an id never changes. Messages wait in a line for each priority (`ready_queue.py`), so plain
 FIFO traffic only touches one deque, and enqueue and dequeue are O(1) at any depth. Messages that come back wait in
 a heap ordered by rank; since each of them may be older than the deques' head, taking compares the two heads: O(log
 r) for r messages that came back. A message whose ttl ends in the middle of a deque stays there as a tombstone:
@@ -131,6 +131,7 @@ class Queue:
     __slots__ = (
         "_acked",
         "_arrived",
+        "_by_priority",
         "_capped",
         "_cleared",
         "_dead_lettered",
@@ -143,7 +144,6 @@ class Queue:
         "_given_before",
         "_leases",
         "_leases_expired",
-        "_lines",
         "_next_id",
         "_owner",
         "_paused",
@@ -177,7 +177,7 @@ class Queue:
         """When `tick` is to be called next; later is harmless, but expired messages then live on."""
         self._owner = owner
         self._tag = tag
-        self._lines = [ReadyQueue() for _ in range(MAX_PRIORITY + 1)]
+        self._by_priority = [ReadyQueue() for _ in range(MAX_PRIORITY + 1)]
         self._top = 0
         """No line above this one has anyone in it."""
         self._simple = True
@@ -185,7 +185,7 @@ class Queue:
         self._returned: list[tuple[int, Message]] = []
         self._ready = 0
         self._tombstones: set[int] = set()
-        """Ids of messages in `_lines` and `_returned` that are gone."""
+        """Ids of messages in `_by_priority` and `_returned` that are gone."""
         self._expiring: Deadlines[Message] = Deadlines()
         """Ready messages with a ttl."""
         self._delayed: Deadlines[Message] = Deadlines()
@@ -248,7 +248,7 @@ class Queue:
         if delay or (properties is not DEFAULTS and (properties.priority or properties.expires < inf)):
             self._place(message, delay, now)
         else:
-            self._lines[0].items.append(message)
+            self._by_priority[0].items.append(message)
             self._ready += 1
         return message
 
@@ -400,15 +400,15 @@ class Queue:
         self._redriven += number
 
     def pop_ready(self, now: float) -> Iterator[Message]:
-        """Take ready messages out one by one; the caller gives each to `leave` or `stay`."""
+        """Take ready messages out one by one; the caller gives each to `note_moved` or `keep_here`."""
         while (message := self._pop(now)) is not None:
             yield message
 
-    def leave(self, message: Message) -> None:
+    def note_moved(self, message: Message) -> None:
         """Hold a message no more that was taken out by `pop_ready`."""
         self._hold(-1, -len(message.body))
 
-    def stay(self, message: Message) -> None:
+    def keep_here(self, message: Message) -> None:
         """Put a message that was taken out by `pop_ready` at its place again."""
         self._become_ready(message)
 
@@ -451,14 +451,14 @@ class Queue:
         O(1) but for messages that are delayed, leased or came back: freeing millions takes long, and the caller
         may do it elsewhere.
         """
-        dropped = [line.items for line in self._lines if line]
+        dropped = [ready_queue.items for ready_queue in self._by_priority if ready_queue]
         rest: Dropped = deque(message for _, message in self._returned)
         rest.extend(self._delayed.clear())
         rest.extend(lease.message for lease in self._leases.clear())
         if rest:
             dropped.append(rest)
         self._expiring.clear()
-        self._lines = [ReadyQueue() for _ in range(MAX_PRIORITY + 1)]
+        self._by_priority = [ReadyQueue() for _ in range(MAX_PRIORITY + 1)]
         self._returned = []
         self._tombstones = set()
         self._top = self._ready = 0
@@ -470,7 +470,7 @@ class Queue:
     def bodies(self) -> list[bytes]:
         """The bodies held, in order; a copy of references, not of the bytes."""
         if self.messages == self._ready and not (self._top or self._returned or self._tombstones):
-            return [message.body for message in self._lines[0]]
+            return [message.body for message in self._by_priority[0]]
         return [message.body for message in sorted(self._held(), key=_rank)]
 
     def reserve(self, number: int) -> int:
@@ -493,7 +493,7 @@ class Queue:
     def swap(self, messages: deque[Message], size: int) -> list[Dropped]:
         """Hold exactly `messages`, whatever the caps say; `replace` tells the rest."""
         dropped = self.clear()
-        self._lines[0] = ReadyQueue(messages)
+        self._by_priority[0] = ReadyQueue(messages)
         self._ready = len(messages)
         self._arrived += len(messages)
         self._hold(len(messages), size)
@@ -507,7 +507,7 @@ class Queue:
         """
         self.configure(image.settings)
         self._next_id = image.next_id
-        self._lines[0] = ReadyQueue(image.in_order)  # type: ignore[arg-type]  # a line takes both
+        self._by_priority[0] = ReadyQueue(image.in_order)  # type: ignore[arg-type]  # it takes both
         number = size = 0
         for item in image.in_order:
             number += len(item) if isinstance(item, Run) else 1
@@ -557,7 +557,7 @@ class Queue:
         One pass over references, some 20 ns each, and no more: whatever takes longer is done when the image is
         read, which may be elsewhere.
         """
-        first, *others = (_copied(line.items) for line in self._lines)
+        first, *others = (_copied(ready_queue.items) for ready_queue in self._by_priority)
         # Only where something has a ttl can anything in the first line have one.
         if self._expiring.entries or self._tombstones:
             others.append(deque(item for item in first if item.properties.expires < inf))
@@ -584,8 +584,8 @@ class Queue:
         """
         match state:
             case "ready":
-                lines = chain.from_iterable(reversed(self._lines))
-                ready = merge((message for _, message in smallest(self._returned)), lines, key=_rank)
+                ready_queues = chain.from_iterable(reversed(self._by_priority))
+                ready = merge((message for _, message in smallest(self._returned)), ready_queues, key=_rank)
                 living = (message for message in ready if message.id not in self._tombstones)
                 return [_sighting(message) for message in islice(living, limit)]
             case "delayed":
@@ -606,8 +606,8 @@ class Queue:
                 return _leased(lease)
         if id in self._tombstones:
             return None
-        for line in self._lines:
-            message = line.find(id)
+        for ready_queue in self._by_priority:
+            message = ready_queue.find(id)
             if message is not None:
                 return _sighting(message)
         return next((_sighting(message) for _, message in self._returned if message.id == id), None)
@@ -659,7 +659,7 @@ class Queue:
                 self._place(message, 0.0, 0.0)
             return
         self._simple &= not properties.priority
-        self._lines[properties.priority].extend(first, bodies, size, properties, packed)
+        self._by_priority[properties.priority].extend(first, bodies, size, properties, packed)
         self._top = max(self._top, properties.priority)
         self._ready += len(bodies)
 
@@ -673,7 +673,7 @@ class Queue:
             self._watch(time)
             return
         self._simple = False
-        self._lines[properties.priority].items.append(message)
+        self._by_priority[properties.priority].items.append(message)
         self._top = max(self._top, properties.priority)
         self._ready += 1
         self._mind(message)
@@ -696,26 +696,26 @@ class Queue:
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
         if self._simple:
-            items = self._lines[0].items
+            items = self._by_priority[0].items
             if not items:
                 return None
             self._ready -= 1
             message = items[0]
             if message.__class__ is Message:
                 return items.popleft()  # type: ignore[return-value]  # as we have just seen
-            return self._lines[0].pop()
+            return self._by_priority[0].pop()
         self._simple = self._is_simple()
         if self._paused:
             return None
         while self._ready:
-            line = self._lines[self._top]
-            while not line.items and self._top:
+            ready_queue = self._by_priority[self._top]
+            while not ready_queue.items and self._top:
                 self._top -= 1
-                line = self._lines[self._top]
-            if self._returned and not (line.items and line.head_rank() < self._returned[0][0]):
+                ready_queue = self._by_priority[self._top]
+            if self._returned and not (ready_queue.items and ready_queue.head_rank() < self._returned[0][0]):
                 message = heappop(self._returned)[1]
             else:
-                message = line.pop()
+                message = ready_queue.pop()
             if self._tombstones and message.id in self._tombstones:
                 self._tombstones.discard(message.id)
                 continue
@@ -732,7 +732,7 @@ class Queue:
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
         if self._simple or self._is_simple():
-            taken, size = self._lines[0].pop_many(limit, MAX_BATCH_BYTES)
+            taken, size = self._by_priority[0].pop_many(limit, MAX_BATCH_BYTES)
             self._ready -= len(taken)
             return taken, size
         taken, size = Taken(), 0
@@ -817,12 +817,12 @@ class Queue:
         tombstones = self._tombstones
         if not tombstones:
             return
-        for line in self._lines:
+        for ready_queue in self._by_priority:
             # Mostly the oldest go first, and they stand in front.
-            line.drop_first(tombstones)
+            ready_queue.drop_first(tombstones)
         if len(tombstones) > self._ready:
-            for line in self._lines:
-                line.keep(lambda message: message.id not in tombstones)
+            for ready_queue in self._by_priority:
+                ready_queue.keep(lambda message: message.id not in tombstones)
             self._returned = [entry for entry in self._returned if entry[1].id not in tombstones]
             heapify(self._returned)
             tombstones.clear()
@@ -871,7 +871,7 @@ class Queue:
         return full
 
     def _held(self) -> Iterator[Message]:
-        ready = chain(chain.from_iterable(self._lines), (message for _, message in self._returned))
+        ready = chain(chain.from_iterable(self._by_priority), (message for _, message in self._returned))
         return chain(
             (message for message in ready if message.id not in self._tombstones),
             self._delayed.values(),
@@ -904,15 +904,15 @@ def _copied(items: deque[Message | Run]) -> deque[Message | Run]:
 
 
 def _others(
-    lines: list[deque[Message | Run]],
+    ready_queues: list[deque[Message | Run]],
     tombstones: set[int],
     returned: list[tuple[int, Message]],
     delayed: dict[int, tuple[float, Message]],
     leases: list[Lease],
 ) -> Iterator[tuple[Message, float]]:
     """Yield messages with when they are ready, those that are gone left out."""
-    in_lines = chain.from_iterable(item if isinstance(item, Run) else (item,) for item in chain(*lines))
-    for message in chain(in_lines, (message for _, message in returned)):
+    in_order = chain.from_iterable(item if isinstance(item, Run) else (item,) for item in chain(*ready_queues))
+    for message in chain(in_order, (message for _, message in returned)):
         if message.id not in tombstones:
             yield message, 0.0
     for due, message in delayed.values():

@@ -45,7 +45,7 @@ class Replacement:
         if DEFAULT_QUEUE not in self.queues:
             self.add(QueueImage(name=DEFAULT_QUEUE, settings=QueueSettings(), in_order=deque(), others=()), now)
         for queue, message in self._failed:
-            queue.leave(message)
+            queue.note_moved(message)
             self.dead_letter(queue, message)
         self._failed = []
 

@@ -127,9 +127,9 @@ MAX_ANSWERS = 64
 """Pipelined requests answered in one go: some 0.3 ms, after which others have their turn."""
 MAX_ANSWERS_BYTES = 256 * KIB
 """Bytes of answers after which no further one is begun: what a client that does not read can make us hold."""
-TURN_STEPS = 256
+TURN_COST = 256
 """Small requests answered before the rest of the program runs: some 2 ms, which timers and other tasks wait."""
-STEP_BYTES = 4 * KIB
+BYTES_PER_COST = 4 * KIB
 """Bytes received or answered that are as much work as one more small request: a batch is up to 4000 of them."""
 ACCEPTS = 32
 """Connections accepted in one go: some 1 ms."""

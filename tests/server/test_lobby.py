@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 import zapq
 from tests.client import ask, connection, open_client, vanish
 from zapq.http import respond
-from zapq.limits import MAX_ANSWERS, STEP_BYTES, TURN_STEPS
+from zapq.limits import BYTES_PER_COST, MAX_ANSWERS, TURN_COST
 from zapq.server.connection import Handoff
 from zapq.server.hotpath import Answers, HotPath, Parked
 from zapq.server.lobby import Guest, Lobby
@@ -331,7 +331,7 @@ async def test_large_batches_do_not_keep_others_waiting(
         for stream in streams:
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 202")
     assert sum(turns) == 30 * len(batch)
-    assert max(turns) <= TURN_STEPS * STEP_BYTES + len(batch)
+    assert max(turns) <= TURN_COST * BYTES_PER_COST + len(batch)
 
 
 @pytest.mark.parametrize(

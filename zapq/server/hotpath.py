@@ -39,12 +39,12 @@ from zapq.http.exchange import note_uncertain
 from zapq.http.guard import Guard
 from zapq.http.metrics import ServerCounts
 from zapq.limits import (
+    BYTES_PER_COST,
     HEADS_REMEMBERED,
     MAX_ANSWERS,
     MAX_ANSWERS_BYTES,
     MAX_BATCH_BYTES,
     MAX_HOT_HEAD_BYTES,
-    STEP_BYTES,
 )
 from zapq.server.hot_head import Head, Verb, cut_key, cut_receipt, may_be_hot, parse_head
 from zapq.service.journal import OpenGroup
@@ -105,7 +105,7 @@ class Answers:
     used = 0
     """How many of the given bytes they answer."""
     requests = 0
-    work = 0
+    cost = 0
     """What it was to answer them, with a small request as the measure."""
     then: Then = "idle"
     """What the rest is. `idle`: there is none. `more`: call again with it. `head`, `body`: a hot request so far;
@@ -250,7 +250,7 @@ class HotPath:
                 break
         answers.used = at
         answers.requests = number = len(parts)
-        answers.work = number + (at + size) // STEP_BYTES
+        answers.cost = number + (at + size) // BYTES_PER_COST
         answers.data = b"".join(parts)
         self._traffic.hot_requests += number
         if changed and journal is not None:
@@ -326,7 +326,7 @@ class HotPath:
             answers.data = self._hand_over(head, queue, given, answers, 0)
         answers.then = "close" if left or head.last else "idle"
         answers.requests = 1
-        answers.work = 1 + len(answers.data) // STEP_BYTES
+        answers.cost = 1 + len(answers.data) // BYTES_PER_COST
         self._traffic.hot_requests += 1
         return answers
 

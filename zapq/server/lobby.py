@@ -30,7 +30,7 @@ from typing import Literal
 import trio
 
 from zapq import logs
-from zapq.limits import ACCEPT_PAUSE, ACCEPTS, RECEIVE_BYTES, STEP_BYTES, TURN_STEPS
+from zapq.limits import ACCEPT_PAUSE, ACCEPTS, BYTES_PER_COST, RECEIVE_BYTES, TURN_COST
 from zapq.server.connection import Connection, Handoff, Site
 from zapq.server.hotpath import Answers, HotPath, Parked
 from zapq.server.listeners import OUT_OF_RESOURCES, ListeningSocket
@@ -197,9 +197,9 @@ class Lobby:
         """Serve whoever is ready, for a bounded time."""
         self._now = trio.current_time()
         self._hot.set_time(time.time(), self._now)
-        steps = 0
+        cost = 0
         with self._hot.written_together():
-            while steps < TURN_STEPS:
+            while cost < TURN_COST:
                 if not self._ready:
                     self._send_answers()
                     self._ready.extend([key.data for key, _ in self._selector.select(0)])
@@ -207,11 +207,11 @@ class Lobby:
                         return
                 guest = self._ready.popleft()
                 if guest is None:
-                    steps += self._accept(nursery)
+                    cost += self._accept(nursery)
                 elif isinstance(guest, Wakeup):
                     guest.answer()
                 elif guest.here:
-                    steps += self._attend(guest)
+                    cost += self._attend(guest)
             self._send_answers()
 
     def _attend(self, guest: Guest) -> int:
@@ -256,7 +256,7 @@ class Lobby:
                 received = len(data)
                 data = self._resume(guest, data)
                 if not data:
-                    return 1 + received // STEP_BYTES
+                    return 1 + received // BYTES_PER_COST
                 # The message it was for is complete, and stored or refused now.
                 guest.release_reservation()
         answers = self._hot.respond(data, wake=self._on_woken)
@@ -268,7 +268,7 @@ class Lobby:
             self._answered.append((guest, answers, rest))
         else:
             self._wait_for_disk(guest, answers, rest)
-        return 1 + answers.work
+        return 1 + answers.cost
 
     def _answer(self, guest: Guest, answers: Answers, rest: bytes) -> None:
         """Send answers, and go on with `rest`, which was received and is not answered yet."""

@@ -90,16 +90,16 @@ MUTANTS = {
         ("tests/server/test_wire_rows.py", "tests/server/test_hostile.py"),
     ),
     "hand-back removed": Mutant(
-        "zapq/service/queue.py",
+        "zapq/service/named_queue.py",
         "        waiter.gone = True\n        self.return_undelivered(waiter.given)\n",
         "        waiter.gone = True\n",
-        ("tests/service/test_service.py", "tests/service/test_queue.py"),
+        ("tests/service/test_service.py", "tests/service/test_named_queue.py"),
     ),
     "waiter rule removed": Mutant(
-        "zapq/service/queue.py",
+        "zapq/service/named_queue.py",
         "        self._waiting_room.leave(waiter)\n        waiter.gone = True\n",
         "",
-        ("tests/service/test_service.py", "tests/service/test_queue.py"),
+        ("tests/service/test_service.py", "tests/service/test_named_queue.py"),
     ),
     "parked client not looked for": Mutant(
         "zapq/server/lobby.py",

@@ -16,7 +16,7 @@ import trio
 
 import zapq
 from tests.test_cli import ENVIRON, assert_one_line, serving
-from zapq.service.queue import NamedQueue
+from zapq.service.named_queue import NamedQueue
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 

@@ -21,7 +21,7 @@ from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
 from zapq.logs import Throttle
-from zapq.service.queue import NamedQueue
+from zapq.service.named_queue import NamedQueue
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.testing import ZapqServer

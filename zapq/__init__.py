@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from zapq.core.queue_settings import QueueSettings as QueueSettings
     from zapq.errors import ZapqError as ZapqError
     from zapq.server import serve as serve
+    from zapq.service.named_queue import NamedQueue as NamedQueue
+    from zapq.service.named_queue import QueueInfo as QueueInfo
+    from zapq.service.named_queue import Settlement as Settlement
     from zapq.service.open import open_service as open_service
-    from zapq.service.queue import NamedQueue as NamedQueue
-    from zapq.service.queue import QueueInfo as QueueInfo
-    from zapq.service.queue import Settlement as Settlement
     from zapq.service.service import QueueService as QueueService
     from zapq.service.service import ServiceStats as ServiceStats
     from zapq.settings import Settings as Settings
@@ -37,9 +37,9 @@ _HOMES = {
     "QueueStats": "zapq.core.queue",
     "ZapqError": "zapq.errors",
     "serve": "zapq.server",
-    "NamedQueue": "zapq.service.queue",
-    "QueueInfo": "zapq.service.queue",
-    "Settlement": "zapq.service.queue",
+    "NamedQueue": "zapq.service.named_queue",
+    "QueueInfo": "zapq.service.named_queue",
+    "Settlement": "zapq.service.named_queue",
     "QueueService": "zapq.service.service",
     "ServiceStats": "zapq.service.service",
     "open_service": "zapq.service.open",

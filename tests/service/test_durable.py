@@ -23,7 +23,7 @@ from zapq.core.records import CommitGroup
 from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
 from zapq.limits import MIB
 from zapq.service.durable import DurableService
-from zapq.service.queue import NamedQueue, Settlement
+from zapq.service.named_queue import NamedQueue, Settlement
 from zapq.settings import Settings
 from zapq.store import database, writer
 from zapq.store.database import Database

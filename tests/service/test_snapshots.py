@@ -17,8 +17,8 @@ from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, Draining, KeyReused, QueueNotFound, ReceiptExpired, SnapshotFailed
 from zapq.service import bulk
+from zapq.service.named_queue import NamedQueue
 from zapq.service.open import open_service
-from zapq.service.queue import NamedQueue
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 

@@ -15,7 +15,7 @@ from zapq.core.message import Draft
 from zapq.http import render, wire
 from zapq.http.exchange import Exchange, declares_body
 from zapq.http.metrics import ServerCounts
-from zapq.service.queue import Accepted, Durability
+from zapq.service.named_queue import Accepted, Durability
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 

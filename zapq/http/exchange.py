@@ -26,7 +26,7 @@ from zapq.errors import ClientGone, MessageTooLarge, ReceivingTooMuch, RequestTi
 from zapq.http import tracing
 from zapq.http.wire import body_limit
 from zapq.limits import SMALL_BODY_BYTES
-from zapq.service.queue import NamedQueue
+from zapq.service.named_queue import NamedQueue
 from zapq.service.reservation import Pool, Reservation
 from zapq.service.waiting import Deliveries
 

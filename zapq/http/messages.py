@@ -11,7 +11,7 @@ from zapq.errors import MessageNotFound
 from zapq.http import render, respond, wire
 from zapq.http.api import Api, exchange_of, read_unused_body
 from zapq.limits import MAX_BATCH, PEEK
-from zapq.service.queue import NamedQueue, Settlement
+from zapq.service.named_queue import NamedQueue, Settlement
 from zapq.service.waiting import Deliveries, Want
 
 

@@ -17,7 +17,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.errors import BatchTooLarge, InvalidParameter, MessageTooLarge, NotAcceptable, UnsupportedType
 from zapq.http.render import JSON, MSGPACK
 from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES
-from zapq.service.queue import Durability, QueueInfo, Settlement
+from zapq.service.named_queue import Durability, QueueInfo, Settlement
 from zapq.settings import parse_seconds
 
 NDJSON = "application/x-ndjson"

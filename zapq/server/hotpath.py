@@ -48,7 +48,7 @@ from zapq.limits import (
 )
 from zapq.server.hot_head import Head, Verb, cut_key, cut_receipt, may_be_hot, parse_head
 from zapq.service.journal import OpenGroup
-from zapq.service.queue import Accepted, NamedQueue
+from zapq.service.named_queue import Accepted, NamedQueue
 from zapq.service.reservation import Reservation
 from zapq.service.service import QueueService
 from zapq.service.waiting import Deliveries, Waiter

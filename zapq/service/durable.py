@@ -28,7 +28,7 @@ from zapq.errors import QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavai
 from zapq.limits import IDEMPOTENCY_WINDOW, MAX_BATCH
 from zapq.service import bulk
 from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, QuiescentSection
-from zapq.service.queue import Accepted, Durability, NamedQueue, Settlement, checked_limit
+from zapq.service.named_queue import Accepted, Durability, NamedQueue, Settlement, checked_limit
 from zapq.service.service import QueueService
 from zapq.service.waiting import Deliveries, Waiter
 from zapq.settings import Settings

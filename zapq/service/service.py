@@ -26,7 +26,7 @@ from zapq.errors import QueueFull, QueueNotFound
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
-from zapq.service.queue import NamedQueue
+from zapq.service.named_queue import NamedQueue
 from zapq.service.reservation import Reservation
 from zapq.service.section import Section
 from zapq.service.snapshots import Snapshots

@@ -25,8 +25,8 @@ from zapq.errors import (
     TooManyQueues,
     TooManyWaiters,
 )
+from zapq.service.named_queue import NamedQueue, Settlement
 from zapq.service.open import open_service
-from zapq.service.queue import NamedQueue, Settlement
 from zapq.service.service import QueueService
 from zapq.service.waiting import Want
 from zapq.settings import Settings

@@ -218,3 +218,9 @@ def test_messages_cost_the_garbage_collector_nothing(queue: Queue) -> None:
     assert not gc.is_tracked(message)
     assert queue.dequeue() is message
     assert not gc.is_tracked(message)
+
+
+def test_what_is_known_of_a_message_has_its_former_name_for_now(queue: Queue) -> None:
+    message = queue.enqueue(b"a")
+    with pytest.warns(DeprecationWarning, match=r"Message\.properties"):
+        assert message.about is message.properties

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from math import inf
 from typing import Annotated
 
@@ -46,6 +47,12 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     """Its sequence number: grows by one for each message a queue accepts, never reused while the queue exists."""
     body: bytes
     properties: Properties = DEFAULTS
+
+    @property
+    def about(self) -> Properties:
+        """Return `properties`, under the name it had before 0.1.0; deprecated."""
+        warnings.warn("Message.about is now Message.properties.", DeprecationWarning, stacklevel=2)
+        return self.properties
 
     @property
     def content_type(self) -> str:

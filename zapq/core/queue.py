@@ -11,8 +11,8 @@
                    +---------------+-+-------------> the dead-letter queue
                     with a delay       at max_receives
 
-Order is (priority, id), and an id never changes. Messages wait in a line for each priority (`ready_queue.py`), so plain
-FIFO traffic only touches one deque, and enqueue and dequeue are O(1) at any depth. Messages that come back wait in
+Order is (priority, id), and an id never changes. Each priority has a `ReadyQueue` (`ready.py`), so simple FIFO
+traffic only touches one deque, and enqueue and dequeue are O(1) at any depth. Messages that come back wait in
 a heap ordered by rank; since each of them may be older than the deques' head, taking compares the two heads: O(log
 r) for r messages that came back. A message whose ttl ends in the middle of a deque stays there as a tombstone:
 skipped when it comes up, swept when the tombstones are the majority.

@@ -160,7 +160,7 @@ class CommitGroup:
         self.log: list[Change | tuple[Entry]] = []
         """Both, in the order in which they came; a note as a tuple of one."""
         self.clock_offset = 0.0
-        """What the clock of the entries lacks to that of the world."""
+        """Seconds to add to the times of the entries to get Unix time."""
         self.failure = ""
         """Why it could not be written."""
 
@@ -192,7 +192,7 @@ class Journal(Protocol):
 
 
 def in_wall_time(entry: Entry, clock_offset: float) -> Entry:
-    """Return `entry` with times of the clock of the world, to which its own lacks `clock_offset`."""
+    """Return `entry` with its times in Unix time: its own and `clock_offset`."""
     replace = msgspec.structs.replace
     match entry:
         case Put() | MessageState():

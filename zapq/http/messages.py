@@ -131,5 +131,5 @@ def _nothing(queue: NamedQueue) -> Response:
 
 
 def _clock_offset() -> float:
-    """What Trio's clock lacks to that of the world."""
+    """Return the seconds to add to Trio's clock to get Unix time."""
     return time.time() - trio.current_time()

@@ -87,7 +87,7 @@ def _taken(message: Message, tail: bytes) -> bytes:
 
 
 def received(given: Message | Lease, clock_offset: float, tail: bytes) -> bytes:
-    """The answer that gives or leases a message; `clock_offset` is what Trio's clock lacks to that of the world."""
+    """The answer that gives or leases a message; Trio's clock and `clock_offset` make Unix time."""
     if isinstance(given, Message):
         return _taken(given, tail)
     message, lease = given.message, given

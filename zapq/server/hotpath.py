@@ -1,8 +1,8 @@
 """The hot requests, bytes in and bytes out: messages sent, taken and acknowledged. No socket, no task.
 
 Hypercorn and Quart can serve any request; the few that are the product need little of what they do. They are
-answered here when they are written plainly (`zapq/server/hot_head.py`) and complete, and only if nobody has to wait
-for it. For everything else the answer is "cold", nothing has been changed, and the same bytes go to h11, which
+answered here when they are written plainly (`zapq/server/hot_head.py`) and complete, and only if nobody has to
+wait for it. For everything else the answer is "cold", nothing has been changed, and the same bytes go to h11, which
 decides. A property test sends the same bytes both ways and compares every byte of the answers
 (tests/server/test_equivalence.py).
 """
@@ -179,9 +179,9 @@ class HotPath:
     ) -> Answers:
         """Answer the hot requests that `data` begins with; no checkpoint.
 
-        `identities` is what the client's certificate says. A bounded number of them, so that nobody can keep the
-        others waiting. The caller writes the answers, or tells `reconcile` how much of them it could not. A long poll
-        is parked for who says by `wake` how to be told that it is over, and otherwise cold.
+        `identities` is what the client's certificate says. The number of requests is bounded, so that no client
+        keeps the others waiting. The caller writes the answers, or tells `reconcile` how much of them it could not.
+        A long poll is parked if `wake` says how to tell its end, and otherwise cold.
         """
         answers = Answers()
         parts: list[bytes] = []

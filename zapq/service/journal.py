@@ -267,7 +267,7 @@ class Journal:
 
 
 class JournaledSection(Section):
-    """A step whose changes are on the disk when its block is left; raises `StorageUnavailable` if they are not.
+    """A section whose changes are on the disk when its block is left; raises `StorageUnavailable` if they are not.
 
     The lock is not held while they are written.
     """
@@ -293,7 +293,7 @@ class JournaledSection(Section):
 
 
 class ExclusiveSection(JournaledSection):
-    """A step after which nothing else changes until it is written; then `afterwards` is called."""
+    """A section after which nothing else changes until it is written; then `afterwards` is called."""
 
     def __init__(self, lock: trio.Lock, journal: Journal, afterwards: Callable[[], object]) -> None:
         super().__init__(lock, journal)
@@ -312,7 +312,7 @@ class ExclusiveSection(JournaledSection):
 
 
 class QuiescentSection(Section):
-    """A step that begins when nothing is on its way to the disk: what it sees is there for good."""
+    """A section that begins when nothing is on its way to the disk: what it sees is there for good."""
 
     def __init__(self, lock: trio.Lock, journal: Journal) -> None:
         super().__init__(lock)

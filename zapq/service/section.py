@@ -1,4 +1,4 @@
-"""Holding a lock for one synchronous step."""
+"""A critical section: a lock held for one synchronous change."""
 
 from __future__ import annotations
 

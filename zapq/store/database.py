@@ -219,7 +219,7 @@ class Database:
         self._connection.close()
 
     def load(self, now: float, clock_offset: float, warning: str = "") -> Contents:
-        """Return all there is, with times by a clock that shows `now` and lacks `clock_offset` to that of the world.
+        """Return all there is, with times by a clock that shows `now`; add `clock_offset` to get Unix time.
 
         Raises `Damaged`, and `CannotStart` if the disk does not let it be read.
         """

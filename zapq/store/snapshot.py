@@ -92,7 +92,7 @@ class SnapshotStore:
     ) -> None:
         """Write `image` as the file `name`, whole and on the disk, or raise `SnapshotFailed`.
 
-        `clock_offset` is how far the wall clock, which says `written`, is ahead of the one the image's times are of.
+        The image's times and `clock_offset` make Unix time, of which `written` is.
         The image is used up by it.
         """
         self._write(name, encode(image, clock_offset, written), checkpoint)
@@ -124,7 +124,7 @@ class SnapshotStore:
         return bodies
 
     def load_all(self, name: str, clock_offset: float, checkpoint: Checkpoint = yield_gil) -> Image:
-        """Return the image in the file `name`, its times those of a clock the wall clock is `clock_offset` ahead of.
+        """Return the image in the file `name`; add `clock_offset` to its times to get Unix time.
 
         Raises `SnapshotFailed` if the file is missing, not a plain file of ours, damaged, or over a cap.
         """

@@ -103,14 +103,14 @@ async def test_every_verb_is_taught_by_a_line_of_curl(zapq_service: QueueService
 @pytest.mark.parametrize("kind", [NamedQueue, QueueService])
 def test_every_verb_in_python_is_named(kind: type) -> None:
     ours = {
-        "use_step",
+        "use_section",
         "take",
         "take_nowait",
         "accept_nowait",
         "wait_nowait",
         "outcome",
         "leave",
-        "take_back",
+        "return_undelivered",
         "put_back",
         "end",
         "rebind",

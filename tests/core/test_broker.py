@@ -186,7 +186,7 @@ def test_a_redrive_looks_at_no_more_letters_than_it_must(broker: Broker, monkeyp
         stayed.append(message.body)
         keep_here(queue, message)
 
-    monkeypatch.setattr(Queue, "stay", note)
+    monkeypatch.setattr(Queue, "keep_here", note)
     settings = QueueSettings(max_receives=1, dead_letter="dead", max_messages=2)
     for name, number in (("work", 2), ("work", 2), ("other", 1)):
         broker.configure(name, settings, 0.0)

@@ -57,11 +57,11 @@ class TestWhereAnyHostWillDo:
         return replace(zapq_settings, allowed_host="*")
 
     @pytest.mark.parametrize("host", ["a..b", ".", "x" * 64, "[", "xn--a", "x:99999"])
-    async def test_a_host_that_is_no_name_does_no_harm(self, zapq_server: ZapqServer, site: str) -> None:
+    async def test_a_host_that_is_no_name_does_no_harm(self, zapq_server: ZapqServer, host: str) -> None:
         async with open_client(zapq_server.url) as client:
-            assert (await client.request("GET", "/livez", headers={"Host": site})).status == 200
-            assert (await client.request("GET", "/nothing", headers={"Host": site})).status == 404
-            assert (await client.request("PUT", "/livez", headers={"Host": site})).status == 405
+            assert (await client.request("GET", "/livez", headers={"Host": host})).status == 200
+            assert (await client.request("GET", "/nothing", headers={"Host": host})).status == 404
+            assert (await client.request("PUT", "/livez", headers={"Host": host})).status == 405
 
 
 async def test_a_cancellation_at_whatever_moment_of_an_answer_is_no_error(

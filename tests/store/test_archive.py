@@ -54,7 +54,7 @@ def jobs(**given: Any) -> QueueImage:
         "settings": QueueSettings(visibility=5.0, max_receives=3, dead_letter="dead"),
         "paused": True,
         "next_id": 90,
-        "plain": deque([
+        "in_order": deque([
             Message(1, b"a"),
             Run(2, 2, 5, apart=(b"bc", b"def")),
             Message(7, b"", Properties("text/plain")),
@@ -107,7 +107,7 @@ def test_times_on_disk_are_those_of_the_wall_clock() -> None:
 @given(steps=STEPS, piece=st.sampled_from([1, 4, 1000]))
 @FIXTURES
 def test_every_queue_comes_back(monkeypatch: pytest.MonkeyPatch, steps: Any, piece: int) -> None:
-    monkeypatch.setattr(slices, "PIECE_MESSAGES", piece)
+    monkeypatch.setattr(slices, "SLICE_MESSAGES", piece)
     queue, now = play(steps)
     before = whole(queue.image(), now)
     [again] = read(written(Image([queue.image()]))).queues

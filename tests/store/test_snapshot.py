@@ -34,7 +34,7 @@ def store(zapq_settings: Settings) -> Iterator[SnapshotStore]:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Make pieces so small that between them they are cut at every place."""
     monkeypatch.setattr(slices, "YIELD_SECONDS", 0)
-    return partial(monkeypatch.setattr, slices, "PIECE_BYTES")
+    return partial(monkeypatch.setattr, slices, "SLICE_BYTES")
 
 
 PIECES = st.sampled_from([1, 2, 3, 5, 8, 40, 256])

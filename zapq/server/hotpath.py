@@ -2,8 +2,8 @@
 
 Hypercorn and Quart can serve any request; the few that are the product need little of what they do. They are
 answered here when they are written plainly (`zapq/server/hot_head.py`) and complete, and only if nobody has to
-wait for it. For everything else the answer is "cold", nothing has been changed, and the same bytes go to h11, which
-decides. A property test sends the same bytes both ways and compares every byte of the answers
+wait for it. For everything else the answer is "cold", nothing has been changed, and the same bytes go to h11,
+which decides. A property test sends the same bytes both ways and compares every byte of the answers
 (tests/server/test_equivalence.py).
 """
 
@@ -180,7 +180,7 @@ class HotPath:
         """Answer the hot requests that `data` begins with; no checkpoint.
 
         `identities` is what the client's certificate says. The number of requests is bounded, so that no client
-        keeps the others waiting. The caller writes the answers, or tells `reconcile` how much of them it could not.
+        keeps the others waiting. The caller writes the answers, or tells `reconcile` how much it could not write.
         A long poll is parked if `wake` says how to tell its end, and otherwise cold.
         """
         answers = Answers()

@@ -167,8 +167,8 @@ class NamedQueue:
         """Store a message at the end of its priority (9 is served first) and return it.
 
         It is ready after `delay` seconds, and gone after `ttl` seconds unless a consumer has it then.
-        `exempt_from_drain` says that receiving it began before `drain`, which then does not refuse it; the step that
-        stores it releases what was `reserved` for it meanwhile. With `durability="memory"` a durable service does
+        `exempt_from_drain` says that receiving it began before `drain`, which then does not refuse it. Storing it
+        releases what was `reserved` for it meanwhile. With `durability="memory"` a durable service does
         not wait for the disk; `"committed"` is what such a service does anyway. Raises
         `MessageTooLarge`, `QueueFull`, `Draining`, `InvalidParameter` for what is out of range, and `NotDurable`
         for `"committed"` in memory. If cancelled, nothing is stored.

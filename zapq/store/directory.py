@@ -49,7 +49,7 @@ class Directory:
         os.close(self.descriptor)
 
     def write(self, name: str, pieces: Iterable[bytes | bytearray], checkpoint: Checkpoint) -> None:
-        """Write `pieces` as the file `name`, whole and on the disk, or raise OSError; call `checkpoint` after each.
+        """Write `pieces` as the file `name`, whole and on the disk, or raise OSError; `checkpoint` follows each.
 
         Then the name still means the older file, if there was one; only if syncing the directory is what
         failed may it mean the new one, which is complete.

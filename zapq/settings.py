@@ -274,7 +274,10 @@ class Settings:
         "", "ZAPQ_SNAPSHOT_ON_EXIT", "file", "Save to this file (.msgpack: all queues) at a graceful stop."
     )
     load_on_start: str = _setting(
-        "", "ZAPQ_LOAD_ON_START", "file", "Load this file at the start; one that is missing is no error."
+        "",
+        "ZAPQ_LOAD_ON_START",
+        "file",
+        "Load this file, or an automatic snapshot that is newer, at the start; none is no error.",
     )
     admin_from: str = _setting(
         "loopback",

@@ -55,6 +55,26 @@ async def test_a_stop_saves_what_was_accepted_to_the_last_and_a_start_loads_it(t
         assert bodies == [b"early", b"late"]
 
 
+async def test_a_start_after_a_crash_loads_the_newest_automatic_snapshot(tmp_path: Path) -> None:
+    async with running(tmp_path, *FLAGS) as server:
+        assert (await ask(server.url, "POST", "/enqueue", b"OLD")).status == 202
+        await server.stop()
+        assert await server.process.wait() == 0
+    async with running(tmp_path, *FLAGS, "--snapshot-every", "1s") as server:
+        assert (await ask(server.url, "GET", "/dequeue")).body == b"OLD"
+        for body in (b"NEW1", b"NEW2"):
+            assert (await ask(server.url, "POST", "/enqueue", body)).status == 202
+        while not any(each["messages"] == 2 for each in (await ask(server.url, "GET", "/snapshots")).json):
+            await trio.sleep(0.05)
+        server.process.kill()
+        await server.process.wait()
+    async with running(tmp_path, *FLAGS, "--snapshot-every", "1s") as server:
+        [warning, *_] = server.messages()
+        assert (warning["level"], warning["asked"]) == ("WARNING", "queues.msgpack")
+        assert [(await ask(server.url, "GET", "/dequeue")).body for _ in range(2)] == [b"NEW1", b"NEW2"]
+        assert (await ask(server.url, "GET", "/dequeue")).status == 204
+
+
 async def test_a_second_signal_saves_nothing(tmp_path: Path) -> None:
     async with running(tmp_path, *FLAGS, "--grace", "600") as server, open_client(server.url) as stalled:
         await stalled.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl")

@@ -398,8 +398,8 @@ def test_only_plain_files_of_ours_are_read_and_listed(
     with pytest.raises(SnapshotFailed, match=r"^odd\.msgpack "):
         store.load_all("odd.msgpack", 0.0)
     assert "odd.msgpack" not in [file.name for file in store.files()]
-    assert store.has("odd.msgpack")
-    assert not store.has("missing.msgpack")
+    assert [each.name for each in store.newest_first("odd.msgpack")] == ["odd.msgpack"]
+    assert store.newest_first("missing.msgpack") == []
 
 
 def test_snapshots_are_listed_by_name_and_nothing_else_is(store: SnapshotStore, tmp_path: Path) -> None:
@@ -416,7 +416,7 @@ def test_snapshots_are_listed_by_name_and_nothing_else_is(store: SnapshotStore, 
         ("d.msgpack", None),
     ]
     store.remove("b.msgpack")
-    assert not store.has("b.msgpack")
+    assert store.newest_first("b.msgpack") == []
     with pytest.raises(SnapshotFailed, match="No such file or directory"):
         store.remove("b.msgpack")
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
-import time
 from collections.abc import Callable
 
 import trio
 
 from zapq import logs
 from zapq.errors import SnapshotFailed
+from zapq.service import bulk
 from zapq.service.snapshots import Snapshots
-
-_OURS = re.compile(r"auto-[0-9]{8}T[0-9]{6}Z\.msgpack", re.ASCII)
+from zapq.store.snapshot import automatic_name
 
 
 class Autosave:
@@ -44,21 +42,21 @@ class Autosave:
         state = self._fingerprint()
         if state == self._saved:
             return
-        name = time.strftime("auto-%Y%m%dT%H%M%SZ.msgpack", time.gmtime())
+        name = automatic_name()
         try:
             number = await self._snapshots.save(name)
             self._saved = state
             logs.say(logging.DEBUG, "snapshot saved", file=name, messages=number)
-            await self._remove_old()
+            await self._remove_old(name)
         except SnapshotFailed as error:
             logs.say(logging.ERROR, "snapshot failed", file=name, reason=error.detail)
         except Exception as error:
             # Whatever it is (no thread can be started, no memory is left): what the queues hold is worth more.
             logs.log.error("snapshot failed", exc_info=error)
 
-    async def _remove_old(self) -> None:
+    async def _remove_old(self, newest: str) -> None:
         store = self._snapshots.store
-        # Sorted by name, they are sorted by time.
-        ours = [file.name for file in await self._snapshots.files() if _OURS.fullmatch(file.name)]
-        for name in ours[: -self._keep]:
-            await trio.to_thread.run_sync(store.remove, name)
+        # Not by their names: a clock that was set back would make the one just written the oldest.
+        ours = await trio.to_thread.run_sync(store.newest_first, newest, bulk.cancellable_yield)
+        for each in ours[self._keep :]:
+            await trio.to_thread.run_sync(store.remove, each.name)

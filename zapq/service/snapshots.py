@@ -52,6 +52,7 @@ class Snapshots:
         """Files that were written."""
         self.failed = 0
         """Files that could not be written."""
+        self._last_written = 0.0
 
     async def save(self, name: str) -> int:
         """Write the file `name` and return how many messages it holds; see `QueueService.snapshot`."""
@@ -75,18 +76,41 @@ class Snapshots:
         return await self._load_default(name)
 
     async def load_at_start(self, name: str) -> None:
-        """Begin with what the file `name` holds, or with nothing if there is none: it may be the very first start.
+        """Begin with what the newest file holds: `name`, or an automatic snapshot, which is logged then.
 
-        Raises `CannotStart` for a file that cannot be loaded.
+        Without any, begin with nothing: it may be the very first start. Raises `CannotStart` if the newest file
+        cannot be loaded; an older one is never loaded in its place.
         """
-        if not await trio.to_thread.run_sync(self.store.has, name):
-            logs.say(logging.WARNING, "nothing to load; starting empty", file=name)
-            return
         try:
-            number = await self._service.restore(name)
+            saved = await trio.to_thread.run_sync(self.store.newest_first, name, bulk.cancellable_yield)
         except SnapshotFailed as error:
             raise CannotStart(f"--load-on-start: {error.detail}") from error
-        logs.say(logging.INFO, "snapshot loaded", file=name, messages=number)
+        if not saved:
+            logs.say(logging.WARNING, "nothing to load; starting empty", file=name)
+            return
+        newest, *older = saved
+        properties = {"file": newest.name, "saved": _as_text(newest.at)}
+        if newest.name != name:
+            reason = f"There is no {name}."
+            for each in older:
+                if each.name == name:
+                    reason = (
+                        f"{name} is older: it was saved at {_as_text(each.at)}. To load it, move the automatic"
+                        " snapshots that are newer out of the data directory."
+                    )
+            logs.say(
+                logging.WARNING, "loading an automatic snapshot instead", **properties, asked=name, reason=reason
+            )
+        try:
+            number = await self._service.restore(newest.name)
+        except SnapshotFailed as error:
+            other = f"{older[0].name}, which is older" if older else "nothing"
+            raise CannotStart(
+                f"--load-on-start: {error.detail} To start with {other}, move {newest.name} out of the data"
+                " directory."
+            ) from error
+        self._last_written = newest.at
+        logs.say(logging.INFO, "snapshot loaded", **properties, messages=number)
 
     async def save_at_exit(self) -> None:
         """Save to the file that was asked for, if one was, and only the first time this is called.
@@ -119,7 +143,11 @@ class Snapshots:
             number = service.broker.messages
             now = time.time()
             clock_offset = now - trio.current_time()
-        await trio.to_thread.run_sync(self.store.save_all, name, image, clock_offset, now, bulk.cancellable_yield)
+        # Later than the last one, also if the clock was set back: a start loads what was written last.
+        self._last_written = max(now, self._last_written + 0.001)
+        await trio.to_thread.run_sync(
+            self.store.save_all, name, image, clock_offset, self._last_written, bulk.cancellable_yield
+        )
         return number
 
     async def _save_default(self, name: str) -> int:
@@ -144,3 +172,7 @@ class Snapshots:
             service.hand_out()
         await bulk.free_elsewhere(dropped)
         return number
+
+
+def _as_text(at: float) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(at))}.{int(at % 1 * 1000):03}Z"

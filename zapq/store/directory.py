@@ -92,13 +92,12 @@ class Directory:
                 if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
                     yield name, status
 
-    def has(self, name: str) -> bool:
-        """Whether there is something called `name`, be it a link to nothing."""
+    def modified(self, name: str) -> float | None:
+        """Return when `name`, be it a link to nothing, was modified, or None if there is no such name."""
         try:
-            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+            return os.stat(name, dir_fd=self.descriptor, follow_symlinks=False).st_mtime
         except FileNotFoundError:
-            return False
-        return True
+            return None
 
     def remove(self, name: str) -> None:
         """Remove the file `name`; OSError if that is impossible."""

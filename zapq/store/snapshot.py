@@ -7,6 +7,8 @@ Everything here is synchronous and meant for a worker thread.
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from zapq.store.directory import Directory
 from zapq.store.slices import Checkpoint, yield_gil
 
 MSGPACK = ".msgpack"
+_AUTOMATIC = re.compile(r"auto-[0-9]{8}T[0-9]{6}Z\.msgpack", re.ASCII)
 _BODIES = msgspec.json.Decoder(list[bytes | None])
 _SPACE = b" \t\r\n"
 """What JSON calls white space; `bytes.strip` knows more."""
@@ -40,6 +43,20 @@ def snapshot_name(name: str) -> str:
             parameter="file",
         )
     return name
+
+
+def automatic_name() -> str:
+    """Return the name of an automatic snapshot that is saved now."""
+    return time.strftime("auto-%Y%m%dT%H%M%SZ.msgpack", time.gmtime())
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A snapshot that could be loaded at the start."""
+
+    name: str
+    at: float
+    """When it was saved, in seconds since 1970: what a `*.msgpack` file records, else when it was modified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +155,22 @@ class SnapshotStore:
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
 
-    def has(self, name: str) -> bool:
-        """Whether there is something called `name`, be it what it may."""
-        return self._directory.has(name)
+    def newest_first(self, name: str, checkpoint: Checkpoint = yield_gil) -> list[Saved]:
+        """Return the file `name`, if there is one, and all automatic snapshots, the newest first.
+
+        Of two that are equally old `name` comes first. Raises `SnapshotFailed` if the directory cannot be read.
+        """
+        saved: list[Saved] = []
+        try:
+            automatic = [each for each, _ in self._directory.files() if _AUTOMATIC.fullmatch(each)]
+            for each in dict.fromkeys((name, *automatic)):
+                at = self._saved_at(each)
+                if at is not None:
+                    saved.append(Saved(each, at))
+                checkpoint()
+        except OSError as error:
+            raise SnapshotFailed(f"The data directory could not be read: {error.strerror}.") from error
+        return sorted(saved, key=lambda each: each.at, reverse=True)
 
     def files(self, checkpoint: Checkpoint = yield_gil) -> list[SnapshotFile]:
         """Return every snapshot there is, by name; raises `SnapshotFailed` if the directory cannot be read."""
@@ -160,6 +190,13 @@ class SnapshotStore:
             self._directory.remove(snapshot_name(name))
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be removed: {error.strerror}.") from error
+
+    def _saved_at(self, name: str) -> float | None:
+        # A file whose head is damaged does not tell. Whatever else is wrong with it, loading it will tell.
+        if name.endswith(MSGPACK):
+            with suppress(OSError, SnapshotFailed), self._directory.open(name) as (file, size):
+                return Archive(file, size, name).written
+        return self._directory.modified(name)
 
     def _totals(self, name: str) -> Totals | None:
         if not name.endswith(MSGPACK):

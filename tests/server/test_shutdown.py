@@ -69,7 +69,7 @@ async def test_with_nobody_connected_it_ends_in_order(tmp_path: Path) -> None:
         await server.stop(signal.SIGINT)
         assert await server.process.wait() == 0
         said = [line["msg"] for line in server.messages()]
-        assert said == ["queue listening", "shutdown signal received", "bye"]
+        assert said == ["queue listening", "shutdown signal received", "messages lost", "bye"]
 
 
 async def test_every_well_behaved_client_is_answered_and_no_idle_one_waited_for(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ async def run_server(
     access = Access(settings)
     with open_listening_socket(settings) as listening:
         async with AsyncExitStack() as stack:
-            saves = service is None and settings.snapshot_on_exit != ""
+            ours = service is None
+            saves = ours and settings.snapshot_on_exit != ""
             if service is None:
                 service = await stack.enter_async_context(open_service(settings))
             counts, trace_ids, refusals = ServerCounts(), TraceIds(), logs.Throttle()
@@ -86,8 +87,29 @@ async def run_server(
             if saves and budget.cancelled_caught:
                 service.snapshots.at_exit = ""
                 failed = SnapshotFailed(f"{settings.snapshot_on_exit} could not be written: the grace ran out.")
+            if ours and failed is None:
+                _warn_of_losses(service, settings)
     if failed is not None:
         raise failed
+
+
+def _warn_of_losses(service: QueueService, settings: Settings) -> None:
+    """Log how many messages end with the service, if any do, and how to keep them."""
+    if settings.snapshot_on_exit.endswith(".msgpack"):
+        return
+    messages, queues = service.unsaved()
+    if not messages:
+        return
+    reason = (
+        "They were in memory only. To keep them, start with --durable, or with --snapshot-on-exit NAME.msgpack and"
+        " --load-on-start NAME.msgpack."
+    )
+    if settings.snapshot_on_exit:
+        reason = (
+            f"{settings.snapshot_on_exit} keeps the default queue only. To keep all queues, start with --durable,"
+            " or give a file that ends in .msgpack."
+        )
+    logs.say(logging.WARNING, "messages lost", messages=messages, queues=queues, reason=reason)
 
 
 @asynccontextmanager

@@ -53,6 +53,10 @@ class Snapshots:
         self.failed = 0
         """Files that could not be written."""
         self._last_written = 0.0
+        self._kept: object = None
+        """The fingerprint of what the last `*.msgpack` file holds, and the statistics of ..."""
+        self._kept_default: object = None
+        """... the default queue when the last `*.json` file was written."""
 
     async def save(self, name: str) -> int:
         """Write the file `name` and return how many messages it holds; see `QueueService.snapshot`."""
@@ -130,6 +134,16 @@ class Snapshots:
             raise
         logs.say(logging.INFO, "snapshot saved", file=name, messages=number)
 
+    def unsaved(self) -> tuple[int, int]:
+        """Return how many messages, in how many queues, are in no file, as far as this service has written them."""
+        service = self._service
+        if self._kept == service.fingerprint():
+            return 0, 0
+        default = service.broker.default
+        kept = self._kept_default == default.stats()
+        held = [len(queue) for queue in service.broker.queues.values() if not (kept and queue is default)]
+        return sum(held), sum(map(bool, held))
+
     async def files(self) -> list[SnapshotFile]:
         """Return every snapshot in the data directory, by name; `SnapshotFailed` if it cannot be read."""
         return await trio.to_thread.run_sync(self.store.files, bulk.cancellable_yield)
@@ -141,6 +155,7 @@ class Snapshots:
             names = {queue.number: queue.name for queue in queues}
             image = Image([queue.image() for queue in queues], service.keys.image(names))
             number = service.broker.messages
+            state = service.fingerprint()
             now = time.time()
             clock_offset = now - trio.current_time()
         # Later than the last one, also if the clock was set back: a start loads what was written last.
@@ -148,12 +163,15 @@ class Snapshots:
         await trio.to_thread.run_sync(
             self.store.save_all, name, image, clock_offset, self._last_written, bulk.cancellable_yield
         )
+        self._kept = state
         return number
 
     async def _save_default(self, name: str) -> int:
         async with self._service.quiescent:
             bodies = self._service.broker.default.bodies()
+            state = self._service.broker.default.stats()
         await trio.to_thread.run_sync(self.store.save, name, bodies, bulk.cancellable_yield)
+        self._kept_default = state
         return len(bodies)
 
     async def _load_default(self, name: str) -> int:

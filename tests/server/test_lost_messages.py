@@ -12,8 +12,8 @@ from tests.server.test_shutdown import running
 
 ADVICE = (
     "They were in memory only. To keep them, start with --durable, or with --snapshot-on-exit NAME.msgpack and"
+    " --load-on-start NAME.msgpack."
 )
-ADVICE += " --load-on-start NAME.msgpack."
 
 
 async def warnings(tmp_path: Path, *flags: str, sent: int = 2, save: str = "") -> list[dict[str, Any]]:

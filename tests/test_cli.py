@@ -110,6 +110,18 @@ def test_what_needs_no_server_imports_none(arguments: list[str]) -> None:
     assert shown.returncode == 0, shown.stderr
 
 
+def test_variables_that_contradict_each_other_are_one_line_and_exit_code_2() -> None:
+    assert_one_line(run(QUEUE_MAX_MSGS="5", ZAPQ_MAX_MSGS="6"), 2, "contradict each other: set one of them.")
+
+
+def test_an_unknown_variable_is_a_warning_at_the_start(tmp_path: Path) -> None:
+    with serving(tmp_path, "--addr", "127.0.0.1:0", ZAPQ_MAX_MSG="secret") as (_, line):
+        [warning] = messages(line)
+        assert (warning["level"], warning["msg"]) == ("WARNING", "unknown variable in the environment")
+        assert (warning["variable"], warning["nearest"]) == ("ZAPQ_MAX_MSG", "ZAPQ_MAX_MSGS")
+        assert "secret" not in line
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     directory = tmp_path_factory.mktemp("certificates")

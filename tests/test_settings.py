@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 from zapq.errors import InvalidSetting
-from zapq.settings import Address, Option, Settings, load, options, parse_address, parse_duration, parse_size
+from zapq.settings import (
+    Address,
+    Option,
+    Settings,
+    load,
+    options,
+    parse_address,
+    parse_duration,
+    parse_size,
+    unknown_variables,
+)
 
 INVALID = {
     "address": ["", "8080", ":65536", "host", "unix:", "fd://x", "a b:1", "h\x7f:1"],
@@ -144,6 +154,60 @@ def test_an_empty_variable_counts_as_not_set(option: Option, tmp_path: Path) -> 
     file = toml(tmp_path, f'{option.name} = "{one}"')
     told = load(flags=COMPANIONS.get(option.name, {}), environ={option.env: ""}, config=file)
     assert getattr(told, option.name) == meaning
+
+
+@pytest.mark.parametrize("variable", ["ZAPQ_MAX_MSGS", "QUEUE_MAX_MSGS"])
+def test_the_original_s_variables_have_a_name_like_all_others_too(variable: str) -> None:
+    assert load(flags={}, environ={variable: "5"}).max_msgs == 5
+    assert load(flags={"max_msgs": "7"}, environ={variable: "5"}).max_msgs == 7
+    assert load(flags={}, environ={"ZAPQ_MAX_BYTES": "1M", variable: "5"}).max_bytes == 1 << 20
+    with pytest.raises(InvalidSetting, match=f"^{variable}='x': give a whole number"):
+        load(flags={}, environ={variable: "x"})
+
+
+def test_both_variables_of_a_setting_may_be_set_if_they_say_the_same() -> None:
+    environ = {"ZAPQ_MAX_BYTES": "1G", "QUEUE_MAX_BYTES": "1024M", "ZAPQ_MAX_MSGS": "", "QUEUE_MAX_MSGS": "5"}
+    told = load(flags={}, environ=environ)
+    assert (told.max_bytes, told.max_msgs) == (1 << 30, 5)
+    with pytest.raises(InvalidSetting) as refusal:
+        load(flags={}, environ=environ | {"ZAPQ_MAX_MSGS": "6"})
+    assert refusal.value.detail == (
+        "QUEUE_MAX_MSGS='5' and ZAPQ_MAX_MSGS='6' contradict each other: set one of them."
+    )
+    assert load(flags={"max_msgs": "7"}, environ=environ | {"ZAPQ_MAX_MSGS": "6"}).max_msgs == 7
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("ZAPQ_MAX_MSG", "ZAPQ_MAX_MSGS"),
+        ("ZAPQ_SNAPSHOTS_EVERY", "ZAPQ_SNAPSHOT_EVERY"),
+        ("ZAPQ_TOKENS", "ZAPQ_TOKEN"),
+        ("ZAPQ_HTTP", "ZAPQ_HTTP2"),
+        ("ZAPQ_PORT", None),
+    ],
+)
+def test_an_unknown_variable_is_found_with_what_was_probably_meant(variable: str, meant: str | None) -> None:
+    assert unknown_variables({variable: "1", "HOME": "/"}) == {variable: meant}
+
+
+def test_known_variables_and_those_of_container_platforms_are_not_unknown() -> None:
+    known = {name: "1" for option in options() for name in option.variables}
+    known |= {"ZAPQ_CONFIG": "a", "ZAPQ_TOKEN": "a", "ZAPQ_URL": "a", "ZAPQ_NO_SUCH": "", "QUEUE_NAME": "a"}
+    # Kubernetes tells every container of a service called zapq, or zapq-admin, and Docker of a link.
+    known |= {
+        "ZAPQ_SERVICE_HOST": "10.0.0.1",
+        "ZAPQ_SERVICE_PORT": "8080",
+        "ZAPQ_SERVICE_PORT_HTTP": "8080",
+        "ZAPQ_PORT": "tcp://10.0.0.1:8080",
+        "ZAPQ_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+        "ZAPQ_PORT_8080_TCP_PROTO": "tcp",
+        "ZAPQ_PORT_8080_TCP_PORT": "8080",
+        "ZAPQ_PORT_8080_TCP_ADDR": "10.0.0.1",
+        "ZAPQ_ADMIN_SERVICE_HOST": "10.0.0.1",
+        "ZAPQ_ADMIN_PORT": "udp://10.0.0.1:8080",
+    }
+    assert unknown_variables(known) == {}
 
 
 def test_variables_that_are_not_ours_are_nothing_to_us() -> None:

@@ -19,7 +19,7 @@ from zapq.allocator import give_back_large_blocks
 from zapq.command.commands import COMMANDS, CONTEXT
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, exit_process, fail, run
 from zapq.errors import InvalidSetting, ZapqError
-from zapq.settings import Option, Settings, load, options
+from zapq.settings import Option, Settings, load, options, unknown_variables
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -76,6 +76,9 @@ def _serve(**flags: Any) -> int:
     config = flags.pop("config") or os.environ.get("ZAPQ_CONFIG")
     settings = load(flags=flags, environ=os.environ, config=config)
     with logs.written_aside(settings):
+        for variable, nearest in unknown_variables(os.environ).items():
+            meant = {"nearest": nearest} if nearest else {}
+            logs.say(logging.WARNING, "unknown variable in the environment", variable=variable, **meant)
         handover.check(settings)
         with systemd.open_notifier(handover.notify_socket) as notifier:
             return trio.run(serve_until_signalled, settings, notifier, handover.watchdog)

@@ -25,6 +25,8 @@ MAX_BACKOFF = 60.0
 """... up to this."""
 TOKEN_VARIABLE = "ZAPQ_TOKEN"  # noqa: S105 (the name of a place, not what is there)
 """Where the environment has a token: one the server lets in, or the one a command shows to a server."""
+URL_VARIABLE = "ZAPQ_URL"
+"""Where the environment says which server a command asks."""
 MIN_TOKEN = 16
 """Characters of a token somebody chooses: at a thousand guesses a second, even half as many random ones last."""
 TOKEN_BYTES = 32

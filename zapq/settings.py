@@ -11,12 +11,22 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from functools import cache
 from ipaddress import IPv6Address
 from typing import Any, Literal
 
 from zapq.errors import InvalidSetting
-from zapq.limits import KIB, MAX_MESSAGE_BYTES, MIB, MIN_SNAPSHOT_EVERY, MIN_TOKEN, SNAPSHOT_NAME, TOKEN_VARIABLE
+from zapq.limits import (
+    KIB,
+    MAX_MESSAGE_BYTES,
+    MIB,
+    MIN_SNAPSHOT_EVERY,
+    MIN_TOKEN,
+    SNAPSHOT_NAME,
+    TOKEN_VARIABLE,
+    URL_VARIABLE,
+)
 
 Kind = Literal["text", "address", "hosts", "size", "whole", "seconds", "choice", "switch", "file"]
 
@@ -41,6 +51,11 @@ class Option:
     def flag(self) -> str:
         """The option's spelling on the command line; what is on by default can be switched off."""
         return ("--no-" if self.default is True else "--") + self.name.replace("_", "-")
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The environment variables it can have: the original's name, and ZAPQ_ with its own."""
+        return tuple(dict.fromkeys((self.env, f"ZAPQ_{self.name.upper()}")))
 
     @property
     def default_text(self) -> str:
@@ -409,15 +424,45 @@ def load(*, flags: Mapping[str, str | None], environ: Mapping[str, str], config:
     from_file = _read_toml(config) if config else {}
     values: dict[str, Any] = {"token": environ.get(TOKEN_VARIABLE, "")}
     for option in options():
-        flag, variable = flags.get(option.name), environ.get(option.env)
+        flag = flags.get(option.name)
+        said = {f"{each}={environ[each]!r}": environ[each] for each in option.variables if environ.get(each)}
         if flag is not None:
             values[option.name] = _parsed(option, flag, f"{option.flag} {flag!r}")
-        elif variable:
-            values[option.name] = _parsed(option, variable, f"{option.env}={variable!r}")
+        elif said:
+            meanings = {_parsed(option, text, place) for place, text in said.items()}
+            if len(meanings) > 1:
+                raise InvalidSetting(
+                    f"{' and '.join(said)} contradict each other: set one of them.", setting=option.name
+                )
+            [values[option.name]] = meanings
         elif option.name in from_file:
             text = from_file[option.name]
             values[option.name] = _parsed(option, text, f"{config}: {option.name} = {text!r}")
     return Settings(**values)
+
+
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Return each variable that looks like a setting and is none, with the one that was probably meant."""
+    known = {each for option in options() for each in option.variables} | _OTHER_VARIABLES
+    # Compared without what all have in common, or they would all look alike.
+    names = {each.removeprefix("ZAPQ_"): each for each in sorted(known)}
+    unknown: dict[str, str | None] = {}
+    for name, text in sorted(environ.items()):
+        if text and name.startswith("ZAPQ_") and name not in known and not _is_of_a_platform(name, text):
+            nearest = get_close_matches(name.removeprefix("ZAPQ_"), names, 1)
+            unknown[name] = names[nearest[0]] if nearest else None
+    return unknown
+
+
+_OTHER_VARIABLES = {"ZAPQ_CONFIG", TOKEN_VARIABLE, URL_VARIABLE}
+"""Those that are no setting, and those of the commands for clients."""
+
+
+def _is_of_a_platform(name: str, text: str) -> bool:
+    """Whether Kubernetes or Docker sets this variable in the containers of a service called zapq."""
+    if name.endswith("_PORT") and re.match("(tcp|udp|sctp)://", text):
+        return True
+    return bool(re.search(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)\Z", name))
 
 
 def _parsed(option: Option, text: str, place: str) -> str | int | float | bool:

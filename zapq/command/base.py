@@ -11,6 +11,7 @@ import click
 
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, fail
 from zapq.command.http import Failed, parse_url
+from zapq.limits import URL_VARIABLE
 
 
 class Local(click.Command):
@@ -39,7 +40,7 @@ class Remote(Local):
         self.params.append(
             click.Option(
                 ["--url"],
-                envvar="ZAPQ_URL",
+                envvar=URL_VARIABLE,
                 default="http://127.0.0.1:8080",
                 show_default=True,
                 show_envvar=True,

@@ -195,7 +195,8 @@ class SnapshotStore:
         # A file whose head is damaged does not tell. Whatever else is wrong with it, loading it will tell.
         if name.endswith(MSGPACK):
             with suppress(OSError, SnapshotFailed), self._directory.open(name) as (file, size):
-                return Archive(file, size, name).written
+                written: float = Archive(file, size, name).written
+                return written
         return self._directory.modified(name)
 
     def _totals(self, name: str) -> Totals | None:

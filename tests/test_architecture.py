@@ -21,7 +21,7 @@ MODULES = {
 MAY_USE = {
     "errors": set[str](),
     "limits": set[str](),
-    "settings": {"errors", "limits"},
+    "settings": {"errors", "limits", "core"},
     "core": {"errors", "limits"},
     "access": {"errors", "limits", "settings"},
     "logs": {"limits", "settings", "spool"},

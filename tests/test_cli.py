@@ -114,6 +114,32 @@ def test_variables_that_contradict_each_other_are_one_line_and_exit_code_2() -> 
     assert_one_line(run(QUEUE_MAX_MSGS="5", ZAPQ_MAX_MSGS="6"), 2, "contradict each other: set one of them.")
 
 
+@pytest.mark.parametrize("durable", [[], ["--durable"]], ids=repr)
+def test_a_file_declares_queues_that_are_there_from_the_start(tmp_path: Path, durable: list[str]) -> None:
+    file = tmp_path / "zapq.toml"
+    file.write_text('addr = "127.0.0.1:0"\n[queues.jobs]\nvisibility = "5m"\n')
+    with serving(tmp_path, "--config", str(file), *durable) as (process, line):
+        assert process.stdout is not None
+        if durable:
+            line = process.stdout.readline()
+        connection = http.client.HTTPConnection(messages(line)[0]["addr"], timeout=30)
+        connection.request("GET", "/queues")
+        shown = msgspec.json.decode(connection.getresponse().read())
+        connection.close()
+    assert [(queue["name"], queue["settings"]["visibility"]) for queue in shown] == [
+        ("default", 30),
+        ("jobs", 300),
+    ]
+
+
+def test_a_queue_that_is_declared_wrong_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    file = tmp_path / "zapq.toml"
+    file.write_text("[queues.jobs]\nvisibilty = 300")
+    assert_one_line(
+        run("--config", str(file)), 2, f"{file}: [queues.jobs]: 'visibilty' is not a setting of a queue."
+    )
+
+
 def test_an_unknown_variable_is_a_warning_at_the_start(tmp_path: Path) -> None:
     with serving(tmp_path, "--addr", "127.0.0.1:0", ZAPQ_MAX_MSG="secret") as (_, line):
         [warning] = messages(line)

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from zapq.access.access import Access
+from zapq.core.queue_settings import QueueSettings
 from zapq.http.app import create_app
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts, as_json
 from zapq.logs import Throttle
 from zapq.service.service import QueueService
-from zapq.settings import Option, Settings, options
+from zapq.settings import Option, Settings, load, options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -56,6 +57,14 @@ def test_the_testing_example_passes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", str(tmp_path)]
     shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert "1 passed" in shown.stdout, shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/queues.md"])
+def test_the_files_that_declare_queues_are_taken(document: str, tmp_path: Path) -> None:
+    [example] = re.findall(r"```toml\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    (tmp_path / "zapq.toml").write_text(example)
+    declared = load(flags={}, environ={}, config=str(tmp_path / "zapq.toml")).queues
+    assert declared["emails"] == QueueSettings(visibility=300, max_receives=5, dead_letter="emails.dead")
 
 
 PAGES = ("access", "client", "deploy", "durability", "found", "inside", "queues", "snapshots")

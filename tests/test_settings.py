@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidSetting
 from zapq.settings import (
     Address,
@@ -316,6 +317,84 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 def test_files_that_make_no_sense_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(InvalidSetting, match=complaint):
         load_file(tmp_path, text)
+
+
+def test_the_file_declares_queues(tmp_path: Path) -> None:
+    settings = load_file(
+        tmp_path,
+        """
+        max_msgs = 5
+        [queues.jobs]
+        visibility = "5m"
+        max_receives = 5
+        dead_letter = "jobs.dead"
+        max_bytes = "64M"
+        [queues."jobs.dead"]
+        ttl = 86400
+        [queues.plain]
+        """,
+    )
+    assert settings.max_msgs == 5
+    assert settings.queues == {
+        "jobs": QueueSettings(visibility=300, max_receives=5, dead_letter="jobs.dead", max_bytes=64 << 20),
+        "jobs.dead": QueueSettings(ttl=86400),
+        "plain": QueueSettings(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("queues = 5", "queues must be tables, such as [queues.jobs]."),
+        ("[queues]\njobs = 5", "[queues.jobs] must be a table."),
+        ("[queues.'a b']", """[queues."a b"]: queue must be 1 to 80 letters"""),
+        (
+            "[queues.jobs]\nvisibilty = 5",
+            "[queues.jobs]: 'visibilty' is not a setting of a queue. These are: max_messages",
+        ),
+        (
+            "[queues.jobs.dead]\nttl = 5",
+            """[queues.jobs]: 'dead' is not a setting of a queue. For a queue of that name, write"""
+            """ [queues."jobs.dead"].""",
+        ),
+        ("[queues.jobs]\nvisibility = 43201", "[queues.jobs] visibility = 43201: Expected `float` <= 43200.0."),
+        ("[queues.jobs]\nvisibility = 'soon'", "[queues.jobs] visibility = 'soon': give seconds"),
+        ("[queues.jobs]\nmax_bytes = '1T'", "[queues.jobs] max_bytes = '1T': give bytes"),
+        (
+            "[queues.jobs]\nmax_messages = '5'",
+            "[queues.jobs] max_messages = '5': Expected `int | null`, got `str`.",
+        ),
+        ('[queues."a\\nb"]', r"""[queues."a\nb"]: queue must be 1 to 80 letters"""),
+        ("[queues.jobs]\nmax_messages = 2020-01-01", "[queues.jobs] max_messages"),
+        (
+            "[queues.jobs]\nmax_receives = 5",
+            "[queues.jobs] dead_letter: max_receives and dead_letter need each other",
+        ),
+        (
+            "[queues.a]\nmax_receives = 5\ndead_letter = 'b'\n[queues.b]\nmax_receives = 5\ndead_letter = 'a'",
+            "[queues.b] dead_letter: Dead letters would go round in a circle.",
+        ),
+        ("max_queues = 2\n[queues.a]\n[queues.b]", "[queues.b]: There are as many queues as --max-queues allows."),
+    ],
+)
+def test_queues_that_make_no_sense_are_refused_with_file_section_and_key(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
+    with pytest.raises(InvalidSetting) as refusal:
+        load_file(tmp_path, text)
+    assert refusal.value.detail.startswith(f"{tmp_path / 'zapq.toml'}: {complaint}")
+    assert refusal.value.members == {"setting": "queues"}
+
+
+def test_queues_declared_by_hand_are_checked_too() -> None:
+    for queues, complaint in (
+        ({"jobs": QueueSettings(visibility=-1)}, r"^\[queues\.jobs\]: .*>= 0"),
+        ({"jobs": {"visibility": 5}}, r"^\[queues\.jobs\]: give QueueSettings\.$"),
+        ({"a b": QueueSettings()}, r"^\[queues\.\"a b\"\]"),
+    ):
+        with pytest.raises(InvalidSetting, match=complaint):
+            Settings(queues=queues)  # type: ignore[arg-type]
+    assert hash(Settings(queues={"jobs": QueueSettings()}))
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ serve = click.Command(
     help=_serve.__doc__,
     params=[
         *map(_click_option, options()),
-        click.Option(["--config"], metavar="FILE", help="TOML file of settings by name.  [ZAPQ_CONFIG]"),
+        click.Option(["--config"], metavar="FILE", help="TOML file: settings by name, and queues.  [ZAPQ_CONFIG]"),
     ],
 )
 for command in (serve, *COMMANDS.values()):

@@ -16,7 +16,11 @@ from functools import cache
 from ipaddress import IPv6Address
 from typing import Any, Literal
 
-from zapq.errors import InvalidSetting
+import msgspec
+
+from zapq.core.broker import Broker
+from zapq.core.queue_settings import QueueSettings
+from zapq.errors import InvalidSetting, ZapqError
 from zapq.limits import (
     KIB,
     MAX_MESSAGE_BYTES,
@@ -361,6 +365,10 @@ class Settings:
         choices=("json", "text"),
     )
 
+    queues: Mapping[str, QueueSettings] = field(default_factory=dict, hash=False)
+    """Queues that are there from the start, set like this, whatever earlier runs have kept. In the TOML file these
+    are tables, such as [queues.jobs]."""
+
     def __post_init__(self) -> None:
         for option in options():
             value = getattr(self, option.name)
@@ -378,6 +386,7 @@ class Settings:
                 f"--snapshot-every {self.snapshot_every!r}: give at least {MIN_SNAPSHOT_EVERY:g}, or 0 for never.",
                 setting="snapshot_every",
             )
+        _check_queues(self.queues, self.max_queues)
         if self.token:
             try:
                 check_token(self.token)
@@ -421,8 +430,8 @@ def load(*, flags: Mapping[str, str | None], environ: Mapping[str, str], config:
     `flags` maps field names to what was typed (None: not given). An empty environment variable counts as
     not set. Raises `InvalidSetting` naming the place the bad value came from.
     """
-    from_file = _read_toml(config) if config else {}
-    values: dict[str, Any] = {"token": environ.get(TOKEN_VARIABLE, "")}
+    from_file, queues = _read_toml(config) if config else ({}, {})
+    values: dict[str, Any] = {"token": environ.get(TOKEN_VARIABLE, ""), "queues": queues}
     for option in options():
         flag = flags.get(option.name)
         said = {f"{each}={environ[each]!r}": environ[each] for each in option.variables if environ.get(each)}
@@ -438,7 +447,12 @@ def load(*, flags: Mapping[str, str | None], environ: Mapping[str, str], config:
         elif option.name in from_file:
             text = from_file[option.name]
             values[option.name] = _parsed(option, text, f"{config}: {option.name} = {text!r}")
-    return Settings(**values)
+    try:
+        return Settings(**values)
+    except InvalidSetting as error:
+        if error.members["setting"] != "queues":
+            raise
+        raise InvalidSetting(f"{config}: {error.detail}", setting="queues") from None
 
 
 def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
@@ -474,7 +488,7 @@ def _parsed(option: Option, text: str, place: str) -> str | int | float | bool:
     return value
 
 
-def _read_toml(path: str) -> dict[str, str]:
+def _read_toml(path: str) -> tuple[dict[str, str], dict[str, QueueSettings]]:
     try:
         with open(path, "rb") as file:
             table = tomllib.load(file)
@@ -482,9 +496,60 @@ def _read_toml(path: str) -> dict[str, str]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidSetting(f"--config {path!r}: {reason}.", setting="config") from None
     known = {option.name for option in options()}
+    queues = _read_queues(path, table.pop("queues", {}))
     for key, value in table.items():
         if key not in known:
             raise InvalidSetting(f"{path}: {key!r} is not a setting; zapq --help lists them.", setting=key)
         if not isinstance(value, str | int | float):
             raise InvalidSetting(f"{path}: {key} must be one value, not {type(value).__name__}.", setting=key)
-    return {key: str(value) for key, value in table.items()}
+    return {key: str(value) for key, value in table.items()}, queues
+
+
+def queue_section(name: str, error: ZapqError | None = None) -> str:
+    """Return how the TOML file spells the section of a queue, and the key in it that `error` is about."""
+    plain = re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII)
+    section = f"[queues.{name if plain else msgspec.json.encode(name).decode()}]"
+    key = error.members.get("parameter") if error is not None else None
+    return f"{section} {key}" if key in QueueSettings.__struct_fields__ else section
+
+
+def _check_queues(queues: Mapping[str, QueueSettings], max_queues: int) -> None:
+    """Raise `InvalidSetting` unless `PUT /queues/NAME` would take each of these, one after the other."""
+    if not queues:
+        return
+    broker = Broker(max_messages=1, max_bytes=1, max_queues=max_queues)
+    for name, settings in queues.items():
+        if not isinstance(settings, QueueSettings):
+            raise InvalidSetting(f"{queue_section(name)}: give QueueSettings.", setting="queues")
+        try:
+            broker.configure(name, settings, 0.0)
+        except ZapqError as error:
+            raise InvalidSetting(f"{queue_section(name, error)}: {error.detail}", setting="queues") from None
+
+
+def _read_queues(path: str, tables: object) -> dict[str, QueueSettings]:
+    if not isinstance(tables, dict):
+        raise InvalidSetting(f"{path}: queues must be tables, such as [queues.jobs].", setting="queues")
+    return {name: _read_queue(f"{path}: {queue_section(name)}", name, table) for name, table in tables.items()}
+
+
+def _read_queue(section: str, name: str, table: object) -> QueueSettings:
+    """Return what one table says of a queue. Durations and sizes may be written as those of other settings."""
+    if not isinstance(table, dict):
+        raise InvalidSetting(f"{section} must be a table.", setting="queues")
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in QueueSettings.__struct_fields__:
+            known = f"These are: {', '.join(QueueSettings.__struct_fields__)}."
+            if isinstance(value, dict):
+                known = f"For a queue of that name, write {queue_section(f'{name}.{key}')}."
+            raise InvalidSetting(f"{section}: {key!r} is not a setting of a queue. {known}", setting="queues")
+        parse = {"visibility": parse_duration, "ttl": parse_duration, "max_bytes": parse_size}.get(key)
+        try:
+            values[key] = parse(value) if parse is not None and isinstance(value, str) else value
+            # Each by itself, so that the complaint is about one.
+            msgspec.convert({key: values[key]}, QueueSettings)
+        except ValueError as error:  # msgspec's are of that kind
+            why = str(error).removesuffix(f" - at `$.{key}`")
+            raise InvalidSetting(f"{section} {key} = {value!r}: {why}.", setting="queues") from None
+    return msgspec.convert(values, QueueSettings)

@@ -95,9 +95,9 @@ async def run_server(
 
 def _warn_of_losses(service: QueueService, settings: Settings) -> None:
     """Log how many messages end with the service, if any do, and how to keep them."""
-    if settings.snapshot_on_exit.endswith(".msgpack"):
+    if service.durable or settings.snapshot_on_exit.endswith(".msgpack"):
         return
-    messages, queues = service.unsaved()
+    messages, queues = service.snapshots.unsaved()
     if not messages:
         return
     reason = (

@@ -246,10 +246,6 @@ class DurableService(QueueService):
         else:
             await self.journal.resolved()
 
-    def unsaved(self) -> tuple[int, int]:
-        """All messages are on the disk, or will be when the service ends."""
-        return 0, 0
-
     def abandon_storage(self) -> None:
         """Wait for the disk no longer."""
         self.journal.abandon()

@@ -5,14 +5,17 @@ The composition root of this room: it may import every other file here, and none
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import msgspec
 import trio
 
+from zapq.core.queue_settings import QueueSettings
+from zapq.errors import CannotStart, InvalidParameter, ZapqError
 from zapq.service.autosave import Autosave
 from zapq.service.service import QueueService
-from zapq.settings import Settings
+from zapq.settings import Settings, queue_section
 from zapq.store.snapshot import SnapshotStore
 
 
@@ -20,10 +23,11 @@ from zapq.store.snapshot import SnapshotStore
 async def open_service(settings: Settings | None = None) -> AsyncGenerator[QueueService, None]:
     """Run queues for the length of the block: `async with zapq.open_service() as service:`.
 
-    Opens the data directory, loads `settings.load_on_start` (raises `CannotStart` if either is impossible) and
-    starts the service's one timer. When the block ends, waiting consumers are answered; if it ended without an
-    exception, `settings.snapshot_on_exit` is saved (raises `SnapshotFailed`). Then the queues, being memory, are
-    gone; with `Settings.durable` they are on the disk, and are there again the next time.
+    Opens the data directory, loads `settings.load_on_start`, makes the queues that `settings.queues` declares
+    (raises `CannotStart` if any of that is impossible) and starts the service's one timer. When the block ends,
+    waiting consumers are answered; if it ended without an exception, `settings.snapshot_on_exit` is saved (raises
+    `SnapshotFailed`). Then the queues, being memory, are gone; with `Settings.durable` they are on the disk, and
+    are there again the next time.
     """
     settings = settings or Settings()
     with SnapshotStore(settings) as snapshots:
@@ -37,6 +41,7 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
                 service = QueueService(settings, snapshots)
             if settings.load_on_start:
                 await service.snapshots.load_at_start(settings.load_on_start)
+            await _declare(service, settings.queues)
             async with trio.open_nursery() as nursery:
                 await nursery.start(service.run)
                 if settings.snapshot_every:
@@ -54,3 +59,25 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
                     service.waiting_room.dismiss()
                     nursery.cancel_scope.cancel()
             await service.snapshots.save_at_exit()
+
+
+async def _declare(service: QueueService, queues: Mapping[str, QueueSettings]) -> None:
+    """Make the queues that are declared and not there, and let the others be set as declared."""
+    for name, declared in queues.items():
+        there = service.broker.queues.get(name)
+        if there is not None and there.settings.dead_letter not in {None, declared.dead_letter}:
+            # First, so that the old ways of dead letters make no circle with the new ones.
+            await _configure(service, name, msgspec.structs.replace(declared, max_receives=None, dead_letter=None))
+    for name, declared in queues.items():
+        there = service.broker.queues.get(name)
+        if there is None or there.settings != declared:
+            await _configure(service, name, declared)
+
+
+async def _configure(service: QueueService, name: str, settings: QueueSettings) -> None:
+    try:
+        await service.configure(name, settings)
+    except ZapqError as error:
+        # By themselves they make sense, or they would not be settings.
+        advice = " Declare the kept queue it contradicts, too." if isinstance(error, InvalidParameter) else ""
+        raise CannotStart(f"{queue_section(name, error)}: {error.detail}{advice}") from None

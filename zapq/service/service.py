@@ -256,10 +256,6 @@ class QueueService:
         queues = self.broker.queues.values()
         return (self.broker.totals(), [(queue.name, queue.settings, queue.paused) for queue in queues])
 
-    def unsaved(self) -> tuple[int, int]:
-        """Return how many messages, in how many queues, nothing but this process holds."""
-        return self.snapshots.unsaved()
-
     def stats(self) -> ServiceStats:
         """Report what the service holds and has done; never waits. Its cost grows with the number of queues."""
         return ServiceStats(

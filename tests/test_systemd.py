@@ -28,7 +28,7 @@ from zapq.cli import serve
 from zapq.command.exit import EXIT_SIGNAL, EXIT_USAGE
 from zapq.errors import CannotStart
 from zapq.limits import BACKLOG
-from zapq.settings import Settings
+from zapq.settings import Settings, load, unknown_variables
 from zapq.systemd import FIRST_DESCRIPTOR, Handover, open_notifier, take
 
 PATIENCE = 30.0
@@ -362,11 +362,36 @@ def test_the_units_agree_with_what_zapq_takes_and_does(units: configparser.Confi
     # Any other flag, neither the drop-in nor the operator's own could change.
     assert [name for name, source in sources.items() if source is ParameterSource.COMMANDLINE] == ["data_dir"]
     assert service["Environment"] == f"ZAPQ_ADDR=fd://{FIRST_DESCRIPTOR}"
+    unit = (DEPLOY / "zapq.service").read_text()
+    environ = dict(re.findall(r"^Environment=(\w+)=(\S+)$", unit, re.MULTILINE))
+    assert unknown_variables(environ) == {}
+    told = load(flags={"data_dir": context.params["data_dir"]}, environ=environ)
+    # A directory that systemd keeps is for what outlives the process.
+    assert told.durable
+    assert told.data_dir == f"%S/{service['StateDirectory']}"
     assert float(service["TimeoutStopSec"]) > defaults.grace
     assert int(service["LimitNOFILE"]) > defaults.max_connections
     assert int(service["RestartPreventExitStatus"]) == EXIT_USAGE
     assert service["SuccessExitStatus"] == f"{EXIT_SIGNAL + signal.SIGINT} {EXIT_SIGNAL + signal.SIGTERM}"
     assert int(units["Socket"]["Backlog"]) == BACKLOG
+
+
+def test_the_recipe_for_a_container_is_durable_and_not_run_by_root() -> None:
+    page = (DEPLOY.parent / "docs/deploy.md").read_text()
+    [recipe] = re.findall(r"```dockerfile\n(.*?)```", page, re.DOTALL)
+    steps = [line.split(" ", 1) for line in recipe.replace("\\\n", "").splitlines() if line[:1] not in {"", "#"}]
+    environ = dict(pair.split("=") for verb, rest in steps if verb == "ENV" for pair in rest.split())
+    assert unknown_variables(environ) == {}
+    told = load(flags={}, environ=environ)
+    assert told.durable
+    verbs = [verb for verb, _ in steps]
+    [user], [volume] = ([rest for verb, rest in steps if verb == wanted] for wanted in ("USER", "VOLUME"))
+    assert user not in {"root", "0"}
+    assert volume == told.data_dir
+    # The directory is given to the user before it becomes a volume: what is changed later is lost.
+    [made] = [place for place, (_, rest) in enumerate(steps) if f"-o {user}" in rest and rest.endswith(volume)]
+    assert made < verbs.index("VOLUME")
+    assert verbs.index("USER") < verbs.index("ENTRYPOINT")
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")

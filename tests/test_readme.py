@@ -67,6 +67,21 @@ def test_the_files_that_declare_queues_are_taken(document: str, tmp_path: Path) 
     assert declared["emails"] == QueueSettings(visibility=300, max_receives=5, dead_letter="emails.dead")
 
 
+@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "docs/durability.md", "docs/found.md"])
+def test_every_bench_and_test_that_is_named_can_be_run(document: str) -> None:
+    text = " ".join((ROOT / document).read_text().split())
+    # Alone, a module of bench/ finds its libraries only where they are installed; the script installs them.
+    assert "python -m bench" not in text
+    for name, more in re.findall(r"scripts/bench (\w+)(?: ([a-z]+))?", text):
+        assert name == "NAME" or (ROOT / "bench" / f"{name}.py").exists() or (ROOT / "bench" / name).is_dir(), name
+        assert name != "torture" or not more or (ROOT / f"bench/torture/{more}.py").exists(), more
+    if document == "SECURITY.md":
+        for attack in re.findall(r"\(`(\w+)`\)", text):
+            assert (ROOT / f"bench/torture/{attack}.py").exists(), attack
+    for path, part in re.findall(r"scripts/test (tests/[\w/.]+)(?: -k (\w+))?", text):
+        assert f"{part}" in (ROOT / path).read_text(), part
+
+
 PAGES = ("access", "client", "deploy", "durability", "found", "inside", "queues", "snapshots")
 DOCUMENTS = ["README.md", "SECURITY.md", *(f"docs/{page}.md" for page in PAGES)]
 

@@ -54,4 +54,4 @@ def main(name: str, seed: int | None, scale: float) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m bench.torture")
+    main(prog_name="scripts/bench torture")

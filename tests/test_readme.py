@@ -21,7 +21,7 @@ from zapq.settings import Option, Settings, load, options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-EMBEDDING, TESTING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EMBEDDING, SERVING, TESTING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def row(option: Option) -> str:
@@ -49,6 +49,12 @@ async def test_the_tables_of_endpoints_and_metrics_are_complete(
 def test_the_embedding_example_runs() -> None:
     shown = subprocess.run([sys.executable, "-c", EMBEDDING], capture_output=True, text=True, check=True)
     assert (shown.stdout, shown.stderr) == ("b'hello'\n", "")
+
+
+def test_the_serving_example_runs() -> None:
+    shown = subprocess.run([sys.executable, "-c", SERVING], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"listening on http://127\.0\.0\.1:\d+\n", shown.stdout), shown.stdout
+    assert shown.stderr == ""
 
 
 def test_the_testing_example_passes(tmp_path: Path) -> None:

@@ -55,9 +55,9 @@ class Snapshots:
         """Files that could not be written."""
         self._last_written = 0.0
         self._kept: object = None
-        """The fingerprint of what the last `*.msgpack` file holds, and the statistics of ..."""
+        """The fingerprint of what the last file holds, if that is a `*.msgpack` file."""
         self._kept_default: object = None
-        """... the default queue when the last `*.json` file was written."""
+        """The statistics of the default queue when the last `*.json` file was written."""
 
     async def save(self, name: str) -> int:
         """Write the file `name` and return how many messages it holds; see `QueueService.snapshot`."""
@@ -136,7 +136,7 @@ class Snapshots:
         logs.say(logging.INFO, "snapshot saved", file=name, messages=number)
 
     def unsaved(self) -> tuple[int, int]:
-        """Return how many messages, in how many queues, are in no file this service has written."""
+        """Return how many messages, in how many queues, are not in the file that was written last."""
         service = self._service
         if self._kept == service.fingerprint():
             return 0, 0
@@ -172,7 +172,7 @@ class Snapshots:
             bodies = self._service.broker.default.bodies()
             state = self._service.broker.default.stats()
         await trio.to_thread.run_sync(self.store.save, name, bodies, bulk.cancellable_yield)
-        self._kept_default = state
+        self._kept, self._kept_default = None, state
         return len(bodies)
 
     async def _load_default(self, name: str) -> int:

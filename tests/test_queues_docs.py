@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import shlex
-from argparse import ArgumentParser
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,6 +11,7 @@ import trio
 
 import zapq
 from tests.client import Answer, ask
+from tests.support.curl import lines
 from zapq.access.access import Access
 from zapq.http.app import create_app
 from zapq.http.guard import Guard
@@ -30,44 +27,11 @@ DOCUMENT = (Path(__file__).parent.parent / "docs/queues.md").read_text()
 [PYTHON] = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 TAG = "b9013d"
 """What the receipts shown begin with."""
-CURL = ArgumentParser()
-CURL.add_argument("url")
-CURL.add_argument("-i", action="store_true")
-CURL.add_argument("-X", dest="method")
-CURL.add_argument("-H", dest="fields", action="append", default=[])
-CURL.add_argument("-d", "--data-binary", dest="body")
-
-
-@dataclass(frozen=True)
-class Line:
-    """One request as a line of curl, and what is shown below it."""
-
-    text: str
-    method: str
-    target: str
-    headers: dict[str, str]
-    body: bytes
-    shown: str
-
-
-def lines() -> Iterator[Line]:
-    for block in re.findall(r"```console\n(.*?)```", DOCUMENT, re.DOTALL):
-        for part in block.removeprefix("$ ").split("\n$ "):
-            text, _, shown = part.replace("\\\n", "").partition("\n")
-            piped, _, curl = text.rpartition("| ")
-            options = CURL.parse_args(shlex.split(curl, comments=True)[1:])
-            # printf is the only thing that is piped into anything.
-            body = shlex.split(piped)[1].replace("\\n", "\n") if piped else options.body or ""
-            headers = dict(field.split(": ") for field in options.fields)
-            if body:
-                headers.setdefault("Content-Type", "application/x-www-form-urlencoded")
-            method = options.method or ("POST" if body else "GET")
-            yield Line(text, method, options.url.removeprefix("localhost:8080"), headers, body.encode(), shown)
 
 
 async def test_every_line_of_curl_does_something(zapq_server: ZapqServer) -> None:
     tag = zapq_server.service.broker._tag
-    for line in lines():
+    for line in lines(DOCUMENT):
         answer: Answer = await ask(
             zapq_server.url,
             line.method,
@@ -89,7 +53,7 @@ async def test_every_verb_is_taught_by_a_line_of_curl(zapq_service: QueueService
     routes = app.url_map.bind("")
     taught = {
         (line.method, routes.match(line.target.partition("?")[0], line.method, return_rule=True)[0].rule)
-        for line in lines()
+        for line in lines(DOCUMENT)
     }
     every = {
         (method, rule.rule)

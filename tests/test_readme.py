@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.client import ask
+from tests.support.curl import lines
 from zapq.access.access import Access
 from zapq.core.queue_settings import QueueSettings
 from zapq.http.app import create_app
@@ -22,6 +25,45 @@ from zapq.settings import Option, Settings, load, options
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EMBEDDING, SERVING, TESTING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+SAFE = README[README.index("## Lose no message") : README.index("## Use")]
+
+
+class TestLoseNoMessage:
+    """The first thing the README shows after the start: a message that survives its consumer, and a crash."""
+
+    @pytest.fixture
+    def zapq_settings(self, tmp_path: Path) -> Settings:
+        [start] = re.findall(r"```sh\n(.*?)```", SAFE, re.DOTALL)
+        program, switch, flag, directory = shlex.split(start)
+        assert (program, switch, flag) == ("./scripts/serve", "--durable", "--data-dir")
+        flags = {"durable": "true", "data_dir": str(tmp_path / directory), "addr": "127.0.0.1:0"}
+        return load(flags=flags, environ={})
+
+    async def test_each_answer_is_as_it_is_shown(self, zapq_server: ZapqServer) -> None:
+        given, shown = list(lines(SAFE)), []
+        receipt = re.findall(r"^Zapq-Receipt: (.*)$", SAFE, re.MULTILINE)[0]
+        actual = receipt
+        for line in given:
+            target = line.target.replace(receipt, actual)
+            answer = await ask(zapq_server.url, line.method, target, line.body, line.headers)
+            actual = answer.headers.get("zapq-receipt", actual)
+            head, _, body = line.shown.partition("\n\n")
+            status, *fields = head.splitlines()
+            assert answer.status == int(status.split()[1]), line.text
+            named = {name.lower(): value for name, _, value in (each.partition(": ") for each in fields)}
+            assert named.keys() == answer.headers.keys(), line.text
+            for name in named.keys() - {"date", "x-trace-id", "zapq-receipt", "zapq-visible-until"}:
+                assert named[name] == answer.headers[name], line.text
+            assert answer.body.decode() == body.strip(), line.text
+            shown.append(line.method)
+        assert shown == ["POST", "POST", "DELETE"]
+        assert zapq_server.service.stats().queue.messages == 0
+
+    def test_it_comes_before_what_can_lose_one(self) -> None:
+        assert README.index("/receive") < README.index("/dequeue")
+        assert SAFE.count("\n") <= 45
 
 
 def row(option: Option) -> str:

@@ -253,7 +253,7 @@ async def test_a_server_that_is_not_there_is_unreachable() -> None:
         await sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
     async with open_client(f"http://127.0.0.1:{port}", attempts=2, random=lambda: 0.0) as client:
-        with pytest.raises(errors.Unreachable, match=r"^127\.0\.0\.1 could not be reached"):
+        with pytest.raises(errors.Unreachable, match=r"^The server 127\.0\.0\.1 could not be reached"):
             await client.enqueue_many("emails", [b"hello"])
 
 
@@ -311,7 +311,7 @@ async def test_pauses_double_up_to_a_cap_and_the_last_failure_is_raised(
 ) -> None:
     script = Script(httpx2.ConnectError("first"), httpx2.ConnectError("refused"))
     async with scripted(script, attempts=10) as client:
-        with pytest.raises(errors.Unreachable, match="zapq could not be reached: refused"):
+        with pytest.raises(errors.Unreachable, match="The server zapq could not be reached: refused"):
             await client.enqueue("emails", b"")
     assert script.pauses() == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
 
@@ -564,7 +564,7 @@ class TestConsume:
             down.clear()
             await trio.sleep(100)
         assert (emails.info().stats.acked, emails.info().stats.leases_expired) == (1, 0)
-        assert "not extended: zapq could not be reached: away." in caplog.text
+        assert "not extended: The server zapq could not be reached: away." in caplog.text
         assert "no messages of emails for now" in caplog.text
 
     async def test_a_queue_that_is_not_there_is_waited_for(

@@ -265,8 +265,8 @@ class TestUnix:
 
 async def test_refusals_are_one_line(run: Run, emails: NamedQueue) -> None:
     for arguments, complaint in (
-        (("pop", "nothing"), "There is no such queue."),
-        (("stats", "nothing"), "There is no such queue."),
+        (("pop", "nothing"), "There is no queue of this name."),
+        (("stats", "nothing"), "There is no queue of this name."),
         (("push", "a b", "x"), "queue must be 1 to 80 letters"),
         (("push", "..", "x"), "queue must be 1 to 80 letters"),
         (("push", "emails", "x", "--ttl", "0"), "ttl"),
@@ -306,11 +306,11 @@ async def test_a_server_that_is_not_there_or_none_is_one_line(run: Run, tmp_path
         ("health", "HTTP/1.1 500 X\r\nContent-Type: application/problem+json\r\n\r\n[]", "answered 500 X."),
         ("health", "220 mail\r\n", "220 mail"),
         ("health", "", "Remote end closed connection without response."),
-        ("push emails x", "HTTP/1.1 200 OK\r\n\r\n<html>", "none of zapq's"),
-        ("pop emails --ack", "HTTP/1.1 200 OK\r\n\r\n<html>", "none of zapq's"),
-        ("stats", "HTTP/1.1 200 OK\r\n\r\n<html>", "none of zapq's"),
-        ("stats", "HTTP/1.1 200 OK\r\n\r\n[1]", "none of zapq's"),
-        ("stats", "HTTP/1.1 200 OK\r\n\r\n{}", "none of zapq's"),
+        ("push emails x", "HTTP/1.1 200 OK\r\n\r\n<html>", "did not come from zapq"),
+        ("pop emails --ack", "HTTP/1.1 200 OK\r\n\r\n<html>", "did not come from zapq"),
+        ("stats", "HTTP/1.1 200 OK\r\n\r\n<html>", "did not come from zapq"),
+        ("stats", "HTTP/1.1 200 OK\r\n\r\n[1]", "did not come from zapq"),
+        ("stats", "HTTP/1.1 200 OK\r\n\r\n{}", "did not come from zapq"),
     ],
     ids=repr,
 )

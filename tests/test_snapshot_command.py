@@ -96,9 +96,12 @@ async def test_what_is_wrong_is_one_line(run: Run, zapq_server: ZapqServer, tmp_
     (tmp_path / "notes.txt").write_bytes(b"hello")
     os.mkfifo(tmp_path / "fifo.msgpack")
     for name, complaint in (
-        ("short.msgpack", f"short.msgpack: damaged at byte {len(data) - 33}: the file ends in the middle."),
-        ("changed.msgpack", "changed.msgpack: damaged at byte 30: checksum does not match."),
-        ("bad.json", "bad.json is not a JSON array of base64 strings: damage after message 1"),
+        (
+            "short.msgpack",
+            f"short.msgpack: damaged at byte {len(data) - 33}: the file ends in the middle of a block.",
+        ),
+        ("changed.msgpack", "changed.msgpack: damaged at byte 30: the checksum does not match."),
+        ("bad.json", "bad.json is not a JSON array of base64 strings. It is damaged after message 1"),
         ("notes.txt", "notes.txt is not a JSON array of base64 strings"),
         ("fifo.msgpack", "fifo.msgpack is not a plain file."),
         ("missing.msgpack", "missing.msgpack: No such file or directory."),

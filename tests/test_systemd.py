@@ -213,7 +213,7 @@ def test_a_descriptor_that_was_not_handed_over_is_one_line_and_exit_code_1(
     with launched(tmp_path, "--addr", "fd://4", sockets=(inherited,)) as process:
         output, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output) == (1, "")
-    assert errors == "zapq: --addr 'fd://4': systemd handed over fd://3.\n"
+    assert errors == "zapq: --addr 'fd://4' is not a socket of systemd's, which handed over fd://3.\n"
 
 
 @pytest.mark.parametrize("inherited", ["tcp"], indirect=True)
@@ -282,7 +282,7 @@ def test_only_sockets_that_were_handed_over_are_accepted(number: int, handed: st
         if descriptor in range(3, 3 + number):
             handover.check(settings)
         else:
-            with pytest.raises(CannotStart, match=f"--addr 'fd://{descriptor}': systemd handed over {handed}."):
+            with pytest.raises(CannotStart, match=f"--addr 'fd://{descriptor}' is not .* handed over {handed}."):
                 handover.check(settings)
 
 

@@ -47,9 +47,9 @@ def test_a_line_says_which_queues_and_until_when() -> None:
     ("arguments", "complaint"),
     [
         (("x",), "--roles"),
-        (("a:b", "--roles", "admin"), "a name is"),
-        (("x", "--roles", "root"), "one or more of producer"),
-        (("x", "--roles", "admin", "--queues", "a:b"), "queues are"),
+        (("a:b", "--roles", "admin"), "a name must be"),
+        (("x", "--roles", "root"), "one or more of the roles producer"),
+        (("x", "--roles", "admin", "--queues", "a:b"), "queues must be"),
         (("x", "--roles", "admin", "--expires", "0d"), "give a date"),
         (("x", "--roles", "admin", "--expires", "soon"), "give a date"),
     ],
@@ -73,7 +73,7 @@ def test_commands_show_the_token_of_the_environment_and_sighup_reads_the_file_ag
     file.chmod(0o600)
     with serving(tmp_path, "--addr", "127.0.0.1:0", "--token-file", str(file)) as (process, first):
         url = f"http://{messages(first)[0]['addr']}"
-        assert_one_line(run("push", "q", "hello", ZAPQ_URL=url), 1, "wants to know who asks")
+        assert_one_line(run("push", "q", "hello", ZAPQ_URL=url), 1, "needs a credential")
         assert run("push", "q", "hello", ZAPQ_URL=url, ZAPQ_TOKEN=token).returncode == 0
         assert_one_line(run("pop", "q", ZAPQ_URL=url, ZAPQ_TOKEN=token), 1, "needs the role consumer")
         assert run("health", ZAPQ_URL=url).returncode == 0
@@ -84,7 +84,7 @@ def test_commands_show_the_token_of_the_environment_and_sighup_reads_the_file_ag
         while '"reloaded"' not in log:
             log += process.stdout.readline()
         assert run("pop", "q", ZAPQ_URL=url, ZAPQ_TOKEN=other).stdout == "hello"
-        assert_one_line(run("push", "q", "hello", ZAPQ_URL=url, ZAPQ_TOKEN=token), 1, "no such token")
+        assert_one_line(run("push", "q", "hello", ZAPQ_URL=url, ZAPQ_TOKEN=token), 1, "does not know this token")
         process.send_signal(signal.SIGTERM)
         log += process.stdout.read()
         assert process.wait(20) == 0

@@ -1,7 +1,8 @@
 """Everything zapq refuses to do: one class for each thing a caller can do differently.
 
-A class's docstring is its sentence for people. `status` is a hint for the layer that speaks HTTP (nothing
-here knows HTTP), `problem` the stable name of the refusal, and `members` the facts that help to act on it.
+A class's docstring is what people read: what is wrong, then what to do. `status` is a hint for the layer that
+speaks HTTP (nothing here knows HTTP), `problem` the stable name of the refusal, and `members` the facts that help
+to act on it.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from typing import ClassVar
 
 
 class ZapqError(Exception):
-    """zapq refused."""
+    """zapq refused the request."""
 
     problem: ClassVar[str] = "internal-error"
     status: int = 500
     retry_after: int | None = None
     """Seconds after which trying again makes sense; None where it does not."""
     challenge: str | None = None
-    """What to show to be let in, as the field WWW-Authenticate says it; None where that is not the question."""
+    """The value of WWW-Authenticate; None where credentials are not the problem."""
 
     def __init__(self, detail: str | None = None, **members: object) -> None:
         self.detail = detail or " ".join((type(self).__doc__ or "").split())
@@ -26,68 +27,71 @@ class ZapqError(Exception):
 
 
 class InvalidSetting(ZapqError):
-    """A setting has a value zapq cannot use."""
+    """A setting has a value that zapq cannot use. `zapq --help` lists the settings and what they take."""
 
     problem = "invalid-setting"
 
 
 class CannotStart(ZapqError):
-    """The server could not start."""
+    """The server could not start. Correct the cause that the message names, and start it again."""
 
     problem = "cannot-start"
 
 
 class InvalidParameter(ZapqError):
-    """A query parameter has a value zapq cannot use."""
+    """The request has a value that zapq cannot use. Correct the one that `parameter` names, and send it again."""
 
     problem = "invalid-parameter"
     status = 400
 
 
 class QueueNotFound(ZapqError):
-    """There is no such queue. The first message sent to it makes it, or PUT /queues/NAME."""
+    """There is no queue of this name. Send it a message to make it, or make it with PUT /queues/NAME."""
 
     problem = "queue-not-found"
     status = 404
 
 
 class MessageNotFound(ZapqError):
-    """The queue does not hold this message; it may have been delivered."""
+    """The queue holds no message with this id. GET /queues/NAME/messages lists the messages it holds."""
 
     problem = "message-not-found"
     status = 404
 
 
 class QueueInUse(ZapqError):
-    """The queue cannot be removed."""
+    """The queue cannot be deleted, for it is in use. Purge it to remove its messages only."""
 
     problem = "queue-in-use"
     status = 409
 
 
 class ReceiptExpired(ZapqError):
-    """The lease is over: the message was released, or is somebody else's by now. Nothing was changed."""
+    """The lease is over: it expired, or the message was released.
+
+    Nothing was changed; receive the message again.
+    """
 
     problem = "receipt-expired"
     status = 409
 
 
 class KeyReused(ZapqError):
-    """The Idempotency-Key was used for something else. Use a new key for each message or batch."""
+    """This Idempotency-Key was used for another message or batch. Nothing was stored. Use a new key for each."""
 
     problem = "idempotency-key-reused"
     status = 422
 
 
 class UnsupportedType(ZapqError):
-    """The Content-Type is none this endpoint takes."""
+    """This endpoint does not take this Content-Type. Send a body of one of the types it takes."""
 
     problem = "unsupported-media-type"
     status = 415
 
 
 class NotAcceptable(ZapqError):
-    """The Accept field allows none of the types this endpoint gives."""
+    """The Accept header allows none of the types this endpoint can answer with. Allow one, or leave Accept out."""
 
     problem = "not-acceptable"
     status = 406
@@ -108,14 +112,17 @@ class HostNotAllowed(ZapqError):
 
 
 class CrossSite(ZapqError):
-    """A web page of another origin made a browser send this. Nothing was changed."""
+    """A web page of another origin sent this request. Nothing was changed.
+
+    Send it from a program, not from a page.
+    """
 
     problem = "cross-site"
     status = 403
 
 
 class Unauthenticated(ZapqError):
-    """This server wants to know who asks: send Authorization: Bearer and a token."""
+    """This server needs a credential. Send a token as `Authorization: Bearer TOKEN`."""
 
     problem = "unauthenticated"
     status = 401
@@ -124,7 +131,7 @@ class Unauthenticated(ZapqError):
     def __init__(
         self, detail: str | None = None, *, wrong: bool = False, token: str | None = None, **members: object
     ) -> None:
-        """`wrong` says that a credential was shown; `token` is its name, for the log, if it has one."""
+        """`wrong` says that the client sent a credential; `token` is its name, for the log, if it has one."""
         super().__init__(detail, **members)
         self.token = token
         if wrong:
@@ -132,7 +139,7 @@ class Unauthenticated(ZapqError):
 
 
 class RoleMissing(ZapqError):
-    """Whoever asks may not do this."""
+    """The credential does not have the role that this request needs. Use a credential that has it."""
 
     problem = "role-missing"
     status = 403
@@ -140,41 +147,41 @@ class RoleMissing(ZapqError):
     def __init__(
         self, detail: str | None = None, *, role: str = "", token: str | None = None, **members: object
     ) -> None:
-        """`role` is the one it takes; `token` is the name, for the log, of the credential that lacks it."""
+        """`role` is the one the request needs; `token` is the name, for the log, of the credential without it."""
         super().__init__(detail, role=role, **members)
         self.token = token
         self.challenge = f'Bearer realm="zapq", error="insufficient_scope", scope="{role}"'
 
 
 class RequestTimedOut(ZapqError):
-    """The request body did not arrive in time. Send it again, faster."""
+    """The request body did not arrive in time. Nothing was changed. Send it again, or raise --body-timeout."""
 
     problem = "request-timeout"
     status = 408
 
 
 class ClientGone(ZapqError):
-    """The client left before its request was complete; nothing was changed."""
+    """The client closed the connection before its request was complete. Nothing was changed. Send it again."""
 
     problem = "client-gone"
     status = 400
 
 
 class MessageTooLarge(ZapqError):
-    """The message is larger than this server takes. Split it, or raise --max-message-bytes."""
+    """The message is larger than the server accepts. Split it, or raise --max-message-bytes."""
 
     problem = "message-too-large"
     status = 413
 
 
 class BatchTooLarge(MessageTooLarge):
-    """The batch is larger than zapq takes. Send it in parts."""
+    """The batch is larger than the server accepts. Send it as several smaller batches."""
 
     problem = "batch-too-large"
 
 
 class QueueFull(ZapqError):
-    """The queue is at its cap. Nothing was stored; send the message again after Retry-After seconds."""
+    """The queue is full. Nothing was stored. Send the message again after Retry-After seconds."""
 
     problem = "queue-full"
     status = 429
@@ -182,7 +189,7 @@ class QueueFull(ZapqError):
 
 
 class ReceivingTooMuch(ZapqError):
-    """The server is receiving as much as it can of what is no message. Come back after Retry-After seconds."""
+    """The server has no memory left for more request bodies. Send the request again after Retry-After seconds."""
 
     problem = "receiving-too-much"
     status = 503
@@ -190,7 +197,7 @@ class ReceivingTooMuch(ZapqError):
 
 
 class TooManyQueues(ZapqError):
-    """There are as many queues as --max-queues allows. Remove one, or raise it."""
+    """The server has as many queues as --max-queues allows. Delete a queue, or raise --max-queues."""
 
     problem = "too-many-queues"
     status = 429
@@ -198,7 +205,10 @@ class TooManyQueues(ZapqError):
 
 
 class TooManyWaiters(ZapqError):
-    """Too many requests are waiting for messages. Come back after Retry-After seconds."""
+    """As many requests wait for messages as --max-waiters allows.
+
+    Send this one again after Retry-After seconds.
+    """
 
     problem = "too-many-waiters"
     status = 429
@@ -206,7 +216,7 @@ class TooManyWaiters(ZapqError):
 
 
 class Draining(ZapqError):
-    """The server is draining or shutting down. Nothing was changed; use another server or come back later."""
+    """The server is draining or shutting down. Nothing was changed. Use another server, or send it again later."""
 
     problem = "draining"
     status = 503
@@ -214,43 +224,58 @@ class Draining(ZapqError):
 
 
 class StorageUnavailable(ZapqError):
-    """The disk takes no changes at the moment. Nothing was changed; send it again after Retry-After seconds."""
+    """The server cannot write to its disk. Nothing was changed.
+
+    Send the request again after Retry-After seconds.
+    """
 
     problem = "storage-unavailable"
     status = 503
     retry_after = 1
 
+    def __init__(self, detail: str | None = None, *, reason: str = "", **members: object) -> None:
+        """`reason` says in a few words why, such as what the system says of the disk."""
+        if reason:
+            detail = (
+                f"The server cannot write to its disk: {reason}. Nothing was changed. Send the request again after"
+                " Retry-After seconds."
+            )
+        super().__init__(detail, **members)
+
 
 class NotDurable(ZapqError):
-    """This server keeps messages in memory. Start it with --durable, or do not ask for durability=committed."""
+    """This server keeps messages in memory only. Leave durability=committed out, or start it with --durable."""
 
     problem = "not-durable"
     status = 400
 
 
 class SnapshotFailed(ZapqError):
-    """The snapshot could not be written or read; the queue is as it was."""
+    """The snapshot could not be written or read. The queues are as they were. Correct the cause, and try again."""
 
     problem = "snapshot-failed"
     status = 500
 
 
 class Unreachable(ZapqError):
-    """The server could not be reached, so nothing was changed. Is it running, and is the URL right?"""
+    """The server could not be reached. Nothing was changed. Check that it runs, and that the URL is right."""
 
     problem = "unreachable"
     status = 503
 
 
 class NoAnswer(ZapqError):
-    """The answer did not arrive: the server may have acted on the request, or not."""
+    """No answer arrived, so the request may or may not have taken effect.
+
+    Send it again only if that is harmless.
+    """
 
     problem = "no-answer"
     status = 504
 
 
 class ServerError(ZapqError):
-    """The server, or something on the way to it, gave an answer that is none of zapq's."""
+    """The answer did not come from zapq. Check that the URL is right, and what a proxy on the way does."""
 
     problem = "server-error"
 
@@ -260,4 +285,4 @@ class ServerError(ZapqError):
 
 
 BY_PROBLEM = {each.problem: each for each in ZapqError.__subclasses__()}
-"""The classes by the names their problem documents have."""
+"""Each class by the name its problem documents carry."""

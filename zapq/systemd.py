@@ -43,7 +43,10 @@ class Handover:
             return
         handed, chosen = _spelled(self.descriptors), settings.address.descriptor
         if chosen >= 0 and chosen not in self.descriptors:
-            raise CannotStart(f"--addr {settings.addr!r}: systemd handed over {handed}.", setting="addr")
+            raise CannotStart(
+                f"--addr {settings.addr!r} is not a socket of systemd's, which handed over {handed}.",
+                setting="addr",
+            )
         if len(self.descriptors) > (1 if chosen >= 0 else 0):
             # Systemd listens there all the same, and clients would wait in vain.
             logs.say(logging.WARNING, "not every inherited socket is served", handed=handed, addr=settings.addr)

@@ -173,9 +173,9 @@ def test_a_missing_role_is_named_and_so_is_the_token_for_the_log() -> None:
         check(grant, "consumer", "invoices")
     assert (refused.value.members, refused.value.token) == ({"role": "consumer"}, "billing")
     assert refused.value.challenge == 'Bearer realm="zapq", error="insufficient_scope", scope="consumer"'
-    with pytest.raises(RoleMissing, match="not for this one"):
+    with pytest.raises(RoleMissing, match="needs the role producer for this queue"):
         check(grant, "producer", "invoices", "emails")
-    with pytest.raises(RoleMissing, match="not for all queues together"):
+    with pytest.raises(RoleMissing, match="needs the role producer for all queues"):
         check(grant, "producer", None)
 
 

@@ -74,13 +74,13 @@ def test_names_and_patterns_are_plain() -> None:
     assert check_name("billing-2.eu") == "billing-2.eu"
     assert check_pattern("emails*.eu") == "emails*.eu"
     for text in ("", "-x", "a b", "a\n", "é", "x" * 81):
-        with pytest.raises(ValueError, match="a name is"):
+        with pytest.raises(ValueError, match="a name must be"):
             check_name(text)
     for text in ("", "a b", "[a]", "a/b", "*\n", "x" * 81):
-        with pytest.raises(ValueError, match="queues are"):
+        with pytest.raises(ValueError, match="queues must be"):
             check_pattern(text)
 
 
 def test_a_date_is_not_taken_for_a_pattern() -> None:
-    with pytest.raises(ValueError, match="that is a date"):
+    with pytest.raises(ValueError, match="the date must come after the queues"):
         check_pattern("2027-01-31")

@@ -149,7 +149,7 @@ class Server:
         assert msgspec.json.decode(self.ask("GET", "/metrics").body)["storage_available"] == 0
         ready = self.ask("GET", "/readyz")
         assert (ready.status, b"storage-unavailable" in ready.body) == (503, True)
-        assert b"The disk takes no changes: " in ready.body
+        assert b"The server cannot write to its disk: " in ready.body
         assert self.ask("GET", "/queues/empty/messages").status in {200, 404}
         assert not self.enqueue()
         assert not self.dequeue() or not self.default
@@ -460,7 +460,7 @@ def test_a_last_commit_that_fails_is_one_line_and_exit_code_1(tmp_path: Path) ->
         output, _ = server.process.communicate()
         assert server.process.returncode == 1
         *_, complaint = output.decode().splitlines()
-        assert complaint == f"zapq: {FILE}: the last changes could not be written: disk I/O error."
+        assert complaint == f"zapq: The last changes could not be written to {FILE}: disk I/O error."
         server.audit(tmp_path / "stopped")
         server.start()
         assert server.dequeue()

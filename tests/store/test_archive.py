@@ -206,7 +206,7 @@ def test_nothing_may_follow_the_end() -> None:
 
 def test_a_newer_format_is_refused_as_such() -> None:
     head = struct.pack(">8sH8sd", b"zapq\r\n\x1a\n", 2, bytes(8), 0.0)
-    with pytest.raises(SnapshotFailed, match=r"^x\.msgpack is in format 2, of a newer zapq; this one reads up to"):
+    with pytest.raises(SnapshotFailed, match=r"^x\.msgpack was written by a newer zapq, in format 2\."):
         read(head + crc32(head).to_bytes(4, "big") + b"what nobody knows yet")
 
 
@@ -252,8 +252,8 @@ def messages(*records: list[object]) -> bytes:
 Q = (b"Q", queue_record())
 STRANGE: list[tuple[str, list[tuple[bytes, bytes]]]] = [
     ("no block of kind", [(b"X", b"\x90")]),
-    ("of no queue", [(b"P", messages([1, ABOUT, 0, [b"a"]]))]),
-    ("another queue", [Q, Q]),
+    ("messages before the first queue", [(b"P", messages([1, ABOUT, 0, [b"a"]]))]),
+    ("the queue jobs is there twice", [Q, Q]),
     ("name", [(b"Q", queue_record(name="../x"))]),
     ("name", [(b"Q", queue_record(name="x" * 81))]),
     ("next_id", [(b"Q", queue_record(next_id=0))]),
@@ -279,15 +279,18 @@ STRANGE: list[tuple[str, list[tuple[bytes, bytes]]]] = [
     ("Expected", [Q, (b"P", messages([1.5, ABOUT, 0, [b"a"]]))]),
     ("not given yet", [Q, (b"P", messages([50, ABOUT, 0, [b"a"]]))]),
     ("not given yet", [Q, (b"O", messages([49, ABOUT, 0, [b"a", b"b"]]))]),
-    ("not in order", [Q, (b"P", messages([5, ABOUT, 0, [b"a"]], [4, ABOUT, 0, [b"b"]]))]),
-    ("not in order", [Q, (b"P", messages([5, ABOUT, 0, [b"a", b"b"]], [6, ABOUT, 0, [b"b"]]))]),
-    ("not in order", [Q, (b"O", messages([9, ABOUT, 0, [b"a"]])), (b"P", messages([10, ABOUT, 0, [b"b"]]))]),
-    ("not what it should be", [Q, (b"P", messages([5, ABOUT, 7.0, [b"a"]]))]),
-    ("not what it should be", [Q, (b"P", messages([5, ["a/b", 1, None, 0, 0, ""], 0, [b"a"]]))]),
-    ("not what it should be", [Q, (b"P", messages([5, ["a/b", 0, 9.0, 0, 0, ""], 0, [b"a"]]))]),
-    ("another message", [Q, (b"O", messages([5, ABOUT, 0, [b"a"]], [5, ABOUT, 0, [b"b"]]))]),
+    ("not in the order of their ids", [Q, (b"P", messages([5, ABOUT, 0, [b"a"]], [4, ABOUT, 0, [b"b"]]))]),
+    ("not in the order of their ids", [Q, (b"P", messages([5, ABOUT, 0, [b"a", b"b"]], [6, ABOUT, 0, [b"b"]]))]),
     (
-        "another message",
+        "not in the order of their ids",
+        [Q, (b"O", messages([9, ABOUT, 0, [b"a"]])), (b"P", messages([10, ABOUT, 0, [b"b"]]))],
+    ),
+    ("where none is allowed", [Q, (b"P", messages([5, ABOUT, 7.0, [b"a"]]))]),
+    ("where none is allowed", [Q, (b"P", messages([5, ["a/b", 1, None, 0, 0, ""], 0, [b"a"]]))]),
+    ("where none is allowed", [Q, (b"P", messages([5, ["a/b", 0, 9.0, 0, 0, ""], 0, [b"a"]]))]),
+    ("two messages have the same id", [Q, (b"O", messages([5, ABOUT, 0, [b"a"]], [5, ABOUT, 0, [b"b"]]))]),
+    (
+        "two messages have the same id",
         [Q, (b"P", messages([5, ABOUT, 0, [b"a"] * 3])), (b"O", messages([7, ABOUT, 0, [b"b"]]))],
     ),
     ("Expected", [Q, (b"O", messages([5, ABOUT, -1.0, [b"a"]]))]),
@@ -299,7 +302,7 @@ STRANGE: list[tuple[str, list[tuple[bytes, bytes]]]] = [
     ("Expected", [Q, (b"O", messages([5, ["a/b", 0, nan, 0, 0, ""], 0, [b"a"]]))]),
     ("Expected", [Q, (b"O", messages([5, ["a/b", 0, None, -1, 0, ""], 0, [b"a"]]))]),
     ("Expected", [Q, (b"O", messages([5, ["a/b", 0, None, 0, 0, "../x"], 0, [b"a"]]))]),
-    ("of no queue", [(b"K", messages(["jobs", "k", bytes(16), 1, 5.0]))]),
+    ("of a queue that is not in the file", [(b"K", messages(["jobs", "k", bytes(16), 1, 5.0]))]),
     ("Expected", [Q, (b"K", messages(["jobs", "", bytes(16), 1, 5.0]))]),
     ("Expected", [Q, (b"K", messages(["jobs", "k", bytes(15), 1, 5.0]))]),
     ("Expected", [Q, (b"K", messages(["jobs", "k" * 256, bytes(16), 1, 5.0]))]),
@@ -322,7 +325,7 @@ def test_what_zapq_did_not_write_is_refused_with_the_place(
 def test_a_length_is_believed_only_if_the_file_is_that_long() -> None:
     head = forged()
     for length, complaint in (
-        (2**32 - 1, "no block is so long"),
+        (2**32 - 1, "the block is longer"),
         (MAX_BLOCK_BYTES, "the file ends in the middle"),
     ):
         tracemalloc.start()

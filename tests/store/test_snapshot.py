@@ -217,7 +217,7 @@ def test_what_is_no_snapshot_is_refused(zapq_settings: Settings, tmp_path: Path,
     (tmp_path / "a.json").write_bytes(text)
     with (
         SnapshotStore(replace(zapq_settings, max_message_bytes=2**20)) as store,
-        pytest.raises(SnapshotFailed, match="JSON array of base64 strings: damage after message"),
+        pytest.raises(SnapshotFailed, match=r"JSON array of base64 strings\. It is damaged after message"),
     ):
         store.load("a.json")
 
@@ -227,7 +227,7 @@ def test_damage_is_reported_with_the_number_of_messages_before_it(
 ) -> None:
     small_pieces(8)
     (tmp_path / "a.json").write_bytes(b'["aGk=","aGk=",5,"aGk="]')
-    with pytest.raises(SnapshotFailed, match="damage after message 2"):
+    with pytest.raises(SnapshotFailed, match="is damaged after message 2"):
         store.load("a.json")
 
 

@@ -69,10 +69,13 @@ class Access:
             if not authorization:
                 raise Unauthenticated
             if parse_bearer(authorization) is None:
-                raise Unauthenticated("Authorization must be Bearer and a token.", wrong=True)
-            raise Unauthenticated("There is no such token here.", wrong=True)
+                raise Unauthenticated(
+                    "The Authorization header is not valid. Send one, as `Authorization: Bearer TOKEN`.",
+                    wrong=True,
+                )
+            raise Unauthenticated("The server does not know this token. Check it, or get a new one.", wrong=True)
         if grant.expires <= self._wall():
-            raise Unauthenticated("The credential has expired.", token=grant.name, wrong=True)
+            raise Unauthenticated("The credential has expired. Get a new one.", token=grant.name, wrong=True)
         return grant
 
     def permits(self, authorization: bytes, identities: Identities, role: Role, queue: str) -> bool:
@@ -113,9 +116,10 @@ class Access:
 def check(grant: Grant, role: Role, *queues: str | None) -> None:
     """Raise `RoleMissing` unless `grant` has `role` for each of `queues`; None is all there are together."""
     if not grant.has_role(role):
-        raise RoleMissing(f"This needs the role {role}.", role=role, token=grant.name)
+        detail = f"This request needs the role {role}. Use a credential that has it."
+        raise RoleMissing(detail, role=role, token=grant.name)
     for queue in queues:
         if not grant.covers(queue):
-            about = "all queues together" if queue is None else "this one"
-            detail = f"The role {role} was given for some queues, not for {about}."
+            which = "all queues" if queue is None else "this queue"
+            detail = f"This request needs the role {role} for {which}. Use a credential that has it."
             raise RoleMissing(detail, role=role, token=grant.name)

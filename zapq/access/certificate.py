@@ -20,7 +20,9 @@ def parse_identity(text: str) -> str:
     """
     match = re.fullmatch(r"(CN|DNS|URI|email)=([\x21-\x7e]{1,255})", text, re.ASCII)
     if match is None:
-        raise ValueError("after @ comes CN=, DNS=, URI= or email= and what the certificate says, colons as %3A")
+        raise ValueError(
+            "after @, give CN=, DNS=, URI= or email= and the name in the certificate; write a colon in it as %3A"
+        )
     return f"{match[1]}={unquote(match[2])}"
 
 

@@ -43,14 +43,17 @@ def parse_roles(text: str) -> frozenset[Role]:
     words = text.split(",")
     roles = frozenset(role for role in ROLES if role in words)
     if len(roles) != len(words):
-        raise ValueError(f"give one or more of {', '.join(ROLES)}, each once, with commas between them")
+        raise ValueError(f"give one or more of the roles {', '.join(ROLES)}, each once, with commas between them")
     return roles
 
 
 def check_name(text: str) -> str:
     """Return `text` if a grant can be called so; ValueError otherwise."""
     if not NAME.fullmatch(text):
-        raise ValueError("a name is 1 to 80 letters, digits, dots, dashes and underscores")
+        raise ValueError(
+            "a name must be 1 to 80 letters, digits, dots, dashes and underscores, beginning with a letter or"
+            " digit"
+        )
     return text
 
 
@@ -58,9 +61,12 @@ def check_pattern(text: str) -> str:
     """Return `text` if it is a pattern of queue names; ValueError otherwise."""
     if _DAY.match(text):
         # Who leaves the pattern out would get a credential that never ends.
-        raise ValueError("that is a date; the queues come before it, * for all of them")
+        raise ValueError("the date must come after the queues; give * for all queues")
     if not _PATTERN.fullmatch(text):
-        raise ValueError("queues are a name of 1 to 80 characters, in which * stands for any and ? for one")
+        raise ValueError(
+            "queues must be a pattern of 1 to 80 characters: a queue's name, in which * stands for any"
+            " characters and ? for one"
+        )
     return text
 
 

@@ -51,7 +51,7 @@ def parse_line(text: str) -> Credential:
     """Return what one line says; ValueError says what is wrong, and never shows the line."""
     fields = text.split(":", 4)
     if len(fields) < 3:
-        raise ValueError("give name:credential:roles, and if need be :queues and :expires")
+        raise ValueError("give name:credential:roles, which :queues and :expires may follow")
     name, credential, roles, *rest = (field.strip() for field in fields)
     grant = Grant(
         check_name(name),
@@ -63,8 +63,8 @@ def parse_line(text: str) -> Credential:
         return Credential(grant, identity=parse_identity(credential[1:]))
     if not _DIGEST.fullmatch(credential):
         raise ValueError(
-            "a credential is the SHA-256 of a token, 64 characters of lower-case hex, or @ and what a certificate"
-            " says; zapq token new makes a line"
+            "the credential must be the SHA-256 of a token in lower-case hex, or @ and the name in a certificate;"
+            " zapq token new makes a line"
         )
     return Credential(grant, digest=bytes.fromhex(credential))
 
@@ -74,12 +74,12 @@ def _contents(path: str) -> str:
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a plain file")
+            raise ValueError("it is not a plain file")
         if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise ValueError("others than its owner may write it, and let anybody in; chmod go-w")
+            raise ValueError("other users than its owner may write it; remove that permission with chmod go-w")
         data = file.read(MAX_TOKEN_FILE_BYTES + 1)
     if len(data) > MAX_TOKEN_FILE_BYTES:
-        raise ValueError(f"over {MAX_TOKEN_FILE_BYTES} bytes")
+        raise ValueError(f"it is larger than {MAX_TOKEN_FILE_BYTES} bytes")
     return data.decode()  # UnicodeDecodeError is a ValueError, and shows one byte at the most
 
 
@@ -95,10 +95,14 @@ def _parse(text: str) -> Iterator[Credential]:
             raise ValueError(f"line {number}: {error}") from None
         for first in (names.get(line.grant.name), credentials.get(line.digest or line.identity)):
             if first is not None:
-                raise ValueError(f"line {number}: the same name or credential as in line {first}")
+                raise ValueError(
+                    f"line {number} has the same name or credential as line {first}; give each only once"
+                )
         names[line.grant.name] = credentials[line.digest or line.identity] = number
         if len(names) > MAX_GRANTS:
-            raise ValueError(f"over {MAX_GRANTS} credentials")
+            raise ValueError(f"it has over {MAX_GRANTS} credentials")
         yield line
     if not names:
-        raise ValueError("it names nobody, so nobody could get in")
+        raise ValueError(
+            "it has no credentials, so the server would refuse every request; zapq token new makes a line"
+        )

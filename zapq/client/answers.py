@@ -43,7 +43,10 @@ def field(answer: httpx2.Response, name: str) -> str:
     """Return a header field; raises `ServerError` if it is not there, for then the answer is not zapq's."""
     text = answer.headers.get(name)
     if text is None:
-        raise ServerError(f"The answer has no {name}; is there a zapq at {answer.url}?", status=answer.status_code)
+        raise ServerError(
+            f"The answer has no {name} header. Check that {answer.url} is a zapq server.",
+            status=answer.status_code,
+        )
     return str(text)
 
 
@@ -51,7 +54,10 @@ def number(answer: httpx2.Response, name: str) -> int:
     """Return a header field that is a whole number; raises `ServerError` as `field` does."""
     text = field(answer, name)
     if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
-        raise ServerError(f"The answer's {name} is no number.", status=answer.status_code)
+        raise ServerError(
+            f"The answer's {name} header is not a number. Check that {answer.url} is a zapq server.",
+            status=answer.status_code,
+        )
     return int(text)
 
 

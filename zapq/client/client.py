@@ -291,11 +291,13 @@ class Client:
         try:
             answer = await self._http.send(request)
         except httpx2.LocalProtocolError as error:
-            raise InvalidParameter(f"This cannot be said in HTTP: {error}.") from error
+            raise InvalidParameter(f"The request cannot be sent over HTTP: {error}.") from error
         except _NOT_SENT as error:
-            raise Unreachable(f"{request.url.host} could not be reached: {_reason(error)}.") from error
+            raise Unreachable(f"The server {request.url.host} could not be reached: {_reason(error)}.") from error
         except httpx2.TransportError as error:
-            raise NoAnswer(f"The answer did not arrive: {_reason(error)}.") from error
+            raise NoAnswer(
+                f"No answer arrived, so the request may or may not have taken effect: {_reason(error)}."
+            ) from error
         if not answer.is_success:
             raise error_of(answer)
         return answer
@@ -321,4 +323,4 @@ def _decoded(answer: httpx2.Response, kind: type[T]) -> T:
             return msgspec.msgpack.decode(answer.content, type=kind)
         return msgspec.json.decode(answer.content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ServerError(f"The answer is not what it should be: {error}.", status=answer.status_code) from None
+        raise ServerError(f"The answer did not come from zapq: {error}.", status=answer.status_code) from None

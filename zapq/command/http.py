@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 
 from zapq.limits import CLIENT_TIMEOUT, TOKEN_VARIABLE
 
-STRANGE = "The answer is none of zapq's; is the URL right?"
+STRANGE = "The answer did not come from zapq. Check that the URL is right."
 
 
 class Failed(Exception):

@@ -119,19 +119,22 @@ class Broker:
             # Only what is decoded has been looked at.
             msgspec.convert(msgspec.to_builtins(settings), QueueSettings)
         except msgspec.ValidationError as error:
-            raise InvalidParameter(
-                f"The settings are not what they should be: {error}.", parameter="body"
-            ) from None
+            raise InvalidParameter(f"The settings are not valid: {error}.", parameter="body") from None
         dead_letter = settings.dead_letter
         if (dead_letter is None) != (settings.max_receives is None):
             raise InvalidParameter(
-                "max_receives and dead_letter need each other: after how many deliveries, and where to.",
+                "max_receives and dead_letter must be set together: after how many deliveries a message is moved,"
+                " and to which queue.",
                 parameter="dead_letter",
             )
         seen, after = {name}, dead_letter
         while after is not None:
             if after in seen:
-                raise InvalidParameter("Dead letters would go round in a circle.", parameter="dead_letter")
+                raise InvalidParameter(
+                    "Dead letters would move in a circle. Set dead_letter to a queue whose dead letters do not"
+                    " come back to this one.",
+                    parameter="dead_letter",
+                )
             seen.add(after)
             after = self.queues[after].settings.dead_letter if after in self.queues else None
         wanted = [each for each in (name, dead_letter) if each is not None and each not in self.queues]
@@ -154,9 +157,12 @@ class Broker:
     def _check_deletable(self, name: str) -> Queue:
         queue = self.find(name)
         if queue is self.default:
-            raise QueueInUse(f"{name} is always there; purge it instead.", queue=name)
+            raise QueueInUse(f"The queue {name} cannot be deleted. Purge it instead.", queue=name)
         for other in self._feeders(name):
-            raise QueueInUse(f"Dead letters of {other.name} go to {name}; change that first.", queue=name)
+            raise QueueInUse(
+                f"{name} is the dead-letter queue of {other.name}. Change the settings of {other.name} first.",
+                queue=name,
+            )
         return queue
 
     def prepare(self, names: Iterable[str]) -> Replacement:

@@ -768,8 +768,12 @@ class Queue:
             if f"{serial:x}" == number:
                 return serial
         if not _RECEIPT.fullmatch(receipt):
-            raise InvalidParameter("The receipt is none that zapq gives.", parameter="receipt")
-        raise ReceiptExpired("The receipt is of another queue, or of another run of zapq.", parameter="receipt")
+            raise InvalidParameter("The receipt is not valid. Send it as zapq gave it.", parameter="receipt")
+        raise ReceiptExpired(
+            "The receipt is from another queue, or from before the server restarted. Nothing was changed; receive"
+            " the message again.",
+            parameter="receipt",
+        )
 
     def _pop_lease(self, serial: int, now: float) -> Lease | None:
         """Take a lease out of its holder's hands and return it; None if it is over: one whose time has come is."""

@@ -25,7 +25,7 @@ from zapq.service.service import QueueService
 from zapq.settings import Settings
 
 _DETAILS = {
-    404: "zapq has no such endpoint.",
+    404: "There is no endpoint with this path. README.md lists the endpoints.",
     405: "This endpoint does not take this method; the Allow field lists those it takes.",
 }
 
@@ -95,7 +95,7 @@ def create_app(
     @app.errorhandler(HTTPException)
     async def refuse_http(error: HTTPException) -> Response:
         status = error.code or 500
-        detail = _DETAILS.get(status) or error.description or "The request cannot be answered."
+        detail = _DETAILS.get(status) or error.description or "The server cannot answer this request."
         response = problem(status, problems.render_status(status, detail, exchange_of(request).trace_id))
         allowed = getattr(error, "valid_methods", None)
         if allowed:
@@ -113,7 +113,7 @@ def create_app(
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
         logs.log.error("request failed", exc_info=error)
-        detail = "zapq made a mistake; the log tells more under this trace id."
+        detail = "The server failed because of an error of its own. Its log has the details under this trace id."
         return problem(500, problems.render_status(500, detail, exchange_of(request).trace_id))
 
     def log_refusal(level: int, cause: str, status: int, detail: str, **who: str) -> None:

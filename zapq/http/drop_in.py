@@ -85,5 +85,5 @@ def create_routes(api: Api) -> Blueprint:
 
 def _file(values: dict[str, str]) -> str:
     if "file" not in values:
-        raise InvalidParameter("file is missing: give ?file=name.json or ?file=name.msgpack.", parameter="file")
+        raise InvalidParameter("file is missing. Give ?file=NAME.json or ?file=NAME.msgpack.", parameter="file")
     return values["file"]

@@ -94,7 +94,7 @@ def _permission(request: Request) -> Permission:
     try:
         return PERMISSIONS[method, str(request.url_rule)]
     except KeyError:
-        raise RoleMissing("Nobody may do this.") from None
+        raise RoleMissing("No role allows this request.") from None
 
 
 def _queues(request: Request, permission: Permission) -> tuple[str | None, ...]:

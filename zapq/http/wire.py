@@ -42,10 +42,10 @@ def parameters(request: Request, *known: str) -> dict[str, str]:
     """Return the query parameters; unknown and repeated ones are `InvalidParameter`, for they are typos."""
     for name, values in request.args.lists():
         if name not in known:
-            meant = f"this endpoint knows {', '.join(known)}" if known else "this endpoint takes none"
-            raise InvalidParameter(f"Unknown query parameter; {meant}.", parameter=name[:100])
+            takes = f"only {', '.join(known)}" if known else "none"
+            raise InvalidParameter(f"Unknown query parameter. This endpoint takes {takes}.", parameter=name[:100])
         if len(values) > 1:
-            raise InvalidParameter(f"{name} is given {len(values)} times; give it once.", parameter=name)
+            raise InvalidParameter(f"{name} is given {len(values)} times. Give it once.", parameter=name)
     return request.args.to_dict()
 
 
@@ -68,7 +68,7 @@ def whole(values: dict[str, str], name: str, default: int) -> int:
     if text is None:
         return default
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
-        raise InvalidParameter(f"{name} must be a whole number.", parameter=name)
+        raise InvalidParameter(f"{name} must be a whole number, such as 10.", parameter=name)
     return int(text)
 
 
@@ -84,7 +84,9 @@ def state(values: dict[str, str]) -> State:
 def leases(values: dict[str, str]) -> bool:
     """Whether messages are to be leased: always, unless `ack=auto` says that giving them is enough."""
     if values.get("ack", "auto") != "auto":
-        raise InvalidParameter("ack can only be auto; leave it out to acknowledge yourself.", parameter="ack")
+        raise InvalidParameter(
+            "ack must be auto. Leave it out to acknowledge each message yourself.", parameter="ack"
+        )
     return "ack" not in values
 
 
@@ -97,7 +99,7 @@ def durability(values: dict[str, str]) -> Durability | None:
             return "memory"
         case "committed":
             return "committed"
-    raise InvalidParameter("durability is memory or committed.", parameter="durability")
+    raise InvalidParameter("durability must be memory or committed.", parameter="durability")
 
 
 def content_type(request: Request) -> str:
@@ -117,7 +119,8 @@ def idempotency_key(request: Request) -> str | None:
         return None
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
         raise InvalidParameter(
-            "Idempotency-Key must be one word of 1 to 255 visible ASCII characters.", parameter="Idempotency-Key"
+            "Idempotency-Key must be given once, as 1 to 255 visible ASCII characters without spaces.",
+            parameter="Idempotency-Key",
         )
     return keys[0]
 
@@ -125,7 +128,9 @@ def idempotency_key(request: Request) -> str | None:
 def batch_format(request: Request) -> str:
     """Return the media type of a batch that is sent."""
     if request.mimetype not in {MSGPACK, JSON, NDJSON}:
-        raise UnsupportedType(f"Send a batch as {MSGPACK}, {JSON} or {NDJSON}.", parameter="Content-Type")
+        raise UnsupportedType(
+            f"A batch cannot have this Content-Type. Send {MSGPACK}, {JSON} or {NDJSON}.", parameter="Content-Type"
+        )
     return request.mimetype
 
 
@@ -134,7 +139,7 @@ def answer_format(request: Request) -> str:
     wanted = request.accept_mimetypes
     best = wanted.best_match([JSON, MSGPACK]) if wanted else JSON
     if best is None:
-        raise NotAcceptable(f"A batch is given as {JSON} or {MSGPACK}.", parameter="Accept")
+        raise NotAcceptable(f"The Accept header must allow {JSON} or {MSGPACK}.", parameter="Accept")
     return best
 
 
@@ -150,21 +155,25 @@ def decode_batch(media_type: str, data: bytes) -> Sequence[bytes | Draft]:
             return [b"" if each is None else each for each in _JSON_MESSAGES.decode(data)]
         lines: list[bytes] = [bytes(line) for line in _JSON_LINE.decode_lines(data)]
     except _UNDECODABLE as error:
-        raise InvalidParameter(f"The batch is not what it should be: {_why(error)}.", parameter="body") from None
+        raise InvalidParameter(f"The batch is not valid: {_why(error)}.", parameter="body") from None
     if not 1 <= len(lines) <= MAX_BATCH:
-        raise InvalidParameter(f"A batch has 1 to {MAX_BATCH} lines.", parameter="body")
+        raise InvalidParameter(
+            f"A batch must have 1 to {MAX_BATCH} lines. This one has {len(lines)}.", parameter="body"
+        )
     return lines
 
 
 def decode_settlements(media_type: str, data: bytes) -> list[Settlement]:
     """Return what is to become of which lease; `InvalidParameter` says what is wrong."""
     if media_type not in {MSGPACK, JSON}:
-        raise UnsupportedType(f"Send settlements as {JSON} or {MSGPACK}.", parameter="Content-Type")
+        raise UnsupportedType(
+            f"Settlements cannot have this Content-Type. Send {JSON} or {MSGPACK}.", parameter="Content-Type"
+        )
     decoder = _MSGPACK_SETTLEMENTS if media_type == MSGPACK else _JSON_SETTLEMENTS
     try:
         return decoder.decode(data)
     except _UNDECODABLE as error:
-        raise InvalidParameter(f"The batch is not what it should be: {_why(error)}.", parameter="body") from None
+        raise InvalidParameter(f"The settlements are not valid: {_why(error)}.", parameter="body") from None
 
 
 def decode_settings(data: bytes) -> QueueSettings:
@@ -172,9 +181,7 @@ def decode_settings(data: bytes) -> QueueSettings:
     try:
         return _SETTINGS.decode(data or b"{}")
     except _UNDECODABLE as error:
-        raise InvalidParameter(
-            f"The settings are not what they should be: {_why(error)}.", parameter="body"
-        ) from None
+        raise InvalidParameter(f"The settings are not valid: {_why(error)}.", parameter="body") from None
 
 
 def type_in_batch(media_type: str) -> str:
@@ -251,7 +258,7 @@ def is_local(client: tuple[str, int] | None) -> bool:
 def _why(error: Exception) -> str:
     match error:
         case UnicodeDecodeError():
-            return "text in it is not UTF-8"
+            return "its text is not UTF-8"
         case RecursionError():
             return "it is nested too deeply"
         case _:

@@ -285,7 +285,7 @@ class HotPath:
         if batch is None or not batch.failure:
             return
         parts = list(answers.parts)
-        refusal = StorageUnavailable(f"The disk takes no changes: {batch.failure}. Nothing was changed.")
+        refusal = batch.refusal()
         for at, head in answers.changed:
             parts[at] = self._refusal(refusal, head)
         answers.data = b"".join(parts)

@@ -85,7 +85,7 @@ class GuardedH11(h11.Connection):
         if isinstance(event, h11.Data) and event.chunk_start:
             self._chunks += 1
             if self._chunks > MAX_CHUNKS:
-                self.reason = f"The body has over {MAX_CHUNKS} chunks; send larger ones."
+                self.reason = f"The request body has over {MAX_CHUNKS} chunks. Send larger ones."
                 raise h11.RemoteProtocolError(self.reason, error_status_hint=400)
         return event
 

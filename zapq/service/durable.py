@@ -191,7 +191,7 @@ class DurableQueue(NamedQueue):
                     self.return_undelivered(given)
                 return
             if batch.failure:
-                waiter.refusal = StorageUnavailable(f"The disk takes no changes: {batch.failure}.")
+                waiter.refusal = batch.refusal()
             else:
                 waiter.given = given
             waiter.wake()
@@ -285,7 +285,11 @@ class DurableService(QueueService):
                 try:
                     change = core.begin_replacing(epoch, messages, size)
                 except QueueFull as full:
-                    raise SnapshotFailed(f"{name} holds more than the queue may.", **full.members) from None
+                    raise SnapshotFailed(
+                        f"{name} holds more than {full.members['limit']} allows. The queue is as it was. Raise"
+                        " the cap, and load the file again.",
+                        **full.members,
+                    ) from None
                 self.journal.add(change)
             used = True
         finally:

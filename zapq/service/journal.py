@@ -24,6 +24,9 @@ from zapq.service.section import Section
 from zapq.store.database import Database
 from zapq.store.writer import Writer, Written
 
+NO_ANSWER = "it does not answer"
+"""The failure of a batch that was given up: whether it is on the disk is not known."""
+
 
 @dataclass(frozen=True, slots=True)
 class JournalStats:
@@ -65,7 +68,16 @@ class OpenGroup(CommitGroup):
             with trio.CancelScope(shield=True):
                 await event.wait()
         if self.failure:
-            raise StorageUnavailable(f"The disk takes no changes: {self.failure}. Nothing was changed.")
+            raise self.refusal()
+
+    def refusal(self) -> StorageUnavailable:
+        """Return what to tell a client whose change could not be written."""
+        if self.failure == NO_ANSWER:
+            return StorageUnavailable(
+                "The disk does not answer, and the server shuts down. The change may or may not be kept; look"
+                " after the next start."
+            )
+        return StorageUnavailable(reason=self.failure)
 
 
 class Journal:
@@ -119,18 +131,18 @@ class Journal:
         return ended
 
     def abandon(self) -> None:
-        """Tell everybody who waits for the disk that it does not answer; what becomes of theirs is unknown."""
+        """Wake every task that waits for the disk with an error: it does not answer; the outcome is unknown."""
         self.flush()
         while self._in_flight:
             self._abandoned = True
             batch = self._in_flight.popleft()
-            batch.failure = "it does not answer"
+            batch.failure = NO_ANSWER
             self._resolve(batch, take_effect=False)
 
     def check(self) -> None:
         """Raise `StorageUnavailable` if nothing can be written at the moment."""
         if self.reason:
-            raise StorageUnavailable(f"The disk takes no changes: {self.reason}. Nothing was changed.")
+            raise StorageUnavailable(reason=self.reason)
 
     def add(self, change: Change) -> None:
         """Enter a change, which takes effect when it is written; inside `relaxed`, at once."""

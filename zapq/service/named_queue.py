@@ -790,7 +790,7 @@ def _properties(now: float, priority: int, delay: float, ttl: float | None, cont
 def _check(name: str, value: float | None, low: float, high: float) -> None:
     # Also what is not a number, which no comparison is true for.
     if value is not None and not low <= value <= high:
-        raise InvalidParameter(f"{name}={value} is out of range: give {low:g} to {high:g}.", parameter=name)
+        raise InvalidParameter(f"{name}={value} is out of range. Give {low:g} to {high:g}.", parameter=name)
 
 
 def checked_limit(limit: int, name: str = "max") -> int:

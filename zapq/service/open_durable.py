@@ -14,7 +14,7 @@ from zapq.errors import CannotStart
 from zapq.limits import CLOSE_SECONDS
 from zapq.service.durable import DurableService
 from zapq.settings import Settings
-from zapq.store.database import FILE, Contents, Database, open_database
+from zapq.store.database import FILE, Contents, Database, open_database, refusal
 from zapq.store.snapshot import SnapshotStore
 from zapq.store.wal import Damaged
 
@@ -52,9 +52,9 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
                 queue.note_last()
             written = await service.journal.close(CLOSE_SECONDS)  # noqa: ASYNC102 - shielded and bounded inside
     if not written:
-        raise CannotStart(f"{FILE}: the disk does not answer; the last changes may not be there.")
+        raise CannotStart(f"The disk does not answer, so the last changes may be missing in {FILE}.")
     if service.journal.reason:
-        raise CannotStart(f"{FILE}: the last changes could not be written: {service.journal.reason}.")
+        raise CannotStart(f"The last changes could not be written to {FILE}: {service.journal.reason}.")
 
 
 def _open(settings: Settings, descriptor: int, now: float, clock_offset: float) -> tuple[Database, Contents]:
@@ -64,7 +64,7 @@ def _open(settings: Settings, descriptor: int, now: float, clock_offset: float) 
         database.prepare()
     except Damaged as error:
         database.close()
-        raise CannotStart(f"{FILE} is damaged: {error}. `zapq check` tells more.") from None
+        raise refusal(error) from None
     except BaseException:
         database.close()
         raise

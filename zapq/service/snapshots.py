@@ -131,7 +131,7 @@ class Snapshots:
             logs.say(logging.ERROR, "snapshot on exit failed", file=name, reason=error.detail)
             raise
         except trio.Cancelled:
-            logs.say(logging.ERROR, "snapshot on exit failed", file=name, reason="There was no time for it.")
+            logs.say(logging.ERROR, "snapshot on exit failed", file=name, reason="The grace ran out.")
             raise
         logs.say(logging.INFO, "snapshot saved", file=name, messages=number)
 
@@ -187,7 +187,11 @@ class Snapshots:
             try:
                 dropped = service.broker.default.replace(messages, size)
             except QueueFull as full:
-                raise SnapshotFailed(f"{name} holds more than the queue may.", **full.members) from None
+                raise SnapshotFailed(
+                    f"{name} holds more than {full.members['limit']} allows. The queue is as it was. Raise"
+                    " the cap, and load the file again.",
+                    **full.members,
+                ) from None
             service.hand_out()
         await bulk.free_elsewhere(dropped)
         return number

@@ -243,12 +243,13 @@ class Archive:
         head = self._take(0, _HEAD.size)
         magic, self.version, self._number, self.written, checksum = _HEAD.unpack(head)
         if magic != _MAGIC:
-            raise self.damage(0, "it is no snapshot of this kind")
+            raise self.damage(0, "the file is not a snapshot in this format")
         if crc32(head[:-4]) != checksum or not 0 <= self.written <= 1e12:
-            raise self.damage(0, "checksum does not match")
+            raise self.damage(0, "the checksum does not match")
         if self.version > VERSION:
             raise SnapshotFailed(
-                f"{name} is in format {self.version}, of a newer zapq; this one reads up to format {VERSION}."
+                f"{name} was written by a newer zapq, in format {self.version}. This zapq reads formats up to"
+                f" {VERSION}."
             )
         self.totals = Totals(0, 0, 0)
         """What was read so far."""
@@ -290,28 +291,28 @@ class Archive:
         return Totals._make(_TOTALS.unpack(content)) if kind == _END and len(content) == _TOTALS.size else None
 
     def damage(self, place: int, what: str) -> SnapshotFailed:
-        """Return the complaint about what is wrong at that byte."""
+        """Return the error for damage at that byte."""
         return SnapshotFailed(f"{self._name}: damaged at byte {place}: {what}.", byte=place)
 
     def _next(self, place: int) -> tuple[bytes, bytes]:
         kind, length, checksum = _BLOCK.unpack(self._take(place, _BLOCK.size))
         # Looked at before so much is read, or memory is taken for it.
         if length > MAX_BLOCK_BYTES:
-            raise self.damage(place, "no block is so long")
+            raise self.damage(place, "the block is longer than zapq writes them")
         content = self._take(place, length, _BLOCK.size)
         if _checksum(self._number, place, kind, content) != checksum:
-            raise self.damage(place, "checksum does not match")
+            raise self.damage(place, "the checksum does not match")
         return kind, content
 
     def _take(self, place: int, length: int, skip: int = 0) -> bytes:
         """Read exactly `length` bytes, `skip` bytes into what begins at `place`."""
         if place + skip + length > self._size:
-            raise self.damage(place, "the file ends in the middle")
+            raise self.damage(place, "the file ends in the middle of a block")
         data = b""
         while len(data) < length:
             more = self._file.read(length - len(data))
             if not more:
-                raise self.damage(place, "the file ends in the middle")
+                raise self.damage(place, "the file ends in the middle of a block")
             data += more
         return data
 
@@ -348,15 +349,15 @@ def decode(archive: Archive, name: str, caps: Caps, clock_offset: float, checkpo
         try:
             if kind == QUEUE:
                 if records.name in queues:
-                    raise ValueError(f"there is another queue called {records.name}")
+                    raise ValueError(f"the queue {records.name} is there twice")
                 filling = _Filling(records, clock_offset)
                 queues[records.name] = filling.image
             elif kind == KEYS:
                 if len(keys) + len(records) > MAX_KEYS or not {each.queue for each in records} <= queues.keys():
-                    raise ValueError("keys are too many, or of no queue")
+                    raise ValueError("there are too many keys, or keys of a queue that is not in the file")
                 keys += (KeyImage(k.queue, k.key, k.fingerprint, k.id, k.until - clock_offset) for k in records)
             elif filling is None:
-                raise ValueError("messages are of no queue")
+                raise ValueError("there are messages before the first queue")
             else:
                 filling.add(kind, records)
         except ValueError as error:
@@ -371,7 +372,7 @@ def decode(archive: Archive, name: str, caps: Caps, clock_offset: float, checkpo
         ):
             if count > cap:
                 option = f"max_{what}"
-                raise SnapshotFailed(f"{name} holds more than --{option.replace('_', '-')} allows.", limit=option)
+                raise SnapshotFailed(f"{name} holds more than --{option.replace('_', '-')} allows. Raise it, and load the file again.", limit=option)
         checkpoint()
     _check_dead_letters(name, {each.name: each.settings for each in queues.values()})
     return Image(list(queues.values()), keys)
@@ -381,11 +382,16 @@ def _check_dead_letters(name: str, settings: dict[str, QueueSettings]) -> None:
     """Raise `SnapshotFailed` unless dead letters of every queue have a place to go to, and an end."""
     for queue, own in settings.items():
         if (own.dead_letter is None) != (own.max_receives is None):
-            raise SnapshotFailed(f"{name}: max_receives and dead_letter of {queue} need each other.")
+            raise SnapshotFailed(
+                f"{name}: the queue {queue} has only one of max_receives and dead_letter, which belong together."
+            )
         seen, after = {queue}, own.dead_letter
         while after is not None:
             if after not in settings or after in seen:
-                raise SnapshotFailed(f"{name}: dead letters of {queue} would go nowhere, or round in a circle.")
+                raise SnapshotFailed(
+                    f"{name}: the dead letters of {queue} would go to a queue that is not in the file, or in a"
+                    " circle."
+                )
             seen.add(after)
             after = settings[after].dead_letter
 
@@ -415,7 +421,7 @@ class _Filling:
         """Take the messages of one block in."""
         for record in records:
             if record.first + len(record.bodies) > self._next_id:
-                raise ValueError("an id that was not given yet")
+                raise ValueError("a message has an id that its queue has not given yet")
             if kind == ORDERED:
                 self._add_ordered(record)
             else:
@@ -424,9 +430,9 @@ class _Filling:
     def _add_ordered(self, record: MessageRecord) -> None:
         properties, first, count = self._properties(record.properties), record.first, len(record.bodies)
         if self._others or (self._ranges and first <= self._ranges[-1][1]):
-            raise ValueError("messages are not in order")
+            raise ValueError("the messages are not in the order of their ids")
         if properties.priority or properties.expires < inf or record.due:
-            raise ValueError("a message is not what it should be here")
+            raise ValueError("a message has a priority, ttl or delay where none is allowed")
         self._ranges.append((first, first + count - 1))
         if count == 1:
             self._ordered.append(Message(first, record.bodies[0], properties))
@@ -440,7 +446,7 @@ class _Filling:
         for id, body in enumerate(record.bodies, record.first):
             at = bisect_right(self._ranges, (id, inf))
             if id in self._ids or (at and self._ranges[at - 1][1] >= id):
-                raise ValueError("there is another message with its id")
+                raise ValueError("two messages have the same id")
             self._ids.add(id)
             self._others.append((Message(id, body, properties), due))
 

@@ -79,15 +79,15 @@ def _copy(directory: str, path: Path, copy: Path) -> tuple[int, int | None]:
         # Shared: several may look at once. A server wants it for itself.
         lock(directory, descriptor, fcntl.LOCK_SH)
         if not is_there(descriptor):
-            raise CannotStart(f"There is no database in {directory!r}: no {FILE}.")
+            raise CannotStart(f"There is no database in {directory!r}: the file {FILE} is missing.")
         log = log_of(path)
         size, logged = path.stat().st_size, log.stat().st_size if log.exists() else None
         # Twice the log: what is in it goes to the copy of the file, too.
         needed, free = size + 2 * (logged or 0), shutil.disk_usage(copy.parent).free
         if needed > free:
             raise CannotStart(
-                f"A copy needs {needed} bytes in {str(copy.parent.parent)!r}, where {free} are free;"
-                " TMPDIR says where else it may be."
+                f"The check needs {needed} bytes in {str(copy.parent.parent)!r} for a copy, where {free} are"
+                " free. Set TMPDIR to a directory with more room."
             )
         shutil.copyfile(path, copy)
         if logged is not None:

@@ -501,7 +501,7 @@ def open_database(directory: str, descriptor: int) -> tuple[Database, str]:
     except Damaged as error:
         raise refusal(error) from None
     except (OSError, sqlite3.Error) as error:
-        raise CannotStart(f"{path.name} cannot be made: {_reason(error)}.") from None
+        raise CannotStart(f"{path.name} cannot be created: {_reason(error)}.") from None
     return open_existing(path)
 
 
@@ -510,12 +510,14 @@ def lock(directory: str, descriptor: int, kind: int) -> None:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise CannotStart(f"--data-dir {directory!r} is in use by another process of zapq.") from None
+        raise CannotStart(
+            f"--data-dir {directory!r} is in use by another zapq. Stop that one, or give another directory."
+        ) from None
 
 
 def refusal(error: Damaged) -> CannotStart:
     """Return what to say about a damaged database."""
-    return CannotStart(f"{FILE} is damaged: {error}. `zapq check` tells more.")
+    return CannotStart(f"{FILE} is damaged: {error}. Restore a copy of it, or start with another --data-dir.")
 
 
 def open_existing(path: Path) -> tuple[Database, str]:
@@ -534,15 +536,19 @@ def open_existing(path: Path) -> tuple[Database, str]:
         _set_modes(connection)
         if not has_log and connection.execute("select count(*) from probe where number = 2").fetchone()[0]:
             warning = (
-                f"{log_of(path).name} is missing, and {path.name} was in use: unless something else than zapq has"
-                " opened it since, the last commits are missing too"
+                f"{log_of(path).name} is missing, although {path.name} had one: unless a program other than"
+                " zapq has opened the database since, the last commits are lost"
             )
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         # The latter if SQLite's own message quotes what is damaged.
         connection.close()
         if _code_of(error) == sqlite3.SQLITE_BUSY:
-            raise CannotStart(f"{path.name} is in use by another program: {error}.") from None
-        raise CannotStart(f"{path.name} cannot be used: {error}. `zapq check` tells more.") from None
+            raise CannotStart(
+                f"{path.name} is in use by another program: {error}. Close that program, and start again."
+            ) from None
+        raise CannotStart(
+            f"{path.name} cannot be used: {error}. Restore a copy of it, or start with another --data-dir."
+        ) from None
     except BaseException:
         connection.close()
         raise
@@ -563,7 +569,7 @@ def is_there(descriptor: int) -> bool:
                 raise Damaged(f"it is missing, but its log {name} is there") from None
         return False
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-        raise CannotStart(f"{FILE} is not a plain file with one name.")
+        raise CannotStart(f"{FILE} is not a plain file, or has several names (hard links).")
     if not status.st_size:
         raise Damaged("it is empty")
     return True
@@ -595,14 +601,18 @@ def _set_modes(connection: sqlite3.Connection) -> None:
     version = execute("pragma user_version").fetchone()[0]
     application = execute("pragma application_id").fetchone()[0]
     if application != APPLICATION:
-        raise CannotStart(f"{FILE} is a database of something else.")
+        raise CannotStart(f"{FILE} is a database of another program. Give another --data-dir.")
     if version > FORMAT:
-        raise CannotStart(f"{FILE} was made by a newer zapq (format {version}; this one knows {FORMAT}).")
+        raise CannotStart(
+            f"{FILE} was written by a newer zapq, in format {version}. This zapq reads format {FORMAT}."
+        )
     if version < FORMAT or _tables(connection) != _our_tables():
         raise CannotStart(f"{FILE} is damaged: its tables are not those of format {FORMAT}.")
     mode = execute("pragma journal_mode = wal").fetchone()[0]
     if mode != "wal":
-        raise CannotStart(f"{FILE} cannot have a write-ahead log here (journal mode {mode}).")
+        raise CannotStart(
+            f"{FILE} cannot have a write-ahead log here (journal mode {mode}). Give a --data-dir on a local disk."
+        )
     execute("pragma synchronous = full")
     # Ours come earlier, and not while somebody waits for a commit.
     execute(f"pragma wal_autocheckpoint = {4 * CHECKPOINT_PAGES}")

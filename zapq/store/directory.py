@@ -74,7 +74,7 @@ class Directory:
             status = os.fstat(file.fileno())
             # No name at all: it was replaced since we opened it, and is complete.
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-                raise SnapshotFailed(f"{name} is not a plain file with one name.")
+                raise SnapshotFailed(f"{name} is not a plain file, or has several names (hard links).")
             yield file, status.st_size
 
     def files(self) -> Iterator[tuple[str, os.stat_result]]:

@@ -30,6 +30,7 @@ from zapq.store.slices import Checkpoint, yield_gil
 MSGPACK = ".msgpack"
 _AUTOMATIC = re.compile(r"auto-[0-9]{8}T[0-9]{6}Z\.msgpack", re.ASCII)
 _BODIES = msgspec.json.Decoder(list[bytes | None])
+_TOO_LARGE = "{} is larger than --max-bytes and --max-msgs allow. Raise them, and load the file again."
 _SPACE = b" \t\r\n"
 """What JSON calls white space; `bytes.strip` knows more."""
 
@@ -128,13 +129,20 @@ class SnapshotStore:
                     size += len(body)
                     if len(body) > self._max_message_bytes:
                         raise SnapshotFailed(
-                            f"{name}: message {len(bodies)} is over --max-message-bytes.",
+                            f"{name}: message {len(bodies)} is larger than --max-message-bytes allows. Raise"
+                            " it, and load the file again.",
                             limit="max_message_bytes",
                         )
                 if len(bodies) > self._max_messages:
-                    raise SnapshotFailed(f"{name} holds more messages than --max-msgs.", limit="max_msgs")
+                    raise SnapshotFailed(
+                        f"{name} holds more messages than --max-msgs allows. Raise it, and load the file again.",
+                        limit="max_msgs",
+                    )
                 if size > self._max_bytes:
-                    raise SnapshotFailed(f"{name} holds more bytes than --max-bytes.", limit="max_bytes")
+                    raise SnapshotFailed(
+                        f"{name} holds more bytes than --max-bytes allows. Raise it, and load the file again.",
+                        limit="max_bytes",
+                    )
                 checkpoint()
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
@@ -148,9 +156,7 @@ class SnapshotStore:
         try:
             with self._directory.open(name) as (file, size):
                 if size > self._max_archive_bytes:
-                    raise SnapshotFailed(
-                        f"{name} is larger than --max-bytes and --max-msgs allow.", limit="max_bytes"
-                    )
+                                        raise SnapshotFailed(_TOO_LARGE.format(name), limit="max_bytes")
                 return decode(Archive(file, size, name), name, self._caps, clock_offset, checkpoint)
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
@@ -216,7 +222,7 @@ class SnapshotStore:
     def _read(self, name: str) -> Iterator[list[bytes]]:
         with self._directory.open(name) as (file, size):
             if size > self._max_file_bytes:
-                raise SnapshotFailed(f"{name} is larger than --max-bytes and --max-msgs allow.", limit="max_bytes")
+                raise SnapshotFailed(_TOO_LARGE.format(name), limit="max_bytes")
             yield from read_bodies(name, file)
 
 
@@ -230,7 +236,7 @@ def read_bodies(name: str, file: BinaryIO) -> Iterator[list[bytes]]:
             yield bodies
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SnapshotFailed(
-            f"{name} is not a JSON array of base64 strings: damage after message {number} ({error})."
+            f"{name} is not a JSON array of base64 strings. It is damaged after message {number}: {error}."
         ) from error
 
 

@@ -122,20 +122,20 @@ def _judge(name: str, log: Log) -> str:
             whole = number
     rest = log.frames[whole:]
     if rest and not log.sound and not rest[0].ours:
-        raise Damaged(f"{name}, byte 0: the header does not fit what follows")
+        raise Damaged(f"{name}, byte 0: the header does not match the commits behind it")
     for before, frame in pairwise(rest):
         if before.commits and frame.ours and frame.follows:
             raise Damaged(f"{name}, byte {rest[0].offset}: the commits from there on cannot be read")
     end = rest[0].offset if rest else log.size - (log.size - _HEADER.size) % (_FRAME.size + PAGE)
     if any(frame.ours or frame.follows for frame in rest) or (whole and FULL <= end < log.size and not rest):
         return (
-            f"{name} ends at byte {end} in a commit that was not finished: cut short by a crash,"
-            " and then nobody was told that it was done, or damaged since"
+            f"{name} ends at byte {end} in an unfinished commit. Either a crash cut it short, and then no"
+            " client was told that it was done, or it was damaged since"
         )
     if log.size < FULL:
         return (
-            f"{name} is {log.size} bytes long and should be {FULL}: zapq was killed as it started, or the log was"
-            " cut off since, and then commits are missing"
+            f"{name} has {log.size} bytes and should have {FULL}. Either zapq was killed while it started, or"
+            " the log was cut off since, and then commits are lost"
         )
     return ""
 

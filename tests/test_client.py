@@ -565,7 +565,7 @@ class TestConsume:
             await trio.sleep(100)
         assert (emails.info().stats.acked, emails.info().stats.leases_expired) == (1, 0)
         assert "not extended: The server zapq could not be reached: away." in caplog.text
-        assert "no messages of emails for now" in caplog.text
+        assert "cannot receive from emails now" in caplog.text
 
     async def test_a_queue_that_is_not_there_is_waited_for(
         self,
@@ -668,7 +668,7 @@ class TestConsumeWith:
             nursery.cancel_scope.cancel()
         assert sorted(seen) == sorted([(b"%d" % number, 1) for number in range(20)] + [(b"7", 2)])
         assert emails.info().stats.messages == 0
-        assert "message 8 of emails was not dealt with" in caplog.text
+        assert "the handler of message 8 of emails failed" in caplog.text
         assert "ZeroDivisionError" in caplog.text
 
     async def test_it_runs_as_many_handlers_as_it_is_told_and_releases_when_cancelled(

@@ -103,7 +103,7 @@ async def test_only_clients_with_a_certificate_of_ours_are_served(
         await until_logged(caplog, "refused", 2)
     reasons = [record.fields["reason"] for record in caplog.records if record.getMessage() == "refused"]  # type: ignore[attr-defined]
     assert len(reasons) == 2
-    assert all(reason.startswith("client certificate: ") for reason in reasons)
+    assert all(reason.startswith("The client certificate was refused: ") for reason in reasons)
 
 
 @pytest.mark.parametrize("hot_path", [True, False])

@@ -225,7 +225,7 @@ class Consumer:
                     raise
                 failures += 1
                 pause = self._client.retry.pause(error, failures)
-                log.warning("no messages of %s for now: %s", self._queue, error.detail)
+                log.warning("cannot receive from %s now: %s", self._queue, error.detail)
             else:
                 if lease is not None:
                     return lease
@@ -287,7 +287,7 @@ async def consume_with(
                 async with lease:
                     await handler(lease)
             except Exception:
-                log.exception("message %d of %s was not dealt with", lease.id, lease.queue)
+                log.exception("the handler of message %d of %s failed", lease.id, lease.queue)
 
     async with open_consumer(client, queue, concurrency, visibility, wait) as leases:
         with _ungrouped():

@@ -214,7 +214,7 @@ class Connection:
 
     def disconnect(self) -> None:
         """End the connection, in the middle of an answer: others need the room."""
-        self._site.throttle.say(logging.WARNING, "unsent", "client does not read; too much is unsent")
+        self._site.throttle.say(logging.WARNING, "unsent", "client does not read; connection closed to free memory")
         self._life.cancel()
 
     async def _serve_and_close(self) -> None:
@@ -260,7 +260,7 @@ class Connection:
                 logging.WARNING,
                 "client-certificate",
                 "refused",
-                reason=f"client certificate: {reason.replace('_', ' ').lower()}",
+                reason=f"The client certificate was refused: {reason.replace('_', ' ').lower()}.",
                 peer=peer_of(client),
             )
 

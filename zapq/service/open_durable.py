@@ -31,7 +31,7 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
         _open, settings, snapshots.descriptor, trio.current_time(), time.time() - trio.current_time()
     )
     if contents.warning:
-        logs.say(logging.WARNING, "storage was not closed", reason=contents.warning)
+        logs.say(logging.WARNING, "storage was not closed in order", reason=contents.warning)
     service = DurableService(settings, snapshots, database, contents)  # whose journal closes the database
     logs.say(
         logging.INFO,

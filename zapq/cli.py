@@ -100,7 +100,7 @@ for command in (serve, *COMMANDS.values()):
 async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, watchdog: float | None) -> int:
     """Serve until the first SIGINT or SIGTERM, end at once on the second, and return the exit code.
 
-    Further ones are ignored, also afterwards: to be called by whoever ends the process next.
+    Further ones are ignored, also afterwards: call this only just before the process ends.
 
     SIGHUP has the token file and the certificates read again; if there are none and the server runs on a terminal,
     it stops, too.
@@ -147,7 +147,7 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
         await nursery.start(watch_signals)
         [url] = await nursery.start(run_server)
         address = url.partition("://")[2] or url
-        # What was imported stays, and each full collection walked all of it: 25 to 40 ms in which nobody is
+        # What was imported stays, and each full collection walked all of it: 25 to 40 ms in which no client is
         # answered. Frozen, it is left out (3 to 11 ms). Only here, where the process is ours.
         gc.collect()
         gc.freeze()

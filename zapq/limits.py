@@ -1,4 +1,4 @@
-"""Every limit nobody has needed to change, and the defaults that are no setting, each with its reason."""
+"""Every limit that is no setting, and the defaults of requests, each with its reason."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ MAX_WAIT = 60.0
 MAX_VISIBILITY = 43_200.0
 """Seconds a lease may last, as with Amazon's SQS: half a day of work, and extending it is always possible."""
 DEFAULT_VISIBILITY = 30.0
-"""Seconds a lease lasts when nobody says: longer than most handlers work, short enough to wait for a dead one."""
+"""Seconds a lease lasts by default: longer than most handlers work, short enough to wait for a dead one."""
 MAX_DELAY = 365 * 86_400.0
 """Seconds a message may be delayed or kept at most: longer is a calendar and not a queue."""
 MAX_PRIORITY = 9
 """Priorities are 0 to this one; each has a line of its own in every queue."""
 MAX_RECEIVES = 1_000_000
-"""The highest `max_receives`: beyond it, nobody counts."""
+"""The highest `max_receives`: more would mean no limit."""
 RELEASES_AT_ONCE = 3
 """Times a message may be given back without a delay before it rests: transient failures pass, poison does not."""
 BACKOFF = 1.0
@@ -28,7 +28,7 @@ TOKEN_VARIABLE = "ZAPQ_TOKEN"  # noqa: S105 (the name of a place, not what is th
 URL_VARIABLE = "ZAPQ_URL"
 """Where the environment says which server a command asks."""
 MIN_TOKEN = 16
-"""Characters of a token somebody chooses: at a thousand guesses a second, even half as many random ones last."""
+"""Characters of a token people choose: at a thousand guesses a second, even half as many random ones last."""
 TOKEN_BYTES = 32
 """Random bytes in a token of ours: as many as its SHA-256 has."""
 MAX_GRANTS = 1000
@@ -50,7 +50,7 @@ ACKS_REMEMBERED = 2**20
 TICK_LIMIT = 1000
 """Leases, delays and ttls ended in one go: some 2 ms."""
 DISMISSALS = 64
-"""Waiters told in one go that we are draining, each of whom may be a request that takes 2 ms: 0.1 s, after which
+"""Waiters told in one go that we are draining, each of which may be a request that takes 2 ms: 0.1 s, after which
 deadlines are looked at, as that of a shutdown."""
 MIN_RETRY_AFTER = 1
 """Seconds, the least a refused producer is asked to wait: HTTP knows no fractions here."""
@@ -64,18 +64,18 @@ MAX_BATCH_BYTES = 8 * MIB
 """Bytes of one batch: it is held, decoded and sent whole, and others wait for that, 7 to 17 ms."""
 MAX_OTHER_BODIES_BYTES = 64 * MIB
 """Bytes of bodies that are no messages (settlements, settings) and not complete yet, of all clients: eight of the
-largest. Full queues keep nobody from settling, and this keeps those who settle from filling the memory."""
+largest. Full queues keep no consumer from settling, and this keeps consumers from filling the memory."""
 SMALL_BODY_BYTES = 4 * KIB
-"""The part of each that does not count there, some fifty settlements: nobody can keep others from those, and all
+"""The part of each that does not count there, some fifty settlements: no client keeps others from those, and all
 connections together have 40 MiB of it."""
 IDEMPOTENCY_WINDOW = 300.0
 """Seconds an Idempotency-Key is kept: clients give up retrying long before."""
 MAX_KEYS = 100_000
 """Idempotency-Keys kept at once, some 30 MiB; beyond it, the oldest go early."""
 PEEK = 10
-"""Messages a peek shows when nobody says."""
+"""Messages a peek shows when the client does not say."""
 CHECKPOINT_PAGES = 1000
-"""Pages of 4 KiB in the database's log before it is emptied: some 5 ms of work that nobody waits for."""
+"""Pages of 4 KiB in the database's log before it is emptied: some 5 ms of work that no client waits for."""
 SPARE_PAGES = 4096
 """Free pages of 4 KiB the database may always have: 16 MiB, for which the next burst need not ask the disk."""
 RETRY_SECONDS = 0.25
@@ -93,13 +93,13 @@ MAX_BLOCK_BYTES = 2 * MAX_MESSAGE_BYTES
 MAX_HEAD_BYTES = 16 * KIB
 """Request line and headers; between nginx's 8 KiB and node's 16 KiB of headers alone."""
 MAX_HEADERS = 100
-"""Header fields of a request, as Apache: more is an attack on whoever parses them."""
+"""Header fields of a request, as Apache: more is an attack on the parser."""
 MAX_TARGET_BYTES = 2 * KIB
 """Path and query; ours need less than 200 bytes."""
 MAX_CHUNKS = 1024
 """Pieces of a chunked body: each costs parsing, and one-byte chunks would make 64 KiB cost a second of CPU."""
 MAX_STREAM_RESETS = 1000
-"""Streams a client may reset on one HTTP/2 connection: each costs a request nobody will read (CVE-2023-44487)."""
+"""Streams a client may reset on one HTTP/2 connection: each costs an answer that is not read (CVE-2023-44487)."""
 BACKLOG = 4096
 """Connections the kernel holds for us to accept (Linux: at most net.core.somaxconn, 4096 by default). With the
 usual 100, a burst of clients loses SYNs, and each lost one costs its client a second."""
@@ -136,15 +136,15 @@ BYTES_PER_COST = 4 * KIB
 ACCEPTS = 32
 """Connections accepted in one go: some 1 ms."""
 HANDSHAKE_SECONDS = 5.0
-"""A TLS handshake is two round trips; whoever needs longer is not a client."""
+"""A TLS handshake is two round trips; a peer that needs longer is not a client."""
 GOODBYE_SECONDS = 0.5
 """How long closing a TLS connection may take: within the reserve below, so that a shutdown keeps its budget."""
 CLOSING_RESERVE = 0.25
 """The part of the grace, at most 1 s of it, kept for closing what did not end by itself; Python's end is in it."""
 SAVING_RESERVE = 0.5
-"""The part of the grace kept for --snapshot-on-exit: what was accepted is worth more than who is slow."""
+"""The part of the grace kept for --snapshot-on-exit: what was accepted is worth more than a slow client."""
 SPOOLED_LINES = 4096
-"""Log lines that may wait to be written, some MiB: whoever reads them may pause for a while."""
+"""Log lines that may wait to be written, some MiB: their reader may pause for a while."""
 SPOOL_SECONDS = 1.0
 """How long the end of the process waits for them: ages for a pipe that is read, not much for a supervisor."""
 SIGNS_OF_LIFE = 2
@@ -158,13 +158,13 @@ FOLLOW_WAIT = 20.0
 WATCH_PAUSE = 2.0
 """Seconds between two tables of `zapq stats --watch`."""
 HEALTH_TIMEOUT = 5.0
-"""Seconds `zapq health` waits: whoever answers later is not well."""
+"""Seconds `zapq health` waits: a server that answers later is not well."""
 CLIENT_ATTEMPTS = 5
 """Times it sends a request before it gives up: what outlasts that is no hiccup, and its caller should know."""
 CLIENT_BACKOFF = 0.1
 """Seconds it pauses at most after the first failure, a blink; twice as long after each further one ..."""
 CLIENT_MAX_BACKOFF = 10.0
-"""... up to this: nobody notices a server that is back later than that."""
+"""... up to this: a server may be back for so long before its clients notice."""
 EXTENSIONS = 3
 """A lease is extended when this part of it, a third, is over: two thirds are left for trying again."""
 SETTLE_SECONDS = 5.0

@@ -89,7 +89,7 @@ class _Share:
 
 
 class Tracebacks(logging.Filter):
-    """Lets few tracebacks through, whoever logs them: what goes wrong for one request may go wrong for each."""
+    """Lets few tracebacks through: what goes wrong for one request may go wrong for each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,13 +167,13 @@ _spool: Spool | None = None
 
 
 def lines_dropped() -> int:
-    """Return how many lines were not written because nobody read them."""
+    """Return how many lines were dropped because no program read them."""
     return _spool.dropped if _spool is not None else 0
 
 
 @contextmanager
 def written_aside(settings: Settings) -> Iterator[None]:
-    """Send log lines to standard output for the length of the block, and wait for nobody to read them.
+    """Send log lines to standard output for the length of the block, and never wait for their reader.
 
     They are made in the task that logs them, and written by a thread. Lines there is no room for are dropped, and
     counted in `lines_dropped`; a line says how many once it flows again. The end of the block waits for what is
@@ -196,6 +196,6 @@ def configure(settings: Settings, stream: Stream) -> None:
     handler.addFilter(Tracebacks())
     handler.setFormatter(JSONLines() if settings.log_format == "json" else TextLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    # A log nobody reads any more is no reason to fail, nor to print tracebacks elsewhere.
+    # A log whose reader is gone is no reason to fail, nor to print tracebacks elsewhere.
     logging.raiseExceptions = False
     log.setLevel(settings.log_level.upper())

@@ -131,7 +131,7 @@ _SWITCH = {
 
 
 def check_token(text: str) -> str:
-    """Return `text` if somebody may choose it as a token; ValueError otherwise, which does not show it."""
+    """Return `text` if an operator may choose it as a token; ValueError otherwise, which does not show it."""
     if len(text) < MIN_TOKEN or not re.fullmatch(r"[\x21-\x7e]+", text):
         raise ValueError(f"a token is at least {MIN_TOKEN} visible ASCII characters; zapq token new makes one")
     return text
@@ -257,7 +257,7 @@ class Settings:
     )
     token: str = field(default="", repr=False)
     """A token that may do everything, beside those in the file. From the environment only (ZAPQ_TOKEN): what is on
-    a command line everybody on the machine can read."""
+    a command line that every user of the machine can read."""
     http2: bool = _setting(False, "ZAPQ_HTTP2", "switch", "Offer HTTP/2 beside HTTP/1.1; needs TLS.")
     max_bytes: int = _setting(
         256 * MIB, "QUEUE_MAX_BYTES", "size", "Bytes of messages held at most.", low=1, high=2**50

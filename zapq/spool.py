@@ -1,6 +1,6 @@
-"""Writing aside: lines are handed to a thread that writes them out, so that nobody waits for who reads them.
+"""Writing aside: a thread writes the lines out, so that no task waits for their reader.
 
-A pipe that nobody reads is full after some hundred lines, and a write to it then lasts until somebody does.
+A pipe that is not read is full after some hundred lines, and a write to it then lasts until it is.
 Python's own `QueueListener` would do, but for the end: it waits for the last line, and so for ever.
 """
 
@@ -46,7 +46,7 @@ class Spool:
             self._crowded_out += 1
 
     def flush(self) -> None:
-        """Do nothing: what is written is on its way, and nobody is to wait for it."""
+        """Do nothing: the lines are on their way, and no task is to wait for them."""
 
     def close(self, patience: float) -> None:
         """Wait until everything is written, but at most `patience` seconds; what comes later is dropped."""
@@ -58,12 +58,12 @@ class Spool:
         self._thread.join(max(deadline - time.monotonic(), 0))
 
     def _run(self) -> None:
-        # Past Python's own buffers: whoever holds their lock while waiting here would hold up the end, too.
+        # Past Python's own buffers: a thread that held their lock while it waits here would also hold up the end.
         while (line := self._lines.get()) is not None:
             try:
                 self._write(line)
             except OSError:
-                self._failed += 1  # nobody reads it any more; maybe the next one
+                self._failed += 1  # its reader is gone; maybe the next line has one
                 continue
             dropped = self.dropped - self._told
             if dropped and self._lines.empty():
@@ -74,5 +74,5 @@ class Spool:
         while line:
             try:
                 line = line[os.write(self._descriptor, line) :]
-            except BlockingIOError:  # whoever started us shares it with others, and they do not wait
+            except BlockingIOError:  # the program that started us shares it with others, and they do not wait
                 select.select([], [self._descriptor], [])

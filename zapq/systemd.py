@@ -35,7 +35,7 @@ class Handover:
     watchdog: float | None = None
     """Seconds without a sign of life after which it ends the process and starts another."""
     descriptors: range | None = None
-    """Where the sockets are that it opened for us; None where nobody said."""
+    """Where the sockets are that it opened for us; None where systemd did not say."""
 
     def check(self, settings: Settings) -> None:
         """Raise `CannotStart` if `settings.addr` is a descriptor not handed over; log a socket left over."""
@@ -80,11 +80,12 @@ def _number(text: str) -> int | None:
 
 @contextmanager
 def open_notifier(address: str) -> Iterator[Notifier]:
-    """Give what tells systemd, at the `address` it gave, how the service is doing; nobody, if that is empty."""
+    """Give what tells systemd, at the `address` it gave, how the service is doing; nothing if that is empty."""
     if not address:
         yield Notifier(None, b"")
         return
-    # One for all the time: who has no descriptors left for a while must still be able to give a sign of life.
+    # One for all the time: a process that has no descriptors left for a while must still be able to give a sign of
+    # life.
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
         yield Notifier(sock, os.fsencode(f"\0{address[1:]}" if address.startswith("@") else address))

@@ -1,1 +1,1 @@
-"""Who may do what: tokens and certificates, the roles they carry, and the one file that says so."""
+"""Tokens and certificates, the roles they carry, and the one file that lists them."""

@@ -1,4 +1,4 @@
-"""Who is let in: the credentials in force, replaced as a whole when they are read again."""
+"""The credentials in force, replaced as a whole when they are read again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ENVIRONMENT = Grant("ZAPQ_TOKEN", frozenset({"admin"}))
 
 
 class Access:
-    """The credentials of one server. Without any, `configured` is False, and everybody may do everything.
+    """The credentials of one server. Without any, `configured` is False, and every client may do everything.
 
     Raises `InvalidSetting` for a token file that cannot be used.
     """

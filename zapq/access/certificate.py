@@ -1,4 +1,4 @@
-"""What a client's certificate says about who it is, and how people write that."""
+"""The names a client's certificate gives its holder, and how people write them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import unquote
 Identities = frozenset[str]
 NOBODY: Identities = frozenset()
 _KINDS = {"DNS": "DNS", "URI": "URI", "email": "email"}
-"""The kinds of alternative names that say who somebody is, as Python calls them and as people write them."""
+"""The kinds of alternative names that identify a client, as Python calls them and as people write them."""
 
 
 def parse_identity(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What somebody may do: roles, the queues they are about, and until when."""
+"""What the holder of a credential may do: roles, the queues they are about, and until when."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check_name(text: str) -> str:
 def check_pattern(text: str) -> str:
     """Return `text` if it is a pattern of queue names; ValueError otherwise."""
     if _DAY.match(text):
-        # Who leaves the pattern out would get a credential that never ends.
+        # An operator who leaves the pattern out would get a credential that never ends.
         raise ValueError("the date must come after the queues; give * for all queues")
     if not _PATTERN.fullmatch(text):
         raise ValueError(

@@ -9,17 +9,17 @@ from hashlib import sha256
 from zapq.limits import TOKEN_BYTES
 
 PREFIX = "zapq_"
-"""So that who finds one knows what it is; scanners for leaked secrets look for such words."""
+"""So that a person who finds one knows what it is; scanners for leaked secrets look for such words."""
 _BEARER = re.compile(rb"bearer +([\x21-\x7e]+)", re.IGNORECASE)
 
 
 def new_token() -> str:
-    """Make a token nobody can guess."""
+    """Make a token that cannot be guessed."""
     return PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
 
 
 def digest(token: bytes) -> bytes:
-    """Return what is kept of a token: its SHA-256. It is random, so nobody can try all there are."""
+    """Return what is kept of a token: its SHA-256. The token is random, so trying all of them is impossible."""
     return sha256(token).digest()
 
 

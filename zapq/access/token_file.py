@@ -1,11 +1,11 @@
-"""The file that says who may do what, a line for each credential.
+"""The token file: a line for each credential, with its roles.
 
     # name:credential:roles[:queues[:expires]]
     billing:5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8:producer:invoices
     mailer:@DNS=mailer.internal:consumer:emails*:2027-01-31
 
 A credential is the SHA-256 of a token, in hex, or `@` and what a client's certificate must say (`zapq/access/
-certificate.py`). Nothing in the file is secret, but who can write it can let anybody in.
+certificate.py`). Nothing in the file is secret, but a user who can write it can add credentials.
 """
 
 from __future__ import annotations

@@ -55,9 +55,9 @@ async def open_client(
     tasks can share it. `timeout` is the seconds each step of a request may take (connecting, sending, waiting for
     the answer; a long poll's `wait` comes on top); a bound for all of it is a cancel scope around the call.
     `attempts` is how often a request is sent at most, see `Client`. `token` is sent with each request,
-    readable on the way without `https`. `verify` says whom to trust with `https`, by default whom this machine
-    trusts, and which certificate to show. `transport` replaces the network and `random` the jitter, for tests.
-    Raises ValueError for a `url` of another form.
+    readable on the way without `https`. `verify` says which authorities to trust with `https`, by default those
+    this machine trusts, and which certificate to show. `transport` replaces the network and `random` the jitter,
+    for tests. Raises ValueError for a `url` of another form.
     """
     limits = httpx2.Limits(max_connections=None)  # as many as there are tasks: every long poll holds one
     if url.startswith("unix:"):
@@ -109,7 +109,7 @@ class Client:
         """Store a message once and return its id; the first one makes the queue.
 
         `priority` is 0 to 9, 9 first; it is ready after `delay` seconds, and gone after `ttl` seconds unless
-        somebody has it then. `key` (by default a random one) makes it safe to send again: within 300 s the same
+        a consumer has it then. `key` (by default a random one) makes it safe to send again: within 300 s the same
         message under the same key is stored once. Raises `MessageTooLarge`, `QueueFull`, `Draining`, `KeyReused`,
         `TooManyQueues`, `InvalidParameter`.
         """
@@ -191,7 +191,7 @@ class Client:
     async def ack(self, lease: Lease) -> None:
         """Let a leased message go for good: it was dealt with. Repeating it is fine.
 
-        Raises `ReceiptExpired` if the lease is over: somebody else has the message, or will have it.
+        Raises `ReceiptExpired` if the lease is over: another consumer has the message, or will have it.
         """
         await self._request("DELETE", lease.queue, _receipt(lease))
 

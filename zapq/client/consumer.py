@@ -1,7 +1,8 @@
-"""Consuming: leases that are fetched ahead, kept while somebody works on them, and settled at the end of it.
+"""Consuming: leases that are fetched ahead, kept while a handler works on them, and settled at its end.
 
-Each of a consumer's slots holds one message at a time: it fetches it, offers it to whoever iterates, and extends
-its lease until it is settled. So as many messages are held as there are slots, and no slot knows of the others.
+Each of a consumer's slots holds one message at a time: it fetches it, offers it to the task that iterates, and
+extends its lease until it is settled. So as many messages are held as there are slots, and no slot knows of the
+others.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ class HeldLease:
     """A leased message that is kept until it is settled: at the end of its block, or by `ack` or `release`.
 
     `async with lease:` acknowledges the message when the block ends, and releases it if the block raises or is
-    cancelled. If the lease is lost meanwhile, because the server was away for too long or somebody deleted the
-    queue, the block is cancelled and `ReceiptExpired` raised: somebody else has the message, or will have it.
+    cancelled. If the lease is lost meanwhile, because the server was away for too long or the queue was
+    deleted, the block is cancelled and `ReceiptExpired` raised: another consumer has the message, or will have it.
     """
 
     def __init__(self, client: Leases, lease: Lease) -> None:
         self.lease = lease
         self.lost = False
-        """Whether the lease ended before anybody settled it."""
+        """Whether the lease ended before it was settled."""
         self.settling = trio.Event()
-        """Set when somebody begins to settle it: then it needs no more extending."""
+        """Set when a task begins to settle it: then it needs no more extending."""
         self.over = trio.Event()
         """Set when nothing more will happen to it here."""
         self._client = client
@@ -108,7 +109,7 @@ class HeldLease:
             self.over.set()
 
     async def end(self) -> None:
-        """Release the message if nobody has settled it, within 5 s; whoever is working on it is cancelled."""
+        """Release the message if it is not settled, within 5 s; the block that works on it is cancelled."""
         if self.settling.is_set() or self.lost:
             self.over.set()
             return
@@ -121,7 +122,7 @@ class HeldLease:
         self.over.set()
 
     def lose(self) -> None:
-        """Take note that the lease is over, unless somebody is settling it; whoever works on it is cancelled."""
+        """Take note that the lease is over, unless it is being settled, and cancel the block that works on it."""
         if not self.settling.is_set():
             self.lost = True
             self._block.cancel()
@@ -185,7 +186,7 @@ class Consumer:
             nursery.start_soon(self._run_slot, scope)
 
     def stop(self) -> None:
-        """Fetch nothing more, and release what nobody has settled."""
+        """Fetch nothing more, and release the messages that are not settled."""
         for scope in self._scopes:
             scope.cancel()
 
@@ -201,7 +202,8 @@ class Consumer:
                     self._failed = True
                     raise
                 self._offer.send_nowait(held)
-                # Whoever works on it may be cancelled with us, and settle it in a while: until then we keep it.
+                # The task that works on it may be cancelled with us, and settle it in a while: until then we keep
+                # it.
                 scope.shield = True
                 try:
                     await self._keep(held)
@@ -218,7 +220,7 @@ class Consumer:
             try:
                 lease = await self._client.receive(self._queue, wait=self._wait, visibility=self._visibility)
             except QueueNotFound:
-                # Nobody has sent anything yet.
+                # No producer has sent anything yet.
                 pause = NO_QUEUE_PAUSE
             except ZapqError as error:
                 if not passes(error):
@@ -233,7 +235,7 @@ class Consumer:
             await trio.sleep(pause)
 
     async def _keep(self, held: HeldLease) -> None:
-        """Extend a lease until somebody begins to settle it, or until it is lost."""
+        """Extend a lease until a task begins to settle it, or until it is lost."""
         failures, now = 0, trio.current_time()
         again, deadline = now + self._visibility / EXTENSIONS, now + self._visibility
         while trio.current_time() < deadline:
@@ -298,7 +300,7 @@ async def consume_with(
 
 @contextmanager
 def _ungrouped() -> Generator[None, None, None]:
-    """Let an error that is alone in its group out of it: that there is a nursery is nobody else's matter."""
+    """Let an error that is alone in its group out of it: that there is a nursery is no matter of the caller's."""
     alone: BaseException | None = None
     try:
         yield

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One delivery of a message: nobody else gets it until it is settled or its visibility is over."""
+    """One delivery of a message: no other consumer gets it until it is settled or its visibility is over."""
 
     queue: str
     id: int

@@ -35,7 +35,7 @@ def fail(sentence: str, code: int) -> int:
 
 
 def exit_process(code: int) -> NoReturn:
-    """End the process with `code`, also if nobody reads its output any more."""
+    """End the process with `code`, also if the reader of its output is gone."""
     try:
         sys.stdout.flush()
     except OSError:

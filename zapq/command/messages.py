@@ -99,7 +99,7 @@ def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool) -> i
         raise click.UsageError("--follow waits by itself; leave --wait out.")
     connection, take = Connection(url), _take_leased if ack else _take
     if not follow:
-        # Exactly the message, but for people, whose prompt it would run into.
+        # Exactly the message, except on a terminal: there the prompt would run into it.
         end = b"\n" if sys.stdout.isatty() else b""
         return EXIT_OK if take(connection, queue, wait, end) else EXIT_FAILED
     while True:
@@ -107,7 +107,7 @@ def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool) -> i
         try:
             take(connection, queue, FOLLOW_WAIT, b"\n")
         except NotFound:
-            # Nobody has sent anything yet.
+            # No producer has sent anything yet.
             time.sleep(NO_QUEUE_PAUSE)
 
 
@@ -188,7 +188,7 @@ def _receive(connection: Connection, queue: str, values: dict[str, str], wait: f
 
 
 def _check_reader() -> None:
-    """Raise BrokenPipeError if nobody reads what we print, before a message is taken for nobody."""
+    """Raise BrokenPipeError if the reader of our output is gone, before a message is taken in vain."""
     poll = select.poll()
     poll.register(sys.stdout, 0)
     if any(events & select.POLLERR for _, events in poll.poll(0)):

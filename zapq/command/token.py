@@ -1,4 +1,4 @@
-"""The command that makes tokens. It knows no server: what it prints goes to whom it concerns."""
+"""The command that makes tokens. It knows no server: the operator hands on what it prints."""
 
 from __future__ import annotations
 

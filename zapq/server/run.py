@@ -152,7 +152,9 @@ async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, list
             credentials = await trio.to_thread.run_sync(access.read)
             context = None if listening.tls is None else await trio.to_thread.run_sync(listening.tls.read)
         except InvalidSetting as error:
-            logs.say(logging.ERROR, "not reloaded; the old credentials and certificates stay in force", reason=error.detail)
+            logs.say(
+                logging.ERROR, "not reloaded; credentials and certificates are as before", reason=error.detail
+            )
             continue
         access.use(credentials)
         if listening.tls is not None and context is not None:

@@ -1,8 +1,8 @@
 """One queue of a running service: its verbs, for Trio programs and for the HTTP side alike.
 
 The async methods wait for the service's lock and hold it while they change something. Their `*_nowait` twins do
-the same if nobody holds it: they contain no checkpoint, so that no other task could see whether they had taken it,
-and taking it would be a third of their cost. All logic is in the synchronous half.
+the same if no task holds it: they contain no checkpoint, so that no other task could see whether they had taken
+it, and taking it would be a third of their cost. All logic is in the synchronous half.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class NamedQueue:
         self.users = 0
         """Blocks of `QueueService.provisional_queue` it is open in."""
         self.provisional = False
-        """Whether it was made for such a block, and is to go if nobody uses it."""
+        """Whether it was made for such a block, and is to go if it stays unused."""
 
     @property
     def name(self) -> str:
@@ -204,7 +204,7 @@ class NamedQueue:
     def enqueue_once_nowait(self, key: str, draft: Draft, *, now: float | None = None) -> Accepted:
         """Store a message unless `key` was used for it before; atomic, without a checkpoint. See `enqueue_once`.
 
-        `now` is Trio's time, for callers who know it. Raises `trio.WouldBlock`, too, where it would have to wait:
+        `now` is Trio's time, for callers that know it. Also raises `trio.WouldBlock` where it would have to wait:
         for the lock, or for what the key was used for to be written.
         """
         if self._lock.locked():
@@ -306,7 +306,7 @@ class NamedQueue:
     ) -> int:
         """Store a batch of 1 to 1000, all or nothing, and return the first id; atomic, without a checkpoint.
 
-        `packed` is the batch as it came, if that was as msgpack; `now` is Trio's time, for callers who know it.
+        `packed` is the batch as it came, if that was as msgpack; `now` is Trio's time, for callers that know it.
         """
         if self._lock.locked():
             raise trio.WouldBlock
@@ -336,9 +336,9 @@ class NamedQueue:
     def dequeue_nowait(self, *, now: float | None = None, waits: bool = False) -> Message | None:
         """Remove and return the first message, or None; atomic, without a checkpoint.
 
-        `now` is Trio's time, for callers who know it. Who would wait for a message says so by `waits`, and gets
-        `trio.WouldBlock` if there is none. Raises `Draining` if the service is draining and has nothing
-        to give, and `trio.WouldBlock` while another task holds the lock.
+        `now` is Trio's time, for callers that know it. A caller that would wait for a message passes `waits`, and
+        gets `trio.WouldBlock` if there is none. Raises `Draining` if the service is draining and has nothing to
+        give, and `trio.WouldBlock` while another task holds the lock.
         """
         if self._lock.locked():
             raise trio.WouldBlock
@@ -411,9 +411,9 @@ class NamedQueue:
     def wait_nowait(self, want: Want, wait: float, wake: Callable[[], object]) -> Waiter:
         """Stand in line for what is wanted and not there, for `wait` seconds at most, without a task that waits.
 
-        `wake` is called when that is over, in the middle of somebody else's step: it must neither wait nor raise.
-        Then `outcome` says what came of it; who goes earlier calls `leave`. Raises as `dequeue` does, and
-        `trio.WouldBlock` while another task holds the lock.
+        `wake` is called when that is over, in the middle of another task's step: it must neither wait nor raise.
+        Then `outcome` says what came of it; a caller that goes earlier calls `leave`. Raises as `dequeue` does,
+        and `trio.WouldBlock` while another task holds the lock.
         """
         if self._lock.locked():
             raise trio.WouldBlock
@@ -422,7 +422,7 @@ class NamedQueue:
         return self._dispatcher.join(self, self._wait_queue, want, wait, wake)
 
     def outcome(self, waiter: Waiter) -> Deliveries:
-        """Return what somebody who stood in line was given, or nothing. Raises as `dequeue` does."""
+        """Return the messages a waiter was given, or none. Raises as `dequeue` does."""
         if waiter.refusal is not None:
             raise waiter.refusal
         if not waiter.given:
@@ -442,7 +442,7 @@ class NamedQueue:
         Waits until there is one. When the block ends, the message is acknowledged; if it raises or is cancelled,
         the message is released, and back at its place. By default the lease lasts as long as the block: in this
         process nothing can end without ending it. With a shorter `visibility` it may expire; then the end of the
-        block raises `ReceiptExpired`, and somebody else may have the message. Raises `Draining` while waiting.
+        block raises `ReceiptExpired`, and another consumer may have the message. Raises `Draining` while waiting.
         """
         _check("visibility", visibility, 0, inf)
         lease = None
@@ -469,7 +469,7 @@ class NamedQueue:
     async def ack(self, receipt: str) -> None:
         """Let a leased message go for good: it was dealt with. Repeating it is fine.
 
-        Raises `ReceiptExpired` if the lease is over: somebody else has the message, or will have it.
+        Raises `ReceiptExpired` if the lease is over: another consumer has the message, or will have it.
         """
         await self._settle_one(Settlement(receipt=receipt))
 
@@ -565,7 +565,7 @@ class NamedQueue:
             self._core.paused = True
 
     async def resume(self) -> None:
-        """Give messages to consumers again; those who wait are served at once."""
+        """Give messages to consumers again; those that wait are served at once."""
         async with self._section:
             self._check_alive()
             self._core.paused = False
@@ -591,7 +591,7 @@ class NamedQueue:
 
     @property
     def unused(self) -> bool:
-        """Whether nothing was ever sent to it, nobody waits, and nothing is set."""
+        """Whether nothing was ever sent to it, no consumer waits, and nothing is set."""
         stats = self._core.stats()
         untouched = self._core.settings == QueueSettings() and not self._core.paused
         return untouched and not self._wait_queue and not stats.messages and not stats.enqueued
@@ -605,12 +605,12 @@ class NamedQueue:
         return max(self._core.next_visible() - (trio.current_time() if now is None else now), 0.0)
 
     def end(self) -> None:
-        """Be deleted: answer those who wait with `QueueNotFound`."""
+        """Take note that the queue is deleted, and answer waiting consumers with `QueueNotFound`."""
         self._deleted = True
         self._waiting_room.refuse(self._wait_queue, QueueNotFound(queue=self.name))
 
     def rebind(self, core: Queue) -> None:
-        """Be about `core` from now on, which has taken the place of the former one; who waits waits on."""
+        """Use `core` from now on, which has taken the place of the former one; waiting consumers wait on."""
         self._core = core
         self.provisional = False
 
@@ -754,7 +754,7 @@ class NamedQueue:
 
 
 def _fingerprint(content: object) -> bytes:
-    """Return what tells `content` apart from other content under one key; no protection from who forges it."""
+    """Return what tells `content` apart from other content under one key; it does not withstand a forger."""
     return hashlib.blake2b(msgspec.msgpack.encode(content), digest_size=16).digest()
 
 

@@ -1,8 +1,8 @@
 """The queues as a running service: one lock, and what is about all of them.
 
 Every state change is a synchronous method of the core, run while holding one `trio.Lock`, so the changes form one
-sequence that every caller agrees on (linearizability). Nobody waits for anything while holding it. The verbs of a
-queue are in `queue.py`, hand-over and timer in `dispatch.py`; `open.py` starts it all.
+sequence that every caller agrees on (linearizability). No task waits for anything while it holds the lock. The
+verbs of a queue are in `queue.py`, hand-over and timer in `dispatch.py`; `open.py` starts it all.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class QueueService:
         self.lock = trio.Lock()
         self.section = Section(self.lock)
         self.quiescent = Section(self.lock)
-        """For who looks at everything: nothing is on its way to the disk in it."""
+        """For a step that looks at everything: while it lasts, nothing is on its way to the disk."""
         self.dispatcher = Dispatcher(self.lock, settings.max_waiters)
         self.keys = Keys()
         self.max_message_bytes = settings.max_message_bytes
@@ -153,7 +153,7 @@ class QueueService:
             return self.broker.configure(name, settings, trio.current_time())
 
     async def delete(self, name: str) -> None:
-        """Remove the queue called `name` with all it holds; who waits there is answered with `QueueNotFound`.
+        """Remove the queue called `name` with all it holds; waiting consumers are answered with `QueueNotFound`.
 
         Raises `QueueNotFound`, and `QueueInUse` for the default queue and for one that dead letters go to.
         """
@@ -216,10 +216,10 @@ class QueueService:
     async def restore(self, name: str) -> int:
         """Replace what there is by the content of the file `name` and return the number of messages.
 
-        `*.msgpack` replaces all queues: those not in it are removed, and who waits there gets `QueueNotFound`;
-        who waits in another waits on, or is served. `*.json` replaces what the default queue holds. All or
-        nothing, in one step. Raises `InvalidParameter` for an unsafe name, `SnapshotFailed` when the file cannot
-        be read, is damaged or over a cap, and `Draining`. If cancelled, nothing is replaced.
+        `*.msgpack` replaces all queues: those not in it are removed, and consumers that wait there get
+        `QueueNotFound`; consumers of the others wait on, or are served. `*.json` replaces what the default queue
+        holds. All or nothing, in one step. Raises `InvalidParameter` for an unsafe name, `SnapshotFailed` when the
+        file cannot be read, is damaged or over a cap, and `Draining`. If cancelled, nothing is replaced.
         """
         return await self.snapshots.load(name)
 
@@ -293,10 +293,10 @@ class QueueService:
         """
 
     def abandon_storage(self) -> None:
-        """Wait for the disk no longer: whoever does is told that it does not answer."""
+        """Wait for the disk no longer: the tasks that do are told that it does not answer."""
 
     def drain(self) -> None:
-        """Refuse new messages from now on and answer everybody who waits; what is held can still be taken."""
+        """Refuse new messages from now on and answer every waiting consumer; what is held can still be taken."""
         self.dispatcher.drain()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

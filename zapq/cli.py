@@ -113,7 +113,7 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
 
         async def watch_signals(*, task_status: trio.TaskStatus[None]) -> None:
             nonlocal code
-            # What the receiver restores in the end: what comes later still must not kill who is about to end.
+            # What the receiver restores in the end: a later signal must not kill a process that is about to end.
             for each in _SIGNALS:
                 signal.signal(each, signal.SIG_IGN)
             with trio.open_signal_receiver(*_SIGNALS) as signals:

@@ -8,9 +8,9 @@ from zapq.limits import DRAIN_WINDOW, MAX_RETRY_AFTER, MIN_RETRY_AFTER
 
 
 class DrainRate:
-    """How fast a queue gives its messages away, from what is known when somebody is refused.
+    """How fast a queue gives its messages away, from what is known when a producer is refused.
 
-    It is only asked then, and costs nothing while nobody is. What it compares with is how many messages had gone
+    It is only asked then, and costs nothing while none is. What it compares with is how many messages had gone
     at an earlier refusal, or when the queue was made.
     """
 

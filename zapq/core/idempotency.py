@@ -70,7 +70,7 @@ class Keys:
         """Remember keys that were kept, in their order, for what is left of their time; none is known here."""
         until = 0.0
         for key in keys:
-            # The clock of who kept them may have been another one.
+            # The clock of the process that kept them may have been another one.
             until = max(until, min(key.until, now + IDEMPOTENCY_WINDOW))
             if until > now:
                 self._claims[numbers[key.queue], key.key] = Claim(key.fingerprint, key.id, until)

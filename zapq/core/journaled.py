@@ -1,7 +1,7 @@
 """A queue on disk: the verbs of `Queue`, each taking effect when the change is written (see `records.py`).
 
-In between, what a change is about is in nobody's hands: a new message is in no line but has its room and its id,
-one that is taken is out of its line, a lease that is settled is over but for its message.
+In between, no task can reach the subject of a change: a new message is in no line but has its room and its id,
+one that is taken is out of its line, a lease that is settled is over except for its message.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from zapq.limits import IDS_AT_ONCE, MAX_BATCH, MAX_BATCH_BYTES
 
 
 class StillSettling(Exception):
-    """The lease is being settled by somebody else: what becomes of it is known when that is written."""
+    """Another task is settling the lease: what becomes of it is known when that is written."""
 
 
 class JournaledOwner(Owner, Protocol):
@@ -121,7 +121,7 @@ class JournaledQueue(Queue):
         self, body: bytes, properties: Properties = DEFAULTS, *, delay: float = 0.0, now: float = 0.0
     ) -> Message:
         """Begin to add a message."""
-        # What everybody does all the time, so no more calls than need be.
+        # Done for each message, so no more calls than need be.
         self._journal.check()
         owner, size = self._owner, len(body)
         if owner.messages >= owner.max_messages or owner.bytes + size > owner.max_bytes or self._capped:
@@ -275,7 +275,7 @@ class JournaledQueue(Queue):
     def begin_clearing(self, epoch: int) -> Cleared:
         """Begin to drop every message: from now on, rows are those of `epoch`.
 
-        Nobody changes the queue until that is written, for the caller holds the lock.
+        No other task changes the queue until that is written, for the caller holds the lock.
         """
         change = Cleared(self, self.epoch)
         self.epoch = epoch
@@ -285,7 +285,7 @@ class JournaledQueue(Queue):
     def begin_replacing(self, epoch: int, messages: deque[Message], size: int) -> Replacing:
         """Begin to hold exactly `messages`, whose rows are written already, in `epoch`. Raises `QueueFull`.
 
-        Nobody changes the queue until that is written, for the caller holds the lock.
+        No other task changes the queue until that is written, for the caller holds the lock.
         """
         self.check_replacement(len(messages), size)
         change = Replacing(self, self.epoch, messages, size)
@@ -586,14 +586,14 @@ class Setting(_OfQueue):
     paused: bool | None
 
     def commit(self) -> None:
-        """Be set so."""
+        """Apply the settings."""
         if self.settings is not None:
             self.queue.configure(self.settings)
         if self.paused is not None:
             self.queue.paused = self.paused
 
     def revert(self) -> None:
-        """Stay as it is."""
+        """Leave the settings as they were."""
 
 
 @dataclass(slots=True)
@@ -607,11 +607,11 @@ class Cleared:
     """What it held, for the caller to free."""
 
     def commit(self) -> None:
-        """Hold nothing."""
+        """Drop every message."""
         self.dropped = self.queue.clear()
 
     def revert(self) -> None:
-        """Go on as before."""
+        """Go on with the old messages, under their epoch."""
         self.queue.epoch = self.epoch_before
 
 
@@ -628,9 +628,9 @@ class Replacing:
     """What it held, for the caller to free."""
 
     def commit(self) -> None:
-        """Hold them."""
+        """Put the new messages in the place of the old ones."""
         self.dropped = self.queue.swap(self.messages, self.size)
 
     def revert(self) -> None:
-        """Go on as before."""
+        """Go on with the old messages, under their epoch."""
         self.queue.epoch = self.epoch_before

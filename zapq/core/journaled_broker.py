@@ -151,7 +151,7 @@ class JournaledBroker(Broker):
         return self.replace(made)
 
     def delete(self, name: str) -> list[Dropped]:
-        """Remove a queue nobody has used."""
+        """Remove a queue that was never used."""
         number = self.find(name).number
         dropped = super().delete(name)
         self._journal.note(QueueDeleted(number))

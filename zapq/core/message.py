@@ -1,4 +1,4 @@
-"""The nouns: a message, what its producer asked for, and the lease somebody holds on it."""
+"""The nouns: a message, what its producer asked for, and the lease a consumer holds on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Properties(msgspec.Struct, frozen=True, gc=False):
     priority: int = 0
     """0 to 9; 9 is served first."""
     expires: float = inf
-    """When it is gone if nobody has taken it by then, as a time of the clock `now` is read from."""
+    """When it is gone if no consumer has taken it by then, as a time of the clock `now` is read from."""
     receives: int = 0
     """How often it has been leased and has come back."""
     releases: int = 0
@@ -37,7 +37,7 @@ CONTENT_TYPE = r"[\x21-\x7e][\x20-\x7e]{0,254}"
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
-    """One message: its place in line and the bytes somebody entrusted to us.
+    """One message: its place in line and its producer's bytes.
 
     `gc=False`: a message can be part of no reference cycle, and a deque of ten million tracked objects
     would turn every full garbage collection into a pause that clients feel.
@@ -85,7 +85,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
-    """One delivery of a message to one consumer, who alone may acknowledge it until `deadline`."""
+    """One delivery of a message to one consumer, which alone may acknowledge it until `deadline`."""
 
     message: Message
     serial: int

@@ -17,8 +17,8 @@ a heap ordered by rank; since each of them may be older than the deques' head, t
 r) for r messages that came back. A message whose ttl ends in the middle of a deque stays there as a tombstone:
 skipped when it comes up, swept when the tombstones are the majority.
 
-`now` is any clock that does not go backwards; times are absolute, durations in seconds. Taking does first what is
-due by then; for what nobody takes, whoever drives the queue calls `tick` when `alarm` is reached.
+`now` is any clock that does not go backwards; times are absolute, durations in seconds. Every take first
+processes whatever is due; for messages that are not taken, the service calls `tick` when `alarm` is reached.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class QueueStats:
 
 @dataclass(frozen=True, slots=True)
 class MessageView:
-    """A message as somebody sees it who looks on."""
+    """A message as a peek shows it."""
 
     message: Message
     state: State
@@ -100,7 +100,7 @@ class MessageView:
 
 
 class Owner(Protocol):
-    """What a queue knows of the others: what all of them hold, whom to tell, where to send what failed."""
+    """What a queue knows of the others: what all of them hold, where to report, where to send dead letters."""
 
     messages: int
     bytes: int
@@ -240,7 +240,7 @@ class Queue:
         message = Message(self._next_id, body, properties)
         self._next_id += 1
         self._enqueued += 1
-        # As `_hold` does, but this and `dequeue` are what everybody does all the time.
+        # As `_hold` does, but this and `dequeue` are done for each message.
         self.messages += 1
         self.bytes += size
         owner.messages += 1
@@ -263,7 +263,7 @@ class Queue:
     ) -> int:
         """Add a message for each body, all or none, and return the first id; the others follow it.
 
-        `size` is that of all together, and `packed` all of them as msgpack in its shortest form, for callers who
+        `size` is that of all together, and `packed` all of them as msgpack in its shortest form, for callers that
         have them.
         """
         size = sum(map(len, bodies)) if size is None else size
@@ -336,8 +336,8 @@ class Queue:
     def ack(self, receipt: str, now: float) -> None:
         """Let the message go for good. Repeating it is fine.
 
-        `ReceiptExpired` if the lease is over: the message was released, has expired, or somebody else's turn it
-        is.
+        `ReceiptExpired` if the lease is over: the message was released, expired, or has been delivered to another
+        consumer.
         """
         serial = self._serial(receipt)
         lease = self._pop_lease(serial, now)
@@ -901,7 +901,7 @@ def counted(lease: Lease, releases: int) -> Message:
 
 
 def _copied(items: deque[Message | Run]) -> deque[Message | Run]:
-    """Return the same messages, and runs nobody else will take from."""
+    """Return the same messages, and copies of the runs, which can be taken from."""
     if Run not in map(type, items):
         return items.copy()
     return deque(copy(item) if isinstance(item, Run) else item for item in items)

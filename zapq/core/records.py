@@ -1,11 +1,11 @@
 """What goes to the disk together: entries, the changes that wait for them, and batches of both.
 
-A queue on disk does everything twice. A verb first takes what it needs out of everybody's sight (a message to be
-acknowledged, room for one to come) and enters a `Change` in the batch that is open. When the batch is on the disk,
-each change takes effect by `commit`; if it could not be written, each is undone by `revert`, and the queue is as
-if nothing had been asked. In between nobody else can see or touch what the change is about, so a revert needs to
-know of nothing but itself. What happens by itself (a ttl that ends, a dead letter) takes effect at once and is
-only noted; notes that could not be written are written with the next batch that can.
+A queue on disk does everything twice. A verb first takes what it needs out of every other task's sight (a message
+to be acknowledged, room for one to come) and enters a `Change` in the batch that is open. When the batch is on the
+disk, each change takes effect by `commit`; if it could not be written, each is undone by `revert`, and the queue
+is as if nothing had been asked. In between no other task can see or touch what the change is about, so a revert
+needs to know of nothing but itself. What happens by itself (a ttl that ends, a dead letter) takes effect at once
+and is only noted; notes that could not be written are written with the next batch that can.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ Entry = (
 
 
 class Change(Protocol):
-    """Something somebody waits for."""
+    """A change whose client waits for the disk."""
 
     @property
     def entries(self) -> Sequence[Entry]:

@@ -61,7 +61,7 @@ class Replacement:
         return False
 
     def watch(self, queue: Queue, time: float) -> None:
-        """Each queue knows its own alarm, and nobody is to be woken yet."""
+        """Each queue knows its own alarm, and no task is to be woken yet."""
 
     def dead_letter(self, queue: Queue, message: Message) -> None:
         """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""

@@ -21,7 +21,7 @@ _DECODER = msgspec.msgpack.Decoder(tuple[bytes, ...])
 class Run(msgspec.Struct, gc=False):
     """Messages with consecutive ids that have everything but their bodies in common.
 
-    As long as nobody wants them one by one, their bodies stay as they came: one msgpack array. Memory that is
+    As long as no consumer wants them one by one, their bodies stay as they came: one msgpack array. Memory that is
     touched for the first time costs more than anything else done for a message, and this is the least of it.
     """
 

@@ -1,4 +1,4 @@
-"""What the endpoints share: the service they are about, who may do what, and bodies."""
+"""What the endpoints share: the service they are about, roles, and bodies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Api:
     counts: ServerCounts
     throttle: logs.Throttle
     _large: trio.Lock = field(default_factory=trio.Lock)
-    """Held by whoever makes a large answer next."""
+    """Held by the request that makes a large answer next."""
 
     async def accept(self, queue: str, values: dict[str, str]) -> Accepted:
         """Store the request's body as a message of the queue of that name, which is made if there is none."""
@@ -86,8 +86,8 @@ class Api:
     async def one_large_answer_at_a_time(self) -> None:
         """Return when it is this request's turn to make a large answer: that takes milliseconds, 8 MiB some ten.
 
-        Many that are asked for at once would otherwise be made in a row, in one turn of the scheduler's, and
-        everybody else would wait for all of them.
+        Otherwise many large answers requested together would all be built in one scheduler pass, and all other
+        clients would wait for all of them.
         """
         async with self._large:
             await trio.lowlevel.checkpoint()
@@ -118,12 +118,12 @@ class Api:
             check(grant, "admin", queue)
 
     def sees(self, queue: str) -> bool:
-        """Whether whoever asks may know of this queue."""
+        """Whether the client may know of this queue."""
         grant = exchange_of(request).grant
         return grant is None or grant.covers(queue)
 
     def audit(self, action: str, **facts: object) -> None:
-        """Log what an administrator has done: what, to what, how much, and who it was."""
+        """Log what an administrator has done: the action, its object, how much, and by which credential."""
         exchange = exchange_of(request)
         who = {} if exchange.grant is None else {"token": exchange.grant.name}
         self.throttle.say(

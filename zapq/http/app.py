@@ -52,7 +52,7 @@ class App(QuartTrio):
 def create_app(
     service: QueueService, settings: Settings, counts: ServerCounts, throttle: logs.Throttle, guard: Guard
 ) -> QuartTrio:
-    """Return the app that speaks HTTP for `service`, with those whom `guard` lets in.
+    """Return the app that speaks HTTP for `service`, for the requests that `guard` lets in.
 
     It counts in `counts` and logs through `throttle`.
     """

@@ -71,7 +71,7 @@ class RequestBody:
         reserved: Reservation | None = None,
     ) -> None:
         self.reserved = reserved
-        """Given back by whoever stores the body, else at the end."""
+        """Given back by the step that stores the body, else at the end."""
         self.whole = whole
         self._limit = limit
         self._too_large = refusal
@@ -135,7 +135,7 @@ class RequestBody:
         raise ClientGone if self._settled.is_set() else RequestTimedOut
 
     def close(self) -> None:
-        """Forget what is here and what will come, and reserve nothing for it: nobody will read it any more."""
+        """Forget what is here and what will come, and reserve nothing for it: it will not be read any more."""
         self._closed = True
         self._data.clear()
         if self.reserved is not None:
@@ -147,7 +147,7 @@ def _refuse_other(size: int) -> ZapqError:
 
 
 class Exchange:
-    """What a handler knows about its request besides what Quart tells: who asks, over what, and if still there."""
+    """What a handler knows about its request beside what Quart tells: credential, connection, if it is alive."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class Exchange:
         self.peer = peer
         """Where it comes from, for the log."""
         self.grant: Grant | None = None
-        """What whoever asks may do; None where nobody is asked."""
+        """What the client may do; None where no credential is needed."""
         self.body = body
         self.exempt_from_drain = exempt_from_drain
         """Whether its body had begun to arrive before: then a shutdown since does not refuse it."""
@@ -209,7 +209,7 @@ class Exchange:
         self._written_before_body = written_before if empty else self._transport.written
 
     def reconcile(self) -> None:
-        """Put the messages back if none of them reached the kernel; count them if nobody can know. No checkpoint.
+        """Put the messages back if none reached the kernel; count them if that cannot be known. No checkpoint.
 
         At most once is the promise: a message some byte of which may have been read is never given again. A lease
         on one runs out.
@@ -243,7 +243,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
     """Runs one request: listens to the client in one task while the handler answers in another."""
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Answer the request; returns when the answer is written or nobody is left to read it."""
+        """Answer the request; returns when the answer is written or the client is gone."""
         state = self.scope["state"]
         trace_ids: tracing.TraceIds = state["trace_ids"]
         transport: Transport = state["transport"]
@@ -319,7 +319,7 @@ def _traced(
 
 
 def peer_of(client: tuple[str, int] | None) -> str:
-    """Name who is at the other end, for the log."""
+    """Name the peer, for the log."""
     return "unix" if client is None else client[0]
 
 

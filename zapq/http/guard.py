@@ -1,7 +1,7 @@
-"""Who may make a request: decided before anything of it is read, popped or stored.
+"""Which requests are let in: decided before anything of one is read, popped or stored.
 
-In this order: is it meant for us, is there such an endpoint, who asks, may they, and did a web page of somebody
-else's make them. The hot path asks the same of the same guard, and leaves every no to be said here.
+In this order: is it meant for us, is there such an endpoint, which credential does it have, does its role suffice,
+and did a web page of another origin send it. The hot path asks the same guard, and leaves every refusal to it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _GET_CHANGES = {("GET", "/dequeue")}
 
 
 class Guard:
-    """Lets in who may come in. Where there are no credentials that is everybody, but administrators from afar."""
+    """Lets requests in by their credentials. Where there are none, only administrators from afar are refused."""
 
     def __init__(self, settings: Settings, hosts: Hosts, access: Access) -> None:
         self.access = access
@@ -36,11 +36,11 @@ class Guard:
         self._admin_from_anywhere = settings.admin_from == "any"
 
     def admits(self, host: bytes, authorization: bytes, identities: Identities, role: Role, queue: str) -> bool:
-        """Whether a request that needs `role` for `queue` may be made; `check` is who says why not."""
+        """Whether a request that needs `role` for `queue` may be made; `check` says why not."""
         return self._hosts.allow(host) and self.access.permits(authorization, identities, role, queue)
 
     def check(self, request: Request, exchange: Exchange) -> None:
-        """Raise the refusal if the request may not be made; note in `exchange` what whoever makes it may do."""
+        """Raise the refusal if the request may not be made; note in `exchange` what its client may do."""
         self._check_host(request)
         _check_route(request)
         self._check_role(request, exchange)
@@ -57,7 +57,7 @@ class Guard:
             )
 
     def _check_role(self, request: Request, exchange: Exchange) -> None:
-        """Refuse who has not shown that they may do this."""
+        """Refuse a request whose credential does not have the role it needs."""
         permission = _permission(request)
         if not self.access.configured:
             if (

@@ -1,4 +1,4 @@
-"""What each endpoint takes: the one table of who may do what. What is not in it nobody may do."""
+"""The role each endpoint needs, in one table. An endpoint that is not in it is refused to every client."""
 
 from __future__ import annotations
 

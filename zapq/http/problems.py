@@ -36,6 +36,6 @@ def render_error(error: ZapqError, trace_id: str) -> bytes:
 
 
 def render_status(status: int, detail: str, trace_id: str) -> bytes:
-    """Return the problem document of an HTTP status that is nobody's class: its phrase is its name."""
+    """Return the problem document of an HTTP status that has no class: its phrase is its name."""
     name = PHRASES.get(status, "refused").lower().replace(" ", "-")
     return render(name=name, status=status, detail=detail, trace_id=trace_id)

@@ -24,7 +24,7 @@ JSON = "application/json"
 _REPLAYED = b"Idempotency-Replayed: true\r\n"
 COMMITTED = b"Zapq-Durability: committed\r\n"
 MEMORY = b"Zapq-Durability: memory\r\n"
-"""What a message that was accepted survives. Said by servers with --durable, and to who asks."""
+"""What a message that was accepted survives. Said by servers with --durable, and to producers that ask."""
 
 
 class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -131,7 +131,7 @@ def received_many(
 
 
 def extended(lease: Lease, clock_offset: float, tail: bytes) -> bytes:
-    """The answer to who keeps a message longer."""
+    """The answer to a consumer that keeps a message longer."""
     return b"HTTP/1.1 204 No Content\r\nCache-Control: no-store\r\nZapq-Visible-Until: %b\r\n%b\r\n" % (
         rfc3339(lease.deadline + clock_offset),
         tail,
@@ -144,10 +144,10 @@ def empty(tail: bytes) -> bytes:
 
 
 def nothing(why: str, next_visible_in: float, tail: bytes) -> bytes:
-    """The answer to a consumer who gets nothing, and when it may be worth asking again."""
+    """The answer to a consumer that gets nothing, and when it may be worth asking again."""
     soon = b""
     if next_visible_in < math.inf:
-        # Rounded up, so that whoever waits for so long finds something.
+        # Rounded up, so that a consumer that waits for so long finds something.
         soon = b"Zapq-Next-Visible-In: %.1f\r\n" % (math.ceil(next_visible_in * 10) / 10)
     return b"HTTP/1.1 204 No Content\r\nCache-Control: no-store\r\nZapq-Empty: %b\r\n%b%b\r\n" % (
         why.encode(),

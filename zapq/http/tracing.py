@@ -25,11 +25,11 @@ class TraceIds:
         self._ids = map((b"%d-" + server).__mod__, count(1))
 
     def __iter__(self) -> Iterator[bytes]:
-        """Ids nobody has had."""
+        """Ids that were never used."""
         return self._ids
 
     def new(self) -> str:
-        """Make an id nobody has had."""
+        """Make an id that was never used."""
         return next(self._ids).decode()
 
     def choose(self, headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -1,4 +1,4 @@
-"""What requests may say: parameters, bodies and who sends them, turned into values or refused."""
+"""What requests may say: parameters, bodies and peers, turned into values or refused."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def describe_queue(info: QueueInfo) -> dict[str, object]:
 
 
 def describe_message(seen: MessageView, now: float) -> dict[str, object]:
-    """Return a message as somebody sees it who looks on."""
+    """Return a message as a peek shows it."""
     properties = seen.message.properties
     described: dict[str, object] = {
         "id": seen.message.id,

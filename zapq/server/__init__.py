@@ -22,7 +22,7 @@ async def serve(
 
     Args:
         settings: where to listen and every limit; the defaults when omitted.
-        service: a running queue to serve, shared with the caller, who must keep it open until `serve`
+        service: a running queue to serve, shared with the caller, which must keep it open until `serve`
             returns; when omitted, `serve` opens one of its own and closes it at the end.
         shutdown_trigger: awaited once; its return begins the graceful shutdown.
         reload_trigger: awaited again and again; each return has `settings.token_file` and the certificates read

@@ -108,7 +108,7 @@ class Site:
     def note_no_resources(self, error: OSError, turned_away: int | None) -> None:
         """Log why clients cannot be accepted, and count those that were turned away; None: they have to wait."""
         self.counts.connections_refused += turned_away or 0
-        # Whether anybody waits is seen only by accepting.
+        # Whether a client waits is seen only by accepting.
         if turned_away != 0:
             self._shortage.say(logging.WARNING, "accept", "cannot accept connections", reason=error.strerror)
 
@@ -130,13 +130,13 @@ class Handoff:
     """How far a connection had come in the lobby."""
 
     received: bytes = b""
-    """What its client has sent and nobody has answered."""
+    """What its client has sent and no answer was given to."""
     head_deadline: float | None = None
     """Until when the head that this begins must be complete, if it was not new."""
     body_deadline: float | None = None
     """Until when the body must be."""
     reserved: Reservation | None = None
-    """What is reserved for it, to be given back by whoever takes this over."""
+    """What is reserved for it, to be given back by the task that takes this over."""
     unsent: Answers | None = None
     """Answers of which the kernel has taken only the first `sent` bytes."""
     sent: int = 0
@@ -185,7 +185,7 @@ class Connection:
     async def run(self) -> None:
         """Serve the connection and close it; raises nothing but cancellation.
 
-        Whatever goes wrong in Hypercorn, h11, h2, Quart or here is this connection's end and nobody else's.
+        Whatever goes wrong in Hypercorn, h11, h2, Quart or here is the end of this connection and of no other.
         """
         self._site.connections.add(self)
         try:
@@ -421,7 +421,7 @@ class Connection:
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
                 self.broken = True
                 logs.say(logging.DEBUG, "client does not read", error=repr(error))
-                # Nobody will read an answer: neither this one nor those to requests already received.
+                # The client will read no answer: neither this one nor those to requests already received.
                 self._life.cancel()
             except trio.Cancelled:
                 self.broken = True
@@ -429,7 +429,7 @@ class Connection:
 
     async def _send_piece(self, piece: memoryview) -> None:
         if self._tls:
-            # What of a TLS record the kernel took before an error, nobody can say: count it as written.
+            # How much of a TLS record the kernel took before an error cannot be known: count it as written.
             self.written += len(piece)
             await self._stream.send_all(piece)
             self._site.unsent.note_progress(self)
@@ -450,7 +450,7 @@ class Connection:
         if self._lingering:
             return
         self._lingering = True
-        # Whatever still runs for this connection has nobody to answer; this is its last call.
+        # Whatever still runs for this connection has no client to answer; this is its last call.
         self._life.deadline = trio.current_time() + 2 * LINGER_SECONDS
         if isinstance(self._stream, trio.SocketStream):
             try:
@@ -468,7 +468,7 @@ class Connection:
 
     def _read_until(self, deadline: float) -> None:
         if (self._lingering or self._returning) and deadline > self._deadline:
-            return  # who is on the way out, or back to the lobby, gets no more time
+            return  # a connection that closes, or goes back to the lobby, gets no more time
         self._deadline = deadline
         if self._reading is not None:
             self._reading.deadline = deadline

@@ -87,9 +87,9 @@ class Fields(msgspec.Struct, frozen=True):
     trace_id: bytes
     last: bool
     host: bytes
-    """Whom the client takes us for."""
+    """The host the client asks for."""
     authorization: bytes
-    """Who the client says it is, or empty."""
+    """The client's credential, or empty."""
     content_type: str
     accept: str
 

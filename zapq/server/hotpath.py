@@ -85,7 +85,7 @@ class Parked:
 
     def outcome(self) -> Deliveries:
         """Return what came of it, once it is over; raises what refuses it."""
-        # It knows whom to wake, and so this: together they would stay until the garbage collector comes.
+        # It knows what to wake, and so this: together they would stay until the garbage collector comes.
         waiter = self.waiter
         del self.waiter
         return self.queue.outcome(waiter)
@@ -355,7 +355,7 @@ class HotPath:
         return head if self._admits(fields.host, fields.authorization, identities, role, head.queue) else None
 
     def _forget(self) -> None:
-        """Ask again who is let in: the credentials have changed, or one has ended."""
+        """Forget which heads are let in: the credentials have changed, or one has ended."""
         self._remember.cache_clear()
         self._admits.cache_clear()
 

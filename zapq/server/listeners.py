@@ -30,7 +30,7 @@ _FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 class ReserveDescriptor:
     """A descriptor for when there are no others: with it, a client can be let in to be turned away.
 
-    Otherwise those who come then would wait, connected as far as they can see, until somebody else leaves.
+    Left in the backlog, new clients would look connected, and wait for an answer until another client leaves.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class ReserveDescriptor:
         self._renew()
 
     def turn_away(self, door: socket.socket) -> int | None:
-        """Accept who waits, to close at once, and return how many they were; None if not even that is possible."""
+        """Accept waiting clients, close them at once, and return their number; None if that is impossible."""
         if self._descriptor is None:
             self._renew()
             return None
@@ -169,7 +169,7 @@ def _remove_stale(path: str) -> None:
 
 
 def _inherit(descriptor: int) -> socket.socket:
-    """Take over a socket whoever started us listens on; how many clients it lets wait is their choice."""
+    """Take over a listening socket of the program that started us; how many clients it lets wait is its choice."""
     sock = socket.socket(fileno=descriptor)
     try:
         if sock.family not in _FAMILIES or sock.type != socket.SOCK_STREAM:

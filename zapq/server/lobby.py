@@ -9,8 +9,9 @@ connections is then woken once for all of them.
 
 Nothing here waits for a client. What would have to (a request that is not hot, an answer that the client does
 not take in) is given, with the bytes received so far, to a task of its own, a `Connection`; between requests
-that gives the socket back. A connection is in exactly one of the two places. Who waits for a message (a long poll)
-stays here: it stands in line, and whoever brings the message has it answered in the lobby's next turn.
+that gives the socket back. A connection is in exactly one of the two places. A connection that waits for a message
+(a long poll) stays here: it stands in line, and the step that brings the message has it answered in the lobby's
+next turn.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Wakeup:
 
     def ring(self) -> None:
         """Have it answered soon; from any thread."""
-        # It is full, and rings already; or nobody is there any more.
+        # It is full, and rings already; or the lobby is gone.
         with suppress(OSError):
             self._outside.send(b"!")
 
@@ -131,13 +132,13 @@ class Lobby:
         self._ready: deque[Guest | Wakeup | None] = deque()
         """Whose turn is next; None is the door."""
         self._answered: list[tuple[Guest, Answers, bytes]] = []
-        """Who is to be sent what, and what of theirs it does not answer."""
+        """Guests, the answers to send them, and the bytes of theirs that these do not answer."""
         self._awaited: OpenGroup | None = None
         self._waiting: list[tuple[Guest, Answers]] = []
-        """Who is to be answered when that is on the disk."""
+        """Guests to be answered when that is on the disk."""
         self._parked: dict[Parked, Guest] = {}
         self._wakeup = Wakeup()
-        """Rung for who has become ready otherwise than by sending something."""
+        """Rung for guests that have become ready otherwise than by sending something."""
         self._in_turn = False
         self._now = 0.0
         self._alarm = inf
@@ -150,7 +151,7 @@ class Lobby:
             return hasattr(selector, "fileno")
 
     async def run(self) -> None:
-        """Accept and serve until cancelled; then close who is between requests, and give the others a task."""
+        """Accept and serve until cancelled; then close guests between two requests, and give the others a task."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_clock)
@@ -178,7 +179,7 @@ class Lobby:
             with journal.roused_by(wakeup.ring):
                 await trio.sleep_forever()
         finally:
-            # The selector is closed by whoever leaves last.
+            # The selector is closed by the task that leaves last.
             with suppress(KeyError, ValueError, RuntimeError):
                 self._selector.unregister(wakeup.inside)
             wakeup.close()
@@ -194,7 +195,7 @@ class Lobby:
             self._become(guest, "more")
 
     def _turn(self, nursery: trio.Nursery) -> None:
-        """Serve whoever is ready, for a bounded time."""
+        """Serve the guests that are ready, for a bounded time."""
         self._now = trio.current_time()
         self._hot.set_time(time.time(), self._now)
         cost = 0
@@ -215,7 +216,7 @@ class Lobby:
             self._send_answers()
 
     def _attend(self, guest: Guest) -> int:
-        """Take one step for `guest`, and return what it cost; an error is this guest's end and nobody else's."""
+        """Take one step for `guest`, and return what it cost; an error ends this guest only."""
         try:
             return self._step(guest)
         except Exception as error:
@@ -288,7 +289,7 @@ class Lobby:
         guest.parked = parked
         self._parked[parked] = guest
         guest.rest = bytearray(rest)
-        # Somebody else sees to its time.
+        # The queue's line sees to its time.
         guest.deadline = inf
         self._become(guest, "wait")
         if rest:
@@ -302,7 +303,7 @@ class Lobby:
         return parked
 
     def _on_woken(self, parked: Parked) -> None:
-        """Have a long poll answered soon; this is called in the middle of whoever ended it."""
+        """Have a long poll answered soon; this is called in the middle of the step that ended it."""
         parked.over = True
         self._ready.append(self._parked[parked])
         if not self._in_turn:
@@ -349,9 +350,9 @@ class Lobby:
         self._waiting.append((guest, answers))
 
     def _on_written(self, waiting: list[tuple[Guest, Answers]]) -> None:
-        """Answer the guests who waited for the disk."""
+        """Answer the guests that waited for the disk."""
         if waiting is self._waiting:
-            # They may be the last for long, and nothing of theirs is to stay.
+            # These guests may be the last for long; their answers must not stay in memory.
             self._awaited, self._waiting = None, []
         for guest, answers in waiting:
             if guest.answers is None:
@@ -433,7 +434,7 @@ class Lobby:
         self._become(guest, answers.then)
 
     def _become(self, guest: Guest, state: State) -> None:
-        # Who has more to be answered is ready without sending anything: when it can take the answers.
+        # A guest with more requests to answer is ready without sending anything: when it can take the answers.
         if "more" in {state, guest.state}:
             events = _READ | selectors.EVENT_WRITE if state == "more" else _READ
             self._selector.modify(guest.sock, events, guest)
@@ -471,7 +472,7 @@ class Lobby:
         self._site.leave(guest.network)
 
     def _accept(self, nursery: trio.Nursery) -> int:
-        """Take in who waits at the door, and return what it cost."""
+        """Accept the clients at the door, and return what it cost."""
         for accepted in range(ACCEPTS):
             try:
                 sock, address = self._listening.accept()
@@ -513,14 +514,14 @@ class Lobby:
                 return
 
     async def _watch_clock(self) -> None:
-        """End what lasts too long. Looking at everybody now and then is cheaper than a timer for each request."""
+        """End what lasts too long. Looking at all guests now and then is cheaper than a timer for each request."""
         limits = self._settings
         grain = min(1.0, min(limits.keep_alive, limits.head_timeout, limits.body_timeout) / 10)
         while True:
             self._now = trio.current_time()
             for guest in [guest for guest in self._guests if guest.deadline <= self._now]:
                 if guest.state == "commit":
-                    guest.deadline = self._now + limits.keep_alive  # it is we who are late
+                    guest.deadline = self._now + limits.keep_alive  # the disk is late, not the client
                 elif guest.state == "body":
                     self._promote(guest, self._handoff(guest, bytes(guest.rest)))  # it answers 408
                 else:
@@ -536,7 +537,7 @@ class Lobby:
             self._alarm_changed.set()
 
     def _empty(self) -> None:
-        """Close who is between requests and give the others a task; what has arrived by now is served first."""
+        """Close guests between requests and give the others a task; what has arrived by now is served first."""
         for key, _ in self._selector.select(0):
             if isinstance(key.data, Guest) and key.data.here:
                 self._attend(key.data)

@@ -210,7 +210,7 @@ class HTTP2(H2Protocol):
                 await self._abandon(stream_id)
 
     async def _abandon(self, stream_id: int) -> None:
-        """Wake whoever waits for the client to take this stream's data: it never will."""
+        """Wake the task that waits for the client to take this stream's data: it never will."""
         buffer = self.stream_buffers.get(stream_id)
         if buffer is not None:
             await buffer.close()

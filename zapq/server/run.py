@@ -114,7 +114,7 @@ def _warn_of_losses(service: QueueService, settings: Settings) -> None:
 
 @asynccontextmanager
 async def _abandoning_storage(service: QueueService, budget: trio.CancelScope) -> AsyncGenerator[None, None]:
-    """Let nobody in the block wait for the disk when `budget` is over: that wait is shielded."""
+    """Let no task in the block wait for the disk when `budget` is over: that wait is shielded."""
 
     async def watch() -> None:
         try:

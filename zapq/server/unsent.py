@@ -1,4 +1,4 @@
-"""Answers whose clients do not take them in: how much all of them may hold together, and who has to go.
+"""Answers whose clients do not take them in: how much all of them may hold together, and which are cut off.
 
 What is being sent counts against no cap of the queue's: a message that was taken is held by its answer only, and a
 peek is a copy. One that does not read has until the send timeout; if there are many of them, that is too long.
@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Sender(Protocol):
-    """Whoever sends an answer."""
+    """A connection that sends an answer."""
 
     def disconnect(self) -> None:
         """Stop sending, soon."""
@@ -21,8 +21,8 @@ class Sender(Protocol):
 class Unsent:
     """The answers of one server that are being sent; never much more than `limit` bytes for long.
 
-    If they are more, whoever has got nothing through for the longest time is given up, until they are not; but
-    never the latest, so that one large answer alone can always be sent.
+    If they are more, the sender that has got nothing through for the longest time gives up, until they are not;
+    but never the latest, so that one large answer alone can always be sent.
     """
 
     def __init__(self, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""What a request's head must look like before anybody parses it.
+"""What a request's head must look like before it is parsed.
 
 Parsers that differ about where a request ends can be played against each other (request smuggling), so what
 is ambiguous is refused outright, on the raw bytes, before h11 sees them. Everything else about HTTP/1.1 is

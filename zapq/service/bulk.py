@@ -67,7 +67,7 @@ def _in_slices(items: Iterable[T]) -> Iterator[T]:
 
 
 def free(dropped: list[Dropped]) -> None:
-    """Give back the memory of messages nobody else holds."""
+    """Give back the memory of messages that are held nowhere else."""
     freed = 0
     for items in dropped:
         while items:

@@ -2,7 +2,7 @@
 
 The verbs are the same, for the core's queues enter their changes in a journal by themselves, and the step they run
 in waits for it (`journal.py`). Here is what is about a queue as a whole, which happens while nothing else may
-change, and the hand-over to those who wait, which must wait for the disk too.
+change, and the hand-over to waiting consumers, which must also wait for the disk.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class DurableQueue(NamedQueue):
         return self._service.journal.relaxed() if durability == "memory" else nullcontext()
 
     def clear_nowait(self) -> int:
-        """Raise `trio.WouldBlock`: dropping everything waits for the disk, and everybody waits for it."""
+        """Raise `trio.WouldBlock`: dropping everything waits for the disk, and all tasks wait for it."""
         raise trio.WouldBlock
 
     async def clear(self) -> int:
@@ -108,7 +108,7 @@ class DurableQueue(NamedQueue):
         await self._set_paused(True)
 
     async def resume(self) -> None:
-        """Give messages to consumers again; those who wait are served at once."""
+        """Give messages to consumers again; those that wait are served at once."""
         await self._set_paused(False)
 
     async def redrive(self, *, limit: int = MAX_BATCH) -> Redriven:
@@ -330,7 +330,7 @@ class DurableService(QueueService):
         return number
 
     async def delete(self, name: str) -> None:
-        """Remove the queue called `name` with all it holds; who waits there is answered with `QueueNotFound`."""
+        """Remove the queue called `name` with all it holds; waiting consumers get `QueueNotFound`."""
         async with self.exclusive:
             queue = self.find(name)
             change = self.broker.begin_deleting(name)

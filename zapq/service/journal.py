@@ -1,8 +1,8 @@
-"""Between the queues and the thread that writes: what is written together, and who waits for it.
+"""Between the queues and the thread that writes: what is written together, and the tasks that wait for it.
 
-Changes and notes go into the open batch. It is closed and handed to the writer as soon as somebody waits for it,
+Changes and notes go into the open batch. It is closed and handed to the writer as soon as a task waits for it,
 or the tasks that run now have had their turn. When the writer has dealt with it, its changes take effect here, in
-the order in which they began, and whoever waits is woken: the order of effects is the order of answers.
+the order in which they began, and the waiting tasks are woken: the order of effects is the order of answers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class JournalStats:
 
 
 class OpenGroup(CommitGroup):
-    """A batch, and who waits for it."""
+    """A batch, and what to call when it is settled."""
 
     __slots__ = ("after", "resolved")
 
@@ -89,9 +89,9 @@ class Journal:
         self.reason = ""
         """Why nothing can be written at the moment; empty if it can."""
         self.corked = False
-        """Whether somebody will call `flush` soon."""
+        """Whether a caller will call `flush` soon."""
         self._abandoned = False
-        """Whether somebody waited in vain."""
+        """Whether a task waited in vain."""
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
         self._on_resolved = on_resolved
@@ -167,7 +167,7 @@ class Journal:
     def relaxed(self) -> Iterator[None]:
         """Let the changes begun in this block, which must not wait for anything, take effect at once.
 
-        They are written like any other, but nobody waits for that, and they cannot fail: only a crash before that
+        They are written like any other, but no task waits for that, and they cannot fail: only a crash before that
         loses them.
         """
         self._relaxed = True
@@ -255,7 +255,7 @@ class Journal:
 
     @contextmanager
     def roused_by(self, rouse: Callable[[], object]) -> Iterator[None]:
-        """Let somebody who wakes faster than Trio's own way do it: `rouse`, called in the writer's thread.
+        """Wake by `rouse`, which is faster than Trio's own way; it is called in the writer's thread.
 
         It must not raise, and have `collect` called soon after.
         """

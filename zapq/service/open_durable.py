@@ -43,7 +43,7 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
     del contents
     written = False
     async with trio.open_nursery() as nursery:
-        # Without waiting until it has started: cancelled there, it would wait for a `close` that nobody calls.
+        # Without waiting until it has started: cancelled there, it would wait for a `close` that is never called.
         nursery.start_soon(service.journal.run)  # noqa: ASYNC113 - for that reason
         try:
             yield service

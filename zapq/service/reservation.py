@@ -1,7 +1,7 @@
 """Room in memory for bodies that are being received: reserved before they are read, given back on every way out.
 
 What is being received is held as much as what is queued. If only the latter counted, clients could fill the memory
-with uploads that never end. Whoever has a `Reservation` gives it back, or hands it on.
+with uploads that never end. The holder of a `Reservation` gives it back, or hands it on.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ class Section:
     """Holds `lock` in an `async with`, as the lock itself would; but others run before it is taken, not after.
 
     `async with lock` takes the lock and then lets others run, as every Trio operation must at some point. Under
-    load there is then always somebody who holds it and does nothing, and whoever cannot wait (a `*_nowait`
+    load there is then always a task that holds it and does nothing, and a caller that cannot wait (a `*_nowait`
     method, and with it the hot path) is turned away. Here it is held only while its holder runs, unless the
     holder itself waits for something.
     """

@@ -1,7 +1,7 @@
-"""Who waits for messages: in one line for each queue, in which order, and until when.
+"""The consumers that wait for messages: in one line for each queue, in which order, and until when.
 
-A waiter is a slot, and whom to tell when it is filled: a task, or a connection that has none. Whoever fills the
-slot also takes the waiter out of its line, in one synchronous step, so a message is never promised to somebody who
+A waiter is a slot, and a function to call when it is filled. The step that fills the slot also takes the waiter
+out of its line, without a checkpoint, so a message is never promised to a consumer that
 has already left. (`trio.Condition` would not do: a notification sent to a task that is cancelled in the same tick
 is lost, and the message with it.)
 """
@@ -47,10 +47,10 @@ class Waiter:
         self.want = want
         self.given: Deliveries = ()
         self.gone = False
-        """Whether it was cancelled: what is promised to it, and not given yet, is not for it."""
+        """Set when it was cancelled: anything reserved for it must be put back."""
         self.refusal: ZapqError | None = None
         self.wake = wake
-        """Called once, in Trio's thread, in the middle of somebody else's step; it must neither wait nor raise."""
+        """Called once, in Trio's thread, in the middle of another task's step; it must neither wait nor raise."""
 
 
 class WaitQueue(OrderedDict[int, Waiter]):
@@ -85,16 +85,16 @@ class WaitingRoom:
         self._wake(waiter)
 
     def expire(self, now: float, limit: int) -> None:
-        """Wake, empty-handed, those whose time is up, at most `limit` of them."""
+        """Wake, empty-handed, the waiters whose time is up, at most `limit` of them."""
         for waiter in self._patience.due(now, limit):
             self._wake(waiter)
 
     def next_deadline(self) -> float:
-        """When `expire` next has something to do: infinity while nobody waits."""
+        """When `expire` next has something to do: infinity while no consumer waits."""
         return self._patience.next()
 
     def dismiss(self, limit: int | None = None) -> None:
-        """Wake everybody empty-handed, or as many as `limit` says."""
+        """Wake every waiter empty-handed, or as many as `limit` says."""
         for waiter in list(islice(self._patience.values(), limit)):
             self._wake(waiter)
 

@@ -41,7 +41,7 @@ from zapq.store import slices
 
 VERSION = 1
 _MAGIC = b"zapq\r\n\x1a\n"
-"""Not text, and no longer the same after somebody has treated it as text."""
+"""Not text, and no longer the same after a program has treated it as text."""
 _HEAD = struct.Struct(">8sH8sdI")
 _BLOCK = struct.Struct(">cII")
 _TOTALS = struct.Struct(">QQQ")
@@ -119,8 +119,8 @@ _DECODERS: dict[bytes, msgspec.msgpack.Decoder[Any]] = {
 def encode(image: Image, clock_offset: float, written: float) -> Iterator[bytes | bytearray]:
     """Yield the file that keeps `image`, in pieces, each to be used before the next one is made.
 
-    What was yielded is taken out of the image, so that messages nobody else holds any more by then are freed piece
-    by piece, too.
+    What was yielded is taken out of the image, so that messages that nothing else holds by then are also freed
+    piece by piece.
     """
     number = secrets.token_bytes(8)
     head = _HEAD.pack(_MAGIC, VERSION, number, written, 0)[:-4]

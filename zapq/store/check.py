@@ -1,6 +1,6 @@
 """What there is to say about a database without changing anything: it is read from a copy.
 
-SQLite cannot be asked to look only: whoever opens a log that was left behind takes over what is in it.
+SQLite cannot be asked to look only: a program that opens a log that was left behind takes over what is in it.
 """
 
 from __future__ import annotations

@@ -521,7 +521,7 @@ def refusal(error: Damaged) -> CannotStart:
 
 
 def open_existing(path: Path) -> tuple[Database, str]:
-    """Open the database `path`, which nobody else uses. See `open_database`."""
+    """Open the database `path`, which no other program uses. See `open_database`."""
     try:
         has_log = log_of(path).exists()
         warning = damage_in_log(path)
@@ -596,7 +596,8 @@ def set_up(connection: sqlite3.Connection) -> None:
 
 def _set_modes(connection: sqlite3.Connection) -> None:
     execute = connection.execute
-    # Before the first access: then nobody else can open it, and the log's index is in memory and not in a file.
+    # Before the first access: then no other program can open it, and the log's index is in memory and not in a
+    # file.
     execute("pragma locking_mode = exclusive")
     version = execute("pragma user_version").fetchone()[0]
     application = execute("pragma application_id").fetchone()[0]
@@ -607,14 +608,14 @@ def _set_modes(connection: sqlite3.Connection) -> None:
             f"{FILE} was written by a newer zapq, in format {version}. This zapq reads format {FORMAT}."
         )
     if version < FORMAT or _tables(connection) != _our_tables():
-        raise CannotStart(f"{FILE} is damaged: its tables are not those of format {FORMAT}.")
+        raise refusal(Damaged(f"its tables are not those of format {FORMAT}"))
     mode = execute("pragma journal_mode = wal").fetchone()[0]
     if mode != "wal":
         raise CannotStart(
             f"{FILE} cannot have a write-ahead log here (journal mode {mode}). Give a --data-dir on a local disk."
         )
     execute("pragma synchronous = full")
-    # Ours come earlier, and not while somebody waits for a commit.
+    # Ours come earlier, and not while a client waits for a commit.
     execute(f"pragma wal_autocheckpoint = {4 * CHECKPOINT_PAGES}")
     execute("pragma cache_size = -65536")
 

@@ -54,7 +54,7 @@ class Directory:
         Then the name still means the older file, if there was one; only if syncing the directory is what
         failed may it mean the new one, which is complete.
         """
-        # Random, so that two saves of one name never share a file; hidden, so that nobody loads it.
+        # Random, so that two saves of one name never share a file; hidden, so that it is never loaded.
         temporary = f".{name}.{secrets.token_hex(8)}.tmp"
         try:
             self._write(temporary, pieces, checkpoint)

@@ -1,7 +1,7 @@
 """What a crash does to SQLite's write-ahead log, told apart from what must not happen to it.
 
 A commit that was under way leaves frames behind that are incomplete: SQLite ignores them, and so it should, for
-nobody was told that it was done. But SQLite ignores everything behind a damaged frame, and behind one in the
+no client was told that it was done. But SQLite ignores everything behind a damaged frame, and behind one in the
 middle there may be commits that were acknowledged. The log knows: a commit begins only after the one before it is
 on the disk, and the checksum of its first frame continues that of the last frame before it. So if such a frame is
 behind what cannot be read, something was lost that was safe. (Frames of commits that failed may be there as well,

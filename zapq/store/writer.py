@@ -59,9 +59,9 @@ class Writer:
         self._inbox.put(None)
 
     def leave(self) -> None:
-        """Close the database once both have left it: `run`, and who owns this.
+        """Close the database once both have left it: `run`, and the owner of this.
 
-        So a commit that hangs holds up nobody, and what it uses is not taken from it.
+        So a commit that hangs holds up no other thread, and what it uses is not taken from it.
         """
         if not self._somebody_left.acquire(blocking=False):
             self._database.close()
@@ -88,7 +88,7 @@ class Writer:
             taken.append(self._inbox.get(timeout=patience))
         except queue.Empty:
             return taken
-        # What comes meanwhile is for the next commit; nobody else takes anything out.
+        # What comes meanwhile is for the next commit; no other thread takes anything out.
         taken += (self._inbox.get_nowait() for _ in range(self._inbox.qsize()))
         return taken
 
@@ -110,7 +110,7 @@ class Writer:
                 self._database.tidy(idle=False)
             self._database.commit([late, *batches] if late else batches)
         except Exception as error:
-            # Whatever it is, it is not on the disk, and whoever waits must hear of it.
+            # Whatever it is, it is not on the disk, and the waiting tasks must hear of it.
             self._broken = True
             return str(error) or repr(error)
         self._backlog = []

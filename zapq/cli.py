@@ -103,7 +103,7 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
     Further ones are ignored, also afterwards: call this only just before the process ends.
 
     SIGHUP has the token file and the certificates read again; if there are none and the server runs on a terminal,
-    it stops, too.
+    it also stops.
     Systemd is told when clients can be answered, when that ends, and within `watchdog` seconds that all is well.
     """
     stopping = trio.Event()

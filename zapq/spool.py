@@ -1,7 +1,7 @@
 """Writing aside: a thread writes the lines out, so that no task waits for their reader.
 
 A pipe that is not read is full after some hundred lines, and a write to it then lasts until it is.
-Python's own `QueueListener` would do, but for the end: it waits for the last line, and so for ever.
+Python's own `QueueListener` would do, except at the end: it waits for the last line, and so for ever.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Deadlines(Generic[V]):
         return values
 
     def first(self, limit: int) -> list[tuple[float, V]]:
-        """The `limit` entries due next, in order, removing none; O(limit log limit) but for stale entries."""
+        """The `limit` entries due next, in order, removing none; O(limit log limit) except for stale entries."""
         found: dict[int, tuple[float, V]] = {}
         timed = (entry[1] for entry in smallest(self._heap) if not self._stale(entry))
         # Entries for no time at all are not in the heap, and come last.

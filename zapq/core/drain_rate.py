@@ -22,7 +22,7 @@ class DrainRate:
     def retry_after(self, excess: float, gone: int, now: float) -> int:
         """Return the whole seconds in which `excess` more messages will have gone, if it goes on as lately.
 
-        `gone` is how many have gone so far. Between `MIN_RETRY_AFTER` and `MAX_RETRY_AFTER`; the latter, too,
+        `gone` is how many have gone so far. Between `MIN_RETRY_AFTER` and `MAX_RETRY_AFTER`; the latter also
         when none has gone lately.
         """
         if now - self._at[0] >= DRAIN_WINDOW:

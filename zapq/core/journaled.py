@@ -215,7 +215,7 @@ class JournaledQueue(Queue):
         super().take_back(lease)
 
     def ack(self, receipt: str, now: float) -> None:
-        """Begin to let the message go for good. Raises `StillSettling`, too."""
+        """Begin to let the message go for good. Also raises `StillSettling`."""
         serial = self._serial(receipt)
         lease = self._settle(serial, now)
         if lease is None:
@@ -225,7 +225,7 @@ class JournaledQueue(Queue):
         self._journal.add(_Acked(self, [MessagesDeleted((row_of(self.epoch, lease.message.id),))], lease))
 
     def release(self, receipt: str, delay: float, now: float) -> None:
-        """Begin to give the message back. Raises `StillSettling`, too."""
+        """Begin to give the message back. Also raises `StillSettling`."""
         lease = self._settle(self._serial(receipt), now)
         if lease is None:
             raise ReceiptExpired(parameter="receipt")

@@ -448,7 +448,7 @@ class Queue:
     def clear(self) -> list[Dropped]:
         """Hold nothing, and return what was held for the caller to free; leases on it are over.
 
-        O(1) but for messages that are delayed, leased or came back: freeing millions takes long, and the caller
+        O(1) except for messages that are delayed, leased or came back: freeing millions takes long, and the caller
         may do it elsewhere.
         """
         dropped = [ready_queue.items for ready_queue in self._by_priority if ready_queue]
@@ -580,7 +580,7 @@ class Queue:
     def peek(self, state: State, limit: int) -> list[MessageView]:
         """Return the first `limit` messages in `state`, the next one first; changes nothing.
 
-        What it costs depends on `limit` and not on the depth, but for tombstones.
+        What it costs depends on `limit` and not on the depth, except for tombstones.
         """
         match state:
             case "ready":
@@ -764,7 +764,7 @@ class Queue:
                 serial = int(number, 16)
             except ValueError:
                 serial = -1
-            # It takes other spellings, too.
+            # `int` takes other spellings as well.
             if f"{serial:x}" == number:
                 return serial
         if not _RECEIPT.fullmatch(receipt):

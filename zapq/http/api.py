@@ -112,7 +112,7 @@ class Api:
         return await exchange.body.read()
 
     def check_queue(self, queue: str) -> None:
-        """Raise `RoleMissing` unless an administrator may do something about this queue, too."""
+        """Raise `RoleMissing` unless an administrator may also change this queue."""
         grant = exchange_of(request).grant
         if grant is not None:
             check(grant, "admin", queue)

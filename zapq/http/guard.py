@@ -24,7 +24,7 @@ _NOTHING = Permission(None)
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 """Methods that change nothing ..."""
 _GET_CHANGES = {("GET", "/dequeue")}
-"""... but for this."""
+"""... except this one."""
 
 
 class Guard:

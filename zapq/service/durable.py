@@ -83,7 +83,7 @@ class DurableQueue(NamedQueue):
         while True:
             with suppress(trio.WouldBlock):
                 return await super()._once(key, fingerprint, store, durability)
-            # The first one's answer is this one's, too; if it comes to nothing, this one is the first.
+            # The first one's answer is also this one's; if it comes to nothing, this one is the first.
             await self._service.journal.resolved()
 
     def _asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:

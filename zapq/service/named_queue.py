@@ -144,7 +144,7 @@ class NamedQueue:
     ) -> Message:
         """Store a message and return it; atomic, without a checkpoint. See `enqueue`.
 
-        Raises `trio.WouldBlock`, too, while another task holds the lock; then nothing is stored.
+        Also raises `trio.WouldBlock` while another task holds the lock; then nothing is stored.
         """
         now = trio.current_time()
         properties = _properties(now, priority, delay, ttl, content_type)

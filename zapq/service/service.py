@@ -252,7 +252,7 @@ class QueueService:
                 queue.end()
 
     def fingerprint(self) -> object:
-        """Return what is no longer equal once anything has changed that a snapshot shows, but for times."""
+        """Return what is no longer equal once anything has changed that a snapshot shows, except for times."""
         queues = self.broker.queues.values()
         return (self.broker.totals(), [(queue.name, queue.settings, queue.paused) for queue in queues])
 

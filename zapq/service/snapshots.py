@@ -120,7 +120,7 @@ class Snapshots:
     async def save_at_exit(self) -> None:
         """Save to the file that was asked for, if one was, and only the first time this is called.
 
-        Raises `SnapshotFailed`, and logs it; if cancelled, an older file is as it was, and that is logged, too.
+        Raises `SnapshotFailed`, and logs it; if cancelled, an older file is as it was, and that is also logged.
         """
         name, self.at_exit = self.at_exit, ""
         if not name:

@@ -82,7 +82,7 @@ def _copy(directory: str, path: Path, copy: Path) -> tuple[int, int | None]:
             raise CannotStart(f"There is no database in {directory!r}: the file {FILE} is missing.")
         log = log_of(path)
         size, logged = path.stat().st_size, log.stat().st_size if log.exists() else None
-        # Twice the log: what is in it goes to the copy of the file, too.
+        # Twice the log: its content also goes to the copy of the file.
         needed, free = size + 2 * (logged or 0), shutil.disk_usage(copy.parent).free
         if needed > free:
             raise CannotStart(

@@ -1,9 +1,9 @@
 """zapq: message queues in RAM behind plain HTTP, and inside your Trio program.
 
-`core/` is the queues as values and imports nothing of the rest; `store/` is what outlives the process;
-`service/` runs the queues on Trio; `http/` speaks for them with Quart; `server/` carries that over sockets with
-Hypercorn; `cli.py` is the command. Dependencies point that way only. `client/` is for programs elsewhere,
-`command/` for people. Here are the public names.
+`core/` holds the queues as values and imports nothing of the rest; `store/` keeps them on the disk; `service/`
+runs them on Trio; `http/` turns requests into calls of the service, with Quart; `server/` carries requests over
+sockets, with Hypercorn; `cli.py` is the command. Dependencies point that way only. `client/` is for programs
+elsewhere, `command/` for people. Here are the public names.
 """
 
 from importlib import import_module

@@ -17,7 +17,7 @@ _STANDARD = {"type", "title", "status", "detail", "instance"}
 def error_of(answer: httpx2.Response) -> ZapqError:
     """Return the refusal an answer tells of, with its `detail`, `members` and `retry_after`.
 
-    What is no refusal of zapq's is a `ServerError` with the answer's status.
+    An answer that is no refusal of zapq's is a `ServerError` with the answer's status.
     """
     document = _problem(answer)
     name, detail = str(document.get("type", "")).removeprefix("/problems/"), document.get("detail")

@@ -79,14 +79,14 @@ async def open_client(
 class Client:
     """The queues of a server elsewhere. Made by `open_client`, never by hand.
 
-    Refusals are the exceptions of `zapq.errors`, with the server's `detail`, `members` and `retry_after`. What
-    passes is tried again, up to `attempts` times in all: always after 429 and 503 and when no connection came
-    about, for then nothing was done; after 502, 504 or no answer where doing it twice is harmless. Between two
-    attempts it pauses for what the server asks (Retry-After) and a random time on top, up to 0.1 s after the first
+    Refusals are the exceptions of `zapq.errors`, with the server's `detail`, `members` and `retry_after`. A
+    request is sent up to `attempts` times in all: always again after 429, 503 and a connection that could not be
+    made, for then nothing was done; after 502, 504 or no answer if repeating it is harmless. Between two
+    attempts it pauses for the server's Retry-After and a random time on top, up to 0.1 s after the first
     failure, twice that after each further one, at most 10 s. The last failure is raised, `Unreachable` and
     `NoAnswer` if there was no answer to go by.
 
-    Cancelling a call closes its connection. What was asked may have been done: a message may be stored, and one
+    Cancelling a call closes its connection. The request may have taken effect: a message may be stored, and one
     that was on its way here comes back when its visibility is over (`receive`) or is lost (`dequeue`).
     """
 
@@ -127,8 +127,8 @@ class Client:
     async def enqueue_many(self, queue: str, bodies: Sequence[bytes], *, key: str | None = None) -> int:
         """Store 1 to 1000 messages once, all or nothing, in order, and return the first id; the others follow it.
 
-        `key` (by default a random one) makes it safe to send again, as with `enqueue`. Raises what `enqueue`
-        raises.
+        `key` (by default a random one) makes it safe to send again, as with `enqueue`. Raises the errors of
+        `enqueue` raises.
         """
         answer = await self._request(
             "POST",
@@ -189,7 +189,7 @@ class Client:
         ]
 
     async def ack(self, lease: Lease) -> None:
-        """Let a leased message go for good: it was dealt with. Repeating it is fine.
+        """Acknowledge a leased message: it is removed for good. Repeating it is harmless.
 
         Raises `ReceiptExpired` if the lease is over: another consumer has the message, or will have it.
         """
@@ -216,7 +216,7 @@ class Client:
     async def stats(self, queue: str) -> dict[str, Any]: ...
 
     async def stats(self, queue: str | None = None) -> list[dict[str, Any]] | dict[str, Any]:
-        """Return what a queue, or without a name every queue, holds, has done and is set to.
+        """Return the settings and statistics of a queue, or without a name of every queue.
 
         As the server tells it: `GET /queues/NAME`, `GET /queues`. Raises `QueueNotFound`.
         """
@@ -230,9 +230,9 @@ class Client:
 
         It holds up to `concurrency` messages that are not settled, fetches them by long polls of `wait` seconds,
         and extends each at a third of its `visibility` (seconds) until it is settled. `async with lease:`
-        acknowledges the message at the end of its block, and releases it if the block raises or is cancelled. What
-        is not settled when the consumer's own block ends is released, within 5 s. A queue that is not there is
-        waited for, and so is a server that is away, busy or draining; what does not pass, such as a wrong
+        acknowledges the message at the end of its block, and releases it if the block raises or is cancelled.
+        Messages not settled when the consumer's own block ends are released, within 5 s. It waits for a queue that
+        is not there, and for a server that is away, busy or draining; an error that does not pass, such as a wrong
         parameter, cancels the block and is raised.
         """
         return consumer.open_consumer(self, queue, concurrency, visibility, wait)

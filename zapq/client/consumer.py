@@ -83,8 +83,8 @@ class HeldLease:
     async def ack(self) -> None:
         """Let the message go for good: it was dealt with.
 
-        Raises `ReceiptExpired` if the lease is over, and what `Client.ack` raises; then the message comes back. If
-        cancelled, it goes on for up to 5 s: what is done should not be done again.
+        Raises `ReceiptExpired` if the lease is over, and the errors of `Client.ack`; then the message comes back.
+        If cancelled, it goes on for up to 5 s: the work that is done should not be done again.
         """
         self._settle()
         try:
@@ -99,7 +99,7 @@ class HeldLease:
     async def release(self, *, delay: float = 0.0) -> None:
         """Give the message back, at its original place, at once or after `delay` seconds (up to a year).
 
-        Raises `ReceiptExpired` if the lease is over, and what `Client.release` raises; then, as when cancelled,
+        Raises `ReceiptExpired` if the lease is over, and the errors of `Client.release`; then, as when cancelled,
         the message comes back when its visibility is over.
         """
         self._settle()

@@ -38,7 +38,7 @@ class Retry:
         """Return the seconds to pause after `failures` failures, the last being `error`.
 
         Full jitter (uniform from 0 to a limit that doubles) keeps clients that failed together from coming back
-        together. What the server asks for by Retry-After is the least, and the jitter comes on top of it.
+        together. The server's Retry-After is the least, and the jitter comes on top of it.
         """
         # Bounded, for a power of two outgrows every float.
         limit = min(CLIENT_BACKOFF * 2.0 ** min(failures - 1, 30), CLIENT_MAX_BACKOFF)

@@ -71,7 +71,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
-    """A message that is to be: what a producer asks for. Durations are seconds."""
+    """A message to be stored, as its producer asks for it. Durations are seconds."""
 
     body: bytes
     priority: Annotated[int, msgspec.Meta(ge=0, le=MAX_PRIORITY)] = 0

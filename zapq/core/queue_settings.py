@@ -1,4 +1,4 @@
-"""What may be set for one queue."""
+"""The settings of one queue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zapq.limits import DEFAULT_VISIBILITY, MAX_DELAY, MAX_RECEIVES, MAX_VISIBIL
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What may be set for one queue. None is no limit of its own: those of the whole server hold in any case."""
+    """The settings of one queue. None means no limit of its own: those of the server hold in any case."""
 
     max_messages: Annotated[int, msgspec.Meta(ge=1, le=10**12)] | None = None
     max_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**50)] | None = None

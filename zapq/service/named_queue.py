@@ -43,11 +43,11 @@ from zapq.service.waiting import Deliveries, Waiter, WaitQueue, Want
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
 Action = Literal["ack", "release", "extend"]
 Durability = Literal["committed", "memory"]
-"""What a message that was accepted survives: a crash, or not."""
+"""Whether an accepted message survives a crash (`committed`) or not (`memory`)."""
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is to become of one lease. Durations are seconds."""
+    """One lease and what to do with it: acknowledge, release or extend. Durations are seconds."""
 
     receipt: str
     action: Action = "ack"
@@ -100,7 +100,7 @@ class NamedQueue:
     """One queue of a service, until it is deleted. Made by `QueueService.queue`, never by hand.
 
     All verbs raise `QueueNotFound` once it is deleted, also if a new one has its name by then. None of them lets a
-    cancellation lose a message: if cancelled, what was not answered has not happened.
+    cancellation lose a message: a cancelled call has changed nothing, unless its docstring says otherwise.
     """
 
     def __init__(self, service: Shared, core: Queue) -> None:
@@ -120,7 +120,7 @@ class NamedQueue:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The queue's name."""
         return self._core.name
 
     def use_section(self, section: Section) -> None:
@@ -192,7 +192,7 @@ class NamedQueue:
         """Store a message unless `key` was used for it before; then return the id it had.
 
         A key is kept for 300 s, or until 100,000 newer ones have come. Raises `KeyReused` if it was used for
-        another message, and what `enqueue` raises; then the key is as before.
+        another message, and the errors of `enqueue`; then the key is as before.
         """
 
         def store(now: float) -> int:
@@ -224,7 +224,8 @@ class NamedQueue:
     ) -> Accepted:
         """Store a batch as `enqueue_many` does unless `key` was used for it before; then return its first id.
 
-        A key is for one message or for one batch, and kept as `enqueue_once` says, whose refusals these are.
+        A key is for one message or for one batch, and kept as `enqueue_once` says. Raises the errors of
+        `enqueue_once`.
         """
 
         def store(now: float) -> int:
@@ -325,8 +326,8 @@ class NamedQueue:
     ) -> int:
         """Store a batch of 1 to 1000, all or nothing, in order, and return the first id; the others follow it.
 
-        `content_type` is that of bare bodies; drafts have their own. Raises what `enqueue` raises; if anything is
-        wrong with one of them, or if cancelled, none is stored.
+        `content_type` is that of bare bodies; drafts have their own. Raises the errors of `enqueue`; if one
+        of the messages is refused, or if cancelled, none is stored.
         """
         async with self._section:
             with self._asked_for(durability):
@@ -356,8 +357,8 @@ class NamedQueue:
     async def dequeue(self, *, wait: float = 0.0) -> Message | None:
         """Remove and return the first message, waiting up to `wait` seconds (0 to 60) for one; None if none came.
 
-        At most once: it is gone from the queue, whatever becomes of it. Waiters are served first come, first
-        served. Raises `Draining` if the service is draining and has nothing to give, `TooManyWaiters`,
+        At most once: the message is gone from the queue, even if the consumer fails. Waiters are served first
+        come, first served. Raises `Draining` if the service is draining and has nothing to give, `TooManyWaiters`,
         `InvalidParameter` for a `wait` out of range. If cancelled, no message is lost: one that was handed over in
         the very tick is back at its place before we leave.
         """
@@ -375,7 +376,7 @@ class NamedQueue:
         return leases[0] if leases else None  # type: ignore[return-value]  # a lease was wanted
 
     def take_nowait(self, want: Want, *, now: float | None = None, waits: bool = False) -> Deliveries:
-        """Give what is wanted and there; atomic, without a checkpoint. See `dequeue_nowait`."""
+        """Return the messages wanted that are ready; atomic, without a checkpoint. See `dequeue_nowait`."""
         if self._lock.locked():
             raise trio.WouldBlock
         if self._deleted:
@@ -402,17 +403,17 @@ class NamedQueue:
         return [lease for lease in given if isinstance(lease, Lease)]
 
     async def take(self, want: Want, *, wait: float = 0.0) -> Deliveries:
-        """Give what is wanted, waiting up to `wait` seconds for it. See `dequeue` and `receive`."""
+        """Return the messages wanted, waiting up to `wait` seconds for the first. See `dequeue` and `receive`."""
         _check("wait", wait, 0, MAX_WAIT)
         _check("visibility", want.visibility, 0, MAX_VISIBILITY)
         checked_limit(want.limit)
         return await self._receive(want, wait)
 
     def wait_nowait(self, want: Want, wait: float, wake: Callable[[], object]) -> Waiter:
-        """Stand in line for what is wanted and not there, for `wait` seconds at most, without a task that waits.
+        """Stand in line for messages, for `wait` seconds at most, without a task that waits.
 
         `wake` is called when that is over, in the middle of another task's step: it must neither wait nor raise.
-        Then `outcome` says what came of it; a caller that goes earlier calls `leave`. Raises as `dequeue` does,
+        Then `outcome` returns the messages; a caller that goes earlier calls `leave`. Raises as `dequeue` does,
         and `trio.WouldBlock` while another task holds the lock.
         """
         if self._lock.locked():
@@ -430,7 +431,7 @@ class NamedQueue:
         return waiter.given
 
     def leave(self, waiter: Waiter) -> None:
-        """Step out of line: what was given already goes back to its place. Never waits."""
+        """Step out of line: messages given already go back to their places. Never waits."""
         self._waiting_room.leave(waiter)
         waiter.gone = True
         self.return_undelivered(waiter.given)
@@ -459,7 +460,7 @@ class NamedQueue:
         await self._service.stored()
 
     def ack_nowait(self, receipt: str, *, now: float | None = None) -> None:
-        """Let a leased message go for good; atomic, without a checkpoint. See `ack` and `dequeue_nowait`."""
+        """Acknowledge a leased message; atomic, without a checkpoint. See `ack` and `dequeue_nowait`."""
         if self._lock.locked():
             raise trio.WouldBlock
         if self._deleted:
@@ -467,7 +468,7 @@ class NamedQueue:
         self._core.ack(receipt, trio.current_time() if now is None else now)
 
     async def ack(self, receipt: str) -> None:
-        """Let a leased message go for good: it was dealt with. Repeating it is fine.
+        """Acknowledge a leased message: it is removed for good. Repeating it is harmless.
 
         Raises `ReceiptExpired` if the lease is over: another consumer has the message, or will have it.
         """
@@ -499,7 +500,7 @@ class NamedQueue:
         return results
 
     def settle_nowait(self, settlement: Settlement) -> Lease | None:
-        """Do with one lease what is asked, and return it if it goes on; never waits.
+        """Acknowledge, release or extend one lease, and return it if it goes on; never waits.
 
         For cleanup, which must not wait for a lock. It need not: the lock is only ever held over synchronous
         steps, so a task that runs now sees the queue between two of them.
@@ -510,7 +511,7 @@ class NamedQueue:
         return lease
 
     def return_undelivered(self, given: Deliveries) -> None:
-        """Put what could not be handed over at its original place, as if it had not been taken.
+        """Put messages that could not be handed over at their original places, as if never taken.
 
         Never refused, never waits, for the same reason as `settle_nowait`.
         """
@@ -585,7 +586,7 @@ class NamedQueue:
         return redriven
 
     def info(self) -> QueueInfo:
-        """Report what the queue is set to, holds and has done; never waits."""
+        """Return the queue's settings and statistics; never waits."""
         core = self._core
         return QueueInfo(core.name, core.settings, core.stats(), core.paused, len(self._wait_queue))
 

@@ -1,4 +1,4 @@
-"""The queues as a running service: one lock, and what is about all of them.
+"""The queues as a running service: one lock, and the verbs about all of them.
 
 Every state change is a synchronous method of the core, run while holding one `trio.Lock`, so the changes form one
 sequence that every caller agrees on (linearizability). No task waits for anything while it holds the lock. The
@@ -56,14 +56,14 @@ class ServiceStats:
     snapshots_written: int
     snapshots_failed: int
     journal: JournalStats | None = None
-    """What was written, if it is on the disk too."""
+    """The journal's, if the queues are on the disk."""
 
 
 class QueueService:
     """Queues other tasks share. Made and started by `open_service`, never by hand.
 
-    `service.queue("emails")` is one of them; what the service itself offers by the same names is the default
-    queue's.
+    `service.queue("emails")` is one of them. The service's own verbs, of the same names, are those of the default
+    queue.
     """
 
     broker: Broker
@@ -124,7 +124,7 @@ class QueueService:
     def provisional_queue(self, name: str) -> Iterator[NamedQueue]:
         """Give the queue called `name`; if it is made for this block and the block fails, it is gone again.
 
-        So that a message that is refused leaves nothing behind. Raises what `queue` raises.
+        So that a message that is refused leaves nothing behind. Raises the errors of `queue`.
         """
         made = name not in self.broker.queues
         queue = self.queue(name)
@@ -180,9 +180,9 @@ class QueueService:
         self.dispatcher.hand_out()
 
     def reservation(self, queue: str) -> Reservation:
-        """Return one of no bytes yet, for a message that is being received for the queue called `queue`.
+        """Return a reservation, of no bytes yet, for a message that is being received for the queue `queue`.
 
-        What is reserved counts against `max_bytes` as what is held does.
+        Reserved bytes count against `max_bytes` as held ones do.
         """
         return Reservation(self.broker, partial(self._refuse_unread, queue))
 
@@ -214,7 +214,7 @@ class QueueService:
         return await self.snapshots.save(name)
 
     async def restore(self, name: str) -> int:
-        """Replace what there is by the content of the file `name` and return the number of messages.
+        """Replace the queues by the content of the file `name` and return the number of messages.
 
         `*.msgpack` replaces all queues: those not in it are removed, and consumers that wait there get
         `QueueNotFound`; consumers of the others wait on, or are served. `*.json` replaces what the default queue
@@ -257,7 +257,7 @@ class QueueService:
         return (self.broker.totals(), [(queue.name, queue.settings, queue.paused) for queue in queues])
 
     def stats(self) -> ServiceStats:
-        """Report what the service holds and has done; never waits. Its cost grows with the number of queues."""
+        """Return the service's statistics; never waits. Its cost grows with the number of queues."""
         return ServiceStats(
             queue=self.broker.totals(),
             queues=len(self.broker.queues),
@@ -296,7 +296,7 @@ class QueueService:
         """Wait for the disk no longer: the tasks that do are told that it does not answer."""
 
     def drain(self) -> None:
-        """Refuse new messages from now on and answer every waiting consumer; what is held can still be taken."""
+        """Refuse new messages from now on and answer every waiting consumer; messages held can still be taken."""
         self.dispatcher.drain()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

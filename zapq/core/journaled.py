@@ -393,11 +393,11 @@ class Enqueued(msgspec.Struct, gc=False):
         return (Put(self.row, self.message.body, self.message.properties, self.due),)
 
     def commit(self) -> None:
-        """Be where it belongs."""
+        """Put the message into its line, or among the delayed ones."""
         self.queue._admit(self.message, self.due)
 
     def revert(self) -> None:
-        """Give back its room."""
+        """Give the room of the message back."""
         self.queue._enqueued -= 1
         self.queue._hold(-1, -len(self.message.body))
 
@@ -546,7 +546,7 @@ class Move:
         self.entries: Sequence[Entry] = (Put(row_of(queue.epoch, message.id), message.body, message.properties),)
 
     def commit(self) -> None:
-        """Hold the message."""
+        """Put the message into the queue it moves to."""
         self.queue._arrived += 1
         self.queue._hold(1, len(self.message.body))
         self.queue._admit(self.message, 0.0)
@@ -566,14 +566,14 @@ class Redriving:
         self.entries = [MessagesDeleted([base | message.id for message, _ in self.pairs]), *arrivals]
 
     def commit(self) -> None:
-        """Move them."""
+        """Put each message into the queue it failed in."""
         for message, move in self.pairs:
             self.source.note_moved(message)
             move.commit()
         self.source.note_redriven(len(self.pairs))
 
     def revert(self) -> None:
-        """Leave them where they are."""
+        """Put each message back into the dead-letter queue."""
         for message, _ in self.pairs:
             self.source.keep_here(message)
 

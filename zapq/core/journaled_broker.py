@@ -189,7 +189,7 @@ class Deleted:
     """What it held, for the caller to free."""
 
     def commit(self) -> None:
-        """Hold it no more."""
+        """Forget the queue."""
         self.dropped = Broker.delete(self.broker, self.name)
 
     def revert(self) -> None:

@@ -146,7 +146,7 @@ class Staged:
         """Wait for that change."""
 
     def revert(self) -> None:
-        """Be written anew, or be garbage."""
+        """Change nothing: the entries are written anew, or are garbage."""
 
 
 class CommitGroup:

@@ -19,7 +19,7 @@ class Pool(Protocol):
         """Set `size` bytes aside if there is room for them, and return whether there is."""
 
     def release(self, size: int) -> None:
-        """Have them back."""
+        """Take back `size` bytes that were set aside."""
 
 
 class Budget:
@@ -37,7 +37,7 @@ class Budget:
         return True
 
     def release(self, size: int) -> None:
-        """Have them back."""
+        """Take back `size` bytes that were set aside."""
         self.used -= size
 
 

@@ -242,7 +242,7 @@ class QueueService:
         return number
 
     def _rebind(self, keys: Keys) -> None:
-        """Be about the queues the broker has now."""
+        """Use the queues the broker has now."""
         self.keys = keys
         for name, queue in list(self._queues.items()):
             if name in self.broker.queues:
@@ -300,7 +300,7 @@ class QueueService:
         self.dispatcher.drain()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Be the one timer: do what is due, sleep until the next deadline or a change. Ends when cancelled."""
+        """Run the one timer: do what is due, sleep until the next deadline or a change. Ends when cancelled."""
         await self.dispatcher.run(self.broker.tick, task_status=task_status)
 
     def _remove(self, name: str) -> list[Dropped]:

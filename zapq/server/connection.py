@@ -214,7 +214,9 @@ class Connection:
 
     def disconnect(self) -> None:
         """End the connection, in the middle of an answer: others need the room."""
-        self._site.throttle.say(logging.WARNING, "unsent", "client does not read; connection closed to free memory")
+        self._site.throttle.say(
+            logging.WARNING, "unsent", "client does not read; connection closed to free memory"
+        )
         self._life.cancel()
 
     async def _serve_and_close(self) -> None:

@@ -1,7 +1,7 @@
 """The hot requests, bytes in and bytes out: messages sent, taken and acknowledged. No socket, no task.
 
 Hypercorn and Quart can serve any request; the few that are the product need little of what they do. They are
-answered here when they are written plainly (`zapq/server/hot_head.py`) and complete, and only if nobody has to
+answered here when they are written plainly (`zapq/server/hot_head.py`) and complete, and only if no client has to
 wait for it. For everything else the answer is "cold", nothing has been changed, and the same bytes go to h11,
 which decides. A property test sends the same bytes both ways and compares every byte of the answers
 (tests/server/test_equivalence.py).

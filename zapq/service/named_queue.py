@@ -169,9 +169,9 @@ class NamedQueue:
         It is ready after `delay` seconds, and gone after `ttl` seconds unless a consumer has it then.
         `exempt_from_drain` says that receiving it began before `drain`, which then does not refuse it. Storing it
         releases what was `reserved` for it meanwhile. With `durability="memory"` a durable service does
-        not wait for the disk; `"committed"` is what such a service does anyway. Raises
-        `MessageTooLarge`, `QueueFull`, `Draining`, `InvalidParameter` for what is out of range, and `NotDurable`
-        for `"committed"` in memory. If cancelled, nothing is stored.
+        not wait for the disk, as it does otherwise. Raises `MessageTooLarge`, `QueueFull`, `Draining`,
+        `InvalidParameter` for a value out of range, and `NotDurable` for `durability="committed"` in memory. If
+        cancelled, nothing is stored.
         """
         now = trio.current_time()
         properties = _properties(now, priority, delay, ttl, content_type)

@@ -99,7 +99,7 @@ class WaitingRoom:
             self._wake(waiter)
 
     def refuse(self, wait_queue: WaitQueue, refusal: ZapqError) -> None:
-        """Wake everybody in `wait_queue`, with `refusal`."""
+        """Wake every waiter in `wait_queue`, with `refusal`."""
         for waiter in list(wait_queue.values()):
             waiter.refusal = refusal
             self._wake(waiter)

@@ -12,7 +12,7 @@
 Numbers are big-endian. A checksum is the CRC-32 of the file's number, of where the block begins, of its kind and
 length, and of what is in it: a block that is changed, cut, moved, or from another file does not match, and one
 that is missing is missed at the end. Times are those of the wall clock, in seconds since 1970, for no other
-outlives a process; who writes or reads says by `clock_offset` how far it is ahead of their own.
+outlives a process; the caller says by `clock_offset` how far it is ahead of its own clock.
 
 Everything here is synchronous, meant for a worker thread, and done block by block. A newer format will begin with
 the same head and another version.
@@ -372,7 +372,11 @@ def decode(archive: Archive, name: str, caps: Caps, clock_offset: float, checkpo
         ):
             if count > cap:
                 option = f"max_{what}"
-                raise SnapshotFailed(f"{name} holds more than --{option.replace('_', '-')} allows. Raise it, and load the file again.", limit=option)
+                raise SnapshotFailed(
+                    f"{name} holds more than --{option.replace('_', '-')} allows. Raise it, and load the file"
+                    " again.",
+                    limit=option,
+                )
         checkpoint()
     _check_dead_letters(name, {each.name: each.settings for each in queues.values()})
     return Image(list(queues.values()), keys)

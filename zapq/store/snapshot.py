@@ -156,7 +156,7 @@ class SnapshotStore:
         try:
             with self._directory.open(name) as (file, size):
                 if size > self._max_archive_bytes:
-                                        raise SnapshotFailed(_TOO_LARGE.format(name), limit="max_bytes")
+                    raise SnapshotFailed(_TOO_LARGE.format(name), limit="max_bytes")
                 return decode(Archive(file, size, name), name, self._caps, clock_offset, checkpoint)
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error

@@ -487,7 +487,7 @@ def test_a_directory_that_is_read_only_at_the_start(tmp_path: Path) -> None:
     with mounted("24m", tmp_path / "disk") as disk:
         assert disk.run("mount", "-o", "remount,ro", str(disk.place)).returncode == 0
         refused = disk.run(*ZAPQ, "--durable", "--addr", "127.0.0.1:0", "--data-dir", str(disk.place))
-        assert_one_line(refused, 1, f"{FILE} cannot be made: Read-only file system.")
+        assert_one_line(refused, 1, f"{FILE} cannot be created: Read-only file system.")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not hold for root")

@@ -21,6 +21,7 @@ from zapq.http.metrics import ServerCounts, as_json
 from zapq.logs import Throttle
 from zapq.service.service import QueueService
 from zapq.settings import Option, Settings, load, options
+from zapq.testing import ZapqServer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

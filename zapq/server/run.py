@@ -86,7 +86,9 @@ async def run_server(
                 logs.say(logging.WARNING, "grace ran out; connections were cut", grace=settings.grace)
             if saves and budget.cancelled_caught:
                 service.snapshots.at_exit = ""
-                failed = SnapshotFailed(f"{settings.snapshot_on_exit} could not be written because the grace ran out. Raise --grace.")
+                failed = SnapshotFailed(
+                    f"{settings.snapshot_on_exit} could not be written because the grace ran out. Raise --grace."
+                )
             if ours and failed is None:
                 _warn_of_losses(service, settings)
     if failed is not None:

@@ -368,13 +368,16 @@ def test_the_file_declares_queues(tmp_path: Path) -> None:
         ("[queues.jobs]\nmax_messages = 2020-01-01", "[queues.jobs] max_messages"),
         (
             "[queues.jobs]\nmax_receives = 5",
-            "[queues.jobs] dead_letter: max_receives and dead_letter need each other",
+            "[queues.jobs] dead_letter: max_receives and dead_letter must be set together",
         ),
         (
             "[queues.a]\nmax_receives = 5\ndead_letter = 'b'\n[queues.b]\nmax_receives = 5\ndead_letter = 'a'",
-            "[queues.b] dead_letter: Dead letters would go round in a circle.",
+            "[queues.b] dead_letter: Dead letters would move in a circle.",
         ),
-        ("max_queues = 2\n[queues.a]\n[queues.b]", "[queues.b]: There are as many queues as --max-queues allows."),
+        (
+            "max_queues = 2\n[queues.a]\n[queues.b]",
+            "[queues.b]: The server has as many queues as --max-queues allows.",
+        ),
     ],
 )
 def test_queues_that_make_no_sense_are_refused_with_file_section_and_key(

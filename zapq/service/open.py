@@ -79,5 +79,5 @@ async def _configure(service: QueueService, name: str, settings: QueueSettings) 
         await service.configure(name, settings)
     except ZapqError as error:
         # By themselves they make sense, or they would not be settings.
-        advice = " Declare the kept queue it contradicts, too." if isinstance(error, InvalidParameter) else ""
+        advice = " Declare also the kept queue that it contradicts." if isinstance(error, InvalidParameter) else ""
         raise CannotStart(f"{queue_section(name, error)}: {error.detail}{advice}") from None

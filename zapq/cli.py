@@ -72,6 +72,7 @@ def _click_option(option: Option) -> click.Option:
 
 def _serve(**flags: Any) -> int:
     """Serve queues until SIGINT or SIGTERM."""
+    _keep_signals_for_us()
     handover = systemd.take(os.environ, os.getpid())
     config = flags.pop("config") or os.environ.get("ZAPQ_CONFIG")
     settings = load(flags=flags, environ=os.environ, config=config)
@@ -82,6 +83,19 @@ def _serve(**flags: Any) -> int:
         handover.check(settings)
         with systemd.open_notifier(handover.notify_socket) as notifier:
             return trio.run(serve_until_signalled, settings, notifier, handover.watchdog)
+
+
+def _keep_signals_for_us() -> None:
+    """Block the signals in this thread, and so in all it starts, for the rest of the process: they are waited for.
+
+    A handler would run between any two steps of whatever runs, within itself when signals come fast, and until Python
+    takes it away as it ends; after that, a signal kills. A signal that is blocked interrupts nothing at any time: it
+    stays until somebody waits for it, and if nobody does any more, it is as good as ignored.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    for each in _SIGNALS:
+        # Some systems drop what was ignored when the process began, such as SIGINT behind `&`.
+        signal.signal(each, signal.SIG_DFL)
 
 
 serve = click.Command(
@@ -100,7 +114,7 @@ for command in (serve, *COMMANDS.values()):
 async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, watchdog: float | None) -> int:
     """Serve until the first SIGINT or SIGTERM, end at once on the second, and return the exit code.
 
-    Further ones are ignored, also afterwards: call this only just before the process ends.
+    The signals are blocked, in every thread, and stay so: further ones are ignored to the end of the process.
 
     SIGHUP has the token file and the certificates read again; if there are none and the server runs on a terminal,
     it also stops.
@@ -113,27 +127,28 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
 
         async def watch_signals(*, task_status: trio.TaskStatus[None]) -> None:
             nonlocal code
-            # What the receiver restores in the end: a later signal must not kill a process that is about to end.
-            for each in _SIGNALS:
-                signal.signal(each, signal.SIG_IGN)
-            with trio.open_signal_receiver(*_SIGNALS) as signals:
-                task_status.started()
-                async for number in signals:
-                    name = signal.Signals(number).name
-                    # On a terminal, and with nothing to read again, it means what it does for most programs: the
-                    # terminal is closed.
-                    if number == signal.SIGHUP and (settings.token_file or settings.tls or not os.isatty(0)):
-                        with suppress(trio.WouldBlock):  # one is on its way already
-                            ask_to_reload.send_nowait(None)
-                        continue
-                    if stopping.is_set():
-                        logs.say(logging.WARNING, "second shutdown signal received; ending now", signal=name)
-                        code = EXIT_SIGNAL + number
-                        nursery.cancel_scope.cancel()
-                        return
-                    logs.say(logging.INFO, "shutdown signal received", signal=name, grace=settings.grace)
-                    notifier.tell("STOPPING=1", f"shutting down, within {settings.grace:g} s")
-                    stopping.set()
+            task_status.started()
+            alone = trio.CapacityLimiter(1)
+            while True:
+                # Abandoned, the thread waits on, and the process ends without it.
+                number = await trio.to_thread.run_sync(
+                    signal.sigwait, _SIGNALS, abandon_on_cancel=True, limiter=alone
+                )
+                name = signal.Signals(number).name
+                # On a terminal, and with nothing to read again, it means what it does for most programs: the
+                # terminal is closed.
+                if number == signal.SIGHUP and (settings.token_file or settings.tls or not os.isatty(0)):
+                    with suppress(trio.WouldBlock):  # one is on its way already
+                        ask_to_reload.send_nowait(None)
+                    continue
+                if stopping.is_set():
+                    logs.say(logging.WARNING, "second shutdown signal received; ending now", signal=name)
+                    code = EXIT_SIGNAL + number
+                    nursery.cancel_scope.cancel()
+                    return
+                logs.say(logging.INFO, "shutdown signal received", signal=name, grace=settings.grace)
+                notifier.tell("STOPPING=1", f"shutting down, within {settings.grace:g} s")
+                stopping.set()
 
         async def run_server(*, task_status: trio.TaskStatus[list[str]]) -> None:
             await zapq.serve(

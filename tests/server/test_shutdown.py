@@ -149,6 +149,17 @@ async def test_signals_without_end_do_no_more_than_the_second(tmp_path: Path) ->
         assert said[-2:] == ["second shutdown signal received; ending now", "bye"]
 
 
+async def test_no_thread_can_be_interrupted_by_a_signal(tmp_path: Path) -> None:
+    # A signal that is blocked everywhere neither gets lost nor kills, not even while Python ends.
+    ours = sum(1 << number - 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    async with running(tmp_path, "--durable") as server:
+        assert (await ask(server.url, "POST", "/enqueue", b"x")).status == 202
+        status = [(each / "status").read_text() for each in Path(f"/proc/{server.process.pid}/task").iterdir()]
+        masks = [int(mask, 16) for text in status for mask in re.findall(r"SigBlk:\t([0-9a-f]+)", text)]
+        # The kernel shows them as not blocked in the one that waits for them.
+        assert [mask & ours == ours for mask in masks].count(False) == 1 < len(masks)
+
+
 async def test_a_kill_leaves_no_half_written_snapshot(tmp_path: Path) -> None:
     async with running(tmp_path) as server:
         assert (await ask(server.url, "POST", "/enqueue", b"x")).status == 202

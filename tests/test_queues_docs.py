@@ -75,7 +75,6 @@ def test_every_verb_in_python_is_named(kind: type) -> None:
         "outcome",
         "leave",
         "return_undelivered",
-        "put_back",
         "end",
         "rebind",
         "hand_out",

@@ -167,7 +167,7 @@ async def test_of_answers_that_break_off_messages_go_back_unless_a_byte_of_them_
     for body in bodies:
         zapq_service.enqueue_nowait(body)
     length = len(hot.respond(DEQUEUE * 3).data)
-    zapq_service.clear_nowait()
+    await zapq_service.clear()
     for sent in range(length + 1):
         for body in bodies:
             zapq_service.enqueue_nowait(body)
@@ -182,7 +182,7 @@ async def test_of_answers_that_break_off_messages_go_back_unless_a_byte_of_them_
         after = zapq_service.stats()
         assert after.delivery_uncertain - before.delivery_uncertain == sum(begun) - sum(whole)
         assert after.queue.returned - before.queue.returned == len(held)
-        zapq_service.clear_nowait()
+        await zapq_service.clear()
 
 
 async def test_an_uncertain_delivery_is_logged_under_its_request(
@@ -393,7 +393,7 @@ async def test_of_leases_and_batches_that_break_off_only_what_was_not_begun_goes
                 assert after.queue.received == before.queue.received
                 assert [each.receives for each in await queue.peek()] == [0, 0]
             assert (after.queue.ready == 2) == (not begun)
-            queue.clear_nowait()
+            await queue.clear()
 
 
 async def test_a_batch_in_a_longer_form_is_given_in_the_shortest(hot: HotPath) -> None:

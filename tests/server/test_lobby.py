@@ -236,7 +236,7 @@ async def test_a_reset_at_any_byte_leaves_counters_and_queue_consistent(zapq_ser
             stats = service.stats().queue
             assert stats.enqueued - stats.cleared == stats.dequeued - stats.returned + stats.messages
             assert stats.bytes == sum(len(body) for body in service.broker.default.bodies())
-        service.clear_nowait()
+        await service.clear()
     counts = await metrics(zapq_server)
     assert (counts["connections"], counts["connection_errors"]) == (1, 0)
 

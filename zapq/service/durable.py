@@ -89,10 +89,6 @@ class DurableQueue(NamedQueue):
     def _asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
         return self._service.journal.relaxed() if durability == "memory" else nullcontext()
 
-    def clear_nowait(self) -> int:
-        """Raise `trio.WouldBlock`: dropping everything waits for the disk, and all tasks wait for it."""
-        raise trio.WouldBlock
-
     async def clear(self) -> int:
         """Drop every message, delayed and leased ones included, and return how many that were."""
         async with self._service.exclusive:

@@ -537,15 +537,6 @@ class NamedQueue:
             self._check_alive()
             return self._core.find(id)
 
-    def clear_nowait(self) -> int:
-        """Drop every message and return how many that were; `trio.WouldBlock` while the lock is held."""
-        if self._lock.locked():
-            raise trio.WouldBlock
-        self._check_alive()
-        number = len(self._core)
-        self._core.clear()
-        return number
-
     async def clear(self) -> int:
         """Drop every message, delayed and leased ones included, and return how many that were.
 

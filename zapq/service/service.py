@@ -91,7 +91,7 @@ class QueueService:
         self.default = self.queue(DEFAULT_QUEUE)
         self.enqueue, self.enqueue_nowait = self.default.enqueue, self.default.enqueue_nowait
         self.dequeue, self.dequeue_nowait = self.default.dequeue, self.default.dequeue_nowait
-        self.clear, self.clear_nowait = self.default.clear, self.default.clear_nowait
+        self.clear = self.default.clear
 
     def queue(self, name: str = DEFAULT_QUEUE) -> NamedQueue:
         """Return the queue called `name`, made now if there was none.
@@ -192,10 +192,6 @@ class QueueService:
         full = queue.refuse_unread(size, trio.current_time())
         full.members["queue"] = name
         return full
-
-    def put_back(self, message: Message) -> None:
-        """Return a message of the default queue whose hand-over failed to its original place."""
-        self.default.return_undelivered((message,))
 
     def note_uncertain_delivery(self, number: int = 1) -> None:
         """Count messages whose bytes may or may not have reached a client that vanished."""

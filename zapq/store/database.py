@@ -690,12 +690,3 @@ def _queue_sum(number: int, name: str, epoch: int, next_id: int, settings: str, 
 
 def _key_sum(queue: int, key: str, fingerprint: bytes, id: int, until: float) -> int:
     return zlib.crc32(repr((queue, key, fingerprint, id, until)).encode())
-
-
-def count_messages(contents: Contents) -> int:
-    """Return how many messages were found."""
-    return sum(_length(each.image.in_order) + len(list(each.image.others)) for each in contents.queues)
-
-
-def _length(items: Iterable[Message | Run]) -> int:
-    return sum(len(item) if isinstance(item, Run) else 1 for item in items)

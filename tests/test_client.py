@@ -14,6 +14,7 @@ import trustme
 
 from zapq import errors
 from zapq.client import Client, HeldLease, Lease, open_client
+from zapq.client.render import error_of
 from zapq.http import problems, render
 from zapq.service.named_queue import NamedQueue
 from zapq.service.service import QueueService
@@ -213,6 +214,20 @@ class TestVerbs:
             for settle in (client.ack, client.release, client.extend):
                 with pytest.raises(errors.ReceiptExpired):
                     await settle(lease)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.ZapqError) and kind is not errors.ZapqError
+    ],
+)
+def test_a_refusal_is_read_as_what_it_was(kind: type[errors.ZapqError]) -> None:
+    error = error_of(refusal(kind("It is so.")))
+    assert type(error) is kind
+    assert error.detail == "It is so."
 
 
 async def test_waits_for_a_message_for_longer_than_the_timeout(zapq_server: ZapqServer) -> None:

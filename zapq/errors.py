@@ -284,5 +284,9 @@ class ServerError(ZapqError):
         self.status = status
 
 
-BY_PROBLEM = {each.problem: each for each in ZapqError.__subclasses__()}
-"""Each class by the name its problem documents carry."""
+def _family(kind: type[ZapqError]) -> list[type[ZapqError]]:
+    return [kind, *(each for child in kind.__subclasses__() for each in _family(child))]
+
+
+BY_PROBLEM = {each.problem: each for each in _family(ZapqError)[1:]}
+"""The classes by the names their problem documents have."""

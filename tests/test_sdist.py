@@ -12,9 +12,7 @@ ROOT = Path(__file__).parents[1]
 INCLUDED = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["sdist"][
     "include"
 ]
-PAGES = sorted(
-    path for name in INCLUDED for path in [*ROOT.glob(f"{name}/**/*.md"), *ROOT.glob(name)] if path.suffix == ".md"
-)
+PAGES = [page for name in INCLUDED for page in ROOT.glob(name if name.endswith(".md") else f"{name}/**/*.md")]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

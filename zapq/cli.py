@@ -86,11 +86,11 @@ def _serve(**flags: Any) -> int:
 
 
 def _keep_signals_for_us() -> None:
-    """Block the signals in this thread, and so in all it starts, for the rest of the process: they are waited for.
+    """Block our signals in this thread and all it starts, until the process ends; `sigwait` takes them.
 
-    A handler would run between any two steps of whatever runs, within itself when signals come fast, and until Python
-    takes it away as it ends; after that, a signal kills. A signal that is blocked interrupts nothing at any time: it
-    stays until somebody waits for it, and if nobody does any more, it is as good as ignored.
+    A handler would not do. Signals that come fast run it within itself until one of its calls fails, and Python
+    takes it away as it ends: after that, a signal kills the process. A blocked signal interrupts nothing and kills
+    nothing at any time. It stays pending until it is waited for, and without a waiter it has no effect.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     for each in _SIGNALS:

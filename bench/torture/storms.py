@@ -1,10 +1,11 @@
 """Does any number of signals end the server with the right exit code?
 
-500 servers get SIGINT and SIGTERM in turn, without a pause, until they are gone; several servers at a time, so that
-each is interrupted at other places. One half has a client in the middle of a body, which a first signal waits for: it
-gets its storm only when that signal was noticed, so its end is that of a second signal, 130 or 143. The other half has
-no client, and gets its storm from the first moment on it listens: 0 is right as well, if it ends before it notices the
-second. Nothing that is no line of the log may be printed. The run is cut off after 20 minutes.
+500 servers get SIGINT and SIGTERM in turn, without a pause, until they are gone. Several get them at a time, so
+that each is interrupted at other places. Every second server has a client in the middle of a body, which a first
+signal waits for. Its storm begins when that signal was noticed, so its exit code must be that of a second
+signal, 130 or 143. The others have no client, and their storm begins as soon as they listen: 0 is right as well,
+for a server that ends before it notices the second signal. Nothing but lines of the log may be printed. The run
+ends after 20 minutes.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from zapq.core.records import CommitGroup
 from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
 from zapq.limits import MIB
 from zapq.service.durable import DurableService
-from zapq.service.named_queue import NamedQueue, Settlement
+from zapq.service.named_queue import Action, NamedQueue, Settlement
 from zapq.settings import Settings
 from zapq.store import database, writer
 from zapq.store.database import Database
@@ -603,6 +603,48 @@ async def test_a_lease_of_a_block_is_acknowledged_on_the_disk(tmp_path: Path) ->
     async with opened(tmp_path) as service:
         [held] = await service.default.peek()
         assert (held.message.body, held.receives) == (b"b", 1)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("action", ["ack", "release"])
+async def test_a_block_may_settle_its_lease_itself(tmp_path: Path, action: Action, durable: bool) -> None:
+    async def settle_and(end: Callable[[], object]) -> None:
+        async with service.default.lease() as lease:
+            service.default.settle_nowait(Settlement(receipt=lease.receipt, action=action))
+            end()
+
+    async with zapq.open_service(Settings(data_dir=str(tmp_path), durable=durable)) as service:
+        await service.default.enqueue(b"a")
+        with pytest.raises(ReceiptExpired) if action == "release" else nullcontext():
+            await settle_and(dict)
+        await service.default.clear()
+        await service.default.enqueue(b"b")
+        with pytest.raises(KeyError):
+            await settle_and({}.popitem)
+        assert await taken(service.default) == ([b"b"] if action == "release" else [])
+
+
+async def test_a_block_whose_end_cannot_be_written_leaves_its_message_to_others(
+    tmp_path: Path, disk: Disk
+) -> None:
+    async def end(act: Callable[[str], object]) -> None:
+        async with service.default.lease() as lease:
+            disk.failing = True
+            act(lease.receipt)
+
+    async with opened(tmp_path) as service:
+        await service.default.enqueue(b"a")
+        acts: list[tuple[Callable[[str], object], type[Exception]]] = [
+            (int, ValueError),
+            (len, StorageUnavailable),
+            (service.default.ack_nowait, StorageUnavailable),
+        ]
+        for act, error in acts:
+            with pytest.raises(error):
+                await end(act)
+            disk.failing = False
+            await works_again(service)
+        assert await taken(service.default) == [b"a"]
 
 
 async def test_a_directory_has_one_owner(tmp_path: Path) -> None:

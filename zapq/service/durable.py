@@ -28,7 +28,7 @@ from zapq.errors import QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavai
 from zapq.limits import IDEMPOTENCY_WINDOW, MAX_BATCH
 from zapq.service import bulk
 from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, QuiescentSection
-from zapq.service.named_queue import Accepted, Durability, NamedQueue, Settlement, checked_limit
+from zapq.service.named_queue import Accepted, Action, Durability, NamedQueue, Settlement, checked_limit
 from zapq.service.service import QueueService
 from zapq.service.waiting import Deliveries, Waiter
 from zapq.settings import Settings
@@ -130,6 +130,24 @@ class DurableQueue(NamedQueue):
             super().ack_nowait(receipt, now=now)
         except StillSettling:
             raise trio.WouldBlock from None
+
+    async def _end_block(self, lease: Lease, action: Action) -> None:
+        try:
+            # Bounded as `OpenGroup.wait` is.
+            with trio.CancelScope(shield=True):
+                while True:
+                    try:
+                        await super()._end_block(lease, action)
+                    except StillSettling:
+                        # The block has settled it itself.
+                        await self._service.journal.resolved()
+                    else:
+                        break
+                await self._service.stored()
+        except StorageUnavailable:
+            # The lease may last for ever: its holder is gone.
+            self.return_undelivered([lease])
+            raise
 
     async def _set_paused(self, paused: bool) -> None:
         async with self._service.exclusive:

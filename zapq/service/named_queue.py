@@ -31,6 +31,7 @@ from zapq.errors import (
     NotDurable,
     QueueNotFound,
     ReceiptExpired,
+    StorageUnavailable,
     ZapqError,
 )
 from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT, RECEIVE_BYTES
@@ -443,7 +444,9 @@ class NamedQueue:
         Waits until there is one. When the block ends, the message is acknowledged; if it raises or is cancelled,
         the message is released, and back at its place. By default the lease lasts as long as the block: in this
         process nothing can end without ending it. With a shorter `visibility` it may expire; then the end of the
-        block raises `ReceiptExpired`, and another consumer may have the message. Raises `Draining` while waiting.
+        block raises `ReceiptExpired`, and another consumer may have the message. Raises `Draining` while
+        waiting. On a durable service the end of the block may raise `StorageUnavailable`: then the message is
+        back at its place.
         """
         _check("visibility", visibility, 0, inf)
         lease = None
@@ -453,11 +456,14 @@ class NamedQueue:
         try:
             yield lease
         except BaseException:
-            with suppress(ReceiptExpired, QueueNotFound):
-                self.settle_nowait(Settlement(receipt=lease.receipt, action="release"))
+            with suppress(ReceiptExpired, QueueNotFound, StorageUnavailable):
+                await self._end_block(lease, "release")  # noqa: ASYNC102 - in memory no wait, on disk shielded
             raise
-        self.settle_nowait(Settlement(receipt=lease.receipt))
-        await self._service.stored()
+        await self._end_block(lease, "ack")
+
+    async def _end_block(self, lease: Lease, action: Action) -> None:
+        """Settle the lease of a block that ends, whoever is cancelled."""
+        self.settle_nowait(Settlement(receipt=lease.receipt, action=action))
 
     def ack_nowait(self, receipt: str, *, now: float | None = None) -> None:
         """Acknowledge a leased message; atomic, without a checkpoint. See `ack` and `dequeue_nowait`."""

@@ -19,7 +19,6 @@ import trio
 from zapq.core.broker import Broker, check_name
 from zapq.core.idempotency import Keys
 from zapq.core.image import Image
-from zapq.core.message import Message
 from zapq.core.queue import Dropped, Queue, QueueStats
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import QueueFull, QueueNotFound

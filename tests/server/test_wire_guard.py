@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import h11
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.server.wire_table import FINE, REFUSED
+from tests.server.wire_table import ANSWERED, BY_H11, FINE, REFUSED
+from zapq.server.protocols import GuardedH11
 from zapq.server.wire_guard import check_head
 
 
@@ -34,6 +36,38 @@ def test_a_refusal_is_final_whatever_follows(status: int, data: bytes) -> None:
         assert refusal is None or seen is not None
         refusal = seen
     assert check_head(data + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") is not None
+
+
+CHUNKS = {name: data for name, (_, data) in BY_H11.items() if "behind" in name and "size" in name}
+
+
+def parsed(data: bytes, length: int) -> list[object]:
+    """The events h11 gives for `data` that comes in pieces of that length."""
+    connection = GuardedH11()
+    events: list[object] = []
+    for start in range(0, len(data), length):
+        connection.receive_data(data[start : start + length])
+        while (event := connection.next_event()) not in (h11.NEED_DATA, h11.PAUSED):
+            events.append(event)
+    return events
+
+
+@pytest.mark.parametrize("data", CHUNKS.values(), ids=CHUNKS)
+def test_a_blank_behind_a_chunks_size_is_refused_however_it_arrives(data: bytes) -> None:
+    assert len(CHUNKS) == 4
+    for length in range(1, len(data) + 1):
+        with pytest.raises(h11.RemoteProtocolError, match="blank") as refused:
+            parsed(data, length)
+        assert refused.value.error_status_hint == 400
+
+
+def test_chunks_that_are_fine_are_let_through_however_they_arrive() -> None:
+    _, data = ANSWERED["a chunk extension"]
+    for length in range(1, len(data) + 1):
+        request, *parts, end = parsed(data, length)
+        assert isinstance(request, h11.Request)
+        assert b"".join(bytes(part.data) for part in parts if isinstance(part, h11.Data)) == b"5 \r"
+        assert isinstance(end, h11.EndOfMessage)
 
 
 TOKENS = st.text("!#$%&'*+.^_`|~abcXYZ019-", min_size=1, max_size=10)

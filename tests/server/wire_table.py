@@ -68,7 +68,7 @@ REFUSED = {
 OURS = b"Host: localhost\r\n"
 POST = b"POST /enqueue HTTP/1.1\r\n" + OURS
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
-# What h11 has always refused, kept so that it stays so.
+# What h11 has always refused, kept so that it stays so, and what is wrong with chunks.
 BY_H11 = {
     "no host": (400, b"GET /health HTTP/1.1\r\n\r\n"),
     "lengths that differ": (400, POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"),
@@ -79,6 +79,10 @@ BY_H11 = {
     "chunked, identity": (501, POST + b"Transfer-Encoding: chunked, identity\r\n\r\n"),
     "a chunk that is longer than it says": (400, CHUNKED + b"3\r\nabcdef\r\n"),
     "LF in a chunk extension": (400, CHUNKED + b"3;a=\nb\r\nabc\r\n0\r\n\r\n"),
+    "a blank behind a chunk's size": (400, CHUNKED + b"3 \r\nabc\r\n0\r\n\r\n"),
+    "a tab behind a chunk's size": (400, CHUNKED + b"3\t\r\nabc\r\n0\r\n\r\n"),
+    "a blank behind a later chunk's size": (400, CHUNKED + b"3\r\nabc\r\nA \r\n0123456789\r\n0\r\n\r\n"),
+    "a blank behind the size of the last chunk": (400, CHUNKED + b"3\r\nabc\r\n0 \r\n\r\n"),
     "over 1024 chunks": (400, CHUNKED + b"1\r\nx\r\n" * 1025 + b"0\r\n\r\n"),
 }
 ROWS = {**REFUSED, **BY_H11}
@@ -98,5 +102,6 @@ ANSWERED = {
         202,
         head(b"POST /enqueue HTTP/1.1", OURS + b"Content-Encoding: gzip\r\nContent-Length: 3\r\n") + b"\0\1\2",
     ),
+    "a chunk extension": (202, CHUNKED + b"3;a=b \r\n5 \r\r\n0\r\na5: b \r\n\r\n"),
     "1024 chunks": (202, CHUNKED + b"1\r\nx\r\n" * 1024 + b"0\r\n\r\n"),
 }

@@ -1,14 +1,15 @@
 """Hypercorn's two protocols, narrowed to what zapq promises and hardened where clients can hurt.
 
-HTTP/1: heads pass the wire guard before h11 sees them, chunked bodies have a bounded number of chunks,
-upgrades (h2c, WebSocket) are ignored, and refusals are problem documents with a trace id. HTTP/2: frames for
+HTTP/1: heads and the sizes of chunks pass a guard before h11 sees them, chunked bodies have a bounded number of
+chunks, upgrades (h2c, WebSocket) are ignored, and refusals are problem documents with a trace id. HTTP/2: frames for
 streams already answered, and extended CONNECT, do no harm.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import h2.errors
 import h2.events
@@ -23,6 +24,9 @@ from hypercorn.typing import ConnectionState, H11SendableEvent
 from zapq.http import problems
 from zapq.limits import KIB, MAX_CHUNKS, MAX_HEAD_BYTES, MAX_STREAM_RESETS
 from zapq.server.wire_guard import check_head
+
+_CHUNK_SIZE = re.compile(rb"[\r\n]{0,2}[0-9A-Fa-f]{1,20}([ \t])?")
+"""A chunk's size as it stands in what was received: the end of the line before may be left of the chunk before."""
 
 
 class Refuse(Protocol):
@@ -44,6 +48,8 @@ class GuardedH11(h11.Connection):
         self.bodiless = False
         """Whether the request is HEAD, so that its answer, be it a refusal, has no body."""
         self._chunks = 0
+        self._at_chunk = False
+        """Whether the line that begins a chunk comes next."""
 
     def next_event(self) -> Any:
         """Return h11's next event."""
@@ -62,6 +68,7 @@ class GuardedH11(h11.Connection):
             return h11.NEED_DATA
         if self.their_state is h11.IDLE:
             self._chunks = 0
+            self._at_chunk = False
             self.bodiless = False
             refusal = check_head(self.trailing_data[0])
             if refusal is not None:
@@ -71,6 +78,8 @@ class GuardedH11(h11.Connection):
             # RFC 9112, 9.6: what follows a last request is ignored. h11 calls it an error, and Hypercorn
             # would answer that instead of the request.
             return h11.NEED_DATA if self.closing else h11.PAUSED
+        if self._at_chunk:
+            self._check_chunk()
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as error:
@@ -82,12 +91,28 @@ class GuardedH11(h11.Connection):
             return h11.NEED_DATA
         if isinstance(event, h11.Request):
             self.bodiless = event.method == b"HEAD"
-        if isinstance(event, h11.Data) and event.chunk_start:
-            self._chunks += 1
+            self._at_chunk = any(name == b"transfer-encoding" for name, _ in event.headers)
+        if isinstance(event, h11.Data):
+            self._at_chunk |= event.chunk_end
+            self._chunks += event.chunk_start
             if self._chunks > MAX_CHUNKS:
-                self.reason = f"The request body has over {MAX_CHUNKS} chunks. Send larger ones."
-                raise h11.RemoteProtocolError(self.reason, error_status_hint=400)
+                self._refuse_body(f"The request body has over {MAX_CHUNKS} chunks. Send larger ones.")
         return event
+
+    def _check_chunk(self) -> None:
+        """Refuse a blank behind a chunk's size, which h11 takes: proxies disagree about where such a body ends."""
+        data = self.trailing_data[0]
+        size = _CHUNK_SIZE.match(data)
+        if size is None:
+            return
+        if size[1]:
+            self._refuse_body("The request body has a blank behind the size of a chunk. Send the size alone.")
+        # A whole line is taken by h11 at once, and then the chunk's bytes come, whatever they look like.
+        self._at_chunk = data.find(b"\r\n", size.end()) < 0
+
+    def _refuse_body(self, reason: str) -> NoReturn:
+        self.reason = reason
+        raise h11.RemoteProtocolError(reason, error_status_hint=400)
 
 
 class HTTP1(H11Protocol):

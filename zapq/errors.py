@@ -67,7 +67,7 @@ class QueueInUse(ZapqError):
 
 
 class ReceiptExpired(ZapqError):
-    """The lease is over: it expired, or the message was released.
+    """The lease is over: it expired, or its message was settled.
 
     Nothing was changed; receive the message again.
     """

@@ -46,7 +46,9 @@ MIN_SNAPSHOT_EVERY = 1.0
 QUEUE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 """A queue's name, as a regular expression: plain in a path, a file name and a metric's label."""
 ACKS_REMEMBERED = 2**20
-"""Deliveries for which a repeated acknowledgement is still known as one: a byte each, some 20 s at full speed."""
+"""Deliveries for which it is known how they ended: a byte each, some 20 s at full speed."""
+LAPSES_REMEMBERED = 10_000
+"""Expired leases of each queue that may still be acknowledged: some 300 bytes each, beside the message."""
 TICK_LIMIT = 1000
 """Leases, delays and ttls ended in one go: some 2 ms."""
 DISMISSALS = 64

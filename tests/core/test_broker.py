@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from collections.abc import Callable
 from math import inf
+from typing import Any
 
 import pytest
 
 from zapq.core import broker as broker_module
+from zapq.core import leases as leases_module
 from zapq.core.broker import Broker, Redriven
-from zapq.core.message import Draft, Message, Properties
+from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, QueueFull, QueueInUse, QueueNotFound, ReceiptExpired, TooManyQueues
@@ -283,9 +286,93 @@ def test_nothing_that_is_due_is_overlooked_for_want_of_a_tick(broker: Broker) ->
     lease = queue.receive(5.0, 0.0)
     assert lease is not None
     with pytest.raises(ReceiptExpired):
-        queue.ack(lease.receipt, 5.0)
+        queue.release(lease.receipt, 0.0, 5.0)
     assert bodies(queue, 5.0) == [b"leased", b"delayed"]
     assert queue.stats().expired == 1
+
+
+def why(act: Callable[..., object], *arguments: object) -> str:
+    """The sentence a late holder is told."""
+    with pytest.raises(ReceiptExpired) as refused:
+        act(*arguments)
+    return refused.value.detail
+
+
+def test_a_holder_who_comes_too_late_is_told_how_the_lease_ended(broker: Broker) -> None:
+    queue = broker.default
+    broker.configure("default", QueueSettings(max_receives=3, dead_letter="dead"), 0.0)
+    queue.enqueue(b"x")
+    acts: list[tuple[Any, ...]] = [(queue.ack,), (queue.release, 0.0), (queue.extend, 9.0)]
+
+    def told(lease: Lease | None, now: float, *, but_ack: bool = False) -> set[str]:
+        assert lease is not None
+        return {why(act, lease.receipt, *more, now) for act, *more in acts[but_ack:]}
+
+    first = queue.receive(5.0, 0.0)
+    assert first is not None
+    queue.release(first.receipt, 0.0, 1.0)
+    assert told(first, 2.0) == {"The lease is over: the message was released already. Nothing was changed."}
+    second = queue.receive(5.0, 2.0)
+    [expired] = told(second, 7.0, but_ack=True)
+    assert expired.startswith("The lease expired. ")
+    third = queue.receive(5.0, 7.0)
+    [given] = told(second, 8.0)
+    assert given.startswith("The lease expired, and the message was given out again. ")
+    broker.tick(12.0)
+    [buried] = told(third, 12.0)
+    assert "dead-letter queue" in buried
+    queue.enqueue(b"mortal", Properties(expires=22.0))
+    mortal = queue.receive(5.0, 12.0)
+    broker.tick(22.0)
+    [outlived] = told(mortal, 22.0)
+    assert "ttl" in outlived
+    queue.enqueue(b"y")
+    last = queue.receive(5.0, 30.0)
+    assert last is not None
+    queue.ack(last.receipt, 31.0)
+    acked = {why(queue.release, last.receipt, 0.0, 31.0), why(queue.extend, last.receipt, 9.0, 31.0)}
+    assert acked == {"The lease is over: the message was acknowledged already. Nothing was changed."}
+    queue.enqueue(b"z")
+    purged = queue.receive(5.0, 31.0)
+    queue.clear()
+    [over] = told(purged, 32.0)
+    assert "purged" in over
+
+
+def test_a_late_ack_is_accepted_until_the_message_is_given_out_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = broker.default
+    for body in (b"a", b"b", b"c"):
+        queue.enqueue(body)
+    a, b, c = queue.receive_many(3, 5.0, 0.0)
+    queue.ack(b.receipt, 5.0)
+    queue.ack(b.receipt, 5.0)
+    assert (queue.stats().acked, len(queue), broker.messages) == (1, 2, 2)
+    assert bodies(queue, 5.0) == [b"a", b"c"]
+    for lease in (a, c):
+        with pytest.raises(ReceiptExpired):
+            queue.ack(lease.receipt, 5.0)
+    monkeypatch.setattr(leases_module, "LAPSES_REMEMBERED", 1)
+    queue.enqueue_bodies([b"d", b"e"])
+    d, e = queue.receive_many(2, 5.0, 5.0)
+    broker.tick(10.0)
+    with pytest.raises(ReceiptExpired):
+        queue.ack(d.receipt, 10.0)
+    queue.ack(e.receipt, 10.0)
+    assert bodies(queue, 10.0) == [b"d"]
+
+
+def test_an_extension_lasts_as_long_as_the_lease_was_given(broker: Broker) -> None:
+    queue = broker.default
+    queue.enqueue(b"x")
+    lease = queue.receive(100.0, 0.0)
+    assert lease is not None
+    assert queue.extend(lease.receipt, None, 50.0).deadline == 150.0
+    assert queue.extend(lease.receipt, 7.0, 60.0).deadline == 67.0
+    assert queue.extend(lease.receipt, None, 61.0).deadline == 161.0
+    broker.configure("default", QueueSettings(visibility=9.0), 61.0)
+    assert queue.extend(lease.receipt, None, 62.0).deadline == 162.0
 
 
 def test_poison_at_the_head_does_not_block_the_rest(broker: Broker) -> None:

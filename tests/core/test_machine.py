@@ -48,6 +48,8 @@ class Held:
     releases: int = 0
     failed_in: str = ""
     serial: int = 0
+    lapsed: int = 0
+    """The lease that expired before it came back, if it was not given out since."""
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -123,7 +125,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
         self.newest[name] += 1
         return self.newest[name]
 
-    def come_back(self, each: Held, delay: float = 0.0) -> None:
+    def come_back(self, each: Held, delay: float = 0.0, lapsed: int = 0) -> None:
         """Let a lease of the model end."""
         if each.queue == "work" and each.receives >= MAX_RECEIVES:
             dead = Held("dead", self.new_id("dead"), each.body, each.priority, failed_in="work")
@@ -136,7 +138,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
             until = min(self.now + delay, each.expires)
             self.change(each, replace(each, state="delayed", until=until, serial=0))
         else:
-            self.change(each, replace(each, state="ready", until=inf, serial=0))
+            self.change(each, replace(each, state="ready", until=inf, serial=0, lapsed=lapsed))
 
     def holder(self, name: str, lease: Lease) -> Held | None:
         holders = [each for each in self.held if each.serial == lease.serial and each.queue == name]
@@ -240,7 +242,12 @@ class QueuesAgainstList(RuleBasedStateMachine):
             assert lease.receipt not in {old.receipt for _, old in self.leases}
             self.leases.append((name, lease))
             leased = replace(
-                each, state="leased", until=lease.deadline, receives=lease.receives, serial=lease.serial
+                each,
+                state="leased",
+                until=lease.deadline,
+                receives=lease.receives,
+                serial=lease.serial,
+                lapsed=0,
             )
             self.change(each, leased)
         self.counts[name, "received"] += len(leases)
@@ -271,8 +278,14 @@ class QueuesAgainstList(RuleBasedStateMachine):
             "extend": lambda: queue.extend(lease.receipt, 3.0, self.now),
         }[action]
         if each is None:
+            late = [held for held in self.of(name, "ready") if held.lapsed == lease.serial]
             if action == "ack" and lease.serial in self.acked:
                 act()  # a repeated acknowledgement is fine
+            elif action == "ack" and late:
+                act()
+                self.acked.add(lease.serial)
+                self.counts[name, "acked"] += 1
+                self.change(late[0], None)
             else:
                 with pytest.raises(ReceiptExpired):
                     act()
@@ -308,7 +321,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
         # In the order in which they are due, for dead letters are numbered in that order.
         for each in sorted(self.held, key=lambda each: (each.until, each.serial)):
             if each.state == "leased" and each.until <= self.now:
-                self.come_back(each)
+                self.come_back(each, lapsed=each.serial)
             elif each.state == "delayed" and each.until <= self.now < each.expires:
                 self.change(each, replace(each, state="ready", until=inf))
         for each in [each for each in self.held if each.state != "leased" and each.expires <= self.now]:

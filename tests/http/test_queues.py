@@ -51,6 +51,51 @@ async def test_a_message_is_sent_leased_and_acknowledged(zapq_server: ZapqServer
     assert "zapq-next-visible-in" not in nothing.headers
 
 
+@pytest.mark.parametrize("settle", [False, True])
+async def test_an_extension_lasts_as_long_as_the_lease_was_given(zapq_server: ZapqServer, settle: bool) -> None:
+    await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"hello")
+    taken = await ask(zapq_server.url, "POST", f"{QUEUE}/receive?visibility=1000")
+    receipt = taken.headers["zapq-receipt"]
+    if settle:
+        wanted = msgspec.json.encode([{"receipt": receipt, "action": "extend"}])
+        assert (await ask(zapq_server.url, "POST", f"{QUEUE}/settle", wanted, JSON)).json[0]["result"] == "ok"
+    else:
+        extended = await ask(zapq_server.url, "POST", f"{QUEUE}/receipts/{receipt}/extend")
+        assert extended.headers["zapq-visible-until"] >= taken.headers["zapq-visible-until"]
+    [seen] = (await ask(zapq_server.url, "GET", f"{QUEUE}/messages?state=leased")).json
+    assert seen["visible_in"] > 900
+
+
+async def test_a_lease_that_lasts_as_long_as_its_block_is_not_cut_by_an_extension(zapq_server: ZapqServer) -> None:
+    queue = zapq_server.service.queue("emails")
+    queue.enqueue_nowait(b"hello")
+    async with queue.lease() as lease:
+        extended = await ask(zapq_server.url, "POST", f"{QUEUE}/receipts/{lease.receipt}/extend")
+        assert extended.status == 204
+        assert "zapq-visible-until" not in extended.headers
+        assert queue.next_visible_in() == float("inf")
+
+
+async def test_a_late_ack_is_accepted_and_a_refusal_says_how_the_lease_ended(zapq_server: ZapqServer) -> None:
+    await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"hello")
+    receipts = []
+    for _ in range(2):
+        taken = await ask(zapq_server.url, "POST", f"{QUEUE}/receive?visibility=0")
+        receipts.append(f"{QUEUE}/receipts/{taken.headers['zapq-receipt']}")
+    expired = await ask(zapq_server.url, "POST", f"{receipts[1]}/release")
+    assert expired.status == 409
+    assert expired.json["detail"].startswith("The lease expired. ")
+    given = await ask(zapq_server.url, "DELETE", receipts[0])
+    assert given.status == 409
+    assert "was given out again" in given.json["detail"]
+    for _ in range(2):
+        assert (await ask(zapq_server.url, "DELETE", receipts[1])).status == 204
+    acked = await ask(zapq_server.url, "POST", f"{receipts[1]}/release")
+    assert acked.status == 409
+    assert "was acknowledged already" in acked.json["detail"]
+    assert (await ask(zapq_server.url, "GET", QUEUE)).json["messages"] == 0
+
+
 async def test_a_released_message_comes_back_with_a_higher_count_and_another_receipt(
     zapq_server: ZapqServer,
 ) -> None:

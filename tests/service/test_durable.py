@@ -647,6 +647,34 @@ async def test_a_block_whose_end_cannot_be_written_leaves_its_message_to_others(
         assert await taken(service.default) == [b"a"]
 
 
+async def test_a_late_ack_is_on_the_disk_and_one_that_fails_has_not_happened(tmp_path: Path, disk: Disk) -> None:
+    async with opened(tmp_path) as service:
+        queue = service.default
+        await queue.enqueue_many([b"a", b"b"])
+        first, second = [await leased(queue, visibility=0.0) for _ in range(2)]
+        assert first.body == second.body == b"a"
+        with pytest.raises(ReceiptExpired, match="given out again"):
+            await queue.ack(first.receipt)
+        disk.failing = True
+        with pytest.raises(StorageUnavailable):
+            await queue.ack(second.receipt)
+        assert [each.message.body for each in await queue.peek()] == [b"a", b"b"]
+        disk.failing = False
+        await works_again(service)
+        disk.gate = threading.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(queue.ack, second.receipt)
+            nursery.start_soon(queue.ack, second.receipt)
+            await wait_all_tasks_blocked()
+            # While it is being written it is for nobody.
+            assert [each.message.body for each in await queue.peek()] == [b"b"]
+            disk.gate.set()
+        disk.gate = None
+        assert queue.info().stats.acked == 1
+    async with opened(tmp_path) as service:
+        assert await taken(service.default) == [b"b"]
+
+
 async def test_a_directory_has_one_owner(tmp_path: Path) -> None:
     async with opened(tmp_path):
         with pytest.raises(CannotStart, match="in use"):

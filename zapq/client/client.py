@@ -191,7 +191,8 @@ class Client:
     async def ack(self, lease: Lease) -> None:
         """Acknowledge a leased message: it is removed for good. Repeating it is harmless.
 
-        Raises `ReceiptExpired` if the lease is over: another consumer has the message, or will have it.
+        So is doing it late: after the lease has expired, as long as the message was not given out again. Raises
+        `ReceiptExpired` if it was, or if it was released.
         """
         await self._request("DELETE", lease.queue, _receipt(lease))
 
@@ -203,7 +204,7 @@ class Client:
         await self._request("POST", lease.queue, f"{_receipt(lease)}/release", {"delay": _seconds(delay or None)})
 
     async def extend(self, lease: Lease, *, visibility: float | None = None) -> None:
-        """Let a lease last until `visibility` seconds from now (by default as the queue is set).
+        """Let a lease last until `visibility` seconds from now (by default for as long as it was given).
 
         Raises `ReceiptExpired` if it is over.
         """

@@ -11,6 +11,7 @@ from math import inf
 import msgspec
 
 from zapq.core.deadlines import Deadlines
+from zapq.core.leases import End
 from zapq.core.message import Message, Properties
 from zapq.core.queue import Dropped, Queue, QueueStats
 from zapq.core.queue_settings import QueueSettings
@@ -70,7 +71,7 @@ class Broker:
         self._numbers = count(1)
         self._serials = count(1)
         self._last_serial = 0
-        self._acks = bytearray(ACKS_REMEMBERED)
+        self._ends = bytearray(ACKS_REMEMBERED)
         self._alarms: Deadlines[Queue] = Deadlines()
         self._alarm = inf
         self._past = QueueStats(*(0 for _ in fields(QueueStats)))
@@ -257,18 +258,18 @@ class Broker:
     def serial(self) -> int:
         """Number a delivery."""
         self._last_serial = serial = next(self._serials)
-        self._acks[serial % ACKS_REMEMBERED] = 0
+        self._ends[serial % ACKS_REMEMBERED] = 0
         return serial
 
-    def note_ack(self, serial: int) -> None:
-        """Remember that this delivery was acknowledged, unless very many have followed it."""
+    def note_end(self, serial: int, end: End) -> None:
+        """Remember how this delivery ended, unless very many have followed it."""
         if serial > self._last_serial - ACKS_REMEMBERED:
-            self._acks[serial % ACKS_REMEMBERED] = 1
+            self._ends[serial % ACKS_REMEMBERED] = end
 
-    def was_acked(self, serial: int) -> bool:
-        """Whether this delivery was acknowledged, as far as is remembered."""
+    def end_of(self, serial: int) -> End:
+        """Return how this delivery ended, as far as is remembered."""
         recent = self._last_serial - ACKS_REMEMBERED < serial <= self._last_serial
-        return recent and self._acks[serial % ACKS_REMEMBERED] == 1
+        return End(self._ends[serial % ACKS_REMEMBERED]) if recent else End.UNKNOWN
 
     def watch(self, queue: Queue, time: float) -> None:
         """Note that `queue` has something to do at `time`, earlier than known before."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from zapq.core.leases import End
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
 from zapq.core.queue import Dropped, Owner, Queue, backoff, counted
 from zapq.core.queue_settings import QueueSettings
@@ -30,6 +31,7 @@ from zapq.core.records import (
     QueuePut,
     row_of,
 )
+from zapq.errors import StorageUnavailable, ZapqError
 from zapq.core.runs import Run, Taken
 from zapq.errors import ReceiptExpired, StorageUnavailable, ZapqError
 from zapq.limits import IDS_AT_ONCE, MAX_BATCH, MAX_BATCH_BYTES
@@ -219,16 +221,24 @@ class JournaledQueue(Queue):
         serial = self._serial(receipt)
         lease = self._settle(serial, now)
         if lease is None:
-            if self._owner.was_acked(serial):
+            message = self._lapses.find(serial)
+            if message is None:
+                self._check_acked(serial)
                 return
-            raise ReceiptExpired(parameter="receipt")
+            self._withdraw(message)
+            self._settling.add(serial)
+            self._journal.add(
+                _AckedLate(self, [MessagesDeleted((row_of(self.epoch, message.id),))], serial, message)
+            )
+            return
         self._journal.add(_Acked(self, [MessagesDeleted((row_of(self.epoch, lease.message.id),))], lease))
 
     def release(self, receipt: str, delay: float, now: float) -> None:
         """Begin to give the message back. Also raises `StillSettling`."""
-        lease = self._settle(self._serial(receipt), now)
+        serial = self._serial(receipt)
+        lease = self._settle(serial, now)
         if lease is None:
-            raise ReceiptExpired(parameter="receipt")
+            raise self._over(serial)
         delay, releases = backoff(lease.message.properties.releases, delay)
         message = counted(lease, releases)
         due = now + delay if delay > 0 else 0.0
@@ -333,6 +343,9 @@ class JournaledQueue(Queue):
             raise
         self._hold(-len(messages), -size)
         self._dequeued += len(messages)
+        if self._lapses:
+            for message in messages:
+                self._note_given(message.id)
         ids = messages.ids() if isinstance(messages, Taken) else [message.id for message in messages]
         base = row_of(self.epoch, 0)
         self._journal.add(_Taken(self, [MessagesDeleted([base | id for id in ids])], messages, size))
@@ -368,6 +381,17 @@ class JournaledQueue(Queue):
         self._settling.discard(lease.serial)
         self._leases.put(lease)
         self._watch(lease.deadline)
+
+    def _reinstate(self, serial: int, message: Message) -> None:
+        """Undo `_withdraw`."""
+        if message.id in self._tombstones:
+            # It was not swept, and stands in its line.
+            self._tombstones.discard(message.id)
+            self._ready += 1
+            self._mind(message)
+        else:
+            self._become_ready(message)
+        self._lapses.put(serial, message)
 
     def _fail(self, message: Message) -> None:
         self._journal.note(MessagesDeleted((row_of(self.epoch, message.id),)))
@@ -480,12 +504,28 @@ class _Acked(_OfQueue):
 
     def commit(self) -> None:
         self.queue._settling.discard(self.lease.serial)
-        self.queue._owner.note_ack(self.lease.serial)
+        self.queue._owner.note_end(self.lease.serial, End.ACKED)
         self.queue._hold(-1, -len(self.lease.message.body))
         self.queue._acked += 1
 
     def revert(self) -> None:
         self.queue._restore_lease(self.lease)
+
+
+@dataclass(slots=True)
+class _AckedLate(_OfQueue):
+    serial: int
+    message: Message
+
+    def commit(self) -> None:
+        self.queue._settling.discard(self.serial)
+        self.queue._owner.note_end(self.serial, End.ACKED)
+        self.queue._hold(-1, -len(self.message.body))
+        self.queue._acked += 1
+
+    def revert(self) -> None:
+        self.queue._settling.discard(self.serial)
+        self.queue._reinstate(self.serial, self.message)
 
 
 @dataclass(slots=True)
@@ -496,6 +536,7 @@ class _Released(_OfQueue):
 
     def commit(self) -> None:
         self.queue._settling.discard(self.lease.serial)
+        self.queue._owner.note_end(self.lease.serial, End.RELEASED)
         self.queue._released += 1
         if self.due:
             self.queue._place(self.message, self.due, 0.0)
@@ -512,6 +553,7 @@ class _Outlived(_OfQueue):
 
     def commit(self) -> None:
         self.queue._settling.discard(self.lease.serial)
+        self.queue._owner.note_end(self.lease.serial, End.RELEASED)
         self.queue._released += 1
         Queue._expire(self.queue, self.lease.message)
 
@@ -528,6 +570,7 @@ class _DeadLettered(_OfQueue):
     def commit(self) -> None:
         queue = self.queue
         queue._settling.discard(self.lease.serial)
+        queue._owner.note_end(self.lease.serial, End.RELEASED)
         queue._released += 1
         queue._hold(-1, -len(self.message.body))
         queue._dead_lettered += 1

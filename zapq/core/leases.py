@@ -9,18 +9,86 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from enum import IntEnum
 from heapq import merge
 from itertools import chain, islice, takewhile
 from math import inf
 from operator import attrgetter
 
 from zapq.core.deadlines import Deadlines
-from zapq.core.message import Lease
+from zapq.core.message import Lease, Message
+from zapq.limits import LAPSES_REMEMBERED
 
 _SPARSE_FACTOR = 16
 _WORTH_SHRINKING = 1000
 """A dictionary that once had so many entries, and has a sixteenth of them left, gives back its memory."""
 _deadline = attrgetter("deadline")
+
+
+class End(IntEnum):
+    """How a lease ended, as far as is remembered."""
+
+    UNKNOWN = 0
+    ACKED = 1
+    RELEASED = 2
+    EXPIRED = 3
+    """Its message was ready again then."""
+    GIVEN = 4
+    """It expired, and its message was given out again since."""
+    BURIED = 5
+    """It expired, and its message was a dead letter then."""
+    OUTLIVED = 6
+    """It expired, and then its message."""
+
+    @property
+    def sentence(self) -> str:
+        """What the holder of the lease is told when it comes too late."""
+        return f"{_SENTENCES[self]} Nothing was changed."
+
+
+_IN_TIME = "Receive with a longer visibility, or extend the lease in time."
+_SENTENCES = {
+    End.UNKNOWN: "The lease is over: it expired or was settled, or the queue was purged.",
+    End.ACKED: "The lease is over: the message was acknowledged already.",
+    End.RELEASED: "The lease is over: the message was released already.",
+    End.EXPIRED: f"The lease expired. {_IN_TIME}",
+    End.GIVEN: f"The lease expired, and the message was given out again. {_IN_TIME}",
+    End.BURIED: "The lease expired, and the message went to the dead-letter queue: it was delivered too often.",
+    End.OUTLIVED: "The lease expired, and so did the message: its ttl was over.",
+}
+
+
+class Lapses:
+    """Leases that expired and whose message was not given out since, newest last: their holders may still ack."""
+
+    __slots__ = ("_messages", "_serials")
+
+    def __init__(self) -> None:
+        self._messages: dict[int, Message] = {}
+        """By the lease's serial."""
+        self._serials: dict[int, int] = {}
+        """By the message's id."""
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def put(self, serial: int, message: Message) -> None:
+        """Enter a lease and its message, as it came back; at the limit the oldest is forgotten."""
+        if len(self._messages) >= LAPSES_REMEMBERED:
+            self.pop(next(iter(self._messages.values())).id)
+        self._messages[serial] = message
+        self._serials[message.id] = serial
+
+    def find(self, serial: int) -> Message | None:
+        """Return the message of a lease that is here, or None."""
+        return self._messages.get(serial)
+
+    def pop(self, id: int) -> int | None:
+        """Forget the lease of this message and return its serial, or None if none is here."""
+        serial = self._serials.pop(id, None)
+        if serial is not None:
+            del self._messages[serial]
+        return serial
 
 
 class Leases:

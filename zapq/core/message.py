@@ -96,6 +96,8 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     """When the message goes back, as a time of the clock `now` is read from."""
     tag: str
     """Which queue of which process gave it."""
+    visibility: float = 0.0
+    """For how many seconds it was given; an extension lasts as long unless its holder says otherwise."""
 
     @property
     def receipt(self) -> str:

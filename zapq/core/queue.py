@@ -39,7 +39,7 @@ import msgspec
 from zapq.core.deadlines import Deadlines, smallest
 from zapq.core.drain_rate import DrainRate
 from zapq.core.image import QueueImage
-from zapq.core.leases import Leases
+from zapq.core.leases import End, Lapses, Leases
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.ready import ReadyQueue
@@ -111,11 +111,11 @@ class Owner(Protocol):
     def serial(self) -> int:
         """Number a delivery."""
 
-    def note_ack(self, serial: int) -> None:
-        """Remember that this delivery was acknowledged."""
+    def note_end(self, serial: int, end: End) -> None:
+        """Remember how this delivery ended."""
 
-    def was_acked(self, serial: int) -> bool:
-        """Whether this delivery was acknowledged, as far as is remembered."""
+    def end_of(self, serial: int) -> End:
+        """Return how this delivery ended, as far as is remembered."""
 
     def watch(self, queue: Queue, time: float) -> None:
         """Note that `queue` has something to do at `time`, earlier than known before."""
@@ -142,6 +142,7 @@ class Queue:
         "_expired",
         "_expiring",
         "_given_before",
+        "_lapses",
         "_leases",
         "_leases_expired",
         "_next_id",
@@ -190,6 +191,8 @@ class Queue:
         """Ready messages with a ttl."""
         self._delayed: Deadlines[Message] = Deadlines()
         self._leases = Leases()
+        self._lapses = Lapses()
+        """Those that expired; their messages have come back, and are in `_returned`."""
         self._next_id = 1
         self._given_before = 0
         """Ids below this one were given before a snapshot was loaded, which may hold messages with the same."""
@@ -287,6 +290,8 @@ class Queue:
         """Remove and return the first ready message, or None."""
         message = self._pop(now)
         if message is not None:
+            if self._lapses:
+                self._note_given(message.id)
             size, owner = len(message.body), self._owner
             self.messages -= 1
             self.bytes -= size
@@ -298,6 +303,9 @@ class Queue:
     def dequeue_many(self, limit: int, now: float = 0.0) -> Taken:
         """Remove and return the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together."""
         taken, size = self._pop_many(limit, now)
+        if self._lapses:
+            for id in taken.ids():
+                self._note_given(id)
         self._hold(-len(taken), -size)
         self._dequeued += len(taken)
         return taken
@@ -334,21 +342,24 @@ class Queue:
             self._become_ready(lease.message)
 
     def ack(self, receipt: str, now: float) -> None:
-        """Let the message go for good. Repeating it is fine.
+        """Let the message go for good. Repeating it is fine, and so is coming late if the message is still here.
 
-        `ReceiptExpired` if the lease is over: the message was released, expired, or has been delivered to another
-        consumer.
+        `ReceiptExpired` if the lease was released, or has expired and the message was given out again.
         """
         serial = self._serial(receipt)
         lease = self._pop_lease(serial, now)
         owner = self._owner
         if lease is None:
-            if owner.was_acked(serial):
+            message = self._lapses.find(serial)
+            if message is None:
+                self._check_acked(serial)
                 return
-            raise ReceiptExpired(parameter="receipt")
-        owner.note_ack(serial)
+            self._withdraw(message)
+        else:
+            message = lease.message
+        owner.note_end(serial, End.ACKED)
         # As `_hold` does, for the same reason as in `enqueue`.
-        size = len(lease.message.body)
+        size = len(message.body)
         self.messages -= 1
         self.bytes -= size
         owner.messages -= 1
@@ -361,19 +372,25 @@ class Queue:
         Given back without a delay time and again, it rests for a while each time, so that it does not spin at the
         head of the queue. At `max_receives` it goes to the dead-letter queue instead. Raises `ReceiptExpired`.
         """
-        lease = self._pop_lease(self._serial(receipt), now)
+        serial = self._serial(receipt)
+        lease = self._pop_lease(serial, now)
         if lease is None:
-            raise ReceiptExpired(parameter="receipt")
+            raise self._over(serial)
         self._released += 1
+        self._owner.note_end(serial, End.RELEASED)
         delay, releases = backoff(lease.message.properties.releases, delay)
-        self._end(lease, delay, now, releases)
+        self._end(lease, counted(lease, releases), delay, now)
 
     def extend(self, receipt: str, visibility: float | None, now: float) -> Lease:
-        """Let the lease last until `visibility` seconds from now, and return it. Raises `ReceiptExpired`."""
-        lease = self._pop_lease(self._serial(receipt), now)
+        """Let the lease last until `visibility` seconds from now, and return it. Raises `ReceiptExpired`.
+
+        By default for as long as it was given.
+        """
+        serial = self._serial(receipt)
+        lease = self._pop_lease(serial, now)
         if lease is None:
-            raise ReceiptExpired(parameter="receipt")
-        seconds = self._settings.visibility if visibility is None else visibility
+            raise self._over(serial)
+        seconds = lease.visibility if visibility is None else visibility
         lease = msgspec.structs.replace(lease, deadline=now + seconds)
         self._leases.put(lease)
         self._watch(lease.deadline)
@@ -406,6 +423,8 @@ class Queue:
 
     def note_moved(self, message: Message) -> None:
         """Hold a message no more that was taken out by `pop_ready`."""
+        if self._lapses:
+            self._note_given(message.id)
         self._hold(-1, -len(message.body))
 
     def keep_here(self, message: Message) -> None:
@@ -416,8 +435,7 @@ class Queue:
         """Do what is due by `now`, at most `limit` of each kind, and set `alarm`; whether more is due at once."""
         ended = self._leases.due(now, limit)
         for lease in ended:
-            self._leases_expired += 1
-            self._end(lease, 0.0, now, lease.message.properties.releases)
+            self._lapse(lease, now)
         awake = self._delayed.due(now, limit)
         for message in awake:
             if message.properties.expires <= now:
@@ -458,6 +476,7 @@ class Queue:
         if rest:
             dropped.append(rest)
         self._expiring.clear()
+        self._lapses = Lapses()
         self._by_priority = [ReadyQueue() for _ in range(MAX_PRIORITY + 1)]
         self._returned = []
         self._tombstones = set()
@@ -748,9 +767,11 @@ class Queue:
         return not (self._top or self._returned or self._tombstones or self._expiring.entries or self._paused)
 
     def _lease(self, message: Message, visibility: float | None, now: float) -> Lease:
+        if self._lapses:
+            self._note_given(message.id)
         seconds = self._settings.visibility if visibility is None else visibility
         deadline = now + seconds
-        lease = Lease(message, self._owner.serial(), message.properties.receives + 1, deadline, self._tag)
+        lease = Lease(message, self._owner.serial(), message.properties.receives + 1, deadline, self._tag, seconds)
         self._leases.put(lease)
         if deadline < self.alarm:
             self._watch(deadline)
@@ -780,21 +801,55 @@ class Queue:
         lease = self._leases.pop(serial)
         if lease is None or lease.deadline > now:
             return lease
-        self._leases_expired += 1
-        self._end(lease, 0.0, now, lease.message.properties.releases)
+        self._lapse(lease, now)
         return None
 
-    def _end(self, lease: Lease, delay: float, now: float, releases: int) -> None:
-        """Send the message of a lease that is over, and was not acknowledged, where it belongs."""
-        message = counted(lease, releases)
+    def _lapse(self, lease: Lease, now: float) -> None:
+        """End a lease whose time is over. Until its message is given out again, its holder may acknowledge it."""
+        self._leases_expired += 1
+        message = counted(lease, lease.message.properties.releases)
+        end = self._end(lease, message, 0.0, now)
+        self._owner.note_end(lease.serial, end)
+        if end is End.EXPIRED:
+            self._lapses.put(lease.serial, message)
+
+    def _end(self, lease: Lease, message: Message, delay: float, now: float) -> End:
+        """Send the message of a lease that was not acknowledged where it belongs, and say what became of it."""
         if self._has_failed(lease):
             self._fail(message)
-        elif message.properties.expires <= now:
+            return End.BURIED
+        if message.properties.expires <= now:
             self._expire(message)
-        elif delay > 0:
+            return End.OUTLIVED
+        if delay > 0:
             self._place(message, delay, now)
         else:
             self._become_ready(message)
+        return End.EXPIRED
+
+    def _note_given(self, id: int) -> None:
+        """Note that a message was given out: a lease of it that expired before is over for good."""
+        serial = self._lapses.pop(id)
+        if serial is not None:
+            self._owner.note_end(serial, End.GIVEN)
+
+    def _withdraw(self, message: Message) -> None:
+        """Take a message that came back out of its line: the holder of its expired lease acknowledges it."""
+        self._lapses.pop(message.id)
+        self._expiring.pop(message.id)
+        self._tombstones.add(message.id)
+        self._simple = False
+        self._ready -= 1
+        self._sweep()
+
+    def _check_acked(self, serial: int) -> None:
+        """Raise `ReceiptExpired` unless the lease, which is over, was acknowledged."""
+        if self._owner.end_of(serial) is not End.ACKED:
+            raise self._over(serial)
+
+    def _over(self, serial: int) -> ReceiptExpired:
+        """Return the refusal for a lease that is over: it says how it ended."""
+        return ReceiptExpired(self._owner.end_of(serial).sentence, parameter="receipt")
 
     def _has_failed(self, lease: Lease) -> bool:
         """Whether the message, if this delivery of it fails too, has been delivered as often as it may be."""
@@ -808,6 +863,8 @@ class Queue:
         self._owner.dead_letter(self, message)
 
     def _expire(self, message: Message) -> None:
+        if self._lapses and (serial := self._lapses.pop(message.id)) is not None:
+            self._owner.note_end(serial, End.OUTLIVED)
         self._hold(-1, -len(message.body))
         self._expired += 1
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from zapq.core.image import QueueImage
+from zapq.core.leases import End
 from zapq.core.message import Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
@@ -53,12 +54,12 @@ class Replacement:
         """Nothing is delivered here."""
         raise AssertionError("queues that are being made give nothing")
 
-    def note_ack(self, serial: int) -> None:
-        """Nothing is acknowledged here."""
+    def note_end(self, serial: int, end: End) -> None:
+        """No lease ends here."""
 
-    def was_acked(self, serial: int) -> bool:
-        """Nothing was acknowledged here."""
-        return False
+    def end_of(self, serial: int) -> End:
+        """No lease has ended here."""
+        return End.UNKNOWN
 
     def watch(self, queue: Queue, time: float) -> None:
         """Each queue knows its own alarm, and no task is to be woken yet."""

@@ -132,10 +132,10 @@ def received_many(
 
 def extended(lease: Lease, clock_offset: float, tail: bytes) -> bytes:
     """The answer to a consumer that keeps a message longer."""
-    return b"HTTP/1.1 204 No Content\r\nCache-Control: no-store\r\nZapq-Visible-Until: %b\r\n%b\r\n" % (
-        rfc3339(lease.deadline + clock_offset),
-        tail,
-    )
+    # A program that embeds zapq may hold a lease that never ends.
+    ends = lease.deadline < math.inf
+    visible = b"Zapq-Visible-Until: %b\r\n" % rfc3339(lease.deadline + clock_offset) if ends else b""
+    return b"HTTP/1.1 204 No Content\r\nCache-Control: no-store\r\n%b%b\r\n" % (visible, tail)
 
 
 def empty(tail: bytes) -> bytes:

@@ -20,6 +20,7 @@ from zapq.core.idempotency import Claim, Keys
 from zapq.core.image import Image
 from zapq.core.journaled import JournaledQueue, StillSettling
 from zapq.core.journaled_broker import JournaledBroker
+from zapq.core.leases import End
 from zapq.core.message import Lease
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
@@ -166,17 +167,18 @@ class DurableQueue(NamedQueue):
         if any(self._core.is_settling(settlement.receipt) for settlement in settlements):
             raise StillSettling
         results: list[ZapqError | None] = []
-        acked: set[str] = set()
+        ended: dict[str, End] = {}
         for settlement in settlements:
             try:
                 [result] = super()._settle_all([settlement])
             except StillSettling:
                 # By this very call: what is acknowledged may be so again, what is released is over.
-                again = settlement.action == "ack" and settlement.receipt in acked
-                result = None if again else ReceiptExpired(parameter="receipt")
+                end = ended[settlement.receipt]
+                again = settlement.action == "ack" and end is End.ACKED
+                result = None if again else ReceiptExpired(end.sentence, parameter="receipt")
             results.append(result)
-            if settlement.action == "ack":
-                acked.add(settlement.receipt)
+            if settlement.action != "extend":
+                ended.setdefault(settlement.receipt, End.ACKED if settlement.action == "ack" else End.RELEASED)
         return results
 
     def _claim(self, key: str, fingerprint: bytes, id: int, now: float) -> None:

@@ -55,7 +55,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     delay: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY)] = 0.0
     """For a release."""
     visibility: Annotated[float, msgspec.Meta(ge=0, le=MAX_VISIBILITY)] | None = None
-    """For an extension; None: as the queue is set."""
+    """For an extension; None: for as long as the lease was given."""
 
 
 class Accepted(NamedTuple):
@@ -443,10 +443,9 @@ class NamedQueue:
 
         Waits until there is one. When the block ends, the message is acknowledged; if it raises or is cancelled,
         the message is released, and back at its place. By default the lease lasts as long as the block: in this
-        process nothing can end without ending it. With a shorter `visibility` it may expire; then the end of the
-        block raises `ReceiptExpired`, and another consumer may have the message. Raises `Draining` while
-        waiting. On a durable service the end of the block may raise `StorageUnavailable`: then the message is
-        back at its place.
+        process nothing can end without ending it. With a shorter `visibility` it may expire. If the message was
+        given out again by then, the end of the block raises `ReceiptExpired`. On a durable service it may also
+        raise `StorageUnavailable`: then the message is back at its place. Raises `Draining` while waiting.
         """
         _check("visibility", visibility, 0, inf)
         lease = None
@@ -476,7 +475,8 @@ class NamedQueue:
     async def ack(self, receipt: str) -> None:
         """Acknowledge a leased message: it is removed for good. Repeating it is harmless.
 
-        Raises `ReceiptExpired` if the lease is over: another consumer has the message, or will have it.
+        So is doing it late: after the lease has expired, as long as the message was not given out again. Raises
+        `ReceiptExpired` if it was, or if it was released.
         """
         await self._settle_one(Settlement(receipt=receipt))
 
@@ -490,7 +490,10 @@ class NamedQueue:
         await self._settle_one(Settlement(receipt=receipt, action="release", delay=delay))
 
     async def extend(self, receipt: str, *, visibility: float | None = None) -> Lease:
-        """Let a lease last until `visibility` seconds from now, and return it. Raises `ReceiptExpired`."""
+        """Let a lease last until `visibility` seconds from now, and return it. Raises `ReceiptExpired`.
+
+        By default it lasts for as long again as it was given.
+        """
         _check("visibility", visibility, 0, MAX_VISIBILITY)
         lease = await self._settle_one(Settlement(receipt=receipt, action="extend", visibility=visibility))
         assert lease is not None

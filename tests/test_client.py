@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -214,6 +215,23 @@ class TestVerbs:
             for settle in (client.ack, client.release, client.extend):
                 with pytest.raises(errors.ReceiptExpired):
                     await settle(lease)
+
+
+async def test_a_lease_has_the_same_attributes_as_one_in_the_servers_process(zapq_service: QueueService) -> None:
+    queue = zapq_service.queue("emails")
+    await queue.enqueue(b"hello", content_type="text/plain", priority=3)
+    ours = await queue.receive()
+    assert ours is not None
+    async with scripted(Script(response(render.received(ours, 0, b"")))) as client:
+        theirs = await client.receive("emails")
+        held = HeldLease(client, theirs)
+    names = [field.name for field in dataclasses.fields(Lease)]
+    assert "receive_count" in names
+    for name in names:
+        assert getattr(ours, name) == getattr(theirs, name) == getattr(held, name), name
+    [seen] = await queue.peek("leased")
+    for name in ("id", "body", "content_type", "receive_count", "priority"):
+        assert getattr(seen, name) == getattr(ours if name != "priority" else ours.message, name), name
 
 
 @pytest.mark.parametrize(

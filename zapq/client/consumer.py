@@ -66,6 +66,11 @@ class HeldLease:
         return self.lease.queue
 
     @property
+    def receipt(self) -> str:
+        """The handle by which the server knows the lease."""
+        return self.lease.receipt
+
+    @property
     def receive_count(self) -> int:
         """How often the message has been leased, this time included."""
         return self.lease.receive_count

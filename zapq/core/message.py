@@ -98,6 +98,23 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     """Which queue of which process gave it."""
     visibility: float = 0.0
     """For how many seconds it was given; an extension lasts as long unless its holder says otherwise."""
+    queue: str = ""
+    """The name of the queue it came from."""
+
+    @property
+    def id(self) -> int:
+        """The message's id."""
+        return self.message.id
+
+    @property
+    def receive_count(self) -> int:
+        """How often the message has been leased, this time included: `receives` by its name in HTTP."""
+        return self.receives
+
+    @property
+    def content_type(self) -> str:
+        """The Content-Type the message's producer gave."""
+        return self.message.properties.content_type
 
     @property
     def receipt(self) -> str:

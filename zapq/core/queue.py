@@ -98,6 +98,31 @@ class MessageView:
     due: float | None
     """When it will be ready again, if it is delayed or leased."""
 
+    @property
+    def id(self) -> int:
+        """The message's id."""
+        return self.message.id
+
+    @property
+    def body(self) -> bytes:
+        """The message's bytes."""
+        return self.message.body
+
+    @property
+    def content_type(self) -> str:
+        """The Content-Type the message's producer gave."""
+        return self.message.content_type
+
+    @property
+    def priority(self) -> int:
+        """0 to 9; 9 is served first."""
+        return self.message.priority
+
+    @property
+    def receive_count(self) -> int:
+        """How often the message has been leased: `receives` by its name in HTTP."""
+        return self.receives
+
 
 class Owner(Protocol):
     """What a queue knows of the others: what all of them hold, where to report, where to send dead letters."""
@@ -771,7 +796,9 @@ class Queue:
             self._note_given(message.id)
         seconds = self._settings.visibility if visibility is None else visibility
         deadline = now + seconds
-        lease = Lease(message, self._owner.serial(), message.properties.receives + 1, deadline, self._tag, seconds)
+        lease = Lease(
+            message, self._owner.serial(), message.properties.receives + 1, deadline, self._tag, seconds, self.name
+        )
         self._leases.put(lease)
         if deadline < self.alarm:
             self._watch(deadline)

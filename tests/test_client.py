@@ -15,7 +15,7 @@ import trustme
 
 from zapq import errors
 from zapq.client import Client, HeldLease, Lease, open_client
-from zapq.client.render import error_of
+from zapq.client.answers import error_of
 from zapq.http import problems, render
 from zapq.service.named_queue import NamedQueue
 from zapq.service.service import QueueService

@@ -155,7 +155,7 @@ async def test_a_message_put_back_serves_whoever_waits(zapq_service: QueueServic
 
     nursery.start_soon(consumer)
     await wait_all_tasks_blocked()
-    zapq_service.default.take_back([message])
+    zapq_service.default.return_undelivered([message])
     await wait_all_tasks_blocked()
     assert got == [message]
     assert zapq_service.stats().queue.messages == 0

@@ -222,12 +222,12 @@ async def test_what_was_taken_before_and_came_back_is_there_once(zapq_service: Q
 
     taken: list[Any] = []
     take_two()
-    zapq_service.default.take_back(taken)
+    zapq_service.default.return_undelivered(taken)
     await zapq_service.snapshot("a.msgpack")
     taken.clear()
     take_two()
     await zapq_service.restore("a.msgpack")
-    zapq_service.default.take_back(taken)
+    zapq_service.default.return_undelivered(taken)
     assert await bodies(zapq_service.default) == [b"a", b"b", b"c", b"d"]
     assert zapq_service.broker.messages == 0
 
@@ -242,7 +242,7 @@ async def test_another_message_with_the_same_id_is_not_mistaken_for_it(
         taken = other.dequeue_nowait()
         assert taken is not None
         await other.restore("a.msgpack")
-        other.default.take_back([taken])
+        other.default.return_undelivered([taken])
         assert await bodies(other.default) == [b"theirs", b"ours"]
 
 

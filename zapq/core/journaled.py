@@ -31,9 +31,8 @@ from zapq.core.records import (
     QueuePut,
     row_of,
 )
-from zapq.errors import StorageUnavailable, ZapqError
 from zapq.core.runs import Run, Taken
-from zapq.errors import ReceiptExpired, StorageUnavailable, ZapqError
+from zapq.errors import StorageUnavailable, ZapqError
 from zapq.limits import IDS_AT_ONCE, MAX_BATCH, MAX_BATCH_BYTES
 
 

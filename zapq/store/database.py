@@ -51,7 +51,6 @@ from zapq.core.records import (
     QueuePut,
     in_wall_time,
 )
-from zapq.core.runs import Run
 from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES, KIB, MIB, SPARE_PAGES
 from zapq.store.wal import PAGE, Damaged, damage_in_log, log_of

@@ -285,7 +285,7 @@ async def test_a_name_the_server_does_not_know_is_its_own_is_one_line_with_the_r
     url = zapq_server.url.replace("127.0.0.1", "127.1")
     refused = as_text(await run("push", "emails", "x", "--url", url))
     assert refused.returncode == 1
-    assert refused.stderr.endswith(" If that is a name of its, start zapq with --allowed-host 127.1.\n")
+    assert refused.stderr.endswith('zapq does not answer to "127.1"; start it with --allowed-host 127.1\n')
     assert refused.stderr.count("\n") == 1
 
 

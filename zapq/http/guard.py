@@ -51,10 +51,13 @@ class Guard:
         host = _field(request, b"host")
         # HTTP/1.0 does not ask for one, and browsers do not speak it.
         if host is not None and not self._hosts.allow(host):
-            raise HostNotAllowed(
-                "This server does not answer for the host the request names. If that is a name of its, start zapq"
-                f" with --allowed-host {named_by(host)}."
-            )
+            name = named_by(host)
+            if not name:
+                raise HostNotAllowed(
+                    "The request's Host field is no host name or address; send the one zapq is called by."
+                )
+            # No full stop: the flag is there to be copied.
+            raise HostNotAllowed(f'zapq does not answer to "{name}"; start it with --allowed-host {name}')
 
     def _check_role(self, request: Request, exchange: Exchange) -> None:
         """Refuse a request whose credential does not have the role it needs."""

@@ -3,6 +3,7 @@
 A web page can make the browser that shows it send requests to whatever that browser reaches: zapq on the same
 machine, say. The browser adds where the page is from (Origin, Sec-Fetch-Site). But if the page's name is made to
 mean zapq's address (DNS rebinding), it takes zapq for the page's own server; then only that name, in Host, tells.
+Whoever makes such a page needs a name in public DNS; a name that cannot be there is no danger, and is answered.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from zapq.settings import HOST_NAME, Settings, parse_hosts
 
 _HOST = re.compile(rf"(?:\[([0-9a-f:.]*:[0-9a-f:.]*)\]|({HOST_NAME})\.?)(?::[0-9]*)?")
+_PRIVATE = (".localhost", ".local", ".internal", ".svc", ".lan", ".home.arpa", ".test")
+"""What names end in that public DNS does not have: reserved (RFC 6761, 6762, 8375, ICANN for `.internal`), or, as
+`.svc` and `.lan`, never delegated. `.cluster.local` is one of them."""
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+"""A last label for which a browser takes the whole for an IPv4 address (WHATWG URL, "ends in a number")."""
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
 
 
 class Hosts:
-    """The hosts a server answers for: this machine, what is bound, and what `--allowed-host` names.
+    """The hosts a server answers for: this machine, what is bound, private names, and what `--allowed-host` names.
 
     `bound` is the IP address of the listening socket, None if it has none (a unix socket): no browser gets there,
     so any host is fine.
@@ -26,7 +32,7 @@ class Hosts:
     def __init__(self, settings: Settings, bound: str | None) -> None:
         given = parse_hosts(settings.allowed_host)
         self._any = bound is None or "*" in given
-        self._suffixes = (".localhost", *(each[1:] for each in given if each.startswith("*.")))
+        self._suffixes = tuple(each[1:] for each in given if each.startswith("*."))
         known = {"localhost", settings.address.host.lower().removesuffix("."), bound or "", *given} - {""}
         addresses = {each: _address(each) for each in known}
         self._names = {name for name, address in addresses.items() if address is None}
@@ -43,12 +49,12 @@ class Hosts:
         address = _address(name)
         if address is not None:
             return self._any_address or address.is_loopback or address in self._addresses
-        return name in self._names or name.endswith(self._suffixes)
+        return name in self._names or name.endswith(self._suffixes) or _is_private(name)
 
 
 def named_by(host: bytes) -> str:
-    """Return what `--allowed-host` would have to say for this Host field, or NAME if that is no host's."""
-    return _name(host) or "NAME"
+    """Return what `--allowed-host` would have to say for this Host field, or nothing if that is no host's."""
+    return _name(host)
 
 
 def is_same_origin(origin: str, scheme: str, host: str) -> bool:
@@ -61,6 +67,13 @@ def _name(host: bytes) -> str:
     """Return the name or address in a Host field, in lower case, or nothing if it is not one."""
     match = _HOST.fullmatch(host.decode("latin-1").lower())
     return str(match[1] or match[2]) if match else ""
+
+
+def _is_private(name: str) -> bool:
+    """Whether public DNS cannot have this name: a single label, or below a domain that is never there."""
+    if not name or _NUMBER.fullmatch(name.rpartition(".")[2]):
+        return False
+    return "." not in name or name.endswith(_PRIVATE)
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

@@ -118,7 +118,7 @@ def main(seconds: int, rounds: int, leases: int, waiters: int) -> None:
     port = rig.free_port()
     url = f"http://127.0.0.1:{port}"
     with rig.running([*command, f"127.0.0.1:{port}"], port) as pid:
-        ask(f"{url}/queues/idle", "PUT")
+        ask(f"{url}/queues/idle", "PUT", b"{}")
         fill(url, leases)
         before = rig.resident_bytes(pid)
         for _ in range(leases // 1000):

@@ -188,6 +188,12 @@ async def test_what_an_administrator_does_is_one_line_with_who_and_how_much(
         ("POST", "/clear", b"", {"action": "clear", "queue": "default", "cleared": 3}),
         ("POST", "/load?file=a.json", b"", {"action": "load", "file": "a.json", "messages": 3}),
         ("PUT", "/queues/new", b"{}", {"action": "configure", "queue": "new", "made": True}),
+        (
+            "PATCH",
+            "/queues/new",
+            b'{"ttl":5,"max_bytes":null}',
+            {"action": "change-settings", "queue": "new", "settings": ["max_bytes", "ttl"]},
+        ),
         ("POST", "/queues/new/pause", b"", {"action": "pause", "queue": "new"}),
         ("POST", "/queues/new/resume", b"", {"action": "resume", "queue": "new"}),
         ("POST", "/queues/new/redrive", b"", {"action": "redrive", "queue": "new", "moved": 0, "left": 0}),
@@ -264,6 +270,8 @@ async def test_a_pattern_of_queues_is_all_its_holder_sees_and_settles(zapq_serve
     assert (await ask(zapq_server.url, "GET", "/metrics", headers=bearer(EMAILS))).status == 403
     away = b'{"max_receives":1,"dead_letter":"payments"}'
     refused = await ask(zapq_server.url, "PUT", "/queues/emails", away, bearer(EMAILS))
+    assert (refused.status, refused.json["role"]) == (403, "admin")
+    refused = await ask(zapq_server.url, "PATCH", "/queues/emails", away, bearer(EMAILS))
     assert (refused.status, refused.json["role"]) == (403, "admin")
     near = b'{"max_receives":1,"dead_letter":"emails.dead"}'
     assert (await ask(zapq_server.url, "PUT", "/queues/emails", near, bearer(EMAILS))).status == 200

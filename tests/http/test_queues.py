@@ -245,12 +245,43 @@ async def test_a_queue_is_set_shown_and_removed(zapq_server: ZapqServer) -> None
     assert (await ask(zapq_server.url, "PUT", QUEUE, settings)).status == 200
     names = [queue["name"] for queue in (await ask(zapq_server.url, "GET", "/queues")).json]
     assert names == ["dead", "default", "emails"]
-    assert (await ask(zapq_server.url, "PUT", QUEUE)).json["settings"]["max_messages"] is None
+    assert (await ask(zapq_server.url, "PUT", QUEUE, b"{}")).json["settings"]["max_messages"] is None
     for name in ("emails", "dead"):
         assert (await ask(zapq_server.url, "DELETE", f"/queues/{name}")).status == 204
         gone = await ask(zapq_server.url, "GET", f"/queues/{name}")
         assert gone.status == 404
         assert_problem(gone, "queue-not-found")
+
+
+async def test_put_without_a_body_changes_nothing_and_says_what_to_send(zapq_server: ZapqServer) -> None:
+    await zapq_server.service.configure("emails", QueueSettings(visibility=7.0))
+    for method in ("PUT", "PATCH"):
+        refused = await ask(zapq_server.url, method, QUEUE)
+        assert refused.status == 400
+        assert_problem(refused, "invalid-parameter")
+        assert "{}" in refused.json["detail"]
+    assert zapq_server.service.find("emails").info().settings == QueueSettings(visibility=7.0)
+
+
+async def test_patch_changes_what_it_names_and_null_is_the_default(zapq_server: ZapqServer) -> None:
+    async def patch(changes: bytes) -> QueueSettings:
+        answer = await ask(zapq_server.url, "PATCH", QUEUE, changes)
+        assert answer.status == 200
+        return msgspec.convert(answer.json["settings"], QueueSettings)
+
+    settings = QueueSettings(visibility=7.0, max_messages=5, ttl=60.0)
+    await zapq_server.service.configure("emails", settings)
+    assert await patch(b"{}") == settings
+    assert await patch(b'{"visibility": 8.5}') == QueueSettings(visibility=8.5, max_messages=5, ttl=60.0)
+    assert await patch(b'{"visibility": null, "ttl": null}') == QueueSettings(max_messages=5)
+    both = QueueSettings(max_messages=5, max_receives=3, dead_letter="dead")
+    assert await patch(b'{"max_receives": 3, "dead_letter": "dead"}') == both
+    refused = await ask(zapq_server.url, "PATCH", QUEUE, b'{"dead_letter": null}')
+    assert (refused.status, refused.json["parameter"]) == (400, "dead_letter")
+    assert zapq_server.service.find("emails").info().settings == both
+    assert await patch(b'{"dead_letter": null, "max_receives": null}') == QueueSettings(max_messages=5)
+    allowed = await ask(zapq_server.url, "POST", QUEUE)
+    assert (allowed.status, allowed.headers["allow"]) == (405, "DELETE, GET, HEAD, OPTIONS, PATCH, PUT")
 
 
 async def test_what_an_administrator_does_is_done(zapq_server: ZapqServer) -> None:
@@ -351,7 +382,7 @@ ROUTES = [
 
 
 @pytest.mark.parametrize("path", ROUTES)
-@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PATCH", "TRACE"])
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "COPY", "TRACE"])
 async def test_a_method_that_is_none_of_ours_changes_nothing(
     zapq_server: ZapqServer, path: str, method: str
 ) -> None:
@@ -507,6 +538,7 @@ BAD = [
     ("POST", f"{QUEUE}/settle", {}, b'[{"receipt": "x"}]', 415, "Content-Type"),
     ("POST", f"{QUEUE}/settle?x=1", JSON, b'[{"receipt": "x"}]', 400, "x"),
     # Settings
+    ("PUT", QUEUE, {}, b"", 400, "body"),
     ("PUT", QUEUE, {}, b"{", 400, "body"),
     ("PUT", QUEUE, {}, b"[]", 400, "body"),
     ("PUT", QUEUE, {}, b'{"visibilty": 5}', 400, "body"),
@@ -524,6 +556,20 @@ BAD = [
     ("PUT", QUEUE, {}, b'{"max_receives": 3, "dead_letter": "emails"}', 400, "dead_letter"),
     ("PUT", QUEUE, {}, b'{"max_receives": 3, "dead_letter": "a/b"}', 400, "body"),
     ("PUT", "/queues/-", {}, b"{}", 400, "queue"),
+    ("PATCH", QUEUE, {}, b"", 400, "body"),
+    ("PATCH", QUEUE, {}, b"{", 400, "body"),
+    ("PATCH", QUEUE, {}, b"[]", 400, "body"),
+    ("PATCH", QUEUE, {}, b"null", 400, "body"),
+    ("PATCH", QUEUE, {}, b'{"visibilty": 5}', 400, "body"),
+    ("PATCH", QUEUE, {}, b'{"visibilty": null}', 400, "body"),
+    ("PATCH", QUEUE, {}, b'{"visibility": -1}', 400, "body"),
+    ("PATCH", QUEUE, {}, b'{"max_messages": "5"}', 400, "body"),
+    ("PATCH", QUEUE, {}, b'{"max_receives": 3}', 400, "dead_letter"),
+    ("PATCH", QUEUE, {}, b'{"max_receives": 3, "dead_letter": "emails"}', 400, "dead_letter"),
+    ("PATCH", QUEUE, {}, b'{"dead_letter": {"a": [1]}}', 400, "body"),
+    ("PATCH", f"{QUEUE}?x=1", {}, b"{}", 400, "x"),
+    ("PATCH", "/queues/none", {}, b"{}", 404, None),
+    ("PATCH", "/queues/-", {}, b"{}", 400, "queue"),
     ("PUT", f"{QUEUE}?x=1", {}, b"{}", 400, "x"),
     # Receipts and names nobody has
     ("DELETE", f"{QUEUE}/receipts/nonsense", {}, b"", 400, "receipt"),
@@ -605,9 +651,9 @@ class TestWithSmallCaps:
         assert zapq_server.service.stats().queues == 1
 
     async def test_there_are_so_many_queues(self, zapq_server: ZapqServer) -> None:
-        assert (await ask(zapq_server.url, "PUT", QUEUE)).status == 201
+        assert (await ask(zapq_server.url, "PUT", QUEUE, b"{}")).status == 201
         for method, path in (("PUT", "/queues/third"), ("POST", "/queues/third/messages")):
-            answer = await ask(zapq_server.url, method, path)
+            answer = await ask(zapq_server.url, method, path, b"{}")
             assert answer.status == 429
             assert_problem(answer, "too-many-queues")
 
@@ -616,6 +662,7 @@ class TestWithSmallCaps:
     ("method", "target"),
     [
         ("PUT", QUEUE),
+        ("PATCH", QUEUE),
         ("DELETE", QUEUE),
         ("POST", f"{QUEUE}/purge"),
         ("POST", f"{QUEUE}/pause"),

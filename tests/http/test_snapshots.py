@@ -42,7 +42,7 @@ async def test_what_is_saved_is_listed_and_comes_back(zapq_server: ZapqServer, t
         {"name": "c.msgpack", "format": "msgpack", "bytes": 4},
     ]
     assert (await ask(zapq_server.url, "DELETE", "/queues/jobs")).status == 204
-    assert (await ask(zapq_server.url, "PUT", "/queues/new")).status == 201
+    assert (await ask(zapq_server.url, "PUT", "/queues/new", b"{}")).status == 201
     assert (await ask(zapq_server.url, "POST", "/load?file=a.msgpack")).status == 200
     queues = (await ask(zapq_server.url, "GET", "/queues")).json
     assert [(each["name"], each["ready"], each["delayed"]) for each in queues] == [
@@ -72,7 +72,7 @@ async def test_long_polls_are_served_or_told_that_their_queue_is_gone(zapq_serve
     await ask(zapq_server.url, "POST", "/queues/kept/messages", b"saved")
     await ask(zapq_server.url, "POST", "/persist?file=a.msgpack")
     await ask(zapq_server.url, "POST", "/queues/kept/purge")
-    await ask(zapq_server.url, "PUT", "/queues/gone")
+    await ask(zapq_server.url, "PUT", "/queues/gone", b"{}")
     answers: dict[str, Answer] = {}
 
     async def poll(name: str) -> None:

@@ -83,6 +83,7 @@ async def test_nothing_is_written_while_nothing_changes(
         release,
         jobs.pause,
         lambda: zapq_service.configure("jobs", QueueSettings(visibility=3)),
+        lambda: zapq_service.change_settings("jobs", visibility=4),
         jobs.clear,
         lambda: zapq_service.delete("jobs"),
     ):

@@ -190,6 +190,7 @@ CHANGES: dict[str, Callable[[DurableService, Lease], Awaitable[object]]] = {
     "settle": lambda service, lease: service.default.settle([Settlement(receipt=lease.receipt)]),
     "clear": lambda service, lease: service.default.clear(),
     "configure": lambda service, lease: service.configure("default", QueueSettings(ttl=5.0)),
+    "change settings": lambda service, lease: service.change_settings("default", ttl=5.0),
     "delete": lambda service, lease: service.delete("other"),
     "pause": lambda service, lease: service.default.pause(),
     "load": lambda service, lease: service.restore("saved.json"),
@@ -229,6 +230,17 @@ async def test_what_cannot_be_written_has_not_happened(
         await service.stored()
     async with opened(tmp_path) as service:
         service.check_storage()
+
+
+async def test_changes_of_settings_at_once_are_all_made_and_are_there_after_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path) as service:
+        await service.configure("jobs", QueueSettings(visibility=7.0, ttl=9.0))
+        async with trio.open_nursery() as nursery:
+            for changes in ({"visibility": 8.0}, {"max_messages": 5}, {"max_bytes": 6}, {"ttl": None}):
+                nursery.start_soon(partial(service.change_settings, "jobs", **changes))
+    expected = QueueSettings(visibility=8.0, max_messages=5, max_bytes=6)
+    async with opened(tmp_path) as service:
+        assert service.find("jobs").info().settings == expected
 
 
 async def test_after_a_failure_what_was_refused_is_not_there_and_the_rest_is(tmp_path: Path, disk: Disk) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from itertools import count
 from math import inf
@@ -14,7 +14,7 @@ from zapq.core.deadlines import Deadlines
 from zapq.core.leases import End
 from zapq.core.message import Message, Properties
 from zapq.core.queue import Dropped, Queue, QueueStats
-from zapq.core.queue_settings import QueueSettings
+from zapq.core.queue_settings import QueueSettings, changed
 from zapq.core.replacement import Replacement
 from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, TooManyQueues
 from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, TICK_LIMIT
@@ -112,6 +112,18 @@ class Broker:
             self.open(each, now)
         self.queues[name].configure(settings)
         return name in wanted
+
+    def changed_settings(self, name: str, changes: Mapping[str, object]) -> QueueSettings:
+        """Return what the settings of the queue called `name` become by `changes`; changes nothing itself.
+
+        Raises `QueueNotFound`, and `InvalidParameter` for changes that are none of settings.
+        """
+        try:
+            return changed(self.find(name).settings, changes)
+        except msgspec.ValidationError as error:
+            raise InvalidParameter(
+                f"The settings are not what they should be: {error}.", parameter="body"
+            ) from None
 
     def _check_settings(self, name: str, settings: QueueSettings) -> list[str]:
         """Return the names of queues that are to be made if `settings` are to hold; raises if they cannot."""

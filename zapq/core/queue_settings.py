@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -21,3 +22,15 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dead_letter: Annotated[str, msgspec.Meta(pattern=rf"^{QUEUE_NAME}\Z")] | None = None
     ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
     """Seconds a message is kept for consumers when the producer does not say."""
+
+
+def changed(settings: QueueSettings, changes: Mapping[str, object]) -> QueueSettings:
+    """Return `settings` with `changes` made by name; None puts a setting back to its default.
+
+    Raises `msgspec.ValidationError` for a name or a value that is none of a setting's.
+    """
+    wanted = {**msgspec.to_builtins(settings), **changes}
+    defaults = msgspec.to_builtins(QueueSettings())
+    return msgspec.convert(
+        {name: defaults.get(name) if value is None else value for name, value in wanted.items()}, QueueSettings
+    )

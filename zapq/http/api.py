@@ -133,7 +133,7 @@ class Api:
     async def admin(self, *known: str) -> dict[str, str]:
         """Return the parameters of an administrator's request."""
         values = wire.parameters(request, *known)
-        if request.method != "PUT":
+        if request.method not in {"PUT", "PATCH"}:
             await read_unused_body(request)
         return values
 

@@ -44,6 +44,7 @@ PERMISSIONS: dict[tuple[str, str], Permission] = {
     ("GET", "/queues"): Permission("metrics", "listed"),
     ("GET", "/queues/<name>"): _WATCH,
     ("PUT", "/queues/<name>"): _ADMINISTER,
+    ("PATCH", "/queues/<name>"): _ADMINISTER,
     ("DELETE", "/queues/<name>"): _ADMINISTER,
     ("POST", "/queues/<name>/purge"): _ADMINISTER,
     ("POST", "/queues/<name>/pause"): _ADMINISTER,

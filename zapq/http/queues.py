@@ -36,6 +36,16 @@ def create_routes(api: Api) -> Blueprint:
         api.audit("configure", queue=name, made=made)
         return respond.with_json(wire.describe_queue(service.find(name).info()), 201 if made else 200)
 
+    @routes.patch("/<name>")
+    async def change(name: str) -> Response:
+        await api.admin()
+        changes = wire.decode_changes(await exchange_of(request).body.read())
+        if isinstance(dead_letter := changes.get("dead_letter"), str):
+            api.check_queue(dead_letter)
+        await service.change_settings(name, **changes)
+        api.audit("change-settings", queue=name, settings=sorted(changes))
+        return respond.with_json(wire.describe_queue(service.find(name).info()))
+
     @routes.delete("/<name>")
     async def delete(name: str) -> Response:
         await api.admin()

@@ -31,6 +31,7 @@ _JSON_LINE = msgspec.json.Decoder(msgspec.Raw)
 _JSON_SETTLEMENTS = msgspec.json.Decoder(_Batch[Settlement])
 _MSGPACK_SETTLEMENTS = msgspec.msgpack.Decoder(_Batch[Settlement])
 _SETTINGS = msgspec.json.Decoder(QueueSettings)
+_CHANGES = msgspec.json.Decoder(dict[str, object])
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be."""
 
@@ -178,8 +179,26 @@ def decode_settlements(media_type: str, data: bytes) -> list[Settlement]:
 
 def decode_settings(data: bytes) -> QueueSettings:
     """Return the settings of a queue, those not named at their defaults."""
+    if not data:
+        raise InvalidParameter(
+            "The body is empty: send the settings as a JSON object; {} puts all of them back to their defaults.",
+            parameter="body",
+        )
+    return _decode_settings(_SETTINGS, data)
+
+
+def decode_changes(data: bytes) -> dict[str, object]:
+    """Return which settings of a queue are to change, and to what; None stands for the default."""
+    if not data:
+        raise InvalidParameter(
+            "The body is empty: send what is to change as a JSON object; {} changes nothing.", parameter="body"
+        )
+    return _decode_settings(_CHANGES, data)
+
+
+def _decode_settings(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
     try:
-        return _SETTINGS.decode(data or b"{}")
+        return decoder.decode(data)
     except _UNDECODABLE as error:
         raise InvalidParameter(f"The settings are not valid: {_why(error)}.", parameter="body") from None
 

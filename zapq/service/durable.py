@@ -273,6 +273,13 @@ class DurableService(QueueService):
             self.journal.add(change)
         return made
 
+    async def change_settings(self, name: str, /, **changes: object) -> None:
+        """Change those settings of the queue called `name` that are given. See `QueueService.change_settings`."""
+        async with self.exclusive:
+            settings = self.broker.changed_settings(name, changes)
+            change, _ = self.broker.begin_configuring(name, settings, trio.current_time())
+            self.journal.add(change)
+
     async def restore(self, name: str) -> int:
         """Replace the default queue by the content of the file `name`. See `QueueService.restore`.
 

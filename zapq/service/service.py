@@ -151,6 +151,16 @@ class QueueService:
         async with self.section:
             return self.broker.configure(name, settings, trio.current_time())
 
+    async def change_settings(self, name: str, /, **changes: object) -> None:
+        """Change those settings of the queue called `name` that are given; None puts one back to its default.
+
+        Raises `QueueNotFound`, and what `configure` raises; then nothing has changed. Two changes at once are both
+        made.
+        """
+        async with self.section:
+            settings = self.broker.changed_settings(name, changes)
+            self.broker.configure(name, settings, trio.current_time())
+
     async def delete(self, name: str) -> None:
         """Remove the queue called `name` with all it holds; waiting consumers are answered with `QueueNotFound`.
 

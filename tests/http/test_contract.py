@@ -61,6 +61,8 @@ ROWS = [
     Row("OPTIONS /dequeue", 200, answer=b""),
     Row("DELETE /dequeue", 405, problem="method-not-allowed"),
     Row("POST /clear", 200, left=0, answer=b""),
+    Row("POST /clear", 200, left=0, body=b"a body without meaning", answer=b""),
+    Row("POST /persist?file=a.json", 200, body=b"a body without meaning", answer=b""),
     Row("GET /clear", 405, problem="method-not-allowed"),
     Row("HEAD /clear", 405),
     Row("OPTIONS /clear", 200),

@@ -20,6 +20,7 @@ from zapq.testing import ZapqServer
 QUEUE = "/queues/emails"
 MSGPACK = {"Content-Type": "application/msgpack"}
 JSON = {"Content-Type": "application/json"}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
@@ -683,6 +684,68 @@ async def test_administration_is_refused_to_strangers(
     assert answer.status == 403
     assert_problem(answer, "admin-loopback-only")
     assert zapq_server.service.find("emails").info().stats.messages == 1
+
+
+BODILESS = [
+    ("POST", f"{QUEUE}/receive"),
+    ("POST", f"{QUEUE}/receive?wait=5"),
+    ("POST", f"{QUEUE}/receive/batch"),
+    ("DELETE", f"{QUEUE}/receipts/{{receipt}}"),
+    ("POST", f"{QUEUE}/receipts/{{receipt}}/release"),
+    ("POST", f"{QUEUE}/receipts/{{receipt}}/extend"),
+    ("POST", f"{QUEUE}/purge"),
+    ("POST", f"{QUEUE}/pause"),
+    ("POST", f"{QUEUE}/resume"),
+    ("POST", f"{QUEUE}/redrive"),
+    ("DELETE", QUEUE),
+    ("GET", QUEUE),
+    ("GET", "/queues"),
+    ("GET", f"{QUEUE}/messages"),
+    ("GET", f"{QUEUE}/messages/1"),
+    ("GET", "/snapshots"),
+    ("POST", "/drain"),
+]
+
+
+@pytest.mark.parametrize(("method", "target"), BODILESS)
+async def test_a_body_without_meaning_is_refused_changes_nothing_and_keeps_the_connection(
+    zapq_server: ZapqServer, method: str, target: str
+) -> None:
+    queue = zapq_server.service.queue("emails")
+    await queue.enqueue_many([b"a", b"b"])
+    lease = await queue.receive(visibility=100)
+    assert lease is not None
+    before = queue.info()
+    async with open_client(zapq_server.url) as client:
+        for body, headers in ((b'{"visibility":60}', JSON), (b"x", {}), (b"x", {"Transfer-Encoding": "chunked"})):
+            answer = await client.request(method, target.format(receipt=lease.receipt), body, headers)
+            assert answer.status == 400
+            assert_problem(answer, "invalid-parameter")
+            assert answer.json["parameter"] == "body"
+            assert answer.json["detail"].startswith("This request takes no body")
+        assert queue.info() == before
+        assert not zapq_server.service.draining
+        empty = await client.request(method, target.format(receipt=lease.receipt))
+        assert empty.status < 300
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "detail"),
+    [
+        (b'{"visibility":60}', JSON, "put visibility into the query string: ?visibility=60"),
+        (b'{"wait":2.5,"x":1}', {}, "put wait into the query string: ?wait=2.5"),
+        (b"visibility=60&wait=1", FORM, "put visibility and wait into the query string: ?visibility=60&wait=1"),
+        (b'{"visibility":[60]}', JSON, "its parameters (visibility, wait, ack) belong into the query string."),
+        (b'{"visibility":"a b&c"}', JSON, "put visibility into the query string: ?visibility=a+b%26c"),
+        (b"\xff\x00", FORM, "its parameters (visibility, wait, ack) belong into the query string."),
+        (b"[" * 9000, JSON, "its parameters (visibility, wait, ack) belong into the query string."),
+    ],
+)
+async def test_a_body_that_should_be_parameters_is_told_where_they_belong(
+    zapq_server: ZapqServer, body: bytes, headers: dict[str, str], detail: str
+) -> None:
+    answer = await ask(zapq_server.url, "POST", f"{QUEUE}/receive", body, headers)
+    assert (answer.status, answer.json["detail"]) == (400, f"This request takes no body; {detail}")
 
 
 async def test_a_long_poll_is_answered_by_whatever_ends_it(zapq_server: ZapqServer, nursery: trio.Nursery) -> None:

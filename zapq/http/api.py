@@ -12,6 +12,7 @@ from quart import Request, request
 from zapq import logs
 from zapq.access.access import check
 from zapq.core.message import Draft
+from zapq.errors import InvalidParameter
 from zapq.http import render, wire
 from zapq.http.exchange import Exchange, declares_body
 from zapq.http.metrics import ServerCounts
@@ -132,10 +133,9 @@ class Api:
 
     async def admin(self, *known: str) -> dict[str, str]:
         """Return the parameters of an administrator's request."""
-        values = wire.parameters(request, *known)
-        if request.method not in {"PUT", "PATCH"}:
-            await read_unused_body(request)
-        return values
+        if request.method in {"PUT", "PATCH"}:
+            return wire.parameters(request, *known)
+        return await parameters_alone(request, *known)
 
 
 def exchange_of(request: Request) -> Exchange:
@@ -144,7 +144,20 @@ def exchange_of(request: Request) -> Exchange:
     return exchange
 
 
+async def parameters_alone(request: Request, *known: str) -> dict[str, str]:
+    """Return the query parameters of a request that takes no body.
+
+    One that has a body nevertheless is `InvalidParameter`: its client believes that what it says there counts.
+    """
+    values = wire.parameters(request, *known)
+    if declares_body(request.scope["headers"]) or request.http_version == "2":
+        body = await exchange_of(request).body.read()
+        if body:
+            raise InvalidParameter(wire.why_no_body(body, request.mimetype, known), parameter="body")
+    return values
+
+
 async def read_unused_body(request: Request) -> None:
-    """Read a body that has no meaning here, so that the connection can carry the next request."""
+    """Read a body the original ignores, so that the connection can carry the next request."""
     if declares_body(request.scope["headers"]):
         await exchange_of(request).body.read()

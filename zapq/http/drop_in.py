@@ -40,20 +40,20 @@ def create_routes(api: Api) -> Blueprint:
 
     @routes.post("/clear")
     async def clear() -> Response:
-        await api.admin()
+        await _parameters()
         cleared = await service.clear()
         api.audit("clear", queue=service.default.name, cleared=cleared)
         return respond.with_nothing(200)
 
     @routes.post("/persist")
     async def persist() -> Response:
-        file = _file(await api.admin("file"))
+        file = _file(await _parameters("file"))
         api.audit("persist", file=file, messages=await service.snapshot(file))
         return respond.with_nothing(200)
 
     @routes.post("/load")
     async def load() -> Response:
-        file = _file(await api.admin("file"))
+        file = _file(await _parameters("file"))
         api.audit("load", file=file, messages=await service.restore(file))
         return respond.with_nothing(200)
 
@@ -81,6 +81,13 @@ def create_routes(api: Api) -> Blueprint:
         return await health()
 
     return routes
+
+
+async def _parameters(*known: str) -> dict[str, str]:
+    """Return the query parameters of a request that may have a body, which the original ignores."""
+    values = wire.parameters(request, *known)
+    await read_unused_body(request)
+    return values
 
 
 def _file(values: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from quart import Blueprint, Response, request
 
 from zapq.errors import MessageNotFound
 from zapq.http import render, respond, wire
-from zapq.http.api import Api, exchange_of, read_unused_body
+from zapq.http.api import Api, exchange_of, parameters_alone
 from zapq.limits import MAX_BATCH, PEEK
 from zapq.service.named_queue import NamedQueue, Settlement
 from zapq.service.waiting import Deliveries, Want
@@ -44,7 +44,7 @@ def create_routes(api: Api) -> Blueprint:
 
     @routes.post("/receive")
     async def receive(name: str) -> Response:
-        values = wire.parameters(request, "visibility", "wait", "ack")
+        values = await parameters_alone(request, "visibility", "wait", "ack")
         lease, visibility = wire.leases(values), wire.seconds(values, "visibility", None)
         queue, given = await _receive(name, Want(1, lease, visibility), wire.seconds(values, "wait", 0.0))
         if not given:
@@ -53,7 +53,7 @@ def create_routes(api: Api) -> Blueprint:
 
     @routes.post("/receive/batch")
     async def receive_many(name: str) -> Response:
-        values = wire.parameters(request, "max", "visibility", "wait", "ack")
+        values = await parameters_alone(request, "max", "visibility", "wait", "ack")
         lease, visibility = wire.leases(values), wire.seconds(values, "visibility", None)
         media_type = wire.answer_format(request)
         want = Want(wire.whole(values, "max", MAX_BATCH), lease, visibility)
@@ -64,7 +64,6 @@ def create_routes(api: Api) -> Blueprint:
         return respond.with_bytes(render.received_many(media_type, given, _clock_offset(), b""))
 
     async def _receive(name: str, want: Want, wait: float) -> tuple[NamedQueue, Deliveries]:
-        await read_unused_body(request)
         queue, exchange = service.find(name), exchange_of(request)
         given: Deliveries = ()
         with exchange.ends_with_client():
@@ -74,22 +73,19 @@ def create_routes(api: Api) -> Blueprint:
 
     @routes.delete("/receipts/<receipt>")
     async def ack(name: str, receipt: str) -> Response:
-        wire.parameters(request)
-        await read_unused_body(request)
+        await parameters_alone(request)
         await service.find(name).ack(receipt)
         return respond.with_bytes(render.empty(b""))
 
     @routes.post("/receipts/<receipt>/release")
     async def release(name: str, receipt: str) -> Response:
-        delay = wire.seconds(wire.parameters(request, "delay"), "delay", 0.0)
-        await read_unused_body(request)
+        delay = wire.seconds(await parameters_alone(request, "delay"), "delay", 0.0)
         await service.find(name).release(receipt, delay=delay)
         return respond.with_bytes(render.empty(b""))
 
     @routes.post("/receipts/<receipt>/extend")
     async def extend(name: str, receipt: str) -> Response:
-        visibility = wire.seconds(wire.parameters(request, "visibility"), "visibility", None)
-        await read_unused_body(request)
+        visibility = wire.seconds(await parameters_alone(request, "visibility"), "visibility", None)
         lease = await service.find(name).extend(receipt, visibility=visibility)
         return respond.with_bytes(render.extended(lease, _clock_offset(), b""))
 
@@ -107,7 +103,7 @@ def create_routes(api: Api) -> Blueprint:
 
     @routes.get("/messages")
     async def peek(name: str) -> Response:
-        values = wire.parameters(request, "state", "limit")
+        values = await parameters_alone(request, "state", "limit")
         state, limit = wire.state(values), wire.whole(values, "limit", PEEK)
         queue = service.find(name)
         await api.one_large_answer_at_a_time()
@@ -117,7 +113,7 @@ def create_routes(api: Api) -> Blueprint:
 
     @routes.get("/messages/<int:id>")
     async def find(name: str, id: int) -> Response:
-        wire.parameters(request)
+        await parameters_alone(request)
         seen = await service.find(name).find(id)
         if seen is None:
             raise MessageNotFound(queue=name, message_id=id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quart import Blueprint, Response, request
 
 from zapq.http import respond, wire
-from zapq.http.api import Api, exchange_of
+from zapq.http.api import Api, exchange_of, parameters_alone
 from zapq.limits import MAX_BATCH
 
 
@@ -16,14 +16,14 @@ def create_routes(api: Api) -> Blueprint:
 
     @routes.get("")
     async def show_all() -> Response:
-        wire.parameters(request)
+        await parameters_alone(request)
         return respond.with_json([
             wire.describe_queue(queue.info()) for queue in service.queues() if api.sees(queue.name)
         ])
 
     @routes.get("/<name>")
     async def show(name: str) -> Response:
-        wire.parameters(request)
+        await parameters_alone(request)
         return respond.with_json(wire.describe_queue(service.find(name).info()))
 
     @routes.put("/<name>")

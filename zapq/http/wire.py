@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
 from itertools import accumulate
 from typing import Annotated, TypeVar
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 from quart import Request
@@ -21,6 +22,9 @@ from zapq.service.named_queue import Durability, QueueInfo, Settlement
 from zapq.settings import parse_seconds
 
 NDJSON = "application/x-ndjson"
+_FORM = "application/x-www-form-urlencoded"
+_LONGEST_GUESS = 4096
+"""Bytes of a misplaced body that are looked at, to say where its parameters belong."""
 
 T = TypeVar("T")
 _Batch = Annotated[list[T], msgspec.Meta(min_length=1, max_length=MAX_BATCH)]
@@ -48,6 +52,28 @@ def parameters(request: Request, *known: str) -> dict[str, str]:
         if len(values) > 1:
             raise InvalidParameter(f"{name} is given {len(values)} times. Give it once.", parameter=name)
     return request.args.to_dict()
+
+
+def why_no_body(body: bytes, media_type: str, known: Sequence[str]) -> str:
+    """Return why a body is refused where parameters are all there is, and where to put what it says."""
+    meant = _members(body, media_type)
+    misplaced = {name: str(meant[name]) for name in known if isinstance(meant.get(name), str | int | float)}
+    if misplaced:
+        names = " and ".join(misplaced)
+        return f"This request takes no body; put {names} into the query string: ?{urlencode(misplaced)[:200]}"
+    if known:
+        return f"This request takes no body; its parameters ({', '.join(known)}) belong into the query string."
+    return "This request takes no body and no parameters; send it without."
+
+
+def _members(body: bytes, media_type: str) -> dict[str, object]:
+    """Return what a body that was sent in the place of parameters names, as far as that can be read."""
+    if media_type == _FORM:
+        return dict(parse_qsl(body.decode("latin-1")[:_LONGEST_GUESS]))
+    try:
+        return _CHANGES.decode(body[:_LONGEST_GUESS])
+    except _UNDECODABLE:
+        return {}
 
 
 def seconds(values: dict[str, str], name: str, default: T) -> float | T:

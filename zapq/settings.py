@@ -146,8 +146,11 @@ def parse_size(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """Return the seconds meant by `10` or `2.5`; ValueError otherwise, also for `nan`, `inf` and `1e3`."""
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII):
+    """Return the seconds meant by `10` or `2.5`; ValueError otherwise, also for `nan`, `inf` and `1e3`.
+
+    Up to 20 digits on each side of the point: programs write 0.1 + 0.2 with 17.
+    """
+    if not re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,20})?", text, re.ASCII):
         raise ValueError("give seconds as a decimal number, such as 10 or 2.5")
     return float(text)
 

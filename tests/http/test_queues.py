@@ -686,6 +686,33 @@ async def test_administration_is_refused_to_strangers(
     assert zapq_server.service.find("emails").info().stats.messages == 1
 
 
+@pytest.mark.parametrize("text", ["0.30000000000000004", "0.12345678901234567890", "00000000000000000001", "2.5"])
+async def test_seconds_have_as_many_digits_as_programs_write(zapq_server: ZapqServer, text: str) -> None:
+    service = zapq_server.service
+    await service.queue("emails").enqueue_many([b"x"] * 3)
+    await service.enqueue(b"x")
+    assert (await ask(zapq_server.url, "GET", f"/dequeue?wait={text}")).status == 200
+    for cold in ({}, {"TE": "trailers"}):
+        leased = await ask(zapq_server.url, "POST", f"{QUEUE}/receive?wait={text}&visibility={text}", b"", cold)
+        assert leased.status == 200
+    assert (await ask(zapq_server.url, "POST", f"{QUEUE}/messages?delay={text}&ttl={text}", b"x")).status == 202
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E3", "2.5e+1", "1e400"])
+async def test_an_exponent_is_refused_with_a_sentence_about_it(zapq_server: ZapqServer, text: str) -> None:
+    zapq_server.service.queue("emails")
+    for target in (f"/dequeue?wait={text}", f"{QUEUE}/receive?visibility={text}"):
+        answer = await ask(zapq_server.url, "POST", target.replace("+", "%2B"))
+        assert answer.status == 400
+        assert "Exponents are not taken: write 0.001 and not 1e-3." in answer.json["detail"]
+
+
+@pytest.mark.parametrize("text", ["1.123456789012345678901", "123456789012345678901", "1e", "nan", "e3"])
+async def test_other_seconds_are_refused_without_it(zapq_server: ZapqServer, text: str) -> None:
+    answer = await ask(zapq_server.url, "GET", f"/dequeue?wait={text}")
+    assert answer.json["detail"] == "wait must be seconds as a decimal number, such as 20 or 0.5."
+
+
 BODILESS = [
     ("POST", f"{QUEUE}/receive"),
     ("POST", f"{QUEUE}/receive?wait=5"),

@@ -40,6 +40,7 @@ _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be."""
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
+_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -84,8 +85,9 @@ def seconds(values: dict[str, str], name: str, default: T) -> float | T:
     try:
         return parse_seconds(text)
     except ValueError:
+        hint = " Exponents are not taken: write 0.001 and not 1e-3." if _EXPONENT.fullmatch(text) else ""
         raise InvalidParameter(
-            f"{name} must be seconds as a decimal number, such as 20 or 0.5.", parameter=name
+            f"{name} must be seconds as a decimal number, such as 20 or 0.5.{hint}", parameter=name
         ) from None
 
 

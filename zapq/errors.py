@@ -7,6 +7,7 @@ to act on it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -257,6 +258,20 @@ class SnapshotFailed(ZapqError):
     status = 500
 
 
+class SnapshotNotFound(SnapshotFailed):
+    """There is no snapshot of that name in the data directory. GET /snapshots lists those there are."""
+
+    problem = "snapshot-not-found"
+    status = 404
+
+
+class ProblemNotFound(ZapqError):
+    """There is no problem of that name. GET /problems lists all of them."""
+
+    problem = "problem-not-found"
+    status = 404
+
+
 class Unreachable(ZapqError):
     """The server could not be reached. Nothing was changed. Check that it runs, and that the URL is right."""
 
@@ -284,9 +299,11 @@ class ServerError(ZapqError):
         self.status = status
 
 
-def _family(kind: type[ZapqError]) -> list[type[ZapqError]]:
-    return [kind, *(each for child in kind.__subclasses__() for each in _family(child))]
+def _below(kind: type[ZapqError]) -> Iterator[type[ZapqError]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _below(each)
 
 
-BY_PROBLEM = {each.problem: each for each in _family(ZapqError)[1:]}
+BY_PROBLEM = {each.problem: each for each in _below(ZapqError)}
 """The classes by the names their problem documents have."""

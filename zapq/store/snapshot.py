@@ -19,7 +19,7 @@ from typing import BinaryIO, Self
 import msgspec
 
 from zapq.core.image import Image
-from zapq.errors import InvalidParameter, SnapshotFailed
+from zapq.errors import InvalidParameter, SnapshotFailed, SnapshotNotFound
 from zapq.limits import KIB, MAX_KEYS, MIB
 from zapq.settings import Settings, is_snapshot_name
 from zapq.store import slices
@@ -118,7 +118,8 @@ class SnapshotStore:
     def load(self, name: str, checkpoint: Checkpoint = yield_gil) -> list[bytes]:
         """Return the bodies in the file `name`, oldest first.
 
-        Raises `SnapshotFailed` if the file is missing, not a plain file of ours, corrupt, or over a cap.
+        Raises `SnapshotNotFound` if the file is missing, and `SnapshotFailed` if it is not a plain file of ours,
+        corrupt, or over a cap.
         """
         bodies: list[bytes] = []
         size = 0
@@ -144,6 +145,8 @@ class SnapshotStore:
                         limit="max_bytes",
                     )
                 checkpoint()
+        except FileNotFoundError:
+            raise _not_found(name) from None
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
         return bodies
@@ -151,13 +154,16 @@ class SnapshotStore:
     def load_all(self, name: str, clock_offset: float, checkpoint: Checkpoint = yield_gil) -> Image:
         """Return the image in the file `name`; add `clock_offset` to its times to get Unix time.
 
-        Raises `SnapshotFailed` if the file is missing, not a plain file of ours, damaged, or over a cap.
+        Raises `SnapshotNotFound` if the file is missing, and `SnapshotFailed` if it is not a plain file of ours,
+        damaged, or over a cap.
         """
         try:
             with self._directory.open(name) as (file, size):
                 if size > self._max_archive_bytes:
                     raise SnapshotFailed(_TOO_LARGE.format(name), limit="max_bytes")
                 return decode(Archive(file, size, name), name, self._caps, clock_offset, checkpoint)
+        except FileNotFoundError:
+            raise _not_found(name) from None
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
 
@@ -224,6 +230,10 @@ class SnapshotStore:
             if size > self._max_file_bytes:
                 raise SnapshotFailed(_TOO_LARGE.format(name), limit="max_bytes")
             yield from read_bodies(name, file)
+
+
+def _not_found(name: str) -> SnapshotNotFound:
+    return SnapshotNotFound(f"There is no snapshot called {name}. GET /snapshots lists those there are.")
 
 
 def read_bodies(name: str, file: BinaryIO) -> Iterator[list[bytes]]:

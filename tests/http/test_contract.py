@@ -74,7 +74,8 @@ ROWS = [
     Row("POST /persist?file=a%00.json", 400, problem="invalid-parameter"),
     Row("POST /persist?file=%EF%BC%8Ea.json", 400, problem="invalid-parameter"),
     Row("POST /persist?file=a.txt", 400, problem="invalid-parameter"),
-    Row("POST /load?file=missing.json", 500, problem="snapshot-failed"),
+    Row("POST /load?file=missing.json", 404, problem="snapshot-not-found"),
+    Row("POST /load?file=missing.msgpack", 404, problem="snapshot-not-found"),
     Row("POST /load", 400, problem="invalid-parameter"),
     Row("GET /load?file=a.json", 405, problem="method-not-allowed"),
     Row("GET /metrics", 200, headers={"content-type": "application/json"}),
@@ -83,6 +84,9 @@ ROWS = [
     Row("HEAD /health", 200, answer=b""),
     Row("GET /", 404, problem="not-found"),
     Row("GET /nothing", 404, problem="not-found"),
+    Row("GET /problems/queue-full", 200),
+    Row("GET /problems/nothing", 404, problem="problem-not-found"),
+    Row("POST /problems", 405, problem="method-not-allowed", headers={"allow": "GET, HEAD, OPTIONS"}),
     Row("POST /enqueue/", 404, problem="not-found"),
     Row("GET //metrics", 404, problem="not-found"),
     Row("GET /static/x", 404, problem="not-found"),
@@ -104,6 +108,21 @@ async def test_every_row_of_the_contract_holds(zapq_server: ZapqServer, row: Row
     if row.problem:
         assert_problem(answer, row.problem)
     assert zapq_server.service.stats().queue.messages == row.left
+
+
+@pytest.mark.parametrize(
+    ("request_", "detail"),
+    [
+        ("GET /queues/emails/receive", "This endpoint does not take GET. Use POST."),
+        ("POST /metrics", "This endpoint does not take POST. Use GET."),
+        ("DELETE /dequeue", "This endpoint does not take DELETE. Use GET or POST."),
+        ("POST /queues/emails", "This endpoint does not take POST. Use DELETE, GET, PATCH or PUT."),
+        (f"{'X' * 999} /clear", f"This endpoint does not take {'X' * 20}. Use POST."),
+    ],
+)
+async def test_a_wrong_method_is_told_the_right_one(zapq_server: ZapqServer, request_: str, detail: str) -> None:
+    answer = await ask(zapq_server.url, *request_.split())
+    assert (answer.status, answer.json["detail"]) == (405, detail)
 
 
 def assert_problem(answer: Answer, name: str) -> None:

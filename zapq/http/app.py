@@ -15,7 +15,7 @@ from werkzeug.routing import MapAdapter
 
 from zapq import logs
 from zapq.errors import ClientGone, Forbidden, RoleMissing, Unauthenticated, ZapqError
-from zapq.http import drop_in, messages, problems, queues, snapshots
+from zapq.http import catalogue, drop_in, messages, problems, queues, snapshots
 from zapq.http.api import Api, exchange_of
 from zapq.http.exchange import HTTPConnection
 from zapq.http.guard import Guard
@@ -26,7 +26,6 @@ from zapq.settings import Settings
 
 _DETAILS = {
     404: "There is no endpoint with this path. README.md lists the endpoints.",
-    405: "This endpoint does not take this method; the Allow field lists those it takes.",
 }
 
 
@@ -64,7 +63,7 @@ def create_app(
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
     api = Api(service, settings, counts, throttle)
-    for part in (drop_in, messages, queues, snapshots):
+    for part in (drop_in, messages, queues, snapshots, catalogue):
         app.register_blueprint(part.create_routes(api))
     for rule in app.url_map.iter_rules():
         # Werkzeug lets HEAD run the GET handler, and this one takes a message away.
@@ -95,11 +94,13 @@ def create_app(
     @app.errorhandler(HTTPException)
     async def refuse_http(error: HTTPException) -> Response:
         status = error.code or 500
+        allowed = sorted(getattr(error, "valid_methods", None) or ())
         detail = _DETAILS.get(status) or error.description or "The server cannot answer this request."
-        response = problem(status, problems.render_status(status, detail, exchange_of(request).trace_id))
-        allowed = getattr(error, "valid_methods", None)
         if allowed:
-            response.headers["Allow"] = ", ".join(sorted(allowed))
+            detail = _use(allowed, request.method)
+        response = problem(status, problems.render_status(status, detail, exchange_of(request).trace_id))
+        if allowed:
+            response.headers["Allow"] = ", ".join(allowed)
         log_refusal(logging.WARNING, f"http-{status}", status, detail)
         return response
 
@@ -130,3 +131,11 @@ def create_app(
         return Response(body, status=status, content_type=problems.MEDIA_TYPE, headers=NO_STORE)
 
     return app
+
+
+def _use(allowed: list[str], method: str) -> str:
+    """Return which method to use instead of `method`."""
+    *others, last = [each for each in allowed if each not in {"HEAD", "OPTIONS"}]
+    return (
+        f"This endpoint does not take {method[:20]}. Use {' or '.join(filter(None, (', '.join(others), last)))}."
+    )

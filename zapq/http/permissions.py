@@ -15,12 +15,13 @@ class Permission:
     """What it takes to be let in to one endpoint."""
 
     role: Role | None
-    """None: nothing. A probe has no credentials."""
+    """None: nothing. A probe has no credentials, and what the documentation says is no secret."""
     scope: Scope = "server"
     """Which queue it must be good for: the default one, the one in the path, all, or those it then lists."""
 
 
 _PROBE = Permission(None)
+_OPEN = Permission(None)
 _PRODUCE, _CONSUME, _WATCH, _ADMINISTER = (
     Permission("producer", "queue"),
     Permission("consumer", "queue"),
@@ -41,6 +42,8 @@ PERMISSIONS: dict[tuple[str, str], Permission] = {
     ("GET", "/health"): _PROBE,
     ("GET", "/livez"): _PROBE,
     ("GET", "/readyz"): _PROBE,
+    ("GET", "/problems"): _OPEN,
+    ("GET", "/problems/<problem>"): _OPEN,
     ("GET", "/queues"): Permission("metrics", "listed"),
     ("GET", "/queues/<name>"): _WATCH,
     ("PUT", "/queues/<name>"): _ADMINISTER,

@@ -117,6 +117,10 @@ hundreds of usual answers."""
 LARGE_BLOCK_BYTES = 256 * KIB
 """Bytes of memory that are given back to the system as soon as they are free: twice the largest usual message, so
 that those which come and go by the thousand do not each cost a system call."""
+MAX_LOGGED_METHOD = 20
+"""Characters of a request's method that are logged or said again: real ones have up to 16."""
+MAX_LOGGED_PATH = 200
+"""Characters of a refused request's path that are logged: enough to find the client's mistake."""
 LINGER_SECONDS = 2.0
 """How long a closing connection goes on reading, so that the client sees our answer and not a reset."""
 LINGER_BYTES = 1 * MIB

@@ -17,10 +17,12 @@ from zapq import logs
 from zapq.errors import ClientGone, Forbidden, RoleMissing, Unauthenticated, ZapqError
 from zapq.http import catalogue, drop_in, messages, problems, queues, snapshots
 from zapq.http.api import Api, exchange_of
-from zapq.http.exchange import HTTPConnection
+from zapq.http.exchange import HTTPConnection, shown_path
 from zapq.http.guard import Guard
 from zapq.http.metrics import ServerCounts
+from zapq.http.permissions import PERMISSIONS
 from zapq.http.respond import NO_STORE
+from zapq.limits import DEFAULT_QUEUE, MAX_LOGGED_METHOD, MAX_LOGGED_PATH
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -118,13 +120,22 @@ def create_app(
         return problem(500, problems.render_status(500, detail, exchange_of(request).trace_id))
 
     def log_refusal(level: int, cause: str, status: int, detail: str, **who: str) -> None:
-        throttle.say(level, cause, "refused", status=status, method=request.method, reason=detail, **who)
+        throttle.say(
+            level,
+            cause,
+            "refused",
+            status=status,
+            method=request.method[:MAX_LOGGED_METHOD],
+            path=shown_path(request.scope["raw_path"]),
+            **_queue(),
+            peer=exchange_of(request).peer,
+            reason=detail,
+            **who,
+        )
 
     def log_intruder(error: Unauthenticated | RoleMissing | Forbidden) -> None:
-        who = {"peer": exchange_of(request).peer}
         token = getattr(error, "token", None)
-        if token is not None:
-            who["token"] = token
+        who = {} if token is None else {"token": token}
         log_refusal(logging.WARNING, error.problem, error.status, error.detail, **who)
 
     def problem(status: int, body: bytes) -> Response:
@@ -133,9 +144,14 @@ def create_app(
     return app
 
 
+def _queue() -> dict[str, str]:
+    """Return the queue a request names, for the log; nothing if it names none."""
+    need = PERMISSIONS.get((request.method, str(request.url_rule)))
+    name = DEFAULT_QUEUE if need is not None and need.about == "default" else (request.view_args or {}).get("name")
+    return {} if name is None else {"queue": str(name)[:MAX_LOGGED_PATH]}
+
+
 def _use(allowed: list[str], method: str) -> str:
     """Return which method to use instead of `method`."""
     *others, last = [each for each in allowed if each not in {"HEAD", "OPTIONS"}]
-    return (
-        f"This endpoint does not take {method[:20]}. Use {' or '.join(filter(None, (', '.join(others), last)))}."
-    )
+    return f"This endpoint does not take {method[:MAX_LOGGED_METHOD]}. Use {' or '.join(filter(None, (', '.join(others), last)))}."

@@ -25,7 +25,7 @@ from zapq.core.message import Lease
 from zapq.errors import ClientGone, MessageTooLarge, ReceivingTooMuch, RequestTimedOut, ZapqError
 from zapq.http import tracing
 from zapq.http.wire import body_limit
-from zapq.limits import SMALL_BODY_BYTES
+from zapq.limits import MAX_LOGGED_PATH, SMALL_BODY_BYTES
 from zapq.service.named_queue import NamedQueue
 from zapq.service.reservation import Pool, Reservation
 from zapq.service.waiting import Deliveries
@@ -319,8 +319,16 @@ def _traced(
 
 
 def peer_of(client: tuple[str, int] | None) -> str:
-    """Name the peer, for the log."""
-    return "unix" if client is None else client[0]
+    """Name the peer, for the log; an IPv4 address as such, also on a socket that speaks both."""
+    if client is None:
+        return "unix"
+    host = client[0]
+    return host.removeprefix("::ffff:") if "." in host else host
+
+
+def shown_path(raw_path: bytes) -> str:
+    """Return a request's path for the log: as it was sent, with what is not ASCII escaped, and bounded."""
+    return raw_path[:MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
 
 
 def declares_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:

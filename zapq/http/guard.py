@@ -69,8 +69,9 @@ class Guard:
                 and not wire.is_local(request.scope["client"])
             ):
                 raise Forbidden(
-                    "Only this machine may administer queues and snapshots. Send the request from it, or start"
-                    " zapq with --token-file, or with --admin-from any behind a firewall."
+                    "Without tokens, only requests from a loopback address such as 127.0.0.1 may administer queues"
+                    " and snapshots. Send it to 127.0.0.1 on the machine zapq runs on, or start zapq with"
+                    " --token-file, or with --admin-from any behind a firewall."
                 )
         elif permission.role is not None:
             exchange.grant = grant = self._who(request, exchange)

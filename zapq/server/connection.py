@@ -10,6 +10,7 @@ between two requests; where there is no lobby (TLS), hot requests are answered h
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -27,7 +28,7 @@ from hypercorn.utils import parse_socket_addr
 from zapq import logs
 from zapq.access.certificate import NOBODY, identities
 from zapq.errors import StorageUnavailable
-from zapq.http.exchange import peer_of
+from zapq.http.exchange import peer_of, shown_path
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.limits import (
@@ -35,17 +36,20 @@ from zapq.limits import (
     HANDSHAKE_SECONDS,
     LINGER_BYTES,
     LINGER_SECONDS,
+    MAX_LOGGED_METHOD,
     MAX_UNSENT_BYTES,
     RECEIVE_BYTES,
     SEND_PIECE_BYTES,
 )
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import Stream
+from zapq.server.peer_network import peer_of_socket
 from zapq.server.protocols import HTTP1, HTTP2
 from zapq.server.unsent import Unsent
 from zapq.service.reservation import Reservation
 from zapq.settings import Settings
 
+_LINE = re.compile(rb"([A-Za-z]{1,%d}) +(/[\x21-\x3e\x40-\x7e]*)" % MAX_LOGGED_METHOD)
 Peer = tuple[str, int] | None
 
 
@@ -342,7 +346,7 @@ class Connection:
             hot.set_time(time.time(), trio.current_time())
             # If it was for a message, that is complete, and stored or refused now.
             self._release_reservation()
-            answers = hot.respond(bytes(received), self.identities)
+            answers = hot.respond(bytes(received), self.identities, sock=self._socket)
             await self._send_answers(answers, 0)
             del received[: answers.used]
             if answers.used:
@@ -379,7 +383,7 @@ class Connection:
         if answers.batch is not None and self._site.hot is not None:
             with suppress(StorageUnavailable):
                 await answers.batch.wait()
-            self._site.hot.confirm(answers)
+            self._site.hot.confirm(answers, self._socket)
         before = self.written - sent
         try:
             with self.holding(len(answers.data)):
@@ -475,14 +479,29 @@ class Connection:
         if self._reading is not None:
             self._reading.deadline = deadline
 
-    def _refuse(self, status: int, detail: str, *, left: bool) -> str:
+    def _refuse(self, status: int, detail: str, *, line: bytes = b"", left: bool = False) -> str:
         trace_id = self._site.trace_ids.new()
         self._site.counts.wire_refusals += not left
         level = logging.DEBUG if left else logging.WARNING
         self._site.throttle.say(
-            level, f"wire-{status}", "refused", trace_id=trace_id, status=status, reason=detail
+            level,
+            f"wire-{status}",
+            "refused",
+            trace_id=trace_id,
+            status=status,
+            **_request(line),
+            **peer_of_socket(self._socket),
+            reason=detail,
         )
         return trace_id
+
+
+def _request(line: bytes) -> dict[str, str]:
+    """Return method and path for the log, if `line` begins as that of a request does."""
+    match = _LINE.match(line)
+    if match is None:
+        return {}
+    return {"method": match[1].decode(), "path": shown_path(match[2])}
 
 
 def _split(error: BaseException) -> tuple[BaseException | None, BaseException | None]:

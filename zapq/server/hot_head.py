@@ -118,6 +118,8 @@ class Head(msgspec.Struct, frozen=True):
     """That of a batch, sent or wanted."""
     key: str = ""
     """The Idempotency-Key."""
+    path: str = ""
+    """Without the query, and without a receipt."""
 
 
 def may_be_hot(start: bytes) -> bool:
@@ -160,7 +162,10 @@ def parse_head(head: bytes) -> Head | None:
         parsed = parse(line, fields)
         if parsed is not None:
             # Only messages have bodies.
-            return parsed if not parsed.length or parsed.verb in {"enqueue", "put", "put many"} else None
+            if parsed.length and parsed.verb not in {"enqueue", "put", "put many"}:
+                return None
+            path = line.split(b" ")[1].partition(b"?")[0].decode()
+            return msgspec.structs.replace(parsed, path=path)
     return None
 
 

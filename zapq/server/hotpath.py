@@ -35,7 +35,7 @@ from zapq.errors import (
     ZapqError,
 )
 from zapq.http import problems, render, tracing, wire
-from zapq.http.exchange import note_uncertain
+from zapq.http.exchange import note_uncertain, shown_path
 from zapq.http.guard import Guard
 from zapq.http.metrics import ServerCounts
 from zapq.limits import (
@@ -47,6 +47,7 @@ from zapq.limits import (
     MAX_HOT_HEAD_BYTES,
 )
 from zapq.server.hot_head import Head, Verb, cut_key, cut_receipt, may_be_hot, parse_head
+from zapq.server.peer_network import Socket, peer_of_socket
 from zapq.service.journal import OpenGroup
 from zapq.service.named_queue import Accepted, NamedQueue
 from zapq.service.reservation import Reservation
@@ -175,12 +176,16 @@ class HotPath:
             self._last = self._date + b"Connection: close\r\n"
 
     def respond(
-        self, data: bytes, identities: Identities = NOBODY, wake: Callable[[Parked], object] | None = None
+        self,
+        data: bytes,
+        identities: Identities = NOBODY,
+        wake: Callable[[Parked], object] | None = None,
+        sock: Socket | None = None,
     ) -> Answers:
         """Answer the hot requests that `data` begins with; no checkpoint.
 
-        `identities` is what the client's certificate says. The number of requests is bounded, so that no client
-        keeps the others waiting. The caller writes the answers, or tells `reconcile` how much it could not write.
+        `identities` is what the client's certificate says, and `sock` its connection, for the log. The number of
+        requests is bounded, so that no client keeps the others waiting. The caller writes the answers, or tells `reconcile` how much it could not write.
         A long poll is parked if `wake` says how to tell its end, and otherwise cold.
         """
         answers = Answers()
@@ -220,7 +225,7 @@ class HotPath:
             try:
                 part = self._verbs[head.verb](head, receipt or data[end:stop], answers, size)
             except (QueueFull, ReceiptExpired) as error:
-                part = self._refusal(error, head)
+                part = self._refusal(error, head, sock, receipt)
             except (
                 Draining,
                 QueueNotFound,
@@ -279,7 +284,7 @@ class HotPath:
             journal.corked = False
             journal.flush()
 
-    def confirm(self, answers: Answers) -> None:
+    def confirm(self, answers: Answers, sock: Socket | None = None) -> None:
         """Replace the answers to what could not be written by refusals; nothing of them has been sent."""
         batch, answers.batch = answers.batch, None
         if batch is None or not batch.failure:
@@ -287,7 +292,7 @@ class HotPath:
         parts = list(answers.parts)
         refusal = batch.refusal()
         for at, head in answers.changed:
-            parts[at] = self._refusal(refusal, head)
+            parts[at] = self._refusal(refusal, head, sock)
         answers.data = b"".join(parts)
         # They are back already: whatever was taken was a change.
         answers.taken = ()
@@ -305,7 +310,9 @@ class HotPath:
             elif sent < end:
                 note_uncertain(queue, given, trace_id.decode())
 
-    def finish(self, parked: Parked, *, draining: bool = False, left: bool = False) -> Answers:
+    def finish(
+        self, parked: Parked, *, draining: bool = False, left: bool = False, sock: Socket | None = None
+    ) -> Answers:
         """Answer a long poll that is over; or, if it is not, because we are draining, or as the client has left.
 
         The client may have closed only its own half: then it gets the answer that there is nothing for it.
@@ -321,7 +328,7 @@ class HotPath:
             else:
                 given = parked.outcome()
         except ZapqError as error:
-            answers.data = self._refusal(error, head)
+            answers.data = self._refusal(error, head, sock)
         else:
             answers.data = self._hand_over(head, queue, given, answers, 0)
         answers.then = "close" if left or head.last else "idle"
@@ -448,7 +455,7 @@ class HotPath:
         """The fields every answer ends with."""
         return b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
 
-    def _refusal(self, error: ZapqError, head: Head) -> bytes:
+    def _refusal(self, error: ZapqError, head: Head, sock: Socket | None, receipt: bytes = b"") -> bytes:
         trace_id = head.trace_id or next(self._trace_ids)
         body = problems.render_error(error, trace_id.decode())
         self._throttle.say(
@@ -458,6 +465,9 @@ class HotPath:
             trace_id=trace_id.decode(),
             status=error.status,
             method=head.method,
+            path=shown_path(head.path.encode() + receipt),
+            queue=head.queue,
+            **peer_of_socket(sock),
             reason=error.detail,
         )
         return (

@@ -260,7 +260,7 @@ class Lobby:
                     return 1 + received // BYTES_PER_COST
                 # The message it was for is complete, and stored or refused now.
                 guest.release_reservation()
-        answers = self._hot.respond(data, wake=self._on_woken)
+        answers = self._hot.respond(data, wake=self._on_woken, sock=guest.sock)
         if answers.parked is not None:
             return self._park(guest, answers.parked, data[answers.used :])
         # What was answered is not kept till then: memory that is used again at once costs least.
@@ -319,7 +319,7 @@ class Lobby:
                     # What comes behind it is for later; till then the kernel keeps it.
                     self._unwatch(guest)
         if left or parked.over:
-            self._finish(guest, self._hot.finish(parked, left=left))
+            self._finish(guest, self._hot.finish(parked, left=left, sock=guest.sock))
         return 1
 
     def _finish(self, guest: Guest, answers: Answers) -> None:
@@ -359,7 +359,7 @@ class Lobby:
                 continue  # it has a task of its own meanwhile
             guest.answers = None
             guest.state = "idle"
-            self._hot.confirm(answers)
+            self._hot.confirm(answers, guest.sock)
             try:
                 if not guest.watched:
                     self._watch_again(guest, answers)
@@ -545,7 +545,7 @@ class Lobby:
         for guest in list(self._guests):
             if guest.parked is not None:
                 try:
-                    self._finish(guest, self._hot.finish(guest.parked, draining=True))
+                    self._finish(guest, self._hot.finish(guest.parked, draining=True, sock=guest.sock))
                 except Exception as error:
                     self._disconnect(guest, error)
         self._send_answers()

@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import socket
 from functools import lru_cache
+from typing import Any, Protocol
+
+from zapq.http.exchange import peer_of
+
+
+class Socket(Protocol):
+    """A socket, Python's or Trio's, as far as it tells who is at its other end."""
+
+    def getpeername(self) -> Any:
+        """Return the address of the other end; `OSError` if it is gone."""
+
 
 _MAPPED = bytes(10) + b"\xff\xff"
 _NETWORK_BYTES = 8
@@ -19,6 +30,17 @@ def peer_network(address: object) -> str:
         return ""
     host: str = address[0]
     return _network(host) if ":" in host else host
+
+
+def peer_of_socket(sock: Socket | None) -> dict[str, str]:
+    """Return the member `peer` of a log line about the connection of `sock`; nothing if it is gone."""
+    if sock is None:
+        return {}
+    try:
+        address = sock.getpeername()
+    except OSError:
+        return {}
+    return {"peer": peer_of(address if isinstance(address, tuple) else None)}
 
 
 @lru_cache(maxsize=1024)

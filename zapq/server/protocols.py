@@ -22,7 +22,7 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ConnectionState, H11SendableEvent
 
 from zapq.http import problems
-from zapq.limits import KIB, MAX_CHUNKS, MAX_HEAD_BYTES, MAX_STREAM_RESETS
+from zapq.limits import KIB, MAX_CHUNKS, MAX_HEAD_BYTES, MAX_STREAM_RESETS, MAX_TARGET_BYTES
 from zapq.server.wire_guard import check_head
 
 _CHUNK_SIZE = re.compile(rb"[\r\n]{0,2}[0-9A-Fa-f]{1,20}([ \t])?")
@@ -32,8 +32,8 @@ _CHUNK_SIZE = re.compile(rb"[\r\n]{0,2}[0-9A-Fa-f]{1,20}([ \t])?")
 class Refuse(Protocol):
     """Counts and logs a refusal, and returns the trace id to answer with."""
 
-    def __call__(self, status: int, detail: str, *, left: bool) -> str:
-        """`left` says that the client closed in the middle of a request: that is no news."""
+    def __call__(self, status: int, detail: str, *, line: bytes, left: bool) -> str:
+        """`line` is the request's first one as far as it is known, for the log; `left` says that the client closed in the middle of a request: that is no news."""
 
 
 class GuardedH11(h11.Connection):
@@ -43,6 +43,8 @@ class GuardedH11(h11.Connection):
         # The guard refuses large heads first, and with a better word.
         super().__init__(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES + 64 * KIB)
         self.reason = ""
+        self.line = b""
+        """The first line of the request, or the beginning of a long one."""
         self.closing = False
         self.left = False
         self.bodiless = False
@@ -70,6 +72,7 @@ class GuardedH11(h11.Connection):
             self._chunks = 0
             self._at_chunk = False
             self.bodiless = False
+            self.line = self.trailing_data[0][:MAX_TARGET_BYTES].partition(b"\r\n")[0]
             refusal = check_head(self.trailing_data[0])
             if refusal is not None:
                 self.reason = refusal.detail
@@ -173,7 +176,12 @@ class HTTP1(H11Protocol):
         self.keep_alive_requests += 1
 
     async def _send_error_response(self, status_code: int) -> None:
-        trace_id = self._refuse(status_code, self.connection.reason, left=self.connection.trailing_data[1])
+        trace_id = self._refuse(
+            status_code,
+            self.connection.reason,
+            line=self.connection.line,
+            left=self.connection.trailing_data[1],
+        )
         body = problems.render_status(status_code, self.connection.reason, trace_id)
         headers = [
             (b"content-type", problems.MEDIA_TYPE.encode()),

@@ -219,6 +219,28 @@ async def test_https_is_served_over_http_1(tls_settings: Settings, client_contex
             assert (await client.request("GET", "/dequeue")).body == b"secret"
 
 
+@pytest.mark.parametrize("rest", [b"", b"x" * 200_000], ids=["a head", "a long upload"])
+async def test_plain_http_to_a_tls_port_is_told_so_and_logged(
+    tls_settings: Settings, client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture, rest: bytes
+) -> None:
+    async with serving(tls_settings) as url:
+        async with open_client(url.replace("https:", "http:")) as client:
+            head = b"POST /enqueue?a=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(rest)
+            await client.stream.send_all(head + rest)
+            answer = await client.answer_unasked()
+            assert await client.reads_eof()
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        assert (answer.json["type"], answer.json["instance"]) == (
+            "/problems/bad-request",
+            answer.headers["x-trace-id"],
+        )
+        assert answer.json["detail"].startswith("This port speaks HTTPS")
+        metrics = (await ask(url, "GET", "/metrics", context=client_context)).json
+        assert (metrics["wire_refusals"], metrics["connection_errors"]) == (1, 0)
+    [line] = [vars(each)["fields"] for each in caplog.records if each.getMessage() == "refused"]
+    assert {"method": "POST", "path": "/enqueue", "peer": "127.0.0.1", "status": 400}.items() <= line.items()
+
+
 async def test_tls_before_1_2_is_refused(tls_settings: Settings, client_context: ssl.SSLContext) -> None:
     with warnings.catch_warnings(action="ignore"):
         client_context.minimum_version = ssl.TLSVersion.TLSv1

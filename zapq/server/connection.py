@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from email.utils import formatdate
 from math import inf
+from socket import MSG_PEEK
 
 import trio
 from hypercorn.config import Config
@@ -28,6 +30,7 @@ from hypercorn.utils import parse_socket_addr
 from zapq import logs
 from zapq.access.certificate import NOBODY, identities
 from zapq.errors import StorageUnavailable
+from zapq.http import problems
 from zapq.http.exchange import peer_of, shown_path
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
@@ -37,6 +40,7 @@ from zapq.limits import (
     LINGER_BYTES,
     LINGER_SECONDS,
     MAX_LOGGED_METHOD,
+    MAX_TARGET_BYTES,
     MAX_UNSENT_BYTES,
     RECEIVE_BYTES,
     SEND_PIECE_BYTES,
@@ -249,6 +253,10 @@ class Connection:
                 server = parse_socket_addr(self._socket.family, self._socket.getsockname())
                 if isinstance(self._stream, trio.SSLStream):
                     with trio.fail_after(HANDSHAKE_SECONDS):
+                        start = await self._socket.recv(MAX_TARGET_BYTES, MSG_PEEK)
+                        if start[:1].isalpha():  # TLS begins with the byte 22, a request with its method
+                            await self._refuse_plain(start, self._stream.transport_stream)
+                            return
                         await self._stream.do_handshake()
                     alpn = self._stream.selected_alpn_protocol()
                     self.identities = identities(self._stream.getpeercert())
@@ -257,6 +265,31 @@ class Connection:
                 logs.say(logging.DEBUG, "client gone before its first request", error=repr(error))
                 return
             await self._speak(alpn, client, server)
+
+    async def _refuse_plain(self, start: bytes, stream: trio.SocketStream) -> None:
+        """Answer a client that sends plain HTTP to a TLS port, in plain HTTP."""
+        detail = (
+            "This port speaks HTTPS, and the request is plain HTTP. Send it to the same address with https://."
+        )
+        trace_id = self._refuse(400, detail, cause="plain", line=start.partition(b"\r\n")[0])
+        body = problems.render_status(400, detail, trace_id)
+        await stream.send_all(
+            b"HTTP/1.1 400 Bad Request\r\nContent-Type: %b\r\nContent-Length: %d\r\nX-Trace-Id: %b\r\n"
+            b"Date: %b\r\nConnection: close\r\n\r\n%b"
+            % (
+                problems.MEDIA_TYPE.encode(),
+                len(body),
+                trace_id.encode(),
+                formatdate(usegmt=True).encode(),
+                body,
+            )
+        )
+        await stream.send_eof()
+        # As in `_linger`: a close with unread bytes is a reset, which may overtake the answer.
+        discarded = 0
+        with trio.move_on_after(LINGER_SECONDS):
+            while discarded <= LINGER_BYTES and (data := await stream.receive_some(RECEIVE_BYTES)):
+                discarded += len(data)
 
     def _note_certificate_refused(self, error: Exception, client: Peer) -> None:
         """Log that a client showed no certificate, or none of an authority we trust, if that is what happened."""
@@ -479,13 +512,13 @@ class Connection:
         if self._reading is not None:
             self._reading.deadline = deadline
 
-    def _refuse(self, status: int, detail: str, *, line: bytes = b"", left: bool = False) -> str:
+    def _refuse(self, status: int, detail: str, *, line: bytes = b"", left: bool = False, cause: str = "") -> str:
         trace_id = self._site.trace_ids.new()
         self._site.counts.wire_refusals += not left
         level = logging.DEBUG if left else logging.WARNING
         self._site.throttle.say(
             level,
-            f"wire-{status}",
+            f"wire-{cause or status}",
             "refused",
             trace_id=trace_id,
             status=status,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -18,7 +19,7 @@ from zapq.client import Client, HeldLease, Lease, open_client
 from zapq.client.answers import error_of
 from zapq.http import problems, render
 from zapq.service.named_queue import NamedQueue
-from zapq.service.service import QueueService
+from zapq.service.service import QueueService, open_service
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
@@ -49,6 +50,9 @@ def in_process(service: QueueService) -> Handler:
         values = {key: float(text) for key, text in request.url.params.items()}
         queue = service.find(name)
         match request.method, path:
+            case "POST", ["messages"]:
+                message = await queue.enqueue(request.content)
+                return render.enqueued_in(name, message.id, b"")
             case "POST", ["receive"]:
                 lease = await queue.receive(**values)
                 return render.nothing("empty", 0, b"") if lease is None else render.received(lease, 0, b"")
@@ -66,7 +70,8 @@ def in_process(service: QueueService) -> Handler:
         try:
             return response(await act(request))
         except errors.ZapqError as error:
-            return refusal(error)
+            after = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+            return refusal(error, **after)
 
     return answer
 
@@ -363,6 +368,29 @@ async def test_what_the_server_asks_for_is_the_least_pause(autojump_clock: trio.
     async with scripted(script) as client:
         assert await client.enqueue("emails", b"") == 7
     assert script.pauses() == [7.1, 2.2]
+
+
+async def test_a_producer_does_not_sleep_long_behind_the_room_it_waits_for(
+    zapq_settings: Settings, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with (
+        open_service(replace(zapq_settings, max_msgs=1)) as service,
+        scripted(in_process(service)) as client,
+    ):
+        emails = service.queue("emails")
+        await emails.enqueue(b"first")
+        room: list[float] = []
+
+        async def make_room() -> None:
+            await trio.sleep(0.5)
+            assert await emails.dequeue() is not None
+            room.append(trio.current_time())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(make_room)
+            await client.enqueue("emails", b"second")
+            assert trio.current_time() - room[0] < 1.1
+        assert emails.info().stats.refused == 1
 
 
 async def test_a_refusal_has_everything_the_server_said() -> None:

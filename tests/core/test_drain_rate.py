@@ -17,10 +17,10 @@ def test_who_is_refused_is_told_how_long_it_will_take_at_the_rate_so_far() -> No
     assert rate.retry_after(excess=1000, gone=10, now=2.0) == 60
 
 
-def test_where_nothing_goes_the_longest_wait_is_asked_for() -> None:
+def test_where_nothing_has_gone_the_shortest_wait_is_asked_for() -> None:
     rate = DrainRate(now=0.0)
-    assert rate.retry_after(excess=1, gone=0, now=0.0) == 60
-    assert rate.retry_after(excess=1, gone=0, now=100.0) == 60
+    assert rate.retry_after(excess=1000, gone=0, now=0.0) == 1
+    assert rate.retry_after(excess=1000, gone=0, now=100.0) == 1
 
 
 def test_the_rate_is_that_of_lately() -> None:

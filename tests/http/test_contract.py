@@ -166,7 +166,7 @@ class TestWithSmallCaps:
             assert (await ask(zapq_server.url, "POST", "/enqueue", b"ab")).status == 202
         answer = await ask(zapq_server.url, "POST", "/enqueue", b"ab")
         assert answer.status == 429
-        assert answer.headers["retry-after"] == "60"  # nobody takes anything
+        assert answer.headers["retry-after"] == "1"  # nothing is known of consumers
         assert_problem(answer, "queue-full")
         assert {"limit": "max_msgs", "current": 2, "max_messages": 2}.items() <= answer.json.items()
 

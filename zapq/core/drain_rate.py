@@ -22,8 +22,9 @@ class DrainRate:
     def retry_after(self, excess: float, gone: int, now: float) -> int:
         """Return the whole seconds in which `excess` more messages will have gone, if it goes on as lately.
 
-        `gone` is how many have gone so far. Between `MIN_RETRY_AFTER` and `MAX_RETRY_AFTER`; the latter also
-        when none has gone lately.
+        `gone` is how many have gone so far. Between `MIN_RETRY_AFTER` and `MAX_RETRY_AFTER`. When none has gone
+        lately, no rate is known, and the answer is the former: there may be room in a moment, and a producer that
+        sleeps for a minute then stalls; asking again is cheap.
         """
         if now - self._at[0] >= DRAIN_WINDOW:
             # The base moves on in strides, so that the rate is always over one to two of them.
@@ -31,5 +32,5 @@ class DrainRate:
         since, before = self._base
         seconds, messages = now - since, gone - before
         if messages <= 0:
-            return MAX_RETRY_AFTER
+            return MIN_RETRY_AFTER
         return min(max(ceil(excess * seconds / messages), MIN_RETRY_AFTER), MAX_RETRY_AFTER)

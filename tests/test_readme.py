@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -87,6 +88,11 @@ async def test_the_tables_of_endpoints_and_metrics_are_complete(
         assert re.search(rf"^\| [^|]*`[A-Z]+ {re.escape(path)}[`?]", README, re.MULTILINE), path
     for name in as_json(zapq_service.stats(), ServerCounts()):
         assert f"`{name}`" in README, name
+
+
+async def test_the_metrics_shown_are_those_there_are_in_order(zapq_service: QueueService) -> None:
+    [shown] = re.findall(r"^\$ curl -s localhost:8080/metrics\n(\{.*\})$", README, re.MULTILINE)
+    assert list(json.loads(shown)) == list(as_json(zapq_service.stats(), ServerCounts()))
 
 
 def test_the_embedding_example_runs() -> None:

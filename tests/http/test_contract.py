@@ -121,7 +121,8 @@ async def test_every_row_of_the_contract_holds(zapq_server: ZapqServer, row: Row
     ],
 )
 async def test_a_wrong_method_is_told_the_right_one(zapq_server: ZapqServer, request_: str, detail: str) -> None:
-    answer = await ask(zapq_server.url, *request_.split())
+    method, target = request_.split()
+    answer = await ask(zapq_server.url, method, target)
     assert (answer.status, answer.json["detail"]) == (405, detail)
 
 

@@ -154,4 +154,5 @@ def _queue() -> dict[str, str]:
 def _use(allowed: list[str], method: str) -> str:
     """Return which method to use instead of `method`."""
     *others, last = [each for each in allowed if each not in {"HEAD", "OPTIONS"}]
-    return f"This endpoint does not take {method[:MAX_LOGGED_METHOD]}. Use {' or '.join(filter(None, (', '.join(others), last)))}."
+    wanted = f"{', '.join(others)} or {last}" if others else last
+    return f"This endpoint does not take {method[:MAX_LOGGED_METHOD]}. Use {wanted}."

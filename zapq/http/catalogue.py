@@ -16,6 +16,7 @@ from zapq.http.problems import Meaning, meanings
 from zapq.http.render import JSON
 from zapq.http.respond import NO_STORE
 
+_PAGE = '<!doctype html><html lang="en"><title>zapq</title><pre style="white-space: pre-wrap">{}</pre>'
 _TEXT, _HTML = "text/plain", "text/html"
 
 
@@ -49,8 +50,7 @@ def _render(value: Meaning | list[Meaning], text: str) -> Response:
     if best == JSON:
         body, media_type = msgspec.json.encode(value), JSON
     elif best == _HTML:
-        page = f'<!doctype html><html lang="en"><title>zapq</title><pre style="white-space: pre-wrap">{escape(text)}</pre>'
-        body, media_type = page.encode(), f"{_HTML}; charset=utf-8"
+        body, media_type = _PAGE.format(escape(text)).encode(), f"{_HTML}; charset=utf-8"
     else:
         body, media_type = f"{text}\n".encode(), f"{_TEXT}; charset=utf-8"
     return Response(body, content_type=media_type, headers={**NO_STORE, "Vary": "Accept"})

@@ -268,9 +268,7 @@ class Connection:
 
     async def _refuse_plain(self, start: bytes, stream: trio.SocketStream) -> None:
         """Answer a client that sends plain HTTP to a TLS port, in plain HTTP."""
-        detail = (
-            "This port speaks HTTPS, and the request is plain HTTP. Send it to the same address with https://."
-        )
+        detail = "This port speaks HTTPS, and the request is plain HTTP. Send it again with https:// in the URL."
         trace_id = self._refuse(400, detail, cause="plain", line=start.partition(b"\r\n")[0])
         body = problems.render_status(400, detail, trace_id)
         await stream.send_all(

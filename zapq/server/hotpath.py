@@ -185,8 +185,9 @@ class HotPath:
         """Answer the hot requests that `data` begins with; no checkpoint.
 
         `identities` is what the client's certificate says, and `sock` its connection, for the log. The number of
-        requests is bounded, so that no client keeps the others waiting. The caller writes the answers, or tells `reconcile` how much it could not write.
-        A long poll is parked if `wake` says how to tell its end, and otherwise cold.
+        requests is bounded, so that no client keeps the others waiting. The caller writes the answers, or tells
+        `reconcile` how much it could not write. A long poll is parked if `wake` says how to tell its end, and
+        otherwise cold.
         """
         answers = Answers()
         parts: list[bytes] = []

@@ -33,7 +33,10 @@ class Refuse(Protocol):
     """Counts and logs a refusal, and returns the trace id to answer with."""
 
     def __call__(self, status: int, detail: str, *, line: bytes, left: bool) -> str:
-        """`line` is the request's first one as far as it is known, for the log; `left` says that the client closed in the middle of a request: that is no news."""
+        """`line` is the request's first one as far as it is known, for the log.
+
+        `left` says that the client closed in the middle of a request: that is no news.
+        """
 
 
 class GuardedH11(h11.Connection):

@@ -19,7 +19,8 @@ from zapq.client import Client, HeldLease, Lease, open_client
 from zapq.client.answers import error_of
 from zapq.http import problems, render
 from zapq.service.named_queue import NamedQueue
-from zapq.service.service import QueueService, open_service
+from zapq.service.open import open_service
+from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 

@@ -110,7 +110,7 @@ async def test_what_is_wrong_is_one_line(run: Run, zapq_server: ZapqServer, tmp_
         assert_one_line(as_text(await run("snapshot", "show", str(tmp_path / name))), 1, complaint)
     for arguments, complaint in (
         (("save", "../a.msgpack"), "file must be a bare name"),
-        (("load", "missing.msgpack", "--yes"), "There is no snapshot called missing.msgpack."),
+        (("load", "missing.msgpack", "--yes"), "missing.msgpack is not in the data directory."),
         (("load", "short.msgpack", "--yes"), "short.msgpack: damaged at byte"),
     ):
         assert_one_line(as_text(await run("snapshot", *arguments)), 1, complaint)

@@ -233,7 +233,7 @@ class SnapshotStore:
 
 
 def _not_found(name: str) -> SnapshotNotFound:
-    return SnapshotNotFound(f"There is no snapshot called {name}. GET /snapshots lists those there are.")
+    return SnapshotNotFound(f"{name} is not in the data directory. GET /snapshots lists the snapshots that are.")
 
 
 def read_bodies(name: str, file: BinaryIO) -> Iterator[list[bytes]]:

@@ -4,8 +4,8 @@
 NULs and other controls, look-alikes of dots and slashes, names too long, and harmless ones. Some name what was
 laid out for them in the data directory: links, hard links, FIFOs, sockets, devices and directories. The server
 runs under strace, and every file it names to the kernel must be a plain name relative to the data directory.
-Names that are not plain get 400, what is no plain file 500, and next to the directory nothing is read, written
-or made.
+Names that are not plain get 400, what is no plain file 500, what is not there 404, and next to the directory
+nothing is read, written or made.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def expected(verb: str, name: bytes, traps: dict[str, Callable[[Path], object]])
     if b"&" in name or not PLAIN.fullmatch(text) or len(text) > LONGEST:
         return {400}
     if verb == "load":
-        return {500} if text in traps else {200, 500}
+        return {500} if text in traps else {200, 404, 500}
     # What is laid out is replaced, not followed: but a directory cannot be.
     return {500} if text == "directory.json" else {200}
 

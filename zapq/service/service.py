@@ -224,8 +224,8 @@ class QueueService:
         `*.msgpack` replaces all queues: those not in it are removed, and consumers that wait there get
         `QueueNotFound`; consumers of the others wait on, or are served. `*.json` replaces what the default queue
         holds. All or nothing, in one step. Raises `InvalidParameter` for an unsafe name, `SnapshotNotFound` when
-        there is no such file, `SnapshotFailed` when it cannot be read, is damaged or over a cap, and `Draining`. If
-        cancelled, nothing is replaced.
+        there is no such file, `SnapshotFailed` when it cannot be read, is damaged or over a cap, and `Draining`.
+        If cancelled, nothing is replaced.
         """
         return await self.snapshots.load(name)
 

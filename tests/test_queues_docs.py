@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import zapq
-from tests.client import Answer, ask
+from tests.support.wire import Answer, ask
 from tests.support.curl import lines
 from zapq.access.access import Access
 from zapq.http.app import create_app

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import trio
 
-from tests.client import ask
+from tests.support.wire import ask
 from zapq.spool import Spool
 
 

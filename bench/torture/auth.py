@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.torture.report import Report
 from bench.torture.server import Server, running
-from tests.client import Answer, Client, open_client
+from tests.support.wire import Answer, Client, open_client
 from zapq.access.grant import ROLES
 from zapq.access.token import digest, new_token
 from zapq.http.permissions import PERMISSIONS, Permission

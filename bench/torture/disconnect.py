@@ -31,7 +31,7 @@ import trio
 
 from bench.torture.report import Report
 from bench.torture.server import Server, running
-from tests.client import Answer
+from tests.support.wire import Answer
 
 CLIENTS = 10_000
 LARGE_CLIENTS = 200

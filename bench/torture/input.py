@@ -30,8 +30,8 @@ from trio.testing import wait_all_tasks_blocked
 
 import zapq
 from bench.torture.report import Report
-from tests.client import ask, connect, open_client
 from tests.server.wire_table import ANSWERED, REFUSED, ROWS, UPGRADES
+from tests.support.wire import ask, connect, open_client
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 

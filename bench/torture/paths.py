@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from bench.torture.report import Report
 from bench.torture.server import Server, running
-from tests.client import Client, open_client
+from tests.support.wire import Client, open_client
 
 NAMES = 10_000
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\.(json|msgpack)", re.ASCII)

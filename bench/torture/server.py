@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from bench import rig
-from tests.client import Answer, ask
+from tests.support.wire import Answer, ask
 
 STARTING_SECONDS = 30
 ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(("ZAPQ_", "QUEUE_MAX"))}

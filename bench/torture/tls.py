@@ -26,7 +26,7 @@ import trustme
 from bench import rig
 from bench.torture.report import Report
 from bench.torture.server import ENVIRON, Server, running
-from tests.client import ask, open_client
+from tests.support.wire import ask, open_client
 
 STALLED, CLIENTS, RELOADS = 500, 8, 20
 

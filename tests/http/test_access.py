@@ -13,7 +13,7 @@ import trio
 
 import zapq
 from bench.torture import auth
-from tests.client import Answer, ask, open_client
+from tests.support.wire import Answer, ask, open_client
 from zapq.access.access import Access
 from zapq.access.token import digest
 from zapq.http.app import create_app

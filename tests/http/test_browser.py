@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import zapq
-from tests.client import Answer, ask, connect, open_client
+from tests.support.wire import Answer, ask, connect, open_client
 from zapq.access.access import Access
 from zapq.core.message import Lease
 from zapq.http.app import create_app

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 import zapq
-from tests.client import Answer, ask, open_client
+from tests.support.wire import Answer, ask, open_client
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 

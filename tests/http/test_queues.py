@@ -10,8 +10,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.client import Answer, ask, open_client
 from tests.http.test_contract import assert_problem
+from tests.support.wire import Answer, ask, open_client
 from zapq.core.queue import STATES
 from zapq.core.queue_settings import QueueSettings
 from zapq.settings import Settings

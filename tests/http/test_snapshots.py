@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.client import Answer, ask
 from tests.http.test_contract import assert_problem
+from tests.support.wire import Answer, ask
 from zapq.testing import ZapqServer
 
 

@@ -17,7 +17,7 @@ import trustme
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from tests.client import Answer, Client, open_client
+from tests.support.wire import Answer, Client, open_client
 from zapq.limits import MIB, SMALL_BODY_BYTES
 from zapq.server.lobby import Lobby
 from zapq.service.open import open_service

@@ -16,7 +16,7 @@ import trio
 import trustme
 
 import zapq
-from tests.client import ask, open_client
+from tests.support.wire import ask, open_client
 from zapq.access.token import digest
 from zapq.errors import InvalidSetting
 from zapq.settings import Settings

@@ -16,7 +16,7 @@ from hypercorn.config import Config
 from trio.testing import MockClock
 
 import zapq
-from tests.client import open_client
+from tests.support.wire import open_client
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.server.connection import Site

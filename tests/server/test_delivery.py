@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.client import ask, open_client, vanish
+from tests.support.wire import ask, open_client, vanish
 from zapq.core.queue import STATES
 from zapq.settings import Settings
 from zapq.testing import ZapqServer

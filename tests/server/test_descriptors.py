@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 import trio
 
-from tests.client import ask, open_client
+from tests.support.wire import ask, open_client
 from zapq.http import metrics
 from zapq.server.listeners import ReserveDescriptor
 from zapq.service.service import QueueService

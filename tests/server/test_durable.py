@@ -17,7 +17,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from tests.client import ask, open_client
+from tests.support.wire import ask, open_client
 from zapq.core.records import CommitGroup
 from zapq.server.lobby import Lobby
 from zapq.service.service import QueueService

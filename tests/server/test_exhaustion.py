@@ -24,7 +24,7 @@ import trustme
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from tests.client import Answer, Client, ask, connect, open_client
+from tests.support.wire import Answer, Client, ask, connect, open_client
 from zapq.server.lobby import Lobby
 from zapq.settings import Settings
 

@@ -28,7 +28,7 @@ import trustme
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from tests.client import ask
+from tests.support.wire import ask
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 

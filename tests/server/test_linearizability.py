@@ -22,9 +22,9 @@ import pytest
 import trio
 
 import zapq
-from tests.client import Answer, Client, open_client
 from tests.linearizability import Ack, Call, Dequeue, Enqueue, Operation, Receive, Release, Result, check, describe
 from tests.share import share
+from tests.support.wire import Answer, Client, open_client
 from zapq.core.message import Message
 from zapq.core.queue import Queue
 from zapq.errors import ReceiptExpired

@@ -15,7 +15,7 @@ from quart import Response
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from tests.client import ask, connection, open_client, vanish
+from tests.support.wire import ask, connection, open_client, vanish
 from zapq.http import respond
 from zapq.limits import BYTES_PER_COST, MAX_ANSWERS, TURN_COST
 from zapq.server.connection import Handoff

@@ -15,7 +15,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from tests.client import ask, connection, vanish
+from tests.support.wire import ask, connection, vanish
 from zapq.limits import DISMISSALS
 from zapq.service.service import QueueService
 from zapq.settings import Settings

@@ -14,8 +14,8 @@ import pytest
 import trio
 
 import zapq
-from tests.client import ask, open_client
 from tests.server.test_shutdown import running
+from tests.support.wire import ask, open_client
 from tests.test_cli import assert_one_line, run
 from zapq.errors import SnapshotFailed
 from zapq.settings import Settings

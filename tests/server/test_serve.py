@@ -25,7 +25,7 @@ from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded
 
 import zapq
-from tests.client import ask, connect, open_client
+from tests.support.wire import ask, connect, open_client
 from zapq.errors import CannotStart, InvalidSetting
 from zapq.service.open import open_service
 from zapq.settings import Settings

@@ -18,7 +18,7 @@ import msgspec
 import trio
 import trio.lowlevel
 
-from tests.client import ask, open_client
+from tests.support.wire import ask, open_client
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 import h11
 import pytest
 
-from tests.client import ask, open_client
 from tests.server.wire_table import CHUNKED, ROWS, UPGRADES
+from tests.support.wire import ask, open_client
 from zapq.testing import ZapqServer
 
 

@@ -15,7 +15,7 @@ import trio
 from tests.test_cli import ENVIRON
 from zapq.testing import ZapqServer
 
-DOCUMENT = (Path(__file__).parent.parent / "docs/client.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs/client.md").read_text()
 SEND, CONSUME, LOOP = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 [SHELL] = re.findall(r"```console\n(.*?)```", DOCUMENT, re.DOTALL)
 

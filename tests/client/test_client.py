@@ -56,7 +56,7 @@ def in_process(service: QueueService) -> Handler:
                 return render.enqueued_in(name, message.id, b"")
             case "POST", ["receive"]:
                 lease = await queue.receive(**values)
-                return render.nothing("empty", 0, b"") if lease is None else render.received(lease, 0, b"")
+                return answers.nothing("empty", 0, b"") if lease is None else answers.received(lease, 0, b"")
             case "DELETE", ["receipts", receipt]:
                 await queue.ack(receipt)
             case "POST", ["receipts", receipt, "release"]:
@@ -65,7 +65,7 @@ def in_process(service: QueueService) -> Handler:
                 await queue.extend(receipt, **values)
             case _:
                 raise AssertionError(request)
-        return render.empty(b"")
+        return answers.empty(b"")
 
     async def answer(request: httpx2.Request) -> httpx2.Response:
         try:
@@ -108,8 +108,8 @@ async def hold(lease: HeldLease) -> None:
 
 
 LEASE = Lease("emails", 1, "tag-1", 1, "text/plain", b"hello")
-ENQUEUED = response(render.enqueued_in("emails", 7, b""))
-DONE = response(render.empty(b""))
+ENQUEUED = response(answers.enqueued_in("emails", 7, b""))
+DONE = response(answers.empty(b""))
 BUSY = refusal(errors.Draining())
 
 Call = Callable[[Client], Awaitable[object]]
@@ -122,7 +122,7 @@ CALLS: dict[str, tuple[Call, httpx2.Response]] = {
     "extend": (lambda client: client.extend(LEASE), DONE),
     "enqueue_many": (
         lambda client: client.enqueue_many("emails", [b"one"]),
-        response(render.enqueued_many(1, 7, b"")),
+        response(answers.enqueued_many(1, 7, b"")),
     ),
     "stats": (lambda client: client.stats(), httpx2.Response(200, json=[])),
 }

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.command.test_commands import ZAPQ, Run, as_text, run, shown, zapq_url
 from tests.test_cli import ENVIRON, assert_one_line
-from tests.test_commands import ZAPQ, Run, as_text, run, shown, zapq_url
 from zapq.core.queue_settings import QueueSettings
 from zapq.testing import ZapqServer
 

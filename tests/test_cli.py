@@ -3,64 +3,21 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import shlex
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 import trustme
 
 import zapq
+from tests.support.process import ENVIRON, assert_one_line, messages, run, serving
 from zapq.settings import Option, options
-
-# Whatever is set where the tests run says nothing to the commands they run.
-ENVIRON = {name: text for name, text in os.environ.items() if not name.startswith(("ZAPQ_", "QUEUE_"))}
-
-
-def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "zapq", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=ENVIRON | environ, check=False)
-
-
-def assert_one_line(refused: subprocess.CompletedProcess[str], code: int, complaint: str) -> None:
-    assert (refused.returncode, refused.stdout) == (code, ""), refused
-    assert refused.stderr.startswith("zapq: ")
-    assert complaint in refused.stderr
-    assert refused.stderr.count("\n") == 1
-
-
-@contextmanager
-def serving(
-    tmp_path: Path, *arguments: str, stdin: int = subprocess.DEVNULL, **environ: str
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run the command, and yield its process and the first line it logs: then it is listening."""
-    command = [sys.executable, "-m", "zapq", *arguments, "--data-dir", str(tmp_path)]
-    with subprocess.Popen(
-        command,
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRON | environ,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield process, process.stdout.readline()
-        finally:
-            process.kill()
-
-
-def messages(output: str) -> list[dict[str, Any]]:
-    return [msgspec.json.decode(line) for line in output.splitlines()]
 
 
 def test_the_version_is_one_line() -> None:

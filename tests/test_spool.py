@@ -6,7 +6,6 @@ import os
 import queue
 import re
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,8 @@ import msgspec
 import pytest
 import trio
 
+from tests.support.process import ENVIRON, server_command
+from tests.support.waiting import eventually
 from tests.support.wire import ask
 from zapq.spool import Spool
 
@@ -113,14 +114,14 @@ async def test_a_server_whose_output_nobody_reads_answers_and_ends_in_time(
     tmp_path: Path, pipe: tuple[int, int], read_at_last: bool
 ) -> None:
     size = fill(pipe[1])
-    command = [sys.executable, "-m", "zapq", "--addr", f"unix:{tmp_path}/s", "--data-dir", str(tmp_path)]
-    process = await trio.lowlevel.open_process(command, stdout=pipe[1])
+    url = f"unix:{tmp_path}/s"
+    # Its log is full, so it cannot be found there where it listens.
+    process = await trio.lowlevel.open_process(
+        server_command(tmp_path, "--addr", url), stdout=pipe[1], env=ENVIRON
+    )
     os.close(pipe[1])
     try:
-        while not (tmp_path / "s").exists():
-            assert process.poll() is None
-            await trio.sleep(0.01)
-        url = f"unix:{tmp_path}/s"
+        await eventually(lambda: process.poll() is not None or (tmp_path / "s").exists(), "the server to listen")
         for _ in range(30):
             assert (await ask(url, "GET", "/nothing")).status == 404
             assert (await ask(url, "POST", "/enqueue", b"x")).status == 202

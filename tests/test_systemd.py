@@ -23,7 +23,7 @@ import pytest
 import trio
 from click.core import ParameterSource
 
-from tests.test_cli import ENVIRON, messages
+from tests.support.process import ENVIRON, messages
 from zapq.cli import serve
 from zapq.command.exit import EXIT_SIGNAL, EXIT_USAGE
 from zapq.errors import CannotStart

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from tests.test_cli import ENVIRON
+from tests.support.process import ENVIRON
 from zapq.testing import ZapqServer
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/client.md").read_text()

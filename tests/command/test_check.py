@@ -15,7 +15,7 @@ import pytest
 import trio
 
 import zapq
-from tests.test_cli import ENVIRON, assert_one_line, messages, run, serving
+from tests.support.process import ENVIRON, assert_one_line, messages, run, serving
 from zapq.core.message import Draft
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart

@@ -6,8 +6,7 @@ import os
 import pty
 import signal
 import subprocess
-import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,59 +14,18 @@ import pytest
 import trio
 
 import zapq
-from tests.test_cli import ENVIRON, assert_one_line, serving
+from tests.support.process import ENVIRON, MODULE, SCRIPT, Run, as_text, assert_one_line, serving, shown
+from tests.support.waiting import eventually
 from zapq.service.named_queue import NamedQueue
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
-
-ZAPQ = [sys.executable, "-c", "from zapq.__main__ import main; main()"]
-"""As the script `zapq` that pip makes."""
-
-Run = Callable[..., Awaitable[subprocess.CompletedProcess[bytes]]]
-
-
-@pytest.fixture
-def zapq_url(zapq_server: ZapqServer) -> str:
-    return zapq_server.url
-
-
-@pytest.fixture
-def run(zapq_url: str) -> Run:
-    """Run the command against the server in this process, and wait for its end."""
-
-    async def run(*arguments: str, stdin: bytes = b"", **environ: str) -> subprocess.CompletedProcess[bytes]:
-        return await trio.run_process(
-            [*ZAPQ, *arguments],
-            stdin=stdin,
-            capture_stdout=True,
-            capture_stderr=True,
-            check=False,
-            env=ENVIRON | {"ZAPQ_URL": zapq_url} | environ,
-        )
-
-    return run
-
-
-@pytest.fixture
-def emails(zapq_server: ZapqServer) -> NamedQueue:
-    return zapq_server.service.queue("emails")
-
-
-def shown(result: subprocess.CompletedProcess[bytes]) -> tuple[int, bytes, bytes]:
-    return result.returncode, result.stdout, result.stderr
-
-
-def as_text(result: subprocess.CompletedProcess[bytes]) -> subprocess.CompletedProcess[str]:
-    return subprocess.CompletedProcess(
-        result.args, result.returncode, result.stdout.decode(), result.stderr.decode()
-    )
 
 
 @asynccontextmanager
 async def started(*arguments: str) -> AsyncGenerator[trio.Process, None]:
     """Start the command, and kill it at the end."""
     process = await trio.lowlevel.open_process(
-        [*ZAPQ, *arguments],
+        [*SCRIPT, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -100,11 +58,6 @@ async def end(stream: trio.SocketStream) -> None:
         pass
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await trio.sleep(0.01)
-
-
 async def test_push_stores_its_argument_or_standard_input(run: Run, emails: NamedQueue) -> None:
     assert shown(await run("push", "emails", "hello")) == (0, b"1\n", b"")
     assert shown(await run("push", "emails", "-", stdin=b"a\nb\n")) == (0, b"2\n", b"")
@@ -122,7 +75,7 @@ async def test_push_sends_a_line_as_soon_as_it_is_read(zapq_url: str, emails: Na
     async with started("push", "emails", "--lines", "--url", zapq_url) as process:
         assert process.stdin is not None
         await process.stdin.send_all(b"one\n")
-        await until(lambda: emails.available)
+        await eventually(lambda: emails.available, "the line to arrive")
 
 
 async def test_push_says_how_to_keep_the_message(run: Run, emails: NamedQueue) -> None:
@@ -152,7 +105,7 @@ async def test_pop_can_wait(run: Run, emails: NamedQueue, zapq_server: ZapqServe
     async with trio.open_nursery() as nursery:
 
         async def send_when_somebody_waits() -> None:
-            await until(lambda: zapq_server.service.stats().waiting == 1)
+            await eventually(lambda: zapq_server.service.stats().waiting == 1, "the command to wait")
             await emails.enqueue(b"hello")
 
         nursery.start_soon(send_when_somebody_waits)
@@ -165,7 +118,7 @@ async def test_pop_follows_until_interrupted(ack: list[str], zapq_url: str, zapq
     async with started("pop", "later", "--follow", *ack, "--url", zapq_url) as process:
         await service.queue("later").enqueue_many([b"one", b"two"])
         assert await output(process, 8) == b"one\ntwo\n"
-        await until(lambda: service.stats().waiting == 1)
+        await eventually(lambda: service.stats().waiting == 1, "the command to wait")
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
         assert process.stdout is not None
@@ -185,7 +138,7 @@ async def test_pop_follows_a_queue_that_is_not_there_yet(zapq_url: str, zapq_ser
 
     zapq_server.service.find = find_and_tell  # type: ignore[method-assign]
     async with started("pop", "later", "--follow", "--url", zapq_url) as process:
-        await until(lambda: bool(seen))
+        await eventually(lambda: seen, "the command to ask")
         await zapq_server.service.queue("later").enqueue(b"hello")
         assert await output(process, 6) == b"hello\n"
 
@@ -210,7 +163,7 @@ async def test_pop_ends_the_line_for_people(zapq_url: str, emails: NamedQueue) -
     await emails.enqueue(b"hello")
     ours, theirs = pty.openpty()
     try:
-        command = [*ZAPQ, "pop", "emails", "--url", zapq_url]
+        command = [*SCRIPT, "pop", "emails", "--url", zapq_url]
         await trio.run_process(command, stdout=theirs, env=ENVIRON)
         assert os.read(ours, 100) == b"hello\r\n"
     finally:
@@ -369,19 +322,19 @@ async def test_a_connection_closed_while_idle_is_opened_again(run: Run, nursery:
     ids=repr,
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str], complaint: str) -> None:
-    result = subprocess.run([*ZAPQ, *arguments], capture_output=True, text=True, env=ENVIRON, check=False)
+    result = subprocess.run([*SCRIPT, *arguments], capture_output=True, text=True, env=ENVIRON, check=False)
     assert_one_line(result, 2, complaint)
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with serving(tmp_path, "--addr", f"unix:{tmp_path}/s"), open("/dev/full", "wb") as full:
-        command = [*ZAPQ, "health", "--url", f"unix:{tmp_path}/s"]
+        command = [*SCRIPT, "health", "--url", f"unix:{tmp_path}/s"]
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=ENVIRON, check=False)
     assert (result.returncode, result.stderr) == (1, b"zapq: No space left on device\n")
 
 
 @pytest.mark.parametrize("command", ["push", "pop", "stats", "health", "snapshot"])
-@pytest.mark.parametrize("zapq_itself", [ZAPQ, [sys.executable, "-m", "zapq"]], ids=["script", "module"])
+@pytest.mark.parametrize("zapq_itself", [SCRIPT, MODULE], ids=["script", "module"])
 def test_both_doors_lead_to_every_command(command: str, zapq_itself: list[str]) -> None:
     result = subprocess.run([*zapq_itself, command, "--help"], capture_output=True, text=True, check=True)
     assert result.stdout.startswith(f"Usage: zapq {command} ")
@@ -390,10 +343,10 @@ def test_both_doors_lead_to_every_command(command: str, zapq_itself: list[str]) 
 
 
 def test_the_door_leads_to_the_server_too() -> None:
-    result = subprocess.run([*ZAPQ, "--version"], capture_output=True, text=True, check=True)
+    result = subprocess.run([*SCRIPT, "--version"], capture_output=True, text=True, check=True)
     assert result.stdout == f"zapq {zapq.__version__}\n"
     assert_one_line(
-        subprocess.run([*ZAPQ, "--addr", "8080"], capture_output=True, text=True, env=ENVIRON, check=False),
+        subprocess.run([*SCRIPT, "--addr", "8080"], capture_output=True, text=True, env=ENVIRON, check=False),
         2,
         "give :8080",
     )

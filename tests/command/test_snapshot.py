@@ -9,12 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.command.test_commands import ZAPQ, Run, as_text, run, shown, zapq_url
-from tests.test_cli import ENVIRON, assert_one_line
+from tests.support.process import ENVIRON, SCRIPT, Run, as_text, assert_one_line, shown
 from zapq.core.queue_settings import QueueSettings
 from zapq.testing import ZapqServer
-
-__all__ = ["run", "zapq_url"]
 
 
 async def fill(server: ZapqServer) -> None:
@@ -122,7 +119,7 @@ async def test_what_is_wrong_is_one_line(run: Run, zapq_server: ZapqServer, tmp_
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments: list[str]) -> None:
     result = subprocess.run(
-        [*ZAPQ, "snapshot", *arguments], capture_output=True, text=True, env=ENVIRON, check=False
+        [*SCRIPT, "snapshot", *arguments], capture_output=True, text=True, env=ENVIRON, check=False
     )
     assert_one_line(result, 2, "")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.test_cli import assert_one_line, messages, run, serving
+from tests.support.process import assert_one_line, messages, run, serving
 from zapq.access.token import digest
 from zapq.access.token_file import parse_line
 from zapq.client import open_client

@@ -23,7 +23,7 @@ import msgspec
 import pytest
 
 from tests.durable.history import WAL, copy, opened
-from tests.test_cli import ENVIRON, assert_one_line, messages, run
+from tests.support.process import ENVIRON, assert_one_line, messages, run
 from zapq.store.database import FILE
 from zapq.store.wal import PAGE
 

@@ -148,10 +148,9 @@ def without_the_id(head: re.Match[bytes]) -> bytes:
     trace_id = re.search(rb"(?i)\r\nx-trace-id: ([^\r]*)", head[0])
     if trace_id is None or problems.MEDIA_TYPE.encode() not in head[0]:
         return head[0]
+    added = len(trace_id[1])
     return re.sub(
-        rb"(?i)(?<=\r\ncontent-length: )[0-9]+",
-        lambda length: b"%d" % (int(length[0]) - len(trace_id[1])),
-        head[0],
+        rb"(?i)(?<=\r\ncontent-length: )[0-9]+", lambda length: b"%d" % (int(length[0]) - added), head[0]
     )
 
 
@@ -222,7 +221,7 @@ class Stage:
                 outcomes = [target.outcome(wire) for target, wire in zip(self._targets, wires, strict=True)]
                 for wire in wires:
                     wire.stream.socket.close()
-        # The services have ended the long polls of clients that have left; what stood in line behind them goes, too.
+        # The services have ended the long polls of clients that have left; what stood in line behind them is next.
         await wait_all_tasks_blocked()
         return outcomes
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import resource
 import signal
 import socket
 import ssl
-import sys
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
@@ -17,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h11
-import msgspec
 import pytest
 import trio
 import trustme
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
+from tests.support.process import running_zapq
+from tests.support.waiting import eventually
 from tests.support.wire import Answer, Client, ask, connect, open_client
 from zapq.server.lobby import Lobby
 from zapq.settings import Settings
@@ -130,22 +129,14 @@ def with_few_descriptors() -> None:
 async def test_without_descriptors_left_it_goes_on_with_who_is_there_and_turns_the_others_away(
     tmp_path: Path, flags: list[str]
 ) -> None:
-    log = tmp_path / "log"
-    command = [sys.executable, "-m", "zapq", "--addr", "127.0.0.1:0", "--data-dir", str(tmp_path), *flags]
-    with log.open("wb") as output:
-        process = await trio.lowlevel.open_process(
-            command, stdout=output, stderr=output, preexec_fn=with_few_descriptors
-        )
-    try:
-        while not re.search(r'"queue listening".*\n', log.read_text()):
-            assert process.poll() is None, log.read_text()
-            await trio.sleep(0.01)
-        host, _, port = msgspec.json.decode(log.read_text().splitlines()[-1])["addr"].rpartition(":")
+    async with running_zapq(tmp_path, *flags, preexec_fn=with_few_descriptors) as server:
+        host, _, port = server.addr.rpartition(":")
         begun = trio.current_time()
         with ExitStack() as stack:
             crowd = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(100)]
-            while "cannot accept connections" not in log.read_text():
-                await trio.sleep(0.01)
+            await eventually(
+                lambda: "cannot accept connections" in server.lines(), "the descriptors to be used up"
+            )
             # The first ones are in. What they ask for now, it has never done before.
             for number, request in enumerate(REQUESTS):
                 await is_answered(crowd[number], *request)
@@ -155,22 +146,16 @@ async def test_without_descriptors_left_it_goes_on_with_who_is_there_and_turns_t
                 assert client.recv(1) == b""
             for client in crowd:
                 client.close()
-            while len(os.listdir(f"/proc/{process.pid}/fd")) > DESCRIPTORS // 2:
-                await trio.sleep(0.01)
+            directory = f"/proc/{server.process.pid}/fd"
+            await eventually(lambda: len(os.listdir(directory)) <= DESCRIPTORS // 2, "the server to close them")
             for _ in range(DESCRIPTORS // 4):
                 newcomer = stack.enter_context(socket.create_connection((host, int(port))))
                 await is_answered(newcomer, "GET", "/health", b"", 200)
-        lines = [msgspec.json.decode(line) for line in log.read_text().splitlines()]
-        about = Counter(line["msg"] for line in lines)
+        about = Counter(line["msg"] for line in server.messages())
         assert not about.keys() & {"connection failed", "request failed", "Error in ASGI Framework"}
         assert about["cannot accept connections"] <= 2 + trio.current_time() - begun
-        process.send_signal(signal.SIGTERM)
-        assert await process.wait() == 0
-    finally:
-        if process.poll() is None:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
+        server.process.send_signal(signal.SIGTERM)
+        assert await server.process.wait() == 0
 
 
 REQUESTS = [

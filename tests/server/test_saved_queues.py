@@ -14,9 +14,8 @@ import pytest
 import trio
 
 import zapq
-from tests.server.test_shutdown import running
-from tests.support.wire import ask, open_client
-from tests.test_cli import assert_one_line, run
+from tests.support.process import assert_one_line, run, running_zapq
+from tests.support.wire import ask, open_client, until_shown
 from zapq.errors import SnapshotFailed
 from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore
@@ -25,15 +24,14 @@ FLAGS = ("--snapshot-on-exit", "queues.msgpack", "--load-on-start", "queues.msgp
 
 
 async def test_a_stop_saves_what_was_accepted_to_the_last_and_a_start_loads_it(tmp_path: Path) -> None:
-    async with running(tmp_path, *FLAGS) as server, open_client(server.url) as uploading:
+    async with running_zapq(tmp_path, *FLAGS) as server, open_client(server.url) as uploading:
         for path in ("/enqueue", "/queues/jobs/messages"):
             assert (await ask(server.url, "POST", path, b"early")).status == 202
         head = h11.Request(
             method="POST", target="/queues/jobs/messages", headers=[("Host", "localhost"), ("Content-Length", "4")]
         )
         await uploading.stream.send_all((uploading.connection.send(head) or b"") + b"la")
-        while (await ask(server.url, "GET", "/metrics")).json["connections"] < 2:
-            await trio.sleep(0.01)
+        await until_shown(server.url, bodies_bytes=4)
         await server.stop()
         await uploading.stream.send_all(b"te")
         assert (await uploading.answer("POST")).status == 202
@@ -46,7 +44,7 @@ async def test_a_stop_saves_what_was_accepted_to_the_last_and_a_start_loads_it(t
             ("INFO", "snapshot saved"),
             ("INFO", "bye"),
         ]
-    async with running(tmp_path, *FLAGS) as server:
+    async with running_zapq(tmp_path, *FLAGS) as server:
         assert [(each["name"], each["messages"]) for each in (await ask(server.url, "GET", "/queues")).json] == [
             ("default", 1),
             ("jobs", 2),
@@ -76,10 +74,9 @@ async def test_a_start_after_a_crash_loads_the_newest_automatic_snapshot(tmp_pat
 
 
 async def test_a_second_signal_saves_nothing(tmp_path: Path) -> None:
-    async with running(tmp_path, *FLAGS, "--grace", "600") as server, open_client(server.url) as stalled:
+    async with running_zapq(tmp_path, *FLAGS, "--grace", "600") as server, open_client(server.url) as stalled:
         await stalled.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nsl")
-        while (await ask(server.url, "GET", "/metrics")).json["connections"] < 2:
-            await trio.sleep(0.01)
+        await until_shown(server.url, bodies_bytes=4)
         await server.stop()
         await server.stop()
         assert await server.process.wait() == 128 + signal.SIGTERM
@@ -88,7 +85,7 @@ async def test_a_second_signal_saves_nothing(tmp_path: Path) -> None:
 
 async def test_a_stop_that_cannot_save_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "queues.json").mkdir()
-    async with running(tmp_path, "--snapshot-on-exit", "queues.json") as server:
+    async with running_zapq(tmp_path, "--snapshot-on-exit", "queues.json") as server:
         await server.stop()
         assert await server.process.wait() == 1
         *said, complaint = server.lines().splitlines()

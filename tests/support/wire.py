@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client for tests: h11 over a Trio stream, so that what a test sends is what it says."""
+"""What tests say to a server, byte by byte: a small HTTP/1.1 client (h11 over a Trio stream), and ways to leave."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import h11
 import msgspec
 import trio
 
+from tests.support.waiting import eventually
+
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
@@ -26,8 +28,10 @@ async def connection(url: str) -> AsyncGenerator[trio.SocketStream, None]:
         yield stream
 
 
-def vanish(stream: trio.SocketStream) -> None:
-    """Leave with a reset: the kernel forgets what was not sent, and says so to nobody."""
+def vanish(stream: Stream) -> None:
+    """Leave with a reset: the kernel forgets what was not sent, and TLS does not say goodbye."""
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
     stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     stream.socket.close()
 
@@ -158,3 +162,19 @@ async def ask(
     """Send one request on a connection of its own and return the answer."""
     async with open_client(url, context) as client:
         return await client.request(method, target, body, headers)
+
+
+async def metrics(url: str) -> dict[str, int]:
+    """Ask the server for its figures."""
+    answer: dict[str, int] = (await ask(url, "GET", "/metrics")).json
+    return answer
+
+
+async def until_shown(url: str, **expected: int) -> None:
+    """Wait until the server's figures are these. The question is a connection and a request itself."""
+
+    async def shown() -> bool:
+        figures = await metrics(url)
+        return all(figures[name] == value for name, value in expected.items())
+
+    await eventually(shown, f"/metrics to show {expected}")

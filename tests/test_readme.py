@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import ask
+from tests.support.wire import ask
 from tests.support.curl import lines
 from zapq.access.access import Access
 from zapq.core.queue_settings import QueueSettings

@@ -7,13 +7,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(("ZAPQ_", "QUEUE_MAX"))}
+from tests.support.process import ENVIRON, listening, server_command
 
 
 @dataclass
@@ -57,22 +56,24 @@ class Server:
 
     def start(self) -> bool:
         """Start it, and return whether it came as far as listening."""
-        command = [sys.executable, "-m", "zapq", "serve", "--durable", "--data-dir", str(self.directory)]
         self._process = subprocess.Popen(
-            [*self.wrapper, *command, "--addr", "127.0.0.1:0", "--grace", "5"],
+            [*self.wrapper, *server_command(self.directory, "--durable", "--grace", "5")],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL if self.wrapper else None,
             env=ENVIRON,
             text=True,
         )
         assert self._process.stdout is not None
-        for line in self._process.stdout:
+        said = listening(self._logged(self._process.stdout))
+        if said is None:
+            return False
+        self.port = int(said["addr"].rpartition(":")[2])
+        return True
+
+    def _logged(self, lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
             self.log.append(line)
-            said = json.loads(line)
-            if said["msg"] == "queue listening":
-                self.port = int(said["addr"].rpartition(":")[2])
-                return True
-        return False
+            yield line
 
     def kill(self) -> None:
         """End it as a crash does; nothing happens if it has ended."""

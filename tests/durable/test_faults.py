@@ -9,10 +9,8 @@ from __future__ import annotations
 import http.client
 import os
 import resource
-import select
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import product
@@ -23,13 +21,13 @@ import msgspec
 import pytest
 
 from tests.durable.history import WAL, copy, opened
-from tests.support.process import ENVIRON, assert_one_line, messages, run
+from tests.support.process import ENVIRON, MODULE, assert_one_line, listening, messages, run, server_command
+from tests.support.waiting import eventually_sync
 from zapq.store.database import FILE
 from zapq.store.wal import PAGE
 
 PATIENCE = 30.0
 """Seconds anything may take before a test fails."""
-ZAPQ = [sys.executable, "-m", "zapq"]
 LARGE = 120_000
 """Bytes of a message that takes many pages."""
 
@@ -52,17 +50,17 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        command = [*self.before, *ZAPQ, "serve", "--durable", "--addr", "127.0.0.1:0", "--data-dir"]
         self.process = subprocess.Popen(
-            [*command, str(self.directory)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRON
+            [*self.before, *server_command(self.directory, "--durable")],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=ENVIRON,
+            text=True,
         )
         assert self.process.stdout is not None
-        while (line := self.process.stdout.readline()).startswith(b"{"):
-            said = msgspec.json.decode(line)
-            if said["msg"] == "queue listening":
-                self.http = http.client.HTTPConnection(said["addr"], timeout=PATIENCE)
-                return
-        raise AssertionError(line.decode())
+        said = listening(self.process.stdout)
+        assert said is not None
+        self.http = http.client.HTTPConnection(said["addr"], timeout=PATIENCE)
 
     def __enter__(self) -> Self:
         return self
@@ -81,7 +79,7 @@ class Server:
         self.http.close()
         self.process.terminate()
         output, _ = self.process.communicate()
-        lines = messages(output.decode())
+        lines = messages(output)
         assert lines[-1]["msg"] == "bye"
         return lines
 
@@ -156,8 +154,7 @@ class Server:
 
     def recover(self) -> None:
         """Wait until changes are written again, of its own accord."""
-        while self.ask("GET", "/readyz").status != 200:
-            select.select([], [], [], 0.01)
+        eventually_sync(lambda: self.ask("GET", "/readyz").status == 200, "the disk to take changes again")
         assert self.enqueue()
         assert self.dequeue()
         assert self.do_work()
@@ -284,8 +281,7 @@ def test_a_log_that_cannot_be_emptied_does_not_grow_for_ever(tmp_path: Path) -> 
                 server.enqueue(LARGE)
             length, failures = (directory / WAL).stat().st_size, trace.read_bytes().count(b"INJECTED")
             # Nobody asks for anything, and the disk is tried again and again.
-            while trace.read_bytes().count(b"INJECTED") < failures + 5:
-                select.select([], [], [], 0.01)
+            eventually_sync(lambda: trace.read_bytes().count(b"INJECTED") >= failures + 5, "five attempts")
             assert (directory / WAL).stat().st_size == length
             server.look()
         server.recover()
@@ -318,8 +314,7 @@ def test_a_sync_that_fails_and_a_kill_before_the_next_write(tmp_path: Path) -> N
         with failing(server, WAL, SYNC, "EIO", "1+") as trace:
             assert not server.enqueue()
             # The second one that fails is that of the first attempt to write again.
-            while trace.read_bytes().count(b"INJECTED") < 2:
-                select.select([], [], [], 0.01)
+            eventually_sync(lambda: trace.read_bytes().count(b"INJECTED") >= 2, "another attempt to write")
             server.kill()
         server.audit(tmp_path / "killed later")
 
@@ -339,12 +334,15 @@ def test_a_start_that_fails_is_one_line_and_changes_nothing(tmp_path: Path, thor
             trace = ["strace", "-D", "--seccomp-bpf", "-f", "-o", os.devnull]
             trace += ["-P", str(copied / FILE), "-P", str(copied / WAL)]
             trace += ["-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when={number}+"]
-            start = [*ZAPQ, "--durable", "--addr", "127.0.0.1:0", "--data-dir", str(copied)]
             with subprocess.Popen(
-                [*trace, *start], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRON
+                [*trace, *server_command(copied, "--durable")],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=ENVIRON,
             ) as process:
                 assert process.stdout is not None
-                started = any("queue listening" in line for line in process.stdout)
+                started = listening(process.stdout) is not None
                 if started:
                     process.kill()
                 _, complaint = process.communicate()
@@ -413,7 +411,7 @@ def test_a_disk_that_is_full_and_then_is_not(tmp_path: Path) -> None:
                 # As it is now, it is not enough for a start either.
                 server.kill()
                 server.audit(tmp_path / f"full {number}", data)
-                refused = disk.run(*ZAPQ, "--durable", "--addr", "127.0.0.1:0", "--data-dir", str(disk.place))
+                refused = disk.run(*server_command(disk.place, "--durable"))
                 assert_one_line(refused, 1, "zapq.db cannot be ")
                 filler.unlink()
                 server.start()
@@ -459,7 +457,7 @@ def test_a_last_commit_that_fails_is_one_line_and_exit_code_1(tmp_path: Path) ->
         server.process.terminate()
         output, _ = server.process.communicate()
         assert server.process.returncode == 1
-        *_, complaint = output.decode().splitlines()
+        *_, complaint = output.splitlines()
         assert complaint == f"zapq: The last changes could not be written to {FILE}: disk I/O error."
         server.audit(tmp_path / "stopped")
         server.start()
@@ -472,10 +470,10 @@ def test_a_disk_that_is_read_only_at_the_start(tmp_path: Path) -> None:
         assert not server.until_refused(20)
         server.kill()
         assert disk.run("mount", "-o", "remount,ro", str(disk.place)).returncode == 0
-        refused = disk.run(*ZAPQ, "--durable", "--addr", "127.0.0.1:0", "--data-dir", str(disk.place))
+        refused = disk.run(*server_command(disk.place, "--durable"))
         assert_one_line(refused, 1, f"{FILE} cannot be ")
         # Looking needs no more.
-        shown = disk.run(*ZAPQ, "check", str(disk.place))
+        shown = disk.run(*MODULE, "check", str(disk.place))
         assert (shown.returncode, shown.stderr, shown.stdout[-4:]) == (0, "", "\nok\n")
         server.audit(tmp_path / "copy", disk.seen_from_outside)
         assert disk.run("mount", "-o", "remount,rw", str(disk.place)).returncode == 0
@@ -486,7 +484,7 @@ def test_a_disk_that_is_read_only_at_the_start(tmp_path: Path) -> None:
 def test_a_directory_that_is_read_only_at_the_start(tmp_path: Path) -> None:
     with mounted("24m", tmp_path / "disk") as disk:
         assert disk.run("mount", "-o", "remount,ro", str(disk.place)).returncode == 0
-        refused = disk.run(*ZAPQ, "--durable", "--addr", "127.0.0.1:0", "--data-dir", str(disk.place))
+        refused = disk.run(*server_command(disk.place, "--durable"))
         assert_one_line(refused, 1, f"{FILE} cannot be created: Read-only file system.")
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.client import ask
+from tests.support.wire import ask
 from tests.http.test_contract import assert_problem
 from zapq.errors import BY_PROBLEM, BatchTooLarge, SnapshotNotFound
 from zapq.http.problems import PHRASES, meanings

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.client import ask
+from tests.support.wire import ask
 from tests.server.test_shutdown import running
 
 ADVICE = (

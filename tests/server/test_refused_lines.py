@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.client import ask, connection
+from tests.support.wire import ask, connection
 from zapq.http.exchange import peer_of
 from zapq.settings import Settings
 from zapq.testing import ZapqServer

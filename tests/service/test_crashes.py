@@ -7,12 +7,9 @@ that writes, just before a commit or just after it, when nobody has been told ye
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import tempfile
-import threading
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,16 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-import zapq
 from tests.durable.audit import Held, Ledger, Sent
+from tests.support.disk import Disk, open_durable, works_again
 from zapq.core.message import Draft
 from zapq.core.queue import STATES, State
-from zapq.core.records import CommitGroup
 from zapq.errors import StorageUnavailable
 from zapq.service.durable import DurableService
-from zapq.settings import Settings
 from zapq.store import database, writer
-from zapq.store.database import Database
 
 LEASED, TAKEN = "jobs", "fifo"
 """Messages of the first are received and acknowledged, those of the second dequeued."""
@@ -40,20 +34,35 @@ REQUESTS = ("enqueue", "urgent", "careless", "batch", "receive", "ack", "release
 OUTCOMES = ("written", "fails", "crashes before", "crashes after")
 
 
-@dataclass
-class Disk:
-    """What becomes of commits."""
+class FragileDisk(Disk):
+    """A disk on which one commit is the last one, before or after it is written, or fails."""
 
-    directory: Path
-    outcome: str = "written"
-    left: int = 0
-    """Which commit that is about: the first, or the second of those to come."""
-    gate: threading.Event = field(default_factory=threading.Event)
-    """Commits wait for it."""
-    crashed: bool = False
-    runs: int = 0
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+        """Of a directory for each run."""
+        self.outcome = "written"
+        self.left = 0
+        """Which commit that is about: the first, or the second of those to come."""
+        self.crashed = False
+        self.runs = 0
 
-    def crash(self) -> None:
+    @contextmanager
+    def commit(self) -> Iterator[None]:
+        self.left -= 1
+        outcome = self.outcome if self.left == 0 else "written"
+        self.failing = outcome == "fails"
+        if outcome == "crashes before":
+            self._crash()
+        try:
+            with super().commit():
+                yield
+        finally:
+            self.failing = False
+        if outcome == "crashes after":
+            self._crash()
+
+    def _crash(self) -> None:
         """Leave the files as they are for the next run."""
         self.crashed = True
         self.runs += 1
@@ -65,7 +74,7 @@ class Disk:
 class Clients:
     """Everybody who uses the service. Once it has crashed, no answer reaches them."""
 
-    def __init__(self, disk: Disk, ledger: Ledger, service: DurableService) -> None:
+    def __init__(self, disk: FragileDisk, ledger: Ledger, service: DurableService) -> None:
         self._disk = disk
         self._ledger = ledger
         self._service = service
@@ -172,13 +181,6 @@ async def look(service: DurableService) -> tuple[list[Held], list[Held]]:
     return found["ready"], found["delayed"] + found["leased"]
 
 
-@asynccontextmanager
-async def opened(directory: Path) -> AsyncGenerator[DurableService, None]:
-    async with zapq.open_service(Settings(data_dir=str(directory), durable=True)) as service:
-        assert isinstance(service, DurableService)
-        yield service
-
-
 @pytest.fixture(autouse=True)
 def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     # The log is emptied every few commits, and the disk tried again at once.
@@ -204,27 +206,13 @@ async def test_what_was_answered_is_there_whatever_becomes_of_a_commit(
 ) -> None:
     ledger = Ledger()
     with tempfile.TemporaryDirectory() as place, monkeypatch.context() as patch:
-        disk = Disk(Path(place))
-        commit = Database.commit
-
-        def try_commit(self: Database, batches: Sequence[CommitGroup]) -> None:
-            disk.gate.wait(20)
-            disk.left -= 1
-            outcome = disk.outcome if disk.left == 0 else "written"
-            if outcome == "fails":
-                raise sqlite3.OperationalError("disk I/O error")
-            if outcome == "crashes before":
-                disk.crash()
-            commit(self, batches)
-            if outcome == "crashes after":
-                disk.crash()
-
-        patch.setattr(Database, "commit", try_commit)
+        disk = FragileDisk(Path(place))
+        disk.install(patch)
         left = list(enumerate(bursts))
         while left:
             disk.crashed = False
-            disk.gate.set()
-            async with opened(disk.directory / str(disk.runs)) as service:
+            disk.go_on()
+            async with open_durable(disk.directory / str(disk.runs)) as service:
                 ready, others = await look(service)
                 assert not ledger.audit(ready, others)
                 ledger.settle([*ready, *others])
@@ -233,19 +221,18 @@ async def test_what_was_answered_is_there_whatever_becomes_of_a_commit(
                     number, (requests, disk.outcome, at) = left.pop(0)
                     await service.stored()
                     disk.left = at
-                    disk.gate.clear()
+                    disk.hold()
                     async with trio.open_nursery() as nursery:
                         for place_in_line, what in enumerate(requests):
                             nursery.start_soon(clients.ask, what, 100 * number + place_in_line)
                             # One after the other, and the first is on its way to the disk: the rest is one commit.
                             await wait_all_tasks_blocked()
-                        disk.gate.set()
+                        disk.go_on()
                     disk.left = 0
-                    while not service.journal.stats().available:
-                        await trio.sleep(0.001)
+                    await works_again(service)
                     if not disk.crashed:
                         assert not ledger.audit(*await look(service))
         disk.crashed = False
-        disk.gate.set()
-        async with opened(disk.directory / str(disk.runs)) as service:
+        disk.go_on()
+        async with open_durable(disk.directory / str(disk.runs)) as service:
             assert not ledger.audit(*await look(service))

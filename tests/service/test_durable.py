@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, closing, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,9 +16,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
+from tests.support.disk import Disk, open_durable, works_again
+from tests.support.waiting import PATIENCE, eventually
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
-from zapq.core.records import CommitGroup
 from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
 from zapq.limits import MIB
 from zapq.service.durable import DurableService
@@ -29,50 +29,6 @@ from zapq.store import database, writer
 from zapq.store.database import Database
 
 T = TypeVar("T")
-
-
-@asynccontextmanager
-async def opened(directory: Path, max_msgs: int = 50_000) -> AsyncGenerator[DurableService, None]:
-    settings = Settings(data_dir=str(directory), durable=True, max_msgs=max_msgs)
-    async with zapq.open_service(settings) as service:
-        assert isinstance(service, DurableService)
-        yield service
-
-
-@dataclass
-class Disk:
-    """What stands between the writer and its database."""
-
-    failing: bool = False
-    gate: threading.Event | None = None
-    """If there is one, commits wait for it."""
-    commits: int = 0
-    entered: threading.Event = field(default_factory=threading.Event)
-    """Whether a commit has come as far as the gate."""
-
-
-@pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    disk = Disk()
-    commit, probe = Database.commit, Database.probe
-
-    def try_commit(self: Database, batches: Sequence[CommitGroup]) -> None:
-        if disk.gate is not None:
-            disk.entered.set()
-            disk.gate.wait(20)
-        if disk.failing:
-            raise sqlite3.OperationalError("disk I/O error")
-        disk.commits += 1
-        commit(self, batches)
-
-    def try_probe(self: Database) -> None:
-        if disk.failing:
-            raise sqlite3.OperationalError("disk I/O error")
-        probe(self)
-
-    monkeypatch.setattr(Database, "commit", try_commit)
-    monkeypatch.setattr(Database, "probe", try_probe)
-    return disk
 
 
 async def taken(queue: NamedQueue) -> list[bytes]:
@@ -85,13 +41,8 @@ async def leased(queue: NamedQueue, visibility: float = 60.0) -> Lease:
     return lease
 
 
-async def works_again(service: DurableService) -> None:
-    while not service.journal.stats().available:
-        await trio.sleep(0.01)
-
-
 async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         jobs = service.queue("jobs")
         await service.configure("jobs", QueueSettings(max_receives=2, dead_letter="dead", visibility=7.0))
         await jobs.enqueue(b"plain")
@@ -112,7 +63,7 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         keys = await service.queue("keyed").enqueue_many_once("ks", [b"two", Draft(body=b"three")])
         await service.queue("still").pause()
         before = jobs.info()
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         jobs = service.find("jobs")
         assert jobs.info().settings == before.settings
         assert service.find("still").info().paused
@@ -139,9 +90,9 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
 
 
 async def test_nothing_is_answered_or_seen_before_it_is_written(tmp_path: Path, disk: Disk) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.stored()
-        disk.gate = threading.Event()
+        disk.hold()
         answered: list[int] = []
 
         async def enqueue() -> None:
@@ -154,23 +105,23 @@ async def test_nothing_is_answered_or_seen_before_it_is_written(tmp_path: Path, 
             assert await service.dequeue() is None
             stats = service.stats().queue
             assert (stats.messages, stats.ready) == (1, 0), "it has its room already"
-            disk.gate.set()
+            disk.go_on()
         assert answered == [1]
         assert await taken(service.default) == [b"a"]
 
 
 async def test_what_came_while_a_commit_was_under_way_is_one_commit(tmp_path: Path, disk: Disk) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.stored()
-        disk.gate = threading.Event()
+        disk.hold()
         before = disk.commits
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service.enqueue, b"first")
-            await trio.to_thread.run_sync(disk.entered.wait)
+            await disk.held()
             for number in range(100):
                 nursery.start_soon(service.enqueue, b"%d" % number)
             await wait_all_tasks_blocked()
-            disk.gate.set()
+            disk.go_on()
         assert disk.commits - before == 2
 
 
@@ -205,7 +156,7 @@ async def test_what_cannot_be_written_has_not_happened(
     change: Callable[[DurableService, Lease], Awaitable[object]],
     known: bool,
 ) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.queue("other").enqueue(b"other")
         await service.default.enqueue_many([b"a", b"b", b"c"])
         await service.snapshot("saved.json")
@@ -215,7 +166,7 @@ async def test_what_cannot_be_written_has_not_happened(
         if known:
             with pytest.raises(StorageUnavailable):
                 await service.queue("other").enqueue(b"x")
-        with pytest.raises(StorageUnavailable, match="disk I/O error"):
+        with pytest.raises(StorageUnavailable, match="disk is full"):
             await change(service, lease)
         with pytest.raises(StorageUnavailable):
             service.check_storage()
@@ -228,23 +179,23 @@ async def test_what_cannot_be_written_has_not_happened(
         await works_again(service)
         await change(service, lease)
         await service.stored()
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         service.check_storage()
 
 
 async def test_changes_of_settings_at_once_are_all_made_and_are_there_after_a_restart(tmp_path: Path) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.configure("jobs", QueueSettings(visibility=7.0, ttl=9.0))
         async with trio.open_nursery() as nursery:
             for changes in ({"visibility": 8.0}, {"max_messages": 5}, {"max_bytes": 6}, {"ttl": None}):
                 nursery.start_soon(partial(service.change_settings, "jobs", **changes))
     expected = QueueSettings(visibility=8.0, max_messages=5, max_bytes=6)
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert service.find("jobs").info().settings == expected
 
 
 async def test_after_a_failure_what_was_refused_is_not_there_and_the_rest_is(tmp_path: Path, disk: Disk) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.enqueue(b"before")
         lease = await leased(service.default, 0.05)
         disk.failing = True
@@ -255,7 +206,7 @@ async def test_after_a_failure_what_was_refused_is_not_there_and_the_rest_is(tmp
         disk.failing = False
         await works_again(service)
         await service.enqueue(b"after")
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert [each.message.body for each in await service.default.peek()] == [b"before", b"after"]
 
 
@@ -271,9 +222,9 @@ async def test_what_is_on_its_way_when_the_log_cannot_be_emptied_is_refused(
         tidy(self, idle=idle)
 
     monkeypatch.setattr(Database, "tidy", try_tidy)
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.stored()
-        disk.gate = threading.Event()
+        disk.hold()
         before = disk.commits
         refused = []
 
@@ -284,11 +235,11 @@ async def test_what_is_on_its_way_when_the_log_cannot_be_emptied_is_refused(
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service.enqueue, b"first")
-            await trio.to_thread.run_sync(disk.entered.wait)
+            await disk.held()
             full = True  # and not before: the writer may still tidy up after the start
             nursery.start_soon(enqueue)
             await wait_all_tasks_blocked()
-            disk.gate.set()
+            disk.go_on()
         assert refused
         assert disk.commits == before + 1
         # Nothing that was written meanwhile could have said that all is well.
@@ -298,7 +249,7 @@ async def test_what_is_on_its_way_when_the_log_cannot_be_emptied_is_refused(
         full = False
         await works_again(service)
         await service.enqueue(b"second")
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert await taken(service.default) == [b"first", b"second"]
 
 
@@ -338,7 +289,7 @@ async def test_the_writer_may_raise_anything_at_any_statement(
             await works_again(service)
             return await change()
 
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.stored()
         queue, files = service.default, service._journal._writer._database
         connection = Fragile(files._connection)
@@ -365,12 +316,12 @@ async def test_the_writer_may_raise_anything_at_any_statement(
             await surely(queue.resume)
         connection.left = 0
     assert refused > at / 2 > 10
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert await taken(service.default) == held
 
 
 async def test_consumers_in_line_wait_until_the_disk_works_again(tmp_path: Path, disk: Disk) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         given: list[bytes] = []
 
         async def consume() -> None:
@@ -392,7 +343,7 @@ async def test_consumers_in_line_wait_until_the_disk_works_again(tmp_path: Path,
 
 
 async def test_a_consumer_cancelled_while_its_message_is_written_loses_none(tmp_path: Path, disk: Disk) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service.default.receive_many, 1)  # makes nothing: the queue is empty
         async with trio.open_nursery() as nursery:
@@ -401,18 +352,18 @@ async def test_a_consumer_cancelled_while_its_message_is_written_loses_none(tmp_
             service.enqueue_nowait(b"a")
             await service.stored()
             # Handed out to who waits, and on its way to the disk.
-            disk.gate = threading.Event()
+            disk.hold()
             nursery.cancel_scope.cancel()
-            disk.gate.set()
+            disk.go_on()
         await service.stored()
         held = [each.message.body for each in await service.default.peek()]
         assert held in ([b"a"], []), "given, or back"
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert [each.message.body for each in await service.default.peek()] == held
 
 
 async def test_two_uses_of_a_key_at_once_are_one_message(tmp_path: Path) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         answers = []
 
         async def enqueue() -> None:
@@ -427,9 +378,10 @@ async def test_two_uses_of_a_key_at_once_are_one_message(tmp_path: Path) -> None
 
 
 async def test_a_key_whose_first_use_fails_was_not_used(tmp_path: Path, disk: Disk) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.stored()
-        disk.gate, disk.failing = threading.Event(), True
+        disk.hold()
+        disk.failing = True
         refused: list[StorageUnavailable] = []
 
         async def enqueue() -> None:
@@ -440,10 +392,10 @@ async def test_a_key_whose_first_use_fails_was_not_used(tmp_path: Path, disk: Di
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(enqueue)
-            await trio.to_thread.run_sync(disk.entered.wait)
+            await disk.held()
             nursery.start_soon(enqueue)
             await wait_all_tasks_blocked()
-            disk.gate.set()
+            disk.go_on()
         assert len(refused) == 2
         disk.failing = False
         await works_again(service)
@@ -451,7 +403,7 @@ async def test_a_key_whose_first_use_fails_was_not_used(tmp_path: Path, disk: Di
 
 
 async def test_two_acknowledgements_at_once_are_both_fine(tmp_path: Path) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.enqueue(b"a")
         lease = await leased(service.default)
         async with trio.open_nursery() as nursery:
@@ -468,9 +420,9 @@ async def test_two_acknowledgements_at_once_are_both_fine(tmp_path: Path) -> Non
 
 
 async def test_memory_is_all_that_was_asked_for(tmp_path: Path, disk: Disk) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.stored()
-        disk.gate = threading.Event()
+        disk.hold()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service.enqueue, b"waits")
             await wait_all_tasks_blocked()
@@ -478,7 +430,7 @@ async def test_memory_is_all_that_was_asked_for(tmp_path: Path, disk: Disk) -> N
             assert message.id == 2
             assert [each.message.body for each in await service.default.peek()] == [b"does not"]
             await service.default.enqueue_many([b"nor", b"they"], durability="memory")
-            disk.gate.set()
+            disk.go_on()
         # The one that waited is at its place.
         assert [each.message.body for each in await service.default.peek()] == [
             b"waits",
@@ -486,7 +438,7 @@ async def test_memory_is_all_that_was_asked_for(tmp_path: Path, disk: Disk) -> N
             b"nor",
             b"they",
         ]
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert await taken(service.default) == [b"waits", b"does not", b"nor", b"they"]
 
 
@@ -500,7 +452,7 @@ async def test_in_memory_nobody_is_told_that_it_is_on_the_disk() -> None:
 
 
 async def test_nowait_and_stored(tmp_path: Path, disk: Disk) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         service.enqueue_nowait(b"a")
         await service.stored()
         message = service.dequeue_nowait()
@@ -512,14 +464,14 @@ async def test_nowait_and_stored(tmp_path: Path, disk: Disk) -> None:
             await service.stored()
         disk.failing = False
         await works_again(service)
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert service.stats().queue.messages == 0
 
 
 async def test_a_message_enqueued_during_a_purge_survives(tmp_path: Path, disk: Disk) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.default.enqueue_many([b"old"] * 10)
-        disk.gate = threading.Event()
+        disk.hold()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service.clear)
             await wait_all_tasks_blocked()
@@ -527,33 +479,33 @@ async def test_a_message_enqueued_during_a_purge_survives(tmp_path: Path, disk: 
                 service.enqueue_nowait(b"new")
             nursery.start_soon(service.enqueue, b"new")
             await wait_all_tasks_blocked()
-            disk.gate.set()
-    async with opened(tmp_path) as service:
+            disk.go_on()
+    async with open_durable(tmp_path) as service:
         assert await taken(service.default) == [b"new"]
 
 
 async def test_a_loaded_snapshot_is_there_after_a_restart(tmp_path: Path) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.default.enqueue_many([b"%d" % number for number in range(1000)])
         await service.default.enqueue_many([b"more"] * 500)
         assert await service.snapshot("saved.json") == 1500
         await service.clear()
         await service.enqueue(b"other")
         assert await service.restore("saved.json") == 1500
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         bodies = [*await taken(service.default), *await taken(service.default)]
         assert bodies == [b"%d" % number for number in range(1000)] + [b"more"] * 500
 
 
 async def test_what_was_purged_is_removed_from_the_file(tmp_path: Path) -> None:
-    async with opened(tmp_path, max_msgs=10**6) as service:
+    async with open_durable(tmp_path, max_msgs=10**6) as service:
         for _ in range(20):
             await service.default.enqueue_many([bytes(1000)] * 1000)
         await service.clear()
         await service.enqueue(b"left")
-    async with opened(tmp_path) as service:
-        while service._journal._writer._database.untidy:
-            await trio.sleep(0.01)
+    async with open_durable(tmp_path) as service:
+        files = service._journal._writer._database
+        await eventually(lambda: not files.untidy, "the file to be tidied")
     with closing(sqlite3.connect(tmp_path / database.FILE)) as connection:
         assert connection.execute("select count(*) from messages").fetchone() == (1,)
 
@@ -561,7 +513,7 @@ async def test_what_was_purged_is_removed_from_the_file(tmp_path: Path) -> None:
 async def test_the_files_stay_small_though_the_oldest_message_stays(tmp_path: Path) -> None:
     body, batch, live, through = bytes(100_000), 20, 60, 600
     largest = 0
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.enqueue(b"a year old")
         oldest = await leased(service.default)
         for number in range(0, through, batch):
@@ -572,13 +524,13 @@ async def test_the_files_stay_small_though_the_oldest_message_stays(tmp_path: Pa
         await service.default.release(oldest.receipt)
     # Twice what is live, the spare pages, and a log that is emptied when it is 4 MiB long.
     assert largest < 2 * (live + batch) * len(body) + 32 * MIB < through * len(body)
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         first, *rest = await taken(service.default)
         assert (first, len(rest)) == (b"a year old", live)
 
 
 async def test_waiters_of_a_deleted_queue_are_told(tmp_path: Path) -> None:
-    async with opened(tmp_path) as service, trio.open_nursery() as nursery:
+    async with open_durable(tmp_path) as service, trio.open_nursery() as nursery:
 
         async def consume() -> None:
             with pytest.raises(zapq.errors.QueueNotFound):
@@ -587,32 +539,32 @@ async def test_waiters_of_a_deleted_queue_are_told(tmp_path: Path) -> None:
         nursery.start_soon(consume)
         await wait_all_tasks_blocked()
         await service.delete("jobs")
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert [queue.name for queue in service.queues()] == ["default"]
 
 
 async def test_dead_letters_go_back_and_stay_there(tmp_path: Path) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.configure("jobs", QueueSettings(max_receives=1, dead_letter="dead"))
         jobs = service.queue("jobs")
         await jobs.enqueue(b"a")
         await jobs.release((await leased(jobs)).receipt)
         dead = service.find("dead")
         assert (await dead.redrive()).moved == 1
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert await taken(service.find("jobs")) == [b"a"]
         assert await taken(service.find("dead")) == []
 
 
 async def test_a_lease_of_a_block_is_acknowledged_on_the_disk(tmp_path: Path) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.default.enqueue_many([b"a", b"b"])
         async with service.default.lease() as lease:
             assert lease.body == b"a"
         with pytest.raises(RuntimeError):
             async with service.default.lease():
                 raise RuntimeError
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         [held] = await service.default.peek()
         assert (held.message.body, held.receives) == (b"b", 1)
 
@@ -644,7 +596,7 @@ async def test_a_block_whose_end_cannot_be_written_leaves_its_message_to_others(
             disk.failing = True
             act(lease.receipt)
 
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.default.enqueue(b"a")
         acts: list[tuple[Callable[[str], object], type[Exception]]] = [
             (int, ValueError),
@@ -660,7 +612,7 @@ async def test_a_block_whose_end_cannot_be_written_leaves_its_message_to_others(
 
 
 async def test_a_late_ack_is_on_the_disk_and_one_that_fails_has_not_happened(tmp_path: Path, disk: Disk) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         queue = service.default
         await queue.enqueue_many([b"a", b"b"])
         first, second = [await leased(queue, visibility=0.0) for _ in range(2)]
@@ -673,26 +625,25 @@ async def test_a_late_ack_is_on_the_disk_and_one_that_fails_has_not_happened(tmp
         assert [each.message.body for each in await queue.peek()] == [b"a", b"b"]
         disk.failing = False
         await works_again(service)
-        disk.gate = threading.Event()
+        disk.hold()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(queue.ack, second.receipt)
             nursery.start_soon(queue.ack, second.receipt)
             await wait_all_tasks_blocked()
             # While it is being written it is for nobody.
             assert [each.message.body for each in await queue.peek()] == [b"b"]
-            disk.gate.set()
-        disk.gate = None
+            disk.go_on()
         assert queue.info().stats.acked == 1
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert await taken(service.default) == [b"b"]
 
 
 async def test_a_directory_has_one_owner(tmp_path: Path) -> None:
-    async with opened(tmp_path):
+    async with open_durable(tmp_path):
         with pytest.raises(CannotStart, match="in use"):
-            async with opened(tmp_path):
+            async with open_durable(tmp_path):
                 raise AssertionError
-    async with opened(tmp_path):
+    async with open_durable(tmp_path):
         pass
 
 
@@ -746,33 +697,33 @@ def make_link(path: Path) -> None:
 async def test_a_database_that_is_not_right_is_refused_and_left_alone(
     tmp_path: Path, spoil: Callable[[Path], None], reason: str
 ) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.enqueue(b"precious")
     spoil(tmp_path / database.FILE)
     before = (tmp_path / database.FILE).read_bytes()
     for _ in range(2):
         with pytest.raises(CannotStart, match=reason):
-            async with opened(tmp_path):
+            async with open_durable(tmp_path):
                 raise AssertionError
     assert (tmp_path / database.FILE).read_bytes() == before
 
 
 async def test_a_database_another_program_uses_is_not_touched(tmp_path: Path) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.enqueue(b"a")
     with closing(sqlite3.connect(tmp_path / database.FILE)) as other:
         other.execute("begin immediate")
         with pytest.raises(
             CannotStart, match=r"^zapq\.db is in use by another program: database is locked\. Close"
         ):
-            async with opened(tmp_path):
+            async with open_durable(tmp_path):
                 raise AssertionError
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert await taken(service.default) == [b"a"]
 
 
 async def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.enqueue(b"a")
         for path in tmp_path.iterdir():
             assert os.stat(path).st_mode & 0o777 == 0o600, path
@@ -781,12 +732,10 @@ async def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
 async def test_who_waits_for_a_disk_that_hangs_is_told_in_the_end(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = threading.Event()
-
     async def run() -> None:
-        async with opened(tmp_path) as service:
+        async with open_durable(tmp_path) as service:
             await service.stored()
-            disk.gate = gate
+            disk.hold()
             async with trio.open_nursery() as nursery:
 
                 async def enqueue() -> None:
@@ -810,8 +759,8 @@ async def test_who_waits_for_a_disk_that_hangs_is_told_in_the_end(
         await run()
     assert not closed.is_set()
     # Nobody else could, as long as the thread uses it.
-    gate.set()
-    assert closed.wait(20)
+    disk.go_on()
+    assert closed.wait(PATIENCE)
 
 
 async def test_a_start_that_is_cancelled_while_it_reads_ends(
@@ -826,18 +775,18 @@ async def test_a_start_that_is_cancelled_while_it_reads_ends(
 
         with monkeypatch.context() as patched:
             patched.setattr(Database, "load", cancel_and_load)
-            async with opened(tmp_path):
+            async with open_durable(tmp_path):
                 raise AssertionError
     assert scope.cancelled_caught
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert not service.stats().queue.messages
 
 
 async def test_a_cancelled_program_still_writes_everything(tmp_path: Path) -> None:
     with trio.CancelScope() as scope:
-        async with opened(tmp_path) as service:
+        async with open_durable(tmp_path) as service:
             service.enqueue_nowait(b"a")
             scope.cancel()
             await trio.sleep_forever()
-    async with opened(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         assert await taken(service.default) == [b"a"]

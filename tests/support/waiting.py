@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 PATIENCE = 45.0
-"""Seconds after which a test gives up waiting: far more than a busy machine takes, less than ends the test anyway."""
+"""Seconds after which a test gives up: far more than a busy machine takes, and less than ends the test anyway."""
 _PAUSE = 0.005
 
 

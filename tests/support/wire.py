@@ -1,4 +1,4 @@
-"""What tests say to a server, byte by byte: a small HTTP/1.1 client (h11 over a Trio stream), and ways to leave."""
+"""What tests say to a server, byte by byte: a small HTTP/1.1 client (h11 on a Trio stream), ways to leave."""
 
 from __future__ import annotations
 

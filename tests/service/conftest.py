@@ -1,0 +1,18 @@
+"""What the tests of services share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.disk import Disk
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """The disk under every durable service of the test."""
+    disk = Disk()
+    disk.install(monkeypatch)
+    yield disk
+    disk.go_on()

@@ -1,0 +1,88 @@
+"""A disk under a service, and what may become of what is written to it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import zapq
+from tests.support.waiting import PATIENCE, eventually
+from zapq.core.records import Batch
+from zapq.service.durable import DurableService
+from zapq.settings import Settings
+from zapq.store.database import Database
+
+
+class Disk:
+    """What stands between the writer and its database, for every database there is: commits wait, or fail."""
+
+    def __init__(self) -> None:
+        self.failing = False
+        """Whether nothing can be written."""
+        self.commits = 0
+        """How many were tried that could succeed."""
+        self._gate = threading.Event()
+        self._gate.set()
+        self._entered = threading.Event()
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        """Be there until `patch` is undone."""
+        commit, probe = Database.commit, Database.probe
+
+        def try_commit(database: Database, batches: Sequence[Batch]) -> None:
+            self._entered.set()
+            assert self._gate.wait(PATIENCE), "nobody opened the gate"
+            with self.commit():
+                commit(database, batches)
+
+        def try_probe(database: Database) -> None:
+            self.check()
+            probe(database)
+
+        patch.setattr(Database, "commit", try_commit)
+        patch.setattr(Database, "probe", try_probe)
+
+    @contextmanager
+    def commit(self) -> Iterator[None]:
+        """Decide what becomes of the commit in the block."""
+        self.check()
+        self.commits += 1
+        yield
+
+    def check(self) -> None:
+        """Raise what the database raises where nothing can be written."""
+        if self.failing:
+            raise sqlite3.OperationalError("database or disk is full")
+
+    def hold(self) -> None:
+        """Let commits wait from now on."""
+        self._entered.clear()
+        self._gate.clear()
+
+    def go_on(self) -> None:
+        """Let them wait no longer."""
+        self._gate.set()
+
+    async def held(self) -> None:
+        """Return once a commit waits."""
+        assert await trio.to_thread.run_sync(self._entered.wait, PATIENCE), "nothing is committed"
+
+
+@asynccontextmanager
+async def open_durable(directory: Path, **settings: Any) -> AsyncGenerator[DurableService, None]:
+    """Open a service that is on disk."""
+    async with zapq.open_service(Settings(data_dir=str(directory), durable=True, **settings)) as service:
+        assert isinstance(service, DurableService)
+        yield service
+
+
+async def works_again(service: DurableService) -> None:
+    """Return once the disk has been tried again, and found to take changes."""
+    await eventually(lambda: service.journal.stats().available, "the disk to take changes again")

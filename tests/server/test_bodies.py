@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
-import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,20 +11,19 @@ from pathlib import Path
 import h11
 import pytest
 import trio
-import trustme
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from tests.support.wire import Answer, Client, open_client
+from tests.support.serving import WAYS, by
+from tests.support.waiting import eventually
+from tests.support.wire import Answer, Client, metrics, open_client, until_shown, vanish
 from zapq.limits import MIB, SMALL_BODY_BYTES
-from zapq.server.lobby import Lobby
 from zapq.service.open import open_service
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
 CAP = 1000
 HALF = bytes(300)
-WAYS = ["lobby", "task", "long", "tls"]
 
 
 @dataclass
@@ -47,25 +44,14 @@ class Target:
         return open_client(self.url, self.context)
 
     async def until_reserved(self, size: int) -> None:
-        while self.reserved != size:
-            await trio.sleep(0.001)
+        await eventually(lambda: self.reserved == size, f"{size} bytes to be set aside")
 
 
 @asynccontextmanager
-async def serving(
+async def served(
     way: str, settings: Settings, patch: pytest.MonkeyPatch, tmp_path: Path
 ) -> AsyncGenerator[Target, None]:
-    context = None
-    if way == "tls":
-        authority = trustme.CA()
-        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "pem")
-        settings = replace(settings, tls_cert=str(tmp_path / "pem"), tls_key=str(tmp_path / "pem"))
-        context = ssl.create_default_context()
-        authority.configure_trust(context)
-    elif way == "task":
-        patch.setattr(Lobby, "possible", lambda: False)
-    elif way == "long":
-        settings = replace(settings, hot_path=False)
+    settings, context = by(way, settings, patch, tmp_path)
     async with open_service(settings) as service, trio.open_nursery() as nursery:
         stop, running = trio.Event(), trio.CancelScope()
 
@@ -87,7 +73,7 @@ def zapq_settings(zapq_settings: Settings) -> Settings:
 async def target(
     request: pytest.FixtureRequest, zapq_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> AsyncGenerator[Target, None]:
-    async with serving(request.param, zapq_settings, monkeypatch, tmp_path) as target:
+    async with served(request.param, zapq_settings, monkeypatch, tmp_path) as target:
         yield target
 
 
@@ -118,13 +104,6 @@ async def end(client: Client) -> int | None:
     await client.stream.send_eof()
     received = bytes(await client.stream.receive_some())
     return int(received[9:12]) if received else None
-
-
-async def reset(client: Client) -> None:
-    stream = client.stream
-    sock = stream.socket if isinstance(stream, trio.SocketStream) else stream.transport_stream.socket
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
 
 
 PATHS = ["/enqueue", "/queues/default/messages", "/queues/new/messages"]
@@ -218,8 +197,8 @@ async def leave(target: Target, client: Client) -> None:
         await client.stream.aclose()
 
 
-async def vanish(target: Target, client: Client) -> None:
-    await reset(client)
+async def reset(target: Target, client: Client) -> None:
+    vanish(client.stream)
 
 
 async def shut_down(target: Target, client: Client) -> None:
@@ -235,7 +214,7 @@ async def cut_off(target: Target, client: Client) -> None:
     await wait_all_tasks_blocked()
 
 
-WAYS_OUT = [refused_meanwhile, drained_meanwhile, locked_meanwhile, leave, vanish, shut_down, cut_off]
+WAYS_OUT = [refused_meanwhile, drained_meanwhile, locked_meanwhile, leave, reset, shut_down, cut_off]
 
 
 @pytest.mark.parametrize("way_out", WAYS_OUT, ids=lambda way_out: way_out.__name__)
@@ -338,18 +317,15 @@ async def test_bodies_that_are_no_messages_have_a_budget_of_their_own(
     zapq_settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("zapq.http.metrics.MAX_OTHER_BODIES_BYTES", MIB)
-    async with serving("lobby", zapq_settings, monkeypatch, tmp_path) as target:
+    async with served("lobby", zapq_settings, monkeypatch, tmp_path) as target:
 
-        async def in_use() -> int:
-            async with target.client() as client:
-                used: int = (await client.request("GET", "/metrics")).json["bodies_bytes"]
-                return used
+        async def room_is_used_up() -> bool:
+            return (await metrics(target.url))["bodies_bytes"] >= MIB - SMALL_BODY_BYTES
 
         async with target.client() as greedy, target.client() as consumer, target.client() as modest:
             json = "Content-Type: application/json"
             await greedy.stream.send_all(head("/queues/default/settle", 8 * MIB, json) + bytes(MIB))
-            while await in_use() < MIB - SMALL_BODY_BYTES:
-                await trio.sleep(0.001)
+            await eventually(room_is_used_up, "its body to fill what there is")
             assert target.reserved == 0
             await consumer.stream.send_all(head("/queues/default/settle", 8 * MIB, json))
             await consumer.stream.send_all(bytes(3 * SMALL_BODY_BYTES))
@@ -364,6 +340,5 @@ async def test_bodies_that_are_no_messages_have_a_budget_of_their_own(
             # And there is room for messages.
             async with target.client() as producer:
                 assert (await producer.request("POST", "/enqueue", HALF)).status == 202
-            await reset(greedy)
-            while await in_use():
-                await trio.sleep(0.001)
+            vanish(greedy.stream)
+            await until_shown(target.url, bodies_bytes=0)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 import select
-import socket
-import sqlite3
-import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,66 +14,35 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from tests.support.wire import ask, open_client
-from zapq.core.records import CommitGroup
-from zapq.server.lobby import Lobby
+from tests.support.disk import Disk
+from tests.support.serving import by, serving
+from tests.support.waiting import eventually
+from tests.support.wire import ask, open_client, until_shown, vanish
 from zapq.service.service import QueueService
 from zapq.settings import Settings
-from zapq.store.database import Database
-
-WAYS = ("hot", "cold", "task")
 
 
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Answered by the lobby, by Hypercorn, or by a connection's own task as over TLS."""
-    if request.param == "task":
-        monkeypatch.setattr(Lobby, "possible", lambda: False)
-    return str(request.param)
+@dataclass
+class Way:
+    """One way for requests to take, and a durable server on it."""
+
+    name: str
+    patch: pytest.MonkeyPatch
+
+    def settings(self, directory: Path, grace: float = 2.0) -> Settings:
+        settings = Settings(addr="127.0.0.1:0", data_dir=str(directory), durable=True, grace=grace)
+        return by(self.name, settings, self.patch, directory)[0]
+
+    @asynccontextmanager
+    async def serving(self, directory: Path) -> AsyncGenerator[tuple[str, QueueService], None]:
+        settings = self.settings(directory)
+        async with zapq.open_service(settings) as service, serving(settings, service) as url:
+            yield url, service
 
 
-@asynccontextmanager
-async def serving(directory: Path, way: str) -> AsyncGenerator[tuple[str, QueueService], None]:
-    settings = Settings(addr="127.0.0.1:0", data_dir=str(directory), durable=True, grace=2.0)
-    settings = replace(settings, hot_path=way != "cold")
-    async with zapq.open_service(settings) as service, trio.open_nursery() as nursery:
-
-        async def run(*, task_status: trio.TaskStatus[list[str]]) -> None:
-            await zapq.serve(settings, service=service, task_status=task_status)
-
-        [url] = await nursery.start(run)
-        yield url, service
-        nursery.cancel_scope.cancel()
-
-
-class Disk:
-    """Commits wait for `gate`, and fail while `failing`."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.failing = False
-
-
-@pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
-    disk = Disk()
-    commit, probe = Database.commit, Database.probe
-
-    def try_commit(self: Database, batches: Sequence[CommitGroup]) -> None:
-        disk.gate.wait(5)
-        if disk.failing:
-            raise sqlite3.OperationalError("database or disk is full")
-        commit(self, batches)
-
-    def try_probe(self: Database) -> None:
-        if disk.failing:
-            raise sqlite3.OperationalError("database or disk is full")
-        probe(self)
-
-    monkeypatch.setattr(Database, "commit", try_commit)
-    monkeypatch.setattr(Database, "probe", try_probe)
-    return disk
+@pytest.fixture(params=["lobby", "long", "task"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Way:
+    return Way(request.param, monkeypatch)
 
 
 async def raw(url: str, data: bytes) -> trio.SocketStream:
@@ -93,8 +59,8 @@ def enqueue(body: bytes) -> bytes:
 DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-async def test_every_verb_does_what_it_does_in_memory(tmp_path: Path, way: str) -> None:
-    async with serving(tmp_path, way) as (url, service):
+async def test_every_verb_does_what_it_does_in_memory(tmp_path: Path, way: Way) -> None:
+    async with way.serving(tmp_path) as (url, service):
         answer = await ask(url, "POST", "/enqueue", b"a")
         assert (answer.status, answer.headers["zapq-durability"]) == (202, "committed")
         answer = await ask(url, "POST", "/enqueue?durability=memory", b"b")
@@ -118,7 +84,7 @@ async def test_every_verb_does_what_it_does_in_memory(tmp_path: Path, way: str) 
         metrics = (await ask(url, "GET", "/metrics")).json
         assert metrics["journal_changes"] >= 10
         assert metrics["storage_available"] == 1
-    async with serving(tmp_path, way) as (url, service):
+    async with way.serving(tmp_path) as (url, service):
         assert service.find("jobs").info().paused
         assert (await ask(url, "POST", "/queues/jobs/resume")).status == 200
         again = await ask(url, "POST", "/queues/jobs/receive")
@@ -128,8 +94,8 @@ async def test_every_verb_does_what_it_does_in_memory(tmp_path: Path, way: str) 
         assert (await ask(url, "GET", "/dequeue")).body == b"b"
 
 
-async def test_a_request_sees_what_those_before_it_on_its_connection_have_done(tmp_path: Path, way: str) -> None:
-    async with serving(tmp_path, way) as (url, _):
+async def test_a_request_sees_what_those_before_it_on_its_connection_have_done(tmp_path: Path, way: Way) -> None:
+    async with way.serving(tmp_path) as (url, _):
         stream = await raw(
             url, enqueue(b"1") + enqueue(b"2") + DEQUEUE + DEQUEUE + DEQUEUE + enqueue(b"3") + DEQUEUE
         )
@@ -137,6 +103,15 @@ async def test_a_request_sees_what_those_before_it_on_its_connection_have_done(t
         statuses = [int(status) for status in re.findall(rb"HTTP/1.1 ([0-9]+)", received)]
         assert statuses == [202, 202, 200, 200, 204, 202, 200]
         await stream.aclose()
+
+
+async def until_ready(url: str) -> None:
+    """Return once the disk takes changes."""
+
+    async def is_ready() -> bool:
+        return (await ask(url, "GET", "/readyz")).status == 200
+
+    await eventually(is_ready, "the server to be ready")
 
 
 async def read_until(stream: trio.SocketStream, end: bytes) -> bytes:
@@ -148,29 +123,27 @@ async def read_until(stream: trio.SocketStream, end: bytes) -> bytes:
     return received
 
 
-async def test_no_answer_is_sent_before_the_commit(tmp_path: Path, way: str, disk: Disk) -> None:
-    async with serving(tmp_path, way) as (url, service):
+async def test_no_answer_is_sent_before_the_commit(tmp_path: Path, way: Way, disk: Disk) -> None:
+    async with way.serving(tmp_path) as (url, _):
         await ask(url, "POST", "/enqueue", b"before")
-        disk.gate.clear()
+        disk.hold()
         stream = await raw(url, enqueue(b"a"))
         async with open_client(url) as client:
             # Others are answered meanwhile, and nobody sees it.
-            while service.stats().queue.messages < 2:
-                await client.request("GET", "/metrics")
+            await until_shown(url, queue_length=2)
             assert (await client.request("GET", "/health")).status == 200
             assert len((await client.request("GET", "/queues/default/messages")).json) == 1
         # More of the same client's requests wait their turn.
         await stream.send_all(DEQUEUE)
-        with trio.move_on_after(0.05) as patience:
-            await stream.receive_some()
-        assert patience.cancelled_caught
-        disk.gate.set()
+        await wait_all_tasks_blocked()
+        assert select.select([stream.socket.fileno()], [], [], 0)[0] == []
+        disk.go_on()
         assert b"202 Accepted" in await read_until(stream, b"\r\n\r\nbefore")
         await stream.aclose()
 
 
-async def test_what_cannot_be_written_is_503_and_has_not_happened(tmp_path: Path, way: str, disk: Disk) -> None:
-    async with serving(tmp_path, way) as (url, service):
+async def test_what_cannot_be_written_is_503_and_has_not_happened(tmp_path: Path, way: Way, disk: Disk) -> None:
+    async with way.serving(tmp_path) as (url, service):
         await ask(url, "POST", "/enqueue", b"held")
         await ask(url, "POST", "/enqueue", b"leased")
         before = service.stats().queue
@@ -182,7 +155,7 @@ async def test_what_cannot_be_written_is_503_and_has_not_happened(tmp_path: Path
         assert received.count(b"HTTP/1.1 503 Service Unavailable\r\n") == 2
         assert received.count(b"Retry-After: 1\r\n") == 2
         assert received.count(b"storage-unavailable") == 2
-        assert b"database or disk is full" in received
+        assert b"disk is full" in received
         for method, path in (("GET", "/dequeue"), ("POST", "/queues/default/receive"), ("POST", "/clear")):
             answer = await ask(url, method, path)
             assert (answer.status, answer.json["type"]) == (503, "/problems/storage-unavailable")
@@ -193,45 +166,49 @@ async def test_what_cannot_be_written_is_503_and_has_not_happened(tmp_path: Path
         assert (await ask(url, "GET", "/metrics")).json["storage_available"] == 0
         assert (await ask(url, "GET", "/queues/default")).status == 200
         disk.failing = False
-        while (await ask(url, "GET", "/readyz")).status != 200:
-            await trio.sleep(0.01)
+        await until_ready(url)
         assert (await ask(url, "GET", "/dequeue")).body == b"held"
         await stream.aclose()
-    async with serving(tmp_path, way) as (url, service):
+    async with way.serving(tmp_path) as (url, service):
         assert (await ask(url, "GET", "/dequeue")).body == b"leased"
         assert (await ask(url, "GET", "/dequeue")).status == 204
 
 
 async def test_a_client_that_left_before_the_commit_gets_nothing_and_loses_nothing(
-    tmp_path: Path, way: str, disk: Disk
+    tmp_path: Path, way: Way, disk: Disk
 ) -> None:
-    async with serving(tmp_path, way) as (url, service):
+    async with way.serving(tmp_path) as (url, service):
         await ask(url, "POST", "/enqueue", b"a")
-        disk.gate.clear()
+        disk.hold()
         stream = await raw(url, DEQUEUE)
-        while service.stats().queue.dequeued < 1:
-            await ask(url, "GET", "/health")
-        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-        stream.socket.close()
-        disk.gate.set()
-        while service.stats().queue.returned + service.stats().delivery_uncertain < 1:
-            await ask(url, "GET", "/health")
+        await disk.held()
+        assert service.stats().queue.dequeued == 1
+        vanish(stream)
+        disk.go_on()
+
+        def known() -> bool:
+            stats = service.stats()
+            return stats.queue.returned + stats.delivery_uncertain == 1
+
+        await eventually(known, "the message to be put back, or counted as uncertain")
         await service.stored()
         held = service.stats().queue.messages
-    async with serving(tmp_path, way) as (url, service):
+    async with way.serving(tmp_path) as (url, service):
         assert service.stats().queue.messages == held
 
 
 @pytest.mark.parametrize("durability", ["disk", "", "MEMORY"])
-async def test_another_durability_is_refused(tmp_path: Path, durability: str) -> None:
-    async with serving(tmp_path, "hot") as (url, service):
+async def test_another_durability_is_refused(
+    tmp_path: Path, durability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Way("lobby", monkeypatch).serving(tmp_path) as (url, service):
         answer = await ask(url, "POST", f"/enqueue?durability={durability}", b"a")
         assert (answer.status, answer.json["parameter"]) == (400, "durability")
         assert service.stats().queue.messages == 0
 
 
-async def test_a_shutdown_finishes_what_waits_for_the_disk(tmp_path: Path, way: str, disk: Disk) -> None:
-    settings = Settings(addr="127.0.0.1:0", data_dir=str(tmp_path), durable=True, hot_path=way != "cold")
+async def test_a_shutdown_finishes_what_waits_for_the_disk(tmp_path: Path, way: Way, disk: Disk) -> None:
+    settings = way.settings(tmp_path)
     stopping = trio.Event()
     async with trio.open_nursery() as nursery:
 
@@ -240,24 +217,20 @@ async def test_a_shutdown_finishes_what_waits_for_the_disk(tmp_path: Path, way: 
 
         [url] = await nursery.start(run)
         await ask(url, "POST", "/enqueue", b"before")
-        disk.gate.clear()
+        disk.hold()
         stream = await raw(url, enqueue(b"a"))
-        async with open_client(url) as client:
-            while (await client.request("GET", "/metrics")).json["queue_length"] < 2:
-                pass
+        await until_shown(url, queue_length=2)
         stopping.set()
         await trio.testing.wait_all_tasks_blocked()
-        disk.gate.set()
+        disk.go_on()
         assert b"202 Accepted" in await read_until(stream, b"\r\n\r\n")
         await stream.aclose()
-    async with serving(tmp_path, way) as (url, service):
+    async with way.serving(tmp_path) as (url, service):
         assert service.stats().queue.messages == 2
 
 
-async def test_a_shutdown_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, way: str, disk: Disk) -> None:
-    settings = Settings(
-        addr="127.0.0.1:0", data_dir=str(tmp_path), durable=True, hot_path=way != "cold", grace=0.2
-    )
+async def test_a_shutdown_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, way: Way, disk: Disk) -> None:
+    settings = way.settings(tmp_path, grace=0.2)
     stopping = trio.Event()
     outcome: list[str] = []
     async with trio.open_nursery() as nursery:
@@ -270,32 +243,29 @@ async def test_a_shutdown_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, wa
 
         [url] = await nursery.start(run)
         await ask(url, "POST", "/enqueue", b"before")
-        disk.gate.clear()
+        disk.hold()
         stream = await raw(url, enqueue(b"a"))
-        async with open_client(url) as client:
-            while (await client.request("GET", "/metrics")).json["queue_length"] < 2:
-                pass
+        await until_shown(url, queue_length=2)
         stopping.set()
         while await stream.receive_some():
             pass
         await stream.aclose()
     assert "does not answer" in outcome[0]
-    disk.gate.set()
+    disk.go_on()
 
 
 async def test_whoever_repeats_a_key_that_is_being_written_waits_for_that(
-    tmp_path: Path, way: str, disk: Disk
+    tmp_path: Path, way: Way, disk: Disk
 ) -> None:
     keyed = enqueue(b"a").replace(b"\r\n\r\n", b"\r\nIdempotency-Key: one\r\n\r\n")
-    async with serving(tmp_path, way) as (url, service):
-        disk.gate.clear()
+    async with way.serving(tmp_path) as (url, service):
+        disk.hold()
         first = await raw(url, keyed)
-        while not service.journal or not service.journal.stats().pending:
-            await trio.sleep(0.001)
+        await disk.held()
         again = await raw(url, keyed)
         await wait_all_tasks_blocked(0.01)
         assert select.select([again.socket.fileno()], [], [], 0)[0] == []
-        disk.gate.set()
+        disk.go_on()
         for stream, replayed in ((first, False), (again, True)):
             async with stream:
                 answer = await stream.receive_some()
@@ -305,15 +275,14 @@ async def test_whoever_repeats_a_key_that_is_being_written_waits_for_that(
 
 
 async def test_a_key_whose_message_could_not_be_written_is_free_again(
-    tmp_path: Path, way: str, disk: Disk
+    tmp_path: Path, way: Way, disk: Disk
 ) -> None:
-    async with serving(tmp_path, way) as (url, service):
+    async with way.serving(tmp_path) as (url, service):
         key = {"Idempotency-Key": "one"}
         disk.failing = True
         assert (await ask(url, "POST", "/enqueue", b"a", key)).status == 503
         disk.failing = False
-        while (await ask(url, "GET", "/readyz")).status != 200:
-            await trio.sleep(0.01)
+        await until_ready(url)
         answer = await ask(url, "POST", "/enqueue", b"b", key)
         assert answer.status == 202
         assert "idempotency-replayed" not in answer.headers
@@ -322,30 +291,29 @@ async def test_a_key_whose_message_could_not_be_written_is_free_again(
 
 @pytest.mark.parametrize("fails", [False, True], ids=["written", "failed"])
 async def test_who_leaves_while_a_message_for_it_is_being_written_gets_nothing(
-    tmp_path: Path, way: str, disk: Disk, fails: bool
+    tmp_path: Path, way: Way, disk: Disk, fails: bool
 ) -> None:
     poll = b"POST /queues/jobs/receive?wait=30 HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    async with serving(tmp_path, way) as (url, service):
+    async with way.serving(tmp_path) as (url, service), trio.open_nursery() as nursery:
         jobs = service.queue("jobs")
-        await jobs.pause()
-        await jobs.enqueue(b"x")
+        await service.stored()
         stream = await raw(url, poll)
-        while not service.waiting_room:
-            await trio.sleep(0.001)
-        disk.gate.clear()
-        jobs._core.paused = False
-        jobs.hand_out()
+        await wait_all_tasks_blocked()
+        assert service.waiting_room
+        disk.hold()
+        nursery.start_soon(jobs.enqueue, b"x")
+        await disk.held()
+        disk.let_one_through()
+        # It is stored, and that the client has it is not.
+        await disk.held()
         assert not service.waiting_room
         await stream.aclose()
         # As soon as that is seen, it is for somebody else.
-        while (await ask(url, "GET", "/metrics")).json["connections"] > 1:
-            await trio.sleep(0.01)
+        await until_shown(url, connections=1)
         disk.failing = fails
-        disk.gate.set()
-        while jobs.info().stats.leased:
-            await trio.sleep(0.001)
+        disk.go_on()
+        await eventually(lambda: not jobs.info().stats.leased, "the lease to be taken back")
         disk.failing = False
-        while (await ask(url, "GET", "/readyz")).status != 200:
-            await trio.sleep(0.01)
+        await until_ready(url)
         answer = await ask(url, "POST", "/queues/jobs/receive")
         assert (answer.body, answer.headers["zapq-receive-count"]) == (b"x", "1")

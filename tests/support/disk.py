@@ -31,6 +31,7 @@ class Disk:
         self._gate = threading.Event()
         self._gate.set()
         self._entered = threading.Event()
+        self._only_one = False
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Be there until `patch` is undone."""
@@ -39,6 +40,9 @@ class Disk:
         def try_commit(database: Database, batches: Sequence[Batch]) -> None:
             self._entered.set()
             assert self._gate.wait(PATIENCE), "nobody opened the gate"
+            if self._only_one:
+                self._only_one = False
+                self._gate.clear()
             with self.commit():
                 commit(database, batches)
 
@@ -68,6 +72,12 @@ class Disk:
 
     def go_on(self) -> None:
         """Let them wait no longer."""
+        self._gate.set()
+
+    def let_one_through(self) -> None:
+        """Let one of them wait no longer."""
+        self._entered.clear()
+        self._only_one = True
         self._gate.set()
 
     async def held(self) -> None:

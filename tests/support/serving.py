@@ -1,0 +1,62 @@
+"""Servers in the test's own process, on each of the ways requests can take."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+
+import zapq
+from zapq.server.lobby import Lobby
+from zapq.service.service import QueueService
+from zapq.settings import Settings
+
+
+@asynccontextmanager
+async def serving(
+    settings: Settings, service: QueueService | None = None, **options: Any
+) -> AsyncGenerator[str, None]:
+    """Serve for the length of the block, and yield the URL; `options` are further ones of `zapq.serve`."""
+    async with trio.open_nursery() as nursery:
+        [url] = await nursery.start(partial(zapq.serve, settings, service=service, **options))
+        yield url
+        nursery.cancel_scope.cancel()
+
+
+def with_tls(settings: Settings, directory: Path) -> tuple[Settings, ssl.SSLContext]:
+    """Give a server a certificate of its own, and return what a client speaks that trusts it."""
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    pem = str(directory / "server.pem")
+    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(pem)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return replace(settings, tls_cert=pem, tls_key=pem), context
+
+
+WAYS = ("lobby", "task", "long", "tls")
+"""Hot without a task, hot in the connection's own task, without the hot path, and hot over TLS."""
+
+
+def by(
+    way: str, settings: Settings, patch: pytest.MonkeyPatch, directory: Path
+) -> tuple[Settings, ssl.SSLContext | None]:
+    """Return settings of a server to which every request takes `way`, and what its clients speak.
+
+    Servers that are started before `patch` is undone have no lobby if the way is "task".
+    """
+    match way:
+        case "tls":
+            return with_tls(settings, directory)
+        case "task":
+            patch.setattr(Lobby, "possible", lambda: False)
+        case "long":
+            settings = replace(settings, hot_path=False)
+    return settings, None

@@ -7,7 +7,6 @@ import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import h11
@@ -15,7 +14,8 @@ import pytest
 import trio
 import trustme
 
-import zapq
+from tests.support.serving import serving
+from tests.support.waiting import eventually
 from tests.support.wire import ask, open_client
 from zapq.access.token import digest
 from zapq.errors import InvalidSetting
@@ -69,18 +69,18 @@ def shop(made: Callable[[Settings], Shop], zapq_settings: Settings) -> Shop:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncGenerator[tuple[str, trio.MemorySendChannel[None]], None]:
+async def served(settings: Settings) -> AsyncGenerator[tuple[str, trio.MemorySendChannel[None]], None]:
+    """Serve, and read the files again whenever something is sent."""
     reload, asked = trio.open_memory_channel[None](0)
-    async with trio.open_nursery() as nursery:
-        [url] = await nursery.start(partial(zapq.serve, settings, reload_trigger=asked.receive))
+    async with serving(settings, reload_trigger=asked.receive) as url:
         yield url, reload
-        nursery.cancel_scope.cancel()
 
 
 async def until_logged(caplog: pytest.LogCaptureFixture, word: str, times: int = 1) -> None:
-    with trio.fail_after(20):
-        while sum(word in each.getMessage() for each in caplog.records) < times:
-            await trio.sleep(0.01)
+    def logged() -> bool:
+        return sum(word in each.getMessage() for each in caplog.records) >= times
+
+    await eventually(logged, f"{word!r} in the log, {times} times")
 
 
 async def is_turned_away(url: str, context: ssl.SSLContext) -> bool:
@@ -94,7 +94,7 @@ async def is_turned_away(url: str, context: ssl.SSLContext) -> bool:
 async def test_only_clients_with_a_certificate_of_ours_are_served(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with serving(shop.settings) as (url, _):
+    async with served(shop.settings) as (url, _):
         good = shop.client("mailer.internal")
         assert (await ask(url, "POST", "/enqueue", b"x", context=good)).status == 202
         for bad in (shop.client(), shop.client("mailer.internal", authority=shop.other)):
@@ -117,7 +117,7 @@ async def test_what_a_certificate_says_is_good_for_what_the_file_says(
         f"shop:{digest(TOKEN.encode()).hex()}:producer\n"
     )
     tokens.chmod(0o600)
-    async with serving(replace(shop.settings, token_file=str(tokens), hot_path=hot_path)) as (url, _):
+    async with served(replace(shop.settings, token_file=str(tokens), hot_path=hot_path)) as (url, _):
         async with open_client(url, shop.client("mailer.internal")) as mailer:
             assert (await mailer.request("POST", "/dequeue")).status == 204
             assert (await mailer.request("POST", "/queues/other/receive")).status == 403
@@ -139,7 +139,7 @@ async def test_certificates_are_replaced_without_dropping_a_request(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "zapq")
-    async with serving(shop.settings) as (url, reload), open_client(url, shop.client("a.internal")) as early:
+    async with served(shop.settings) as (url, reload), open_client(url, shop.client("a.internal")) as early:
         assert (await early.request("POST", "/enqueue", b"x")).status == 202
         await early.stream.send_all(b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nha")
         shop.issue(shop.other)
@@ -161,7 +161,7 @@ async def test_certificates_that_cannot_be_used_change_nothing(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "zapq")
-    async with serving(shop.settings) as (url, reload):
+    async with served(shop.settings) as (url, reload):
         Path(shop.settings.tls_key).write_text("nonsense")
         await reload.send(None)
         await until_logged(caplog, "not reloaded")
@@ -177,5 +177,5 @@ async def test_authorities_that_cannot_be_used_are_one_line_and_nothing_is_bound
     path = Path(shop.settings.tls_client_ca)
     path.unlink() if content is None else path.write_text(content)
     with pytest.RaisesGroup(pytest.RaisesExc(InvalidSetting, match=said)):
-        async with serving(shop.settings):
+        async with served(shop.settings):
             raise AssertionError("it is served")

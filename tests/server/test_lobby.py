@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 import trio
 from quart import Response
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq
 from tests.support.wire import ask, connection, open_client, vanish
@@ -335,12 +335,12 @@ async def test_large_batches_do_not_keep_others_waiting(
 
 
 @pytest.mark.parametrize(
-    ("sent", "expected"),
+    ("sent", "expected", "seconds"),
     [
-        pytest.param(b"", b"", id="nothing"),
-        pytest.param(DEQUEUE[:20], b"", id="half a head"),
-        pytest.param(enqueue(b"hello")[:-1], b"HTTP/1.1 408 Request Timeout", id="half a body"),
-        pytest.param(DEQUEUE, b"HTTP/1.1 204 No Content", id="a whole request"),
+        pytest.param(b"", b"", 20, id="nothing"),
+        pytest.param(DEQUEUE[:20], b"", 10, id="half a head"),
+        pytest.param(enqueue(b"hello")[:-1], b"HTTP/1.1 408 Request Timeout", 15, id="half a body"),
+        pytest.param(DEQUEUE, b"HTTP/1.1 204 No Content", 20, id="a whole request"),
     ],
 )
 @pytest.mark.parametrize("in_lobby", [True, False], ids=["lobby", "task"])
@@ -351,32 +351,36 @@ async def test_who_takes_too_long_is_cut_off(
     monkeypatch: pytest.MonkeyPatch,
     sent: bytes,
     expected: bytes,
+    seconds: float,
     in_lobby: bool,
+    patient_clock: MockClock,
 ) -> None:
     monkeypatch.setattr(Lobby, "possible", lambda: in_lobby)
-    settings = replace(zapq_settings, keep_alive=0.2, head_timeout=0.1, body_timeout=0.15)
+    settings = replace(zapq_settings, keep_alive=20, head_timeout=10, body_timeout=15)
     [url] = await nursery.start(partial(zapq.serve, settings, service=zapq_service))
+    begun = trio.current_time()
     async with connection(url) as stream:
         if sent:
             await stream.send_all(sent)
         received = await receive(stream, 10_000)
+    assert trio.current_time() - begun == pytest.approx(seconds, abs=1)
     assert received[: len(expected)] == expected
     assert bool(received) == bool(expected)
     assert zapq_service.stats().queue.enqueued == 0
 
 
 async def test_a_head_that_drips_in_does_not_gain_time_with_every_byte(
-    zapq_service: QueueService, zapq_settings: Settings, nursery: trio.Nursery
+    zapq_service: QueueService, zapq_settings: Settings, nursery: trio.Nursery, patient_clock: MockClock
 ) -> None:
-    settings = replace(zapq_settings, keep_alive=30, head_timeout=0.2)
+    settings = replace(zapq_settings, keep_alive=30, head_timeout=10)
     [url] = await nursery.start(partial(zapq.serve, settings, service=zapq_service))
     begun = trio.current_time()
     async with connection(url) as stream:
         with suppress(trio.BrokenResourceError):
             for byte in DEQUEUE[:-4] + b"\r\nX: " + b"x" * 500:
                 await stream.send_all(bytes([byte]))
-                await trio.sleep(0.02)
-    assert trio.current_time() - begun < 5  # the bytes would have taken 10
+                await trio.sleep(1)
+    assert trio.current_time() - begun < 15  # the bytes would have taken 500
 
 
 async def test_an_error_of_ours_in_the_lobby_ends_one_connection_only(

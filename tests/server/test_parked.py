@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq
-from tests.support.wire import ask, connection, vanish
+from tests.support.wire import ask, connection, until_shown, vanish
 from zapq.limits import DISMISSALS
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -50,8 +50,9 @@ def plain(text: bytes) -> bytes:
 
 
 async def waiting(service: QueueService, number: int) -> None:
-    while len(service.waiting_room) < number:
-        await trio.sleep(0.001)
+    """Return once so many wait. What is sent in this process is there, and read, before nothing moves any more."""
+    await wait_all_tasks_blocked()
+    assert len(service.waiting_room) == number
 
 
 async def send(service: QueueService) -> None:
@@ -161,9 +162,9 @@ async def test_behind_other_requests_it_waits_after_their_answers(zapq_server: Z
 
 
 async def test_its_connection_is_closed_when_asked_and_else_after_the_idle_timeout(
-    zapq_settings: Settings, nursery: trio.Nursery
+    zapq_settings: Settings, nursery: trio.Nursery, patient_clock: MockClock
 ) -> None:
-    settings = replace(zapq_settings, keep_alive=0.2)
+    settings = replace(zapq_settings, keep_alive=5)
     async with zapq.open_service(settings) as service:
         [url] = await nursery.start(partial(zapq.serve, settings, service=service))
         for poll in (DEQUEUE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), DEQUEUE):
@@ -171,7 +172,7 @@ async def test_its_connection_is_closed_when_asked_and_else_after_the_idle_timeo
                 await stream.send_all(poll)
                 await waiting(service, 1)
                 # Longer than the connection may be idle.
-                await trio.sleep(0.5)
+                await trio.sleep(20)
                 await service.enqueue(b"x")
                 assert (await answer(stream)).endswith(b"\r\n\r\nx")
                 assert await stream.receive_some() == b""
@@ -192,8 +193,7 @@ async def test_who_left_gets_nothing_and_the_next_one_does(zapq_server: ZapqServ
         else:
             gone.socket.close()
         if "tick" not in way:
-            while len(service.waiting_room) > 1:
-                await trio.sleep(0.001)
+            await waiting(service, 1)
         queue.enqueue_nowait(b"x")
         got = await answer(next_)
         assert got.endswith(b"\r\n\r\nx")
@@ -218,8 +218,7 @@ async def test_over_the_cap_it_is_refused(zapq_settings: Settings, nursery: trio
     [url] = await nursery.start(zapq.serve, replace(zapq_settings, max_waiters=1))
     async with connection(url) as first, connection(url) as second:
         await first.send_all(DEQUEUE)
-        while (await ask(url, "GET", "/metrics")).json["waiting"] < 1:
-            await trio.sleep(0.001)
+        await until_shown(url, waiting=1)
         await second.send_all(DEQUEUE)
         refused = await answer(second)
         assert b"too-many-waiters" in refused

@@ -9,8 +9,6 @@ import socket
 import ssl
 import sys
 import warnings
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,46 +16,33 @@ from pathlib import Path
 import h11
 import pytest
 import trio
-import trio.testing
 import trustme
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, ResponseReceived, StreamEnded
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq
-from tests.support.wire import ask, connect, open_client
+from tests.support.serving import serving, with_tls
+from tests.support.wire import ask, connect, open_client, until_shown
 from zapq.errors import CannotStart, InvalidSetting
 from zapq.service.open import open_service
 from zapq.settings import Settings
 
 
 @pytest.fixture
-def authority() -> trustme.CA:
-    return trustme.CA(key_type=trustme.KeyType.ECDSA)
+def tls(zapq_settings: Settings, tmp_path: Path) -> tuple[Settings, ssl.SSLContext]:
+    return with_tls(zapq_settings, tmp_path)
 
 
 @pytest.fixture
-def client_context(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
+def tls_settings(tls: tuple[Settings, ssl.SSLContext]) -> Settings:
+    return tls[0]
 
 
 @pytest.fixture
-def tls_settings(zapq_settings: Settings, authority: trustme.CA, tmp_path: Path) -> Settings:
-    certificate = authority.issue_cert("127.0.0.1", "localhost")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    cert.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
-    key.write_bytes(certificate.private_key_pem.bytes())
-    return replace(zapq_settings, tls_cert=str(cert), tls_key=str(key))
-
-
-@asynccontextmanager
-async def serving(settings: Settings) -> AsyncGenerator[str, None]:
-    async with trio.open_nursery() as nursery:
-        [url] = await nursery.start(zapq.serve, settings)
-        yield url
-        nursery.cancel_scope.cancel()
+def client_context(tls: tuple[Settings, ssl.SSLContext]) -> ssl.SSLContext:
+    return tls[1]
 
 
 async def test_two_servers_in_one_program_share_nothing(zapq_settings: Settings, tmp_path: Path) -> None:
@@ -71,13 +56,12 @@ async def test_two_servers_in_one_program_share_nothing(zapq_settings: Settings,
 
 
 async def test_a_service_of_the_caller_is_served_and_stays_open(zapq_settings: Settings) -> None:
-    async with open_service(zapq_settings) as service, trio.open_nursery() as nursery:
-        [url] = await nursery.start(partial(zapq.serve, zapq_settings, service=service))
-        await ask(url, "POST", "/enqueue", b"over http")
+    async with open_service(zapq_settings) as service:
+        async with serving(zapq_settings, service) as url:
+            await ask(url, "POST", "/enqueue", b"over http")
         message = await service.dequeue()
         assert message is not None
         assert message.body == b"over http"
-        nursery.cancel_scope.cancel()
     assert service.stats().queue.enqueued == 1
 
 
@@ -324,10 +308,10 @@ async def test_the_authority_of_an_http_2_request_is_its_host(
 
 
 async def test_a_ping_between_requests_is_no_slow_head(
-    tls_settings: Settings, client_context: ssl.SSLContext
+    tls_settings: Settings, client_context: ssl.SSLContext, patient_clock: MockClock
 ) -> None:
     client_context.set_alpn_protocols(["h2"])
-    settings = replace(tls_settings, http2=True, head_timeout=0.1, keep_alive=0.5)
+    settings = replace(tls_settings, http2=True, head_timeout=10, keep_alive=50)
     async with serving(settings) as url:
         stream = await connect(url, client_context)
         connection = H2Connection(H2Configuration(client_side=True))
@@ -338,16 +322,15 @@ async def test_a_ping_between_requests_is_no_slow_head(
         with contextlib.suppress(trio.BrokenResourceError):
             while await stream.receive_some():
                 pass
-        # The lower bound only: whatever the machine is at, it was not the head's timeout that ended this.
-        assert trio.current_time() - begun > 0.4
+        assert trio.current_time() - begun == pytest.approx(50, abs=1)
         await trio.aclose_forcefully(stream)
 
 
 async def test_unusable_certificates_are_refused_before_anything_is_bound(
-    tls_settings: Settings, authority: trustme.CA, tmp_path: Path
+    tls_settings: Settings, tmp_path: Path
 ) -> None:
     stranger = tmp_path / "other.pem"
-    stranger.write_bytes(authority.issue_cert("other").private_key_pem.bytes())
+    stranger.write_bytes(trustme.CA().issue_cert("other").private_key_pem.bytes())
     for wrong in (
         replace(tls_settings, tls_cert=str(tmp_path / "missing.pem")),
         replace(tls_settings, tls_key=str(tmp_path / "missing.pem")),
@@ -363,7 +346,7 @@ class TestClosing:
 
     @pytest.fixture
     def zapq_settings(self, zapq_settings: Settings) -> Settings:
-        return replace(zapq_settings, keep_alive=0.1, head_timeout=0.1, max_connections=3)
+        return replace(zapq_settings, keep_alive=10, head_timeout=10, max_connections=3)
 
     @pytest.mark.parametrize("target", ["/health", "/dequeue", "/nothing"])
     async def test_connection_close_is_followed_by_eof(self, zapq_settings: Settings, target: str) -> None:
@@ -381,8 +364,7 @@ class TestClosing:
             while piece := await client.stream.receive_some():
                 received += piece
             assert received.count(b"HTTP/1.1 200 OK") == 1
-            while (await ask(url, "GET", "/metrics")).json["connections"] > 1:
-                await trio.sleep(0.01)
+            await until_shown(url, connections=1)
 
     async def test_http_1_0_is_followed_by_eof(self, zapq_settings: Settings) -> None:
         async with serving(replace(zapq_settings, keep_alive=60.0)) as url:
@@ -394,20 +376,26 @@ class TestClosing:
             assert received.startswith(b"HTTP/1.1 200 OK\r\n")
             assert received.endswith(b"\r\n\r\nok")
 
-    async def test_the_keep_alive_timeout_fires_after_a_request_too(self, zapq_settings: Settings) -> None:
+    async def test_the_keep_alive_timeout_fires_after_a_request_too(
+        self, zapq_settings: Settings, patient_clock: MockClock
+    ) -> None:
         async with serving(zapq_settings) as url, open_client(url) as client:
             assert (await client.request("GET", "/health")).status == 200
             assert await client.reads_eof()
 
-    async def test_a_head_that_was_begun_must_be_finished_in_time(self, zapq_settings: Settings) -> None:
+    async def test_a_head_that_was_begun_must_be_finished_in_time(
+        self, zapq_settings: Settings, patient_clock: MockClock
+    ) -> None:
         settings = replace(zapq_settings, keep_alive=60.0)
         async with serving(settings) as url, open_client(url) as client:
             await client.stream.send_all(b"GET /health HT")
             assert await client.reads_eof()
 
-    async def test_a_long_poll_outlives_the_keep_alive_timeout(self, zapq_settings: Settings) -> None:
+    async def test_a_long_poll_outlives_the_keep_alive_timeout(
+        self, zapq_settings: Settings, patient_clock: MockClock
+    ) -> None:
         async with serving(zapq_settings) as url, open_client(url) as client:
-            assert (await client.request("GET", "/dequeue?wait=0.5")).status == 204
+            assert (await client.request("GET", "/dequeue?wait=50")).status == 204
 
     async def test_connections_over_the_cap_are_closed_and_the_others_go_on(self, zapq_settings: Settings) -> None:
         async with (
@@ -432,8 +420,10 @@ class TestClosing:
             await client.stream.send_eof()
             assert (await client.answer()).status == 202
 
-    async def test_a_slow_body_is_408_and_stores_nothing(self, zapq_settings: Settings) -> None:
-        async with serving(replace(zapq_settings, body_timeout=0.1)) as url, open_client(url) as client:
+    async def test_a_slow_body_is_408_and_stores_nothing(
+        self, zapq_settings: Settings, patient_clock: MockClock
+    ) -> None:
+        async with serving(replace(zapq_settings, body_timeout=10)) as url, open_client(url) as client:
             await client.stream.send_all(
                 b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\njo"
             )
@@ -451,7 +441,7 @@ async def test_over_tls_hot_requests_are_hot_too_in_however_many_records_they_co
         for pieces in ([request], [request[:30], request[30:]], [request[:-10], request[-10:-5], request[-5:]]):
             for piece in pieces:
                 await client.stream.send_all(piece)
-                await trio.testing.wait_all_tasks_blocked()
+                await wait_all_tasks_blocked()
             assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 202")
         assert (await client.request("GET", "/health")).status == 200
         assert (await client.request("GET", "/dequeue")).body == b"0123456789"

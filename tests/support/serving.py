@@ -34,11 +34,13 @@ async def serving(
 def with_tls(settings: Settings, directory: Path) -> tuple[Settings, ssl.SSLContext]:
     """Give a server a certificate of its own, and return what a client speaks that trusts it."""
     authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
-    pem = str(directory / "server.pem")
-    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(pem)
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    cert, key = directory / "cert.pem", directory / "key.pem"
+    cert.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    return replace(settings, tls_cert=pem, tls_key=pem), context
+    return replace(settings, tls_cert=str(cert), tls_key=str(key)), context
 
 
 WAYS = ("lobby", "task", "long", "tls")

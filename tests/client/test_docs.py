@@ -13,11 +13,17 @@ from pathlib import Path
 import trio
 
 from tests.support.process import ENVIRON
+from tests.support.waiting import eventually
+from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/client.md").read_text()
 SEND, CONSUME, LOOP = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 [SHELL] = re.findall(r"```console\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
+async def until_acknowledged(queue: NamedQueue, number: int) -> None:
+    await eventually(lambda: queue.info().stats.acked == number, f"{number} messages to be acknowledged")
 
 
 async def test_the_sending_example_runs(zapq_server: ZapqServer) -> None:
@@ -34,8 +40,7 @@ async def test_the_consuming_examples_acknowledge(zapq_server: ZapqServer) -> No
         async with trio.open_nursery() as nursery:
             command = [sys.executable, "-c", program]
             nursery.start_soon(partial(trio.run_process, command, stdout=subprocess.DEVNULL))
-            while emails.info().stats.acked < number:
-                await trio.sleep(0.01)
+            await until_acknowledged(emails, number)
             nursery.cancel_scope.cancel()
 
 
@@ -58,8 +63,7 @@ exec {shlex.quote(sys.executable)} -c 'from zapq.__main__ import main; main()' "
                 env=ENVIRON | {"ZAPQ_URL": zapq_server.url, "PATH": f"{tmp_path}:{ENVIRON['PATH']}"},
             )
         if "^C" in expected:
-            while emails.info().stats.messages:
-                await trio.sleep(0.01)
+            await eventually(lambda: not emails.info().stats.messages, "the command to take it")
             process.send_signal(signal.SIGINT)
         assert await process.wait() == (130 if "^C" in expected else 0), line
         assert (tmp_path / "output").read_text().rstrip() == expected.removesuffix("^C").rstrip(), line

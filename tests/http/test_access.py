@@ -13,6 +13,7 @@ import trio
 
 import zapq
 from bench.torture import auth
+from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, open_client
 from zapq.access.access import Access
 from zapq.access.token import digest
@@ -158,9 +159,9 @@ async def test_what_the_hot_path_remembers_ends_when_credentials_are_read_again(
     async def reload() -> None:
         logged = len(caplog.records)
         await ask_to_reload.send(None)
-        with trio.fail_after(10):
-            while not any("reload" in each.getMessage() for each in caplog.records[logged:]):
-                await trio.sleep(0.01)
+        await eventually(
+            lambda: any("reload" in each.getMessage() for each in caplog.records[logged:]), "the log to tell of it"
+        )
 
     async with open_client(url) as client:
         for _ in range(3):

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 import zapq
+from tests.support.serving import until_waiting
 from tests.support.wire import Answer, ask, open_client
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
@@ -219,8 +220,7 @@ async def test_a_long_poll_gets_the_message_that_comes_and_204_when_none_does(za
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(poll, "/dequeue?wait=20")
-        while zapq_server.service.stats().waiting == 0:
-            await trio.sleep(0.001)
+        await until_waiting(zapq_server.service)
         assert (await ask(zapq_server.url, "POST", "/enqueue", b"late")).status == 202
     assert [answer.body for answer in answers] == [b"late"]
     await poll("/dequeue?wait=0.01")

@@ -8,9 +8,9 @@ import h11
 import msgspec
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 from tests.http.test_contract import assert_problem
+from tests.support.serving import until_waiting
 from tests.support.wire import Answer, ask, open_client
 from zapq.core.queue import STATES
 from zapq.core.queue_settings import QueueSettings
@@ -786,8 +786,7 @@ async def test_a_long_poll_is_answered_by_whatever_ends_it(zapq_server: ZapqServ
         answers: list[Answer] = []
         async with trio.open_nursery() as polling:
             polling.start_soon(poll, answers)
-            while not service.stats().waiting:
-                await wait_all_tasks_blocked()
+            await until_waiting(service)
             await ask(zapq_server.url, method, path, b"hello" if path.endswith("messages") else b"")
         assert [answer.status for answer in answers] == [status]
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from tests.http.test_contract import assert_problem
+from tests.support.serving import until_waiting
 from tests.support.wire import Answer, ask
 from zapq.testing import ZapqServer
 
@@ -81,8 +82,7 @@ async def test_long_polls_are_served_or_told_that_their_queue_is_gone(zapq_serve
     async with trio.open_nursery() as nursery:
         for name in ("kept", "gone"):
             nursery.start_soon(poll, name)
-        while zapq_server.service.stats().waiting < 2:
-            await trio.sleep(0.001)
+        await until_waiting(zapq_server.service, 2)
         assert (await ask(zapq_server.url, "POST", "/load?file=a.msgpack")).status == 200
     assert (answers["kept"].status, answers["kept"].body) == (200, b"saved")
     assert_problem(answers["gone"], "queue-not-found")

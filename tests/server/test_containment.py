@@ -16,6 +16,7 @@ from hypercorn.config import Config
 from trio.testing import MockClock
 
 import zapq
+from tests.support.serving import until_waiting
 from tests.support.wire import open_client
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
@@ -72,8 +73,7 @@ async def test_a_cancellation_at_whatever_moment_of_an_answer_is_no_error(
             [url] = await nursery.start(partial(zapq.serve, zapq_settings, service=zapq_service))
             async with open_client(url) as client:
                 await client.send("GET", "/dequeue?wait=60")
-                while zapq_service.stats().waiting == 0:
-                    await trio.sleep(0.001)
+                await until_waiting(zapq_service)
                 zapq_service.enqueue_nowait(b"x")
                 for _ in range(turns):
                     await trio.lowlevel.checkpoint()

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
-from tests.support.wire import ask, open_client, vanish
+from tests.support.serving import until_waiting
+from tests.support.wire import ask, open_client, until_shown, vanish
 from zapq.core.queue import STATES
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
@@ -44,17 +44,13 @@ class TestClientsThatVanish(Both):
             for noticed in (True, False):
                 stream = await connect(zapq_server)
                 await stream.send_all(request("POST", target))
-                while not service.stats().waiting:
-                    await wait_all_tasks_blocked()
+                await until_waiting(service)
                 vanish(stream)
                 if noticed:
-                    while service.stats().waiting:
-                        await wait_all_tasks_blocked()
+                    await until_waiting(service, 0)
                 where = service.default if target.startswith("/dequeue") else queue
                 where.enqueue_nowait(b"job")  # in the tick of the reset, if it was not noticed
-                while service.stats().waiting:
-                    await wait_all_tasks_blocked()
-                await wait_all_tasks_blocked()
+                await until_waiting(service, 0)
                 [seen] = await where.peek()
                 assert (seen.message.body, seen.receives) == (b"job", 0)
                 assert await where.clear() == 1
@@ -122,8 +118,7 @@ class TestClientsThatVanish(Both):
                 nursery.start_soon(vanishing_client)
             for _ in range(3):
                 nursery.start_soon(good_client)
-        while (await ask(zapq_server.url, "GET", "/metrics")).json["connections"] > 1:
-            await wait_all_tasks_blocked(0.01)
+        await until_shown(zapq_server.url, connections=1)
         for name, queue in queues.items():
             held = [each.message.id for state in STATES for each in await queue.peek(state, limit=1000)]
             stats = queue.info().stats

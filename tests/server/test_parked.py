@@ -15,6 +15,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq
+from tests.support.serving import until_waiting
 from tests.support.wire import ask, connection, until_shown, vanish
 from zapq.limits import DISMISSALS
 from zapq.service.service import QueueService
@@ -47,12 +48,6 @@ def plain(text: bytes) -> bytes:
     text = re.sub(rb"[0-9]+-[0-9a-f]{6}(?![0-9a-f-])", b"TRACE", text)
     text = re.sub(rb"[0-9a-f]{6}-[0-9]-", b"TAG-", text)
     return re.sub(rb"Content-Length: [0-9]+|Date: [^\r]+|Zapq-Visible-Until: [^\r]+", b"", text)
-
-
-async def waiting(service: QueueService, number: int) -> None:
-    """Return once so many wait. What is sent in this process is there, and read, before nothing moves any more."""
-    await wait_all_tasks_blocked()
-    assert len(service.waiting_room) == number
 
 
 async def send(service: QueueService) -> None:
@@ -102,7 +97,7 @@ async def test_it_is_answered_byte_for_byte_as_the_long_way_answers_it(
             [url] = await nursery.start(partial(zapq.serve, settings, service=service))
             async with connection(url) as stream:
                 await stream.send_all(poll)
-                await waiting(service, 1)
+                await until_waiting(service, 1)
                 await end(service)
                 answers.append(plain(await answer(stream)))
             nursery.cancel_scope.cancel()
@@ -117,7 +112,7 @@ async def test_it_costs_no_task_and_is_hot(zapq_server: ZapqServer) -> None:
         before = trio.lowlevel.current_statistics().tasks_living
         for stream in (one, other):
             await stream.send_all(WAIT)
-        await waiting(service, 2)
+        await until_waiting(service, 2)
         await wait_all_tasks_blocked()
         assert trio.lowlevel.current_statistics().tasks_living == before
         # First come, first served, also by a request in the same turn of the lobby.
@@ -135,7 +130,7 @@ async def test_what_is_pipelined_behind_it_is_answered_after_it(zapq_server: Zap
     service = zapq_server.service
     async with connection(zapq_server.url) as stream:
         await stream.send_all(DEQUEUE + HEALTH * behind)
-        await waiting(service, 1)
+        await until_waiting(service, 1)
         await stream.send_all(HEALTH)
         await wait_all_tasks_blocked()
         await service.enqueue(b"x")
@@ -145,7 +140,7 @@ async def test_what_is_pipelined_behind_it_is_answered_after_it(zapq_server: Zap
         assert received.count(b"\r\n\r\nx") == 1
         assert received.index(b"\r\n\r\nx") < received.index(b"\r\n\r\nok")
         await stream.send_all(DEQUEUE)
-        await waiting(service, 1)
+        await until_waiting(service, 1)
         await service.enqueue(b"y")
         assert (await answer(stream)).endswith(b"\r\n\r\ny")
 
@@ -156,7 +151,7 @@ async def test_behind_other_requests_it_waits_after_their_answers(zapq_server: Z
     async with connection(zapq_server.url) as stream:
         await stream.send_all(DEQUEUE * 2)
         assert (await answer(stream)).endswith(b"\r\n\r\n1")
-        await waiting(service, 1)
+        await until_waiting(service, 1)
         await service.enqueue(b"2")
         assert (await answer(stream)).endswith(b"\r\n\r\n2")
 
@@ -170,7 +165,7 @@ async def test_its_connection_is_closed_when_asked_and_else_after_the_idle_timeo
         for poll in (DEQUEUE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), DEQUEUE):
             async with connection(url) as stream:
                 await stream.send_all(poll)
-                await waiting(service, 1)
+                await until_waiting(service, 1)
                 # Longer than the connection may be idle.
                 await trio.sleep(20)
                 await service.enqueue(b"x")
@@ -187,13 +182,13 @@ async def test_who_left_gets_nothing_and_the_next_one_does(zapq_server: ZapqServ
     async with connection(zapq_server.url) as gone, connection(zapq_server.url) as next_:
         for number, stream in enumerate((gone, next_), 1):
             await stream.send_all(poll)
-            await waiting(service, number)
+            await until_waiting(service, number)
         if "reset" in way:
             vanish(gone)
         else:
             gone.socket.close()
         if "tick" not in way:
-            await waiting(service, 1)
+            await until_waiting(service, 1)
         queue.enqueue_nowait(b"x")
         got = await answer(next_)
         assert got.endswith(b"\r\n\r\nx")
@@ -207,7 +202,7 @@ async def test_who_has_closed_only_its_own_half_is_told_that_there_is_nothing(za
     zapq_server.service.queue("jobs")
     async with connection(zapq_server.url) as stream:
         await stream.send_all(WAIT)
-        await waiting(zapq_server.service, 1)
+        await until_waiting(zapq_server.service, 1)
         await stream.send_eof()
         assert (await answer(stream)).startswith(b"HTTP/1.1 204")
         assert await stream.receive_some() == b""
@@ -238,7 +233,7 @@ async def test_a_shutdown_answers_very_many_at_once(zapq_settings: Settings) -> 
             stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
             await stream.send_all(DEQUEUE)
             streams.append(stream)
-        await waiting(service, number)
+        await until_waiting(service, number)
         stop.set()
         for stream in streams:
             async with stream:
@@ -255,9 +250,9 @@ async def test_on_disk_it_is_answered_when_the_message_is_written(
         service.queue("jobs")
         async with connection(url) as first, connection(url) as second:
             await first.send_all(MANY)
-            await waiting(service, 1)
+            await until_waiting(service, 1)
             await second.send_all(WAIT)
-            await waiting(service, 2)
+            await until_waiting(service, 2)
             batch = msgspec.msgpack.encode([b"a", b"b"])
             fields = {"Content-Type": "application/msgpack"}
             assert (await ask(url, "POST", "/queues/jobs/messages/batch", batch, fields)).status == 202

@@ -523,8 +523,8 @@ async def test_every_verb_that_is_cancelled_changes_nothing(
     else:
         async with trio.open_nursery() as nursery, zapq_service.lock:
             nursery.start_soon(caller)
-            while not zapq_service.lock.statistics().tasks_waiting:
-                await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked()
+            assert zapq_service.lock.statistics().tasks_waiting
             scope.cancel()
     assert scope.cancelled_caught
     assert (zapq_service.stats(), queue.info(), await queue.peek("leased")) == before

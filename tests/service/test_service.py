@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.support.waiting import eventually
 from zapq.core.message import Message
 from zapq.errors import Draining, InvalidParameter, MessageTooLarge, QueueFull, SnapshotFailed, TooManyWaiters
 from zapq.service.open import open_service
@@ -213,8 +214,8 @@ async def test_every_verb_cancelled_in_line_for_the_lock_changes_nothing(
 
     async with trio.open_nursery() as nursery, zapq_service.lock:
         nursery.start_soon(caller)
-        while not zapq_service.lock.statistics().tasks_waiting:
-            await trio.lowlevel.checkpoint()  # restore reads its file first, in a thread
+        # Restoring reads a file first, in a thread.
+        await eventually(lambda: zapq_service.lock.statistics().tasks_waiting, "the verb to want the lock")
         scope.cancel()
     assert scope.cancelled_caught
     assert zapq_service.stats() == before
@@ -492,8 +493,7 @@ async def test_a_restore_that_is_cancelled_as_it_happens_says_that_it_happened(
     lock = zapq_service.lock
     for _ in range(2):  # it takes the lock once to number the messages, and once to put them in place
         await lock.acquire()
-        while lock.statistics().tasks_waiting == 0:
-            await trio.sleep(0.001)
+        await eventually(lambda: lock.statistics().tasks_waiting, "the load to want the lock")
         lock.release()
     scope.cancel()  # it has been handed the lock and cannot be stopped any more
     with trio.fail_after(10):
@@ -514,8 +514,7 @@ async def test_a_cancelled_snapshot_leaves_the_older_file_and_nothing_else(
     with trio.CancelScope() as scope:
 
         async def cancel_once_it_writes() -> None:
-            while len(list(directory.iterdir())) < 2:
-                await trio.sleep(0.001)
+            await eventually(lambda: len(list(directory.iterdir())) == 2, "a file to be begun")
             scope.cancel()
 
         nursery.start_soon(cancel_once_it_writes)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trio
 import trustme
+from trio.testing import wait_all_tasks_blocked
 
 import zapq
 from zapq.server.lobby import Lobby
@@ -62,3 +63,12 @@ def by(
         case "long":
             settings = replace(settings, hot_path=False)
     return settings, None
+
+
+async def until_waiting(service: QueueService, number: int = 1) -> None:
+    """Return once so many consumers wait, whose requests came from this process.
+
+    What was sent is there, and was read, before nothing moves any more.
+    """
+    await wait_all_tasks_blocked()
+    assert service.stats().waiting == number

@@ -6,19 +6,13 @@ import os
 import pty
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import trio
 
 from tests.support.process import assert_one_line, messages, run, serving
 from zapq.access.token import digest
 from zapq.access.token_file import parse_line
-from zapq.client import open_client
-from zapq.errors import RoleMissing, Unauthenticated
-from zapq.settings import Settings
-from zapq.testing import ZapqServer
 
 
 def made(*arguments: str) -> tuple[str, str]:
@@ -109,26 +103,3 @@ def test_a_service_that_has_nothing_to_read_again_goes_on(tmp_path: Path) -> Non
         process.send_signal(signal.SIGHUP)
         assert messages(process.stdout.readline())[0]["msg"] == "reloaded"
         assert process.poll() is None
-
-
-class TestClients:
-    """What programs do with a token."""
-
-    token, line = "t" * 20, f"shop:{digest(b't' * 20).hex()}:producer"
-
-    @pytest.fixture
-    def zapq_settings(self, zapq_settings: Settings, tmp_path: Path) -> Settings:
-        file = tmp_path / "tokens"
-        file.write_text(self.line)
-        file.chmod(0o600)
-        return replace(zapq_settings, token_file=str(file))
-
-    async def test_a_client_shows_it_with_each_request(self, zapq_server: ZapqServer) -> None:
-        async with open_client(zapq_server.url, token=self.token) as client:
-            assert await client.enqueue("q", b"x") == 1
-            with pytest.raises(RoleMissing, match="needs the role consumer") as refused:
-                await client.receive("q")
-            assert refused.value.members == {"role": "consumer"}
-        async with open_client(zapq_server.url) as client:
-            with trio.fail_after(10), pytest.raises(Unauthenticated):
-                await client.enqueue("q", b"x")

@@ -1,0 +1,335 @@
+"""Consumers against a queue in virtual time, where nobody waits for what is not there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+import trio
+import trio.testing
+
+from tests.client.doubles import Script, in_process, refusal, scripted
+from tests.support.waiting import eventually
+from zapq import errors
+from zapq.client import Client, HeldLease, open_client
+from zapq.service.named_queue import NamedQueue
+from zapq.service.service import QueueService
+from zapq.testing import ZapqServer
+
+
+async def hold(lease: HeldLease) -> None:
+    async with lease:
+        await trio.sleep_forever()
+
+
+class TestConsume:
+    """Against a queue in virtual time."""
+
+    @pytest.fixture
+    def emails(self, zapq_service: QueueService) -> NamedQueue:
+        return zapq_service.queue("emails")
+
+    @pytest.fixture
+    def down(self) -> list[bool]:
+        """Put something in, and the server is away."""
+        return []
+
+    @pytest.fixture
+    async def client(self, zapq_service: QueueService, down: list[bool]) -> Any:
+        answer = in_process(zapq_service)
+
+        async def answer_if_up(request: httpx2.Request) -> httpx2.Response:
+            if down:
+                raise httpx2.ConnectError("away")
+            return await answer(request)
+
+        async with scripted(answer_if_up) as client:
+            yield client
+
+    async def test_the_end_of_a_block_acknowledges(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue_many([b"one", b"two", b"three"])
+        seen = []
+        async with client.consume("emails", concurrency=2) as leases:
+            async for lease in leases:
+                async with lease as same:
+                    assert same is lease
+                    seen.append((lease.id, lease.queue, lease.receive_count, lease.content_type, lease.body))
+                if len(seen) == 3:
+                    break
+        assert seen == [
+            (id, "emails", 1, "application/octet-stream", body)
+            for id, body in ((1, b"one"), (2, b"two"), (3, b"three"))
+        ]
+        assert (emails.info().stats.acked, emails.info().stats.messages) == (3, 0)
+
+    async def test_no_more_than_concurrency_are_held_and_what_is_left_is_released(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue_many([b"x"] * 10)
+        async with client.consume("emails", concurrency=3):
+            await trio.sleep(1)
+            assert emails.info().stats.leased == 3
+        stats = emails.info().stats
+        assert (stats.leased, stats.ready, stats.released, stats.received) == (0, 10, 3, 3)
+
+    async def test_an_error_in_the_block_releases_and_comes_out_as_it_is(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue(b"hello")
+
+        async def consume_and_fail() -> None:
+            async with client.consume("emails") as leases:
+                async for lease in leases:
+                    async with lease:
+                        raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await consume_and_fail()
+        assert (emails.info().stats.ready, emails.info().stats.leased) == (1, 0)
+
+    async def test_a_cancelled_consumer_releases_everything(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue_many([b"x"] * 5)
+        with trio.move_on_after(40) as scope:
+            async with client.consume("emails", concurrency=4) as leases:
+                async for lease in leases:
+                    async with lease:
+                        await trio.sleep_forever()
+        assert scope.cancelled_caught
+        stats = emails.info().stats
+        assert (stats.leased, stats.ready, stats.released, stats.leases_expired) == (0, 5, 4, 0)
+
+    async def test_a_slow_block_keeps_its_lease_and_so_do_those_who_wait_for_it(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue_many([b"slow", b"waits"])
+        async with client.consume("emails", concurrency=2, visibility=30) as leases:
+            for _ in range(2):
+                async with await anext(leases) as lease:
+                    await trio.sleep(1000)
+                    assert lease.receive_count == 1
+        stats = emails.info().stats
+        assert (stats.acked, stats.received, stats.leases_expired) == (2, 2, 0)
+
+    async def test_a_block_that_outlasts_a_cancellation_is_kept_and_acknowledged(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue_many([b"last", b"not begun"])
+        with trio.move_on_after(1):
+            async with client.consume("emails", concurrency=2, visibility=30) as leases:
+                async for lease in leases:
+                    async with lease:
+                        with trio.CancelScope(shield=True):
+                            await trio.sleep(1000)
+        stats = emails.info().stats
+        assert (stats.acked, stats.ready, stats.leased, stats.leases_expired) == (1, 1, 0, 0)
+
+    async def test_a_block_may_settle_its_lease_itself(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue_many([b"later", b"done"])
+
+        async def acknowledge_and_fail(lease: HeldLease) -> None:
+            async with lease:
+                await lease.ack()
+                raise ZeroDivisionError
+
+        async with client.consume("emails", concurrency=1) as leases:
+            async with await anext(leases) as lease:
+                await lease.release(delay=60)
+            with pytest.raises(ZeroDivisionError):
+                await acknowledge_and_fail(await anext(leases))
+        stats = emails.info().stats
+        assert (stats.delayed, stats.acked, stats.released) == (1, 1, 1)
+
+    async def test_a_lost_lease_cancels_its_block(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue(b"hello")
+        async with client.consume("emails") as leases:
+            lease = await anext(leases)
+            await emails.clear()
+            with pytest.raises(errors.ReceiptExpired):
+                await hold(lease)
+            assert lease.lost
+            with pytest.raises(errors.ReceiptExpired):
+                await lease.ack()
+
+    async def test_a_lease_is_lost_when_the_server_is_away_for_longer(
+        self, client: Client, emails: NamedQueue, down: list[bool], autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue(b"hello")
+        async with client.consume("emails", visibility=30) as leases:
+            lease = await anext(leases)
+            start = trio.current_time()
+            down.append(True)
+            with pytest.raises(errors.ReceiptExpired):
+                await hold(lease)
+            assert trio.current_time() - start == pytest.approx(30)
+            down.clear()
+            async with await anext(leases) as lease:
+                assert lease.receive_count == 2
+
+    async def test_a_lease_lost_before_anybody_took_it_is_given_to_nobody(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue(b"hello")
+        async with client.consume("emails", concurrency=1, visibility=30) as leases:
+            await trio.sleep(1)
+            await emails.clear()
+            await trio.sleep(30)
+            await emails.enqueue(b"other")
+            async with await anext(leases) as lease:
+                assert lease.body == b"other"
+
+    async def test_a_short_absence_of_the_server_is_survived(
+        self,
+        client: Client,
+        emails: NamedQueue,
+        down: list[bool],
+        caplog: pytest.LogCaptureFixture,
+        autojump_clock: trio.testing.MockClock,
+    ) -> None:
+        await emails.enqueue(b"hello")
+        async with client.consume("emails", visibility=30) as leases, await anext(leases):
+            down.append(True)
+            await trio.sleep(25)
+            down.clear()
+            await trio.sleep(100)
+        assert (emails.info().stats.acked, emails.info().stats.leases_expired) == (1, 0)
+        assert "not extended: The server zapq could not be reached: away." in caplog.text
+        assert "cannot receive from emails now" in caplog.text
+
+    async def test_a_queue_that_is_not_there_is_waited_for(
+        self,
+        client: Client,
+        emails: NamedQueue,
+        zapq_service: QueueService,
+        autojump_clock: trio.testing.MockClock,
+    ) -> None:
+        async with client.consume("later") as leases:
+            await trio.sleep(1000)
+            await zapq_service.queue("later").enqueue(b"hello")
+            async with await anext(leases) as lease:
+                assert lease.body == b"hello"
+
+    async def test_what_does_not_pass_cancels_the_block_and_is_raised_as_it_is(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async with scripted(Script(refusal(errors.InvalidParameter("wait is wrong.")))) as client:
+
+            async def consume() -> None:
+                async with client.consume("emails"):
+                    await trio.sleep_forever()
+
+            with pytest.raises(errors.InvalidParameter, match="wait is wrong"):
+                await consume()
+
+    async def test_nobody_holds_a_lease_for_longer_than_its_consumer_is_open(
+        self, client: Client, emails: NamedQueue, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue(b"hello")
+        ended = trio.Event()
+
+        async def expect_the_end(lease: HeldLease) -> None:
+            with pytest.raises(errors.ReceiptExpired):
+                await hold(lease)
+            ended.set()
+
+        async with client.consume("emails") as leases:
+            nursery.start_soon(expect_the_end, await anext(leases))
+            await trio.testing.wait_all_tasks_blocked()
+        await ended.wait()
+        assert (emails.info().stats.ready, emails.info().stats.released) == (1, 1)
+
+    async def test_a_cancellation_while_acknowledging_does_not_undo_the_work(
+        self, zapq_service: QueueService, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue(b"hello")
+        answer, scope = in_process(zapq_service), trio.CancelScope()
+
+        async def answer_slowly(request: httpx2.Request) -> httpx2.Response:
+            if request.method == "DELETE":
+                scope.cancel()
+                await trio.sleep(1)
+            return await answer(request)
+
+        async with scripted(answer_slowly) as client:
+            with scope:
+                async with client.consume("emails") as leases, await anext(leases):
+                    pass
+        assert scope.cancelled_caught
+        assert (emails.info().stats.acked, emails.info().stats.messages) == (1, 0)
+
+    async def test_a_server_that_is_gone_holds_a_cancellation_up_for_seconds_only(
+        self,
+        client: Client,
+        emails: NamedQueue,
+        down: list[bool],
+        caplog: pytest.LogCaptureFixture,
+        autojump_clock: trio.testing.MockClock,
+    ) -> None:
+        await emails.enqueue_many([b"x"] * 5)
+        start = trio.current_time()
+        with trio.move_on_after(1):
+            async with client.consume("emails", concurrency=4) as leases, await anext(leases):
+                down.append(True)
+                await trio.sleep_forever()
+        assert trio.current_time() - start <= 1 + 2 * 5
+        assert "was not released" in caplog.text
+
+
+class TestConsumeWith:
+    """Handlers, against a real server and in virtual time."""
+
+    async def test_it_acknowledges_what_its_handler_dealt_with_and_sends_the_rest_again(
+        self, zapq_server: ZapqServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        emails = zapq_server.service.queue("emails")
+        await emails.enqueue_many([b"%d" % number for number in range(20)])
+        seen: list[tuple[bytes, int]] = []
+        async with open_client(zapq_server.url) as client, trio.open_nursery() as nursery:
+
+            async def handle(lease: HeldLease) -> None:
+                seen.append((lease.body, lease.receive_count))
+                if lease.body == b"7" and lease.receive_count == 1:
+                    raise ZeroDivisionError
+
+            nursery.start_soon(client.consume_with, "emails", handle)
+            await eventually(lambda: emails.info().stats.acked == 20, "all messages to be acknowledged")
+            nursery.cancel_scope.cancel()
+        assert sorted(seen) == sorted([(b"%d" % number, 1) for number in range(20)] + [(b"7", 2)])
+        assert emails.info().stats.messages == 0
+        assert "the handler of message 8 of emails failed" in caplog.text
+        assert "ZeroDivisionError" in caplog.text
+
+    async def test_it_runs_as_many_handlers_as_it_is_told_and_releases_when_cancelled(
+        self, zapq_service: QueueService, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        emails = zapq_service.queue("emails")
+        await emails.enqueue_many([b"x"] * 9)
+        running = 0
+
+        async def handle(lease: HeldLease) -> None:
+            nonlocal running
+            running += 1
+            await trio.sleep_forever()
+
+        async with scripted(in_process(zapq_service)) as client:
+            with trio.move_on_after(100):
+                await client.consume_with("emails", handle, concurrency=4, visibility=10, wait=5)
+        stats = emails.info().stats
+        assert running == 4
+        assert (stats.ready, stats.leased, stats.released, stats.leases_expired) == (9, 0, 4, 0)
+
+    async def test_what_does_not_pass_is_raised_as_it_is(self, autojump_clock: trio.testing.MockClock) -> None:
+        async def handle(lease: HeldLease) -> None:
+            raise AssertionError
+
+        async with scripted(Script(refusal(errors.Forbidden()))) as client:
+            with pytest.raises(errors.Forbidden):
+                await client.consume_with("emails", handle)

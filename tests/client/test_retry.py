@@ -1,0 +1,130 @@
+"""What is sent again after which failure, and when: every call of the client against every way to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import httpx2
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.client.doubles import DONE, ENQUEUED, Script, in_process, refusal, response, scripted
+from zapq import errors
+from zapq.client import Client, Lease
+from zapq.http import render
+from zapq.service.open import open_service
+from zapq.settings import Settings
+
+LEASE = Lease("emails", 1, "tag-1", 1, "text/plain", b"hello")
+
+
+@dataclass(frozen=True)
+class Call:
+    """Something a client can ask for, and the answer it hopes for."""
+
+    make: Callable[[Client], Awaitable[object]]
+    success: httpx2.Response
+    harmless: bool = True
+    """Whether it may happen twice."""
+
+
+CALLS = {
+    "enqueue": Call(lambda client: client.enqueue("emails", b"hello"), ENQUEUED),
+    "enqueue_many": Call(
+        lambda client: client.enqueue_many("emails", [b"one"]), response(render.enqueued_many(1, 7, b""))
+    ),
+    "receive": Call(lambda client: client.receive("emails", wait=20), DONE),
+    "receive_many": Call(lambda client: client.receive_many("emails"), DONE),
+    "ack": Call(lambda client: client.ack(LEASE), DONE),
+    "release": Call(lambda client: client.release(LEASE), DONE),
+    "extend": Call(lambda client: client.extend(LEASE), DONE),
+    "stats": Call(lambda client: client.stats(), httpx2.Response(200, json=[])),
+    "dequeue": Call(lambda client: client.dequeue("emails"), DONE, harmless=False),
+}
+NOTHING_DONE = [httpx2.ConnectError(""), httpx2.PoolTimeout(""), *map(httpx2.Response, (429, 503))]
+MAYBE_DONE = [
+    *(kind("") for kind in (httpx2.ReadError, httpx2.ReadTimeout, httpx2.WriteTimeout)),
+    *(httpx2.Response(status, text="<html>") for status in (502, 504)),
+]
+
+
+@pytest.mark.parametrize("failure", [*NOTHING_DONE, *MAYBE_DONE], ids=repr)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+async def test_a_call_is_repeated_unless_it_must_happen_once_and_may_have_happened(
+    call: Call, failure: Exception | httpx2.Response, autojump_clock: MockClock
+) -> None:
+    script = Script(failure, failure, call.success)
+    async with scripted(script) as client:
+        if call.harmless or failure in NOTHING_DONE:
+            await call.make(client)
+            assert script.pauses() == [0.1, 0.2]
+            return
+        with pytest.raises(errors.NoAnswer if isinstance(failure, Exception) else errors.ServerError) as raised:
+            await call.make(client)
+    assert raised.value.status == (504 if isinstance(failure, Exception) else failure.status_code)
+    assert script.pauses() == []
+
+
+async def test_pauses_double_up_to_a_cap_and_the_last_failure_is_raised(
+    autojump_clock: MockClock,
+) -> None:
+    script = Script(httpx2.ConnectError("first"), httpx2.ConnectError("refused"))
+    async with scripted(script, attempts=10) as client:
+        with pytest.raises(errors.Unreachable, match="The server zapq could not be reached: refused"):
+            await client.enqueue("emails", b"")
+    assert script.pauses() == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
+
+
+async def test_five_attempts_are_the_default(autojump_clock: MockClock) -> None:
+    script = Script(refusal(errors.Draining()))
+    async with scripted(script) as client:
+        with pytest.raises(errors.Draining):
+            await client.receive("emails")
+    assert len(script.requests) == 5
+
+
+async def test_what_the_server_asks_for_is_the_least_pause(autojump_clock: MockClock) -> None:
+    full = refusal(errors.QueueFull(current=3), **{"Retry-After": "7"})
+    script = Script(full, httpx2.Response(503, headers={"Retry-After": "2"}), ENQUEUED)
+    async with scripted(script) as client:
+        assert await client.enqueue("emails", b"") == 7
+    assert script.pauses() == [7.1, 2.2]
+
+
+async def test_a_producer_does_not_sleep_long_behind_the_room_it_waits_for(
+    zapq_settings: Settings, autojump_clock: MockClock
+) -> None:
+    async with (
+        open_service(replace(zapq_settings, max_msgs=1)) as service,
+        scripted(in_process(service)) as client,
+    ):
+        emails = service.queue("emails")
+        await emails.enqueue(b"first")
+        room: list[float] = []
+
+        async def make_room() -> None:
+            await trio.sleep(0.5)
+            assert await emails.dequeue() is not None
+            room.append(trio.current_time())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(make_room)
+            await client.enqueue("emails", b"second")
+            assert trio.current_time() - room[0] < 1.1
+        assert emails.info().stats.refused == 1
+
+
+@pytest.mark.parametrize("name", ["enqueue", "enqueue_many"])
+async def test_every_attempt_has_the_same_key_and_every_message_or_batch_another(
+    name: str, autojump_clock: MockClock
+) -> None:
+    call = CALLS[name]
+    script = Script(httpx2.ReadError(""), call.success)
+    async with scripted(script) as client:
+        await call.make(client)
+        await call.make(client)
+    first, again, other = [request.headers["Idempotency-Key"] for request in script.requests]
+    assert first == again != other
+    assert len(first) == 32

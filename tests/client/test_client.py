@@ -10,10 +10,10 @@ from pathlib import Path
 import httpx2
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.client.doubles import ENQUEUED, Script, refusal, response, scripted
 from tests.support.serving import with_tls
-from tests.support.waiting import eventually
 from zapq import errors
 from zapq.access.token import digest
 from zapq.client import HeldLease, Lease, open_client
@@ -137,15 +137,18 @@ def test_a_refusal_is_read_as_what_it_was(kind: type[errors.ZapqError]) -> None:
     assert error.detail == "It is so."
 
 
-async def test_waits_for_a_message_for_longer_than_the_timeout(zapq_server: ZapqServer) -> None:
+async def test_waits_for_a_message_for_longer_than_the_timeout(
+    zapq_server: ZapqServer, patient_clock: MockClock
+) -> None:
     zapq_server.service.queue("emails")
-    async with open_client(zapq_server.url, timeout=0.2) as client, trio.open_nursery() as nursery:
+    async with open_client(zapq_server.url, timeout=5) as client, trio.open_nursery() as nursery:
 
-        async def send_when_somebody_waits() -> None:
-            await eventually(lambda: zapq_server.service.stats().waiting, "the client to wait")
+        async def send_late() -> None:
+            await trio.sleep(15)
+            assert zapq_server.service.stats().waiting == 1
             await zapq_server.service.queue("emails").enqueue(b"hello")
 
-        nursery.start_soon(send_when_somebody_waits)
+        nursery.start_soon(send_late)
         lease = await client.receive("emails", wait=20)
         assert lease is not None
         assert lease.body == b"hello"

@@ -11,7 +11,7 @@ from pathlib import Path
 import h11
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq
 from tests.support.serving import WAYS, by
@@ -232,12 +232,16 @@ async def test_whichever_way_a_body_ends_nothing_stays_reserved(
 class TestInAHurry:
     @pytest.fixture
     def zapq_settings(self, zapq_settings: Settings) -> Settings:
-        return replace(zapq_settings, body_timeout=0.1)
+        return replace(zapq_settings, body_timeout=10)
 
-    async def test_a_body_that_is_late_is_408_and_gives_its_room_back(self, target: Target) -> None:
+    async def test_a_body_that_is_late_is_408_and_gives_its_room_back(
+        self, target: Target, patient_clock: MockClock
+    ) -> None:
         async with target.client() as client:
+            begun = trio.current_time()
             await client.stream.send_all(head() + HALF)
             assert await status_of(client) == 408
+            assert trio.current_time() - begun == pytest.approx(10, abs=1)
         assert (target.reserved, target.service.stats().queue.bytes) == (0, 0)
 
 

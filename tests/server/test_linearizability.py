@@ -7,8 +7,6 @@ is shown with spoiled queues. `--hypothesis-profile nightly` makes more historie
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,7 +22,7 @@ import trio
 import zapq
 from tests.linearizability import Ack, Call, Dequeue, Enqueue, Operation, Receive, Release, Result, check, describe
 from tests.share import share
-from tests.support.wire import Answer, Client, open_client
+from tests.support.wire import Answer, Client, open_client, vanish
 from zapq.core.message import Message
 from zapq.core.queue import Queue
 from zapq.errors import ReceiptExpired
@@ -111,7 +109,7 @@ class Visitor:
         if self._vanishes and self._random.random() < 0.15:
             self._journal.note_unanswered(queue, self._number, call, invoked)
             await self._dawdle()
-            reset(client)
+            vanish(client.stream)
             return False
         self._journal.note(queue, self._number, call, invoked, await client.answer())
         return True
@@ -169,13 +167,6 @@ def result_of(call: Call, answer: Answer) -> Result:
         case ((Ack() | Release()), 409):
             return False
     raise AssertionError(f"{call} was answered {answer}")
-
-
-def reset(client: Client) -> None:
-    """Vanish: what is on its way in either direction may be lost."""
-    assert isinstance(client.stream, trio.SocketStream)
-    client.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.stream.socket.close()
 
 
 async def histories_of(settings: Settings, seed: int, *, vanishing: bool = False) -> dict[str, list[Operation]]:

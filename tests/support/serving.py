@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 import trustme
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq
 from zapq.server.lobby import Lobby
@@ -30,6 +30,18 @@ async def serving(
         [url] = await nursery.start(partial(zapq.serve, settings, service=service, **options))
         yield url
         nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def patient_clock(autojump_clock: MockClock) -> MockClock:
+    """Virtual time where there are sockets, all of this process: it jumps once nothing has moved for a while.
+
+    What has been sent is there at once; the while is for a kernel that is busy. So limits can be as long as in the
+    field, nothing is late because the machine is slow, and the test does not wait for them. It must ask for this
+    itself: pytest-trio takes no clock from a fixture's fixtures.
+    """
+    autojump_clock.autojump_threshold = 0.02
+    return autojump_clock
 
 
 def with_tls(settings: Settings, directory: Path) -> tuple[Settings, ssl.SSLContext]:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,10 +15,10 @@ from typing import Any
 import trio
 
 from bench import rig
+from tests.support.process import ENVIRON, server_command
 from tests.support.wire import Answer, ask
 
 STARTING_SECONDS = 30
-ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(("ZAPQ_", "QUEUE_MAX"))}
 
 
 @dataclass(slots=True)
@@ -79,11 +78,12 @@ async def running(
     `wrapper` is a command that starts it, such as `prlimit --nofile=64` or strace.
     """
     log = directory / name
-    places = ["--addr", "127.0.0.1:0", "--data-dir", str(directory / "data")]
-    command = [sys.executable, "-m", "zapq", *places, *flags]
     with log.open("wb") as output:
         process = await trio.lowlevel.open_process(
-            [*wrapper, *command], stdout=output, stderr=subprocess.STDOUT, env=ENVIRON
+            [*wrapper, *server_command(directory / "data", *flags)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=ENVIRON,
         )
     pid = process.pid
     try:

@@ -9,8 +9,6 @@ open then.
 from __future__ import annotations
 
 import random
-import socket
-import struct
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -24,6 +22,7 @@ from bench.torture.overload import post
 from bench.torture.probe import PATIENCE, exchange
 from bench.torture.report import Report
 from bench.torture.server import Server, running
+from tests.support.wire import vanish
 from zapq.limits import KIB, MIB
 
 WARMING = 60.0
@@ -177,7 +176,7 @@ class Customer:
             self._stream = await trio.open_tcp_stream("127.0.0.1", self._port)
         await self._stream.send_all(request[: self._rng.randrange(1, len(request) + 1)])
         if self._rng.random() < 0.5:
-            self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            vanish(self._stream)
         await self.leave()
 
     async def leave(self, queue: str = "") -> None:

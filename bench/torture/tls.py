@@ -25,7 +25,8 @@ import trustme
 
 from bench import rig
 from bench.torture.report import Report
-from bench.torture.server import ENVIRON, Server, running
+from bench.torture.server import Server, running
+from tests.support.process import ENVIRON
 from tests.support.wire import ask, open_client
 
 STALLED, CLIENTS, RELOADS = 500, 8, 20

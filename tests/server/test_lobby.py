@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -19,13 +20,12 @@ from tests.support.wire import ask, connection, open_client, vanish
 from zapq.http import respond
 from zapq.limits import BYTES_PER_COST, MAX_ANSWERS, TURN_COST
 from zapq.server.connection import Handoff
-from zapq.server.hotpath import Answers, HotPath, Parked
+from zapq.server.hotpath import Answers, HotPath
 from zapq.server.lobby import Guest, Lobby
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
-Wake = Callable[[Parked], object] | None
 DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -46,6 +46,26 @@ async def receive(stream: trio.SocketStream, size: int) -> bytes:
             break
         received += data
     return received
+
+
+def watch(
+    patch: pytest.MonkeyPatch,
+    before: Callable[[bytes], None] = lambda data: None,
+    after: Callable[[Answers], None] = lambda answers: None,
+) -> None:
+    """Have `before` called with what the hot path is to answer, and `after` with its answers, not sent yet.
+
+    An observer the lobby itself calls would cost every request something.
+    """
+    respond = HotPath.respond
+
+    def respond_watched(self: HotPath, data: bytes, **options: Any) -> Answers:
+        before(data)
+        answers = respond(self, data, **options)
+        after(answers)
+        return answers
+
+    patch.setattr(HotPath, "respond", respond_watched)
 
 
 def tasks() -> int:
@@ -116,17 +136,14 @@ async def test_where_no_selector_is_pollable_each_connection_has_a_task_and_is_h
 async def test_a_dequeue_whose_write_fails_puts_the_message_back_at_its_place(
     zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    respond = HotPath.respond
     victims: list[trio.SocketStream] = []
 
-    def respond_to_nobody(self: HotPath, data: bytes, *, wake: Wake = None) -> Answers:
-        answers = respond(self, data, wake=wake)
+    def leave(answers: Answers) -> None:
         for stream in victims:
             vanish(stream)
         victims.clear()
-        return answers
 
-    monkeypatch.setattr(HotPath, "respond", respond_to_nobody)
+    watch(monkeypatch, after=leave)
     for body in (b"one", b"two", b"three"):
         zapq_server.service.enqueue_nowait(body)
     async with connection(zapq_server.url) as stream:
@@ -245,14 +262,7 @@ async def test_one_that_pipelines_without_end_does_not_keep_others_waiting(
     zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[int] = []
-    respond = HotPath.respond
-
-    def count(self: HotPath, data: bytes, *, wake: Wake = None) -> Answers:
-        answers = respond(self, data, wake=wake)
-        turns.append(answers.requests)
-        return answers
-
-    monkeypatch.setattr(HotPath, "respond", count)
+    watch(monkeypatch, after=lambda answers: turns.append(answers.requests))
     pipeline = DEQUEUE * 1500
     async with (
         connection(zapq_server.url) as greedy,
@@ -306,19 +316,17 @@ async def test_large_batches_do_not_keep_others_waiting(
     zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[int] = []
-    turn, respond = Lobby._turn, HotPath.respond
+    turn = Lobby._turn
 
     def begin(self: Lobby, nursery: trio.Nursery) -> None:
         turns.append(0)
         turn(self, nursery)
 
-    def count(self: HotPath, data: bytes, *, wake: Wake = None) -> Answers:
-        answers = respond(self, data, wake=wake)
+    def count(answers: Answers) -> None:
         turns[-1] += answers.used
-        return answers
 
     monkeypatch.setattr(Lobby, "_turn", begin)
-    monkeypatch.setattr(HotPath, "respond", count)
+    watch(monkeypatch, after=count)
     body = b'"%b"\n' % (b"x" * 1000) * 300
     batch = b"POST /queues/default/messages/batch HTTP/1.1\r\nHost: localhost\r\n"
     batch += b"Content-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n" % len(body) + body
@@ -386,14 +394,11 @@ async def test_a_head_that_drips_in_does_not_gain_time_with_every_byte(
 async def test_an_error_of_ours_in_the_lobby_ends_one_connection_only(
     zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    respond = HotPath.respond
-
-    def fail_on_demand(self: HotPath, data: bytes, *, wake: Wake = None) -> Answers:
+    def fail_on_demand(data: bytes) -> None:
         if b"boom" in data:
             raise RuntimeError("a mistake")
-        return respond(self, data, wake=wake)
 
-    monkeypatch.setattr(HotPath, "respond", fail_on_demand)
+    watch(monkeypatch, before=fail_on_demand)
     async with open_client(zapq_server.url) as bystander, connection(zapq_server.url) as unlucky:
         await unlucky.send_all(enqueue(b"boom"))
         assert await unlucky.receive_some() == b""

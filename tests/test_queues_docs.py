@@ -10,8 +10,8 @@ import pytest
 import trio
 
 import zapq
-from tests.support.wire import Answer, ask
 from tests.support.curl import lines
+from tests.support.wire import Answer, ask
 from zapq.access.access import Access
 from zapq.http.app import create_app
 from zapq.http.guard import Guard

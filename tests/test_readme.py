@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wire import ask
 from tests.support.curl import lines
+from tests.support.wire import ask
 from zapq.access.access import Access
 from zapq.core.queue_settings import QueueSettings
 from zapq.http.app import create_app

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.wire import ask
 from tests.http.test_contract import assert_problem
+from tests.support.wire import ask
 from zapq.errors import BY_PROBLEM, BatchTooLarge, SnapshotNotFound
 from zapq.http.problems import PHRASES, meanings
 from zapq.settings import Settings

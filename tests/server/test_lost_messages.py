@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.process import running_zapq
 from tests.support.wire import ask
-from tests.server.test_shutdown import running
 
 ADVICE = (
     "They were in memory only. To keep them, start with --durable, or with --snapshot-on-exit NAME.msgpack and"
@@ -18,7 +18,7 @@ ADVICE = (
 
 async def warnings(tmp_path: Path, *flags: str, sent: int = 2, save: str = "") -> list[dict[str, Any]]:
     """Send messages to two queues and one to the default queue, stop the server, and return its warnings."""
-    async with running(tmp_path, *flags) as server:
+    async with running_zapq(tmp_path, *flags) as server:
         for queue in ("default", "a", "b")[: sent + 1 if sent else 0]:
             for _ in range(2):
                 assert (await ask(server.url, "POST", f"/queues/{queue}/messages", b"x")).status == 202

@@ -54,11 +54,11 @@ async def test_a_stop_saves_what_was_accepted_to_the_last_and_a_start_loads_it(t
 
 
 async def test_a_start_after_a_crash_loads_the_newest_automatic_snapshot(tmp_path: Path) -> None:
-    async with running(tmp_path, *FLAGS) as server:
+    async with running_zapq(tmp_path, *FLAGS) as server:
         assert (await ask(server.url, "POST", "/enqueue", b"OLD")).status == 202
         await server.stop()
         assert await server.process.wait() == 0
-    async with running(tmp_path, *FLAGS, "--snapshot-every", "1s") as server:
+    async with running_zapq(tmp_path, *FLAGS, "--snapshot-every", "1s") as server:
         assert (await ask(server.url, "GET", "/dequeue")).body == b"OLD"
         for body in (b"NEW1", b"NEW2"):
             assert (await ask(server.url, "POST", "/enqueue", body)).status == 202
@@ -66,7 +66,7 @@ async def test_a_start_after_a_crash_loads_the_newest_automatic_snapshot(tmp_pat
             await trio.sleep(0.05)
         server.process.kill()
         await server.process.wait()
-    async with running(tmp_path, *FLAGS, "--snapshot-every", "1s") as server:
+    async with running_zapq(tmp_path, *FLAGS, "--snapshot-every", "1s") as server:
         [warning, *_] = server.messages()
         assert (warning["level"], warning["asked"]) == ("WARNING", "queues.msgpack")
         assert [(await ask(server.url, "GET", "/dequeue")).body for _ in range(2)] == [b"NEW1", b"NEW2"]

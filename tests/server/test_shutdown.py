@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -100,7 +101,7 @@ async def test_signals_without_end_do_no_more_than_the_second(tmp_path: Path) ->
 async def test_no_thread_can_be_interrupted_by_a_signal(tmp_path: Path) -> None:
     # A signal that is blocked everywhere neither gets lost nor kills, not even while Python ends.
     ours = sum(1 << number - 1 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    async with running(tmp_path, "--durable") as server:
+    async with running_zapq(tmp_path, "--durable") as server:
         assert (await ask(server.url, "POST", "/enqueue", b"x")).status == 202
         status = [(each / "status").read_text() for each in Path(f"/proc/{server.process.pid}/task").iterdir()]
         masks = [int(mask, 16) for text in status for mask in re.findall(r"SigBlk:\t([0-9a-f]+)", text)]

@@ -14,7 +14,7 @@ import trio
 
 import zapq
 from tests.support.waiting import PATIENCE, eventually
-from zapq.core.records import Batch
+from zapq.core.records import CommitGroup
 from zapq.service.durable import DurableService
 from zapq.settings import Settings
 from zapq.store.database import Database
@@ -37,7 +37,7 @@ class Disk:
         """Be there until `patch` is undone."""
         commit, probe = Database.commit, Database.probe
 
-        def try_commit(database: Database, batches: Sequence[Batch]) -> None:
+        def try_commit(database: Database, batches: Sequence[CommitGroup]) -> None:
             self._entered.set()
             assert self._gate.wait(PATIENCE), "nobody opened the gate"
             if self._only_one:

@@ -116,7 +116,7 @@ EXOTIC = [
 ]
 
 
-@pytest.mark.parametrize("value", EXOTIC, ids=ascii)
+@pytest.mark.parametrize("value", EXOTIC, ids=[re.sub(" at 0x.*>", ">", ascii(value)) for value in EXOTIC])
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_no_value_breaks_its_line_or_is_lost(value: object, log_format: str) -> None:
     stream = configured(Settings(log_format=log_format))

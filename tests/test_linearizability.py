@@ -108,7 +108,7 @@ def brute_force(history: list[Operation]) -> bool:
 
 
 @given(history=doubtful_histories())
-@settings(max_examples=max(300, settings.default.max_examples if settings.default else 0), deadline=None)
+@settings(deadline=None)
 def test_the_checker_finds_an_order_exactly_if_there_is_one(history: list[Operation]) -> None:
     order = check(history)
     event("accepted" if order is not None else "rejected")

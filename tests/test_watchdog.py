@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 HANGING = """
 import time
@@ -55,9 +57,11 @@ async def test_after_them_all(nursery):
 """
 
 
-def test_a_test_that_hangs_fails_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_test_that_hangs_fails_alone(tmp_path: Path, workers: int) -> None:
     (tmp_path / "test_hanging.py").write_text(HANGING)
     options = ["-p", "tests.watchdog", "-p", "no:randomly", "-p", "no:cacheprovider", "-o", "trio_mode=true"]
+    options += ["-n", str(workers)]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-W", "error", "-rA", *options, "--rootdir", tmp_path, tmp_path],
         cwd=ROOT,

@@ -473,5 +473,5 @@ class QueuesAgainstList(RuleBasedStateMachine):
         assert self.now < self.broker.tick(self.now) <= min(due, default=inf)
 
 
-QueuesAgainstList.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+QueuesAgainstList.TestCase.settings = settings(stateful_step_count=40, deadline=None)
 test_the_queues_agree_with_a_list = QueuesAgainstList.TestCase

@@ -199,5 +199,5 @@ class QueuesOnDisk(QueuesAgainstList):
                     self.do_replace("default", deque(), 0)
 
 
-QueuesOnDisk.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+QueuesOnDisk.TestCase.settings = settings(stateful_step_count=40, deadline=None)
 test_the_queues_on_disk_agree_with_a_list = QueuesOnDisk.TestCase

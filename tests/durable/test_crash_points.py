@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.durable.points import Point, make, possible
-from tests.share import share
 
 SAMPLE = {
     "pwrite64": (2, 40, 700, 2000),
@@ -27,6 +26,9 @@ FRESH = {
 POINTS = [Point(calls, number) for calls, numbers in SAMPLE.items() for number in numbers]
 POINTS += [Point(calls, number, fresh=True) for calls, numbers in FRESH.items() for number in numbers]
 
+ALWAYS = {"pwrite64-40", "fdatasync-9", "rename-1", "pwrite64-5-fresh"}
+"""The others are slow."""
+
 
 def name(point: Point) -> str:
     return f"{point.calls.partition(',')[0]}-{point.number}{'-fresh' * point.fresh}"
@@ -38,6 +40,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(not possible(), reason="strace is not allowed to trace here")
-@pytest.mark.parametrize("point", share(POINTS), ids=name)
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(point, id=name(point), marks=[] if name(point) in ALWAYS else [pytest.mark.slow])
+        for point in POINTS
+    ],
+)
 def test_a_process_killed_there_loses_nothing(tmp_path: Path, made: Path, point: Point) -> None:
     point.run(tmp_path, made)

@@ -319,6 +319,7 @@ def test_a_sync_that_fails_and_a_kill_before_the_next_write(tmp_path: Path) -> N
         server.audit(tmp_path / "killed later")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tracing")
 def test_a_start_that_fails_is_one_line_and_changes_nothing(tmp_path: Path, thorough: bool) -> None:
     directory = tmp_path / "data"
@@ -393,6 +394,7 @@ def mounted(size: str, place: Path) -> Iterator[Disk]:
         disk.end()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_and_then_is_not(tmp_path: Path) -> None:
     # Room for the messages twice, as they are in the file and in its log.
     with mounted("64m", tmp_path / "disk") as disk, Server(disk.place, *disk.inside) as server:

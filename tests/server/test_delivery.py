@@ -56,6 +56,7 @@ class TestClientsThatVanish(Both):
                 assert await where.clear() == 1
         assert service.stats().delivery_uncertain == 0
 
+    @pytest.mark.slow
     async def test_of_a_thousand_that_vanish_at_random_none_takes_anything_along(
         self, zapq_server: ZapqServer
     ) -> None:

@@ -423,6 +423,7 @@ def held() -> int:
     return tracemalloc.get_traced_memory()[0]
 
 
+@pytest.mark.slow
 async def test_the_whole_corpus_leaves_no_memory_behind(
     target: Target, caplog: pytest.LogCaptureFixture, patient_clock: MockClock
 ) -> None:

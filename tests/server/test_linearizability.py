@@ -15,13 +15,11 @@ from itertools import count, cycle, permutations
 from random import Random
 from typing import Any
 
-import hypothesis
 import pytest
 import trio
 
 import zapq
 from tests.linearizability import Ack, Call, Dequeue, Enqueue, Operation, Receive, Release, Result, check, describe
-from tests.share import share
 from tests.support.wire import Answer, Client, open_client, vanish
 from zapq.core.message import Message
 from zapq.core.queue import Queue
@@ -33,8 +31,6 @@ QUEUES = ("default", "work")
 CLIENTS = 5
 CALLS = 8
 """Made by each client, one after the other."""
-SEEDS = max(60, hypothesis.settings.default.max_examples // 50 if hypothesis.settings.default else 0)
-"""How often they do it with the hot path; without it, which is slower, a third of that."""
 KINDS: list[type[Call]] = [Enqueue, Dequeue, Receive, Ack, Release]
 
 
@@ -196,15 +192,21 @@ def zapq_settings(zapq_settings: Settings) -> Settings:
     return replace(zapq_settings, log_level="error")
 
 
+@pytest.fixture
+def seeds(hot_path: bool, gate: bool, nightly: bool) -> int:
+    """How often the clients do it with the hot path; without it, which is slower, a third of that."""
+    return (400 if nightly else 60 if gate else 18) // (1 if hot_path else 3)
+
+
 @pytest.mark.parametrize("vanishing", [False, True])
-@pytest.mark.parametrize(("hot_path", "seeds"), [(True, SEEDS), (False, SEEDS // 3)])
+@pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "cold"])
 async def test_every_history_is_linearizable(
     zapq_settings: Settings, hot_path: bool, seeds: int, vanishing: bool
 ) -> None:
     settings = replace(zapq_settings, hot_path=hot_path)
     answered: list[Operation] = []
     overlaps = 0
-    for seed in share(range(seeds)):
+    for seed in range(seeds):
         for queue, history in (await histories_of(settings, seed, vanishing=vanishing)).items():
             assert check(history) is not None, f"seed {seed}, queue {queue}:\n{describe(history)}"
             here = [operation for operation in history if operation.responded is not None]
@@ -217,8 +219,8 @@ async def test_every_history_is_linearizable(
 
 
 @pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "cold"])
-async def test_every_history_on_disk_is_linearizable(zapq_settings: Settings, hot_path: bool) -> None:
-    for seed in share(range(SEEDS // 3)):
+async def test_every_history_on_disk_is_linearizable(zapq_settings: Settings, hot_path: bool, gate: bool) -> None:
+    for seed in range(20 if gate else 6):
         place = f"{zapq_settings.data_dir}/{seed}"
         settings = replace(zapq_settings, hot_path=hot_path, durable=True, data_dir=place)
         for queue, history in (await histories_of(settings, seed, vanishing=seed % 2 == 1)).items():

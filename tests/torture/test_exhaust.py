@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.torture import exhaust
 
 
+@pytest.mark.slow
 async def test_nobody_is_left_hanging_whatever_runs_out() -> None:
     report = await exhaust.run(seed=1, scale=0.02)
     assert report.failures == []

@@ -13,6 +13,7 @@ DATA = Path("/x/data")
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.slow
 async def test_no_name_reaches_out_of_the_data_directory() -> None:
     assert (await scenario.run(seed=1, scale=0.01)).failures == []
 

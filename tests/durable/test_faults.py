@@ -21,7 +21,8 @@ import msgspec
 import pytest
 
 from tests.durable.history import WAL, copy, opened
-from tests.support.process import ENVIRON, MODULE, assert_one_line, listening, messages, run, server_command
+from tests.durable.process import ENVIRON
+from tests.support.process import MODULE, assert_one_line, listening, messages, run, server_command
 from tests.support.waiting import eventually_sync
 from zapq.store.database import FILE
 from zapq.store.wal import PAGE

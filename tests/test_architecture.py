@@ -33,7 +33,7 @@ MAY_USE = {
     "server": {"limits", "errors", "settings", "core", "access", "service", "logs", "http"},
     "client": {"limits", "errors", "core"},
     "testing": {"settings", "service", ""},
-    "command": {"limits", "errors", "access", "store"},
+    "command": {"limits", "errors", "settings", "access", "store", ""},
     "allocator": {"limits"},
     "cli": {"allocator", "errors", "settings", "logs", "systemd", "command", ""},
     "__main__": {"command", "cli"},
@@ -49,7 +49,7 @@ LIBRARIES = {
     "hypercorn": {"http", "server"},
     "h11": {"server"},
     "h2": {"server"},
-    "click": {"cli", "command", "__main__"},
+    "click": {"command"},
     "pytest": {"testing"},
     # Its stubs shadow Trio's own types.
     "trio_typing": set[str](),

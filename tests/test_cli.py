@@ -25,6 +25,26 @@ def test_the_version_is_one_line() -> None:
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, f"zapq {zapq.__version__}\n", "")
 
 
+def test_the_version_is_shown_without_what_takes_long_to_import() -> None:
+    code = (
+        "import sys; sys.argv = ['zapq', '--version']\n"
+        "from zapq.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: print(*sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRON, check=True)
+    version, modules = shown.stdout.splitlines()
+    assert version == f"zapq {zapq.__version__}"
+    libraries = {name.partition(".")[0] for name in modules.split()}
+    assert not libraries & {"trio", "quart", "hypercorn", "h11", "msgspec", "http", "ssl", "email", "tomllib"}
+    assert {name for name in modules.split() if name.startswith("zapq.")} == {
+        "zapq.__main__",
+        "zapq.command",
+        "zapq.command.commands",
+        "zapq.command.exit",
+    }
+
+
 def shown_default(option: Option) -> str:
     return {
         "addr": ":8080",
@@ -58,8 +78,9 @@ def test_help_shows_every_flag_with_its_variable_and_default(arguments: tuple[st
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["--max-msgs", "x"]])
 def test_what_needs_no_server_imports_none(arguments: list[str]) -> None:
     code = (
-        "import sys, zapq.cli\n"
-        f"try: zapq.cli.main({arguments!r})\n"
+        f"import sys; sys.argv = ['zapq', *{arguments!r}]\n"
+        "from zapq.__main__ import main\n"
+        "try: main()\n"
         "except SystemExit: pass\n"
         "sys.exit(bool({'quart', 'hypercorn', 'h11'} & set(sys.modules)))"
     )
@@ -135,6 +156,16 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("--http2=yes", "--http2"),
         ("destroy", "destroy"),
         ("serve surplus", "surplus"),
+        ("--url U push", "--url belongs behind the command: zapq push --url U\n"),
+        ("--url=U push emails hello", "--url belongs behind the command: zapq push --url=U\n"),
+        ("--wait 5 --ack pop emails", "--wait belongs behind the command: zapq pop --wait 5 --ack\n"),
+        ("serve --watch stats", "--watch belongs behind the command: zapq stats --watch\n"),
+        ("--key push push emails", "--key belongs behind the command: zapq push --key push\n"),
+        ("--url U", "--url belongs behind the command: zapq health --url U\n"),
+        ("--url U snapshot ls", "--url belongs behind the command: zapq snapshot ls --url U\n"),
+        ("snapshot --url U ls", "--url belongs behind the command: zapq snapshot ls --url U\n"),
+        ("token --roles admin new me", "--roles belongs behind the command: zapq token new --roles admin\n"),
+        ("--durible push", "No such option '--durible'"),
         ("--config missing.toml", "--config 'missing.toml': No such file or directory."),
         ("--http2", "--http2 needs --tls-cert and --tls-key"),
         ("--tls-cert {cert}", "--tls-cert is given without --tls-key"),

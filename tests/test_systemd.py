@@ -24,8 +24,8 @@ import trio
 from click.core import ParameterSource
 
 from tests.support.process import ENVIRON, messages
-from zapq.cli import serve
 from zapq.command.exit import EXIT_SIGNAL, EXIT_USAGE
+from zapq.command.serve import serve_command
 from zapq.errors import CannotStart
 from zapq.limits import BACKLOG
 from zapq.settings import Settings, load, unknown_variables
@@ -357,7 +357,7 @@ def test_the_units_agree_with_what_zapq_takes_and_does(units: configparser.Confi
     service, defaults = units["Service"], Settings()
     program, *arguments = shlex.split(service["ExecStart"])
     assert program.endswith("/bin/zapq")
-    with serve.make_context("zapq", arguments) as context:
+    with serve_command(lambda **flags: 0).make_context("zapq", arguments) as context:
         sources = {name: context.get_parameter_source(name) for name in context.params}
     # Any other flag, neither the drop-in nor the operator's own could change.
     assert [name for name, source in sources.items() if source is ParameterSource.COMMANDLINE] == ["data_dir"]

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import signal
-import sys
+from typing import Any
 
-import click
-
-from zapq.command.commands import COMMANDS, CONTEXT
+from zapq.command.commands import Commands
 from zapq.command.exit import EXIT_SIGNAL, exit_process, run
 
 
 def main() -> None:
-    """Run the command line and exit; `zapq.cli` is imported only if it is needed, for it takes a while."""
-    if sys.argv[1:] and sys.argv[1] in COMMANDS:
-        exit_process(run(click.Group(commands=COMMANDS, context_settings=CONTEXT), sys.argv[1:]))
+    """Run the command line and exit."""
+    exit_process(run(Commands(_serve), None))
+
+
+def _serve(**flags: Any) -> int:
+    """Serve, and return the exit code. Only this imports Trio and the server, which take a while."""
     try:
-        from zapq.cli import main as run_everything
+        from zapq.cli import serve
     except KeyboardInterrupt:
-        # Importing takes a while, in which nobody has asked to be told of signals yet.
-        exit_process(EXIT_SIGNAL + signal.SIGINT)
-    run_everything()
+        # Nothing has asked to be told of signals yet.
+        return EXIT_SIGNAL + signal.SIGINT
+    return serve(**flags)
 
 
 if __name__ == "__main__":

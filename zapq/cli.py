@@ -1,4 +1,4 @@
-"""The command line: flags only build `Settings`; whatever is wrong is one line on standard error."""
+"""The server's process: flags only build `Settings`; all that is wrong is one line on standard error."""
 
 from __future__ import annotations
 
@@ -6,72 +6,33 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import click
 import trio
 
 import zapq
 from zapq import logs, systemd
 from zapq.allocator import give_back_large_blocks
-from zapq.command.commands import COMMANDS, CONTEXT
-from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, exit_process, fail, run
+from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, fail
 from zapq.errors import InvalidSetting, ZapqError
-from zapq.settings import Option, Settings, load, options, unknown_variables
+from zapq.settings import Settings, load, unknown_variables
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class ServeByDefault(click.Group):
-    """A command group in which `zapq --addr :8080` means `zapq serve --addr :8080`, as the original's did."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put `serve` in front of arguments that name no command."""
-        if not args or (args[0].startswith("-") and args[0] not in {"--help", "-h", "--version"}):
-            args = ["serve", *args]
-        return super().parse_args(ctx, args)
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the options of `serve` too: they are what people look for."""
-        super().format_options(ctx, formatter)
-        with formatter.section("Options of serve (flag beats environment beats --config beats default)"):
-            records = [parameter.get_help_record(ctx) for parameter in serve.params]
-            formatter.write_dl([record for record in records if record is not None])
-
-
-@click.group(cls=ServeByDefault, context_settings=CONTEXT)
-@click.version_option(zapq.__version__, message="%(prog)s %(version)s")
-def commands() -> None:
-    """Message queues in RAM behind plain HTTP.
-
-    Without a command, zapq serves.
-    """
-
-
-def _click_option(option: Option) -> click.Option:
-    metavar = "|".join(option.choices) or {"text": "TEXT", "switch": None}.get(option.kind, option.kind.upper())
-    about = f"{option.help}  [{option.env}; default: {option.default_text or 'none'}]"
-    if option.kind == "switch":
-        switched = "false" if option.default else "true"
-        return click.Option(
-            [option.flag, option.name], help=about, is_flag=True, flag_value=switched, default=None
-        )
-    if option.kind == "hosts":
-        # Given twice, both are meant: with one of them forgotten, clients would be refused.
-        return click.Option(
-            [option.flag, option.name],
-            help=about,
-            metavar=metavar,
-            multiple=True,
-            callback=lambda context, parameter, values: ",".join(values) if values else None,
-        )
-    return click.Option([option.flag, option.name], help=about, metavar=metavar)
+def serve(**flags: Any) -> int:
+    """Serve as the flags say, and return the exit code; each flag is what was typed, or None."""
+    try:
+        return _serve(**flags)
+    except (ZapqError, BaseExceptionGroup) as error:
+        refusal = _only_refusal(error)
+        if refusal is None:
+            raise
+        return fail(refusal.detail, EXIT_USAGE if isinstance(refusal, InvalidSetting) else EXIT_FAILED)
 
 
 def _serve(**flags: Any) -> int:
-    """Serve queues until SIGINT or SIGTERM."""
     _keep_signals_for_us()
     handover = systemd.take(os.environ, os.getpid())
     config = flags.pop("config") or os.environ.get("ZAPQ_CONFIG")
@@ -96,19 +57,6 @@ def _keep_signals_for_us() -> None:
     for each in _SIGNALS:
         # Some systems drop what was ignored when the process began, such as SIGINT behind `&`.
         signal.signal(each, signal.SIG_DFL)
-
-
-serve = click.Command(
-    "serve",
-    callback=_serve,
-    help=_serve.__doc__,
-    params=[
-        *map(_click_option, options()),
-        click.Option(["--config"], metavar="FILE", help="TOML file: settings by name, and queues.  [ZAPQ_CONFIG]"),
-    ],
-)
-for command in (serve, *COMMANDS.values()):
-    commands.add_command(command)
 
 
 async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, watchdog: float | None) -> int:
@@ -181,18 +129,6 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
             nursery.start_soon(notifier.give_signs_of_life, watchdog)
     logs.say(logging.INFO, "bye")
     return code
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 could not start or failed, 2 wrong usage or configuration."""
-    try:
-        code = run(commands, arguments)
-    except (ZapqError, BaseExceptionGroup) as error:
-        refusal = _only_refusal(error)
-        if refusal is None:
-            raise
-        code = fail(refusal.detail, EXIT_USAGE if isinstance(refusal, InvalidSetting) else EXIT_FAILED)
-    exit_process(code)
 
 
 def _only_refusal(error: BaseException) -> ZapqError | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from zapq.command.base import Local
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, fail
 from zapq.command.table import table
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 COLUMNS = ("queue", "ready", "delayed", "received", "expired", "bytes", "oldest id")
 
 
-@click.command
+@click.command(cls=Local)
 @click.argument("directory", metavar="DIR")
 def check(directory: str) -> int:
     """Say what is in the database in DIR, and whether it is sound. Changes nothing there.

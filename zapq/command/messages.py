@@ -1,4 +1,4 @@
-"""The commands for messages: push, pop, stats and health; and the list of all commands but serve."""
+"""The commands for messages: push, pop, stats and health."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import click
 from zapq.command.base import Remote
 from zapq.command.exit import EXIT_FAILED, EXIT_OK
 from zapq.command.http import STRANGE, Answer, Connection, Failed, NotFound
-from zapq.command.snapshot import snapshot
 from zapq.command.table import table
 from zapq.limits import (
     CLIENT_TIMEOUT,
@@ -135,17 +134,6 @@ def health(url: SplitResult) -> None:
     """Print ok if the server takes messages; if it drains, shuts down or is not there, exit with 1."""
     Connection(url).request("GET", "/readyz", timeout=HEALTH_TIMEOUT)
     print("ok")
-
-
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-"""How every command of zapq asks for help, and how wide it is shown."""
-COMMANDS: dict[str, click.Command] = {
-    "push": push,
-    "pop": pop,
-    "stats": stats,
-    "health": health,
-    "snapshot": snapshot,
-}
 
 
 def _messages(body: str | None, lines: bool) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import click
 
 from zapq.command.base import Local, Remote
 from zapq.command.http import STRANGE, Connection, Failed
+from zapq.command.misplaced import Family
 from zapq.command.table import table
 from zapq.limits import SNAPSHOT_TIMEOUT
 
@@ -17,7 +18,7 @@ COLUMNS = ("queues", "messages", "bytes", "modified")
 """What `ls` shows of a file besides its name."""
 
 
-@click.group(no_args_is_help=False)
+@click.group(cls=Family, no_args_is_help=False)
 def snapshot() -> None:
     """Save and load what the queues hold, and look at the files."""
 

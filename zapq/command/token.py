@@ -10,16 +10,18 @@ import click
 
 from zapq.access.grant import ALL_QUEUES, ROLES, check_name, check_pattern, parse_expiry, parse_roles
 from zapq.access.token import digest, new_token
+from zapq.command.base import Local
+from zapq.command.misplaced import Family
 
 _DAY = 86_400
 
 
-@click.group(no_args_is_help=False)
+@click.group(cls=Family, no_args_is_help=False)
 def token() -> None:
     """Make tokens for a server that is started with --token-file."""
 
 
-@token.command()
+@token.command(cls=Local)
 @click.argument("name")
 @click.option("--roles", required=True, metavar="ROLE,...", help=f"One or more of {', '.join(ROLES)}.")
 @click.option(

@@ -1,6 +1,7 @@
 """Pytest fixtures for programs that use zapq: a queue, or a whole server, for the length of a test.
 
-Installed with `zapq[testing]`, pytest finds them by itself. Override `zapq_settings` to change limits.
+Installed with the extra `testing` (`pip install '.[testing]'` in a checkout), pytest finds them by itself.
+Override `zapq_settings` to change limits.
 """
 
 from __future__ import annotations

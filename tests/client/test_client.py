@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import ssl
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -242,3 +244,14 @@ class TestTokens:
         async with open_client(zapq_server.url) as client:
             with trio.fail_after(10), pytest.raises(errors.Unauthenticated):
                 await client.enqueue("q", b"x")
+
+
+def test_without_its_extra_the_client_says_what_to_install() -> None:
+    # None makes an import fail as if the package were not installed.
+    code = "import sys; sys.modules['httpx2'] = None\nimport zapq.client"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert shown.returncode == 1
+    assert shown.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: zapq.client needs httpx2, which is not installed. Run pip install '.[client]' in a"
+        " checkout of zapq, or pip install 'httpx2>=2'."
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tests.support.curl import lines
 from tests.support.wire import ask
 from zapq.access.access import Access
+from zapq.command import exit
 from zapq.core.queue_settings import QueueSettings
 from zapq.http.app import create_app
 from zapq.http.guard import Guard
@@ -93,6 +95,14 @@ async def test_the_tables_of_endpoints_and_metrics_are_complete(
 async def test_the_metrics_shown_are_those_there_are_in_order(zapq_service: QueueService) -> None:
     [shown] = re.findall(r"^\$ curl -s localhost:8080/metrics\n(\{.*\})$", README, re.MULTILINE)
     assert list(json.loads(shown)) == list(as_json(zapq_service.stats(), ServerCounts()))
+
+
+def test_the_table_of_exit_codes_is_complete() -> None:
+    codes = {exit.EXIT_OK, exit.EXIT_FAILED, exit.EXIT_USAGE, exit.EXIT_NOTHING}
+    codes |= {exit.EXIT_SIGNAL + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)}
+    _, _, table = README.partition("### Exit codes\n")
+    rows = re.findall(r"^\| ([0-9, ]+) \|", table.partition("\n#")[0], re.MULTILINE)
+    assert {int(code) for row in rows for code in row.split(",")} == codes
 
 
 def test_the_embedding_example_runs() -> None:

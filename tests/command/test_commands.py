@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import ssl
 import subprocess
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 import trio
+import trustme
 
 import zapq
 from tests.support.process import ENVIRON, MODULE, SCRIPT, Run, as_text, assert_one_line, serving, shown
@@ -97,8 +99,8 @@ async def test_pop_prints_exactly_the_message_and_takes_it(run: Run, emails: Nam
     assert shown(await run("pop", "emails")) == (0, b"\xff\n\0", b"")
     assert shown(await run("pop", "emails", "--ack")) == (0, b"", b"")
     assert (emails.info().stats.dequeued, emails.info().stats.acked) == (1, 1)
-    assert shown(await run("pop", "emails")) == (1, b"", b"")
-    assert shown(await run("pop", "emails", "--ack")) == (1, b"", b"")
+    assert shown(await run("pop", "emails")) == (3, b"", b"")
+    assert shown(await run("pop", "emails", "--ack")) == (3, b"", b"")
 
 
 async def test_pop_can_wait(run: Run, emails: NamedQueue, zapq_server: ZapqServer) -> None:
@@ -218,7 +220,6 @@ class TestUnix:
 
 async def test_refusals_are_one_line(run: Run, emails: NamedQueue) -> None:
     for arguments, complaint in (
-        (("pop", "nothing"), "There is no queue of this name."),
         (("stats", "nothing"), "There is no queue of this name."),
         (("push", "a b", "x"), "queue must be 1 to 80 letters"),
         (("push", "..", "x"), "queue must be 1 to 80 letters"),
@@ -258,7 +259,27 @@ async def test_a_server_that_is_not_there_or_none_is_one_line(run: Run, tmp_path
         ("health", "HTTP/1.1 502 Bad Gateway\r\n\r\n", "The server answered 502 Bad Gateway."),
         ("health", "HTTP/1.1 500 X\r\nContent-Type: application/problem+json\r\n\r\n[]", "answered 500 X."),
         ("health", "220 mail\r\n", "220 mail"),
-        ("health", "", "Remote end closed connection without response."),
+        (
+            "health",
+            "",
+            "closed the connection without an answer. If it speaks https, use --url https://127.0.0.1:",
+        ),
+        (
+            "health",
+            "\x15\x03\x01\x00\x02\x022",
+            "The server speaks https on this port. Use --url https://127.0.0.1:",
+        ),
+        (
+            "health",
+            "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\r\nThis port speaks https.\n",
+            "The server speaks https on this port. Use --url https://127.0.0.1:",
+        ),
+        (
+            "push emails x",
+            "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\n\r\n"
+            '{"type": "/problems/invalid-parameter", "detail": "No https://x."}',
+            "zapq: No https://x.",
+        ),
         ("push emails x", "HTTP/1.1 200 OK\r\n\r\n<html>", "did not come from zapq"),
         ("pop emails --ack", "HTTP/1.1 200 OK\r\n\r\n<html>", "did not come from zapq"),
         ("stats", "HTTP/1.1 200 OK\r\n\r\n<html>", "did not come from zapq"),
@@ -350,3 +371,41 @@ def test_the_door_leads_to_the_server_too() -> None:
         2,
         "give :8080",
     )
+
+
+async def test_pop_of_nothing_is_no_failure(run: Run, emails: NamedQueue) -> None:
+    await emails.enqueue(b"hello")
+    assert shown(await run("pop", "emails")) == (0, b"hello", b"")
+    for ack in ([], ["--ack"]):
+        assert shown(await run("pop", "emails", *ack)) == (3, b"", b"")
+        # It may be misspelt, so a line says so; in memory, each queue is away from a start to its first message.
+        assert_one_line(as_text(await run("pop", "nothing", *ack)), 3, "no")
+
+
+@pytest.mark.parametrize(
+    "answers", [b"", b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"], ids=["tls", "plain"]
+)
+async def test_the_other_scheme_is_named_where_the_port_speaks_it(
+    answers: bytes, run: Run, nursery: trio.Nursery
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA(key_type=trustme.KeyType.ECDSA).issue_cert("localhost").configure_cert(context)
+
+    async def answer(stream: trio.SocketStream) -> None:
+        # The command hangs up as soon as it has seen enough.
+        with suppress(trio.BrokenResourceError):
+            async with stream:
+                if answers:
+                    await stream.receive_some()
+                    await stream.send_all(answers)
+                    await end(stream)
+                else:
+                    await trio.SSLStream(stream, context, server_side=True).do_handshake()
+
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, answer, [listener])
+    port = listener.socket.getsockname()[1]
+    given, other = ("https", "http") if answers else ("http", "https")
+    refused = as_text(await run("health", "--url", f"{given}://127.0.0.1:{port}"))
+    assert_one_line(refused, 1, f"se --url {other}://127.0.0.1:{port}.")
+    nursery.cancel_scope.cancel()

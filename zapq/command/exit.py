@@ -10,9 +10,14 @@ from typing import NoReturn
 
 import click
 
+# The codes of every command; README.md has them as a table.
 EXIT_OK = 0
 EXIT_FAILED = 1
+"""The server could not start, refused, did not answer or is not ready; or what was looked at is damaged."""
 EXIT_USAGE = 2
+"""Wrong usage or configuration: the same command line fails again."""
+EXIT_NOTHING = 3
+"""Nothing went wrong, and there was no message."""
 EXIT_SIGNAL = 128
 """Plus the signal's number."""
 

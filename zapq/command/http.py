@@ -17,6 +17,13 @@ from zapq.limits import CLIENT_TIMEOUT, TOKEN_VARIABLE
 
 STRANGE = "The answer did not come from zapq. Check that the URL is right."
 
+_PROBLEM = "application/problem+json"
+"""The Content-Type of a refusal."""
+_TLS_RECORDS = ("\x15\x03", "\x16\x03")
+"""How an answer in TLS begins: with an alert or a handshake, and the version."""
+_NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"}
+"""What OpenSSL says if the server's first bytes are no TLS; its versions do not agree."""
+
 
 class Failed(Exception):
     """A request failed; the message is the one line to say about it."""
@@ -99,7 +106,9 @@ class Connection:
                 # a lease runs out, and to take a message without one is to risk it anyway.
                 answer, content = self._send(method, target, body, headers or {}, timeout)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Failed(f"{self._url}: {_reason(error)}.") from error
+            raise Failed(f"{self._url}: {self._explain(error)}") from error
+        if answer.status == 400 and self._url.startswith("http:") and _says_https(answer, content):
+            raise Failed(f"{self._url}: {self._speaks('https')}")
         if not 200 <= answer.status < 300:
             raise _refusal(answer, content)
         return Answer(answer.status, answer.headers, content)
@@ -118,6 +127,24 @@ class Connection:
             # Half a request or answer is left on it.
             self._http.close()
             raise
+
+    def _explain(self, error: Exception) -> str:
+        """Return the sentences about a request without an answer; with the cause, where the error hides it."""
+        if self._url.startswith("http:"):
+            if isinstance(error, http.client.BadStatusLine) and error.line.startswith(_TLS_RECORDS):
+                return self._speaks("https")
+            if isinstance(error, ConnectionResetError):  # also http.client.RemoteDisconnected
+                url = self._with_scheme("https")
+                return f"The server closed the connection without an answer. If it speaks https, use --url {url}."
+        if getattr(error, "reason", None) in _NO_TLS:
+            return self._speaks("http")
+        return f"{_reason(error)}."
+
+    def _speaks(self, scheme: str) -> str:
+        return f"The server speaks {scheme} on this port. Use --url {self._with_scheme(scheme)}."
+
+    def _with_scheme(self, scheme: str) -> str:
+        return f"{scheme}:{self._url.partition(':')[2]}"
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -143,12 +170,17 @@ def _open(url: SplitResult) -> http.client.HTTPConnection:
 
 
 def _refusal(answer: http.client.HTTPResponse, content: bytes) -> Failed:
-    if answer.headers.get("Content-Type") == "application/problem+json":
+    if answer.headers.get("Content-Type") == _PROBLEM:
         with suppress(ValueError, LookupError, TypeError):
             problem = json.loads(content)
             missing = problem["type"] == "/problems/queue-not-found"
             return NotFound(problem["detail"]) if missing else Failed(problem["detail"])
     return Failed(f"The server answered {answer.status} {answer.reason}.")
+
+
+def _says_https(answer: http.client.HTTPResponse, content: bytes) -> bool:
+    """Whether this is how a TLS port answers plain HTTP: zapq and nginx each use words of their own."""
+    return answer.headers.get("Content-Type") != _PROBLEM and b"https" in content.lower()
 
 
 def _reason(error: Exception) -> str:

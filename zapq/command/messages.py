@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, quote
 import click
 
 from zapq.command.base import Remote
-from zapq.command.exit import EXIT_FAILED, EXIT_OK
+from zapq.command.exit import EXIT_NOTHING, EXIT_OK, fail
 from zapq.command.http import STRANGE, Answer, Connection, Failed, NotFound
 from zapq.command.table import table
 from zapq.limits import (
@@ -90,7 +90,7 @@ def push(
 @click.option("--follow", is_flag=True, help="Go on until interrupted, with the end of a line after each message.")
 @click.option("--ack", is_flag=True, help="Take a message for good only when it is printed.")
 def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool) -> int:
-    """Print the first message of QUEUE and remove it; if there is none, exit with 1.
+    """Print the first message of QUEUE and remove it; if there is none, exit with 3.
 
     Without --ack, a message is given at most once: one that cannot be printed is lost.
     """
@@ -100,7 +100,11 @@ def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool) -> i
     if not follow:
         # Exactly the message, except on a terminal: there the prompt would run into it.
         end = b"\n" if sys.stdout.isatty() else b""
-        return EXIT_OK if take(connection, queue, wait, end) else EXIT_FAILED
+        try:
+            return EXIT_OK if take(connection, queue, wait, end) else EXIT_NOTHING
+        except NotFound as missing:
+            # Queues in memory are there from their first message on; said, since the name may be misspelt.
+            return fail(str(missing), EXIT_NOTHING)
     while True:
         _check_reader()
         try:

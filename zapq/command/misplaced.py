@@ -26,7 +26,7 @@ def explain(error: click.NoSuchOption, arguments: Sequence[str], ctx: click.Cont
     start = next((n for n, each in enumerate(arguments) if each.partition("=")[0] == name), None)
     if start is None or not isinstance(ctx.command, click.Group):
         return error
-    owners = {words: option for words, option in _owners(ctx, ctx.command, name)}
+    owners = dict(_owners(ctx, ctx.command, name))
     for end in range(start + 1, len(arguments)):
         for words, option in owners.items():
             if tuple(arguments[end : end + len(words)]) == words and end - start >= _width(

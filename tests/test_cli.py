@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -212,7 +213,14 @@ def test_what_cannot_start_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         for arguments, complaint in (
             (("--addr", f"127.0.0.1:{port}"), f"--addr '127.0.0.1:{port}': Address already in use."),
-            (("--addr", "127.0.0.1:0", "--data-dir", str(tmp_path / "file")), "--data-dir"),
+            (
+                ("--addr", "127.0.0.1:0", "--data-dir", str(tmp_path / "file")),
+                f"--data-dir '{tmp_path}/file' is a file, or in one. Give a directory, or a path where",
+            ),
+            (
+                ("--addr", "127.0.0.1:0", "--data-dir", str(tmp_path / "file" / "below")),
+                f"--data-dir '{tmp_path}/file/below' is a file, or in one.",
+            ),
             (("--addr", "..:0"), "--addr '..:0': "),
             (("--addr", "fd://99"), "--addr 'fd://99': Bad file descriptor."),
         ):
@@ -317,3 +325,48 @@ def test_every_allowed_host_counts_wherever_it_was_given(tmp_path: Path) -> None
             answer.read()
             assert answer.status == status, host
         connection.close()
+
+
+def run_without_privileges(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command; root may write everywhere, so root runs it without that."""
+    command = [sys.executable, "-m", "zapq", *arguments]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=ENVIRON, check=False)
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="needs setpriv")
+def test_a_data_directory_zapq_cannot_write_is_named_with_the_remedy(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    flags = ("--durable", "--addr", "127.0.0.1:0", "--data-dir")
+    remedy = f"Let zapq (user {os.geteuid()}) read and write '{place}', or give another --data-dir."
+    place.chmod(0o500)
+    refused = run_without_privileges(*flags, str(place))
+    assert_one_line(refused, 1, f"zapq: {place}/zapq.db cannot be created: Permission denied. {remedy}\n")
+    refused = run_without_privileges(*flags, f"{place}/below")
+    assert_one_line(refused, 1, f"--data-dir '{place}/below': Permission denied. Let zapq (user {os.geteuid()})")
+    place.chmod(0o700)
+    with serving(place, "--durable", "--addr", "127.0.0.1:0"):
+        pass
+    (place / "zapq.db").chmod(0o000)
+    refused = run_without_privileges(*flags, str(place))
+    assert_one_line(refused, 1, f"zapq: {place}/zapq.db cannot be opened: ")
+    assert refused.stderr.endswith(f" {remedy}\n")
+
+
+def test_a_data_directory_that_was_not_there_is_said_to_be_created(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for durable in ([], ["--durable"]):
+        place = Path("made", *durable)
+        database = {"database": f"{tmp_path}/{place}/zapq.db"} if durable else {}
+        for expected in ([{}, database] if durable else [{}], []):
+            with serving(place, "--addr", "127.0.0.1:0", *durable) as (process, first):
+                process.send_signal(signal.SIGTERM)
+                output, _ = process.communicate(timeout=30)
+            said = [line for line in messages(first + output) if line["msg"] == "created"]
+            for line in said:
+                assert (line.pop("level"), line.pop("data_dir")) == ("INFO", f"{tmp_path}/{place}")
+            assert [{key: line[key] for key in line if key not in {"time", "msg"}} for line in said] == expected

@@ -197,7 +197,7 @@ async def test_what_is_missing_is_told(stopped: Path, tmp_path: Path) -> None:
 
 def test_no_database_is_one_line(tmp_path: Path) -> None:
     assert_one_line(
-        run("check", str(tmp_path)), 1, f"There is no database in {str(tmp_path)!r}: the file zapq.db is missing."
+        run("check", str(tmp_path)), 1, f"There is no zapq.db in {str(tmp_path)!r}. Give the --data-dir"
     )
     assert_one_line(run("check", str(tmp_path / "x")), 1, "x': No such file or directory.")
     assert list(tmp_path.iterdir()) == []

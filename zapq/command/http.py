@@ -131,7 +131,7 @@ class Connection:
     def _explain(self, error: Exception) -> str:
         """Return the sentences about a request without an answer; with the cause, where the error hides it."""
         if self._url.startswith("http:"):
-            if isinstance(error, http.client.BadStatusLine) and error.line.startswith(_TLS_RECORDS):
+            if isinstance(error, http.client.BadStatusLine) and str(error).startswith(_TLS_RECORDS):
                 return self._speaks("https")
             if isinstance(error, ConnectionResetError):  # also http.client.RemoteDisconnected
                 url = self._with_scheme("https")

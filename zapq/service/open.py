@@ -5,12 +5,14 @@ The composition root of this room: it may import every other file here, and none
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 import trio
 
+from zapq import logs
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, InvalidParameter, ZapqError
 from zapq.service.autosave import Autosave
@@ -31,6 +33,9 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
     """
     settings = settings or Settings()
     with SnapshotStore(settings) as snapshots:
+        if snapshots.created:
+            # If its name is misspelt, this is what tells that nothing is lost.
+            logs.say(logging.INFO, "created", data_dir=snapshots.real_path)
         async with AsyncExitStack() as stack:
             if settings.durable:
                 # Imported here so that a start in memory does not pay for SQLite.

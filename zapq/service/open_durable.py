@@ -30,6 +30,9 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
     database, contents = await trio.to_thread.run_sync(
         _open, settings, snapshots.descriptor, trio.current_time(), time.time() - trio.current_time()
     )
+    if database.created:
+        database_path = f"{snapshots.real_path}/{FILE}"
+        logs.say(logging.INFO, "created", data_dir=snapshots.real_path, database=database_path)
     if contents.warning:
         logs.say(logging.WARNING, "storage was not closed in order", reason=contents.warning)
     service = DurableService(settings, snapshots, database, contents)  # whose journal closes the database

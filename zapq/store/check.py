@@ -79,7 +79,9 @@ def _copy(directory: str, path: Path, copy: Path) -> tuple[int, int | None]:
         # Shared: several may look at once. A server wants it for itself.
         lock(directory, descriptor, fcntl.LOCK_SH)
         if not is_there(descriptor):
-            raise CannotStart(f"There is no database in {directory!r}: the file {FILE} is missing.")
+            raise CannotStart(
+                f"There is no {FILE} in {directory!r}. Give the --data-dir of a server that runs with --durable."
+            )
         log = log_of(path)
         size, logged = path.stat().st_size, log.stat().st_size if log.exists() else None
         # Twice the log: its content also goes to the copy of the file.
@@ -93,7 +95,7 @@ def _copy(directory: str, path: Path, copy: Path) -> tuple[int, int | None]:
         if logged is not None:
             shutil.copyfile(log, log_of(copy))
     except OSError as error:
-        raise CannotStart(f"{FILE} cannot be copied: {error.strerror}.") from None
+        raise CannotStart(f"{path} cannot be copied: {error.strerror}.") from None
     finally:
         os.close(descriptor)
     return size, logged

@@ -53,6 +53,7 @@ from zapq.core.records import (
 )
 from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES, KIB, MIB, SPARE_PAGES
+from zapq.store.directory import let_write
 from zapq.store.wal import PAGE, Damaged, damage_in_log, log_of
 
 FILE = "zapq.db"
@@ -130,6 +131,8 @@ class Database:
     """One open database. `sqlite3.Error` and OSError pass through, but from `open_database`."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        self.created = False
+        """Whether it was not there before."""
         self._connection = connection
         self._queues: dict[int, QueuePut] = {}
         """What is written of each, by its number."""
@@ -494,14 +497,18 @@ def open_database(directory: str, descriptor: int) -> tuple[Database, str]:
     """
     path = Path(os.path.realpath(directory)) / FILE
     lock(directory, descriptor, fcntl.LOCK_EX)
+    created = False
     try:
         if not is_there(descriptor):
             _make_file(path, descriptor)
+            created = True
     except Damaged as error:
         raise refusal(error) from None
     except (OSError, sqlite3.Error) as error:
-        raise CannotStart(f"{path.name} cannot be created: {_reason(error)}.") from None
-    return open_existing(path)
+        raise CannotStart(f"{path} cannot be created: {_reason(error)}. {let_write(directory)}") from None
+    database, warning = open_existing(path)
+    database.created = created
+    return database, warning
 
 
 def lock(directory: str, descriptor: int, kind: int) -> None:
@@ -530,7 +537,7 @@ def open_existing(path: Path) -> tuple[Database, str]:
     except Damaged as error:
         raise refusal(error) from None
     except (OSError, sqlite3.Error) as error:
-        raise CannotStart(f"{path.name} cannot be opened: {_reason(error)}.") from None
+        raise CannotStart(f"{path} cannot be opened: {_reason(error)}. {let_write(str(path.parent))}") from None
     try:
         _set_modes(connection)
         if not has_log and connection.execute("select count(*) from probe where number = 2").fetchone()[0]:
@@ -541,6 +548,8 @@ def open_existing(path: Path) -> tuple[Database, str]:
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         # The latter if SQLite's own message quotes what is damaged.
         connection.close()
+        if _code_of(error) in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY}:
+            raise CannotStart(f"{path} cannot be opened: {error}. {let_write(str(path.parent))}") from None
         if _code_of(error) == sqlite3.SQLITE_BUSY:
             raise CannotStart(
                 f"{path.name} is in use by another program: {error}. Close that program, and start again."

@@ -23,6 +23,11 @@ _READ = os.O_RDONLY | os.O_CLOEXEC
 _READ_FILE = _READ | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
+def let_write(place: str) -> str:
+    """Return what an operator can do if zapq cannot write to the directory `place`."""
+    return f"Let zapq (user {os.geteuid()}) read and write {place!r}, or give another --data-dir."
+
+
 class Directory:
     """One directory; a context manager that makes it if need be and keeps it open."""
 
@@ -30,17 +35,33 @@ class Directory:
         self._path = path
         self.descriptor = -1
         """That of the directory, as long as it is open."""
+        self.real_path = os.path.realpath(path)
+        """Absolute, and without links."""
+        self.created = False
+        """Whether it was not there before."""
 
     def __enter__(self) -> Self:
         # Resolved first: an operator may well make the directory itself a link (systemd does). What is
         # opened then is fixed, whatever later happens to the names above it.
         # (Not by Path.resolve, which before Python 3.13 raises RuntimeError for links in a circle.)
-        path = Path(os.path.realpath(self._path))
+        path = Path(self.real_path)
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                path.mkdir(mode=0o700, parents=True)
+                self.created = True
             self.descriptor = os.open(path, _READ | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except NotADirectoryError:
+            raise CannotStart(
+                f"--data-dir {self._path!r} is a file, or in one. Give a directory, or a path where zapq can make"
+                " one."
+            ) from None
+        except PermissionError as error:
+            raise CannotStart(f"--data-dir {self._path!r}: {error.strerror}. {let_write(self._path)}") from None
         except OSError as error:
-            raise CannotStart(f"--data-dir {self._path!r}: {error.strerror}.") from None
+            raise CannotStart(
+                f"--data-dir {self._path!r}: {error.strerror}. Give a directory, or a path where zapq can make"
+                " one."
+            ) from None
         return self
 
     def __exit__(

@@ -101,6 +101,16 @@ class SnapshotStore:
         """That of the directory, as long as it is open."""
         return self._directory.descriptor
 
+    @property
+    def real_path(self) -> str:
+        """That of the directory, absolute and without links."""
+        return self._directory.real_path
+
+    @property
+    def created(self) -> bool:
+        """Whether the directory was not there before."""
+        return self._directory.created
+
     def save(self, name: str, bodies: list[bytes], checkpoint: Checkpoint = yield_gil) -> None:
         """Write `bodies` as the file `name`, whole and on the disk, or raise `SnapshotFailed`."""
         self._write(name, _encode(bodies), checkpoint)

@@ -38,7 +38,7 @@ def test_other_shells_also_show_what_a_command_does(shell: str) -> None:
     shown = "\n".join(complete(shell, "zapq pu"))
     # What stands between the name and the sentence is another in each version of click.
     assert "push" in shown
-    assert "Send BODY to QUEUE" in shown
+    assert "Send a message to QUEUE" in shown
 
 
 @pytest.mark.parametrize(

@@ -444,7 +444,7 @@ def test_tls_may_come_from_two_sources(tmp_path: Path) -> None:
         ({"http2": 1}, "--http2 1: give true or false."),
         ({"addr": 8080}, "--addr 8080: give text."),
         ({"data_dir": b"x"}, "--data-dir b'x': give text."),
-        ({"data_dir": "a\0b"}, "--data-dir 'a\\x00b': a NUL byte cannot be part of it."),
+        ({"data_dir": "a\0b"}, "--data-dir 'a\\x00b': give text without a NUL byte."),
         ({"tls_cert": None}, "--tls-cert None: give text."),
         ({"tls_cert": "c"}, "--tls-cert is given without --tls-key: TLS needs both."),
         ({"tls_key": "k"}, "--tls-key is given without --tls-cert: TLS needs both."),

@@ -109,7 +109,7 @@ class Option:
         elif self.kind == "choice" and value not in self.choices:
             raise ValueError(f"give one of {', '.join(self.choices)}")
         elif "\0" in value:
-            raise ValueError("a NUL byte cannot be part of it")
+            raise ValueError("give text without a NUL byte")
         elif self.kind == "address":
             parse_address(value)
         elif self.kind == "hosts":
@@ -133,7 +133,9 @@ _SWITCH = {
 def check_token(text: str) -> str:
     """Return `text` if an operator may choose it as a token; ValueError otherwise, which does not show it."""
     if len(text) < MIN_TOKEN or not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise ValueError(f"a token is at least {MIN_TOKEN} visible ASCII characters; zapq token new makes one")
+        raise ValueError(
+            f"give at least {MIN_TOKEN} visible ASCII characters; `zapq token new` makes such a token"
+        )
     return text
 
 
@@ -212,8 +214,8 @@ def _parse_host(text: str) -> str:
         IPv6Address(address)
     except ValueError:
         raise ValueError(
-            "give names or addresses, without ports and with commas between them; *.example.com means all names"
-            " below that, * any"
+            "give host names or addresses, without ports, separated by commas; *.example.com allows every name"
+            " below example.com, * every name"
         ) from None
     return address
 
@@ -237,134 +239,160 @@ class Settings:
     """Everything zapq can be told, checked when made: `InvalidSetting` says what was wrong and what to write."""
 
     addr: str = _setting(
-        ":8080", "ZAPQ_ADDR", "address", "Where to listen: :8080, host:port, [::1]:0, unix:/path or fd://3."
+        ":8080",
+        "ZAPQ_ADDR",
+        "address",
+        "Address to listen on: :8080, host:port, [::1]:port, unix:/path or fd://3.",
     )
     allowed_host: str = _setting(
         "",
         "ZAPQ_ALLOWED_HOST",
         "hosts",
-        "Host names to answer for, beside this machine's own: queue.example,*.internal; *: any.",
+        "More host names that clients may call the server by, such as queue.example.com,*.example.org (*: any).",
     )
     tls_cert: str = _setting(
-        "", "ZAPQ_TLS_CERT", "text", "Certificate chain (PEM); needs --tls-key. TLS 1.2 or newer."
+        "",
+        "ZAPQ_TLS_CERT",
+        "text",
+        "File with the certificate chain (PEM). Turns on TLS, version 1.2 or newer; needs --tls-key.",
     )
-    tls_key: str = _setting("", "ZAPQ_TLS_KEY", "text", "Private key (PEM) of the certificate.")
+    tls_key: str = _setting("", "ZAPQ_TLS_KEY", "text", "File with the private key of the certificate (PEM).")
     tls_client_ca: str = _setting(
         "",
         "ZAPQ_TLS_CLIENT_CA",
         "text",
-        "Only clients with a certificate of these authorities (PEM) are served; needs --tls-cert.",
+        "File with CA certificates (PEM). Only clients with a certificate from them are served; needs --tls-cert.",
     )
     token_file: str = _setting(
-        "", "ZAPQ_TOKEN_FILE", "text", "Who may do what: name:credential:roles[:queues[:expires]], a line each."
+        "",
+        "ZAPQ_TOKEN_FILE",
+        "text",
+        "File that says what each client may do, one per line: name:credential:roles[:queues[:expires]].",
     )
     token: str = field(default="", repr=False)
     """A token that may do everything, beside those in the file. From the environment only (ZAPQ_TOKEN): what is on
-    a command line that every user of the machine can read."""
-    http2: bool = _setting(False, "ZAPQ_HTTP2", "switch", "Offer HTTP/2 beside HTTP/1.1; needs TLS.")
+    a command line every user of the machine can read."""
+    http2: bool = _setting(False, "ZAPQ_HTTP2", "switch", "Offer HTTP/2 as well as HTTP/1.1; needs TLS.")
     max_bytes: int = _setting(
-        256 * MIB, "QUEUE_MAX_BYTES", "size", "Bytes of messages held at most.", low=1, high=2**50
+        256 * MIB, "QUEUE_MAX_BYTES", "size", "Most bytes of messages to hold, over all queues.", low=1, high=2**50
     )
-    max_msgs: int = _setting(50_000, "QUEUE_MAX_MSGS", "whole", "Messages held at most.", low=1, high=10**12)
+    max_msgs: int = _setting(
+        50_000, "QUEUE_MAX_MSGS", "whole", "Most messages to hold, over all queues.", low=1, high=10**12
+    )
     max_message_bytes: int = _setting(
         128 * KIB,
         "ZAPQ_MAX_MESSAGE_BYTES",
         "size",
-        "Bytes of one message at most.",
+        "Largest message to accept, in bytes.",
         low=1,
         high=MAX_MESSAGE_BYTES,
     )
-    data_dir: str = _setting(".", "ZAPQ_DATA_DIR", "text", "The one directory for snapshots and durable queues.")
+    data_dir: str = _setting(
+        ".", "ZAPQ_DATA_DIR", "text", "Directory for snapshots and durable queues, created if it does not exist."
+    )
     durable: bool = _setting(
         False,
         "ZAPQ_DURABLE",
         "switch",
-        "Keep the queues in --data-dir too: a change is answered once it is on the disk.",
+        "Keep the queues on the disk, in --data-dir. A change is answered only once it is written.",
     )
     snapshot_every: float = _setting(
         0.0,
         "ZAPQ_SNAPSHOT_EVERY",
         "seconds",
-        "Save all queues so often, if anything has changed, such as 5m; 0: never.",
+        "How often to save a snapshot of all queues if anything changed, such as 5m (0: never).",
         low=0,
         high=86_400,
     )
     snapshot_keep: int = _setting(
-        12, "ZAPQ_SNAPSHOT_KEEP", "whole", "Files of --snapshot-every kept.", low=1, high=100_000
+        12, "ZAPQ_SNAPSHOT_KEEP", "whole", "How many snapshots of --snapshot-every to keep.", low=1, high=100_000
     )
     snapshot_on_exit: str = _setting(
-        "", "ZAPQ_SNAPSHOT_ON_EXIT", "file", "Save to this file (.msgpack: all queues) at a graceful stop."
+        "",
+        "ZAPQ_SNAPSHOT_ON_EXIT",
+        "file",
+        "Save a snapshot to this file at a graceful shutdown (.msgpack: all queues, .json: the default queue).",
     )
     load_on_start: str = _setting(
         "",
         "ZAPQ_LOAD_ON_START",
         "file",
-        "Load this file, or an automatic snapshot that is newer, at the start; none is no error.",
+        "Load this snapshot at the start, or an automatic one that is newer. If there is none, start empty.",
     )
     admin_from: str = _setting(
         "loopback",
         "ZAPQ_ADMIN_FROM",
         "choice",
-        "Who may administer queues and snapshots: this machine only (loopback), or any peer.",
+        "Where clients may administer queues and snapshots from: this machine (loopback), or anywhere (any).",
         choices=("loopback", "any"),
     )
     grace: float = _setting(
-        10.0, "ZAPQ_GRACE", "seconds", "Seconds a shutdown may take, all in all.", low=0, high=3600
+        10.0, "ZAPQ_GRACE", "seconds", "How long a shutdown may take in total.", low=0, high=3600
     )
     max_connections: int = _setting(
-        10_000, "ZAPQ_MAX_CONNECTIONS", "whole", "Connections open at once.", low=1, high=1_000_000
+        10_000, "ZAPQ_MAX_CONNECTIONS", "whole", "Most connections open at once.", low=1, high=1_000_000
     )
     max_connections_per_address: int = _setting(
         2500,  # a quarter: one client alone cannot keep the others out
         "ZAPQ_MAX_CONNECTIONS_PER_ADDRESS",
         "whole",
-        "Connections open at once from one address (IPv6: one /64 network); 0: no cap.",
+        "Most connections open at once from one address, or from one /64 network of IPv6 (0: no limit).",
         low=0,
         high=1_000_000,
     )
     max_waiters: int = _setting(
-        10_000, "ZAPQ_MAX_WAITERS", "whole", "Long polls parked at once.", low=0, high=1_000_000
+        10_000, "ZAPQ_MAX_WAITERS", "whole", "Most long polls waiting at once.", low=0, high=1_000_000
     )
     max_queues: int = _setting(
-        1024, "ZAPQ_MAX_QUEUES", "whole", "Queues at once, the default one included.", low=1, high=1_000_000
+        1024,
+        "ZAPQ_MAX_QUEUES",
+        "whole",
+        "Most queues at once, including the default queue.",
+        low=1,
+        high=1_000_000,
     )
     keep_alive: float = _setting(
-        75.0, "ZAPQ_KEEP_ALIVE", "seconds", "Seconds an idle connection is kept.", low=0.1, high=86_400
+        75.0, "ZAPQ_KEEP_ALIVE", "seconds", "How long to keep an idle connection open.", low=0.1, high=86_400
     )
     head_timeout: float = _setting(
         10.0,
         "ZAPQ_HEAD_TIMEOUT",
         "seconds",
-        "Seconds a request's head may take once begun.",
+        "How long a client may take to send a request's head, once it has begun.",
         low=0.1,
         high=3600,
     )
     body_timeout: float = _setting(
-        30.0, "ZAPQ_BODY_TIMEOUT", "seconds", "Seconds a request's body may take.", low=0.1, high=3600
+        30.0,
+        "ZAPQ_BODY_TIMEOUT",
+        "seconds",
+        "How long a client may take to send a request's body.",
+        low=0.1,
+        high=3600,
     )
     send_timeout: float = _setting(
         30.0,
         "ZAPQ_SEND_TIMEOUT",
         "seconds",
-        "Seconds a client may leave one write unread.",
+        "How long a client may stop reading an answer before its connection is closed.",
         low=0.1,
         high=3600,
     )
     hot_path: bool = _setting(
-        True, "ZAPQ_HOT_PATH", "switch", "Switch the hot path off: Hypercorn and Quart answer every request."
+        True, "ZAPQ_HOT_PATH", "switch", "Turn the hot path off: Hypercorn and Quart then answer every request."
     )
     log_level: str = _setting(
         "info",
         "ZAPQ_LOG_LEVEL",
         "choice",
-        "Least severe lines logged.",
+        "Least severe level of lines to log.",
         choices=("debug", "info", "warning", "error"),
     )
     log_format: str = _setting(
         "json",
         "ZAPQ_LOG_FORMAT",
         "choice",
-        "One JSON object a line, or text for people.",
+        "Format of log lines: a JSON object each, or text for people.",
         choices=("json", "text"),
     )
 
@@ -381,7 +409,7 @@ class Settings:
                 raise InvalidSetting(f"{option.flag} {value!r}: {error}.", setting=option.name) from None
         if self.durable and self.load_on_start:
             raise InvalidSetting(
-                "--load-on-start would replace, at each start, what --durable has kept. Give one of them.",
+                "--load-on-start would replace the queues kept by --durable at each start. Give only one of them.",
                 setting="load_on_start",
             )
         if 0 < self.snapshot_every < MIN_SNAPSHOT_EVERY:
@@ -397,7 +425,7 @@ class Settings:
                 raise InvalidSetting(f"{TOKEN_VARIABLE}: {error}.", setting="token") from None
         if self.tls_client_ca and not self.tls_cert:
             raise InvalidSetting(
-                "--tls-client-ca needs --tls-cert and --tls-key: certificates are shown over TLS only.",
+                "--tls-client-ca needs --tls-cert and --tls-key: clients show certificates over TLS only.",
                 setting="tls_client_ca",
             )
         if bool(self.tls_cert) != bool(self.tls_key):

@@ -51,7 +51,7 @@ async def test_loading_asks_first(run: Run, zapq_server: ZapqServer, answer: byt
     await zapq_server.service.enqueue(b"x")
     result = await run("snapshot", "load", "a.msgpack", stdin=answer)
     assert (result.returncode, result.stdout) == (code, b"")
-    assert b"Drop what all queues hold, and load a.msgpack instead? [y/N]: " in result.stderr
+    assert b"Replace all queues with a.msgpack? [y/N]: " in result.stderr
     assert (b"zapq: Nothing was changed.\n" in result.stderr) == (code == 1)
     assert zapq_server.service.stats().queue.messages == left
 

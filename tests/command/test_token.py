@@ -54,7 +54,7 @@ def test_what_cannot_be_a_token_is_one_line(arguments: tuple[str, ...], complain
 
 def test_a_token_file_that_cannot_be_used_is_one_line_and_nothing_is_bound(tmp_path: Path) -> None:
     assert_one_line(run("--token-file", str(tmp_path / "none"), "--addr", "127.0.0.1:0"), 2, "No such file")
-    assert_one_line(run("--addr", "127.0.0.1:0", ZAPQ_TOKEN="short"), 2, "ZAPQ_TOKEN: a token is at least 16")
+    assert_one_line(run("--addr", "127.0.0.1:0", ZAPQ_TOKEN="short"), 2, "ZAPQ_TOKEN: give at least 16")
     assert_one_line(run("--token", "x" * 20), 2, "No such option")
     assert "short" not in run("--addr", "127.0.0.1:0", ZAPQ_TOKEN="short").stderr
 

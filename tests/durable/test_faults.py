@@ -351,7 +351,7 @@ def test_a_start_that_fails_is_one_line_and_changes_nothing(tmp_path: Path, thor
             if not started:
                 ended += 1
                 assert (process.returncode, complaint.count("\n")) == (1, 1), complaint
-                assert complaint.startswith(f"zapq: {FILE} "), complaint
+                assert complaint.startswith((f"zapq: {FILE} ", f"zapq: {copied / FILE} ")), complaint
             server.audit(tmp_path / f"{number} {call}", copied)
     print(ended, "refused to start")
     assert ended

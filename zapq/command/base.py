@@ -45,7 +45,7 @@ class Remote(Local):
                 show_default=True,
                 show_envvar=True,
                 callback=_parse_url,
-                help="The server: http://host:port, https://host:port or unix:/path.",
+                help="URL of the server: http://host:port, https://host:port or unix:/path.",
             )
         )
 

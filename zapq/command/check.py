@@ -20,10 +20,10 @@ COLUMNS = ("queue", "ready", "delayed", "received", "expired", "bytes", "oldest 
 @click.command(cls=Local)
 @click.argument("directory", metavar="DIR")
 def check(directory: str) -> int:
-    """Say what is in the database in DIR, and whether it is sound. Changes nothing there.
+    """Check the durable queues in DIR and print what they hold.
 
-    For a directory no server uses now. It is read from a copy, which needs as much space as the files have, in
-    TMPDIR. Exits with 0 if a server would start with all of it, and with 1 if not.
+    DIR must not be in use by a server. Nothing in it is changed: the command reads a copy in TMPDIR, which needs
+    as much space as the files have. If a server would not start with all of it, the exit code is 1.
     """
     # Only here: the other commands need not wait for it.
     from zapq.errors import CannotStart

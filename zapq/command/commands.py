@@ -34,7 +34,7 @@ class Commands(click.Group):
         """`serve` does the work of the command of that name, and returns the exit code."""
         super().__init__(
             "zapq",
-            help="Message queues in RAM behind plain HTTP.\n\nWithout a command, zapq serves.",
+            help="Message queues behind plain HTTP, in memory or on the disk.\n\nWithout a command, zapq serves.",
             context_settings=_CONTEXT,
         )
         click.version_option(zapq.__version__, message="%(prog)s %(version)s")(self)
@@ -75,7 +75,7 @@ class Commands(click.Group):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the options of `serve` too: they are what people look for."""
         super().format_options(ctx, formatter)
-        with formatter.section("Options of serve (flag beats environment beats --config beats default)"):
+        with formatter.section("Options of serve (a flag overrides the environment, which overrides --config)"):
             records = [parameter.get_help_record(ctx) for parameter in self._get_serve(ctx).params]
             formatter.write_dl([record for record in records if record is not None])
 

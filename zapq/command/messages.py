@@ -46,16 +46,34 @@ COLUMNS = {
 @click.argument("queue")
 @click.argument("body", required=False)
 @click.option(
-    "--lines", is_flag=True, help="Send each line of standard input as a message, as soon as it is read."
+    "--lines",
+    is_flag=True,
+    help="Send each line of standard input as a message of its own, as soon as it is read.",
 )
 @click.option(
-    "--priority", type=click.IntRange(0, MAX_PRIORITY), metavar="0..9", help="9 is served first; default 0."
+    "--priority",
+    type=click.IntRange(0, MAX_PRIORITY),
+    metavar="0..9",
+    help="Priority of the message, 0 if not given; 9 is delivered first.",
 )
-@click.option("--delay", type=click.FloatRange(0), metavar="SECONDS", help="Ready only after so long.")
-@click.option("--ttl", type=click.FloatRange(0), metavar="SECONDS", help="Gone after so long, if nobody has it.")
-@click.option("--content-type", metavar="TYPE", default="application/octet-stream", help="Kept with the message.")
 @click.option(
-    "--key", metavar="TEXT", help="However often a message is sent under the same key, it is stored once."
+    "--delay", type=click.FloatRange(0), metavar="SECONDS", help="Time until consumers can receive the message."
+)
+@click.option(
+    "--ttl",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="Time until the message expires, unless a consumer holds it then.",
+)
+@click.option(
+    "--content-type",
+    metavar="TYPE",
+    default="application/octet-stream",
+    show_default=True,
+    help="Content-Type to store with the message.",
+)
+@click.option(
+    "--key", metavar="TEXT", help="Idempotency key: a message sent again with the same key is stored only once."
 )
 def push(
     url: SplitResult,
@@ -68,11 +86,14 @@ def push(
     content_type: str,
     key: str | None,
 ) -> None:
-    """Send BODY to QUEUE, or standard input if BODY is `-` or left out, and print the message's id."""
+    """Send a message to QUEUE and print its id.
+
+    The message is BODY. Without BODY, or if it is -, the message is read from standard input.
+    """
     if lines and body not in {None, "-"}:
-        raise click.UsageError("--lines reads standard input; leave BODY out.")
+        raise click.UsageError("--lines reads standard input. Give no BODY.")
     if lines and key is not None:
-        raise click.UsageError("--key is for one message; leave it or --lines out.")
+        raise click.UsageError("--key is for one message, --lines sends many. Give only one of them.")
     connection = Connection(url)
     values = _given(priority=priority, delay=delay, ttl=ttl)
     for message in _messages(body, lines):
@@ -85,17 +106,21 @@ def push(
 @click.command(cls=Remote)
 @click.argument("queue")
 @click.option(
-    "--wait", type=click.FloatRange(0, MAX_WAIT), metavar="SECONDS", default=0.0, help="Wait so long for one."
+    "--wait",
+    type=click.FloatRange(0, MAX_WAIT),
+    metavar="SECONDS",
+    default=0.0,
+    help="How long to wait for a message if there is none.",
 )
-@click.option("--follow", is_flag=True, help="Go on until interrupted, with the end of a line after each message.")
-@click.option("--ack", is_flag=True, help="Take a message for good only when it is printed.")
+@click.option("--follow", is_flag=True, help="Print messages until interrupted, each followed by a newline.")
+@click.option("--ack", is_flag=True, help="Remove a message only after it is printed.")
 def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool) -> int:
-    """Print the first message of QUEUE and remove it; if there is none, exit with 3.
+    """Print the first message of QUEUE and remove it.
 
-    Without --ack, a message is given at most once: one that cannot be printed is lost.
+    If there is none, the exit code is 3. Without --ack, a message that cannot be printed is lost.
     """
     if follow and wait:
-        raise click.UsageError("--follow waits by itself; leave --wait out.")
+        raise click.UsageError("--follow waits by itself. Give no --wait.")
     connection, take = Connection(url), _take_leased if ack else _take
     if not follow:
         # Exactly the message, except on a terminal: there the prompt would run into it.
@@ -116,9 +141,9 @@ def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool) -> i
 
 @click.command(cls=Remote)
 @click.argument("queue", required=False)
-@click.option("--watch", is_flag=True, help="Again every 2 s, until interrupted.")
+@click.option("--watch", is_flag=True, help="Print them again every 2 s until interrupted.")
 def stats(url: SplitResult, queue: str | None, watch: bool) -> None:
-    """Print what every queue, or QUEUE, holds and has done."""
+    """Print the statistics of QUEUE, or of all queues."""
     connection = Connection(url)
     while True:
         found = connection.request("GET", "/queues" if queue is None else _path(queue)).json
@@ -135,7 +160,10 @@ def stats(url: SplitResult, queue: str | None, watch: bool) -> None:
 
 @click.command(cls=Remote)
 def health(url: SplitResult) -> None:
-    """Print ok if the server takes messages; if it drains, shuts down or is not there, exit with 1."""
+    """Print ok if the server accepts messages.
+
+    If it is draining, shutting down or unreachable, the exit code is 1.
+    """
     Connection(url).request("GET", "/readyz", timeout=HEALTH_TIMEOUT)
     print("ok")
 

@@ -38,14 +38,18 @@ def serve_command(work: Callable[..., int]) -> Serve:
                 ["--config"],
                 type=click.Path(readable=False),
                 metavar="FILE",
-                help="TOML file: settings by name, and queues.  [ZAPQ_CONFIG]",
+                help="TOML file to read settings and queues from.  [ZAPQ_CONFIG]",
             ),
         ],
     )
 
 
+_METAVARS = {"switch": None, "whole": "NUMBER", "seconds": "DURATION"}
+"""What stands for a value in the help, where it is not the kind's name."""
+
+
 def _click_option(option: Option) -> click.Option:
-    metavar = "|".join(option.choices) or {"text": "TEXT", "switch": None}.get(option.kind, option.kind.upper())
+    metavar = "|".join(option.choices) or _METAVARS.get(option.kind, option.kind.upper())
     about = f"{option.help}  [{option.env}; default: {option.default_text or 'none'}]"
     if option.kind == "switch":
         switched = "false" if option.default else "true"

@@ -20,12 +20,12 @@ COLUMNS = ("queues", "messages", "bytes", "modified")
 
 @click.group(cls=Family, no_args_is_help=False)
 def snapshot() -> None:
-    """Save and load what the queues hold, and look at the files."""
+    """Save, load and inspect snapshots of the queues."""
 
 
 @snapshot.command(cls=Remote)
 def ls(url: SplitResult) -> None:
-    """Print the snapshots in the server's data directory."""
+    """List the snapshots in the server's data directory."""
     found = Connection(url).request("GET", "/snapshots").json
     try:
         rows = [["file", *COLUMNS], *([each["name"], *_cells(each)] for each in found)]
@@ -37,23 +37,23 @@ def ls(url: SplitResult) -> None:
 @snapshot.command(cls=Remote)
 @click.argument("name")
 def save(url: SplitResult, name: str) -> None:
-    """Save to NAME in the server's data directory.
+    """Save a snapshot as NAME in the server's data directory.
 
-    A *.msgpack file holds all queues, a *.json file the bodies of the default one.
+    A .msgpack file holds all queues, a .json file only the bodies of the messages in the default queue.
     """
     Connection(url).request("POST", "/persist", values={"file": name}, timeout=SNAPSHOT_TIMEOUT)
 
 
 @snapshot.command(cls=Remote)
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def load(url: SplitResult, name: str, yes: bool) -> None:
-    """Load NAME from the server's data directory.
+    """Load the snapshot NAME from the server's data directory.
 
-    What it holds takes the place of all queues, or, if it is a *.json file, of what the default one holds.
+    A .msgpack file replaces all queues, a .json file only the messages in the default queue.
     """
-    what = "the default queue holds" if name.endswith(".json") else "all queues hold"
-    if not yes and not click.confirm(f"Drop what {what}, and load {name} instead?", err=True):
+    replaced = "the messages in the default queue" if name.endswith(".json") else "all queues"
+    if not yes and not click.confirm(f"Replace {replaced} with {name}?", err=True):
         raise Failed("Nothing was changed.")
     Connection(url).request("POST", "/load", values={"file": name}, timeout=SNAPSHOT_TIMEOUT)
 
@@ -61,9 +61,9 @@ def load(url: SplitResult, name: str, yes: bool) -> None:
 @snapshot.command(cls=Local)
 @click.argument("file")
 def show(file: str) -> None:
-    """Check FILE, and print what it holds.
+    """Check the snapshot FILE and print what it holds.
 
-    FILE is a path here, and no server is needed. If it is damaged, the place is printed, and the exit code is 1.
+    FILE is a path on this machine; no server is needed. If the file is damaged, the exit code is 1.
     """
     # Here and not above: what decodes takes a while to import, and the other commands do not need it.
     from zapq.errors import SnapshotFailed

@@ -18,20 +18,33 @@ _DAY = 86_400
 
 @click.group(cls=Family, no_args_is_help=False)
 def token() -> None:
-    """Make tokens for a server that is started with --token-file."""
+    """Create tokens for a server that runs with --token-file."""
 
 
 @token.command(cls=Local)
 @click.argument("name")
-@click.option("--roles", required=True, metavar="ROLE,...", help=f"One or more of {', '.join(ROLES)}.")
 @click.option(
-    "--queues", default=ALL_QUEUES, metavar="PATTERN", show_default=True, help="For queues so named: emails*"
+    "--roles",
+    required=True,
+    metavar="ROLE,...",
+    help=f"What the token allows: one or more of {', '.join(ROLES)}, separated by commas.",
 )
-@click.option("--expires", metavar="WHEN", help="90d, a date, or a time such as 2027-01-31T12:00:00Z (UTC).")
+@click.option(
+    "--queues",
+    default=ALL_QUEUES,
+    metavar="PATTERN",
+    show_default=True,
+    help="Names of the queues the token is for, such as emails*.",
+)
+@click.option(
+    "--expires",
+    metavar="WHEN",
+    help="When the token expires: 90d, a date, or a time such as 2027-01-31T12:00:00Z (UTC).",
+)
 def new(name: str, roles: str, queues: str, expires: str | None) -> None:
-    """Make a token for NAME, and print it and the line for the token file.
+    """Create a token for NAME, and print it and its line for the token file.
 
-    The token is shown this once and kept nowhere: the line has only its SHA-256.
+    The token is printed only this once: the line contains only its SHA-256.
     """
     until = None if expires is None else _spelled(expires)
     try:

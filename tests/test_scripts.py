@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import ENVIRON
+from tests.support.process import ENVIRON
 
 ROOT = Path(__file__).parent.parent
 VERSION = "{}.{}".format(*sys.version_info[:2])

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.test_cli import ENVIRON
+from tests.support.process import ENVIRON
 from zapq.settings import options
 
 COMMANDS = ["check", "health", "pop", "push", "serve", "snapshot", "stats", "token"]

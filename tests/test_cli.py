@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ import pytest
 import trustme
 
 import zapq
-from tests.support.process import ENVIRON, assert_one_line, messages, run, serving
+from tests.support.process import ENVIRON, assert_one_line, listening, messages, run, serving
 from zapq.settings import Option, options
 
 
@@ -98,11 +99,11 @@ def test_variables_that_contradict_each_other_are_one_line_and_exit_code_2() -> 
 def test_a_file_declares_queues_that_are_there_from_the_start(tmp_path: Path, durable: list[str]) -> None:
     file = tmp_path / "zapq.toml"
     file.write_text('addr = "127.0.0.1:0"\n[queues.jobs]\nvisibility = "5m"\n')
-    with serving(tmp_path, "--config", str(file), *durable) as (process, line):
+    with serving(tmp_path, "--config", str(file), *durable) as (process, first):
         assert process.stdout is not None
-        if durable:
-            line = process.stdout.readline()
-        connection = http.client.HTTPConnection(messages(line)[0]["addr"], timeout=30)
+        said = listening(chain([first], process.stdout))
+        assert said is not None
+        connection = http.client.HTTPConnection(said["addr"], timeout=30)
         connection.request("GET", "/queues")
         shown = msgspec.json.decode(connection.getresponse().read())
         connection.close()

@@ -36,13 +36,13 @@ class Mutant:
 MUTANTS = {
     "containment off": Mutant(
         "zapq/server/connection.py",
-        "            if ours is not None:\n                self._host.note_failure(ours)\n",
+        "            if ours is not None:\n                self._site.note_failure(ours)\n",
         "            if ours is not None:\n                raise ours\n",
         ("tests/server/test_containment.py",),
     ),
     "send deadline off": Mutant(
         "zapq/server/connection.py",
-        "with trio.fail_after(self._host.settings.send_timeout):",
+        "with trio.fail_after(self._site.settings.send_timeout):",
         "with trio.CancelScope():",
         ("tests/server/test_hostile.py", "-k", "reads"),
     ),
@@ -79,8 +79,8 @@ MUTANTS = {
     ),
     "no fsync before rename": Mutant(
         "zapq/store/directory.py",
-        "                step()\n            os.fsync(descriptor)\n",
-        "                step()\n",
+        "                checkpoint()\n            os.fsync(descriptor)\n",
+        "                checkpoint()\n",
         ("tests/store/test_snapshot.py",),
     ),
     "chunk count unlimited": Mutant(

@@ -35,7 +35,7 @@ class End(IntEnum):
     """Its message was ready again then."""
     GIVEN = 4
     """It expired, and its message was given out again since."""
-    BURIED = 5
+    DEAD_LETTERED = 5
     """It expired, and its message was a dead letter then."""
     OUTLIVED = 6
     """It expired, and then its message."""
@@ -53,7 +53,7 @@ _SENTENCES = {
     End.RELEASED: "The lease is over: the message was released already.",
     End.EXPIRED: f"The lease expired. {_IN_TIME}",
     End.GIVEN: f"The lease expired, and the message was given out again. {_IN_TIME}",
-    End.BURIED: "The lease expired, and the message went to the dead-letter queue: it was delivered too often.",
+    End.DEAD_LETTERED: "The lease expired, and the message went to the dead-letter queue: it was delivered too often.",
     End.OUTLIVED: "The lease expired, and so did the message: its ttl was over.",
 }
 

@@ -844,7 +844,7 @@ class Queue:
         """Send the message of a lease that was not acknowledged where it belongs, and say what became of it."""
         if self._has_failed(lease):
             self._fail(message)
-            return End.BURIED
+            return End.DEAD_LETTERED
         if message.properties.expires <= now:
             self._expire(message)
             return End.OUTLIVED

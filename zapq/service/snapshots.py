@@ -94,7 +94,7 @@ class Snapshots:
             logs.say(logging.WARNING, "nothing to load; starting empty", file=name)
             return
         newest, *older = saved
-        properties = {"file": newest.name, "saved": _as_text(newest.at)}
+        facts = {"file": newest.name, "saved": _as_text(newest.at)}
         if newest.name != name:
             reason = f"There is no {name}."
             for each in older:
@@ -104,7 +104,7 @@ class Snapshots:
                         " snapshots that are newer out of the data directory."
                     )
             logs.say(
-                logging.WARNING, "loading an automatic snapshot instead", **properties, asked=name, reason=reason
+                logging.WARNING, "loading an automatic snapshot instead", **facts, asked=name, reason=reason
             )
         try:
             number = await self._service.restore(newest.name)
@@ -115,7 +115,7 @@ class Snapshots:
                 " directory."
             ) from error
         self._last_written = newest.at
-        logs.say(logging.INFO, "snapshot loaded", **properties, messages=number)
+        logs.say(logging.INFO, "snapshot loaded", **facts, messages=number)
 
     async def save_at_exit(self) -> None:
         """Save to the file that was asked for, if one was, and only the first time this is called.

@@ -1,6 +1,6 @@
-"""Writing aside: a thread writes the lines out, so that no task waits for their reader.
+"""A spool: log lines wait here for the thread that writes them, so that no task waits for their reader.
 
-A pipe that is not read is full after some hundred lines, and a write to it then lasts until it is.
+The word is the field's, since printers had one. A pipe that is not read is full after some hundred lines, and a write to it then lasts until it is.
 Python's own `QueueListener` would do, except at the end: it waits for the last line, and so for ever.
 """
 

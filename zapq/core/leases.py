@@ -53,7 +53,7 @@ _SENTENCES = {
     End.RELEASED: "The lease is over: the message was released already.",
     End.EXPIRED: f"The lease expired. {_IN_TIME}",
     End.GIVEN: f"The lease expired, and the message was given out again. {_IN_TIME}",
-    End.DEAD_LETTERED: "The lease expired, and the message went to the dead-letter queue: it was delivered too often.",
+    End.DEAD_LETTERED: "The lease expired, and the message, delivered too often, went to the dead-letter queue.",
     End.OUTLIVED: "The lease expired, and so did the message: its ttl was over.",
 }
 

@@ -33,10 +33,11 @@ def serve(**flags: Any) -> int:
 
 
 def _serve(**flags: Any) -> int:
-    _keep_signals_for_us()
     handover = systemd.take(os.environ, os.getpid())
     config = flags.pop("config") or os.environ.get("ZAPQ_CONFIG")
     settings = load(flags=flags, environ=os.environ, config=config)
+    # Not before the settings are read, which a signal must be able to end, and before the first thread starts.
+    _keep_signals_for_us()
     with logs.written_aside(settings):
         for variable, nearest in unknown_variables(os.environ).items():
             meant = {"nearest": nearest} if nearest else {}
@@ -69,6 +70,8 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
     Systemd is told when clients can be answered, when that ends, and within `watchdog` seconds that all is well.
     """
     stopping = trio.Event()
+    # Asked now, for a terminal that is closed is none any more.
+    on_terminal = os.isatty(0)
     ask_to_reload, asked_to_reload = trio.open_memory_channel[None](1)
     code = EXIT_OK
     async with trio.open_nursery() as nursery:
@@ -85,7 +88,7 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
                 name = signal.Signals(number).name
                 # On a terminal, and with nothing to read again, it means what it does for most programs: the
                 # terminal is closed.
-                if number == signal.SIGHUP and (settings.token_file or settings.tls or not os.isatty(0)):
+                if number == signal.SIGHUP and (settings.token_file or settings.tls or not on_terminal):
                     with suppress(trio.WouldBlock):  # one is on its way already
                         ask_to_reload.send_nowait(None)
                     continue

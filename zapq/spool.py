@@ -1,7 +1,8 @@
 """A spool: log lines wait here for the thread that writes them, so that no task waits for their reader.
 
-The word is the field's, since printers had one. A pipe that is not read is full after some hundred lines, and a write to it then lasts until it is.
-Python's own `QueueListener` would do, except at the end: it waits for the last line, and so for ever.
+The word is the field's, since printers had one. A pipe that is not read is full after some hundred lines, and a
+write to it then lasts until it is. Python's own `QueueListener` would do, except at the end: it waits for the last
+line, and so for ever.
 """
 
 from __future__ import annotations

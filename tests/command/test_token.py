@@ -90,10 +90,13 @@ def test_a_terminal_that_is_closed_stops_a_server_that_has_nothing_to_read_again
     terminal, stdin = pty.openpty()
     try:
         with serving(tmp_path, "--addr", "127.0.0.1:0", stdin=stdin) as (process, _):
+            os.close(terminal)  # from now on it is none: the kernel says so only to processes that it controls
+            terminal = -1
             process.send_signal(signal.SIGHUP)
             assert process.wait(20) == 0
     finally:
-        os.close(terminal)
+        if terminal >= 0:
+            os.close(terminal)
         os.close(stdin)
 
 

@@ -19,6 +19,7 @@ from zapq.service.open import open_service
 from zapq.service.service import QueueService
 from zapq.service.snapshots import Snapshots
 from zapq.settings import Settings
+from zapq.store.snapshot import SnapshotStore
 
 BEGIN = 1_800_000_000.0
 
@@ -156,3 +157,19 @@ async def test_by_default_there_are_none(
 ) -> None:
     await trio.sleep(10**6)
     assert names(tmp_path) == []
+
+
+async def test_a_file_just_written_stays_although_older_ones_are_of_a_later_time(
+    tmp_path: Path, zapq_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    for run, moment in enumerate((now + 1e6, now + 2e6, now)):
+        name = f"auto-2030010{run}T000000Z.msgpack"
+        monkeypatch.setattr(time, "time", lambda moment=moment: moment)
+        monkeypatch.setattr("zapq.service.autosave.automatic_name", lambda name=name: name)
+        async with open_service(zapq_settings) as service:
+            await service.enqueue(b"x")
+            await Autosave(service.snapshots, service.fingerprint, every=60, keep=2).save()
+    assert names(tmp_path) == ["auto-20300101T000000Z.msgpack", "auto-20300102T000000Z.msgpack"]
+    with SnapshotStore(zapq_settings) as store:
+        assert store.newest_first("none.msgpack")[0].name == "auto-20300102T000000Z.msgpack"

@@ -99,3 +99,14 @@ async def test_what_contradicts_what_was_kept_is_refused_and_says_which_queue(
         "b": (QueueSettings(max_receives=2, dead_letter="a"), 0),
         "default": (QueueSettings(), 0),
     }
+
+
+async def test_a_start_that_is_refused_changes_no_kept_settings(zapq_settings: Settings) -> None:
+    settings = replace(zapq_settings, durable=True)
+    kept = QueueSettings(max_receives=3, dead_letter="c")
+    async with open_service(settings) as service:
+        await service.configure("a", kept)
+        await service.configure("b", QueueSettings(max_receives=3, dead_letter="a"))
+    with pytest.RaisesGroup(CannotStart):
+        await held(replace(settings, queues={"a": QueueSettings(max_receives=3, dead_letter="b")}))
+    assert (await held(settings))["a"] == (kept, 0)

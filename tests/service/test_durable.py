@@ -790,3 +790,87 @@ async def test_a_cancelled_program_still_writes_everything(tmp_path: Path) -> No
             await trio.sleep_forever()
     async with open_durable(tmp_path) as service:
         assert await taken(service.default) == [b"a"]
+
+
+async def test_a_block_that_ends_while_its_queue_is_purged_waits_for_the_purge(tmp_path: Path, disk: Disk) -> None:
+    async with open_durable(tmp_path) as service:
+        await service.default.enqueue_many([b"abc", b"def"])
+        dequeued = await service.default.dequeue()
+        assert dequeued is not None
+
+        async def hold_over_the_purge() -> None:
+            async with service.default.lease():
+                disk.hold()
+                nursery.start_soon(service.default.clear)
+                await disk.held()
+                service.default.return_undelivered([dequeued])
+                nursery.start_soon(trio.to_thread.run_sync, disk.go_on)
+
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(ReceiptExpired):
+                await hold_over_the_purge()
+        stats = service.stats().queue
+        assert (stats.messages, stats.bytes, stats.leased, stats.ready) == (1, 3, 0, 1)
+    async with open_durable(tmp_path) as service:
+        assert await taken(service.default) == [b"abc"], "it was not in the queue when that was purged"
+
+
+async def test_a_late_ack_does_not_meet_a_redrive_that_is_being_written(tmp_path: Path, disk: Disk) -> None:
+    async with open_durable(tmp_path) as service:
+        await service.configure("jobs", QueueSettings(max_receives=1, dead_letter="dead"))
+        jobs, dead = service.queue("jobs"), service.queue("dead")
+        await jobs.enqueue(b"abc")
+        await leased(jobs, 0.0)
+
+        async def hold_over_the_redrive() -> None:
+            async with dead.lease(visibility=0.0):
+                disk.hold()
+                nursery.start_soon(dead.redrive)
+                await disk.held()
+                nursery.start_soon(trio.to_thread.run_sync, disk.go_on)
+
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(ReceiptExpired):
+                await hold_over_the_redrive()
+        for queue, messages in ((jobs, 1), (dead, 0)):
+            stats = queue.info().stats
+            assert (stats.messages, stats.bytes, stats.ready) == (messages, 3 * messages, messages)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_settlements_of_one_call_are_the_same_in_memory_and_on_disk(tmp_path: Path, durable: bool) -> None:
+    async with zapq.open_service(Settings(data_dir=str(tmp_path), durable=durable)) as service:
+        queue = service.default
+        await queue.enqueue(b"abc")
+        lease = await leased(queue, 0.0)
+        late = [Settlement(receipt=lease.receipt, action="release"), *[Settlement(receipt=lease.receipt)] * 2]
+        refused, *accepted = await queue.settle(late)
+        assert isinstance(refused, ReceiptExpired)
+        assert accepted == [None, None]
+
+
+async def test_a_lease_whose_ack_is_being_written_is_extended_if_that_fails(tmp_path: Path, disk: Disk) -> None:
+    async with open_durable(tmp_path) as service:
+        await service.default.enqueue(b"abc")
+        lease = await leased(service.default, 30.0)
+        disk.hold()
+        extended: list[float] = []
+
+        async def ack() -> None:
+            with pytest.raises(StorageUnavailable):
+                await service.default.ack(lease.receipt)
+            disk.failing = False
+
+        async def extend() -> None:
+            extended.append((await service.default.extend(lease.receipt, visibility=60)).visibility)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ack)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(extend)
+            await wait_all_tasks_blocked()
+            assert not extended
+            disk.failing = True
+            disk.go_on()
+        await works_again(service)
+        assert extended == [30.0], "its own time, which a later extension without one takes"

@@ -252,6 +252,12 @@ class JournaledQueue(Queue):
             change = _Released(self, [MessageState(row, message.properties, due)], lease, message, due)
         self._journal.add(change)
 
+    def extend(self, receipt: str, visibility: float | None, now: float) -> Lease:
+        """Let the lease last longer. Also raises `StillSettling`."""
+        if self._serial(receipt) in self._settling:
+            raise StillSettling
+        return super().extend(receipt, visibility, now)
+
     def accept_moved(self, message: Message, properties: Properties) -> Message:
         """Take over a message another queue has held."""
         mine = super().accept_moved(message, properties)

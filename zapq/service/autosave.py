@@ -58,5 +58,6 @@ class Autosave:
         store = self._snapshots.store
         # Not by their names: a clock that was set back would make the one just written the oldest.
         ours = await trio.to_thread.run_sync(store.newest_first, newest, bulk.cancellable_yield)
-        for each in ours[self._keep :]:
-            await trio.to_thread.run_sync(store.remove, each.name)
+        older = [each.name for each in ours if each.name != newest]
+        for name in older[self._keep - 1 :]:
+            await trio.to_thread.run_sync(store.remove, name)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
@@ -134,17 +135,10 @@ class DurableQueue(NamedQueue):
 
     async def _end_block(self, lease: Lease, action: Action) -> None:
         try:
-            # Bounded as `OpenGroup.wait` is.
+            # Bounded as `OpenGroup.wait` is. In a section, for a purge or a redrive that is being written must not
+            # meet the end of a lease.
             with trio.CancelScope(shield=True):
-                while True:
-                    try:
-                        await super()._end_block(lease, action)
-                    except StillSettling:
-                        # The block has settled it itself.
-                        await self._service.journal.resolved()
-                    else:
-                        break
-                await self._service.stored()
+                await self._settle_one(Settlement(receipt=lease.receipt, action=action))
         except StorageUnavailable:
             # The lease may last for ever: its holder is gone.
             self.return_undelivered([lease])
@@ -159,9 +153,33 @@ class DurableQueue(NamedQueue):
     async def _settle_one(self, settlement: Settlement) -> Lease | None:
         while True:
             try:
-                return await super()._settle_one(settlement)
+                async with self._section:
+                    return super().settle_nowait(settlement)
             except StillSettling:
                 await self._service.journal.resolved()
+
+    def settle_nowait(self, settlement: Settlement) -> Lease | None:
+        """Acknowledge, release or extend one lease. See `NamedQueue.settle_nowait`.
+
+        Raises `trio.WouldBlock`, and changes nothing, while a purge or a redrive is being written, or what an
+        earlier call did to this lease.
+        """
+        if self._lock.locked():
+            raise trio.WouldBlock
+        try:
+            return super().settle_nowait(settlement)
+        except StillSettling:
+            raise trio.WouldBlock from None
+
+    def return_undelivered(self, given: Deliveries) -> None:
+        """Put messages that could not be handed over at their original places. See `NamedQueue`.
+
+        While a purge or a redrive is being written, they come back right after it.
+        """
+        if self._lock.locked():
+            self._service.journal.when_resolved(partial(super().return_undelivered, given))
+        else:
+            super().return_undelivered(given)
 
     def _settle_all(self, settlements: Sequence[Settlement]) -> list[ZapqError | None]:
         if any(self._core.is_settling(settlement.receipt) for settlement in settlements):
@@ -177,7 +195,7 @@ class DurableQueue(NamedQueue):
                 again = settlement.action == "ack" and end is End.ACKED
                 result = None if again else ReceiptExpired(end.sentence, parameter="receipt")
             results.append(result)
-            if settlement.action != "extend":
+            if result is None and settlement.action != "extend":
                 ended.setdefault(settlement.receipt, End.ACKED if settlement.action == "ack" else End.RELEASED)
         return results
 

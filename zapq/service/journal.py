@@ -194,6 +194,13 @@ class Journal:
             self._in_flight[-1].after.append(event.set)
             await event.wait()
 
+    def when_resolved(self, call: Callable[[], object]) -> None:
+        """Call `call` once every commit under way is written, or has failed; at once if none is under way."""
+        if self._in_flight:
+            self._in_flight[-1].after.append(call)
+        else:
+            call()
+
     def collect(self) -> None:
         """Let take effect what the writer has dealt with; must run in Trio's thread."""
         written = self._writer.written

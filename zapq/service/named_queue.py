@@ -511,8 +511,8 @@ class NamedQueue:
     def settle_nowait(self, settlement: Settlement) -> Lease | None:
         """Acknowledge, release or extend one lease, and return it if it goes on; never waits.
 
-        For cleanup, which must not wait for a lock. It need not: the lock is only ever held over synchronous
-        steps, so a task that runs now sees the queue between two of them.
+        For cleanup, which must not wait for a lock. In memory it need not: the lock is only ever held over
+        synchronous steps, so a task that runs now sees the queue between two of them.
         """
         self._check_alive()
         lease = self._settle(settlement)
@@ -522,7 +522,7 @@ class NamedQueue:
     def return_undelivered(self, given: Deliveries) -> None:
         """Put messages that could not be handed over at their original places, as if never taken.
 
-        Never refused, never waits, for the same reason as `settle_nowait`.
+        Never refused, and never waits.
         """
         if self._deleted:
             return

@@ -13,6 +13,7 @@ import msgspec
 import trio
 
 from zapq import logs
+from zapq.core.broker import Broker
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, InvalidParameter, ZapqError
 from zapq.service.autosave import Autosave
@@ -67,21 +68,30 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
 
 
 async def _declare(service: QueueService, queues: Mapping[str, QueueSettings]) -> None:
-    """Make the queues that are declared and not there, and let the others be set as declared."""
+    """Make the queues that are declared and not there, and let the others be set as declared.
+
+    All or nothing: raises `CannotStart` before anything is changed if kept queues contradict the declared ones.
+    """
+    if not queues:
+        return
+    kept = {name: queue.settings for name, queue in service.broker.queues.items()}
+    trial = Broker(max_messages=1, max_bytes=1, max_queues=max(service.broker.max_queues, len(kept)))
+    for name, settings in {**kept, **queues}.items():
+        _configure(trial, name, settings)
     for name, declared in queues.items():
         there = service.broker.queues.get(name)
         if there is not None and there.settings.dead_letter not in {None, declared.dead_letter}:
             # First, so that the old ways of dead letters make no circle with the new ones.
-            await _configure(service, name, msgspec.structs.replace(declared, max_receives=None, dead_letter=None))
+            await service.configure(name, msgspec.structs.replace(declared, max_receives=None, dead_letter=None))
     for name, declared in queues.items():
         there = service.broker.queues.get(name)
         if there is None or there.settings != declared:
-            await _configure(service, name, declared)
+            await service.configure(name, declared)
 
 
-async def _configure(service: QueueService, name: str, settings: QueueSettings) -> None:
+def _configure(trial: Broker, name: str, settings: QueueSettings) -> None:
     try:
-        await service.configure(name, settings)
+        trial.configure(name, settings, 0.0)
     except ZapqError as error:
         # By themselves they make sense, or they would not be settings.
         advice = " Declare also the kept queue that it contradicts." if isinstance(error, InvalidParameter) else ""

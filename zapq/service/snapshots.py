@@ -103,9 +103,7 @@ class Snapshots:
                         f"{name} is older: it was saved at {_as_text(each.at)}. To load it, move the automatic"
                         " snapshots that are newer out of the data directory."
                     )
-            logs.say(
-                logging.WARNING, "loading an automatic snapshot instead", **facts, asked=name, reason=reason
-            )
+            logs.say(logging.WARNING, "loading an automatic snapshot instead", **facts, asked=name, reason=reason)
         try:
             number = await self._service.restore(newest.name)
         except SnapshotFailed as error:
@@ -160,6 +158,9 @@ class Snapshots:
             now = time.time()
             clock_offset = now - trio.current_time()
         # Later than the last one, also if the clock was set back: a start loads what was written last.
+        if not self._last_written:
+            saved = await trio.to_thread.run_sync(self.store.newest_first, name, bulk.cancellable_yield)
+            self._last_written = max((each.at for each in saved), default=0.0)
         self._last_written = max(now, self._last_written + 0.001)
         await trio.to_thread.run_sync(
             self.store.save_all, name, image, clock_offset, self._last_written, bulk.cancellable_yield

@@ -99,7 +99,11 @@ class NotAcceptable(ZapqError):
 
 
 class Forbidden(ZapqError):
-    """This request is not allowed from where it came."""
+    """Without tokens, only requests from a loopback address may administer queues and snapshots.
+
+    Send it to a loopback address such as 127.0.0.1 on the machine zapq runs on, or start zapq with --token-file,
+    or with --admin-from any behind a firewall.
+    """
 
     problem = "admin-loopback-only"
     status = 403

@@ -759,13 +759,14 @@ async def test_a_body_without_meaning_is_refused_changes_nothing_and_keeps_the_c
 @pytest.mark.parametrize(
     ("body", "headers", "detail"),
     [
-        (b'{"visibility":60}', JSON, "put visibility into the query string: ?visibility=60"),
-        (b'{"wait":2.5,"x":1}', {}, "put wait into the query string: ?wait=2.5"),
-        (b"visibility=60&wait=1", FORM, "put visibility and wait into the query string: ?visibility=60&wait=1"),
-        (b'{"visibility":[60]}', JSON, "its parameters (visibility, wait, ack) belong into the query string."),
-        (b'{"visibility":"a b&c"}', JSON, "put visibility into the query string: ?visibility=a+b%26c"),
-        (b"\xff\x00", FORM, "its parameters (visibility, wait, ack) belong into the query string."),
-        (b"[" * 9000, JSON, "its parameters (visibility, wait, ack) belong into the query string."),
+        (b'{"visibility":60}', JSON, "put visibility in the query string: ?visibility=60"),
+        (b'{"wait":2.5,"x":1}', {}, "put wait in the query string: ?wait=2.5"),
+        (b"visibility=60&wait=1", FORM, "put visibility and wait in the query string: ?visibility=60&wait=1"),
+        (b'{"visibility":[60]}', JSON, "its parameters (visibility, wait, ack) belong in the query string."),
+        (b'{"visibility":true}', JSON, "its parameters (visibility, wait, ack) belong in the query string."),
+        (b'{"visibility":"a b&c"}', JSON, "put visibility in the query string: ?visibility=a+b%26c"),
+        (b"\xff\x00", FORM, "its parameters (visibility, wait, ack) belong in the query string."),
+        (b"[" * 9000, JSON, "its parameters (visibility, wait, ack) belong in the query string."),
     ],
 )
 async def test_a_body_that_should_be_parameters_is_told_where_they_belong(

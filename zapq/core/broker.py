@@ -121,9 +121,7 @@ class Broker:
         try:
             return changed(self.find(name).settings, changes)
         except msgspec.ValidationError as error:
-            raise InvalidParameter(
-                f"The settings are not what they should be: {error}.", parameter="body"
-            ) from None
+            raise InvalidParameter(f"The settings are not valid: {error}.", parameter="body") from None
 
     def _check_settings(self, name: str, settings: QueueSettings) -> list[str]:
         """Return the names of queues that are to be made if `settings` are to hold; raises if they cannot."""

@@ -6,7 +6,15 @@ from http import HTTPStatus
 
 import msgspec
 
-from zapq.errors import BY_PROBLEM, ZapqError
+from zapq.errors import (
+    BY_PROBLEM,
+    CannotStart,
+    InvalidSetting,
+    NoAnswer,
+    ServerError,
+    Unreachable,
+    ZapqError,
+)
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -40,7 +48,10 @@ _STATUSES = {
     501: "The request uses a method or a transfer coding zapq does not know. Use another.",
     505: "zapq does not speak this version of HTTP. Use HTTP/1.1, or HTTP/2 over TLS where --http2 is set.",
 }
-"""Statuses that are nobody's class, and what each means."""
+"""Statuses that have no class of their own, and what each means."""
+
+_NEVER_SENT = {CannotStart, InvalidSetting, NoAnswer, ServerError, Unreachable}
+"""Errors of the command line and the client: no answer of the server is one of them."""
 
 
 def render(
@@ -70,12 +81,13 @@ def render_status(status: int, detail: str, trace_id: str) -> bytes:
 
 
 def meanings() -> dict[str, Meaning]:
-    """Return what every problem means, by its name."""
+    """Return what every problem the server answers with means, by its name."""
     found = {
         _status_name(status): Meaning.of(_status_name(status), status, text) for status, text in _STATUSES.items()
     }
     for name, error in BY_PROBLEM.items():
-        found[name] = Meaning.of(name, error.status, " ".join((error.__doc__ or "").split()))
+        if error not in _NEVER_SENT:
+            found[name] = Meaning.of(name, error.status, " ".join((error.__doc__ or "").split()))
     return dict(sorted(found.items()))
 
 

@@ -58,12 +58,16 @@ def parameters(request: Request, *known: str) -> dict[str, str]:
 def why_no_body(body: bytes, media_type: str, known: Sequence[str]) -> str:
     """Return why a body is refused where parameters are all there is, and where to put what it says."""
     meant = _members(body, media_type)
-    misplaced = {name: str(meant[name]) for name in known if isinstance(meant.get(name), str | int | float)}
+    misplaced = {
+        name: str(value)
+        for name in known
+        if isinstance(value := meant.get(name), str | int | float) and not isinstance(value, bool)
+    }
     if misplaced:
         names = " and ".join(misplaced)
-        return f"This request takes no body; put {names} into the query string: ?{urlencode(misplaced)[:200]}"
+        return f"This request takes no body; put {names} in the query string: ?{urlencode(misplaced)[:200]}"
     if known:
-        return f"This request takes no body; its parameters ({', '.join(known)}) belong into the query string."
+        return f"This request takes no body; its parameters ({', '.join(known)}) belong in the query string."
     return "This request takes no body and no parameters; send it without."
 
 

@@ -205,6 +205,8 @@ def test_known_variables_and_those_of_container_platforms_are_not_unknown() -> N
         "ZAPQ_PORT_8080_TCP_PROTO": "tcp",
         "ZAPQ_PORT_8080_TCP_PORT": "8080",
         "ZAPQ_PORT_8080_TCP_ADDR": "10.0.0.1",
+        "ZAPQ_NAME": "/worker/zapq",
+        "ZAPQ_ENV_PYTHON_VERSION": "3.13",
         "ZAPQ_ADMIN_SERVICE_HOST": "10.0.0.1",
         "ZAPQ_ADMIN_PORT": "udp://10.0.0.1:8080",
     }

@@ -507,6 +507,9 @@ def _is_of_a_platform(name: str, text: str) -> bool:
     """Whether Kubernetes or Docker sets this variable in the containers of a service called zapq."""
     if name.endswith("_PORT") and re.match("(tcp|udp|sctp)://", text):
         return True
+    # Docker writes the name of a link, and the variables of the image it leads to.
+    if (name.endswith("_NAME") and text.startswith("/")) or "_ENV_" in name:
+        return True
     return bool(re.search(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)\Z", name))
 
 

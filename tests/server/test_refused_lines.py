@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.wire import ask, connection
-from zapq.http.exchange import peer_of
+from zapq.http.exchange import peer_of, shown_path
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
@@ -65,6 +65,19 @@ async def test_a_path_is_bounded_and_escaped(zapq_server: ZapqServer, caplog: py
     [line] = refused(caplog)
     assert line["path"].startswith("/%0A%E2%80%AExxx")
     assert len(line["path"]) == 200
+
+
+async def test_a_target_that_is_a_whole_url_is_logged_without_its_credentials(
+    zapq_server: ZapqServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connection(zapq_server.url) as stream:
+        await stream.send_all(b"GET http://u:pass@localhost/nothing HTTP/1.1\r\nHost: u:pass@localhost\r\n\r\n")
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 4")
+    [line] = refused(caplog)
+    assert line["path"] == "/nothing"
+    assert "pass" not in str(line)
+    assert shown_path(b"http://user:pass@localhost/nothing") == "/nothing"
+    assert shown_path(b"/a://b/c") == "/a://b/c"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ it arrives; and a message that was handed over but never reached the socket goes
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -29,6 +30,9 @@ from zapq.limits import MAX_LOGGED_PATH, SMALL_BODY_BYTES
 from zapq.service.named_queue import NamedQueue
 from zapq.service.reservation import Pool, Reservation
 from zapq.service.waiting import Deliveries
+
+_ORIGIN = re.compile(rb"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+"""What a target that is a whole URL has before its path."""
 
 
 class Transport(Protocol):
@@ -327,8 +331,11 @@ def peer_of(client: tuple[str, int] | None) -> str:
 
 
 def shown_path(raw_path: bytes) -> str:
-    """Return a request's path for the log: as it was sent, with what is not ASCII escaped, and bounded."""
-    return raw_path[:MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
+    """Return a request's path for the log: as it was sent, with what is not ASCII escaped, and bounded.
+
+    A target may be a whole URL. What stands before its path is left out: there may be a password in it.
+    """
+    return _ORIGIN.sub(b"", raw_path)[:MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
 
 
 def declares_body(headers: Iterable[tuple[bytes, bytes]]) -> bool:

@@ -1,4 +1,4 @@
-"""The door: what runs when somebody types `zapq`, or `python -m zapq`."""
+"""The door: what runs when a user types `zapq`, or `python -m zapq`."""
 
 from __future__ import annotations
 

@@ -71,10 +71,10 @@ async def test_a_newer_automatic_snapshot_is_loaded_instead_and_a_warning_says_s
         "queues.msgpack is older: it was saved at 2027-01-15T08:00:00.000Z. To load it, move the automatic"
         " snapshots that are newer out of the data directory."
     )
-    properties = {"file": LATER, "saved": "2027-01-15T08:00:05.250Z"}
+    facts = {"file": LATER, "saved": "2027-01-15T08:00:05.250Z"}
     assert logged(caplog) == [
-        ("WARNING", "loading an automatic snapshot instead", {**properties, "asked": NAME, "reason": reason}),
-        ("INFO", "snapshot loaded", {**properties, "messages": 1}),
+        ("WARNING", "loading an automatic snapshot instead", {**facts, "asked": NAME, "reason": reason}),
+        ("INFO", "snapshot loaded", {**facts, "messages": 1}),
     ]
 
 
@@ -85,8 +85,8 @@ async def test_the_file_that_is_named_is_loaded_if_it_is_the_newest(
     await save(settings, NAME, body=b"new")
     caplog.set_level("INFO", "zapq")
     assert await loaded(settings) == [b"new"]
-    properties = {"file": NAME, "saved": "2027-01-15T08:00:00.000Z", "messages": 1}
-    assert logged(caplog) == [("INFO", "snapshot loaded", properties)]
+    facts = {"file": NAME, "saved": "2027-01-15T08:00:00.000Z", "messages": 1}
+    assert logged(caplog) == [("INFO", "snapshot loaded", facts)]
 
 
 async def test_without_the_file_that_is_named_the_newest_automatic_one_is_loaded(

@@ -179,7 +179,7 @@ def _refusal(answer: http.client.HTTPResponse, content: bytes) -> Failed:
 
 
 def _says_https(answer: http.client.HTTPResponse, content: bytes) -> bool:
-    """Whether this is how a TLS port answers plain HTTP: zapq and nginx each use words of their own."""
+    """Whether a proxy's TLS port, such as nginx's, answers plain HTTP like this. zapq answers with a problem."""
     return answer.headers.get("Content-Type") != _PROBLEM and b"https" in content.lower()
 
 

@@ -44,7 +44,7 @@ class JournaledOwner(Owner, Protocol):
     """What a queue on disk knows of the others."""
 
     def prepare_dead_letter(self, queue: JournaledQueue, message: Message) -> Move:
-        """Return what buries a message that failed in `queue`, once that is written."""
+        """Return what dead-letters a message that failed in `queue`, once that is written."""
 
 
 class JournaledQueue(Queue):

@@ -158,7 +158,7 @@ class JournaledBroker(Broker):
         return dropped
 
     def prepare_dead_letter(self, queue: JournaledQueue, message: Message) -> Move:
-        """Return what buries a message that failed in `queue`, once that is written."""
+        """Return what dead-letters a message that failed in `queue`, once that is written."""
         letter, properties = self._dead_letter_queue(queue, message)
         assert isinstance(letter, JournaledQueue)
         return letter.prepare_move(message, properties)

@@ -205,7 +205,7 @@ class Queue:
         self._tag = tag
         self._by_priority = [ReadyQueue() for _ in range(MAX_PRIORITY + 1)]
         self._top = 0
-        """No line above this one has anyone in it."""
+        """No line above this one has a message in it."""
         self._simple = True
         """Whether the first line is all there is to look at; if not, `_pop` finds out when that is so again."""
         self._returned: list[tuple[int, Message]] = []
@@ -546,8 +546,8 @@ class Queue:
     def fill(self, image: QueueImage, now: float) -> list[Message]:
         """Hold what `image` holds; this queue is new. Never refuses: all of it was accepted once.
 
-        Returns the messages that have been delivered as often as they may be, for the caller to bury; they count
-        as held until then. Raises nothing, and O(log n) for each message that is not plain.
+        Returns the messages that have been delivered as often as they may be, for the caller to dead-letter; they
+        count as held until then. Raises nothing, and O(log n) for each message that is not plain.
         """
         self.configure(image.settings)
         self._next_id = image.next_id
@@ -631,9 +631,9 @@ class Queue:
                 ready_queues = chain.from_iterable(reversed(self._by_priority))
                 ready = merge((message for _, message in smallest(self._returned)), ready_queues, key=_rank)
                 living = (message for message in ready if message.id not in self._tombstones)
-                return [_sighting(message) for message in islice(living, limit)]
+                return [_view(message) for message in islice(living, limit)]
             case "delayed":
-                return [_sighting(message, time) for time, message in self._delayed.first(limit)]
+                return [_view(message, time) for time, message in self._delayed.first(limit)]
             case "leased":
                 return [_leased(lease) for lease in self._leases.first(limit)]
 
@@ -644,7 +644,7 @@ class Queue:
         """
         delayed = self._delayed.entry(id)
         if delayed is not None:
-            return _sighting(delayed[1], delayed[0])
+            return _view(delayed[1], delayed[0])
         for lease in self._leases.values():
             if lease.message.id == id:
                 return _leased(lease)
@@ -653,8 +653,8 @@ class Queue:
         for ready_queue in self._by_priority:
             message = ready_queue.find(id)
             if message is not None:
-                return _sighting(message)
-        return next((_sighting(message) for _, message in self._returned if message.id == id), None)
+                return _view(message)
+        return next((_view(message) for _, message in self._returned if message.id == id), None)
 
     def stats(self) -> QueueStats:
         """Report counts and sizes in O(1)."""
@@ -1011,7 +1011,7 @@ def _others(
         yield Message(message.id, message.body, properties), 0.0
 
 
-def _sighting(message: Message, due: float | None = None) -> MessageView:
+def _view(message: Message, due: float | None = None) -> MessageView:
     return MessageView(message, "ready" if due is None else "delayed", message.properties.receives, due)
 
 

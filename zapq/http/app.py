@@ -146,8 +146,12 @@ def create_app(
 
 def _queue() -> dict[str, str]:
     """Return the queue a request names, for the log; nothing if it names none."""
-    need = PERMISSIONS.get((request.method, str(request.url_rule)))
-    name = DEFAULT_QUEUE if need is not None and need.scope == "default" else (request.view_args or {}).get("name")
+    permission = PERMISSIONS.get((request.method, str(request.url_rule)))
+    name = (
+        DEFAULT_QUEUE
+        if permission is not None and permission.scope == "default"
+        else (request.view_args or {}).get("name")
+    )
     return {} if name is None else {"queue": str(name)[:MAX_LOGGED_PATH]}
 
 

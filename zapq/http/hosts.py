@@ -3,7 +3,10 @@
 A web page can make the browser that shows it send requests to whatever that browser reaches: zapq on the same
 machine, say. The browser adds where the page is from (Origin, Sec-Fetch-Site). But if the page's name is made to
 mean zapq's address (DNS rebinding), it takes zapq for the page's own server; then only that name, in Host, tells.
-Whoever makes such a page needs a name in public DNS; a name that cannot be there is no danger, and is answered.
+The author of such a page needs a name whose address they decide. Most have only public DNS for that, so a name
+that public DNS does not have is answered. That is no proof: a few top-level domains have an address
+(`http://ai/`), and on a shared network any peer can answer mDNS for `x.local`. Credentials protect against
+both: see SECURITY.md.
 """
 
 from __future__ import annotations
@@ -70,7 +73,7 @@ def _name(host: bytes) -> str:
 
 
 def _is_private(name: str) -> bool:
-    """Whether public DNS cannot have this name: a single label, or below a domain that is never there."""
+    """Whether public DNS does not have this name: a single label (few have an address), or below such a domain."""
     if not name or _NUMBER.fullmatch(name.rpartition(".")[2]):
         return False
     return "." not in name or name.endswith(_PRIVATE)

@@ -20,7 +20,6 @@ class Permission:
     """Which queue it must be good for: the default one, the one in the path, all, or those it then lists."""
 
 
-_PROBE = Permission(None)
 _OPEN = Permission(None)
 _PRODUCE, _CONSUME, _WATCH, _ADMINISTER = (
     Permission("producer", "queue"),
@@ -39,9 +38,9 @@ PERMISSIONS: dict[tuple[str, str], Permission] = {
     ("GET", "/snapshots"): Permission("admin"),
     ("POST", "/drain"): Permission("admin"),
     ("GET", "/metrics"): Permission("metrics"),
-    ("GET", "/health"): _PROBE,
-    ("GET", "/livez"): _PROBE,
-    ("GET", "/readyz"): _PROBE,
+    ("GET", "/health"): _OPEN,
+    ("GET", "/livez"): _OPEN,
+    ("GET", "/readyz"): _OPEN,
     ("GET", "/problems"): _OPEN,
     ("GET", "/problems/<problem>"): _OPEN,
     ("GET", "/queues"): Permission("metrics", "listed"),

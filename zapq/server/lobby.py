@@ -46,7 +46,7 @@ _CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
 
 
 class Wakeup:
-    """Something in a selector that any thread can ring."""
+    """Something in a selector that any thread can wake."""
 
     def __init__(self, answer: Callable[[], object] = lambda: None) -> None:
         self.inside, self._outside = socket.socketpair()
@@ -54,14 +54,14 @@ class Wakeup:
         self._outside.setblocking(False)
         self._answer = answer
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Have it answered soon; from any thread."""
-        # It is full, and rings already; or the lobby is gone.
+        # It is full, and woken already; or the lobby is gone.
         with suppress(OSError):
             self._outside.send(b"!")
 
     def answer(self) -> None:
-        """Do what it rings for."""
+        """Do what it is woken for."""
         with suppress(BlockingIOError):
             self.inside.recv(RECEIVE_BYTES)
         self._answer()
@@ -138,7 +138,7 @@ class Lobby:
         """Guests to be answered when that is on the disk."""
         self._parked: dict[Parked, Guest] = {}
         self._wakeup = Wakeup()
-        """Rung for guests that have become ready otherwise than by sending something."""
+        """Woken for guests that have become ready otherwise than by sending something."""
         self._in_turn = False
         self._now = 0.0
         self._alarm = inf
@@ -176,7 +176,7 @@ class Lobby:
         wakeup = Wakeup(journal.collect)
         try:
             self._selector.register(wakeup.inside, _READ, wakeup)
-            with journal.roused_by(wakeup.ring):
+            with journal.roused_by(wakeup.wake):
                 await trio.sleep_forever()
         finally:
             # The selector is closed by the task that leaves last.
@@ -307,7 +307,7 @@ class Lobby:
         parked.over = True
         self._ready.append(self._parked[parked])
         if not self._in_turn:
-            self._wakeup.ring()
+            self._wakeup.wake()
 
     def _look_after(self, guest: Guest, parked: Parked) -> int:
         """Answer a long poll if it is over, or its client has left: looked for first, so that nothing is lost."""

@@ -461,7 +461,7 @@ class NamedQueue:
         await self._end_block(lease, "ack")
 
     async def _end_block(self, lease: Lease, action: Action) -> None:
-        """Settle the lease of a block that ends, whoever is cancelled."""
+        """Settle the lease of a block that ends, even if its task is cancelled."""
         self.settle_nowait(Settlement(receipt=lease.receipt, action=action))
 
     def ack_nowait(self, receipt: str, *, now: float | None = None) -> None:

@@ -2,7 +2,7 @@
 
 Every state change is a synchronous method of the core, run while holding one `trio.Lock`, so the changes form one
 sequence that every caller agrees on (linearizability). No task waits for anything while it holds the lock. The
-verbs of a queue are in `queue.py`, hand-over and timer in `dispatch.py`; `open.py` starts it all.
+verbs of a queue are in `named_queue.py`, hand-over and timer in `dispatch.py`; `open.py` starts it all.
 """
 
 from __future__ import annotations

@@ -217,11 +217,11 @@ def test_what_cannot_start_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
             (("--addr", f"127.0.0.1:{port}"), f"--addr '127.0.0.1:{port}': Address already in use."),
             (
                 ("--addr", "127.0.0.1:0", "--data-dir", str(tmp_path / "file")),
-                f"--data-dir '{tmp_path}/file' is a file, or in one. Give a directory, or a path where",
+                f"--data-dir '{tmp_path}/file' is not a directory, or lies below a file. Give a directory",
             ),
             (
                 ("--addr", "127.0.0.1:0", "--data-dir", str(tmp_path / "file" / "below")),
-                f"--data-dir '{tmp_path}/file/below' is a file, or in one.",
+                f"--data-dir '{tmp_path}/file/below' is not a directory, or lies below a file.",
             ),
             (("--addr", "..:0"), "--addr '..:0': "),
             (("--addr", "fd://99"), "--addr 'fd://99': Bad file descriptor."),

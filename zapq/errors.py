@@ -61,7 +61,7 @@ class MessageNotFound(ZapqError):
 
 
 class QueueInUse(ZapqError):
-    """The queue cannot be deleted, for it is in use. Purge it to remove its messages only."""
+    """The queue cannot be deleted, because it is in use. Purge it to remove its messages only."""
 
     problem = "queue-in-use"
     status = 409
@@ -186,7 +186,10 @@ class BatchTooLarge(MessageTooLarge):
 
 
 class QueueFull(ZapqError):
-    """The queue is full. Nothing was stored. Send the message again after Retry-After seconds."""
+    """There is no room for the message: its queue or the server is full.
+
+    Nothing was stored. Send the message again later; Retry-After says in how many seconds.
+    """
 
     problem = "queue-full"
     status = 429

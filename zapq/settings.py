@@ -317,7 +317,7 @@ class Settings:
         "",
         "ZAPQ_LOAD_ON_START",
         "file",
-        "Load this snapshot at the start, or an automatic one that is newer. If there is none, start empty.",
+        "Load the newest of this snapshot and the automatic ones at the start. If there are none, start empty.",
     )
     admin_from: str = _setting(
         "loopback",

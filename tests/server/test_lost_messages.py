@@ -11,7 +11,8 @@ from tests.support.process import running_zapq
 from tests.support.wire import ask
 
 ADVICE = (
-    "They were in memory only. To keep them, start with --durable, or with --snapshot-on-exit NAME.msgpack and"
+    "They were in memory only. To keep messages over the next stop, start with --durable, or with"
+    " --snapshot-on-exit NAME.msgpack and"
     " --load-on-start NAME.msgpack."
 )
 

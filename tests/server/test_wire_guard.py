@@ -87,3 +87,9 @@ def test_every_well_formed_head_is_let_through(
     data = "\r\n".join(lines).encode("latin-1")
     assert check_head(data) is None
     assert check_head(data[: cut % len(data)]) is None
+
+
+def test_a_client_that_speaks_tls_is_told_so_whatever_its_greeting_holds() -> None:
+    refusal = check_head(b"\x16\x03\x01\x02\x00\x01\n\r\xfc")
+    assert refusal is not None
+    assert "If the client speaks TLS, use http:// here." in refusal.detail

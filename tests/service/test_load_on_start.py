@@ -174,3 +174,16 @@ async def test_what_is_saved_later_counts_as_newer_though_the_clock_was_set_back
     async with open_service(replace(settings, snapshot_on_exit=NAME)) as service:
         await service.enqueue(b"3")
     assert await loaded(settings) == [b"1", b"2", b"3"]
+
+
+async def test_automatic_snapshots_that_are_not_loaded_are_named_at_the_start(
+    zapq_settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = replace(zapq_settings, snapshot_every=3600.0)
+    for expected in (0, 1):
+        caplog.clear()
+        async with open_service(settings) as service:
+            said = [line for line in caplog.records if line.msg == "automatic snapshots are not loaded"]
+            assert len(said) == expected
+            await service.enqueue(b"PRECIOUS")
+            await service.snapshots.save("auto-20300101T000000Z.msgpack")

@@ -11,7 +11,7 @@ import click
 
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, fail
 from zapq.command.http import Failed, parse_url
-from zapq.limits import URL_VARIABLE
+from zapq.limits import TOKEN_VARIABLE, URL_VARIABLE
 
 
 class Local(click.Command):
@@ -36,6 +36,9 @@ class Remote(Local):
     """A command with `--url`."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
+        settings.setdefault(
+            "epilog", f"The variable {TOKEN_VARIABLE} holds the token to show, if the server wants one."
+        )
         super().__init__(*arguments, **settings)
         self.params.append(
             click.Option(

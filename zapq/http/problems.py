@@ -38,7 +38,7 @@ class Meaning(msgspec.Struct, frozen=True):
 
 
 _STATUSES = {
-    400: "The request is not valid HTTP. The detail says what is wrong with it; mend the client that sent it.",
+    400: "The request is not valid HTTP. The detail says what is wrong with it; correct the client that sent it.",
     404: "zapq has no such endpoint. Compare the path with the tables of endpoints in the documentation.",
     405: "The endpoint does not take this method. Use one of those in the Allow field.",
     413: "The body is longer than this endpoint takes. Send less at once.",

@@ -40,6 +40,7 @@ _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be."""
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
+_DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -68,7 +69,7 @@ def why_no_body(body: bytes, media_type: str, known: Sequence[str]) -> str:
         return f"This request takes no body; put {names} in the query string: ?{urlencode(misplaced)[:200]}"
     if known:
         return f"This request takes no body; its parameters ({', '.join(known)}) belong in the query string."
-    return "This request takes no body and no parameters; send it without."
+    return "This request takes no body and no parameters. Send it without them."
 
 
 def _members(body: bytes, media_type: str) -> dict[str, object]:
@@ -89,7 +90,11 @@ def seconds(values: dict[str, str], name: str, default: T) -> float | T:
     try:
         return parse_seconds(text)
     except ValueError:
-        hint = " Exponents are not taken: write 0.001 and not 1e-3." if _EXPONENT.fullmatch(text) else ""
+        hint = ""
+        if _EXPONENT.fullmatch(text):
+            hint = " Exponents are not taken: write 0.001 and not 1e-3."
+        elif _DIGITS.fullmatch(text):
+            hint = " Give at most 20 digits on each side of the point."
         raise InvalidParameter(
             f"{name} must be seconds as a decimal number, such as 20 or 0.5.{hint}", parameter=name
         ) from None

@@ -112,7 +112,7 @@ class GuardedH11(h11.Connection):
         if size is None:
             return
         if size[1]:
-            self._refuse_body("The request body has a blank behind the size of a chunk. Send the size alone.")
+            self._refuse_body("The request body has a blank after the size of a chunk. Send the size alone.")
         # A whole line is taken by h11 at once, and then the chunk's bytes come, whatever they look like.
         self._at_chunk = data.find(b"\r\n", size.end()) < 0
 

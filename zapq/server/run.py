@@ -103,7 +103,8 @@ def _warn_of_losses(service: QueueService, settings: Settings) -> None:
     if not messages:
         return
     reason = (
-        "They were in memory only. To keep them, start with --durable, or with --snapshot-on-exit NAME.msgpack and"
+        "They were in memory only. To keep messages over the next stop, start with --durable, or with"
+        " --snapshot-on-exit NAME.msgpack and"
         " --load-on-start NAME.msgpack."
     )
     if settings.snapshot_on_exit:

@@ -30,6 +30,11 @@ _BARE_CR = re.compile(rb"\r(?!\n|\Z)")
 _TOO_LARGE = Refusal(
     431, f"The request's head is over {MAX_HEAD_BYTES // KIB} KiB. Send fewer or shorter header fields."
 )
+_TLS_RECORD = b"\x16\x03"
+"""How a client that speaks TLS begins."""
+_NOT_TEXT = Refusal(
+    400, "The request line has bytes that are not visible ASCII. If the client speaks TLS, use http:// here."
+)
 _TARGET_TOO_LONG = Refusal(414, f"The request target is over {MAX_TARGET_BYTES // KIB} KiB. Send a shorter one.")
 
 
@@ -38,6 +43,8 @@ def check_head(data: bytes) -> Refusal | None:
 
     `data` is everything received from the first byte of a request on; call again when it has grown.
     """
+    if data.startswith(_TLS_RECORD):
+        return _NOT_TEXT
     head, end, _ = data.partition(b"\r\n\r\n")
     if len(head) > MAX_HEAD_BYTES:
         return _TARGET_TOO_LONG if len(head.partition(b"\r\n")[0]) > MAX_TARGET_BYTES + 64 else _TOO_LARGE
@@ -57,10 +64,7 @@ def _check_unfinished_line(line: bytes) -> Refusal | None:
     if len(line) > MAX_TARGET_BYTES + 64:
         return _TARGET_TOO_LONG
     if re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\xff]", line):
-        return Refusal(
-            400,
-            "The request line has bytes that are not visible ASCII. If the client speaks TLS, use http:// here.",
-        )
+        return _NOT_TEXT
     return None
 
 

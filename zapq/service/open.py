@@ -47,6 +47,8 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
                 service = QueueService(settings, snapshots)
             if settings.load_on_start:
                 await service.snapshots.load_at_start(settings.load_on_start)
+            elif settings.snapshot_every and not settings.durable:
+                await service.snapshots.warn_of_automatic()
             await _declare(service, settings.queues)
             async with trio.open_nursery() as nursery:
                 await nursery.start(service.run)

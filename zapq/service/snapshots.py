@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 from typing import Protocol
 
 import trio
@@ -114,6 +115,19 @@ class Snapshots:
             ) from error
         self._last_written = newest.at
         logs.say(logging.INFO, "snapshot loaded", **facts, messages=number)
+
+    async def warn_of_automatic(self) -> None:
+        """Log that automatic snapshots of an earlier run are not loaded: new ones will take their place."""
+        with suppress(SnapshotFailed):
+            saved = await trio.to_thread.run_sync(self.store.newest_first, "", bulk.cancellable_yield)
+            if saved:
+                logs.say(
+                    logging.WARNING,
+                    "automatic snapshots are not loaded",
+                    newest=saved[0].name,
+                    saved=_as_text(saved[0].at),
+                    advice="New ones will replace them. To load the newest at each start, add --load-on-start NAME.",
+                )
 
     async def save_at_exit(self) -> None:
         """Save to the file that was asked for, if one was, and only the first time this is called.

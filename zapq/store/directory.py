@@ -52,8 +52,8 @@ class Directory:
             self.descriptor = os.open(path, _READ | os.O_DIRECTORY | os.O_NOFOLLOW)
         except NotADirectoryError:
             raise CannotStart(
-                f"--data-dir {self._path!r} is a file, or in one. Give a directory, or a path where zapq can make"
-                " one."
+                f"--data-dir {self._path!r} is not a directory, or lies below a file. Give a directory, or a"
+                " path where zapq can make one."
             ) from None
         except PermissionError as error:
             raise CannotStart(f"--data-dir {self._path!r}: {error.strerror}. {let_write(self._path)}") from None

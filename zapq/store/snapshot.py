@@ -243,7 +243,7 @@ class SnapshotStore:
 
 
 def _not_found(name: str) -> SnapshotNotFound:
-    return SnapshotNotFound(f"{name} is not in the data directory. GET /snapshots lists the snapshots that are.")
+    return SnapshotNotFound(f"{name} is not in the data directory. GET /snapshots lists the snapshots there.")
 
 
 def read_bodies(name: str, file: BinaryIO) -> Iterator[list[bytes]]:

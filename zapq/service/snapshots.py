@@ -126,7 +126,7 @@ class Snapshots:
                     "automatic snapshots are not loaded",
                     newest=saved[0].name,
                     saved=_as_text(saved[0].at),
-                    advice="New ones will replace them. To load the newest at each start, add --load-on-start NAME.",
+                    advice="New ones will replace them. To load the newest at a start, add --load-on-start NAME.",
                 )
 
     async def save_at_exit(self) -> None:

@@ -1,4 +1,4 @@
-"""The source distribution: whoever has only that finds what the pages in it point to."""
+"""The source distribution holds what the pages in it point to."""
 
 from __future__ import annotations
 

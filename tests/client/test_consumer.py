@@ -1,4 +1,4 @@
-"""Consumers against a queue in virtual time, where nobody waits for what is not there."""
+"""Consumers against a queue in virtual time, without a socket."""
 
 from __future__ import annotations
 

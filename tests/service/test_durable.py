@@ -630,7 +630,7 @@ async def test_a_late_ack_is_on_the_disk_and_one_that_fails_has_not_happened(tmp
             nursery.start_soon(queue.ack, second.receipt)
             nursery.start_soon(queue.ack, second.receipt)
             await wait_all_tasks_blocked()
-            # While it is being written it is for nobody.
+            # While its ack is being written, no consumer gets it.
             assert [each.message.body for each in await queue.peek()] == [b"b"]
             disk.go_on()
         assert queue.info().stats.acked == 1

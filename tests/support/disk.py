@@ -39,7 +39,7 @@ class Disk:
 
         def try_commit(database: Database, batches: Sequence[CommitGroup]) -> None:
             self._entered.set()
-            assert self._gate.wait(PATIENCE), "nobody opened the gate"
+            assert self._gate.wait(PATIENCE), "the gate stayed closed"
             if self._only_one:
                 self._only_one = False
                 self._gate.clear()

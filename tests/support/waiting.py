@@ -1,4 +1,4 @@
-"""Waiting for what nobody tells: what another process, a thread or the kernel does can only be polled for."""
+"""Polling: what another process, a thread or the kernel does can only be polled for."""
 
 from __future__ import annotations
 

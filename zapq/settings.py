@@ -19,6 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from zapq.core.broker import Broker
+from zapq.core.complaints import plainly
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidSetting, ZapqError
 from zapq.limits import (
@@ -584,6 +585,6 @@ def _read_queue(section: str, name: str, table: object) -> QueueSettings:
             # Each by itself, so that the complaint is about one.
             msgspec.convert({key: values[key]}, QueueSettings)
         except ValueError as error:  # msgspec's are of that kind
-            why = str(error).removesuffix(f" - at `$.{key}`")
+            why = plainly(str(error)).removeprefix(f"{key} ")
             raise InvalidSetting(f"{section} {key} = {value!r}: {why}.", setting="queues") from None
     return msgspec.convert(values, QueueSettings)

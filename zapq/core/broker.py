@@ -10,6 +10,7 @@ from math import inf
 
 import msgspec
 
+from zapq.core.complaints import plainly
 from zapq.core.deadlines import Deadlines
 from zapq.core.leases import End
 from zapq.core.message import Message, Properties
@@ -29,6 +30,10 @@ class Redriven:
     moved: int
     left: int
     """Ready messages still in the dead-letter queue."""
+
+
+def _not_valid(error: msgspec.ValidationError) -> InvalidParameter:
+    return InvalidParameter(f"The settings are not valid: {plainly(str(error))}.", parameter="body")
 
 
 def check_name(name: str, parameter: str = "queue") -> str:
@@ -121,7 +126,9 @@ class Broker:
         try:
             return changed(self.find(name).settings, changes)
         except msgspec.ValidationError as error:
-            raise InvalidParameter(f"The settings are not valid: {error}.", parameter="body") from None
+            raise InvalidParameter(
+                f"The settings are not valid: {plainly(str(error))}.", parameter="body"
+            ) from None
 
     def _check_settings(self, name: str, settings: QueueSettings) -> list[str]:
         """Return the names of queues that are to be made if `settings` are to hold; raises if they cannot."""
@@ -130,7 +137,9 @@ class Broker:
             # Only what is decoded has been looked at.
             msgspec.convert(msgspec.to_builtins(settings), QueueSettings)
         except msgspec.ValidationError as error:
-            raise InvalidParameter(f"The settings are not valid: {error}.", parameter="body") from None
+            raise InvalidParameter(
+                f"The settings are not valid: {plainly(str(error))}.", parameter="body"
+            ) from None
         dead_letter = settings.dead_letter
         if (dead_letter is None) != (settings.max_receives is None):
             raise InvalidParameter(

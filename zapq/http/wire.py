@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 from quart import Request
 
+from zapq.core.complaints import plainly
 from zapq.core.message import CONTENT_TYPE, OCTETS, Draft
 from zapq.core.queue import STATES, MessageView, State
 from zapq.core.queue_settings import QueueSettings
@@ -318,4 +319,4 @@ def _why(error: Exception) -> str:
         case RecursionError():
             return "it is nested too deeply"
         case _:
-            return str(error)[:200]
+            return plainly(str(error))[:200]

@@ -2,17 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from tests.support.disk import disk
 
-import pytest
-
-from tests.support.disk import Disk
-
-
-@pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    """The disk under every durable service of the test."""
-    disk = Disk()
-    disk.install(monkeypatch)
-    yield disk
-    disk.go_on()
+__all__ = ["disk"]

@@ -96,3 +96,12 @@ async def open_durable(directory: Path, **settings: Any) -> AsyncGenerator[Durab
 async def works_again(service: DurableService) -> None:
     """Return once the disk has been tried again, and found to take changes."""
     await eventually(lambda: service.journal.stats().available, "the disk to take changes again")
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """The disk under every durable service of the test."""
+    disk = Disk()
+    disk.install(monkeypatch)
+    yield disk
+    disk.go_on()

@@ -6,6 +6,7 @@ import os
 import queue
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,8 +26,12 @@ def pipe() -> Iterator[tuple[int, int]]:
     ends = os.pipe()
     yield ends
     for end in ends:
-        with suppress(OSError):
-            os.close(end)
+        os.close(end)
+
+
+def close(pipe: tuple[int, int], end: int) -> None:
+    """Close one end. Its number becomes another for the other end, so nobody gets it before the fixture ends."""
+    os.dup2(pipe[1 - end], pipe[end])
 
 
 def fill(descriptor: int) -> int:
@@ -101,7 +106,7 @@ def test_a_descriptor_that_does_not_wait_is_waited_for(pipe: tuple[int, int]) ->
 
 
 def test_lines_for_a_reader_that_is_gone_are_dropped(pipe: tuple[int, int]) -> None:
-    os.close(pipe[0])
+    close(pipe, 0)
     spool = Spool(pipe[1])
     spool.write("line\n")
     spool.write("line\n")
@@ -119,9 +124,9 @@ async def test_a_server_whose_output_nobody_reads_answers_and_ends_in_time(
     process = await trio.lowlevel.open_process(
         server_command(tmp_path, "--addr", url), stdout=pipe[1], env=ENVIRON
     )
-    os.close(pipe[1])
+    close(pipe, 1)
     try:
-        await eventually(lambda: process.poll() is not None or (tmp_path / "s").exists(), "the server to listen")
+        await eventually(lambda: process.poll() is not None or listens(tmp_path / "s"), "the server to listen")
         for _ in range(30):
             assert (await ask(url, "GET", "/nothing")).status == 404
             assert (await ask(url, "POST", "/enqueue", b"x")).status == 202
@@ -140,6 +145,12 @@ async def test_a_server_whose_output_nobody_reads_answers_and_ends_in_time(
             process.kill()
             with trio.CancelScope(shield=True):
                 await process.wait()
+
+
+def listens(path: Path) -> bool:
+    """Return whether a client can connect: the file is there a moment before that."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def rest(descriptor: int) -> bytes:

@@ -136,7 +136,11 @@ async def connect(url: str, context: ssl.SSLContext | None = None) -> Stream:
 
 async def _unix_socket(path: str) -> trio.socket.SocketType:
     sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
-    await sock.connect(path)
+    try:
+        await sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 

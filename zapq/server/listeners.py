@@ -24,6 +24,8 @@ Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """Why accepting can fail for a while."""
+CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
+"""Why accepting can fail for one client: it left, or a firewall turned it away."""
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
@@ -81,10 +83,6 @@ class ListeningSocket:
     def bound(self) -> str | None:
         """The IP address clients connect to, unspecified if it is all of them; None for a unix socket."""
         return None if self.sock.family == socket.AF_UNIX else str(self.sock.getsockname()[0])
-
-    def listener(self) -> trio.SocketListener:
-        """Return Trio's view of it, for a task that waits for each client."""
-        return trio.SocketListener(trio.socket.from_stdlib_socket(self.sock))
 
     def guard(self, stream: trio.SocketStream) -> Stream:
         """Return what is spoken over `stream`: TLS, if there are certificates, as they are now."""

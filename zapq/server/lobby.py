@@ -16,7 +16,6 @@ next turn.
 
 from __future__ import annotations
 
-import errno
 import logging
 import selectors
 import socket
@@ -34,15 +33,13 @@ from zapq import logs
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, BYTES_PER_COST, RECEIVE_BYTES, TURN_COST
 from zapq.server.connection import Connection, Handoff, Site
 from zapq.server.hotpath import Answers, HotPath, Parked
-from zapq.server.listeners import OUT_OF_RESOURCES, ListeningSocket
+from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, ListeningSocket
 from zapq.server.peer_network import peer_network
 from zapq.service.journal import Journal, OpenGroup
 from zapq.service.reservation import Reservation
 
 State = Literal["idle", "head", "body", "more", "wait", "commit"]
 _READ = selectors.EVENT_READ
-_CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
-"""Clients that left, or were turned away by a firewall, before we accepted them."""
 
 
 class Wakeup:
@@ -486,7 +483,7 @@ class Lobby:
                         self._selector.unregister(self._listening)
                         nursery.start_soon(self._reopen)
                     return 1 + accepted + (turned_away or 0)
-                if error.errno not in _CHANGED_THEIR_MIND:
+                if error.errno not in CHANGED_THEIR_MIND:
                     raise
                 continue
             network = peer_network(address)

@@ -25,7 +25,7 @@ from zapq.http.tracing import TraceIds
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, CLOSING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
 from zapq.server.connection import Connection, Site
 from zapq.server.hotpath import HotPath
-from zapq.server.listeners import OUT_OF_RESOURCES, ListeningSocket, open_listening_socket
+from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, ListeningSocket, open_listening_socket
 from zapq.server.lobby import Lobby
 from zapq.server.peer_network import peer_network
 from zapq.service.open import open_service
@@ -167,24 +167,27 @@ async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, list
 
 async def _accept(listening: ListeningSocket, site: Site, connections: trio.Nursery) -> None:
     """Start a task for each connection until cancelled; running out of descriptors is a pause, not an end."""
-    listener = listening.listener()
+    door = listening.sock
     while True:
+        await trio.lowlevel.wait_readable(door)
         try:
-            stream = await listener.accept()
+            sock, address = door.accept()
+        except BlockingIOError:
+            continue
         except OSError as error:
+            if error.errno in CHANGED_THEIR_MIND:
+                continue
             if error.errno not in OUT_OF_RESOURCES:
                 raise
-            turned_away = listening.reserve_descriptor.turn_away(listening.sock)
+            # At once: Trio's own accept lets others run before it raises, and then there may be descriptors again.
+            turned_away = listening.reserve_descriptor.turn_away(door)
             site.note_no_resources(error, turned_away)
             # If they were so many, there may be more.
             await trio.sleep(0 if turned_away == ACCEPTS else ACCEPT_PAUSE)
             continue
-        try:
-            network = peer_network(stream.socket.getpeername())
-        except OSError:  # it is gone already
-            await trio.aclose_forcefully(stream)
-            continue
+        network = peer_network(address)
         if not site.enter(network):
-            await trio.aclose_forcefully(stream)
+            sock.close()
             continue
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
         connections.start_soon(Connection(site, listening.guard(stream), network=network).run)

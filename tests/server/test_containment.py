@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -100,17 +101,17 @@ async def test_an_error_in_a_handler_is_500_with_a_trace_id_and_the_connection_g
 
 
 class PoorListener:
-    """The door, its listener and its spare, of a process without any descriptor, until it is broken for good."""
+    """The door and the reserve of a process without any descriptor, until the door is broken for good."""
 
-    sock = None
-
-    def __init__(self, failures: int) -> None:
+    def __init__(self, client_waits: socket.socket, failures: int) -> None:
+        self.fileno = client_waits.fileno
         self.errors: Iterator[OSError] = iter(
             [OSError(errno.EMFILE, "Too many open files")] * failures
             + [OSError(errno.EBADF, "Bad file descriptor")]
         )
 
-    def listener(self) -> PoorListener:
+    @property
+    def sock(self) -> PoorListener:
         return self
 
     @property
@@ -120,8 +121,7 @@ class PoorListener:
     def turn_away(self, listening: object) -> None:
         """Turn nobody away: they have to wait."""
 
-    async def accept(self) -> trio.SocketStream:
-        await trio.lowlevel.checkpoint()
+    def accept(self) -> tuple[socket.socket, object]:
         raise next(self.errors)
 
 
@@ -132,7 +132,9 @@ async def test_running_out_of_descriptors_is_a_pause_and_a_few_log_lines(
 
     site = Site(ASGIWrapper(app), Config(), zapq_settings, counts=ServerCounts(), trace_ids=TraceIds())
     begun = trio.current_time()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        await _accept(cast("ListeningSocket", PoorListener(failures=50)), site, nursery)
+    ends = socket.socketpair()
+    ends[0].send(b"!")
+    with ends[0], ends[1], pytest.raises(OSError, match="Bad file descriptor"):
+        await _accept(cast("ListeningSocket", PoorListener(ends[1], failures=50)), site, nursery)
     assert trio.current_time() - begun == pytest.approx(5)
     assert 0 < len(caplog.records) <= 20

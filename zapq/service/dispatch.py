@@ -55,16 +55,17 @@ class Dispatcher:
         """Count a consumer that got nothing."""
         self.dequeues_empty += 1
 
-    def join(
-        self, queue: Crowded, wait_queue: WaitQueue, want: Want, wait: float, wake: Callable[[], object]
-    ) -> Waiter:
-        """Put a consumer at the end of the line of `queue`; raises `TooManyWaiters`."""
+    def join(self, wait_queue: WaitQueue, want: Want, wait: float, wake: Callable[[], object]) -> Waiter:
+        """Put a consumer at the end of a line; raises `TooManyWaiters`."""
         if len(self.waiting_room) >= self._max_waiters:
             raise TooManyWaiters(limit="max_waiters", current=len(self.waiting_room))
         deadline = trio.current_time() + wait
-        self._crowded[queue] = None
         self.wake_by(deadline)
         return self.waiting_room.join(wait_queue, want, deadline, wake)
+
+    def note_crowded(self, queue: Crowded) -> None:
+        """Look at this queue when messages are handed out, for consumers wait there."""
+        self._crowded[queue] = None
 
     def hand_out(self) -> None:
         """Serve every waiting consumer that can be served, after a change that may have made messages ready."""
@@ -86,11 +87,16 @@ class Dispatcher:
             self._changed.set()
 
     async def run(
-        self, tick: Callable[[float], float], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        tick: Callable[[float], float],
+        hand_out: Callable[[], object],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Do what is due, and sleep until the next deadline or a change; ends when cancelled.
 
-        `tick` does what is due in the queues at the time it is given, and returns when there will be more to do.
+        `tick` does what is due in the queues at the time it is given, and returns when there will be more to do;
+        `hand_out` serves consumers with what that made ready.
         """
         task_status.started()
         while True:
@@ -98,7 +104,7 @@ class Dispatcher:
                 now = trio.current_time()
                 due = tick(now)
                 # A consumer whose time is up in the very moment a message is ready still gets it.
-                self.hand_out()
+                hand_out()
                 self.waiting_room.expire(now, TICK_LIMIT)
                 if self.draining:
                     self.waiting_room.dismiss(DISMISSALS)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -22,7 +22,6 @@ from zapq.core.image import Image
 from zapq.core.journaled import JournaledQueue, StillSettling
 from zapq.core.journaled_broker import JournaledBroker
 from zapq.core.leases import End
-from zapq.core.message import Lease
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import Entry, EpochDropped, KeyPut, PutMany, Staged, row_of
@@ -30,12 +29,17 @@ from zapq.errors import QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavai
 from zapq.limits import IDEMPOTENCY_WINDOW, MAX_BATCH
 from zapq.service import bulk
 from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, QuiescentSection
-from zapq.service.named_queue import Accepted, Action, Durability, NamedQueue, Settlement, checked_limit
-from zapq.service.service import QueueService
-from zapq.service.waiting import Deliveries, Waiter
+from zapq.service.operations import Accepted, Delivery, Durability, Nothing, Offer, Settlement, checked_limit
+from zapq.service.pending import Commit, Later, Pending
+from zapq.service.queue_state import QueueState
+from zapq.service.section import Section
+from zapq.service.service import QueueService, ending
+from zapq.service.waiting import Deliveries, Waiter, WaitQueue, Want
 from zapq.settings import Settings
 from zapq.store.database import Contents, Database
 from zapq.store.snapshot import MSGPACK, SnapshotStore, snapshot_name
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -56,139 +60,79 @@ class _Claimed:
         self.keys.release(self.queue, self.key)
 
 
-class DurableQueue(NamedQueue):
-    """One queue of a service on disk. Every verb that changes something also raises `StorageUnavailable`.
+class _StillWriting(Exception):
+    """What the step builds on is being written: it is to be taken again when that is known."""
 
-    The `*_nowait` methods return before the change is written, and it may still be undone: `QueueService.stored`
-    waits for it, and says so.
-    """
+
+class DurableQueueState(QueueState):
+    """One queue of a service on disk: its steps enter in the journal what they change."""
 
     _service: DurableService
-    _core: JournaledQueue
+    core: JournaledQueue
+    durability: Durability | None = "committed"
 
-    def _once_nowait(
-        self,
-        key: str,
-        fingerprint: bytes,
-        store: Callable[[float], int],
-        now: float,
-        durability: Durability | None = None,
-    ) -> Accepted:
-        accepted = super()._once_nowait(key, fingerprint, store, now, durability)
-        if accepted.replayed and (self._core.number, key) in self._service.pending_keys:
-            raise trio.WouldBlock
-        return accepted
-
-    async def _once(
-        self, key: str, fingerprint: bytes, store: Callable[[float], int], durability: Durability | None
-    ) -> Accepted:
-        while True:
-            with suppress(trio.WouldBlock):
-                return await super()._once(key, fingerprint, store, durability)
-            # The first one's answer is also this one's; if it comes to nothing, this one is the first.
-            await self._service.journal.resolved()
-
-    def _asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
+    def asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
+        """Do in this block what a producer asks for."""
         return self._service.journal.relaxed() if durability == "memory" else nullcontext()
 
+    def _replay(self, offer: Offer, id: int) -> Accepted:
+        if (self.core.number, offer.key) in self._service.pending_keys:
+            raise _StillWriting
+        return super()._replay(offer, id)
+
+    def _claim(self, key: str, fingerprint: bytes, id: int, now: float) -> None:
+        super()._claim(key, fingerprint, id, now)
+        number = self.core.number
+        entry = KeyPut(number, key, fingerprint, id, now + IDEMPOTENCY_WINDOW)
+        self._service.pending_keys.add((number, key))
+        claimed = _Claimed(self._service.keys, self._service.pending_keys, [entry], number, key)
+        self._service.journal.add(claimed)
+
     async def clear(self) -> int:
-        """Drop every message, delayed and leased ones included, and return how many that were."""
+        """Drop every message. See `NamedQueue.clear`."""
         async with self._service.exclusive:
-            self._check_alive()
-            number = len(self._core)
-            change = self._service.broker.begin_clearing(self._core)
+            self.check_alive()
+            number = len(self.core)
+            change = self._service.broker.begin_clearing(self.core)
             self._service.journal.add(change)
         await bulk.free_elsewhere(change.dropped)
         return number
 
-    async def pause(self) -> None:
-        """Give nothing to consumers from now on; messages are still accepted, and leases still settled."""
-        await self._set_paused(True)
-
-    async def resume(self) -> None:
-        """Give messages to consumers again; those that wait are served at once."""
-        await self._set_paused(False)
-
-    async def redrive(self, *, limit: int = MAX_BATCH) -> Redriven:
-        """Move dead letters that are ready here to the end of the queues they failed in. See `NamedQueue`."""
-        checked_limit(limit, "limit")
+    async def set_paused(self, paused: bool) -> None:
+        """Stop or go on giving messages to consumers."""
         async with self._service.exclusive:
-            self._check_alive()
+            self.check_alive()
+            self._service.journal.check()
+            self._service.journal.add(self.core.begin_setting(paused=paused))
+
+    async def redrive(self, limit: int) -> Redriven:
+        """Send dead letters back to the queues they failed in. See `NamedQueue.redrive`."""
+        async with self._service.exclusive:
+            self.check_alive()
             change, redriven = self._service.broker.begin_redriving(self.name, limit, trio.current_time())
             self._service.journal.add(change)
         return redriven
 
-    async def settle(self, settlements: Sequence[Settlement]) -> list[ZapqError | None]:
-        """Acknowledge, release and extend in one step. See `NamedQueue.settle`."""
-        while True:
-            try:
-                return await super().settle(settlements)
-            except StillSettling:
-                await self._service.journal.resolved()
-
-    def ack_nowait(self, receipt: str, *, now: float | None = None) -> None:
-        """Let a leased message go for good; atomic, without a checkpoint."""
-        try:
-            super().ack_nowait(receipt, now=now)
-        except StillSettling:
-            raise trio.WouldBlock from None
-
-    async def _end_block(self, lease: Lease, action: Action) -> None:
-        try:
-            # Bounded as `OpenGroup.wait` is. In a section, for a purge or a redrive that is being written must not
-            # meet the end of a lease.
-            with trio.CancelScope(shield=True):
-                await self._settle_one(Settlement(receipt=lease.receipt, action=action))
-        except StorageUnavailable:
-            # The lease may last for ever: its holder is gone.
-            self.return_undelivered([lease])
-            raise
-
-    async def _set_paused(self, paused: bool) -> None:
-        async with self._service.exclusive:
-            self._check_alive()
-            self._service.journal.check()
-            self._service.journal.add(self._core.begin_setting(paused=paused))
-
-    async def _settle_one(self, settlement: Settlement) -> Lease | None:
-        while True:
-            try:
-                async with self._section:
-                    return super().settle_nowait(settlement)
-            except StillSettling:
-                await self._service.journal.resolved()
-
-    def settle_nowait(self, settlement: Settlement) -> Lease | None:
-        """Acknowledge, release or extend one lease. See `NamedQueue.settle_nowait`.
-
-        Raises `trio.WouldBlock`, and changes nothing, while a purge or a redrive is being written, or what an
-        earlier call did to this lease.
-        """
-        if self._lock.locked():
-            raise trio.WouldBlock
-        try:
-            return super().settle_nowait(settlement)
-        except StillSettling:
-            raise trio.WouldBlock from None
-
     def return_undelivered(self, given: Deliveries) -> None:
-        """Put messages that could not be handed over at their original places. See `NamedQueue`.
+        """Put messages that could not be handed over at their original places. See `QueueState`.
 
         While a purge or a redrive is being written, they come back right after it.
         """
-        if self._lock.locked():
+        if self._service.lock.locked():
             self._service.journal.when_resolved(partial(super().return_undelivered, given))
         else:
             super().return_undelivered(given)
 
-    def _settle_all(self, settlements: Sequence[Settlement]) -> list[ZapqError | None]:
-        if any(self._core.is_settling(settlement.receipt) for settlement in settlements):
+    def settle(self, settlements: Sequence[Settlement], now: float) -> list[ZapqError | None]:
+        """Acknowledge, release and extend, 1 to 1000 at once; for each, None or why it was refused."""
+        if any(self.core.is_settling(settlement.receipt) for settlement in settlements):
             raise StillSettling
+        checked_limit(len(settlements), "settlements")
         results: list[ZapqError | None] = []
         ended: dict[str, End] = {}
         for settlement in settlements:
             try:
-                [result] = super()._settle_all([settlement])
+                [result] = super().settle([settlement], now)
             except StillSettling:
                 # By this very call: what is acknowledged may be so again, what is released is over.
                 end = ended[settlement.receipt]
@@ -199,38 +143,30 @@ class DurableQueue(NamedQueue):
                 ended.setdefault(settlement.receipt, End.ACKED if settlement.action == "ack" else End.RELEASED)
         return results
 
-    def _claim(self, key: str, fingerprint: bytes, id: int, now: float) -> None:
-        super()._claim(key, fingerprint, id, now)
-        number = self._core.number
-        entry = KeyPut(number, key, fingerprint, id, now + IDEMPOTENCY_WINDOW)
-        self._service.pending_keys.add((number, key))
-        claimed = _Claimed(self._service.keys, self._service.pending_keys, [entry], number, key)
-        self._service.journal.add(claimed)
-
-    def _hand_out(self) -> None:
+    def hand_out(self) -> bool:
+        """Match waiting consumers with messages; while the disk is unavailable they wait on."""
         try:
-            super()._hand_out()
+            return super().hand_out()
         except StorageUnavailable:
-            # They wait on, and are served when it is back.
-            return
+            return True
 
     def _deliver(self, waiter: Waiter, given: Deliveries) -> None:
-        self._waiting_room.leave(waiter)
-        batch = self._service.journal.batch
+        self._dispatcher.waiting_room.leave(waiter)
+        group = self._service.journal.batch
 
         def deliver() -> None:
             if waiter.gone:
                 # If it could not be written, it is back already.
-                if not batch.failure:
+                if not group.failure:
                     self.return_undelivered(given)
                 return
-            if batch.failure:
-                waiter.refusal = batch.refusal()
+            if group.failure:
+                waiter.refusal = group.refusal()
             else:
-                waiter.given = given
+                waiter.given, waiter.lender = given, self
             waiter.wake()
 
-        batch.after.append(deliver)
+        group.after.append(deliver)
 
 
 class DurableService(QueueService):
@@ -249,8 +185,6 @@ class DurableService(QueueService):
         self.section = JournaledSection(self.lock, self.journal)
         self.exclusive = ExclusiveSection(self.lock, self.journal, self.hand_out)
         self.quiescent = QuiescentSection(self.lock, self.journal)
-        for queue in self._queues.values():
-            queue.use_section(self.section)
         clock_offset = time.time() - trio.current_time()
         for kept in contents.keys:
             claim = Claim(kept.fingerprint, kept.id, kept.until - clock_offset)
@@ -266,6 +200,48 @@ class DurableService(QueueService):
     def durable(self) -> bool:
         """Whether messages are on the disk before they are acknowledged."""
         return True
+
+    def attempt(self, step: Callable[[], Pending[T] | T]) -> Pending[T] | T:
+        """Take one synchronous step. What it changes counts when it is written, so its outcome is known then."""
+        return self._defer(step) if self.lock.locked() else self._attempt(step)
+
+    def attempt_nowait(self, step: Callable[[], T]) -> T:
+        """Take one synchronous step now, or raise `trio.WouldBlock`; what it changes may still be undone."""
+        try:
+            return super().attempt_nowait(step)
+        except (StillSettling, _StillWriting):
+            raise trio.WouldBlock from None
+
+    def _attempt(self, step: Callable[[], Pending[T] | T]) -> Pending[T] | T:
+        journal = self.journal
+        entered = journal.entered
+        try:
+            outcome = step()
+        except (StillSettling, _StillWriting):
+            return self._defer(step)
+        if isinstance(outcome, Pending) or journal.entered == entered:
+            return outcome
+        return Commit(journal.batch, outcome)
+
+    async def _attempt_when_free(self, step: Callable[[], Pending[T] | T], later: Later[T]) -> None:
+        await self.journal.resolved()
+        with ending(later):
+            async with Section(self.lock):
+                outcome = self._attempt(step) if later.wanted else None
+            later.complete(outcome)  # type: ignore[arg-type]  # it is none if no task wants it
+
+    def when_resolved(self, call: Callable[[], object]) -> None:
+        """Call `call` once the step that is being taken is known to be written, or to have failed."""
+        if self.journal.batch.changes:
+            self.journal.batch.after.append(call)
+        else:
+            call()
+
+    def attempt_taking(
+        self, queue: str, want: Want, wait: float, now: float
+    ) -> Pending[Delivery | Nothing] | Delivery | Nothing:
+        """Take messages from a queue. See `QueueService.attempt_taking`."""
+        return self.attempt(lambda: self._take(queue, want, wait, now))
 
     def check_storage(self) -> None:
         """Raise `StorageUnavailable` if changes cannot be written at the moment."""
@@ -373,16 +349,16 @@ class DurableService(QueueService):
     async def delete(self, name: str) -> None:
         """Remove the queue called `name` with all it holds; waiting consumers get `QueueNotFound`."""
         async with self.exclusive:
-            queue = self.find(name)
+            state = self.find_state(name)
             change = self.broker.begin_deleting(name)
             self.journal.add(change)
             batch = self.journal.batch
-            batch.after.append(lambda: None if batch.failure else self._forget(name, queue))
+            batch.after.append(lambda: None if batch.failure else self._forget(name, state))
         await bulk.free_elsewhere(change.dropped)
 
-    def _forget(self, name: str, queue: NamedQueue) -> None:
-        self._queues.pop(name, None)
-        queue.end()
+    def _forget(self, name: str, state: QueueState) -> None:
+        self._states.pop(name, None)
+        state.end()
 
     def _note_resolved(self) -> None:
         if not self.lock.locked():
@@ -392,5 +368,5 @@ class DurableService(QueueService):
         contents = self._contents
         return JournaledBroker(journal=self.journal, kept=contents.queues, epoch=contents.epoch, **options)
 
-    def _make_queue(self, core: Queue) -> NamedQueue:
-        return DurableQueue(self, core)
+    def _make_state(self, core: Queue, wait_queue: WaitQueue) -> QueueState:
+        return DurableQueueState(self, core, wait_queue)

@@ -90,6 +90,8 @@ class Journal:
         """Why nothing can be written at the moment; empty if it can."""
         self.corked = False
         """Whether a caller will call `flush` soon."""
+        self.entered = 0
+        """Changes so far that take effect when they are written."""
         self._abandoned = False
         """Whether a task waited in vain."""
         self._life = trio.CancelScope(shield=True)
@@ -151,6 +153,7 @@ class Journal:
             for entry in change.entries:
                 self.batch.note(entry)
         else:
+            self.entered += 1
             batch = self.batch
             batch.changes.append(change)
             batch.log.append(change)

@@ -8,11 +8,12 @@ verbs of a queue are in `named_queue.py`, hand-over and timer in `dispatch.py`; 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from math import inf
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -21,20 +22,25 @@ from zapq.core.idempotency import Keys
 from zapq.core.image import Image
 from zapq.core.queue import Dropped, Queue, QueueStats
 from zapq.core.queue_settings import QueueSettings
-from zapq.errors import QueueFull, QueueNotFound
+from zapq.errors import Draining, QueueFull, QueueNotFound
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
 from zapq.service.named_queue import NamedQueue
+from zapq.service.operations import Accepted, Delivery, Nothing, Offer
+from zapq.service.pending import Later, Pending, Poll
+from zapq.service.queue_state import QueueState
 from zapq.service.reservation import Reservation
 from zapq.service.section import Section
 from zapq.service.snapshots import Snapshots
-from zapq.service.waiting import WaitingRoom
+from zapq.service.waiting import Waiter, WaitingRoom, WaitQueue, Want
 from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore
 
 if TYPE_CHECKING:
     from zapq.service.journal import Journal, JournalStats
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ class ServiceStats:
 class QueueService:
     """Queues other tasks share. Made and started by `open_service`, never by hand.
 
-    `service.queue("emails")` is one of them. The service's own verbs, of the same names, are those of the default
+    `service.queue("emails")` is one of them; `perform` does what any dialect asks for. The service's own verbs, of the same names, are those of the default
     queue.
     """
 
@@ -86,7 +92,10 @@ class QueueService:
             now=trio.current_time(),
         )
         self._delivery_uncertain = 0
-        self._queues: dict[str, NamedQueue] = {}
+        self._states: dict[str, QueueState] = {}
+        self._expected: dict[str, WaitQueue] = {}
+        """Consumers that wait for the first message of a queue that is not there yet, by its name."""
+        self._tasks: trio.Nursery | None = None
         self.default = self.queue(DEFAULT_QUEUE)
         self.enqueue, self.enqueue_nowait = self.default.enqueue, self.default.enqueue_nowait
         self.dequeue, self.dequeue_nowait = self.default.dequeue, self.default.dequeue_nowait
@@ -98,45 +107,165 @@ class QueueService:
         Raises `InvalidParameter` for a name that is not 1 to 80 letters, digits, dots, dashes and underscores, the
         first a letter or digit, and `TooManyQueues`.
         """
-        queue = self._queues.get(name)
-        if queue is None:
-            queue = self._queues[name] = self._make_queue(self.broker.open(name, trio.current_time()))
-        return queue
+        return NamedQueue(self, self.state(name))
+
+    def find(self, name: str) -> NamedQueue:
+        """Return the queue called `name` if there is one; raises `QueueNotFound`."""
+        return NamedQueue(self, self.find_state(name))
+
+    def state(self, name: str) -> QueueState:
+        """Return the state of the queue called `name`, made now if there was none. Raises as `queue` does."""
+        state = self._states.get(name)
+        if state is None:
+            core = self.broker.open(name, trio.current_time())
+            state = self._states[name] = self._make_state(core, self._expected.pop(name, WaitQueue()))
+            if state.wait_queue:
+                self.dispatcher.note_crowded(state)
+        return state
+
+    def find_state(self, name: str) -> QueueState:
+        """Return the state of the queue called `name`; raises `QueueNotFound`."""
+        state = self._states.get(name)
+        if state is None:
+            # Dead-letter queues are made by the core.
+            if name in self.broker.queues:
+                return self.state(name)
+            raise QueueNotFound(queue=check_name(name))
+        return state
 
     def _make_broker(self, **options: Any) -> Broker:
         return Broker(**options)
 
-    def _make_queue(self, core: Queue) -> NamedQueue:
-        return NamedQueue(self, core)
+    def _make_state(self, core: Queue, wait_queue: WaitQueue) -> QueueState:
+        return QueueState(self, core, wait_queue)
 
-    def find(self, name: str) -> NamedQueue:
-        """Return the queue called `name` if there is one; raises `QueueNotFound`."""
-        queue = self._queues.get(name)
-        if queue is None:
-            # Dead-letter queues are made by the core.
-            if name in self.broker.queues:
-                return self.queue(name)
-            raise QueueNotFound(queue=check_name(name))
-        return queue
+    def attempt(self, step: Callable[[], Pending[T] | T]) -> Pending[T] | T:
+        """Take one synchronous step: now if no task holds the lock, else as soon as none does.
 
-    @contextmanager
-    def provisional_queue(self, name: str) -> Iterator[NamedQueue]:
-        """Give the queue called `name`; if it is made for this block and the block fails, it is gone again.
-
-        So that a message that is refused leaves nothing behind. Raises the errors of `queue`.
+        Returns its outcome, or `Pending` where that has to be waited for, and raises what it raises.
         """
+        return self._defer(step) if self.lock.locked() else step()
+
+    def attempt_nowait(self, step: Callable[[], T]) -> T:
+        """Take one synchronous step now, or raise `trio.WouldBlock`; on disk it may still be undone."""
+        if self.lock.locked():
+            raise trio.WouldBlock
+        return step()
+
+    def _defer(self, step: Callable[[], Pending[T] | T]) -> Later[T]:
+        """Take a step as soon as the lock is free."""
+        later: Later[T] = Later()
+        self._start(self._attempt_when_free, step, later)
+        return later
+
+    async def _attempt_when_free(self, step: Callable[[], Pending[T] | T], later: Later[T]) -> None:
+        with ending(later):
+            async with Section(self.lock):
+                outcome = step() if later.wanted else None
+            later.complete(outcome)  # type: ignore[arg-type]  # it is none if no task wants it
+
+    def do_in_task(self, work: Callable[[], Awaitable[T]]) -> Later[T]:
+        """Do something that waits in a task of the service's own."""
+        later: Later[T] = Later(begun=True)
+        self._start(self._work, work, later)
+        return later
+
+    async def _work(self, work: Callable[[], Awaitable[T]], later: Later[T]) -> None:
+        with ending(later):
+            later.complete(await work())
+
+    def _start(self, task: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        if self._tasks is None:
+            raise trio.ClosedResourceError
+        self._tasks.start_soon(task, *arguments)
+
+    def attempt_putting(self, name: str, offer: Offer, now: float) -> Pending[Accepted] | Accepted:
+        """Store an offer in the queue called `name`; one that is made for that goes again if nothing is stored.
+
+        Raises the errors of `QueueState.put` and of `queue`.
+        """
+        state = self._states.get(name)
+        if state is not None:
+            return self.attempt(partial(state.put, offer, now))
+        return self.attempt(partial(self._put_first, name, offer, now))
+
+    def _put_first(self, name: str, offer: Offer, now: float) -> Accepted:
+        if self.draining:
+            raise Draining  # before there is a queue that would have to go again
         made = name not in self.broker.queues
-        queue = self.queue(name)
-        queue.provisional |= made
-        queue.users += 1
+        state = self.state(name)
+        state.provisional |= made
+        state.users += 1
         try:
-            yield queue
+            return state.put(offer, now)
         finally:
-            queue.users -= 1
-            if queue.provisional and not queue.users:
-                queue.provisional = False
-                if queue.unused and self._queues.get(name) is queue:
-                    self._remove(name)
+            self.when_resolved(partial(self._release, state))
+
+    def _release(self, state: QueueState) -> None:
+        state.users -= 1
+        if state.provisional and not state.users:
+            state.provisional = False
+            if state.unused and self._states.get(state.name) is state:
+                self._remove(state.name)
+
+    def when_resolved(self, call: Callable[[], object]) -> None:
+        """Call `call` once the step that is being taken is known to be written, or to have failed; in memory, now."""
+        call()
+
+    def attempt_taking(
+        self, queue: str, want: Want, wait: float, now: float
+    ) -> Pending[Delivery | Nothing] | Delivery | Nothing:
+        """Take messages from a queue; with a `wait`, have the consumer stand in line if there are none.
+
+        A queue that is not there yet is waited for as well. Raises `QueueNotFound`, `Draining`, `TooManyWaiters`.
+        """
+        if self.lock.locked():
+            return self._defer(lambda: self._take(queue, want, wait, trio.current_time()))
+        return self._take(queue, want, wait, now)
+
+    def _take(self, queue: str, want: Want, wait: float, now: float) -> Poll | Delivery | Nothing:
+        state = self._states.get(queue)
+        if state is None:
+            if not wait or queue in self.broker.queues:
+                state = self.find_state(queue)
+            else:
+                return self._join(queue, self._expected.setdefault(check_name(queue), WaitQueue()), want, wait)
+        given = state.take(want, now)
+        if given:
+            return Delivery(state, given)
+        if not wait:
+            return state.nothing(now)
+        poll = self._join(queue, state.wait_queue, want, wait)
+        self.dispatcher.note_crowded(state)
+        return poll
+
+    def _join(self, queue: str, wait_queue: WaitQueue, want: Want, wait: float) -> Poll:
+        self.check_open()
+        poll = Poll(self, queue)
+        poll.waiter = self.dispatcher.join(wait_queue, want, wait, poll.finish)
+        return poll
+
+    def leave(self, waiter: Waiter) -> None:
+        """Let a consumer out of its line: messages given already go back to their places. Never waits."""
+        self.waiting_room.leave(waiter)
+        waiter.gone = True
+        if waiter.lender is not None:
+            waiter.lender.return_undelivered(waiter.given)
+        self._forget_unexpected()
+
+    def nothing(self, queue: str) -> Nothing:
+        """Count a consumer that has waited in vain, and say why it gets nothing. Raises `Draining`."""
+        state = self._states.get(queue)
+        if state is not None:
+            return state.nothing(trio.current_time())
+        self._forget_unexpected()
+        self.check_open()
+        self.dispatcher.note_empty()
+        return Nothing("empty", inf)
+
+    def _forget_unexpected(self) -> None:
+        for name in [name for name, wait_queue in self._expected.items() if not wait_queue]:
+            del self._expected[name]
 
     def queues(self) -> list[NamedQueue]:
         """Every queue, by name."""
@@ -149,7 +278,9 @@ class QueueService:
         changed. What is held already stays, also beyond a new cap.
         """
         async with self.section:
-            return self.broker.configure(name, settings, trio.current_time())
+            made = self.broker.configure(name, settings, trio.current_time())
+            self.hand_out()
+        return made
 
     async def change_settings(self, name: str, /, **changes: object) -> None:
         """Change those settings of the queue called `name` that are given; None puts one back to its default.
@@ -186,6 +317,8 @@ class QueueService:
 
     def hand_out(self) -> None:
         """Serve every waiting consumer that can be served, after a change that may have made messages ready."""
+        for name in self._expected.keys() & self.broker.queues.keys():
+            self.state(name)
         self.dispatcher.hand_out()
 
     def reservation(self, queue: str) -> Reservation:
@@ -250,12 +383,12 @@ class QueueService:
     def _rebind(self, keys: Keys) -> None:
         """Use the queues the broker has now."""
         self.keys = keys
-        for name, queue in list(self._queues.items()):
+        for name, state in list(self._states.items()):
             if name in self.broker.queues:
-                queue.rebind(self.broker.queues[name])
+                state.rebind(self.broker.queues[name])
             else:
-                del self._queues[name]
-                queue.end()
+                del self._states[name]
+                state.end()
 
     def fingerprint(self) -> object:
         """Return what is no longer equal once anything has changed that a snapshot shows, except for times."""
@@ -307,11 +440,27 @@ class QueueService:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the one timer: do what is due, sleep until the next deadline or a change. Ends when cancelled."""
-        await self.dispatcher.run(self.broker.tick, task_status=task_status)
+        try:
+            async with trio.open_nursery() as self._tasks:
+                await self.dispatcher.run(self.broker.tick, self.hand_out, task_status=task_status)
+        finally:
+            self._tasks = None
 
     def _remove(self, name: str) -> list[Dropped]:
-        queue = self.find(name)
+        state = self.find_state(name)
         dropped = self.broker.delete(name)
-        del self._queues[name]
-        queue.end()
+        del self._states[name]
+        state.end()
         return dropped
+
+
+@contextmanager
+def ending(later: Later[Any]) -> Iterator[None]:
+    """Let an error in the block, or its cancellation, be what comes of `later`."""
+    try:
+        yield
+    except trio.Cancelled:
+        later.fail(Draining())
+        raise
+    except Exception as error:
+        later.fail(error)

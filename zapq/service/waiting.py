@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 from zapq.core.deadlines import Deadlines
 from zapq.core.message import Lease, Message
@@ -36,16 +37,32 @@ Deliveries = Sequence[Message] | Sequence[Lease]
 """What a consumer gets."""
 
 
+class Lender(Protocol):
+    """The queue that has given messages away, and takes them back."""
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+
+    def return_undelivered(self, given: Deliveries) -> None:
+        """Put messages that could not be handed over at their original places."""
+
+    def note_uncertain_delivery(self, number: int) -> None:
+        """Count messages whose bytes may or may not have reached a client that vanished."""
+
+
 class Waiter:
     """One consumer in line; `wake` is called when `given` is filled, its time is up, or the line closes."""
 
-    __slots__ = ("given", "gone", "refusal", "ticket", "wait_queue", "wake", "want")
+    __slots__ = ("given", "gone", "lender", "refusal", "ticket", "wait_queue", "wake", "want")
 
     def __init__(self, ticket: int, wait_queue: WaitQueue, want: Want, wake: Callable[[], object]) -> None:
         self.ticket = ticket
         self.wait_queue = wait_queue
         self.want = want
         self.given: Deliveries = ()
+        self.lender: Lender | None = None
+        """The queue they are from."""
         self.gone = False
         """Set when it was cancelled: anything reserved for it must be put back."""
         self.refusal: ZapqError | None = None
@@ -79,9 +96,9 @@ class WaitingRoom:
         waiter.wait_queue.pop(waiter.ticket, None)
         self._patience.pop(waiter.ticket)
 
-    def serve(self, waiter: Waiter, given: Deliveries) -> None:
-        """Hand `given` to a waiter in line."""
-        waiter.given = given
+    def serve(self, waiter: Waiter, given: Deliveries, lender: Lender) -> None:
+        """Hand `given`, which is from `lender`, to a waiter in line."""
+        waiter.given, waiter.lender = given, lender
         self._wake(waiter)
 
     def expire(self, now: float, limit: int) -> None:

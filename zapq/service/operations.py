@@ -1,0 +1,300 @@
+"""What can be asked of the queues, and what comes of it: one frozen value for each.
+
+Every dialect (HTTP on both its roads, the embedded API) turns a request into one of these operations, has
+`QueueService.perform` do it, and turns the outcome into its answer. So what a request means is separate from how it
+is written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+
+from zapq.core.message import CONTENT_TYPE, DEFAULTS, OCTETS, Draft, Properties
+from zapq.core.queue import State
+from zapq.core.queue_settings import QueueSettings
+from zapq.errors import InvalidParameter
+from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT, PEEK
+from zapq.service.waiting import Deliveries, Lender, Want
+
+if TYPE_CHECKING:
+    from zapq.service.reservation import Reservation
+
+_CONTENT_TYPE = re.compile(CONTENT_TYPE)
+Action = Literal["ack", "release", "extend"]
+Durability = Literal["committed", "memory"]
+"""Whether an accepted message survives a crash (`committed`) or not (`memory`)."""
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """On what terms a producer sends: what the messages of many requests have in common. Durations are seconds."""
+
+    properties: Properties = DEFAULTS
+    """Of a batch: those of messages that do not bring their own."""
+    delay: float = 0.0
+    ttl: float | None = None
+    durability: Durability | None = None
+    """What a message must survive before it is answered for; None: what the service is set to."""
+    wait: float = 0.0
+    """How long to wait for room, if the queue is full."""
+
+    def lasting(self, now: float) -> Properties:
+        """Return the properties of a message that is sent now."""
+        if self.ttl is None:
+            return self.properties
+        return msgspec.structs.replace(self.properties, expires=now + self.ttl)
+
+
+PLAIN = Terms()
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """What a producer asks for, as `Want` is what a consumer asks for."""
+
+    content: bytes | Sequence[bytes | Draft]
+    """One message, or a batch of 1 to 1000 that is stored whole or not at all."""
+    terms: Terms = PLAIN
+    key: str = ""
+    """Under the same key the same content is stored once."""
+    packed: bytes = b""
+    """The batch as it came, if that was as msgpack."""
+    exempt_from_drain: bool = False
+    """Whether receiving it began before `drain`, which then does not refuse it."""
+    reserved: Reservation | None = None
+    """Room that was kept for it while it was being received; storing it releases that."""
+
+
+class Settlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One lease and what to do with it: acknowledge, release or extend. Durations are seconds."""
+
+    receipt: str
+    action: Action = "ack"
+    delay: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY)] = 0.0
+    """For a release."""
+    visibility: Annotated[float, msgspec.Meta(ge=0, le=MAX_VISIBILITY)] | None = None
+    """For an extension; None: for as long as the lease was given."""
+
+
+class Put(msgspec.Struct, frozen=True, gc=False):
+    """Store what is offered; a queue that is not there is made."""
+
+    queue: str
+    offer: Offer
+
+
+class Take(msgspec.Struct, frozen=True):
+    """Give or lease messages, after waiting for the first one for up to `wait` seconds."""
+
+    queue: str
+    want: Want
+    wait: float = 0.0
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """End or extend many leases, each by itself."""
+
+    queue: str
+    settlements: Sequence[Settlement]
+
+
+class SettleOne(msgspec.Struct, frozen=True):
+    """End or extend one lease, or refuse."""
+
+    queue: str
+    settlement: Settlement
+
+
+class Peek(msgspec.Struct, frozen=True):
+    """Show the first messages in a state."""
+
+    queue: str
+    state: State = "ready"
+    limit: int = PEEK
+
+
+class Find(msgspec.Struct, frozen=True):
+    """Show one message."""
+
+    queue: str
+    id: int = 0
+
+
+class Describe(msgspec.Struct, frozen=True):
+    """Show the settings and statistics of one queue."""
+
+    queue: str
+
+
+class List(msgspec.Struct, frozen=True):
+    """Show those of every queue whose name fits `pattern`."""
+
+    pattern: str = "*"
+
+
+class Configure(msgspec.Struct, frozen=True):
+    """Set everything that can be set for a queue; one that is not there is made."""
+
+    queue: str
+    settings: QueueSettings
+
+
+class ChangeSettings(msgspec.Struct, frozen=True):
+    """Set some of what can be set for a queue; None puts one setting back to its default."""
+
+    queue: str
+    changes: dict[str, object]
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """Remove a queue with all it holds."""
+
+    queue: str
+
+
+class Purge(msgspec.Struct, frozen=True):
+    """Drop every message of a queue."""
+
+    queue: str
+
+
+class SetPaused(msgspec.Struct, frozen=True):
+    """Stop or go on giving messages to consumers."""
+
+    queue: str
+    paused: bool
+
+
+class Redrive(msgspec.Struct, frozen=True):
+    """Send dead letters back to the queues they failed in."""
+
+    queue: str
+    limit: int = MAX_BATCH
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """Accept no new messages from now on."""
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """Count what the service holds and has done."""
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """Tell whether messages can be accepted now."""
+
+
+class Save(msgspec.Struct, frozen=True):
+    """Write a snapshot."""
+
+    file: str
+
+
+class Load(msgspec.Struct, frozen=True):
+    """Replace the queues by a snapshot."""
+
+    file: str
+
+
+class ListSnapshots(msgspec.Struct, frozen=True):
+    """Show the snapshots in the data directory."""
+
+
+Operation = (
+    Put
+    | Take
+    | Settle
+    | SettleOne
+    | Peek
+    | Find
+    | Describe
+    | List
+    | Configure
+    | ChangeSettings
+    | Delete
+    | Purge
+    | SetPaused
+    | Redrive
+    | Drain
+    | Stats
+    | Ready
+    | Save
+    | Load
+    | ListSnapshots
+)
+
+
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """What comes of an offer."""
+
+    id: int
+    """The message's; of a batch, that of the first."""
+    replayed: bool = False
+    """Whether it was stored before, under the same key: then nothing was stored now."""
+    durability: Durability | None = None
+    """What it survives, where that is a question."""
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """What comes of taking, if there is something."""
+
+    queue: Lender
+    given: Deliveries
+    """Messages if they are given for good, else leases; at least one."""
+
+
+class Nothing(msgspec.Struct, frozen=True, gc=False):
+    """What comes of taking, if there is nothing."""
+
+    why: str
+    """`paused`, `leased`, `delayed` (whichever ends first) or `empty`."""
+    next_visible_in: float
+    """Seconds until a message that is delayed or leased will be ready, if nothing happens before."""
+
+
+def terms(
+    *,
+    priority: int = 0,
+    delay: float = 0.0,
+    ttl: float | None = None,
+    content_type: str = OCTETS,
+    durability: Durability | None = None,
+    wait: float = 0.0,
+) -> Terms:
+    """Return the terms of an offer; `InvalidParameter` for a value out of range."""
+    check("priority", priority, 0, MAX_PRIORITY)
+    check("delay", delay, 0, MAX_DELAY)
+    check("ttl", ttl, 0, MAX_DELAY)
+    check("wait", wait, 0, MAX_WAIT)
+    if ttl == 0:
+        raise InvalidParameter("ttl must be more than 0 seconds.", parameter="ttl")
+    if content_type == OCTETS and priority == 0:
+        properties = DEFAULTS
+    elif _CONTENT_TYPE.fullmatch(content_type):
+        properties = Properties(content_type, priority)
+    else:
+        raise InvalidParameter(
+            "content_type must be 1 to 255 visible ASCII characters and spaces.", parameter="content_type"
+        )
+    return Terms(properties, delay, ttl, durability, wait)
+
+
+def checked_want(limit: int, *, lease: bool, visibility: float | None = None) -> Want:
+    """Return what a consumer asks for; `InvalidParameter` for a value out of range."""
+    check("visibility", visibility, 0, MAX_VISIBILITY)
+    return Want(checked_limit(limit), lease, visibility)
+
+
+def checked_limit(limit: int, name: str = "max") -> int:
+    """Return `limit` if it is 1 to 1000, else raise `InvalidParameter`."""
+    check(name, limit, 1, MAX_BATCH)
+    return limit
+
+
+def check(name: str, value: float | None, low: float, high: float) -> None:
+    """Raise `InvalidParameter` unless `value` is None or within `low` and `high`."""
+    # Also what is not a number, which no comparison is true for.
+    if value is not None and not low <= value <= high:
+        raise InvalidParameter(f"{name}={value} is out of range. Give {low:g} to {high:g}.", parameter=name)

@@ -1,0 +1,238 @@
+"""An outcome that is not known yet: what an operation returns where it cannot be done at once.
+
+It is completed exactly once, by whatever brings the news: a producer (a long poll), the disk (a commit), the task
+that held the lock. A caller without a task says what to call then (`when_done`), and asks for the `result`; a task
+waits for it (`wait`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar, cast
+
+import trio
+
+from zapq.errors import ZapqError
+from zapq.service.operations import Delivery, Nothing
+from zapq.service.waiting import Waiter
+
+T = TypeVar("T")
+
+
+class Group(Protocol):
+    """What is written together."""
+
+    after: list[Callable[[], object]]
+    """Called in order once it is known whether it is on the disk."""
+    failure: str
+    """Why it is not."""
+
+    def refusal(self) -> ZapqError:
+        """Return what to tell a client whose change could not be written."""
+
+
+class Pending(Generic[T]):
+    """An outcome to come."""
+
+    __slots__ = ("_call", "done")
+
+    patient = False
+    """Whether it may take long by its nature, so that the caller should watch whether its client is still there."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self._call: Callable[[], object] | None = None
+
+    def when_done(self, call: Callable[[], object]) -> None:
+        """Have `call` called once, when the outcome is known; in the middle of another step, so it must not wait."""
+        if self.done:
+            call()
+        else:
+            self._call = call
+
+    def finish(self) -> None:
+        """Let the outcome be known."""
+        self.done = True
+        call, self._call = self._call, None
+        if call is not None:
+            call()
+
+    def result(self) -> T:
+        """Return the outcome, or raise what refuses it; only when it is known, and only once."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Take note that the asker has left: messages it gets go back to their places. What it changed stays."""
+        raise NotImplementedError
+
+    async def wait(self) -> T:
+        """Wait for the outcome, and return it or raise what refuses it.
+
+        If cancelled, a long poll leaves its line, and what has not begun does not begin. What has begun is waited
+        for all the same: a cancellation could not say whether it happened. The disk bounds that, or its end.
+        """
+        known = trio.Event()
+        self.when_done(known.set)
+        try:
+            await known.wait()
+        except trio.Cancelled:
+            if self.withdraw():
+                raise
+            with trio.CancelScope(shield=True):
+                await known.wait()
+        return self.result()
+
+    def withdraw(self) -> bool:
+        """Undo the request if nothing has happened yet, and return whether that was so."""
+        return False
+
+
+class Hall(Protocol):
+    """Where consumers stand in line."""
+
+    def leave(self, waiter: Waiter) -> None:
+        """Let a consumer go; what it was given goes back to its place."""
+
+    def nothing(self, queue: str) -> Nothing:
+        """Count a consumer that gets nothing, and say why."""
+
+
+class Poll(Pending[Delivery | Nothing]):
+    """A consumer that stands in line for messages of one queue."""
+
+    __slots__ = ("_hall", "_queue", "waiter")
+
+    patient = True
+
+    def __init__(self, hall: Hall, queue: str) -> None:
+        super().__init__()
+        self._hall = hall
+        self._queue = queue
+        self.waiter: Waiter | None = None
+
+    def result(self) -> Delivery | Nothing:
+        """Return the messages, or why there are none. Raises `QueueNotFound`, `Draining`, `StorageUnavailable`."""
+        waiter = self._part()
+        if waiter.refusal is not None:
+            raise waiter.refusal
+        if waiter.lender is None:
+            return self._hall.nothing(self._queue)
+        return Delivery(waiter.lender, waiter.given)
+
+    def abandon(self) -> None:
+        """Leave the line; messages that were given already go back to their places."""
+        self._hall.leave(self._part())
+
+    def withdraw(self) -> bool:
+        """Leave the line, and say that nothing has happened."""
+        self.abandon()
+        return True
+
+    def _part(self) -> Waiter:
+        # Each knows the other: together they would stay until the garbage collector comes.
+        waiter, self.waiter = self.waiter, None
+        assert waiter is not None
+        return waiter
+
+
+class Commit(Pending[T]):
+    """Something that has been done in memory, and counts once `group` is on the disk."""
+
+    __slots__ = ("_abandoned", "_group", "_outcome")
+
+    def __init__(self, group: Group, outcome: T) -> None:
+        super().__init__()
+        self._group = group
+        self._outcome = outcome
+        self._abandoned = False
+        group.after.append(self._settle)
+
+    def _settle(self) -> None:
+        if self._abandoned and not self._group.failure:
+            give_back(self._outcome)
+        self.finish()
+
+    def result(self) -> T:
+        """Return the outcome, or raise `StorageUnavailable`: then the change was undone."""
+        if self._group.failure:
+            raise self._group.refusal()
+        return self._outcome
+
+    def abandon(self) -> None:
+        """Give back the messages, once it is known that they were taken."""
+        if not self.done:
+            self._abandoned = True
+        elif not self._group.failure:
+            give_back(self._outcome)
+
+
+class Later(Pending[T]):
+    """Something a task will do, or does."""
+
+    __slots__ = ("_abandoned", "_begun", "_error", "_outcome", "_what_follows")
+
+    patient = True
+
+    def __init__(self, *, begun: bool = False) -> None:
+        super().__init__()
+        self._begun = begun
+        """Whether something may have happened."""
+        self._abandoned = False
+        self._outcome: T | None = None
+        self._error: Exception | None = None
+        self._what_follows: Pending[T] | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is to be begun."""
+        return not self._abandoned
+
+    def complete(self, outcome: Pending[T] | T) -> None:
+        """Let this be the outcome; or what comes of another `Pending`."""
+        self._begun = True
+        if isinstance(outcome, Pending):
+            self._what_follows = outcome
+            outcome.when_done(self.finish)
+            return
+        self._outcome = outcome
+        if self._abandoned:
+            give_back(outcome)
+        self.finish()
+
+    def fail(self, error: Exception) -> None:
+        """Let this be what refuses it."""
+        self._error = error
+        self.finish()
+
+    def result(self) -> T:
+        """Return the outcome, or raise what refuses it."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        if self._what_follows is not None:
+            return self._what_follows.result()
+        return cast("T", self._outcome)
+
+    def abandon(self) -> None:
+        """Do not begin it any more; or give back what comes of it."""
+        self._abandoned = True
+        if self._what_follows is not None:
+            self._what_follows.abandon()
+        elif self.done:
+            give_back(self._outcome)
+
+    def withdraw(self) -> bool:
+        """Do not begin it any more, unless it has begun."""
+        if self._what_follows is not None:
+            return self._what_follows.withdraw()
+        if self._begun or self.done:
+            return False
+        self._abandoned = True
+        return True
+
+
+def give_back(outcome: object) -> None:
+    """Put messages that were taken, and reach no consumer, at their places."""
+    if isinstance(outcome, Delivery):
+        outcome.queue.return_undelivered(outcome.given)
+

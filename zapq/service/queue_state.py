@@ -1,0 +1,365 @@
+"""One queue as all tasks of a service share it: what can be done to it, each in one synchronous step.
+
+Nothing here waits, and nothing looks whether the lock is free: `QueueService.attempt` does that, and `NamedQueue` and
+`QueueService.perform` call these steps through it. Whatever makes messages ready ends in `hand_out`, the one place
+where waiting consumers are served.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import trio
+
+from zapq.core.broker import Broker, Redriven
+from zapq.core.idempotency import Keys
+from zapq.core.message import Draft, Lease, Message, Properties
+from zapq.core.queue import MessageView, Queue, QueueStats, State
+from zapq.core.queue_settings import QueueSettings
+from zapq.core.runs import is_shortest
+from zapq.errors import (
+    Draining,
+    InvalidParameter,
+    MessageTooLarge,
+    NotDurable,
+    QueueNotFound,
+    ReceiptExpired,
+    ZapqError,
+)
+from zapq.limits import RECEIVE_BYTES
+from zapq.service import bulk
+from zapq.service.dispatch import Dispatcher
+from zapq.service.operations import (
+    Accepted,
+    Durability,
+    Nothing,
+    Offer,
+    Settlement,
+    Terms,
+    checked_limit,
+    terms,
+)
+from zapq.service.section import Section
+from zapq.service.waiting import Deliveries, Waiter, WaitQueue, Want
+
+
+@dataclass(frozen=True, slots=True)
+class QueueInfo:
+    """One queue as one consistent picture."""
+
+    name: str
+    settings: QueueSettings
+    stats: QueueStats
+    paused: bool
+    waiting: int
+
+
+class Shared(Protocol):
+    """What a queue uses of the service it belongs to, and has in common with the other queues."""
+
+    @property
+    def section(self) -> Section: ...
+    @property
+    def dispatcher(self) -> Dispatcher: ...
+    @property
+    def broker(self) -> Broker: ...
+    @property
+    def keys(self) -> Keys: ...
+    @property
+    def max_message_bytes(self) -> int: ...
+    def note_uncertain_delivery(self, number: int = 1) -> None: ...
+
+
+class QueueState:
+    """One queue of a service, until it is deleted. All steps raise `QueueNotFound` after that.
+
+    So they do if a new queue has its name by then.
+    """
+
+    durability: Durability | None = None
+    """What a message that was accepted survives; None in memory."""
+
+    def __init__(self, service: Shared, core: Queue, wait_queue: WaitQueue) -> None:
+        self._service = service
+        self.core = core
+        self.wait_queue = wait_queue
+        self._max_message_bytes = service.max_message_bytes
+        self._dispatcher = service.dispatcher
+        self._deleted = False
+        self.users = 0
+        """Requests under way that need it."""
+        self.provisional = False
+        """Whether it was made for one of them, and is to go if it stays unused."""
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self.core.name
+
+    def put(self, offer: Offer, now: float) -> Accepted:
+        """Store what is offered, unless its key was used for it before: then say what that led to.
+
+        Raises `MessageTooLarge`, `QueueFull`, `Draining`, `KeyReused`, `NotDurable` for `durability="committed"`
+        in memory, `InvalidParameter`; then nothing is stored, and the key is as before.
+        """
+        durability = offer.terms.durability
+        if not offer.key and durability is None:
+            return Accepted(self._store(offer, now), False, self.durability)
+        self.check_alive()
+        fingerprint = b""
+        if offer.key:
+            fingerprint = _fingerprint(offer)
+            id = self._service.keys.find(self.core.number, offer.key, fingerprint, now)
+            if id is not None:
+                return self._replay(offer, id)
+        with self.asked_for(durability):
+            id = self._store(offer, now)
+            if offer.key:
+                self._claim(offer.key, fingerprint, id, now)
+        return Accepted(id, False, durability or self.durability)
+
+    def _replay(self, offer: Offer, id: int) -> Accepted:
+        return Accepted(id, True, offer.terms.durability or self.durability)
+
+    def asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
+        """Do in this block what a producer asks for, or raise `NotDurable`."""
+        if durability == "committed":
+            raise NotDurable(parameter="durability")
+        return nullcontext()
+
+    def _claim(self, key: str, fingerprint: bytes, id: int, now: float) -> None:
+        self._service.keys.claim(self.core.number, key, fingerprint, id, now)
+
+    def _store(self, offer: Offer, now: float) -> int:
+        content, how = offer.content, offer.terms
+        if not isinstance(content, bytes):
+            return self._store_many(content, offer, now)
+        properties = how.properties if how.ttl is None else how.lasting(now)
+        if offer.reserved is not None:
+            # So that it is not counted twice.
+            offer.reserved.release()
+        exempt = offer.exempt_from_drain
+        return self.store_one(content, properties, how.delay, now, exempt_from_drain=exempt).id
+
+    def store_one(
+        self, body: bytes, properties: Properties, delay: float, now: float, *, exempt_from_drain: bool = False
+    ) -> Message:
+        """Store one message of which everything has been checked but its size, and return it."""
+        if self._dispatcher.draining and not exempt_from_drain:
+            raise Draining
+        if len(body) > self._max_message_bytes:
+            self._check_size(len(body))
+        if self._deleted:
+            raise QueueNotFound(queue=self.name)
+        message = self.core.enqueue(body, properties, delay=delay, now=now)
+        if self.wait_queue:
+            self.hand_out()
+        return message
+
+    def _store_many(self, batch: Sequence[bytes | Draft], offer: Offer, now: float) -> int:
+        if self._dispatcher.draining and not offer.exempt_from_drain:
+            raise Draining
+        checked_limit(len(batch), "messages")
+        self.check_alive()
+        if offer.reserved is not None:
+            offer.reserved.release()
+        packed, properties = offer.packed, offer.terms.properties
+        try:
+            size = _size_together(batch, little=0 < len(packed) < RECEIVE_BYTES)
+        except TypeError:
+            drafts = [
+                each if isinstance(each, Draft) else Draft(body=each, content_type=properties.content_type)
+                for each in batch
+            ]
+            self._check_size(max(len(draft.body) for draft in drafts))
+            for draft in drafts:
+                terms_of(draft)
+            first = self.core.enqueue_drafts(drafts, now=now)
+        else:
+            bodies: Sequence[bytes] = batch  # type: ignore[assignment]  # the same
+            if size > self._max_message_bytes:
+                self._check_size(max(map(len, bodies)))
+            # In a longer form of the same it is not kept: it would be given out as it came.
+            packed = packed if packed and is_shortest(packed, bodies, size) else b""
+            first = self.core.enqueue_bodies(bodies, properties, size=size, packed=packed, now=now)
+        if self.wait_queue:
+            self.hand_out()
+        return first
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_message_bytes:
+            raise MessageTooLarge(max_bytes=self._max_message_bytes, current=size)
+
+    def take(self, want: Want, now: float) -> Deliveries:
+        """Take the messages wanted that are ready; none if there are none."""
+        if self._deleted:
+            raise QueueNotFound(queue=self.name)
+        core = self.core
+        if want.lease:
+            if want.limit == 1:
+                lease = core.receive(want.visibility, now)
+                return () if lease is None else (lease,)
+            return core.receive_many(want.limit, want.visibility, now)
+        if want.limit == 1:
+            message = core.dequeue(now)
+            return () if message is None else (message,)
+        return core.dequeue_many(want.limit, now)
+
+    def nothing(self, now: float) -> Nothing:
+        """Count a consumer that gets nothing, and say why. Raises `Draining`."""
+        self._dispatcher.check_open()
+        self._dispatcher.note_empty()
+        return Nothing(self.core.why_empty(), self.next_visible_in(now))
+
+    def next_visible_in(self, now: float) -> float:
+        """Return the seconds until a message that is delayed or leased will be ready, if nothing happens before."""
+        return max(self.core.next_visible() - now, 0.0)
+
+    def settle_one(self, settlement: Settlement, now: float) -> Lease | None:
+        """Acknowledge, release or extend one lease, and return it if it goes on. Raises `ReceiptExpired`."""
+        if self._deleted:
+            raise QueueNotFound(queue=self.name)
+        if settlement.action == "ack":
+            self.core.ack(settlement.receipt, now)
+            return None
+        if settlement.action == "extend":
+            return self.core.extend(settlement.receipt, settlement.visibility, now)
+        self.core.release(settlement.receipt, settlement.delay, now)
+        self._dispatcher.hand_out()
+        return None
+
+    def settle(self, settlements: Sequence[Settlement], now: float) -> list[ZapqError | None]:
+        """Acknowledge, release and extend, 1 to 1000 at once; for each, None or why it was refused."""
+        checked_limit(len(settlements), "settlements")
+        self.check_alive()
+        results: list[ZapqError | None] = []
+        for settlement in settlements:
+            try:
+                self.settle_one(settlement, now)
+            except (ReceiptExpired, InvalidParameter) as error:
+                results.append(error)
+            else:
+                results.append(None)
+        return results
+
+    def return_undelivered(self, given: Deliveries) -> None:
+        """Put messages that could not be handed over at their original places, as if never taken. Never refused."""
+        if self._deleted:
+            return
+        for each in given:
+            if isinstance(each, Lease):
+                self.core.take_back(each)
+            else:
+                self.core.put_back(each)
+        self.hand_out()
+
+    def note_uncertain_delivery(self, number: int) -> None:
+        """Count messages whose bytes may or may not have reached a client that vanished."""
+        self._service.note_uncertain_delivery(number)
+
+    def peek(self, state: State, limit: int) -> list[MessageView]:
+        """Return the first messages in `state`, and change nothing."""
+        self.check_alive()
+        return self.core.peek(state, limit)
+
+    def find(self, id: int) -> MessageView | None:
+        """Return the message with this id if the queue holds it, and change nothing."""
+        self.check_alive()
+        return self.core.find(id)
+
+    async def clear(self) -> int:
+        """Drop every message. See `NamedQueue.clear`."""
+        async with self._service.section:
+            self.check_alive()
+            number = len(self.core)
+            dropped = self.core.clear()
+        await bulk.free_elsewhere(dropped)
+        return number
+
+    async def set_paused(self, paused: bool) -> None:
+        """Stop or go on giving messages to consumers."""
+        async with self._service.section:
+            self.check_alive()
+            self.core.paused = paused
+            self.hand_out()
+
+    async def redrive(self, limit: int) -> Redriven:
+        """Send dead letters back to the queues they failed in. See `NamedQueue.redrive`."""
+        async with self._service.section:
+            self.check_alive()
+            redriven = self._service.broker.redrive(self.name, limit, trio.current_time())
+            self._dispatcher.hand_out()
+        return redriven
+
+    def info(self) -> QueueInfo:
+        """Return the queue's settings and statistics; never waits."""
+        core = self.core
+        return QueueInfo(core.name, core.settings, core.stats(), core.paused, len(self.wait_queue))
+
+    @property
+    def unused(self) -> bool:
+        """Whether nothing was ever sent to it, no consumer waits, and nothing is set."""
+        stats = self.core.stats()
+        untouched = self.core.settings == QueueSettings() and not self.core.paused
+        return untouched and not self.wait_queue and not stats.messages and not stats.enqueued
+
+    def end(self) -> None:
+        """Take note that the queue is deleted, and answer waiting consumers with `QueueNotFound`."""
+        self._deleted = True
+        self._dispatcher.waiting_room.refuse(self.wait_queue, QueueNotFound(queue=self.name))
+
+    def rebind(self, core: Queue) -> None:
+        """Use `core` from now on, which has taken the place of the former one; waiting consumers wait on."""
+        self.core = core
+        self.provisional = False
+
+    def check_alive(self) -> None:
+        """Raise `QueueNotFound` once it is deleted."""
+        if self._deleted:
+            raise QueueNotFound(queue=self.name)
+
+    def hand_out(self) -> bool:
+        """Match waiting consumers with messages; return whether some still wait."""
+        while self.wait_queue and self.core.available:
+            waiter = next(iter(self.wait_queue.values()))
+            given = self.take(waiter.want, trio.current_time())
+            if given:
+                self._deliver(waiter, given)
+        return len(self.wait_queue) > 0
+
+    def _deliver(self, waiter: Waiter, given: Deliveries) -> None:
+        self._dispatcher.waiting_room.serve(waiter, given, self)
+
+
+def terms_of(draft: Draft) -> Terms:
+    """Return the terms of a message that brings its own; `InvalidParameter` for a value out of range."""
+    return terms(priority=draft.priority, delay=draft.delay, ttl=draft.ttl, content_type=draft.content_type)
+
+
+def _fingerprint(offer: Offer) -> bytes:
+    """Return what tells an offer from others under its key; it does not withstand a forger."""
+    content, how = offer.content, offer.terms
+    told: object
+    if isinstance(content, bytes):
+        properties = how.properties
+        told = Draft(
+            body=content,
+            priority=properties.priority,
+            delay=how.delay,
+            ttl=how.ttl,
+            content_type=properties.content_type,
+        )
+    else:
+        told = (how.properties.content_type, list(content))
+    return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=16).digest()
+
+
+def _size_together(batch: Sequence[bytes | Draft], *, little: bool) -> int:
+    """Return the bytes of all bodies; TypeError if one is a draft, which is not bytes and has no length."""
+    # Joining takes a third of the time, as long as it is little.
+    return len(b"".join(batch)) if little else sum(map(len, batch))  # type: ignore[arg-type]

@@ -1,0 +1,138 @@
+"""The port every dialect speaks to: an operation goes in, its outcome comes out, and nothing blocks.
+
+This is the port to the queues of this process. Another engine is another class with the same `perform`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+from zapq.errors import MessageNotFound
+from zapq.service.operations import (
+    ChangeSettings,
+    Configure,
+    Delete,
+    Describe,
+    Drain,
+    Find,
+    List,
+    ListSnapshots,
+    Load,
+    Operation,
+    Peek,
+    Purge,
+    Put,
+    Ready,
+    Redrive,
+    Save,
+    SetPaused,
+    Settle,
+    SettleOne,
+    Stats,
+    Take,
+    checked_limit,
+)
+from zapq.service.pending import Pending
+from zapq.service.queue_state import QueueInfo
+from zapq.service.service import QueueService
+
+
+class Queues:
+    """The queues of one service, asked by values."""
+
+    def __init__(self, service: QueueService) -> None:
+        self.service = service
+        self._how: dict[type[Any], Callable[[Any, float], Any]] = {
+            Put: self._put,
+            Take: self._take,
+            Settle: self._settle,
+            SettleOne: self._settle_one,
+            Peek: self._peek,
+            Find: self._find,
+            Describe: self._describe,
+            List: self._list,
+            Configure: self._configure,
+            ChangeSettings: self._change_settings,
+            Delete: lambda asked, now: service.do_in_task(partial(service.delete, asked.queue)),
+            Purge: lambda asked, now: service.do_in_task(service.find_state(asked.queue).clear),
+            SetPaused: self._set_paused,
+            Redrive: self._redrive,
+            Drain: lambda asked, now: service.drain(),
+            Stats: lambda asked, now: service.stats(),
+            Ready: self._check_ready,
+            Save: lambda asked, now: service.do_in_task(partial(service.snapshot, asked.file)),
+            Load: lambda asked, now: service.do_in_task(partial(service.restore, asked.file)),
+            ListSnapshots: lambda asked, now: service.do_in_task(service.snapshots.files),
+        }
+
+    def perform(self, operation: Operation, now: float) -> Any:
+        """Do what is asked at the time `now` of Trio's clock; return the outcome, or `Pending` if that is to come.
+
+        Raises what refuses it, a `ZapqError`; then nothing has changed. No checkpoint.
+        """
+        return self._how[operation.__class__](operation, now)
+
+    def _put(self, asked: Put, now: float) -> Any:
+        return self.service.attempt_putting(asked.queue, asked.offer, now)
+
+    def _take(self, asked: Take, now: float) -> Any:
+        return self.service.attempt_taking(asked.queue, asked.want, asked.wait, now)
+
+    def _settle(self, asked: Settle, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+        return self.service.attempt(partial(state.settle, asked.settlements, now))
+
+    def _settle_one(self, asked: SettleOne, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+        return self.service.attempt(partial(state.settle_one, asked.settlement, now))
+
+    def _peek(self, asked: Peek, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+        return self.service.attempt(partial(state.peek, asked.state, checked_limit(asked.limit, "limit")))
+
+    def _find(self, asked: Find, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+
+        def find() -> object:
+            seen = state.find(asked.id)
+            if seen is None:
+                raise MessageNotFound(queue=asked.queue, message_id=asked.id)
+            return seen
+
+        return self.service.attempt(find)
+
+    def _describe(self, asked: Describe, now: float) -> QueueInfo:
+        return self.service.find_state(asked.queue).info()
+
+    def _list(self, asked: List, now: float) -> list[QueueInfo]:
+        names = sorted(self.service.broker.queues)
+        return [self.service.state(name).info() for name in names if fnmatchcase(name, asked.pattern)]
+
+    def _configure(self, asked: Configure, now: float) -> Pending[tuple[bool, QueueInfo]]:
+        async def configure() -> tuple[bool, QueueInfo]:
+            made = await self.service.configure(asked.queue, asked.settings)
+            return made, self.service.find_state(asked.queue).info()
+
+        return self.service.do_in_task(configure)
+
+    def _change_settings(self, asked: ChangeSettings, now: float) -> Pending[QueueInfo]:
+        async def change() -> QueueInfo:
+            await self.service.change_settings(asked.queue, **asked.changes)
+            return self.service.find_state(asked.queue).info()
+
+        return self.service.do_in_task(change)
+
+    def _set_paused(self, asked: SetPaused, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+        return self.service.do_in_task(partial(state.set_paused, asked.paused))
+
+    def _redrive(self, asked: Redrive, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+        return self.service.do_in_task(partial(state.redrive, checked_limit(asked.limit, "limit")))
+
+    def _check_ready(self, asked: Ready, now: float) -> None:
+        self.service.check_open()
+        self.service.check_storage()

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from zapq.errors import ZapqError as ZapqError
     from zapq.server import serve as serve
     from zapq.service.named_queue import NamedQueue as NamedQueue
-    from zapq.service.named_queue import QueueInfo as QueueInfo
-    from zapq.service.named_queue import Settlement as Settlement
     from zapq.service.open import open_service as open_service
+    from zapq.service.operations import Offer as Offer
+    from zapq.service.operations import Settlement as Settlement
+    from zapq.service.operations import terms as terms
+    from zapq.service.queue_state import QueueInfo as QueueInfo
     from zapq.service.service import QueueService as QueueService
     from zapq.service.service import ServiceStats as ServiceStats
     from zapq.settings import Settings as Settings
@@ -38,8 +40,10 @@ _HOMES = {
     "ZapqError": "zapq.errors",
     "serve": "zapq.server",
     "NamedQueue": "zapq.service.named_queue",
-    "QueueInfo": "zapq.service.named_queue",
-    "Settlement": "zapq.service.named_queue",
+    "Offer": "zapq.service.operations",
+    "QueueInfo": "zapq.service.queue_state",
+    "Settlement": "zapq.service.operations",
+    "terms": "zapq.service.operations",
     "QueueService": "zapq.service.service",
     "ServiceStats": "zapq.service.service",
     "open_service": "zapq.service.open",

@@ -6,24 +6,25 @@ from __future__ import annotations
 # without descriptors left, no request would be answered, unless one had been before.
 import encodings.idna  # noqa: F401
 import logging
+import re
+from functools import partial
 
-from quart import Response, request
+from quart import Request, Response, request
 from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import MapAdapter
 
 from zapq import logs
 from zapq.errors import ClientGone, Forbidden, RoleMissing, Unauthenticated, ZapqError
-from zapq.http import catalogue, drop_in, messages, problems, queues, snapshots
-from zapq.http.api import Api, exchange_of
+from zapq.http import problems, render
+from zapq.http.answering import Answering, as_response, exchange_of
+from zapq.http.endpoints import ENDPOINTS, Endpoint
 from zapq.http.exchange import HTTPConnection, shown_path
-from zapq.http.guard import Guard
+from zapq.http.guard import Guard, check_origin
 from zapq.http.metrics import ServerCounts
-from zapq.http.permissions import PERMISSIONS
-from zapq.http.respond import NO_STORE
 from zapq.limits import DEFAULT_QUEUE, MAX_LOGGED_METHOD, MAX_LOGGED_PATH
-from zapq.service.service import QueueService
+from zapq.service.queues import Queues
 from zapq.settings import Settings
 
 _DETAILS = {
@@ -51,9 +52,9 @@ class App(QuartTrio):
 
 
 def create_app(
-    service: QueueService, settings: Settings, counts: ServerCounts, throttle: logs.Throttle, guard: Guard
+    queues: Queues, settings: Settings, counts: ServerCounts, throttle: logs.Throttle, guard: Guard
 ) -> QuartTrio:
-    """Return the app that speaks HTTP for `service`, for the requests that `guard` lets in.
+    """Return the app that speaks HTTP for `queues`, for the requests that `guard` lets in.
 
     It counts in `counts` and logs through `throttle`.
     """
@@ -64,26 +65,49 @@ def create_app(
     # A path means itself: `//metrics` and `/metrics/` are unknown, not redirected.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
-    api = Api(service, settings, counts, throttle)
-    for part in (drop_in, messages, queues, snapshots, catalogue):
-        app.register_blueprint(part.create_routes(api))
+    answering = Answering(queues, settings, counts, throttle)
+    endpoints: dict[str, Endpoint] = {}
+    for endpoint in ENDPOINTS:
+        name = f"{endpoint.method} {endpoint.path}".replace(".", " ")
+        endpoints[name] = endpoint
+        app.add_url_rule(
+            _as_rule(endpoint.path), name, partial(answering.answer, endpoint), methods=[endpoint.method]
+        )
     for rule in app.url_map.iter_rules():
-        # Werkzeug lets HEAD run the GET handler, and this one takes a message away.
-        if rule.endpoint == "zapq.dequeue" and rule.methods is not None:
+        # Werkzeug lets HEAD run the GET handler, and one of them takes a message away.
+        if rule.methods is not None and endpoints[rule.endpoint].changes:
             rule.methods.discard("HEAD")
 
     @app.before_request
     async def let_in() -> None:
         counts.cold_requests += 1
-        guard.check(request, exchange_of(request))
+        guard.check_host(_field(request, b"host"))
+        if request.scope["path"].startswith("//"):
+            raise NotFound  # Werkzeug takes leading slashes for one
+        if request.routing_exception is not None:
+            raise request.routing_exception
+        if request.method == "OPTIONS":
+            return  # it only says what there is
+        endpoint, exchange = endpoints[str(request.endpoint)], exchange_of(request)
+        exchange.grant = guard.check_role(
+            endpoint,
+            (request.view_args or {}).get("queue", ""),
+            request.scope["client"],
+            # Two of them, one for us and one for a proxy, are two answers to one question: together they are none.
+            b", ".join(value for name, value in request.scope["headers"] if name == b"authorization"),
+            exchange.identities,
+        )
+        check_origin(
+            endpoint,
+            request.scheme,
+            _field(request, b"host") or b"",
+            request.headers.getlist("Origin"),
+            request.headers.getlist("Sec-Fetch-Site"),
+        )
 
     @app.errorhandler(ZapqError)
     async def refuse(error: ZapqError) -> Response:
-        response = problem(error.status, problems.render_error(error, exchange_of(request).trace_id))
-        if error.retry_after is not None:
-            response.headers["Retry-After"] = str(error.retry_after)
-        if error.challenge is not None:
-            response.headers["WWW-Authenticate"] = error.challenge
+        response = as_response(render.refused(error, exchange_of(request).trace_id, b""))
         if isinstance(error, Unauthenticated | RoleMissing | Forbidden):
             log_intruder(error)
             return response
@@ -127,11 +151,18 @@ def create_app(
             status=status,
             method=request.method[:MAX_LOGGED_METHOD],
             path=shown_path(request.scope["raw_path"]),
-            **_queue(),
+            **queue_asked_for(),
             peer=exchange_of(request).peer,
             reason=detail,
             **who,
         )
+
+    def queue_asked_for() -> dict[str, str]:
+        """Return the queue a request names, for the log; nothing if it names none."""
+        endpoint = endpoints.get(str(request.endpoint))
+        by_default = endpoint is not None and endpoint.scope == "default"
+        name = DEFAULT_QUEUE if by_default else (request.view_args or {}).get("queue")
+        return {} if name is None else {"queue": str(name)[:MAX_LOGGED_PATH]}
 
     def log_intruder(error: Unauthenticated | RoleMissing | Forbidden) -> None:
         token = getattr(error, "token", None)
@@ -139,20 +170,20 @@ def create_app(
         log_refusal(logging.WARNING, error.problem, error.status, error.detail, **who)
 
     def problem(status: int, body: bytes) -> Response:
-        return Response(body, status=status, content_type=problems.MEDIA_TYPE, headers=NO_STORE)
+        headers = {"Cache-Control": "no-store"}
+        return Response(body, status=status, content_type=problems.MEDIA_TYPE, headers=headers)
 
     return app
 
 
-def _queue() -> dict[str, str]:
-    """Return the queue a request names, for the log; nothing if it names none."""
-    permission = PERMISSIONS.get((request.method, str(request.url_rule)))
-    name = (
-        DEFAULT_QUEUE
-        if permission is not None and permission.scope == "default"
-        else (request.view_args or {}).get("name")
-    )
-    return {} if name is None else {"queue": str(name)[:MAX_LOGGED_PATH]}
+def _as_rule(path: str) -> str:
+    """Return a path of the table as Werkzeug writes it."""
+    return re.sub(r"\{(\w+)\}", lambda match: "<int:id>" if match[1] == "id" else f"<{match[1]}>", path)
+
+
+def _field(request: Request, name: bytes) -> bytes | None:
+    """Return a field as it was sent; Quart makes up a Host where there is none."""
+    return next((value for each, value in request.scope["headers"] if each == name), None)
 
 
 def _use(allowed: list[str], method: str) -> str:

@@ -25,11 +25,11 @@ from zapq.access.grant import Grant
 from zapq.core.message import Lease
 from zapq.errors import ClientGone, MessageTooLarge, ReceivingTooMuch, RequestTimedOut, ZapqError
 from zapq.http import tracing
-from zapq.http.wire import body_limit
+from zapq.http.endpoints import Body
+from zapq.http.routing import find_route
 from zapq.limits import MAX_LOGGED_PATH, SMALL_BODY_BYTES
-from zapq.service.named_queue import NamedQueue
 from zapq.service.reservation import Pool, Reservation
-from zapq.service.waiting import Deliveries
+from zapq.service.waiting import Deliveries, Lender
 
 _ORIGIN = re.compile(rb"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 """What a target that is a whole URL has before its path."""
@@ -174,7 +174,7 @@ class Exchange:
         self._transport = transport
         self._gone = False
         self._waiting: trio.CancelScope | None = None
-        self._handed_over: tuple[NamedQueue, Deliveries] | None = None
+        self._handed_over: tuple[Lender, Deliveries] | None = None
         self._written_before_body: int | None = None
 
     @property
@@ -183,8 +183,11 @@ class Exchange:
         return self._transport.identities
 
     @contextmanager
-    def ends_with_client(self) -> Iterator[None]:
-        """Cancel the block, and only the block, when the client leaves."""
+    def ends_with_client(self, patient: bool = True) -> Iterator[None]:
+        """Cancel the block, and only the block, when the client leaves; unless it is not `patient`, and ends soon."""
+        if not patient:
+            yield
+            return
         with trio.CancelScope() as self._waiting:
             if self._gone:
                 self._waiting.cancel()
@@ -198,7 +201,7 @@ class Exchange:
         if self._waiting is not None:
             self._waiting.cancel()
 
-    def hand_over(self, queue: NamedQueue, given: Deliveries) -> None:
+    def hand_over(self, queue: Lender, given: Deliveries) -> None:
         """Remember the messages this answer carries, to put them back if they never reach the socket."""
         if given:
             self._handed_over = (queue, given)
@@ -227,7 +230,7 @@ class Exchange:
             note_uncertain(queue, given, self.trace_id)
 
 
-def note_uncertain(queue: NamedQueue, given: Deliveries, trace_id: str) -> None:
+def note_uncertain(queue: Lender, given: Deliveries, trace_id: str) -> None:
     """Count and log messages given away of which the client may or may not have read a part."""
     first = given[0]
     if isinstance(first, Lease):
@@ -251,7 +254,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
         state = self.scope["state"]
         trace_ids: tracing.TraceIds = state["trace_ids"]
         transport: Transport = state["transport"]
-        limit, refusal = body_limit(self.scope["path"], self.app.config["MAX_CONTENT_LENGTH"])
+        limit, refusal = _body_limit(self.scope, self.app.config["MAX_CONTENT_LENGTH"])
         earlier, transport.body_deadline = transport.body_deadline, None
         reserved, transport.reserved = transport.reserved, None
         deadline = trio.current_time() + self.app.config["BODY_TIMEOUT"] if earlier is None else earlier
@@ -320,6 +323,11 @@ def _traced(
         exchange.head_sent(written_before=before)
 
     return traced
+
+
+def _body_limit(scope: HTTPScope, max_message_bytes: int) -> tuple[int, type[MessageTooLarge]]:
+    route = find_route(scope["method"], scope["path"])
+    return (Body.NONE if route is None else route.endpoint.body).limit(max_message_bytes)
 
 
 def peer_of(client: tuple[str, int] | None) -> str:

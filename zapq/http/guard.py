@@ -1,30 +1,23 @@
 """Which requests are let in: decided before anything of one is read, popped or stored.
 
 In this order: is it meant for us, is there such an endpoint, which credential does it have, does its role suffice,
-and did a web page of another origin send it. The hot path asks the same guard, and leaves every refusal to it.
+and did a web page of another origin send it. The fast road asks the same guard whether it lets a request in, and leaves
+every refusal to the other road.
 """
 
 from __future__ import annotations
 
-from quart import Request
-from werkzeug.exceptions import NotFound
+from collections.abc import Sequence
 
 from zapq.access.access import Access, check
 from zapq.access.certificate import Identities
-from zapq.access.grant import Grant, Role
-from zapq.errors import CrossSite, Forbidden, HostNotAllowed, RoleMissing
+from zapq.access.grant import Grant
+from zapq.errors import CrossSite, Forbidden, HostNotAllowed
 from zapq.http import wire
-from zapq.http.exchange import Exchange
+from zapq.http.endpoints import Endpoint
 from zapq.http.hosts import Hosts, is_same_origin, named_by
-from zapq.http.permissions import PERMISSIONS, Permission
 from zapq.limits import DEFAULT_QUEUE
 from zapq.settings import Settings
-
-_NOTHING = Permission(None)
-_SAFE = {"GET", "HEAD", "OPTIONS"}
-"""Methods that change nothing ..."""
-_GET_CHANGES = {("GET", "/dequeue")}
-"""... except this one."""
 
 
 class Guard:
@@ -35,20 +28,26 @@ class Guard:
         self._hosts = hosts
         self._admin_from_anywhere = settings.admin_from == "any"
 
-    def admits(self, host: bytes, authorization: bytes, identities: Identities, role: Role, queue: str) -> bool:
-        """Whether a request that needs `role` for `queue` may be made; `check` says why not."""
-        return self._hosts.allow(host) and self.access.permits(authorization, identities, role, queue)
+    def admits(
+        self, host: bytes, authorization: bytes, identities: Identities, endpoint: Endpoint, queue: str
+    ) -> str | None:
+        """Return the pattern of the queues a client may know of, or None: the other road says why it is not let in.
 
-    def check(self, request: Request, exchange: Exchange) -> None:
-        """Raise the refusal if the request may not be made; note in `exchange` what its client may do."""
-        self._check_host(request)
-        _check_route(request)
-        self._check_role(request, exchange)
-        _check_origin(request)
+        Requests that only an administrator may make are not for this.
+        """
+        if not self._hosts.allow(host):
+            return None
+        if not self.access.configured or endpoint.role is None:
+            return "*"
+        grant = self.access.find(authorization, identities)
+        if grant is None or not grant.has_role(endpoint.role):
+            return None
+        if not all(grant.covers(each) for each in _queues(endpoint, queue)):
+            return None
+        return grant.queues
 
-    def _check_host(self, request: Request) -> None:
+    def check_host(self, host: bytes | None) -> None:
         """Refuse a request that is meant for a host we are not."""
-        host = _field(request, b"host")
         # HTTP/1.0 does not ask for one, and browsers do not speak it.
         if host is not None and not self._hosts.allow(host):
             name = named_by(host)
@@ -59,77 +58,53 @@ class Guard:
             # No full stop: the flag is there to be copied.
             raise HostNotAllowed(f'zapq does not answer to "{name}"; start it with --allowed-host {name}')
 
-    def _check_role(self, request: Request, exchange: Exchange) -> None:
-        """Refuse a request whose credential does not have the role it needs."""
-        permission = _permission(request)
+    def check_role(
+        self,
+        endpoint: Endpoint,
+        queue: str,
+        client: tuple[str, int] | None,
+        authorization: bytes,
+        identities: Identities,
+    ) -> Grant | None:
+        """Refuse a request whose credential does not have the role it needs; else return what it may do."""
         if not self.access.configured:
-            if (
-                permission.role == "admin"
-                and not self._admin_from_anywhere
-                and not wire.is_local(request.scope["client"])
-            ):
+            if endpoint.role == "admin" and not self._admin_from_anywhere and not wire.is_local(client):
                 raise Forbidden(
                     "Without tokens, only requests from a loopback address such as 127.0.0.1 may administer queues"
                     " and snapshots. Send it to 127.0.0.1 on the machine zapq runs on, or start zapq with"
                     " --token-file, or with --admin-from any behind a firewall."
                 )
-        elif permission.role is not None:
-            exchange.grant = grant = self._who(request, exchange)
-            check(grant, permission.role, *_queues(request, permission))
-
-    def _who(self, request: Request, exchange: Exchange) -> Grant:
-        # Two of them, one for us and one for a proxy, are two answers to one question: together they are none.
-        shown = b", ".join(value for name, value in request.scope["headers"] if name == b"authorization")
-        return self.access.who(shown, exchange.identities)
+            return None
+        if endpoint.role is None:
+            return None
+        grant = self.access.who(authorization, identities)
+        check(grant, endpoint.role, *_queues(endpoint, queue))
+        return grant
 
 
-def _check_route(request: Request) -> None:
-    """Refuse what is no endpoint of ours, or not with this method."""
-    if request.scope["path"].startswith("//"):
-        raise NotFound  # Werkzeug takes leading slashes for one
-    if request.routing_exception is not None:
-        raise request.routing_exception
-
-
-def _permission(request: Request) -> Permission:
-    if request.method == "OPTIONS":
-        return _NOTHING
-    method = "GET" if request.method == "HEAD" else request.method
-    try:
-        return PERMISSIONS[method, str(request.url_rule)]
-    except KeyError:
-        raise RoleMissing("No role allows this request.") from None
-
-
-def _queues(request: Request, permission: Permission) -> tuple[str | None, ...]:
-    """Return the queues a request is about, None for all of them together."""
-    match permission.scope:
-        case "default":
-            return (DEFAULT_QUEUE,)
-        case "queue":
-            return ((request.view_args or {})["name"],)
-        case "server":
-            return (None,)
-        case "listed":
-            return ()
-
-
-def _check_origin(request: Request) -> None:
+def check_origin(
+    endpoint: Endpoint, scheme: str, host: bytes, origins: Sequence[str], related: Sequence[str]
+) -> None:
     """Refuse to change anything for a web page that is not ours; browsers say where it is from, programs do not.
 
     Nothing ever allows a page to read an answer (no CORS fields), so what changes nothing needs no check.
     """
-    if request.method in _SAFE and (request.method, str(request.url_rule)) not in _GET_CHANGES:
+    if not endpoint.changes:
         return
-    host = (_field(request, b"host") or b"").decode("latin-1")
-    foreign = [
-        each for each in request.headers.getlist("Origin") if not is_same_origin(each, request.scheme, host)
-    ]
-    related = set(request.headers.getlist("Sec-Fetch-Site"))
-    if foreign or not related <= {"same-origin", "none"}:
+    named = host.decode("latin-1")
+    foreign = [each for each in origins if not is_same_origin(each, scheme, named)]
+    if foreign or not set(related) <= {"same-origin", "none"}:
         raise CrossSite
 
 
-def _field(request: Request, name: bytes) -> bytes | None:
-    """Return a field as it was sent; Quart makes up a Host where there is none."""
-    return next((value for each, value in request.scope["headers"] if each == name), None)
+def _queues(endpoint: Endpoint, queue: str) -> tuple[str | None, ...]:
+    """Return the queues a request is about, None for all of them together."""
+    match endpoint.scope:
+        case "default":
+            return (DEFAULT_QUEUE,)
+        case "queue":
+            return (queue,)
+        case "server":
+            return (None,)
+        case "listed":
+            return ()

@@ -1,68 +1,76 @@
-"""The answers of the message endpoints as bytes: what goes onto the wire, whichever way the request came.
+"""Answers as bytes: what goes onto the wire, whichever road the request came by.
 
-The hot path writes them as they are, with `tail`, the fields every answer ends with; Quart's side takes them apart
-again (`zapq/http/respond.py`), for there Hypercorn adds those. So there is one place that knows what an answer
-looks like.
+The fast road writes them as they are, with `tail`, the fields every answer ends with. Quart's road takes them apart
+again, for there Hypercorn adds those. So there is one place that knows what an answer looks like.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Literal
 
 import msgspec
 
 from zapq.core.message import Lease, Message
+from zapq.core.queue import MessageView
 from zapq.core.runs import Taken
+from zapq.errors import ZapqError
+from zapq.http.problems import MEDIA_TYPE as PROBLEM
+from zapq.http.problems import PHRASES, render_error
+from zapq.limits import MAX_BATCH_BYTES
+from zapq.service.operations import Accepted, Nothing
+from zapq.service.queue_state import QueueInfo
+from zapq.service.snapshots import SnapshotFile
 
 MSGPACK = "application/msgpack"
 JSON = "application/json"
-
+NDJSON = "application/x-ndjson"
+TEXT = "text/plain; charset=utf-8"
+BodyEncoding = Literal["base64", "text", "json"]
+"""How a message's body is written in JSON."""
 
 _REPLAYED = b"Idempotency-Replayed: true\r\n"
-COMMITTED = b"Zapq-Durability: committed\r\n"
-MEMORY = b"Zapq-Durability: memory\r\n"
+_DURABILITY = {None: b"", "committed": b"Zapq-Durability: committed\r\n", "memory": b"Zapq-Durability: memory\r\n"}
 """What a message that was accepted survives. Said by servers with --durable, and to producers that ask."""
 
 
-class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One leased message of a batch."""
-
-    id: int
-    receipt: str
-    receive_count: int
-    content_type: str
-    body: bytes
-    priority: int = 0
-
-
-def enqueued(id: int, tail: bytes, *, replayed: bool = False, durability: bytes = b"") -> bytes:
+def enqueued(accepted: Accepted, tail: bytes) -> bytes:
     """The drop-in answer to a message that was accepted, or had been, under the same key."""
     return (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: %d\r\n"
-        b"%b%bContent-Length: 0\r\n%b\r\n" % (id, _REPLAYED if replayed else b"", durability, tail)
+        b"%b%bContent-Length: 0\r\n%b\r\n"
+        % (accepted.id, _REPLAYED if accepted.replayed else b"", _DURABILITY[accepted.durability], tail)
     )
 
 
-def enqueued_in(queue: str, id: int, tail: bytes, *, replayed: bool = False, durability: bytes = b"") -> bytes:
+def enqueued_in(queue: str, accepted: Accepted, tail: bytes) -> bytes:
     """The answer to a message that was accepted by a named queue."""
+    id = accepted.id
     return (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: %d\r\n"
         b"Location: /queues/%b/messages/%d\r\n%b%bContent-Length: 0\r\n%b\r\n"
-        % (id, queue.encode(), id, _REPLAYED if replayed else b"", durability, tail)
+        % (
+            id,
+            queue.encode(),
+            id,
+            _REPLAYED if accepted.replayed else b"",
+            _DURABILITY[accepted.durability],
+            tail,
+        )
     )
 
 
-def enqueued_many(
-    count: int, first: int, tail: bytes, *, replayed: bool = False, durability: bytes = b""
-) -> bytes:
+def enqueued_many(count: int, accepted: Accepted, tail: bytes) -> bytes:
     """The answer to a batch that was accepted, or had been, under the same key."""
-    body = b'{"count":%d,"first_id":%d}' % (count, first)
+    body = b'{"count":%d,"first_id":%d}' % (count, accepted.id)
     return (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n"
-        b"%b%bContent-Length: %d\r\n%b\r\n%b" % (_REPLAYED if replayed else b"", durability, len(body), tail, body)
+        b"%b%bContent-Length: %d\r\n%b\r\n%b"
+        % (_REPLAYED if accepted.replayed else b"", _DURABILITY[accepted.durability], len(body), tail, body)
     )
 
 
@@ -110,24 +118,78 @@ def received(given: Message | Lease, clock_offset: float, tail: bytes) -> bytes:
 
 
 def received_many(
-    media_type: str, given: Sequence[Message] | Sequence[Lease], clock_offset: float, tail: bytes
+    media_type: str,
+    given: Sequence[Message] | Sequence[Lease],
+    encoding: BodyEncoding,
+    clock_offset: float,
+    tail: bytes,
 ) -> bytes:
-    """The answer that gives a batch, as bodies, or leases it, as deliveries; there is at least one."""
-    encode = msgspec.msgpack.encode if media_type == MSGPACK else msgspec.json.encode
-    visible = b""
-    if isinstance(given, Taken):
-        body = given.packed() if media_type == MSGPACK else encode(given.bodies)
-    elif isinstance(given[0], Lease):
-        body = encode([_delivery(each) for each in given if isinstance(each, Lease)])
-        visible = b"Zapq-Visible-Until: %b\r\n" % rfc3339(given[0].deadline + clock_offset)
+    """The answer that gives a batch or leases it.
+
+    In msgpack messages that are given for good are bodies alone: what a batch is sent as.
+    """
+    visible = _visible_until(given[0], clock_offset) if given else b""
+    if media_type != MSGPACK:
+        shapes = [shape(each, encoding, clock_offset) for each in given]
+        body = msgspec.json.encode(shapes) if media_type == JSON else _lines(shapes)
+    elif isinstance(given, Taken):
+        body = given.packed()
     else:
-        body = encode([each.body for each in given])
-    head = (
-        b"HTTP/1.1 200 OK\r\n%bX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nContent-Type: %b\r\n"
-        b"Content-Length: %d\r\n%b\r\n" % (visible, media_type.encode(), len(body), tail)
-    )
-    # It may be megabytes, which % would copy more than once.
-    return head + body
+        body = msgspec.msgpack.encode([
+            shape(each, None, clock_offset) if isinstance(each, Lease) else each.body for each in given
+        ])
+    return _ok(body, media_type, tail, b"%bX-Content-Type-Options: nosniff\r\n" % visible)
+
+
+def received_as_json(given: Message | Lease, encoding: BodyEncoding, clock_offset: float, tail: bytes) -> bytes:
+    """The answer that gives or leases a message, with all that is known of it in its body."""
+    fields = b"%bX-Content-Type-Options: nosniff\r\n" % _visible_until(given, clock_offset)
+    return _ok(msgspec.json.encode(shape(given, encoding, clock_offset)), JSON, tail, fields)
+
+
+def nothing_in_batch(nothing: Nothing, media_type: str, tail: bytes) -> bytes:
+    """The answer to a consumer that asked for JSON by name and gets nothing: an empty batch."""
+    return _ok(b"[]" if media_type == JSON else b"", media_type, tail, _why_nothing(nothing))
+
+
+def _visible_until(given: Message | Lease, clock_offset: float) -> bytes:
+    if isinstance(given, Lease):
+        return b"Zapq-Visible-Until: %b\r\n" % rfc3339(given.deadline + clock_offset)
+    return b""
+
+
+def shape(given: Message | Lease, encoding: BodyEncoding | None, clock_offset: float) -> dict[str, object]:
+    """Return a message as JSON and msgpack show it; None as `encoding` leaves its body bytes."""
+    message = given.message if isinstance(given, Lease) else given
+    properties = message.properties
+    shown: dict[str, object] = {"id": message.id}
+    if isinstance(given, Lease):
+        shown |= {"receipt": given.receipt, "receive_count": given.receives}
+    shown["content_type"] = properties.content_type
+    _add_body(shown, message.body, encoding)
+    if properties.priority:
+        shown["priority"] = properties.priority
+    return shown
+
+
+def _add_body(shown: dict[str, object], body: bytes, encoding: BodyEncoding | None) -> None:
+    shown["body"] = body
+    if encoding in {None, "base64"}:
+        return
+    try:
+        text = body.decode()
+        if encoding == "json":
+            msgspec.json.decode(body)
+            shown["body"] = msgspec.Raw(body.replace(b"\n", b" ").replace(b"\r", b" "))
+        else:
+            shown["body"] = text
+    except (ValueError, msgspec.DecodeError, RecursionError):
+        # It cannot be written so: then it is as it would be by default, and that is said.
+        shown["body_encoding"] = "base64"
+
+
+def _lines(values: Iterable[object]) -> bytes:
+    return b"".join(msgspec.json.encode(value) + b"\n" for value in values)
 
 
 def extended(lease: Lease, clock_offset: float, tail: bytes) -> bytes:
@@ -143,17 +205,109 @@ def empty(tail: bytes) -> bytes:
     return b"HTTP/1.1 204 No Content\r\nCache-Control: no-store\r\n%b\r\n" % tail
 
 
-def nothing(why: str, next_visible_in: float, tail: bytes) -> bytes:
+def nothing(nothing: Nothing, tail: bytes) -> bytes:
     """The answer to a consumer that gets nothing, and when it may be worth asking again."""
+    return b"HTTP/1.1 204 No Content\r\nCache-Control: no-store\r\n%b%b\r\n" % (_why_nothing(nothing), tail)
+
+
+def _why_nothing(nothing: Nothing) -> bytes:
     soon = b""
-    if next_visible_in < math.inf:
+    if nothing.next_visible_in < math.inf:
         # Rounded up, so that a consumer that waits for so long finds something.
-        soon = b"Zapq-Next-Visible-In: %.1f\r\n" % (math.ceil(next_visible_in * 10) / 10)
-    return b"HTTP/1.1 204 No Content\r\nCache-Control: no-store\r\nZapq-Empty: %b\r\n%b%b\r\n" % (
-        why.encode(),
-        soon,
+        soon = b"Zapq-Next-Visible-In: %.1f\r\n" % (math.ceil(nothing.next_visible_in * 10) / 10)
+    return b"Zapq-Empty: %b\r\n%b" % (nothing.why.encode(), soon)
+
+
+def as_json(value: object, tail: bytes, *, status: int = 200) -> bytes:
+    """An answer whose body is `value`."""
+    return _ok(msgspec.json.encode(value), JSON, tail, status=status)
+
+
+def text(body: bytes, tail: bytes, media_type: str = TEXT, fields: bytes = b"") -> bytes:
+    """An answer whose body is text."""
+    return _ok(body, media_type, tail, fields)
+
+
+def done(tail: bytes) -> bytes:
+    """The drop-in answer where there is nothing to say."""
+    return b"HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 0\r\n%b\r\n" % tail
+
+
+def refused(error: ZapqError, trace_id: str, tail: bytes) -> bytes:
+    """The answer to a request that is refused."""
+    again = b"" if error.retry_after is None else b"Retry-After: %d\r\n" % error.retry_after
+    challenge = b"" if error.challenge is None else b"WWW-Authenticate: %b\r\n" % error.challenge.encode()
+    return _ok(render_error(error, trace_id), PROBLEM, tail, again + challenge, status=error.status)
+
+
+def _ok(body: bytes, media_type: str, tail: bytes, fields: bytes = b"", *, status: int = 200) -> bytes:
+    head = b"HTTP/1.1 %d %b\r\n%bCache-Control: no-store\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n" % (
+        status,
+        PHRASES[status].encode(),
+        fields,
+        media_type.encode(),
+        len(body),
         tail,
     )
+    # It may be megabytes, which % would copy more than once.
+    return head + body
+
+
+def queue(info: QueueInfo) -> dict[str, object]:
+    """Return a queue as JSON shows it."""
+    return {
+        "name": info.name,
+        "paused": info.paused,
+        "waiting": info.waiting,
+        **msgspec.to_builtins(info.stats),
+        "settings": info.settings,
+    }
+
+
+def message(seen: MessageView, encoding: BodyEncoding, now: float) -> dict[str, object]:
+    """Return a message as a peek shows it."""
+    properties = seen.message.properties
+    shown: dict[str, object] = {
+        "id": seen.message.id,
+        "state": seen.state,
+        "priority": properties.priority,
+        "receive_count": seen.receives,
+        "content_type": properties.content_type,
+    }
+    _add_body(shown, seen.message.body, encoding)
+    if seen.due is not None and seen.due < math.inf:
+        shown["visible_in"] = round(max(seen.due - now, 0.0), 3)
+    if properties.expires < math.inf:
+        shown["expires_in"] = round(max(properties.expires - now, 0.0), 3)
+    if properties.failed_in:
+        shown["failed_in"] = properties.failed_in
+    return shown
+
+
+def messages(seen: list[MessageView], encoding: BodyEncoding, now: float) -> list[dict[str, object]]:
+    """Return the first of `seen`, as many as have at most `MAX_BATCH_BYTES` together, but at least one."""
+    size = 0
+    shown: list[dict[str, object]] = []
+    for each in seen:
+        size += len(each.message.body)
+        if shown and size > MAX_BATCH_BYTES:
+            break
+        shown.append(message(each, encoding, now))
+    return shown
+
+
+def snapshot(file: SnapshotFile) -> dict[str, object]:
+    """Return a snapshot as JSON shows it."""
+    modified = datetime.fromtimestamp(file.modified, UTC)
+    shown: dict[str, object] = {
+        "name": file.name,
+        "format": file.name.rpartition(".")[2],
+        "bytes": file.bytes,
+        "modified": modified.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    }
+    if file.totals is not None:
+        shown |= {"queues": file.totals.queues, "messages": file.totals.messages}
+    return shown
 
 
 @lru_cache(maxsize=64)  # What is leased in one turn is mostly visible again at one time.
@@ -166,11 +320,3 @@ def rfc3339(seconds: float) -> bytes:
 @lru_cache(maxsize=256)
 def _whole_second(seconds: int) -> bytes:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode()
-
-
-def _delivery(lease: Lease) -> Delivery:
-    message = lease.message
-    properties = message.properties
-    return Delivery(
-        message.id, lease.receipt, lease.receives, properties.content_type, message.body, properties.priority
-    )

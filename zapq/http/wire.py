@@ -1,4 +1,7 @@
-"""What requests may say: parameters, bodies and peers, turned into values or refused."""
+"""What requests may say: parameters, fields and bodies, turned into values or refused.
+
+Both roads read requests with these functions, so that a request means the same on either.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,17 @@ from typing import Annotated, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
-from quart import Request
 
 from zapq.core.complaints import plainly
 from zapq.core.message import CONTENT_TYPE, OCTETS, Draft
 from zapq.core.queue import STATES, MessageView, State
 from zapq.core.queue_settings import QueueSettings
-from zapq.errors import BatchTooLarge, InvalidParameter, MessageTooLarge, NotAcceptable, UnsupportedType
-from zapq.http.render import JSON, MSGPACK
+from zapq.errors import InvalidParameter, NotAcceptable, UnsupportedType
+from zapq.http.render import JSON, MSGPACK, NDJSON, BodyEncoding
 from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES
-from zapq.service.named_queue import Durability, QueueInfo, Settlement
-from zapq.settings import parse_seconds
+from zapq.service.operations import Durability, Settlement
+from zapq.settings import parse_duration
 
-NDJSON = "application/x-ndjson"
 _FORM = "application/x-www-form-urlencoded"
 _LONGEST_GUESS = 4096
 """Bytes of a misplaced body that are looked at, to say where its parameters belong."""
@@ -46,15 +47,20 @@ _EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
-def parameters(request: Request, *known: str) -> dict[str, str]:
+def parameters(query: str, known: Sequence[str]) -> dict[str, str]:
     """Return the query parameters; unknown and repeated ones are `InvalidParameter`, for they are typos."""
-    for name, values in request.args.lists():
+    values: dict[str, str] = {}
+    repeated: dict[str, int] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        repeated[name] = repeated.get(name, 0) + 1
+        values.setdefault(name, value)
+    for name in values:
         if name not in known:
             takes = f"only {', '.join(known)}" if known else "none"
             raise InvalidParameter(f"Unknown query parameter. This endpoint takes {takes}.", parameter=name[:100])
-        if len(values) > 1:
-            raise InvalidParameter(f"{name} is given {len(values)} times. Give it once.", parameter=name)
-    return request.args.to_dict()
+        if repeated[name] > 1:
+            raise InvalidParameter(f"{name} is given {repeated[name]} times. Give it once.", parameter=name)
+    return values
 
 
 def why_no_body(body: bytes, media_type: str, known: Sequence[str]) -> str:
@@ -84,12 +90,12 @@ def _members(body: bytes, media_type: str) -> dict[str, object]:
 
 
 def seconds(values: dict[str, str], name: str, default: T) -> float | T:
-    """Return the parameter `name` as decimal seconds."""
+    """Return the parameter `name`, a duration such as `20`, `0.5`, `30s` or `5m`, in seconds."""
     text = values.get(name)
     if text is None:
         return default
     try:
-        return parse_seconds(text)
+        return parse_duration(text)
     except ValueError:
         hint = ""
         if _EXPONENT.fullmatch(text):
@@ -97,7 +103,8 @@ def seconds(values: dict[str, str], name: str, default: T) -> float | T:
         elif _DIGITS.fullmatch(text):
             hint = " Give at most 20 digits on each side of the point."
         raise InvalidParameter(
-            f"{name} must be seconds as a decimal number, such as 20 or 0.5.{hint}", parameter=name
+            f"{name} must be seconds, or a number with s, m or h behind it, such as 20, 0.5 or 5m.{hint}",
+            parameter=name,
         ) from None
 
 
@@ -141,45 +148,80 @@ def durability(values: dict[str, str]) -> Durability | None:
     raise InvalidParameter("durability must be memory or committed.", parameter="durability")
 
 
-def content_type(request: Request) -> str:
-    """Return the type to be stored with a message: the producer's if it is plain and of 1 to 255 characters."""
-    return kept_type(request.headers.get("Content-Type", ""))
-
-
 def kept_type(text: str) -> str:
     """Return `text` if it can stand in an answer as it is, else the type of bytes of which nothing is known."""
     return text if _CONTENT_TYPE.fullmatch(text) else OCTETS
 
 
-def idempotency_key(request: Request) -> str | None:
-    """Return the Idempotency-Key, if there is one."""
-    keys = request.headers.getlist("Idempotency-Key")
-    if not keys:
-        return None
-    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+def check_key(key: str) -> str:
+    """Return an Idempotency-Key if it is one."""
+    if not _KEY.fullmatch(key):
         raise InvalidParameter(
             "Idempotency-Key must be given once, as 1 to 255 visible ASCII characters without spaces.",
             parameter="Idempotency-Key",
         )
-    return keys[0]
+    return key
 
 
-def batch_format(request: Request) -> str:
+def media_type(content_type: str) -> str:
+    """Return the type a Content-Type field names, without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def batch_format(content_type: str) -> str:
     """Return the media type of a batch that is sent."""
-    if request.mimetype not in {MSGPACK, JSON, NDJSON}:
+    named = media_type(content_type)
+    if named not in {MSGPACK, JSON, NDJSON}:
         raise UnsupportedType(
             f"A batch cannot have this Content-Type. Send {MSGPACK}, {JSON} or {NDJSON}.", parameter="Content-Type"
         )
-    return request.mimetype
+    return named
 
 
-def answer_format(request: Request) -> str:
-    """Return the media type the client wants: JSON or msgpack, JSON if it does not mind."""
-    wanted = request.accept_mimetypes
-    best = wanted.best_match([JSON, MSGPACK]) if wanted else JSON
-    if best is None:
-        raise NotAcceptable(f"The Accept header must allow {JSON} or {MSGPACK}.", parameter="Accept")
+def settlements_format(content_type: str) -> str:
+    """Return the media type of settlements that are sent."""
+    named = media_type(content_type)
+    if named not in {MSGPACK, JSON}:
+        raise UnsupportedType(
+            f"Settlements cannot have this Content-Type. Send {JSON} or {MSGPACK}.", parameter="Content-Type"
+        )
+    return named
+
+
+def best_of(accept: str, offered: Sequence[str]) -> str | None:
+    """Return which of the types `offered` an Accept field likes best; the first one if it does not mind."""
+    if accept in {"", "*/*"}:
+        return offered[0]
+    if accept in offered:
+        return accept
+    # Imported here: programs that embed queues, and the command line, do without.
+    from werkzeug.datastructures import MIMEAccept
+    from werkzeug.http import parse_accept_header
+
+    best: str | None = parse_accept_header(accept, MIMEAccept).best_match(list(offered))
     return best
+
+
+def answer_format(accept: str) -> str:
+    """Return the media type the client wants a batch in: JSON, msgpack or NDJSON; JSON if it does not mind."""
+    best = best_of(accept, [JSON, MSGPACK, NDJSON])
+    if best is None:
+        raise NotAcceptable(f"The Accept header must allow {JSON}, {MSGPACK} or {NDJSON}.", parameter="Accept")
+    return best
+
+
+def body_encoding(values: dict[str, str], default: BodyEncoding) -> BodyEncoding:
+    """Return the parameter `body`: how a message's body is written in JSON."""
+    match values.get("body"):
+        case None:
+            return default
+        case "base64":
+            return "base64"
+        case "text":
+            return "text"
+        case "json":
+            return "json"
+    raise InvalidParameter("body must be base64, text or json.", parameter="body")
 
 
 def decode_batch(media_type: str, data: bytes) -> Sequence[bytes | Draft]:
@@ -204,10 +246,6 @@ def decode_batch(media_type: str, data: bytes) -> Sequence[bytes | Draft]:
 
 def decode_settlements(media_type: str, data: bytes) -> list[Settlement]:
     """Return what is to become of which lease; `InvalidParameter` says what is wrong."""
-    if media_type not in {MSGPACK, JSON}:
-        raise UnsupportedType(
-            f"Settlements cannot have this Content-Type. Send {JSON} or {MSGPACK}.", parameter="Content-Type"
-        )
     decoder = _MSGPACK_SETTLEMENTS if media_type == MSGPACK else _JSON_SETTLEMENTS
     try:
         return decoder.decode(data)
@@ -254,52 +292,6 @@ def within_a_batch(seen: list[MessageView]) -> list[MessageView]:
         for number, (each, size) in enumerate(zip(seen, sizes, strict=True))
         if not number or size <= MAX_BATCH_BYTES
     ]
-
-
-def describe_queue(info: QueueInfo) -> dict[str, object]:
-    """Return a queue as JSON shows it."""
-    return {
-        "name": info.name,
-        "paused": info.paused,
-        "waiting": info.waiting,
-        **msgspec.to_builtins(info.stats),
-        "settings": info.settings,
-    }
-
-
-def describe_message(seen: MessageView, now: float) -> dict[str, object]:
-    """Return a message as a peek shows it."""
-    properties = seen.message.properties
-    described: dict[str, object] = {
-        "id": seen.message.id,
-        "state": seen.state,
-        "priority": properties.priority,
-        "receive_count": seen.receives,
-        "content_type": properties.content_type,
-        "body": seen.message.body,
-    }
-    if seen.due is not None and seen.due < float("inf"):
-        described["visible_in"] = round(max(seen.due - now, 0.0), 3)
-    if properties.expires < float("inf"):
-        described["expires_in"] = round(max(properties.expires - now, 0.0), 3)
-    if properties.failed_in:
-        described["failed_in"] = properties.failed_in
-    return described
-
-
-def body_limit(path: str, max_message_bytes: int) -> tuple[int, type[MessageTooLarge]]:
-    """How long the body of a request to `path` may be, and how a longer one is refused."""
-    if path.endswith(("/batch", "/settle")):
-        return MAX_BATCH_BYTES, BatchTooLarge
-    return max_message_bytes, MessageTooLarge
-
-
-def check_declared_length(request: Request, max_message_bytes: int) -> None:
-    """Refuse a body that is announced too long, before any of it is read."""
-    limit, refusal = body_limit(request.path, max_message_bytes)
-    declared = request.content_length
-    if declared is not None and declared > limit:
-        raise refusal(max_bytes=limit, current=declared)
 
 
 def is_local(client: tuple[str, int] | None) -> bool:

@@ -13,7 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from email.utils import formatdate
 from math import inf
@@ -29,7 +29,6 @@ from hypercorn.utils import parse_socket_addr
 
 from zapq import logs
 from zapq.access.certificate import NOBODY, identities
-from zapq.errors import StorageUnavailable
 from zapq.http import problems
 from zapq.http.exchange import peer_of, shown_path
 from zapq.http.metrics import ServerCounts
@@ -377,7 +376,7 @@ class Connection:
             hot.set_time(time.time(), trio.current_time())
             # If it was for a message, that is complete, and stored or refused now.
             self._release_reservation()
-            answers = hot.respond(bytes(received), self.identities, sock=self._socket)
+            answers = hot.respond(bytes(received), self.identities, may_wait=False, sock=self._socket)
             await self._send_answers(answers, 0)
             del received[: answers.used]
             if answers.used:
@@ -411,10 +410,12 @@ class Connection:
             self.reserved = None
 
     async def _send_answers(self, answers: Answers, sent: int) -> None:
-        if answers.batch is not None and self._site.hot is not None:
-            with suppress(StorageUnavailable):
-                await answers.batch.wait()
-            self._site.hot.confirm(answers, self._socket)
+        if answers.pending is not None and self._site.hot is not None:
+            done = trio.Event()
+            answers.pending.when_done(done.set)
+            with trio.CancelScope(shield=True):  # bounded by the disk, or `Journal.abandon`
+                await done.wait()
+            self._site.hot.complete(answers, self._socket)
         before = self.written - sent
         try:
             with self.holding(len(answers.data)):

@@ -1,40 +1,27 @@
-"""The hot requests, bytes in and bytes out: messages sent, taken and acknowledged. No socket, no task.
+"""The fast road: plainly written requests, bytes in and bytes out. No socket, no task.
 
-Hypercorn and Quart can serve any request; the few that are the product need little of what they do. They are
-answered here when they are written plainly (`zapq/server/hot_head.py`) and complete, and only if no client has to
-wait for it. For everything else the answer is "cold", nothing has been changed, and the same bytes go to h11,
-which decides. A property test sends the same bytes both ways and compares every byte of the answers
-(tests/server/test_equivalence.py).
+Hypercorn and Quart can serve any request; those of the message API need little of what they do. They are answered
+here when they are written plainly (`zapq/server/hot_head.py`). For everything else the answer is "cold", nothing has
+been changed, and the same bytes go to h11, which decides. A property test sends the same bytes both ways and compares
+every byte of the answers (tests/server/test_equivalence.py).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
-from functools import lru_cache, partial
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 import msgspec
-import trio
 
 from zapq import logs
 from zapq.access.certificate import NOBODY, Identities
-from zapq.access.grant import Role
-from zapq.core.message import Draft, Message
-from zapq.errors import (
-    Draining,
-    InvalidParameter,
-    KeyReused,
-    MessageTooLarge,
-    QueueFull,
-    QueueNotFound,
-    ReceiptExpired,
-    StorageUnavailable,
-    ZapqError,
-)
-from zapq.http import problems, render, tracing, wire
+from zapq.errors import ClientGone, Draining, ReceivingTooMuch, ZapqError
+from zapq.http import render, tracing
+from zapq.http.endpoints import Body, Frame, Rest
 from zapq.http.exchange import note_uncertain, shown_path
 from zapq.http.guard import Guard
 from zapq.http.metrics import ServerCounts
@@ -43,59 +30,51 @@ from zapq.limits import (
     HEADS_REMEMBERED,
     MAX_ANSWERS,
     MAX_ANSWERS_BYTES,
-    MAX_BATCH_BYTES,
     MAX_HOT_HEAD_BYTES,
+    SMALL_BODY_BYTES,
 )
-from zapq.server.hot_head import Head, Verb, cut_key, cut_receipt, may_be_hot, parse_head
+from zapq.server.hot_head import (
+    REFUSED,
+    Head,
+    cut_argument,
+    cut_varying,
+    may_be_hot,
+    parse_head,
+    plan_head,
+    trace_id_of,
+)
 from zapq.server.peer_network import Socket, peer_of_socket
-from zapq.service.journal import OpenGroup
-from zapq.service.named_queue import Accepted, NamedQueue
+from zapq.service.operations import Delivery, Put, Settle, SettleOne, Take
+from zapq.service.pending import Pending
+from zapq.service.queues import Queues
 from zapq.service.reservation import Reservation
-from zapq.service.service import QueueService
-from zapq.service.waiting import Deliveries, Waiter
+from zapq.service.waiting import Deliveries, Lender
 from zapq.settings import Settings
 
-_FIRST_BYTE_OF_DELETE = ord("D")
-_EFFECT: dict[Verb, str] = {
-    "enqueue": "put",
-    "put": "put",
-    "put many": "put",
-    "dequeue": "take",
-    "receive": "take",
-    "receive many": "take",
-    "ack": "settle",
-}
-"""Requests with the same one do not care whether those before them are written yet."""
-_ROLE: dict[str, Role] = {"put": "producer", "take": "consumer", "settle": "consumer"}
-"""What it takes to ask for one with this effect; zapq/http/permissions.py says it for every endpoint."""
+_EFFECT: dict[type[Any], str] = {Put: "put", Take: "take", Settle: "settle", SettleOne: "settle"}
+"""Operations with the same one do not care whether those before them are written yet."""
 Then = Literal["idle", "more", "head", "body", "wait", "cold", "close"]
 
 
-class Parked:
-    """A long poll that stands in line for a message, without a task that waits."""
+class Unfinished(NamedTuple):
+    """A request whose answer is not known yet."""
 
-    __slots__ = ("head", "over", "queue", "waiter")
+    at: int
+    """Which of `Answers.parts` is its place."""
+    pending: Pending[Any]
+    head: Head
+    operation: Any
+    argument: str
 
-    waiter: Waiter
 
-    def __init__(self, head: Head, queue: NamedQueue) -> None:
-        self.head = head
-        self.queue = queue
-        self.over = False
-        """Whether it is to be answered."""
+class Handed(NamedTuple):
+    """Messages in an answer: where its body begins and ends, and who gets them back."""
 
-    def outcome(self) -> Deliveries:
-        """Return what came of it, once it is over; raises what refuses it."""
-        # It knows what to wake, and so this: together they would stay until the garbage collector comes.
-        waiter = self.waiter
-        del self.waiter
-        return self.queue.outcome(waiter)
-
-    def leave(self) -> None:
-        """Step out of line: what was given already goes back to its place."""
-        waiter = self.waiter
-        del self.waiter
-        self.queue.leave(waiter)
+    start: int
+    end: int
+    queue: Lender
+    given: Deliveries
+    trace_id: bytes
 
 
 class Answers:
@@ -110,21 +89,18 @@ class Answers:
     """What it was to answer them, with a small request as the measure."""
     then: Then = "idle"
     """What the rest is. `idle`: there is none. `more`: call again with it. `head`, `body`: a hot request so far;
-    call again once there are `needed` bytes. `wait`: for later, after a long poll, which is `parked`. `cold`: for
-    Hypercorn. `close`: of no interest, for the client wants the connection closed.
+    call again once there are `needed` bytes. `wait`: for later, after a long poll, which is `pending`. `cold`: for
+    Hypercorn. `close`: of no interest, for the connection is to be closed.
     """
     needed = 0
     announced: Head | None = None
     """Of `body`: the head."""
-    parked: Parked | None = None
-    """Of `wait`: to be answered by `finish` when it is over."""
-    taken: Sequence[tuple[int, int, NamedQueue, Deliveries, bytes]] = ()
-    """The messages in `data`: where the body begins and ends, their queue, which, and the request's trace id."""
-    batch: OpenGroup | None = None
-    """What must be on the disk before they are written; then `HotPath.confirm` has the last word on them."""
-    parts: Sequence[bytes] = ()
-    changed: Sequence[tuple[int, Head]] = ()
-    """Which of `parts` are about changes in `batch`."""
+    pending: Pending[Any] | None = None
+    """When it is done, `HotPath.complete` makes `data` out of `parts`."""
+    parts: list[bytes]
+    unfinished: list[Unfinished]
+    taken: tuple[Handed, ...] = ()
+    """The messages in `data`."""
 
 
 class HotPath:
@@ -132,69 +108,55 @@ class HotPath:
 
     def __init__(
         self,
-        service: QueueService,
+        queues: Queues,
         settings: Settings,
         counts: ServerCounts,
         trace_ids: tracing.TraceIds,
         throttle: logs.Throttle,
         guard: Guard,
     ) -> None:
-        self._service = service
-        self._default = service.default
-        self.journal = service.journal
-        self._durability = render.COMMITTED if service.durable else b""
-        self._max_message_bytes = settings.max_message_bytes
-        self._traffic = counts
+        self._service = queues.service
+        self._perform = queues.perform
+        self.journal = queues.service.journal
+        self._limits = {body: body.limit(settings.max_message_bytes)[0] for body in Body}
+        self._limits[Body.NONE] = self._limits[Body.IGNORED] = 0
+        self._counts = counts
         self._trace_ids = iter(trace_ids)
         self._throttle = throttle
+        self._guard = guard
         # Clients repeat their heads byte for byte: what one means, and whether it is let in, is one look-up.
-        self._remember = lru_cache(maxsize=HEADS_REMEMBERED)(self._admit)
-        self._admits = lru_cache(maxsize=HEADS_REMEMBERED)(guard.admits)
-        self._access = guard.access
-        self._access.on_change.append(self._forget)
+        self._remember = lru_cache(maxsize=HEADS_REMEMBERED)(self._read)
+        self._remember_bare = lru_cache(maxsize=HEADS_REMEMBERED)(self._admit)
+        guard.access.on_change.append(self._forget)
         self._second = -1
-        self._date = self._last = b""
-        self._now = self._clock_offset = 0.0
-        self._verbs: dict[Verb, Callable[[Head, bytes, Answers, int], bytes]] = {
-            "enqueue": self._enqueue,
-            "dequeue": self._dequeue,
-            "put": self._put,
-            "put many": self._put_many,
-            "receive": self._receive,
-            "receive many": self._receive,
-            "ack": self._ack,
-        }
+        self._date = self._last = self._refused = b""
+        self._frame = Frame(b"", 0.0, 0.0, counts)
 
     def set_time(self, wall: float, now: float) -> None:
         """Let it be `wall`, in seconds since the epoch, and `now` by Trio's clock, in the answers from here on."""
-        self._now = now
-        self._clock_offset = wall - now
+        self._frame.now = now
+        self._frame.clock_offset = wall - now
         if int(wall) != self._second:
             self._second = int(wall)
-            self._access.expire(wall)
+            self._guard.access.expire(wall)
             self._date = b"\r\nDate: %b\r\n" % formatdate(self._second, usegmt=True).encode()
             self._last = self._date + b"Connection: close\r\n"
+            self._refused = b"\r\nConnection: close" + self._date
 
     def respond(
-        self,
-        data: bytes,
-        identities: Identities = NOBODY,
-        wake: Callable[[Parked], object] | None = None,
-        sock: Socket | None = None,
+        self, data: bytes, identities: Identities = NOBODY, *, may_wait: bool = True, sock: Socket | None = None
     ) -> Answers:
         """Answer the hot requests that `data` begins with; no checkpoint.
 
         `identities` is what the client's certificate says, and `sock` its connection, for the log. The number of
         requests is bounded, so that no client keeps the others waiting. The caller writes the answers, or tells
-        `reconcile` how much it could not write. A long poll is parked if `wake` says how to tell its end, and
-        otherwise cold.
+        `reconcile` how much it could not write. If there is a `pending`, it calls `complete` when that is done. One
+        that may take long is only made if it `may_wait`, and stands alone.
         """
         answers = Answers()
         parts: list[bytes] = []
-        changed: list[tuple[int, Head]] = []
-        journal = self.journal
-        changes = None if journal is None else journal.batch.changes
-        before = 0 if changes is None else len(changes)
+        unfinished: list[Unfinished] = []
+        frame = self._frame
         at = size = 0
         length = len(data)
         while at < length:
@@ -206,69 +168,81 @@ class HotPath:
                 answers.then = "head" if may_be_hot(data[at:]) else "cold"
                 answers.needed = length - at + 1
                 break
-            text = data[at:end]
-            # Acknowledgements (DELETE) differ in nothing but their receipts.
-            text, receipt = cut_receipt(text) if text[0] == _FIRST_BYTE_OF_DELETE else (text, b"")
+            text, argument = cut_argument(data[at:end])
             head = self._remember(text, identities)
-            if head is None or (head.length > self._max_message_bytes and not self._fits_a_batch(head)):
+            if head is None or head.length > self._limits[head.endpoint.body]:
                 answers.then = "cold"
-                break
-            if changed and _EFFECT[head.verb] != _EFFECT[changed[0][1].verb]:
-                # It is to see what the requests before it have done, which is not before that is written.
-                answers.then = "more"
                 break
             stop = end + head.length
             if stop > length:
-                answers.then = "body"
+                answers.then = "body" if head.plan is not REFUSED else "cold"
                 answers.needed = stop - at
                 answers.announced = head
                 break
-            try:
-                part = self._verbs[head.verb](head, receipt or data[end:stop], answers, size)
-            except (QueueFull, ReceiptExpired) as error:
-                part = self._refusal(error, head, sock, receipt)
-            except (
-                Draining,
-                QueueNotFound,
-                MessageTooLarge,
-                InvalidParameter,
-                KeyReused,
-                StorageUnavailable,
-                trio.WouldBlock,
-            ):
-                # Nothing was changed: it is refused, or must wait, for a message or for the lock.
-                answers.then = "cold"
-                # Much that is pipelined behind it is kept, and counted, by the long way.
-                if head.wait and wake is not None and length - stop <= MAX_HOT_HEAD_BYTES:
-                    if parts:
-                        answers.then = "more"  # so that it stands alone
-                    elif (parked := self._park(head, wake)) is not None:
-                        answers.then, answers.parked, at = "wait", parked, stop
+            if unfinished and _effect(head) != _effect(unfinished[0].head):
+                # It is to see what the requests before it have done, which is not before that is written.
+                answers.then = "more"
                 break
-            if changes is not None and len(changes) > before:
-                before = len(changes)
-                changed.append((len(parts), head))
+            trace_id = head.trace_id or next(self._trace_ids)
+            frame.tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
+            try:
+                operation = head.operation
+                if operation is None:
+                    if head.plan is REFUSED:
+                        head.refuse()
+                    if head.endpoint.body.stored and not head.key and self._service.draining:
+                        answers.then = "cold"  # Quart's road knows whether it had begun before
+                        break
+                    operation = head.endpoint.fill(head.plan, Rest(data[end:stop], argument, head.key))
+                outcome = None if operation is None else self._perform(operation, frame.now)
+            except ZapqError as error:
+                part = self._refusal(error, head, trace_id, sock, argument)
+                if head.plan is REFUSED and head.length:
+                    # Refused before its body was read: what may follow it is not told from it.
+                    answers.then = "close"
+            else:
+                if isinstance(outcome, Pending):
+                    if outcome.patient and (parts or length - stop > MAX_HOT_HEAD_BYTES or not may_wait):
+                        # It is to stand alone; and much that is pipelined behind it is for the other road to count.
+                        outcome.abandon()
+                        answers.then = "more" if parts else "cold"
+                        break
+                    unfinished.append(Unfinished(len(parts), outcome, head, operation, argument))
+                    answers.pending = outcome
+                    part = b""
+                else:
+                    part = head.endpoint.render(head.plan, operation, outcome, frame)
+                    if outcome.__class__ is Delivery:
+                        answers.taken = (*answers.taken, _handed(outcome, head, part, size, trace_id))
             parts.append(part)
             size += len(part)
             at = stop
-            if head.last:
+            if head.last or answers.then == "close":
                 answers.then = "close"
+                break
+            if answers.pending is not None and answers.pending.patient:
+                answers.then = "wait"
                 break
         answers.used = at
         answers.requests = number = len(parts)
         answers.cost = number + (at + size) // BYTES_PER_COST
-        answers.data = b"".join(parts)
-        self._traffic.hot_requests += number
-        if changed and journal is not None:
-            answers.batch, answers.parts, answers.changed = journal.batch, parts, changed
+        self._counts.hot_requests += number
+        if unfinished:
+            answers.parts, answers.unfinished = parts, unfinished
+        else:
+            answers.data = b"".join(parts)
         return answers
 
     def reserve(self, head: Head) -> Reservation | None:
-        """Reserve room for the message that `head` announces, while it is being received; None if there is none.
+        """Reserve room for the body that `head` announces, while it is being received; None if there is none.
 
         Then h11 has the same bytes refused.
         """
-        reservation = self._service.reservation(head.queue)
+        if head.endpoint.body.stored:
+            reservation = self._service.reservation(head.queue)
+        else:
+            others = self._counts.other_bodies
+            reservation = Reservation(others, lambda size: ReceivingTooMuch(), free=SMALL_BODY_BYTES)
         return reservation if reservation.cover(head.length) else None
 
     @contextmanager
@@ -285,18 +259,43 @@ class HotPath:
             journal.corked = False
             journal.flush()
 
-    def confirm(self, answers: Answers, sock: Socket | None = None) -> None:
-        """Replace the answers to what could not be written by refusals; nothing of them has been sent."""
-        batch, answers.batch = answers.batch, None
-        if batch is None or not batch.failure:
-            return
-        parts = list(answers.parts)
-        refusal = batch.refusal()
-        for at, head in answers.changed:
-            parts[at] = self._refusal(refusal, head, sock)
+    def complete(
+        self, answers: Answers, sock: Socket | None = None, *, left: bool = False, draining: bool = False
+    ) -> None:
+        """Make the answers, now that the outcome of what they waited for is known; none of them has been sent.
+
+        Or it is not known, and they are made all the same: because the client has left, or as we are draining. The
+        client may have closed only its own half: then it gets the answer that there is nothing for it.
+        """
+        parts, frame = answers.parts, self._frame
+        for at, pending, head, operation, argument in answers.unfinished:
+            trace_id = head.trace_id or next(self._trace_ids)
+            frame.tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
+            try:
+                outcome = self._outcome(pending, operation, left=left, draining=draining)
+            except ZapqError as error:
+                parts[at] = self._refusal(error, head, trace_id, sock, argument)
+            else:
+                parts[at] = head.endpoint.render(head.plan, operation, outcome, frame)
+                if isinstance(outcome, Delivery):
+                    before = sum(map(len, parts[:at]))
+                    answers.taken = (*answers.taken, _handed(outcome, head, parts[at], before, trace_id))
+        if left:
+            answers.then = "close"
+        answers.pending = None
         answers.data = b"".join(parts)
-        # They are back already: whatever was taken was a change.
-        answers.taken = ()
+        answers.cost = 1 + len(answers.data) // BYTES_PER_COST
+        del answers.parts, answers.unfinished
+
+    def _outcome(self, pending: Pending[Any], operation: object, *, left: bool, draining: bool) -> object:
+        if pending.patient and (left or (draining and not pending.done)):
+            pending.abandon()
+            if not left:
+                raise Draining
+            if isinstance(operation, Take):
+                return self._service.nothing(operation.queue)
+            raise ClientGone
+        return pending.result()
 
     def reconcile(self, answers: Answers, sent: int) -> None:
         """Take note that only the first `sent` bytes of the answers reached the kernel. No checkpoint.
@@ -311,175 +310,66 @@ class HotPath:
             elif sent < end:
                 note_uncertain(queue, given, trace_id.decode())
 
-    def finish(
-        self, parked: Parked, *, draining: bool = False, left: bool = False, sock: Socket | None = None
-    ) -> Answers:
-        """Answer a long poll that is over; or, if it is not, because we are draining, or as the client has left.
+    def drop(self, answers: Answers) -> None:
+        """Take note that answers which are not made yet will not be sent."""
+        for unfinished in answers.unfinished:
+            unfinished.pending.abandon()
 
-        The client may have closed only its own half: then it gets the answer that there is nothing for it.
-        """
-        answers, head, queue = Answers(), parked.head, parked.queue
-        given: Deliveries = ()
-        try:
-            if left:
-                parked.leave()
-            elif draining and not parked.over:
-                parked.leave()
-                raise Draining
-            else:
-                given = parked.outcome()
-        except ZapqError as error:
-            answers.data = self._refusal(error, head, sock)
-        else:
-            answers.data = self._hand_over(head, queue, given, answers, 0)
-        answers.then = "close" if left or head.last else "idle"
-        answers.requests = 1
-        answers.cost = 1 + len(answers.data) // BYTES_PER_COST
-        self._traffic.hot_requests += 1
-        return answers
-
-    def _park(self, head: Head, wake: Callable[[Parked], object]) -> Parked | None:
-        """Have a long poll stand in line; None if it cannot, which is the long way's to say."""
-        try:
-            queue = self._service.find(head.queue)
-            parked = Parked(head, queue)
-            parked.waiter = queue.wait_nowait(head.want, head.wait, partial(wake, parked))
-        except (ZapqError, trio.WouldBlock):
+    def _read(self, text: bytes, identities: Identities) -> Head | None:
+        """Return what a plain head says; None if it is not plain, or not let in: the other road says why."""
+        cut = cut_varying(text)
+        if cut is None:
             return None
-        return parked
+        bare, varying = cut
+        head = self._remember_bare(bare, identities)
+        if head is None or not varying:
+            return head
+        key = varying.get(b"idempotency-key", b"").decode() if head.endpoint.keyed else ""
+        return msgspec.structs.replace(head, key=key, trace_id=trace_id_of(varying))
 
     def _admit(self, text: bytes, identities: Identities) -> Head | None:
-        """Return what a plain head says; None if it is not plain, or refused, which is the long way's to say."""
-        bare, key = cut_key(text)
-        if key:
-            head = self._remember(bare, identities)
-            if head is None or head.key or _EFFECT[head.verb] != "put":
-                return None
-            return msgspec.structs.replace(head, key=key)
-        head = parse_head(text)
-        if head is None:
+        line = parse_head(text)
+        if line is None:
             return None
-        fields, role = head.fields, _ROLE[_EFFECT[head.verb]]
-        return head if self._admits(fields.host, fields.authorization, identities, role, head.queue) else None
+        endpoint, fields, queue = line.route.endpoint, line.fields, line.route.queue
+        queues = self._guard.admits(fields.host, fields.authorization, identities, endpoint, queue)
+        return None if queues is None else plan_head(line, queues)
 
     def _forget(self) -> None:
-        """Forget which heads are let in: the credentials have changed, or one has ended."""
         self._remember.cache_clear()
-        self._admits.cache_clear()
+        self._remember_bare.cache_clear()
 
-    def _enqueue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
-        if head.key:
-            id, replayed = self._accept_once(self._default, head, body)
-        else:
-            id, replayed = self._default.accept_nowait(body, head.properties, self._now).id, False
-        trace_id = head.trace_id or next(self._trace_ids)
-        tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
-        return render.enqueued(id, tail, replayed=replayed, durability=self._durability)
-
-    def _put(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
-        queue = self._service.find(head.queue)
-        if head.key:
-            id, replayed = self._accept_once(queue, head, body)
-        else:
-            id, replayed = queue.accept_nowait(body, head.properties, self._now).id, False
-        tail = self._tail(head, head.trace_id or next(self._trace_ids))
-        return render.enqueued_in(head.queue, id, tail, replayed=replayed, durability=self._durability)
-
-    def _accept_once(self, queue: NamedQueue, head: Head, body: bytes) -> Accepted:
-        draft = Draft(body=body, content_type=head.properties.content_type)
-        return queue.enqueue_once_nowait(head.key, draft, now=self._now)
-
-    def _put_many(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
-        queue = self._service.find(head.queue)
-        batch = wire.decode_batch(head.media_type, body)
-        content_type = wire.type_in_batch(head.media_type)
-        packed = body if head.media_type == render.MSGPACK else b""
-        if head.key:
-            first, replayed = queue.enqueue_many_once_nowait(
-                head.key, batch, now=self._now, content_type=content_type, packed=packed
-            )
-        else:
-            first = queue.enqueue_many_nowait(batch, content_type=content_type, packed=packed, now=self._now)
-            replayed = False
-        tail = self._tail(head, head.trace_id or next(self._trace_ids))
-        return render.enqueued_many(len(batch), first, tail, replayed=replayed, durability=self._durability)
-
-    def _dequeue(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
-        message = self._default.dequeue_nowait(now=self._now, waits=head.wait > 0)
-        trace_id = head.trace_id or next(self._trace_ids)
-        tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
-        if message is None:
-            return render.empty(tail)
-        part = render.dequeued(message, tail)
-        end = before + len(part)
-        start = end - len(message.body) if message.body else before
-        answers.taken = (*answers.taken, (start, end, self._default, (message,), trace_id))
-        return part
-
-    def _receive(self, head: Head, body: bytes, answers: Answers, before: int) -> bytes:
-        queue = self._service.find(head.queue)
-        given = queue.take_nowait(head.want, now=self._now, waits=head.wait > 0)
-        return self._hand_over(head, queue, given, answers, before)
-
-    def _hand_over(self, head: Head, queue: NamedQueue, given: Deliveries, answers: Answers, before: int) -> bytes:
-        """Return the answer to what was asked for by `head`, and note what it gives, behind so many bytes."""
-        trace_id = head.trace_id or next(self._trace_ids)
-        tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
-        if not given:
-            if head.verb == "dequeue":
-                return render.empty(tail)
-            return render.nothing(queue.why_empty(), queue.next_visible_in(self._now), tail)
-        if head.verb == "receive many":
-            part = render.received_many(head.media_type, given, self._clock_offset, tail)
-            size = len(part) - part.index(b"\r\n\r\n") - 4
-        else:
-            first = given[0]
-            if head.verb == "dequeue" and isinstance(first, Message):
-                part = render.dequeued(first, tail)
-            else:
-                part = render.received(first, self._clock_offset, tail)
-            size = len(first.body)
-        end = before + len(part)
-        # An empty message is complete with its head, so for that one the head already counts as its body.
-        answers.taken = (*answers.taken, (end - size if size else before, end, queue, given, trace_id))
-        return part
-
-    def _ack(self, head: Head, receipt: bytes, answers: Answers, before: int) -> bytes:
-        self._service.find(head.queue).ack_nowait(receipt.decode("latin-1"), now=self._now)
-        trace_id = head.trace_id or next(self._trace_ids)
-        return render.empty(b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date))
-
-    def _fits_a_batch(self, head: Head) -> bool:
-        return head.verb == "put many" and head.length <= MAX_BATCH_BYTES
-
-    def _tail(self, head: Head, trace_id: bytes) -> bytes:
-        """The fields every answer ends with."""
-        return b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
-
-    def _refusal(self, error: ZapqError, head: Head, sock: Socket | None, receipt: bytes = b"") -> bytes:
-        trace_id = head.trace_id or next(self._trace_ids)
-        body = problems.render_error(error, trace_id.decode())
+    def _refusal(self, error: ZapqError, head: Head, trace_id: bytes, sock: Socket | None, argument: str) -> bytes:
+        if head.plan is REFUSED and head.length and not head.last:
+            self._frame.tail = b"X-Trace-Id: " + trace_id + self._refused
+        path = head.path if not argument else head.path.replace("/-", f"/{argument}")
         self._throttle.say(
-            logging.WARNING,
+            logging.ERROR if error.status == 500 else logging.WARNING,
             error.problem,
             "refused",
             trace_id=trace_id.decode(),
             status=error.status,
-            method=head.method,
-            path=shown_path(head.path.encode() + receipt),
-            queue=head.queue,
+            method=head.endpoint.method,
+            path=shown_path(path.encode()),
+            **({} if head.endpoint.scope in {"server", "listed"} else {"queue": head.queue}),
             **peer_of_socket(sock),
             reason=error.detail,
         )
-        return (
-            b"HTTP/1.1 %d %b\r\nCache-Control: no-store\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b%b\r\n%b"
-            % (
-                error.status,
-                problems.PHRASES[error.status].encode(),
-                problems.MEDIA_TYPE.encode(),
-                len(body),
-                b"" if error.retry_after is None else b"Retry-After: %d\r\n" % error.retry_after,
-                self._tail(head, trace_id),
-                body,
-            )
-        )
+        return render.refused(error, trace_id.decode(), self._frame.tail)
+
+
+def _effect(head: Head) -> str:
+    return _EFFECT.get(head.plan.operation.__class__, "look")
+
+
+def _handed(outcome: Delivery, head: Head, part: bytes, before: int, trace_id: bytes) -> Handed:
+    """Return where in all answers the messages are; `part` is behind `before` bytes."""
+    given = outcome.given
+    first = given[0]
+    if len(given) == 1 and not head.plan.asks_for_json and not head.plan.media_type:
+        size = len(first.body)
+    else:
+        size = len(part) - part.index(b"\r\n\r\n") - 4
+    end = before + len(part)
+    # An empty message is complete with its head, so for that one the head already counts as its body.
+    return Handed(end - size if size else before, end, outcome.queue, given, trace_id)

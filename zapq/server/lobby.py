@@ -32,10 +32,10 @@ import trio
 from zapq import logs
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, BYTES_PER_COST, RECEIVE_BYTES, TURN_COST
 from zapq.server.connection import Connection, Handoff, Site
-from zapq.server.hotpath import Answers, HotPath, Parked
+from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, ListeningSocket
 from zapq.server.peer_network import peer_network
-from zapq.service.journal import Journal, OpenGroup
+from zapq.service.journal import Journal
 from zapq.service.reservation import Reservation
 
 State = Literal["idle", "head", "body", "more", "wait", "commit"]
@@ -78,7 +78,6 @@ class Guest:
         "here",
         "needed",
         "network",
-        "parked",
         "reserved",
         "rest",
         "sock",
@@ -95,9 +94,7 @@ class Guest:
         self.state: State = "idle"
         """As in `Answers.then`; `commit`: its answers wait for the disk."""
         self.answers: Answers | None = None
-        """Those."""
-        self.parked: Parked | None = None
-        """The long poll that is waiting."""
+        """Those, or that of a long poll."""
         self.watched = True
         """Whether the selector knows it."""
         self.rest = bytearray()
@@ -130,10 +127,6 @@ class Lobby:
         """Whose turn is next; None is the door."""
         self._answered: list[tuple[Guest, Answers, bytes]] = []
         """Guests, the answers to send them, and the bytes of theirs that these do not answer."""
-        self._awaited: OpenGroup | None = None
-        self._waiting: list[tuple[Guest, Answers]] = []
-        """Guests to be answered when that is on the disk."""
-        self._parked: dict[Parked, Guest] = {}
         self._wakeup = Wakeup()
         """Woken for guests that have become ready otherwise than by sending something."""
         self._in_turn = False
@@ -237,12 +230,8 @@ class Lobby:
             self._close(guest)
 
     def _step(self, guest: Guest) -> int:
-        if guest.state == "commit":
-            # What it sends now waits until it has its answers; in the selector it would be ready all the time.
-            self._unwatch(guest)
-            return 1
-        if guest.parked is not None:
-            return self._look_after(guest, guest.parked)
+        if guest.answers is not None:
+            return self._look_after(guest, guest.answers)
         if guest.state == "more":
             data = bytes(guest.rest)
         else:
@@ -257,15 +246,13 @@ class Lobby:
                     return 1 + received // BYTES_PER_COST
                 # The message it was for is complete, and stored or refused now.
                 guest.release_reservation()
-        answers = self._hot.respond(data, wake=self._on_woken, sock=guest.sock)
-        if answers.parked is not None:
-            return self._park(guest, answers.parked, data[answers.used :])
+        answers = self._hot.respond(data, sock=guest.sock)
         # What was answered is not kept till then: memory that is used again at once costs least.
         rest = data[answers.used :]
-        if answers.batch is None:
+        if answers.pending is None:
             self._answered.append((guest, answers, rest))
         else:
-            self._wait_for_disk(guest, answers, rest)
+            self._wait(guest, answers, rest)
         return 1 + answers.cost
 
     def _answer(self, guest: Guest, answers: Answers, rest: bytes) -> None:
@@ -281,88 +268,56 @@ class Lobby:
         else:
             self._follow(guest, answers, rest)
 
-    def _park(self, guest: Guest, parked: Parked, rest: bytes) -> int:
-        """Keep a long poll until it is over."""
-        guest.parked = parked
-        self._parked[parked] = guest
+    def _wait(self, guest: Guest, answers: Answers, rest: bytes) -> None:
+        """Keep `answers` until their outcome is known."""
+        assert answers.pending is not None
+        guest.answers = answers
         guest.rest = bytearray(rest)
-        # The queue's line sees to its time.
-        guest.deadline = inf
-        self._become(guest, "wait")
-        if rest:
-            self._unwatch(guest)
-        return 1
+        if answers.pending.patient:
+            # The queue's line sees to its time.
+            guest.deadline = inf
+            self._become(guest, "wait")
+            if rest:
+                self._unwatch(guest)
+        else:
+            self._become(guest, "commit")
+        answers.pending.when_done(partial(self._on_done, guest))
 
-    def _unpark(self, guest: Guest) -> Parked:
-        assert guest.parked is not None
-        parked, guest.parked = guest.parked, None
-        del self._parked[parked]
-        return parked
-
-    def _on_woken(self, parked: Parked) -> None:
-        """Have a long poll answered soon; this is called in the middle of the step that ended it."""
-        parked.over = True
-        self._ready.append(self._parked[parked])
+    def _on_done(self, guest: Guest) -> None:
+        """Have a guest answered soon; this is called in the middle of the step that brought its outcome."""
+        self._ready.append(guest)
         if not self._in_turn:
             self._wakeup.wake()
 
-    def _look_after(self, guest: Guest, parked: Parked) -> int:
-        """Answer a long poll if it is over, or its client has left: looked for first, so that nothing is lost."""
-        left = False
-        if guest.watched:
+    def _look_after(self, guest: Guest, answers: Answers) -> int:
+        """Answer a guest whose outcome is known, or who has left: looked for first, so that nothing is lost."""
+        pending, left = answers.pending, False
+        assert pending is not None
+        if guest.watched and pending.patient:
             with suppress(BlockingIOError):
                 left = not guest.sock.recv(1, socket.MSG_PEEK)
                 if not left:
                     # What comes behind it is for later; till then the kernel keeps it.
                     self._unwatch(guest)
-        if left or parked.over:
-            self._finish(guest, self._hot.finish(parked, left=left, sock=guest.sock))
+        elif not pending.done:
+            # What it sends now waits until it has its answers; in the selector it would be ready all the time.
+            self._unwatch(guest)
+        if left or pending.done:
+            self._finish(guest, answers, left=left)
         return 1
 
-    def _finish(self, guest: Guest, answers: Answers) -> None:
-        """Have a long poll answered, and go on with what came behind it."""
-        self._unpark(guest)
+    def _finish(self, guest: Guest, answers: Answers, *, left: bool = False, draining: bool = False) -> None:
+        """Make the answers that waited, and go on with what came behind them."""
+        guest.answers = None
+        self._hot.complete(answers, guest.sock, left=left, draining=draining)
         rest, guest.rest = bytes(guest.rest), bytearray()
-        if rest and answers.then == "idle":
-            answers.then = "more"
+        if answers.then == "wait":
+            answers.then = "more" if rest else "idle"
         guest.state = "idle"
         self._set_deadline(guest, self._now + self._settings.keep_alive)
         if not guest.watched:
             self._watch_again(guest, answers)
         self._answered.append((guest, answers, rest))
-
-    def _wait_for_disk(self, guest: Guest, answers: Answers, rest: bytes) -> None:
-        """Keep `answers` until what they say is written."""
-        assert answers.batch is not None
-        if guest.state == "more":
-            self._become(guest, "idle")
-        guest.state = "commit"
-        guest.answers = answers
-        if rest or guest.rest:
-            guest.rest = bytearray(rest)
-        if answers.batch is not self._awaited:
-            self._awaited = answers.batch
-            self._waiting = []
-            answers.batch.after.append(partial(self._on_written, self._waiting))
-        self._waiting.append((guest, answers))
-
-    def _on_written(self, waiting: list[tuple[Guest, Answers]]) -> None:
-        """Answer the guests that waited for the disk."""
-        if waiting is self._waiting:
-            # These guests may be the last for long; their answers must not stay in memory.
-            self._awaited, self._waiting = None, []
-        for guest, answers in waiting:
-            if guest.answers is None:
-                continue  # it has a task of its own meanwhile
-            guest.answers = None
-            guest.state = "idle"
-            self._hot.confirm(answers, guest.sock)
-            try:
-                if not guest.watched:
-                    self._watch_again(guest, answers)
-                self._answer(guest, answers, bytes(guest.rest))
-            except Exception as error:
-                self._disconnect(guest, error)
 
     def _watch_again(self, guest: Guest, answers: Answers) -> None:
         try:
@@ -457,8 +412,9 @@ class Lobby:
 
     def _forget(self, guest: Guest) -> None:
         self._unwatch(guest)
-        if guest.parked is not None:
-            self._unpark(guest).leave()
+        if guest.answers is not None:
+            self._hot.drop(guest.answers)
+            guest.answers = None
         guest.release_reservation()
         self._guests.discard(guest)
         guest.here = False
@@ -540,15 +496,17 @@ class Lobby:
                 self._attend(key.data)
         self._hot.set_time(time.time(), trio.current_time())
         for guest in list(self._guests):
-            if guest.parked is not None:
+            answers = guest.answers
+            if answers is not None and answers.pending is not None and answers.pending.patient:
                 try:
-                    self._finish(guest, self._hot.finish(guest.parked, draining=True, sock=guest.sock))
+                    self._finish(guest, answers, draining=True)
                 except Exception as error:
                     self._disconnect(guest, error)
         self._send_answers()
         for guest in list(self._guests):
-            if guest.answers is not None:
-                answers, guest.answers = guest.answers, None
+            answers = guest.answers
+            if answers is not None:
+                guest.answers = None
                 self._promote(guest, Handoff(bytes(guest.rest), unsent=answers))
             elif guest.rest:
                 self._promote(guest, self._handoff(guest, bytes(guest.rest)))

@@ -29,6 +29,7 @@ from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, Listenin
 from zapq.server.lobby import Lobby
 from zapq.server.peer_network import peer_network
 from zapq.service.open import open_service
+from zapq.service.queues import Queues
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -52,8 +53,9 @@ async def run_server(
                 service = await stack.enter_async_context(open_service(settings))
             counts, trace_ids, refusals = ServerCounts(), TraceIds(), logs.Throttle()
             guard = Guard(settings, Hosts(settings, listening.bound), access)
-            app = ASGIWrapper(create_app(service, settings, counts, refusals, guard))
-            hot = HotPath(service, settings, counts, trace_ids, refusals, guard) if settings.hot_path else None
+            queues = Queues(service)
+            app = ASGIWrapper(create_app(queues, settings, counts, refusals, guard))
+            hot = HotPath(queues, settings, counts, trace_ids, refusals, guard) if settings.hot_path else None
             site = Site(app, _config(settings), settings, counts=counts, trace_ids=trace_ids, hot=hot)
             orderly = False
             with trio.CancelScope() as budget:

@@ -235,4 +235,3 @@ def give_back(outcome: object) -> None:
     """Put messages that were taken, and reach no consumer, at their places."""
     if isinstance(outcome, Delivery):
         outcome.queue.return_undelivered(outcome.given)
-

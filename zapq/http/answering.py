@@ -1,0 +1,154 @@
+"""The road through Quart: reads a request for any endpoint, has it done, and answers.
+
+Every route is this one handler; what differs is in the table (`zapq/http/endpoints.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+import trio
+from quart import Request, Response, request
+
+from zapq import logs
+from zapq.access.access import check
+from zapq.errors import InvalidParameter
+from zapq.http import wire
+from zapq.http.endpoints import Asked, Body, Endpoint, Frame, Plan, Rest
+from zapq.http.exchange import Exchange, declares_body
+from zapq.http.metrics import ServerCounts
+from zapq.limits import DEFAULT_QUEUE
+from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation
+from zapq.service.pending import Pending
+from zapq.service.queues import Queues
+from zapq.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Answers the requests of one server that come through Quart."""
+
+    queues: Queues
+    settings: Settings
+    counts: ServerCounts
+    throttle: logs.Throttle
+    _large: trio.Lock = field(default_factory=trio.Lock)
+    """Held by the request that makes a large answer next."""
+
+    async def answer(self, endpoint: Endpoint, **arguments: str | int) -> Response:
+        """Answer a request for `endpoint`; `arguments` are from its path."""
+        exchange = exchange_of(request)
+        values = wire.parameters(request.query_string.decode("latin-1"), endpoint.takes)
+        asked = Asked(
+            queue=str(arguments.get("queue", DEFAULT_QUEUE)),
+            values=values,
+            content_type=request.headers.get("Content-Type", ""),
+            accept=", ".join(request.headers.getlist("Accept")),
+            name=str(arguments.get("problem", "")),
+            queues="*" if exchange.grant is None else exchange.grant.queues,
+        )
+        plan = endpoint.plan(asked)
+        key = _key(request) if endpoint.keyed else ""
+        if endpoint.body.stored and not (exchange.exempt_from_drain or key):
+            # A key is looked up first: what it led to is answered while draining as well.
+            self.queues.service.check_open()
+        body = await self._read(endpoint, asked, exchange)
+        argument = str(arguments.get("receipt", arguments.get("id", "")))
+        rest = Rest(body, argument, key, exchange.exempt_from_drain, exchange.body.reserved)
+        operation = endpoint.fill(plan, rest)
+        _check_others(exchange, operation)
+        if endpoint.large:
+            await self._one_large_answer_at_a_time()
+        outcome = None if operation is None else await self._perform(exchange, operation)
+        if endpoint.audit is not None:
+            self._audit(exchange, endpoint.action, endpoint.audit(operation, outcome))
+        return self._render(endpoint, plan, operation, outcome)
+
+    async def _read(self, endpoint: Endpoint, asked: Asked, exchange: Exchange) -> bytes:
+        """Return the body; refused unread if it is announced too long, or there is no room for it."""
+        kind, body = endpoint.body, exchange.body
+        if kind is Body.NONE:
+            if declares_body(request.scope["headers"]) or request.http_version == "2":
+                data = await body.read()
+                if data:
+                    # Its client believes that what it says there counts.
+                    reason = wire.why_no_body(data, wire.media_type(asked.content_type), endpoint.takes)
+                    raise InvalidParameter(reason, parameter="body")
+            return b""
+        if kind is Body.IGNORED:
+            # So that the connection can carry the next request.
+            return await body.read() if declares_body(request.scope["headers"]) else b""
+        limit, refusal = kind.limit(self.settings.max_message_bytes)
+        declared = request.content_length
+        if declared is not None and declared > limit:
+            raise refusal(max_bytes=limit, current=declared)
+        if kind.stored and body.reserved is None and not body.whole:
+            body.reserve(self.queues.service.reservation(asked.queue), declared or 0)
+        return await body.read()
+
+    async def _perform(self, exchange: Exchange, operation: Operation) -> object:
+        outcome = self.queues.perform(operation, trio.current_time())
+        if isinstance(outcome, Pending):
+            pending, outcome = outcome, None
+            with exchange.ends_with_client(pending.patient):
+                outcome = await pending.wait()
+        if isinstance(outcome, Delivery):
+            exchange.hand_over(outcome.queue, outcome.given)
+        return outcome
+
+    async def _one_large_answer_at_a_time(self) -> None:
+        """Return when it is this request's turn to make a large answer: that takes milliseconds, 8 MiB some ten.
+
+        Otherwise many large answers requested together would all be built in one scheduler pass, and all other
+        clients would wait for all of them.
+        """
+        async with self._large:
+            await trio.lowlevel.checkpoint()
+
+    def _render(self, endpoint: Endpoint, plan: Plan, operation: Operation | None, outcome: object) -> Response:
+        now = trio.current_time()
+        frame = Frame(b"", now, time.time() - now, self.counts)
+        return as_response(endpoint.render(plan, operation, outcome, frame))
+
+    def _audit(self, exchange: Exchange, action: str, facts: dict[str, object]) -> None:
+        """Log what an administrator has done: the action, its object, how much, and by which credential."""
+        who = {} if exchange.grant is None else {"token": exchange.grant.name}
+        self.throttle.say(
+            logging.INFO, f"audit-{action}", "administered", action=action, **facts, peer=exchange.peer, **who
+        )
+
+
+def as_response(answer: bytes) -> Response:
+    """Return the answer `zapq/http/render.py` has made, field for field."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    line, *fields = head.decode("latin-1").split("\r\n")
+    response = Response(body, status=int(line.split(" ")[1]))
+    response.headers.clear()
+    for each in fields:
+        if each:
+            response.headers.add(*each.split(": ", 1))
+    return response
+
+
+def exchange_of(request: Request) -> Exchange:
+    """Return the exchange Quart's request belongs to."""
+    exchange: Exchange = request.scope["state"]["exchange"]
+    return exchange
+
+
+def _key(request: Request) -> str:
+    keys = request.headers.getlist("Idempotency-Key")
+    return wire.check_key(keys[0] if len(keys) == 1 else "") if keys else ""
+
+
+def _check_others(exchange: Exchange, operation: Operation | None) -> None:
+    """Raise `RoleMissing` unless an administrator may also change the queue that dead letters are to go to."""
+    other: object = None
+    if isinstance(operation, Configure):
+        other = operation.settings.dead_letter
+    elif isinstance(operation, ChangeSettings):
+        other = operation.changes.get("dead_letter")
+    if isinstance(other, str) and exchange.grant is not None:
+        check(exchange.grant, "admin", other)

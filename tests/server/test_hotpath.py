@@ -19,6 +19,7 @@ from zapq.http.tracing import TraceIds
 from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES
 from zapq.logs import Throttle
 from zapq.server.hotpath import HotPath
+from zapq.service.queues import Queues
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -31,7 +32,7 @@ def counts() -> ServerCounts:
 @pytest.fixture
 def hot(zapq_service: QueueService, zapq_settings: Settings, counts: ServerCounts) -> HotPath:
     guard = Guard(zapq_settings, Hosts(zapq_settings, "127.0.0.1"), Access(zapq_settings))
-    hot = HotPath(zapq_service, zapq_settings, counts, TraceIds(), Throttle(), guard)
+    hot = HotPath(Queues(zapq_service), zapq_settings, counts, TraceIds(), Throttle(), guard)
     hot.set_time(1_800_000_000.7, trio.current_time())
     return hot
 
@@ -59,9 +60,8 @@ async def test_an_enqueue_and_a_dequeue_are_answered_from_the_bytes(hot: HotPath
 @pytest.mark.parametrize(
     "request_",
     [
-        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /dequeue?wait=1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"GET /dequeue?wait=61 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /snapshots HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /dequeue?wait=%31 HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /dequeue HTTP/1.0\r\nHost: localhost\r\n\r\n",
         b"HEAD /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET http://localhost/dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -123,7 +123,7 @@ async def test_a_long_poll_is_hot_when_there_is_a_message_or_no_time_to_wait(
     hot: HotPath, zapq_service: QueueService
 ) -> None:
     poll = DEQUEUE.replace(b"/dequeue", b"/dequeue?wait=20")
-    assert hot.respond(poll).then == "cold"
+    assert hot.respond(poll, may_wait=False).then == "cold"
     assert hot.respond(poll.replace(b"20", b"0.0")).data.startswith(b"HTTP/1.1 204")
     assert zapq_service.stats().dequeues_empty == 1
     zapq_service.enqueue_nowait(b"here")
@@ -149,15 +149,28 @@ async def test_no_further_answer_is_begun_once_there_is_much_to_send(
     assert zapq_service.stats().queue.messages == 10 - answers.requests
 
 
-async def test_while_somebody_holds_the_lock_or_the_service_drains_requests_take_the_long_way(
+async def test_while_a_task_holds_the_lock_a_request_waits_for_it(
     hot: HotPath, zapq_service: QueueService
 ) -> None:
+    done = trio.Event()
     async with zapq_service.lock:
-        assert hot.respond(enqueue(b"a")).then == "cold"
-        assert hot.respond(DEQUEUE).then == "cold"
+        answers = hot.respond(enqueue(b"a"))
+        assert (answers.then, answers.data) == ("wait", b"")
+        assert answers.pending is not None
+        answers.pending.when_done(done.set)
+        assert zapq_service.stats().queue.messages == 0
+    await done.wait()
+    hot.complete(answers)
+    assert answers.data.startswith(b"HTTP/1.1 202 Accepted\r\n")
+    assert zapq_service.stats().queue.messages == 1
+
+
+async def test_while_the_service_drains_new_messages_take_the_long_way(
+    hot: HotPath, zapq_service: QueueService
+) -> None:
     zapq_service.drain()
     assert hot.respond(enqueue(b"a")).then == "cold"
-    assert hot.respond(DEQUEUE).then == "cold"
+    assert hot.respond(DEQUEUE).data.startswith(b"HTTP/1.1 503")
 
 
 @pytest.mark.parametrize("bodies", [[b"one", b"two", b"three"], [b"", b"two", b""]])
@@ -292,9 +305,9 @@ async def test_requests_with_keys_are_hot_and_safe_to_repeat(
         for answer in (first, again):
             assert answer.startswith(b"HTTP/1.1 202 Accepted\r\n")
             assert b"Zapq-Message-Id: %d\r\n" % number in answer or b'{"count":2,"first_id":3}' in answer
-    # Under the key of another message: refused, which is the long way's to say.
-    assert hot.respond(enqueue(b"y", b"Idempotency-Key: one")).then == "cold"
-    assert (zapq_service.stats().queue.messages, counts.hot_requests) == (4, 6)
+    # Under the key of another message.
+    assert hot.respond(enqueue(b"y", b"Idempotency-Key: one")).data.startswith(b"HTTP/1.1 422")
+    assert (zapq_service.stats().queue.messages, counts.hot_requests) == (4, 7)
 
 
 async def test_batches_are_hot_in_every_format(
@@ -311,45 +324,31 @@ async def test_batches_are_hot_in_every_format(
     leased = hot.respond(post(f"{RECEIVE}/batch?max=2", b"", b"Accept: " + MSGPACK)).data
     assert [lease["body"] for lease in msgspec.msgpack.decode(leased.partition(b"\r\n\r\n")[2])] == [b"c", b"a"]
     rest = hot.respond(post(f"{RECEIVE}/batch?ack=auto")).data
-    assert rest.endswith(b'["Yg==","ZA==","MQ==","Mg=="]')
+    shown = msgspec.json.decode(rest.partition(b"\r\n\r\n")[2])
+    assert [each["body"] for each in shown] == ["Yg==", "ZA==", "MQ==", "Mg=="]
     assert (zapq_service.stats().queue.messages, counts.hot_requests) == (2, 6)
 
 
 @pytest.mark.parametrize(
     "request_",
     [
-        post("/queues/new/messages", b"x"),
-        post("/queues/new/receive"),
-        post(f"{SEND}?priority=3", b"x"),
         post(SEND, b"x", b"Idempotency-Key: k", b"Idempotency-Key: k"),
         post(SEND, b"x", b"Idempotency-Key: two words"),
-        post(RECEIVE, b"", b"Idempotency-Key: k"),
         post(SEND, b"x", b"Content-Type: a", b"Content-Type: b"),
         post(SEND, b"x" * 131_073),
-        post(f"{SEND}/batch", b"x", b"Content-Type: text/plain"),
-        post(f"{SEND}/batch", b"x", b"Content-Type: " + MSGPACK),
-        post(f"{SEND}/batch", msgspec.msgpack.encode([bytes(131_073)]), b"Content-Type: " + MSGPACK),
         post(f"{SEND}/batch", b"", b"Content-Type: " + MSGPACK).replace(b"Length: 0", b"Length: 8388609"),
+        post(f"{SEND}?priority=10", b"xyz")[:-1],
         post(RECEIVE, b"body"),
-        post(f"{RECEIVE}?max=1"),
-        post(f"{RECEIVE}?wait=61"),
-        post(f"{RECEIVE}?visibility=43201"),
-        post(f"{RECEIVE}?visibility=1&visibility=2"),
-        post(f"{RECEIVE}?ack=yes"),
-        post(f"{RECEIVE}/batch?max=1001"),
-        post(f"{RECEIVE}/batch", b"", b"Accept: text/html"),
         post(f"{RECEIVE}/batch", b"", b"Accept: */*", b"Accept: text/html"),
         post(f"{RECEIVE}?visibility=5")[:-2].replace(b"Host", b"TE: x\r\nHost") + b"\r\n",
-        ack("nonsense"),
         ack("1-1-1").replace(b"localhost", b"attacker.example"),
         post(SEND, b"x", b"Origin: http://elsewhere"),
         post(RECEIVE).replace(b"localhost", b"attacker.example"),
-        ack("1-1-1").replace(b"default", b"new"),
-        ack("1-1-1").replace(b" HTTP", b"?x=1 HTTP"),
         ack(""),
         ack("1-1-1 "),
         ack("1-1-1\nX"),
         ack("").replace(b"HTTP/1.1\r\n", b"HTTP/1.0\r\nX: receipts/1-1-1 HTTP/1.1\r\n"),
+        post("/queues/default/purge"),
     ],
 )
 async def test_what_is_not_plain_about_a_queue_is_left_to_h11_and_changes_nothing(
@@ -362,12 +361,46 @@ async def test_what_is_not_plain_about_a_queue_is_left_to_h11_and_changes_nothin
     assert zapq_service.stats() == before
 
 
-async def test_a_long_poll_for_a_lease_is_cold_when_there_is_nothing(
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (post("/queues/new/receive"), 404),
+        (post(f"{SEND}?priority=10", b"x"), 400),
+        (post(f"{SEND}?prio=1", b"x"), 400),
+        (post(f"{SEND}/batch", b"x", b"Content-Type: text/plain"), 415),
+        (post(f"{SEND}/batch", b"x", b"Content-Type: " + MSGPACK), 400),
+        (post(f"{SEND}/batch", msgspec.msgpack.encode([bytes(131_073)]), b"Content-Type: " + MSGPACK), 413),
+        (post(f"{RECEIVE}?max=1"), 400),
+        (post(f"{RECEIVE}?wait=61"), 400),
+        (post(f"{RECEIVE}?visibility=43201"), 400),
+        (post(f"{RECEIVE}?visibility=1&visibility=2"), 400),
+        (post(f"{RECEIVE}?ack=yes"), 400),
+        (post(f"{RECEIVE}/batch?max=1001"), 400),
+        (post(f"{RECEIVE}/batch", b"", b"Accept: text/html"), 406),
+        (ack("nonsense"), 400),
+        (ack("1-1-1").replace(b"default", b"new"), 404),
+        (ack("1-1-1").replace(b" HTTP", b"?x=1 HTTP"), 400),
+    ],
+)
+async def test_a_plain_request_is_refused_from_the_bytes(
+    hot: HotPath, zapq_service: QueueService, request_: bytes, status: int
+) -> None:
+    zapq_service.enqueue_nowait(b"held")
+    before = zapq_service.stats()
+    answers = hot.respond(request_)
+    assert answers.data.startswith(b"HTTP/1.1 %d " % status)
+    assert (answers.used, answers.requests) == (len(request_), 1)
+    assert zapq_service.stats() == before
+
+
+async def test_a_long_poll_for_a_lease_waits_when_there_is_nothing(
     hot: HotPath, zapq_service: QueueService
 ) -> None:
     for target in (f"{RECEIVE}?wait=5", f"{RECEIVE}/batch?wait=5"):
-        assert hot.respond(post(target)).then == "cold"
-    assert zapq_service.stats().dequeues_empty == 0
+        answers = hot.respond(post(target))
+        assert (answers.then, answers.data) == ("wait", b"")
+        hot.drop(answers)
+    assert (zapq_service.stats().dequeues_empty, zapq_service.stats().waiting) == (0, 0)
 
 
 async def test_of_leases_and_batches_that_break_off_only_what_was_not_begun_goes_back(

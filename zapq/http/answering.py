@@ -16,9 +16,10 @@ from zapq import logs
 from zapq.access.access import check
 from zapq.errors import InvalidParameter
 from zapq.http import wire
-from zapq.http.endpoints import Asked, Body, Endpoint, Frame, Plan, Rest
+from zapq.http.endpoints import Body, Endpoint
 from zapq.http.exchange import Exchange, declares_body
 from zapq.http.metrics import ServerCounts
+from zapq.http.plan import Asked, Frame, Plan
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation
 from zapq.service.pending import Pending
@@ -56,8 +57,10 @@ class Answering:
             self.queues.service.check_open()
         body = await self._read(endpoint, asked, exchange)
         argument = str(arguments.get("receipt", arguments.get("id", "")))
-        rest = Rest(body, argument, key, exchange.exempt_from_drain, exchange.body.reserved)
-        operation = endpoint.fill(plan, rest)
+        exempt, reserved = exchange.exempt_from_drain, exchange.body.reserved
+        operation = plan.operation
+        if endpoint.fill is not None:
+            operation = endpoint.fill(plan, body, argument, key, exempt_from_drain=exempt, reserved=reserved)
         _check_others(exchange, operation)
         if endpoint.large:
             await self._one_large_answer_at_a_time()

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
@@ -24,8 +24,9 @@ from zapq.access.grant import Role
 from zapq.core.message import OCTETS, Lease, Message
 from zapq.errors import BatchTooLarge, InvalidParameter, MessageTooLarge, ProblemNotFound
 from zapq.http import metrics, render, wire
+from zapq.http.plan import Asked, Frame, Plan
 from zapq.http.problems import Meaning, meanings
-from zapq.http.render import JSON, MSGPACK, NDJSON, BodyEncoding
+from zapq.http.render import JSON, MSGPACK, NDJSON
 from zapq.limits import DEFAULT_QUEUE, MAX_BATCH, MAX_BATCH_BYTES, MAX_DELAY, MAX_VISIBILITY, MAX_WAIT, PEEK
 from zapq.service.operations import (
     ChangeSettings,
@@ -34,12 +35,12 @@ from zapq.service.operations import (
     Delivery,
     Describe,
     Drain,
+    Enqueue,
     Find,
     List,
     ListSnapshots,
     Load,
     Nothing,
-    Offer,
     Operation,
     Peek,
     Purge,
@@ -88,55 +89,20 @@ class Body(Enum):
         return max_message_bytes, MessageTooLarge
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """A request as far as clients repeat it: all but its body, its key, its receipt or message id."""
+class Fill(Protocol):
+    """Makes the operation."""
 
-    queue: str = DEFAULT_QUEUE
-    values: dict[str, str] = {}
-    """The query parameters."""
-    content_type: str = ""
-    accept: str = ""
-    name: str = ""
-    """What the path names that is no queue: a problem."""
-    queues: str = "*"
-    """The queues the client may know of, as a pattern."""
-
-
-class Plan(msgspec.Struct, frozen=True):
-    """What is to be done, and how the answer is to look."""
-
-    operation: Operation | None
-    """Complete but for what `Endpoint.fill` adds; None if there is nothing to do."""
-    media_type: str = ""
-    """That of a batch that is sent, or of the answer."""
-    encoding: BodyEncoding = "base64"
-    asks_for_json: bool = False
-    """Whether the client named the type of the answer."""
-    name: str = ""
-
-
-class Rest(msgspec.Struct, frozen=True):
-    """What differs from request to request."""
-
-    body: bytes = b""
-    argument: str = ""
-    """The receipt or the message id in the path."""
-    key: str = ""
-    """The Idempotency-Key."""
-    exempt_from_drain: bool = False
-    reserved: Reservation | None = None
-
-
-class Frame(msgspec.Struct):
-    """What every answer of one moment has in common."""
-
-    tail: bytes
-    """The fields every answer ends with."""
-    now: float
-    """Of Trio's clock."""
-    clock_offset: float
-    """Seconds to add to it to get Unix time."""
-    counts: metrics.ServerCounts
+    def __call__(
+        self,
+        plan: Plan,
+        body: bytes,
+        argument: str,
+        key: str,
+        *,
+        exempt_from_drain: bool = False,
+        reserved: Reservation | None = None,
+    ) -> Operation:
+        """`argument` is the receipt or message id in the path, `key` the Idempotency-Key; see `Offer` for the rest."""
 
 
 Audit = Callable[[Any, Any], dict[str, object]]
@@ -154,7 +120,8 @@ class Endpoint:
     plan: Callable[[Asked], Plan]
     render: Callable[[Plan, Any, Any, Frame], bytes]
     """Gets the plan, the operation, its outcome and the frame."""
-    fill: Callable[[Plan, Rest], Operation | None] = lambda plan, rest: plan.operation
+    fill: Fill | None = None
+    """Adds what differs from request to request; None if the plan is the operation already."""
     role: Role | None = None
     """None: a probe has no credentials, and what the documentation says is no secret."""
     scope: Scope = "queue"
@@ -183,13 +150,23 @@ def _put(asked: Asked) -> Plan:
         durability=wire.durability(values),
         wait=wire.seconds(values, "wait", 0.0),
     )
-    return Plan(Put(asked.queue, Offer(b"", how)))
+    simple = how.ttl is None and how.durability is None and not how.wait
+    return Plan(Put(b"", how, queue=asked.queue), simple=simple)
 
 
-def _fill_put(plan: Plan, rest: Rest) -> Put:
+def _fill_put(
+    plan: Plan,
+    body: bytes,
+    argument: str,
+    key: str,
+    *,
+    exempt_from_drain: bool = False,
+    reserved: Reservation | None = None,
+) -> Put | Enqueue:
     template: Any = plan.operation
-    offer = Offer(rest.body, template.offer.terms, rest.key, b"", rest.exempt_from_drain, rest.reserved)
-    return Put(template.queue, offer)
+    if plan.simple and not key and reserved is None and not exempt_from_drain:
+        return Enqueue(template.queue, body, template.terms.properties, template.terms.delay)
+    return Put(body, template.terms, key, b"", exempt_from_drain, reserved, template.queue)
 
 
 def _put_many(asked: Asked) -> Plan:
@@ -200,15 +177,22 @@ def _put_many(asked: Asked) -> Plan:
         durability=wire.durability(asked.values),
         wait=wire.seconds(asked.values, "wait", 0.0),
     )
-    return Plan(Put(asked.queue, Offer((), how)), media_type=media_type)
+    return Plan(Put((), how, queue=asked.queue), media_type=media_type)
 
 
-def _fill_batch(plan: Plan, rest: Rest) -> Put:
+def _fill_batch(
+    plan: Plan,
+    body: bytes,
+    argument: str,
+    key: str,
+    *,
+    exempt_from_drain: bool = False,
+    reserved: Reservation | None = None,
+) -> Put:
     template: Any = plan.operation
-    batch = wire.decode_batch(plan.media_type, rest.body)
-    packed = rest.body if plan.media_type == MSGPACK else b""
-    offer = Offer(batch, template.offer.terms, rest.key, packed, rest.exempt_from_drain, rest.reserved)
-    return Put(template.queue, offer)
+    batch = wire.decode_batch(plan.media_type, body)
+    packed = body if plan.media_type == MSGPACK else b""
+    return Put(batch, template.terms, key, packed, exempt_from_drain, reserved, template.queue)
 
 
 def _dequeue(asked: Asked) -> Plan:
@@ -255,13 +239,13 @@ def _extend(asked: Asked) -> Plan:
     return Plan(SettleOne(asked.queue, Settlement(receipt="", action="extend", visibility=visibility)))
 
 
-def _fill_receipt(plan: Plan, rest: Rest) -> SettleOne:
+def _fill_receipt(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> SettleOne:
     template: Any = plan.operation
     settlement = template.settlement
     return SettleOne(
         template.queue,
         Settlement(
-            receipt=rest.argument,
+            receipt=argument,
             action=settlement.action,
             delay=settlement.delay,
             visibility=settlement.visibility,
@@ -273,9 +257,9 @@ def _settle(asked: Asked) -> Plan:
     return Plan(Settle(asked.queue, ()), media_type=wire.settlements_format(asked.content_type))
 
 
-def _fill_settlements(plan: Plan, rest: Rest) -> Settle:
+def _fill_settlements(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> Settle:
     template: Any = plan.operation
-    return Settle(template.queue, wire.decode_settlements(plan.media_type, rest.body))
+    return Settle(template.queue, wire.decode_settlements(plan.media_type, body))
 
 
 def _peek(asked: Asked) -> Plan:
@@ -298,12 +282,17 @@ def _file(asked: Asked) -> str:
     return asked.values["file"]
 
 
-def _fill_settings(plan: Plan, rest: Rest) -> Configure:
-    return Configure(plan.name, wire.decode_settings(rest.body))
+def _fill_settings(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> Configure:
+    return Configure(plan.name, wire.decode_settings(body))
 
 
-def _fill_changes(plan: Plan, rest: Rest) -> ChangeSettings:
-    return ChangeSettings(plan.name, wire.decode_changes(rest.body))
+def _fill_changes(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> ChangeSettings:
+    return ChangeSettings(plan.name, wire.decode_changes(body))
+
+
+def _fill_id(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> Find:
+    template: Any = plan.operation
+    return Find(template.queue, int(argument))
 
 
 _KNOWN = meanings()
@@ -330,13 +319,6 @@ def _show_meaning(plan: Plan, operation: None, outcome: None, frame: Frame) -> b
 
 def _as_text(each: Meaning) -> str:
     return f"{each.title} ({each.type}, status {each.status})\n{each.meaning}"
-
-
-def _dequeued(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Frame) -> bytes:
-    if isinstance(outcome, Nothing):
-        return render.empty(frame.tail)
-    message: Any = outcome.given[0]
-    return render.dequeued(message, frame.tail)
 
 
 def _taken(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Frame) -> bytes:
@@ -396,7 +378,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/enqueue",
         _put,
-        lambda plan, operation, outcome, frame: render.enqueued(outcome, frame.tail),
+        render.enqueued,
         _fill_put,
         "producer",
         "default",
@@ -409,7 +391,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/dequeue",
         _dequeue,
-        _dequeued,
+        render.dequeued,
         role="consumer",
         scope="default",
         takes=("wait",),
@@ -420,7 +402,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/dequeue",
         _dequeue,
-        _dequeued,
+        render.dequeued,
         role="consumer",
         scope="default",
         takes=("wait",),
@@ -431,7 +413,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/queues/{queue}/messages",
         _put,
-        lambda plan, operation, outcome, frame: render.enqueued_in(operation.queue, outcome, frame.tail),
+        render.enqueued_in,
         _fill_put,
         "producer",
         takes=_IN_QUEUE,
@@ -443,9 +425,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "POST",
         "/queues/{queue}/messages/batch",
         _put_many,
-        lambda plan, operation, outcome, frame: render.enqueued_many(
-            len(operation.offer.content), outcome, frame.tail
-        ),
+        lambda plan, operation, outcome, frame: render.enqueued_many(len(operation.content), outcome, frame.tail),
         _fill_batch,
         "producer",
         takes=("durability", "wait"),
@@ -521,7 +501,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/queues/{queue}/messages/{id}",
         _find,
         _json(lambda plan, seen, frame: render.message(seen, plan.encoding, frame.now)),
-        lambda plan, rest: Find(plan.operation.queue, int(rest.argument)),  # type: ignore[union-attr]  # it finds
+        _fill_id,
         "consumer",
         takes=("body",),
         changes=False,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Literal
+from typing import Any
 
 import msgspec
 
@@ -19,10 +19,11 @@ from zapq.core.message import Lease, Message
 from zapq.core.queue import MessageView
 from zapq.core.runs import Taken
 from zapq.errors import ZapqError
+from zapq.http.plan import BodyEncoding, Frame, Plan
 from zapq.http.problems import MEDIA_TYPE as PROBLEM
 from zapq.http.problems import PHRASES, render_error
 from zapq.limits import MAX_BATCH_BYTES
-from zapq.service.operations import Accepted, Nothing
+from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Operation, Put, Take
 from zapq.service.queue_state import QueueInfo
 from zapq.service.snapshots import SnapshotFile
 
@@ -30,16 +31,19 @@ MSGPACK = "application/msgpack"
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 TEXT = "text/plain; charset=utf-8"
-BodyEncoding = Literal["base64", "text", "json"]
-"""How a message's body is written in JSON."""
-
 _REPLAYED = b"Idempotency-Replayed: true\r\n"
 _DURABILITY = {None: b"", "committed": b"Zapq-Durability: committed\r\n", "memory": b"Zapq-Durability: memory\r\n"}
 """What a message that was accepted survives. Said by servers with --durable, and to producers that ask."""
 
 
-def enqueued(accepted: Accepted, tail: bytes) -> bytes:
+def enqueued(plan: Plan, operation: Operation, accepted: Accepted, frame: Frame) -> bytes:
     """The drop-in answer to a message that was accepted, or had been, under the same key."""
+    tail = frame.tail
+    if not accepted.replayed and accepted.durability is None:
+        return (
+            b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: %d\r\nContent-Length: 0\r\n%b\r\n"
+            % (accepted.id, tail)
+        )
     return (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: %d\r\n"
         b"%b%bContent-Length: 0\r\n%b\r\n"
@@ -47,9 +51,9 @@ def enqueued(accepted: Accepted, tail: bytes) -> bytes:
     )
 
 
-def enqueued_in(queue: str, accepted: Accepted, tail: bytes) -> bytes:
+def enqueued_in(plan: Plan, operation: Put | Enqueue, accepted: Accepted, frame: Frame) -> bytes:
     """The answer to a message that was accepted by a named queue."""
-    id = accepted.id
+    id, queue, tail = accepted.id, operation.queue, frame.tail
     return (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: %d\r\n"
         b"Location: /queues/%b/messages/%d\r\n%b%bContent-Length: 0\r\n%b\r\n"
@@ -74,9 +78,12 @@ def enqueued_many(count: int, accepted: Accepted, tail: bytes) -> bytes:
     )
 
 
-def dequeued(message: Message, tail: bytes) -> bytes:
-    """The drop-in answer that gives a message away."""
-    body = message.body
+def dequeued(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Frame) -> bytes:
+    """The drop-in answer that gives a message away, or says that there is none."""
+    if isinstance(outcome, Nothing):
+        return empty(frame.tail)
+    message: Any = outcome.given[0]
+    body, tail = message.body, frame.tail
     return (
         b"HTTP/1.1 200 OK\r\nZapq-Message-Id: %d\r\nX-Content-Type-Options: nosniff\r\n"
         b"Cache-Control: no-store\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n%b\r\n%b"

@@ -19,7 +19,8 @@ from zapq.core.message import CONTENT_TYPE, OCTETS, Draft
 from zapq.core.queue import STATES, MessageView, State
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, NotAcceptable, UnsupportedType
-from zapq.http.render import JSON, MSGPACK, NDJSON, BodyEncoding
+from zapq.http.plan import BodyEncoding
+from zapq.http.render import JSON, MSGPACK, NDJSON
 from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES
 from zapq.service.operations import Durability, Settlement
 from zapq.settings import parse_duration

@@ -11,12 +11,14 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, partial
+from typing import Any
 
 import msgspec
 
 from zapq.errors import ZapqError
 from zapq.http import tracing, wire
-from zapq.http.endpoints import ENDPOINTS, Asked, Endpoint, Plan
+from zapq.http.endpoints import ENDPOINTS, Endpoint, Fill
+from zapq.http.plan import Asked, Frame, Plan
 from zapq.http.routing import Route, find_route
 from zapq.limits import HEADS_REMEMBERED, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES
 from zapq.server.wire_guard import check_head
@@ -48,7 +50,6 @@ _ARGUMENT = re.compile(rb"/(?:receipts/([0-9A-Za-z-]{1,64})|messages/([0-9]{1,18
 _VARYING = re.compile(
     rb"\r\n(idempotency-key|x-trace-id|traceparent):[\t ]*([\x21-\x7e]{1,255})[\t ]*(?=\r\n)", re.IGNORECASE
 )
-_D, _Q = b"Dq"
 
 
 class Fields(msgspec.Struct, frozen=True):
@@ -80,6 +81,12 @@ class Head(msgspec.Struct, frozen=True):
     refuse: Callable[[], object]
     operation: Operation | None
     """What is to be done, if nothing in it differs from request to request."""
+    stored: bool
+    """Whether its body becomes messages."""
+    fill: Fill | None
+    render: Callable[[Plan, Any, Any, Frame], bytes]
+    single: bool
+    """Whether the answer is one message as it is."""
     trace_id: bytes = b""
     """The client's, or empty."""
     key: str = ""
@@ -108,12 +115,7 @@ def may_be_hot(start: bytes) -> bool:
 
 
 def cut_argument(head: bytes) -> tuple[bytes, str]:
-    """Take the receipt or message id out of a head's path; return the rest, which clients repeat, and what was cut.
-
-    Most heads have none, and are told by a byte: `DELETE /queues/...`, `POST /q`, `GET /q`.
-    """
-    if head[0] != _D and head[6] != _Q and head[5] != _Q:
-        return head, ""
+    """Take the receipt or message id out of a head's path; return the rest, which clients repeat, and what was cut."""
     match = _ARGUMENT.search(head, 0, head.find(b"\r\n"))
     if match is None:
         return head, ""
@@ -154,11 +156,21 @@ def plan_head(line: Line, queues: str) -> Head:
     # It is raised anew for each request: an error holds what it was raised from.
     with suppress(ZapqError):
         plan = refuse()
-    operation = plan.operation if endpoint.fill is _AS_PLANNED else None
-    return Head(endpoint, line.route.queue, line.path, fields.length, fields.last, plan, refuse, operation)
-
-
-_AS_PLANNED = Endpoint.__dataclass_fields__["fill"].default
+    operation = plan.operation if endpoint.fill is None else None
+    return Head(
+        endpoint,
+        line.route.queue,
+        line.path,
+        fields.length,
+        fields.last,
+        plan,
+        refuse,
+        operation,
+        endpoint.body.stored,
+        endpoint.fill,
+        endpoint.render,
+        not (endpoint.large or plan.asks_for_json),
+    )
 
 
 def _plan(line: Line, queues: str) -> Plan:

@@ -21,10 +21,11 @@ from zapq import logs
 from zapq.access.certificate import NOBODY, Identities
 from zapq.errors import ClientGone, Draining, ReceivingTooMuch, ZapqError
 from zapq.http import render, tracing
-from zapq.http.endpoints import Body, Frame, Rest
+from zapq.http.endpoints import Body
 from zapq.http.exchange import note_uncertain, shown_path
 from zapq.http.guard import Guard
 from zapq.http.metrics import ServerCounts
+from zapq.http.plan import Frame
 from zapq.limits import (
     BYTES_PER_COST,
     HEADS_REMEMBERED,
@@ -44,15 +45,17 @@ from zapq.server.hot_head import (
     trace_id_of,
 )
 from zapq.server.peer_network import Socket, peer_of_socket
-from zapq.service.operations import Delivery, Put, Settle, SettleOne, Take
+from zapq.service.operations import Delivery, Enqueue, Put, Settle, SettleOne, Take
 from zapq.service.pending import Pending
 from zapq.service.queues import Queues
 from zapq.service.reservation import Reservation
 from zapq.service.waiting import Deliveries, Lender
 from zapq.settings import Settings
 
-_EFFECT: dict[type[Any], str] = {Put: "put", Take: "take", Settle: "settle", SettleOne: "settle"}
+_EFFECT: dict[type[Any], str] = {Put: "put", Enqueue: "put", Take: "take", Settle: "settle", SettleOne: "settle"}
 """Operations with the same one do not care whether those before them are written yet."""
+_D, _Q = b"Dq"
+_SHORTEST = len("GET / HTTP/1.1")
 Then = Literal["idle", "more", "head", "body", "wait", "cold", "close"]
 
 
@@ -67,7 +70,7 @@ class Unfinished(NamedTuple):
     argument: str
 
 
-class Handed(NamedTuple):
+class Handed(msgspec.Struct, frozen=True):
     """Messages in an answer: where its body begins and ends, and who gets them back."""
 
     start: int
@@ -116,10 +119,10 @@ class HotPath:
         guard: Guard,
     ) -> None:
         self._service = queues.service
-        self._perform = queues.perform
+        self._how = queues.how
+        self._dispatcher = queues.service.dispatcher
         self.journal = queues.service.journal
-        self._limits = {body: body.limit(settings.max_message_bytes)[0] for body in Body}
-        self._limits[Body.NONE] = self._limits[Body.IGNORED] = 0
+        self._max_message_bytes = settings.max_message_bytes
         self._counts = counts
         self._trace_ids = iter(trace_ids)
         self._throttle = throttle
@@ -168,9 +171,12 @@ class HotPath:
                 answers.then = "head" if may_be_hot(data[at:]) else "cold"
                 answers.needed = length - at + 1
                 break
-            text, argument = cut_argument(data[at:end])
+            text, argument = data[at:end], ""
+            # Told by a byte: DELETE, `POST /queues`, `GET /queues`.
+            if end - at > _SHORTEST and (text[6] == _Q or text[5] == _Q or text[0] == _D):
+                text, argument = cut_argument(text)
             head = self._remember(text, identities)
-            if head is None or head.length > self._limits[head.endpoint.body]:
+            if head is None:
                 answers.then = "cold"
                 break
             stop = end + head.length
@@ -190,18 +196,28 @@ class HotPath:
                 if operation is None:
                     if head.plan is REFUSED:
                         head.refuse()
-                    if head.endpoint.body.stored and not head.key and self._service.draining:
+                    if head.stored and self._dispatcher.draining and not head.key:
                         answers.then = "cold"  # Quart's road knows whether it had begun before
                         break
-                    operation = head.endpoint.fill(head.plan, Rest(data[end:stop], argument, head.key))
-                outcome = None if operation is None else self._perform(operation, frame.now)
+                    if head.fill is not None:
+                        operation = head.fill(head.plan, data[end:stop], argument, head.key)
+                outcome = None if operation is None else self._how[operation.__class__](operation, frame.now)
             except ZapqError as error:
                 part = self._refusal(error, head, trace_id, sock, argument)
                 if head.plan is REFUSED and head.length:
                     # Refused before its body was read: what may follow it is not told from it.
                     answers.then = "close"
             else:
-                if isinstance(outcome, Pending):
+                if outcome.__class__ is Delivery:
+                    part = head.render(head.plan, operation, outcome, frame)
+                    body = outcome.given[0].body
+                    if head.single and body:
+                        until = size + len(part)
+                        taken = Handed(until - len(body), until, outcome.queue, outcome.given, trace_id)
+                    else:
+                        taken = _handed(outcome, head, part, size, trace_id)
+                    answers.taken = (*answers.taken, taken)
+                elif isinstance(outcome, Pending):
                     if outcome.patient and (parts or length - stop > MAX_HOT_HEAD_BYTES or not may_wait):
                         # It is to stand alone; and much that is pipelined behind it is for the other road to count.
                         outcome.abandon()
@@ -211,9 +227,7 @@ class HotPath:
                     answers.pending = outcome
                     part = b""
                 else:
-                    part = head.endpoint.render(head.plan, operation, outcome, frame)
-                    if outcome.__class__ is Delivery:
-                        answers.taken = (*answers.taken, _handed(outcome, head, part, size, trace_id))
+                    part = head.render(head.plan, operation, outcome, frame)
             parts.append(part)
             size += len(part)
             at = stop
@@ -238,7 +252,7 @@ class HotPath:
 
         Then h11 has the same bytes refused.
         """
-        if head.endpoint.body.stored:
+        if head.stored:
             reservation = self._service.reservation(head.queue)
         else:
             others = self._counts.other_bodies
@@ -276,7 +290,7 @@ class HotPath:
             except ZapqError as error:
                 parts[at] = self._refusal(error, head, trace_id, sock, argument)
             else:
-                parts[at] = head.endpoint.render(head.plan, operation, outcome, frame)
+                parts[at] = head.render(head.plan, operation, outcome, frame)
                 if isinstance(outcome, Delivery):
                     before = sum(map(len, parts[:at]))
                     answers.taken = (*answers.taken, _handed(outcome, head, parts[at], before, trace_id))
@@ -304,11 +318,11 @@ class HotPath:
         byte of which may have been read is never given again, but counted if it is not whole. A lease on it runs
         out.
         """
-        for start, end, queue, given, trace_id in answers.taken:
-            if sent <= start:
-                queue.return_undelivered(given)
-            elif sent < end:
-                note_uncertain(queue, given, trace_id.decode())
+        for handed in answers.taken:
+            if sent <= handed.start:
+                handed.queue.return_undelivered(handed.given)
+            elif sent < handed.end:
+                note_uncertain(handed.queue, handed.given, handed.trace_id.decode())
 
     def drop(self, answers: Answers) -> None:
         """Take note that answers which are not made yet will not be sent."""
@@ -332,6 +346,10 @@ class HotPath:
         if line is None:
             return None
         endpoint, fields, queue = line.route.endpoint, line.fields, line.route.queue
+        # Without meaning, or too long: the other road refuses it, and reads on until the client has the answer.
+        without = endpoint.body in {Body.NONE, Body.IGNORED}
+        if fields.length > (0 if without else endpoint.body.limit(self._max_message_bytes)[0]):
+            return None
         queues = self._guard.admits(fields.host, fields.authorization, identities, endpoint, queue)
         return None if queues is None else plan_head(line, queues)
 
@@ -366,7 +384,7 @@ def _handed(outcome: Delivery, head: Head, part: bytes, before: int, trace_id: b
     """Return where in all answers the messages are; `part` is behind `before` bytes."""
     given = outcome.given
     first = given[0]
-    if len(given) == 1 and not head.plan.asks_for_json and not head.plan.media_type:
+    if head.single:
         size = len(first.body)
     else:
         size = len(part) - part.index(b"\r\n\r\n") - 4

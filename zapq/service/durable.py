@@ -29,12 +29,22 @@ from zapq.errors import QueueFull, ReceiptExpired, SnapshotFailed, StorageUnavai
 from zapq.limits import IDEMPOTENCY_WINDOW, MAX_BATCH
 from zapq.service import bulk
 from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, QuiescentSection
-from zapq.service.operations import Accepted, Delivery, Durability, Nothing, Offer, Settlement, checked_limit
+from zapq.service.operations import (
+    Accepted,
+    Delivery,
+    Durability,
+    Nothing,
+    Offer,
+    Put,
+    Settlement,
+    Take,
+    checked_limit,
+)
 from zapq.service.pending import Commit, Later, Pending
 from zapq.service.queue_state import QueueState
 from zapq.service.section import Section
 from zapq.service.service import QueueService, ending
-from zapq.service.waiting import Deliveries, Waiter, WaitQueue, Want
+from zapq.service.waiting import Deliveries, Waiter, WaitQueue
 from zapq.settings import Settings
 from zapq.store.database import Contents, Database
 from zapq.store.snapshot import MSGPACK, SnapshotStore, snapshot_name
@@ -237,11 +247,23 @@ class DurableService(QueueService):
         else:
             call()
 
-    def attempt_taking(
-        self, queue: str, want: Want, wait: float, now: float
-    ) -> Pending[Delivery | Nothing] | Delivery | Nothing:
+    def attempt_enqueuing(self, asked: Enqueue, now: float) -> Pending[Accepted] | Accepted:
+        """Store one message. See `QueueService.attempt_putting`."""
+        state = self._states.get(asked.queue)
+        if state is None:
+            return super().attempt_enqueuing(asked, now)
+        return self.attempt(partial(state.enqueue, asked, now))
+
+    def attempt_putting(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
+        """Store an offer. See `QueueService.attempt_putting`."""
+        state = self._states.get(asked.queue)
+        if state is None:
+            return self.attempt(partial(self._put_first, asked, now))
+        return self.attempt(partial(state.put, asked, now))
+
+    def attempt_taking(self, asked: Take, now: float) -> Pending[Delivery | Nothing] | Delivery | Nothing:
         """Take messages from a queue. See `QueueService.attempt_taking`."""
-        return self.attempt(lambda: self._take(queue, want, wait, now))
+        return self.attempt(lambda: self._take(asked, now))
 
     def check_storage(self) -> None:
         """Raise `StorageUnavailable` if changes cannot be written at the moment."""

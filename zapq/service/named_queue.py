@@ -26,6 +26,7 @@ from zapq.service.operations import (
     Nothing,
     Offer,
     Settlement,
+    Take,
     check,
     checked_limit,
     checked_want,
@@ -43,9 +44,7 @@ class Doing(Protocol):
 
     def attempt(self, step: Callable[[], Pending[T] | T]) -> Pending[T] | T: ...
     def attempt_nowait(self, step: Callable[[], T]) -> T: ...
-    def attempt_taking(
-        self, queue: str, want: Want, wait: float, now: float
-    ) -> Pending[Delivery | Nothing] | Delivery | Nothing: ...
+    def attempt_taking(self, asked: Take, now: float) -> Pending[Delivery | Nothing] | Delivery | Nothing: ...
 
 
 class NamedQueue:
@@ -226,7 +225,7 @@ class NamedQueue:
     async def _take(self, want: Want, wait: float) -> Deliveries:
         await trio.lowlevel.checkpoint()
         self._state.check_alive()
-        outcome = self._service.attempt_taking(self.name, want, wait, trio.current_time())
+        outcome = self._service.attempt_taking(Take(self.name, want, wait), trio.current_time())
         if isinstance(outcome, Pending):
             outcome = await outcome.wait()
         return outcome.given if isinstance(outcome, Delivery) else ()

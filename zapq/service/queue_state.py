@@ -8,7 +8,7 @@ where waiting consumers are served.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,6 +37,7 @@ from zapq.service.dispatch import Dispatcher
 from zapq.service.operations import (
     Accepted,
     Durability,
+    Enqueue,
     Nothing,
     Offer,
     Settlement,
@@ -101,6 +102,17 @@ class QueueState:
         """The queue's name."""
         return self.core.name
 
+    def enqueue(self, asked: Enqueue, now: float) -> Accepted:
+        """Store one message. See `put`."""
+        body = asked.body
+        if self._dispatcher.draining or self._deleted or len(body) > self._max_message_bytes:
+            return Accepted(self.store_one(body, asked.properties, asked.delay, now).id)
+        # As `store_one` does; without the call, for it is done for each message.
+        message = self.core.enqueue(body, asked.properties, delay=asked.delay, now=now)
+        if self.wait_queue:
+            self.hand_out()
+        return Accepted(message.id, False, self.durability)
+
     def put(self, offer: Offer, now: float) -> Accepted:
         """Store what is offered, unless its key was used for it before: then say what that led to.
 
@@ -143,11 +155,10 @@ class QueueState:
         if offer.reserved is not None:
             # So that it is not counted twice.
             offer.reserved.release()
-        exempt = offer.exempt_from_drain
-        return self.store_one(content, properties, how.delay, now, exempt_from_drain=exempt).id
+        return self.store_one(content, properties, how.delay, now, offer.exempt_from_drain).id
 
     def store_one(
-        self, body: bytes, properties: Properties, delay: float, now: float, *, exempt_from_drain: bool = False
+        self, body: bytes, properties: Properties, delay: float, now: float, exempt_from_drain: bool = False
     ) -> Message:
         """Store one message of which everything has been checked but its size, and return it."""
         if self._dispatcher.draining and not exempt_from_drain:

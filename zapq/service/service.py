@@ -27,13 +27,13 @@ from zapq.limits import DEFAULT_QUEUE
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
 from zapq.service.named_queue import NamedQueue
-from zapq.service.operations import Accepted, Delivery, Nothing, Offer
+from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Put, Take, Terms
 from zapq.service.pending import Later, Pending, Poll
 from zapq.service.queue_state import QueueState
 from zapq.service.reservation import Reservation
 from zapq.service.section import Section
 from zapq.service.snapshots import Snapshots
-from zapq.service.waiting import Waiter, WaitingRoom, WaitQueue, Want
+from zapq.service.waiting import ONE, Waiter, WaitingRoom, WaitQueue, Want
 from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore
 
@@ -179,25 +179,35 @@ class QueueService:
             raise trio.ClosedResourceError
         self._tasks.start_soon(task, *arguments)
 
-    def attempt_putting(self, name: str, offer: Offer, now: float) -> Pending[Accepted] | Accepted:
-        """Store an offer in the queue called `name`; one that is made for that goes again if nothing is stored.
+    def attempt_enqueuing(self, asked: Enqueue, now: float) -> Pending[Accepted] | Accepted:
+        """Store one message. See `attempt_putting`."""
+        state = self._states.get(asked.queue)
+        if state is None or self.lock.locked():
+            put = Put(asked.body, Terms(asked.properties, asked.delay), queue=asked.queue)
+            return self.attempt_putting(put, now)
+        return state.enqueue(asked, now)
+
+    def attempt_putting(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
+        """Store an offer; a queue that is made for that goes again if nothing is stored.
 
         Raises the errors of `QueueState.put` and of `queue`.
         """
-        state = self._states.get(name)
-        if state is not None:
-            return self.attempt(partial(state.put, offer, now))
-        return self.attempt(partial(self._put_first, name, offer, now))
+        state = self._states.get(asked.queue)
+        if state is None:
+            return self.attempt(partial(self._put_first, asked, now))
+        if self.lock.locked():
+            return self._defer(partial(state.put, asked, now))
+        return state.put(asked, now)
 
-    def _put_first(self, name: str, offer: Offer, now: float) -> Accepted:
+    def _put_first(self, asked: Put, now: float) -> Accepted:
         if self.draining:
             raise Draining  # before there is a queue that would have to go again
-        made = name not in self.broker.queues
-        state = self.state(name)
+        made = asked.queue not in self.broker.queues
+        state = self.state(asked.queue)
         state.provisional |= made
         state.users += 1
         try:
-            return state.put(offer, now)
+            return state.put(asked, now)
         finally:
             self.when_resolved(partial(self._release, state))
 
@@ -212,30 +222,36 @@ class QueueService:
         """Call `call` once the step that is being taken is known to be written, or to have failed; in memory, now."""
         call()
 
-    def attempt_taking(
-        self, queue: str, want: Want, wait: float, now: float
-    ) -> Pending[Delivery | Nothing] | Delivery | Nothing:
+    def attempt_taking(self, asked: Take, now: float) -> Pending[Delivery | Nothing] | Delivery | Nothing:
         """Take messages from a queue; with a `wait`, have the consumer stand in line if there are none.
 
         A queue that is not there yet is waited for as well. Raises `QueueNotFound`, `Draining`, `TooManyWaiters`.
         """
         if self.lock.locked():
-            return self._defer(lambda: self._take(queue, want, wait, trio.current_time()))
-        return self._take(queue, want, wait, now)
+            return self._defer(lambda: self._take(asked, trio.current_time()))
+        state = self._states.get(asked.queue)
+        if asked.want is ONE and state is not None:
+            # What `/dequeue` asks for, without two calls.
+            message = state.core.dequeue(now)
+            if message is not None:
+                return Delivery(state, (message,))
+        return self._take(asked, now)
 
-    def _take(self, queue: str, want: Want, wait: float, now: float) -> Poll | Delivery | Nothing:
+    def _take(self, asked: Take, now: float) -> Poll | Delivery | Nothing:
+        queue, wait = asked.queue, asked.wait
         state = self._states.get(queue)
         if state is None:
             if not wait or queue in self.broker.queues:
                 state = self.find_state(queue)
             else:
-                return self._join(queue, self._expected.setdefault(check_name(queue), WaitQueue()), want, wait)
-        given = state.take(want, now)
+                wait_queue = self._expected.setdefault(check_name(queue), WaitQueue())
+                return self._join(queue, wait_queue, asked.want, wait)
+        given = state.take(asked.want, now)
         if given:
             return Delivery(state, given)
         if not wait:
             return state.nothing(now)
-        poll = self._join(queue, state.wait_queue, want, wait)
+        poll = self._join(queue, state.wait_queue, asked.want, wait)
         self.dispatcher.note_crowded(state)
         return poll
 

@@ -1,0 +1,55 @@
+"""What goes from step to step while a request is answered; `zapq/http/endpoints.py` has the steps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from zapq.http.metrics import ServerCounts
+from zapq.limits import DEFAULT_QUEUE
+from zapq.service.operations import Operation
+
+BodyEncoding = Literal["base64", "text", "json"]
+"""How a message's body is written in JSON."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request as far as clients repeat it: all but its body, its key, its receipt or message id."""
+
+    queue: str = DEFAULT_QUEUE
+    values: dict[str, str] = {}
+    """The query parameters."""
+    content_type: str = ""
+    accept: str = ""
+    name: str = ""
+    """What the path names that is no queue: a problem."""
+    queues: str = "*"
+    """The queues the client may know of, as a pattern."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is to be done, and how the answer is to look."""
+
+    operation: Operation | None
+    """Complete but for what `Endpoint.fill` adds; None if there is nothing to do."""
+    media_type: str = ""
+    """That of a batch that is sent, or of the answer."""
+    encoding: BodyEncoding = "base64"
+    asks_for_json: bool = False
+    """Whether the client named the type of the answer."""
+    name: str = ""
+    simple: bool = False
+    """Whether it is an `Enqueue`, unless it has a key."""
+
+
+class Frame(msgspec.Struct):
+    """What every answer of one moment has in common."""
+
+    tail: bytes
+    """The fields every answer ends with."""
+    now: float
+    """Of Trio's clock."""
+    clock_offset: float
+    """Seconds to add to it to get Unix time."""
+    counts: ServerCounts

@@ -33,6 +33,7 @@ from zapq.service.operations import (
     Accepted,
     Delivery,
     Durability,
+    Enqueue,
     Nothing,
     Offer,
     Put,

@@ -145,10 +145,11 @@ REQUESTS = [
     ("GET", "/health", b"", 200),
     ("PUT", "/queues/a", b'{"max_messages":5}', 201),
     ("GET", "/queues", b"", 200),
-    ("POST", "/queues/a/settle", b"[]", 415),
     ("DELETE", "/enqueue", b"", 405),
     ("GET", "/nothing", b"", 404),
     ("POST", "/persist?file=a.json", b"", 500),
+    # The last one, for it closes its connection, and that is a descriptor.
+    ("POST", "/queues/a/settle", b"[]", 415),
 ]
 
 

@@ -17,7 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq
 from tests.support.wire import ask, connection, open_client, vanish
-from zapq.http import respond
+from zapq.http import render
 from zapq.limits import BYTES_PER_COST, MAX_ANSWERS, TURN_COST
 from zapq.server.connection import Handoff
 from zapq.server.hotpath import Answers, HotPath
@@ -34,7 +34,7 @@ def enqueue(body: bytes) -> bytes:
 
 
 async def metrics(server: ZapqServer) -> dict[str, int]:
-    answer: dict[str, int] = (await ask(server.url, "GET", "/metrics")).json
+    answer: dict[str, int] = (await ask(server.url, "GET", "/%6detrics")).json
     return answer
 
 
@@ -93,11 +93,11 @@ async def test_hot_and_cold_requests_follow_each_other_on_one_connection(zapq_se
     async with open_client(zapq_server.url) as client:
         for round_ in range(1, 4):
             assert (await client.request("POST", "/enqueue", b"a")).status == 202
-            assert (await client.request("GET", "/health")).body == b"ok"
+            assert (await client.request("GET", "/%68ealth")).body == b"ok"
             assert (await client.request("POST", "/enqueue", b"b", {"Transfer-Encoding": "chunked"})).status == 202
             assert (await client.request("GET", "/dequeue")).body == b"a"
             assert (await client.request("POST", "/dequeue")).body == b"b"
-            counts = (await client.request("GET", "/metrics")).json
+            counts = (await client.request("GET", "/%6detrics")).json
             assert (counts["hot_requests"], counts["cold_requests"]) == (3 * round_, 3 * round_)
             assert counts["connections"] == 1
 
@@ -117,7 +117,7 @@ async def test_without_the_hot_path_every_request_is_cold(zapq_settings: Setting
     [url] = await nursery.start(zapq.serve, replace(zapq_settings, hot_path=False))
     async with open_client(url) as client:
         assert (await client.request("POST", "/enqueue", b"a")).status == 202
-        counts = (await client.request("GET", "/metrics")).json
+        counts = (await client.request("GET", "/%6detrics")).json
     assert (counts["hot_requests"], counts["cold_requests"], counts["requests"]) == (0, 2, 2)
 
 
@@ -130,7 +130,7 @@ async def test_where_no_selector_is_pollable_each_connection_has_a_task_and_is_h
     async with open_client(url) as client:
         assert (await client.request("POST", "/enqueue", b"a")).status == 202
         assert (await client.request("GET", "/dequeue")).body == b"a"
-        assert (await client.request("GET", "/metrics")).json["hot_requests"] == 2
+        assert (await client.request("GET", "/%6detrics")).json["hot_requests"] == 2
 
 
 async def test_a_dequeue_whose_write_fails_puts_the_message_back_at_its_place(
@@ -170,7 +170,7 @@ class TestWithLargeMessages:
         async with connection(zapq_server.url) as slow:
             await slow.send_all(DEQUEUE * 5)
             await wait_all_tasks_blocked()
-            assert (await ask(zapq_server.url, "GET", "/health")).body == b"ok"
+            assert (await ask(zapq_server.url, "GET", "/%68ealth")).body == b"ok"
             # No further answer is begun while the first is not read.
             assert zapq_server.service.stats().queue.messages == 4
             received = b""
@@ -235,7 +235,7 @@ async def test_where_no_more_sockets_can_be_watched_clients_are_turned_away_and_
             async with connection(zapq_server.url) as late:
                 assert await late.receive_some() == b""
             assert (await early.request("GET", "/dequeue")).status == 204
-        assert (await early.request("GET", "/metrics")).json["connections"] == 1
+        assert (await early.request("GET", "/%6detrics")).json["connections"] == 1
 
 
 async def test_a_reset_at_any_byte_leaves_counters_and_queue_consistent(zapq_server: ZapqServer) -> None:
@@ -288,11 +288,11 @@ async def test_large_answers_asked_for_at_once_are_made_one_by_one(
     zapq_server.service.enqueue_nowait(b"x")
     turn = 0
     made: list[int] = []
-    encode = respond.with_json
+    encode = render.as_json
 
-    def note(value: object, status: int = 200) -> Response:
+    def note(value: object, tail: bytes, *, status: int = 200) -> bytes:
         made.append(turn)
-        return encode(value, status)
+        return encode(value, tail, status=status)
 
     async def count_turns() -> None:
         nonlocal turn
@@ -300,12 +300,12 @@ async def test_large_answers_asked_for_at_once_are_made_one_by_one(
             await trio.lowlevel.checkpoint()
             turn += 1
 
-    monkeypatch.setattr(respond, "with_json", note)
+    monkeypatch.setattr(render, "as_json", note)
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         nursery.start_soon(count_turns)
         clients = [await stack.enter_async_context(open_client(zapq_server.url)) for _ in range(10)]
         for client in clients:
-            await client.send("GET", "/queues/default/messages")
+            await client.send("GET", "/queues/%64efault/messages")
         for client in clients:
             assert (await client.answer()).status == 200
         nursery.cancel_scope.cancel()
@@ -403,7 +403,7 @@ async def test_an_error_of_ours_in_the_lobby_ends_one_connection_only(
         await unlucky.send_all(enqueue(b"boom"))
         assert await unlucky.receive_some() == b""
         assert (await bystander.request("GET", "/dequeue")).status == 204
-        assert (await bystander.request("GET", "/metrics")).json["connection_errors"] == 1
+        assert (await bystander.request("GET", "/%6detrics")).json["connection_errors"] == 1
 
 
 async def test_running_out_of_descriptors_pauses_accepting_and_nothing_else(
@@ -440,5 +440,5 @@ async def test_over_the_cap_connections_are_refused_and_room_is_made_again(
             assert await third.receive_some() == b""
     await wait_all_tasks_blocked()
     async with open_client(url) as fourth:
-        counts = (await fourth.request("GET", "/metrics")).json
+        counts = (await fourth.request("GET", "/%6detrics")).json
     assert (counts["connections"], counts["connections_refused"]) == (1, 1)

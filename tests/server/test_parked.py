@@ -121,7 +121,7 @@ async def test_it_costs_no_task_and_is_hot(zapq_server: ZapqServer) -> None:
             sent = await ask(zapq_server.url, "POST", "/queues/jobs/messages", body)
             assert sent.status == 202
             assert (await answer(stream)).endswith(b"\r\n\r\n" + body)
-    counts = (await ask(zapq_server.url, "GET", "/metrics")).json
+    counts = (await ask(zapq_server.url, "GET", "/%6detrics")).json
     assert (counts["hot_requests"], counts["cold_requests"], counts["waiting"]) == (4, 1, 0)
 
 

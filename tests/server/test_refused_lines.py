@@ -34,7 +34,7 @@ async def test_a_refusal_names_method_path_queue_and_peer(
         ("POST", "/enqueue", 429, "default"),
         ("POST", "/queues/emails/messages", 429, "emails"),
         ("DELETE", "/queues/emails/receipts/abc-1-1", 409, "emails"),
-        ("POST", "/queues/emials/receive?wait=1", 404, "emials"),
+        ("POST", "/queues/emials/receive", 404, "emials"),
         ("GET", "/nothing", 404, None),
         ("GET", "/queues/emails/receive", 405, None),
     ]

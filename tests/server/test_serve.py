@@ -430,7 +430,7 @@ class TestClosing:
             received = await client.stream.receive_some()
             assert received.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
             assert b"Connection: close\r\n" in received
-            assert (await ask(url, "GET", "/metrics")).json["enqueues"] == 0
+            assert (await ask(url, "GET", "/%6detrics")).json["enqueues"] == 0
 
 
 async def test_over_tls_hot_requests_are_hot_too_in_however_many_records_they_come(
@@ -445,5 +445,5 @@ async def test_over_tls_hot_requests_are_hot_too_in_however_many_records_they_co
             assert (await client.stream.receive_some()).startswith(b"HTTP/1.1 202")
         assert (await client.request("GET", "/health")).status == 200
         assert (await client.request("GET", "/dequeue")).body == b"0123456789"
-        counts = (await client.request("GET", "/metrics")).json
+        counts = (await client.request("GET", "/%6detrics")).json
     assert (counts["hot_requests"], counts["cold_requests"]) == (4, 2)

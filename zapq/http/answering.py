@@ -57,10 +57,11 @@ class Answering:
             self.queues.service.check_open()
         body = await self._read(endpoint, asked, exchange)
         argument = str(arguments.get("receipt", arguments.get("id", "")))
-        exempt, reserved = exchange.exempt_from_drain, exchange.body.reserved
         operation = plan.operation
         if endpoint.fill is not None:
-            operation = endpoint.fill(plan, body, argument, key, exempt_from_drain=exempt, reserved=reserved)
+            # What began to be received before we drain is stored all the same.
+            reserved = exchange.body.reserved
+            operation = endpoint.fill(plan, body, argument, key, exempt_from_drain=not key, reserved=reserved)
         _check_others(exchange, operation)
         if endpoint.large:
             await self._one_large_answer_at_a_time()

@@ -140,8 +140,7 @@ def create_app(
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
         logs.log.error("request failed", exc_info=error)
-        detail = "The server failed because of an error of its own. Its log has the details under this trace id."
-        return problem(500, problems.render_status(500, detail, exchange_of(request).trace_id))
+        return as_response(render.failed(exchange_of(request).trace_id, b""))
 
     def log_refusal(level: int, cause: str, status: int, detail: str, **who: str) -> None:
         throttle.say(

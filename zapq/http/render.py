@@ -21,7 +21,7 @@ from zapq.core.runs import Taken
 from zapq.errors import ZapqError
 from zapq.http.plan import BodyEncoding, Frame, Plan
 from zapq.http.problems import MEDIA_TYPE as PROBLEM
-from zapq.http.problems import PHRASES, render_error
+from zapq.http.problems import PHRASES, render_error, render_status
 from zapq.limits import MAX_BATCH_BYTES
 from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Operation, Put, Take
 from zapq.service.queue_state import QueueInfo
@@ -245,6 +245,12 @@ def refused(error: ZapqError, trace_id: str, tail: bytes) -> bytes:
     again = b"" if error.retry_after is None else b"Retry-After: %d\r\n" % error.retry_after
     challenge = b"" if error.challenge is None else b"WWW-Authenticate: %b\r\n" % error.challenge.encode()
     return _ok(render_error(error, trace_id), PROBLEM, tail, again + challenge, status=error.status)
+
+
+def failed(trace_id: str, tail: bytes) -> bytes:
+    """The answer where the server made a mistake."""
+    detail = "The server failed because of an error of its own. Its log has the details under this trace id."
+    return _ok(render_status(500, detail, trace_id), PROBLEM, tail, status=500)
 
 
 def _ok(body: bytes, media_type: str, tail: bytes, fields: bytes = b"", *, status: int = 200) -> bytes:

@@ -202,7 +202,7 @@ class HotPath:
                     if head.fill is not None:
                         operation = head.fill(head.plan, data[end:stop], argument, head.key)
                 outcome = None if operation is None else self._how[operation.__class__](operation, frame.now)
-            except ZapqError as error:
+            except Exception as error:
                 part = self._refusal(error, head, trace_id, sock, argument)
                 if head.plan is REFUSED and head.length:
                     # Refused before its body was read: what may follow it is not told from it.
@@ -287,7 +287,7 @@ class HotPath:
             frame.tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
             try:
                 outcome = self._outcome(pending, operation, left=left, draining=draining)
-            except ZapqError as error:
+            except Exception as error:
                 parts[at] = self._refusal(error, head, trace_id, sock, argument)
             else:
                 parts[at] = head.render(head.plan, operation, outcome, frame)
@@ -357,7 +357,11 @@ class HotPath:
         self._remember.cache_clear()
         self._remember_bare.cache_clear()
 
-    def _refusal(self, error: ZapqError, head: Head, trace_id: bytes, sock: Socket | None, argument: str) -> bytes:
+    def _refusal(self, error: Exception, head: Head, trace_id: bytes, sock: Socket | None, argument: str) -> bytes:
+        if not isinstance(error, ZapqError):
+            logs.current_trace_id.set(trace_id.decode())
+            logs.log.error("request failed", exc_info=error)
+            return render.failed(trace_id.decode(), self._frame.tail)
         if head.plan is REFUSED and head.length and not head.last:
             self._frame.tail = b"X-Trace-Id: " + trace_id + self._refused
         path = head.path if not argument else head.path.replace("/-", f"/{argument}")

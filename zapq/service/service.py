@@ -200,7 +200,7 @@ class QueueService:
         return state.put(asked, now)
 
     def _put_first(self, asked: Put, now: float) -> Accepted:
-        if self.draining:
+        if self.draining and not asked.exempt_from_drain:
             raise Draining  # before there is a queue that would have to go again
         made = asked.queue not in self.broker.queues
         state = self.state(asked.queue)

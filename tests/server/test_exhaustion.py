@@ -148,8 +148,8 @@ REQUESTS = [
     ("DELETE", "/enqueue", b"", 405),
     ("GET", "/nothing", b"", 404),
     ("POST", "/persist?file=a.json", b"", 500),
-    # The last one, for it closes its connection, and that is a descriptor.
-    ("POST", "/queues/a/settle", b"[]", 415),
+    # Without a body: refused unread, one would end its connection, and that is a descriptor.
+    ("POST", "/queues/a/settle", b"", 415),
 ]
 
 

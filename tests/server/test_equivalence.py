@@ -96,7 +96,9 @@ class Latest:
         self._find = find
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._find(), name)
+        value = getattr(self._find(), name)
+        # Servers remember methods.
+        return (lambda *given: getattr(self._find(), name)(*given)) if callable(value) else value
 
 
 class LatestService(Latest):
@@ -104,8 +106,8 @@ class LatestService(Latest):
 
     def __init__(self, find: Callable[[], QueueService]) -> None:
         super().__init__(find)
-        # The hot path remembers it.
-        self.default = Latest(lambda: find().default)
+        # The fast road remembers it.
+        self.dispatcher = Latest(lambda: find().dispatcher)
 
 
 class Target:
@@ -233,7 +235,17 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Generator[Stage, None, No
 
 
 DEFAULT, OTHER = "/queues/default", "/queues/other"
-SENDING = ["POST /enqueue", f"POST {DEFAULT}/messages", f"POST {OTHER}/messages"]
+SENDING = [
+    "POST /enqueue",
+    f"POST {DEFAULT}/messages",
+    f"POST {OTHER}/messages",
+    f"POST {DEFAULT}/messages?priority=5&ttl=9",
+    f"POST {DEFAULT}/messages?delay=1m",
+    f"POST {DEFAULT}/messages?durability=memory",
+    f"POST {DEFAULT}/messages?durability=committed",
+    "POST /queues/fresh/messages",
+]
+SETTLING = [f"POST {DEFAULT}/settle", f"POST {OTHER}/settle"]
 BATCHES = [f"POST {DEFAULT}/messages/batch", f"POST {OTHER}/messages/batch"]
 TAKING = [
     "GET /dequeue",
@@ -250,14 +262,27 @@ TAKING = [
     f"DELETE {DEFAULT}/receipts/{TAG}-1-1",
     f"DELETE {DEFAULT}/receipts/{TAG}-1-2",
     f"DELETE {OTHER}/receipts/{TAG}-2-1",
+    f"POST {DEFAULT}/receipts/{TAG}-1-1/release",
+    f"POST {DEFAULT}/receipts/{TAG}-1-1/release?delay=1m",
+    f"POST {DEFAULT}/receipts/{TAG}-1-1/extend",
+    f"POST {DEFAULT}/receipts/{TAG}-1-2/extend?visibility=90",
+    f"GET {DEFAULT}/messages",
+    f"GET {DEFAULT}/messages?state=leased&limit=2&body=text",
+    f"GET {DEFAULT}/messages/1",
+    f"GET {DEFAULT}/messages/2?body=json",
+    f"GET {OTHER}/messages/77",
+    f"GET {DEFAULT}",
+    "GET /queues",
+    "GET /queues/missing",
+    "GET /health",
+    "GET /livez",
+    "GET /readyz",
+    f"POST {DEFAULT}/receive/batch?body=text",
 ]
 LINES = SENDING + TAKING
 ODD_LINES = [
-    f"POST {DEFAULT}/messages?priority=3",
-    f"POST {DEFAULT}/messages?delay=0",
     f"POST {DEFAULT}/messages?",
     f"POST {DEFAULT}/messages/",
-    f"GET {DEFAULT}/messages",
     f"PUT {DEFAULT}/messages",
     "POST /queues/new/messages",
     "POST /queues/new/receive",
@@ -300,8 +325,21 @@ ODD_LINES = [
     f"DELETE {DEFAULT}/receipts/x",
     f"DELETE /queues/new/receipts/{TAG}-1-1",
     f"POST {DEFAULT}/receipts/{TAG}-1-1",
-    f"POST {DEFAULT}/receipts/{TAG}-1-1/release",
-    f"POST {DEFAULT}/receipts/{TAG}-1-1/extend?visibility=9",
+    f"POST {DEFAULT}/receipts/{TAG}-1-1/release?delay=-1",
+    f"POST {DEFAULT}/receipts/{TAG}-1-1/extend?visibility=9h&visibility=9h",
+    f"POST {DEFAULT}/receipts/-/release",
+    f"POST {DEFAULT}/settle",
+    f"GET {DEFAULT}/messages?limit=0",
+    f"GET {DEFAULT}/messages?body=xml",
+    f"GET {DEFAULT}/messages/0",
+    f"GET {DEFAULT}/messages/01",
+    f"GET {DEFAULT}/messages/-1",
+    f"GET {DEFAULT}/messages/9999999999999999999",
+    f"POST {DEFAULT}/messages?priority=10",
+    f"POST {DEFAULT}/messages?ttl=0",
+    f"POST {DEFAULT}/messages?delay=366d",
+    "GET /queues?x=1",
+    "GET /readyz?x=1",
     "GET /enqueue",
     "PUT /enqueue",
     "HEAD /dequeue",
@@ -346,7 +384,6 @@ ODD_LINES = [
     "GET /dequeue?wait=1&",
     "HEAD /dequeue?wait=1",
     "POST /enqueue?wait=1",
-    "GET /health",
     "GET /nowhere",
 ]
 HARMLESS = [
@@ -482,8 +519,9 @@ def head(line: str, version: str, fields: list[str]) -> bytes:
 @st.composite
 def plain_requests(draw: st.DrawFn) -> bytes:
     """A request a well-behaved client could send."""
-    if draw(st.integers(0, 5)) == 0:
-        return draw(batches())
+    kind = draw(st.integers(0, 7))
+    if kind < 2:
+        return draw(batches() if kind else settlements())
     line = draw(st.sampled_from(SENDING) | st.sampled_from(TAKING))
     size = draw(st.one_of(st.integers(0, 12), st.integers(0, LARGEST + 2)))
     body = draw(st.binary(min_size=size, max_size=size)) if line in SENDING else b""
@@ -523,6 +561,29 @@ def batches(draw: st.DrawFn) -> bytes:
         head(line, "1.1", ["Host: localhost", f"Content-Type: {media_type}", f"Content-Length: {len(body)}"])
         + body
     )
+
+
+@st.composite
+def settlements(draw: st.DrawFn) -> bytes:
+    """What is to become of several leases, mostly of some that may be."""
+    entry = st.fixed_dictionaries(
+        {"receipt": st.sampled_from([f"{TAG}-1-1", f"{TAG}-1-2", f"{TAG}-2-1", "x"])},
+        optional={
+            "action": st.sampled_from(["ack", "release", "extend", "odd"]),
+            "delay": st.integers(-1, 3),
+            "visibility": st.integers(0, 90),
+        },
+    )
+    entries = draw(st.lists(entry, max_size=4))
+    media_type, body = draw(
+        st.sampled_from([
+            ("application/json", msgspec.json.encode(entries)),
+            ("application/msgpack", msgspec.msgpack.encode(entries)),
+            ("text/plain", b"x"),
+        ])
+    )
+    fields = ["Host: localhost", f"Content-Type: {media_type}", f"Content-Length: {len(body)}"]
+    return head(draw(st.sampled_from(SETTLING)), "1.1", fields) + body
 
 
 @st.composite

@@ -87,8 +87,8 @@ class Head(msgspec.Struct, frozen=True):
     render: Callable[[Plan, Any, Any, Frame], bytes]
     single: bool
     """Whether the answer is one message as it is."""
-    trace_id: bytes = b""
-    """The client's, or empty."""
+    trace: bytes = b""
+    """The field with the client's trace id, or empty."""
     key: str = ""
     """The Idempotency-Key."""
 
@@ -205,7 +205,7 @@ def _parse_fields(block: bytes) -> Fields | None:
     )
 
 
-def trace_id_of(varying: dict[bytes, bytes]) -> bytes:
-    """Return the client's trace id if it is one that is kept, else nothing."""
+def trace_of(varying: dict[bytes, bytes]) -> bytes:
+    """Return the field with the client's trace id if it is one that is kept, else nothing."""
     value = varying.get(b"x-trace-id", b"")
-    return value if value and tracing.acceptable(value) else b""
+    return tracing.FIELD + value if value and tracing.acceptable(value) else b""

@@ -42,10 +42,10 @@ from zapq.server.hot_head import (
     may_be_hot,
     parse_head,
     plan_head,
-    trace_id_of,
+    trace_of,
 )
 from zapq.server.peer_network import Socket, peer_of_socket
-from zapq.service.operations import Delivery, Enqueue, Put, Settle, SettleOne, Take
+from zapq.service.operations import Accepted, Delivery, Enqueue, Put, Settle, SettleOne, Take
 from zapq.service.pending import Pending
 from zapq.service.queues import Queues
 from zapq.service.reservation import Reservation
@@ -77,7 +77,8 @@ class Handed(msgspec.Struct, frozen=True):
     end: int
     queue: Lender
     given: Deliveries
-    trace_id: bytes
+    trace: bytes
+    """The field with the request's trace id."""
 
 
 class Answers:
@@ -124,7 +125,7 @@ class HotPath:
         self.journal = queues.service.journal
         self._max_message_bytes = settings.max_message_bytes
         self._counts = counts
-        self._trace_ids = iter(trace_ids)
+        self._trace_ids = trace_ids.fields()
         self._throttle = throttle
         self._guard = guard
         # Clients repeat their heads byte for byte: what one means, and whether it is let in, is one look-up.
@@ -189,8 +190,8 @@ class HotPath:
                 # It is to see what the requests before it have done, which is not before that is written.
                 answers.then = "more"
                 break
-            trace_id = head.trace_id or next(self._trace_ids)
-            frame.tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
+            trace = head.trace or next(self._trace_ids)
+            frame.tail = trace + (self._last if head.last else self._date)
             try:
                 operation = head.operation
                 if operation is None:
@@ -203,7 +204,7 @@ class HotPath:
                         operation = head.fill(head.plan, data[end:stop], argument, head.key)
                 outcome = None if operation is None else self._how[operation.__class__](operation, frame.now)
             except Exception as error:
-                part = self._refusal(error, head, trace_id, sock, argument)
+                part = self._refusal(error, head, trace, sock, argument)
                 if head.plan is REFUSED and head.length:
                     # Refused before its body was read: what may follow it is not told from it.
                     answers.then = "close"
@@ -213,11 +214,11 @@ class HotPath:
                     body = outcome.given[0].body
                     if head.single and body:
                         until = size + len(part)
-                        taken = Handed(until - len(body), until, outcome.queue, outcome.given, trace_id)
+                        taken = Handed(until - len(body), until, outcome.queue, outcome.given, trace)
                     else:
-                        taken = _handed(outcome, head, part, size, trace_id)
+                        taken = _handed(outcome, head, part, size, trace)
                     answers.taken = (*answers.taken, taken)
-                elif isinstance(outcome, Pending):
+                elif outcome.__class__ is not Accepted and isinstance(outcome, Pending):
                     if outcome.patient and (parts or length - stop > MAX_HOT_HEAD_BYTES or not may_wait):
                         # It is to stand alone; and much that is pipelined behind it is for the other road to count.
                         outcome.abandon()
@@ -283,17 +284,17 @@ class HotPath:
         """
         parts, frame = answers.parts, self._frame
         for at, pending, head, operation, argument in answers.unfinished:
-            trace_id = head.trace_id or next(self._trace_ids)
-            frame.tail = b"X-Trace-Id: " + trace_id + (self._last if head.last else self._date)
+            trace = head.trace or next(self._trace_ids)
+            frame.tail = trace + (self._last if head.last else self._date)
             try:
                 outcome = self._outcome(pending, operation, left=left, draining=draining)
             except Exception as error:
-                parts[at] = self._refusal(error, head, trace_id, sock, argument)
+                parts[at] = self._refusal(error, head, trace, sock, argument)
             else:
                 parts[at] = head.render(head.plan, operation, outcome, frame)
                 if isinstance(outcome, Delivery):
                     before = sum(map(len, parts[:at]))
-                    answers.taken = (*answers.taken, _handed(outcome, head, parts[at], before, trace_id))
+                    answers.taken = (*answers.taken, _handed(outcome, head, parts[at], before, trace))
         if left:
             answers.then = "close"
         answers.pending = None
@@ -322,7 +323,7 @@ class HotPath:
             if sent <= handed.start:
                 handed.queue.return_undelivered(handed.given)
             elif sent < handed.end:
-                note_uncertain(handed.queue, handed.given, handed.trace_id.decode())
+                note_uncertain(handed.queue, handed.given, tracing.id_in(handed.trace))
 
     def drop(self, answers: Answers) -> None:
         """Take note that answers which are not made yet will not be sent."""
@@ -339,7 +340,7 @@ class HotPath:
         if head is None or not varying:
             return head
         key = varying.get(b"idempotency-key", b"").decode() if head.endpoint.keyed else ""
-        return msgspec.structs.replace(head, key=key, trace_id=trace_id_of(varying))
+        return msgspec.structs.replace(head, key=key, trace=trace_of(varying))
 
     def _admit(self, text: bytes, identities: Identities) -> Head | None:
         line = parse_head(text)
@@ -357,19 +358,20 @@ class HotPath:
         self._remember.cache_clear()
         self._remember_bare.cache_clear()
 
-    def _refusal(self, error: Exception, head: Head, trace_id: bytes, sock: Socket | None, argument: str) -> bytes:
+    def _refusal(self, error: Exception, head: Head, trace: bytes, sock: Socket | None, argument: str) -> bytes:
+        trace_id = tracing.id_in(trace)
         if not isinstance(error, ZapqError):
-            logs.current_trace_id.set(trace_id.decode())
+            logs.current_trace_id.set(trace_id)
             logs.log.error("request failed", exc_info=error)
-            return render.failed(trace_id.decode(), self._frame.tail)
+            return render.failed(trace_id, self._frame.tail)
         if head.plan is REFUSED and head.length and not head.last:
-            self._frame.tail = b"X-Trace-Id: " + trace_id + self._refused
+            self._frame.tail = trace + self._refused
         path = head.path if not argument else head.path.replace("/-", f"/{argument}")
         self._throttle.say(
             logging.ERROR if error.status == 500 else logging.WARNING,
             error.problem,
             "refused",
-            trace_id=trace_id.decode(),
+            trace_id=trace_id,
             status=error.status,
             method=head.endpoint.method,
             path=shown_path(path.encode()),
@@ -377,14 +379,14 @@ class HotPath:
             **peer_of_socket(sock),
             reason=error.detail,
         )
-        return render.refused(error, trace_id.decode(), self._frame.tail)
+        return render.refused(error, trace_id, self._frame.tail)
 
 
 def _effect(head: Head) -> str:
     return _EFFECT.get(head.plan.operation.__class__, "look")
 
 
-def _handed(outcome: Delivery, head: Head, part: bytes, before: int, trace_id: bytes) -> Handed:
+def _handed(outcome: Delivery, head: Head, part: bytes, before: int, trace: bytes) -> Handed:
     """Return where in all answers the messages are; `part` is behind `before` bytes."""
     given = outcome.given
     first = given[0]
@@ -394,4 +396,4 @@ def _handed(outcome: Delivery, head: Head, part: bytes, before: int, trace_id: b
         size = len(part) - part.index(b"\r\n\r\n") - 4
     end = before + len(part)
     # An empty message is complete with its head, so for that one the head already counts as its body.
-    return Handed(end - size if size else before, end, outcome.queue, given, trace_id)
+    return Handed(end - size if size else before, end, outcome.queue, given, trace)

@@ -11,6 +11,7 @@ import trio
 from zapq import errors
 from zapq.client import open_client
 from zapq.http import problems, render
+from zapq.service.operations import Accepted, Nothing
 from zapq.service.service import QueueService
 
 Handler = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
@@ -42,10 +43,12 @@ def in_process(service: QueueService) -> Handler:
         match request.method, path:
             case "POST", ["messages"]:
                 message = await queue.enqueue(request.content)
-                return render.enqueued_in(name, message.id, b"")
+                return render.enqueued_in(name, Accepted(message.id), b"")
             case "POST", ["receive"]:
                 lease = await queue.receive(**values)
-                return render.nothing("empty", 0, b"") if lease is None else render.received(lease, 0, b"")
+                return (
+                    render.nothing(Nothing("empty", 0.0), b"") if lease is None else render.received(lease, 0, b"")
+                )
             case "DELETE", ["receipts", receipt]:
                 await queue.ack(receipt)
             case "POST", ["receipts", receipt, "release"]:
@@ -91,5 +94,5 @@ def scripted(script: Handler, **options: Any) -> Any:
     return open_client("http://zapq", transport=transport, random=lambda: 1.0, **options)
 
 
-ENQUEUED = response(render.enqueued_in("emails", 7, b""))
+ENQUEUED = response(render.enqueued_in("emails", Accepted(7), b""))
 DONE = response(render.empty(b""))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
@@ -23,7 +24,8 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
 from zapq.limits import MIB
 from zapq.service.durable import DurableService
-from zapq.service.named_queue import Action, NamedQueue, Settlement
+from zapq.service.named_queue import NamedQueue
+from zapq.service.operations import Action, Offer, Settlement
 from zapq.settings import Settings
 from zapq.store import database, writer
 from zapq.store.database import Database
@@ -59,8 +61,8 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         await jobs.release(twice.receipt)
         gone = await leased(jobs)
         await jobs.ack(gone.receipt)
-        key = await service.queue("keyed").enqueue_once("k", Draft(body=b"once"))
-        keys = await service.queue("keyed").enqueue_many_once("ks", [b"two", Draft(body=b"three")])
+        key = await service.queue("keyed").put(Offer(b"once", key="k"))
+        keys = await service.queue("keyed").put(Offer([b"two", Draft(body=b"three")], key="ks"))
         await service.queue("still").pause()
         before = jobs.info()
     async with open_durable(tmp_path) as service:
@@ -81,9 +83,9 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         assert 900 < later.due - trio.current_time() <= 1000
         [dead] = await service.find("dead").peek()
         assert (dead.message.body, dead.message.properties.failed_in) == (b"y", "jobs")
-        assert await service.queue("keyed").enqueue_once("k", Draft(body=b"once")) == (key.id, True)
-        again = await service.queue("keyed").enqueue_many_once("ks", [b"two", Draft(body=b"three")])
-        assert again == (keys.id, True)
+        assert await service.queue("keyed").put(Offer(b"once", key="k")) == replace(key, replayed=True)
+        again = await service.queue("keyed").put(Offer([b"two", Draft(body=b"three")], key="ks"))
+        assert again == replace(keys, replayed=True)
         with pytest.raises(ReceiptExpired):
             await jobs.ack(lease.receipt)
         assert (await jobs.enqueue(b"new")).id == before.stats.enqueued + 1
@@ -130,8 +132,8 @@ CHANGES: dict[str, Callable[[DurableService, Lease], Awaitable[object]]] = {
     "enqueue into a new queue": lambda service, lease: service.queue("new").enqueue(b"new"),
     "enqueue many": lambda service, lease: service.default.enqueue_many([b"new"] * 3),
     "enqueue drafts": lambda service, lease: service.default.enqueue_many([Draft(body=b"new", delay=1.0)]),
-    "enqueue once": lambda service, lease: service.default.enqueue_once("key", Draft(body=b"new")),
-    "enqueue many once": lambda service, lease: service.default.enqueue_many_once("key", [b"new"] * 3),
+    "enqueue once": lambda service, lease: service.default.put(Offer(b"new", key="key")),
+    "enqueue many once": lambda service, lease: service.default.put(Offer([b"new"] * 3, key="key")),
     "dequeue": lambda service, lease: service.dequeue(),
     "dequeue many": lambda service, lease: service.default.dequeue_many(5),
     "receive": lambda service, lease: service.default.receive(),
@@ -301,7 +303,7 @@ async def test_the_writer_may_raise_anything_at_any_statement(
             names = [b"%d-%d" % (at, number) for number in range(4)]
             await surely(partial(queue.enqueue, names[0]))
             held.append(names[0])
-            await surely(partial(queue.enqueue_once, f"{at}", Draft(body=names[1])))
+            await surely(partial(queue.put, Offer(names[1], key=f"{at}")))
             held.append(names[1])
             await surely(partial(queue.enqueue_many, [Draft(body=each, ttl=9e6) for each in names[2:]]))
             held += names[2:]
@@ -367,7 +369,7 @@ async def test_two_uses_of_a_key_at_once_are_one_message(tmp_path: Path) -> None
         answers = []
 
         async def enqueue() -> None:
-            answers.append(await service.default.enqueue_once("key", Draft(body=b"a")))
+            answers.append(await service.default.put(Offer(b"a", key="key")))
 
         async with trio.open_nursery() as nursery:
             for _ in range(5):
@@ -386,7 +388,7 @@ async def test_a_key_whose_first_use_fails_was_not_used(tmp_path: Path, disk: Di
 
         async def enqueue() -> None:
             try:
-                await service.default.enqueue_once("key", Draft(body=b"a"))
+                await service.default.put(Offer(b"a", key="key"))
             except StorageUnavailable as error:
                 refused.append(error)
 
@@ -399,7 +401,7 @@ async def test_a_key_whose_first_use_fails_was_not_used(tmp_path: Path, disk: Di
         assert len(refused) == 2
         disk.failing = False
         await works_again(service)
-        assert not (await service.default.enqueue_once("key", Draft(body=b"another"))).replayed
+        assert not (await service.default.put(Offer(b"another", key="key"))).replayed
 
 
 async def test_two_acknowledgements_at_once_are_both_fine(tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ async def test_every_verb_is_taught_by_a_line_of_curl(zapq_service: QueueService
 @pytest.mark.parametrize("kind", [NamedQueue, QueueService])
 def test_every_verb_in_python_is_named(kind: type) -> None:
     ours = {"take", "return_undelivered", "why_empty", "next_visible_in"}
-    ours |= {"state", "find_state", "attempt", "attempt_nowait", "attempt_putting", "attempt_taking", "take_from"}
+    ours |= {"state", "find_state", "attempt", "attempt_nowait", "take_from"}
+    ours |= {"attempt_putting", "attempt_enqueuing", "attempt_taking"}
     ours |= {"do_in_task", "when_resolved", "leave", "nothing", "hand_out", "note_uncertain_delivery", "run"}
     ours |= {"check_open", "check_storage", "abandon_storage", "replace_all", "fingerprint", "reservation"}
     """Between the service and the HTTP side."""

@@ -34,7 +34,8 @@ TOO_LARGE = Offer(bytes(200_000))
 
 
 def put(service: QueueService, offer: Offer, queue: str = "new") -> Accepted | Pending[Accepted]:
-    outcome: Accepted | Pending[Accepted] = Queues(service).perform(Put(queue, offer), trio.current_time())
+    asked = Put(offer.content, offer.terms, offer.key, exempt_from_drain=offer.exempt_from_drain, queue=queue)
+    outcome: Accepted | Pending[Accepted] = Queues(service).perform(asked, trio.current_time())
     return outcome
 
 

@@ -107,7 +107,7 @@ async def test_what_is_asked_while_the_lock_is_held_is_done_when_it_is_free(
     await zapq_service.enqueue(b"a")
     async with zapq_service.lock:
         taking = asked(zapq_service, LEASE)
-        storing = asked(zapq_service, Put("default", Offer(b"b")))
+        storing = asked(zapq_service, Put(b"b", queue="default"))
         calls = [counting(taking), counting(storing)]
         await trio.sleep(20)
         assert (calls, ready(zapq_service)) == ([[], []], 1)
@@ -125,7 +125,7 @@ async def test_what_waits_for_the_lock_and_is_abandoned_is_not_begun(
     await zapq_service.enqueue(b"a")
     before = zapq_service.stats()
     async with zapq_service.lock:
-        many = [asked(zapq_service, each) for each in (LEASE, Put("new", Offer(b"b")), Take("new", Want(), 60.0))]
+        many = [asked(zapq_service, each) for each in (LEASE, Put(b"b", queue="new"), Take("new", Want(), 60.0))]
         calls = [counting(each) for each in many]
         for each in many:
             each.abandon()
@@ -137,7 +137,7 @@ async def test_what_waits_for_the_lock_and_is_abandoned_is_not_begun(
 
 async def test_a_wait_for_the_lock_that_is_cancelled_begins_nothing(zapq_service: QueueService) -> None:
     async with zapq_service.lock:
-        storing = asked(zapq_service, Put("default", Offer(b"a")))
+        storing = asked(zapq_service, Put(b"a", queue="default"))
         with trio.move_on_after(0) as scope:
             await storing.wait()
         assert scope.cancelled_caught
@@ -167,7 +167,7 @@ async def test_what_refuses_it_is_raised_to_the_asker_alone(zapq_service: QueueS
         lost = asked(zapq_service, Take("nowhere", Want()))
         ignored = asked(zapq_service, Take("nowhere", Want()))
         ignored.abandon()
-        again = asked(zapq_service, Put("default", Offer(b"a")))
+        again = asked(zapq_service, Put(b"a", queue="default"))
     assert await again.wait() == Accepted(1)
     with pytest.raises(QueueNotFound):
         await lost.wait()
@@ -204,9 +204,9 @@ async def test_what_is_asked_during_a_purge_is_done_after_it(tmp_path: Path, dis
         disk.hold()
         purge = asked(service, Purge("default"))
         await disk.held()
-        taking, storing = asked(service, LEASE), asked(service, Put("default", Offer(b"new")))
+        taking, storing = asked(service, LEASE), asked(service, Put(b"new", queue="default"))
         acking = asked(service, SettleOne("default", Settlement(receipt=lease.receipt)))
-        gone = asked(service, Put("default", Offer(b"nobody's")))
+        gone = asked(service, Put(b"nobody's", queue="default"))
         gone.abandon()
         assert not any(each.done for each in (purge, taking, storing, acking))
         disk.go_on()
@@ -328,15 +328,15 @@ async def test_a_service_that_ends_refuses_what_waits_for_the_lock(zapq_settings
     # The task that holds the lock, here for ever, would be one that waits for the disk.
     async with open_service(zapq_settings) as service:
         await service.lock.acquire()
-        early = asked(service, Put("default", Offer(b"a")))
+        early = asked(service, Put(b"a", queue="default"))
         await wait_all_tasks_blocked()
-        late = asked(service, Put("default", Offer(b"a")))
+        late = asked(service, Put(b"a", queue="default"))
     for each in (early, late):
         assert each.done
         with pytest.raises(Draining):
             each.result()
     with pytest.raises(Draining):
-        perform(service, Put("default", Offer(b"a")))
+        perform(service, Put(b"a", queue="default"))
 
 
 async def test_a_durable_service_that_ends_refuses_what_waits_for_the_disk(tmp_path: Path, disk: Disk) -> None:
@@ -345,7 +345,7 @@ async def test_a_durable_service_that_ends_refuses_what_waits_for_the_disk(tmp_p
         disk.hold()
         purge = asked(service, Purge("default"))
         await disk.held()
-        behind = asked(service, Put("default", Offer(b"a")))
+        behind = asked(service, Put(b"a", queue="default"))
         await wait_all_tasks_blocked()
         refused = counting(behind)
 

@@ -46,8 +46,8 @@ class Queues:
 
     def __init__(self, service: QueueService) -> None:
         self.service = service
-        # Public, because looking it up is half the price of calling `perform`, and the fast road does that for each
-        # request.
+        # Public, because looking it up is half the price of calling `perform`, and the fast road does that for
+        # each request.
         self.how: dict[type[Any], Callable[[Any, float], Any]] = {
             Put: service.attempt_putting,
             Enqueue: service.attempt_enqueuing,

@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 import zapq
+from tests.service.asking import got, put, surely_put, wait_for
 from tests.support.disk import Disk, open_durable, works_again
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import (
@@ -23,37 +24,13 @@ from zapq.errors import (
     TooManyWaiters,
 )
 from zapq.service.open import open_service
-from zapq.service.operations import Accepted, Delivery, Nothing, Offer, Put, Take
-from zapq.service.pending import Pending, Poll
-from zapq.service.queues import Queues
+from zapq.service.operations import Accepted, Delivery, Nothing, Offer
+from zapq.service.pending import Pending
 from zapq.service.service import QueueService
-from zapq.service.waiting import ONE, Want
+from zapq.service.waiting import Want
 from zapq.settings import Settings
 
 TOO_LARGE = Offer(bytes(200_000))
-
-
-def put(service: QueueService, offer: Offer, queue: str = "new") -> Accepted | Pending[Accepted]:
-    asked = Put(offer.content, offer.terms, offer.key, exempt_from_drain=offer.exempt_from_drain, queue=queue)
-    outcome: Accepted | Pending[Accepted] = Queues(service).perform(asked, trio.current_time())
-    return outcome
-
-
-async def surely_put(service: QueueService, offer: Offer, queue: str = "new") -> Accepted:
-    outcome = put(service, offer, queue)
-    return await outcome.wait() if isinstance(outcome, Pending) else outcome
-
-
-def wait_for(service: QueueService, queue: str = "new", want: Want = ONE, wait: float = 60.0) -> Poll:
-    poll = Queues(service).perform(Take(queue, want, wait), trio.current_time())
-    assert isinstance(poll, Poll)
-    return poll
-
-
-def got(poll: Pending[Delivery | Nothing]) -> list[bytes]:
-    outcome = poll.result()
-    assert isinstance(outcome, Delivery)
-    return [each.body for each in outcome.given]
 
 
 def assert_nothing_left(service: QueueService, queue: str = "new") -> None:

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.service.test_expected import got, put, surely_put, wait_for
+from tests.service.asking import asked, got, perform, put, surely_put, wait_for
 from tests.support.disk import Disk, open_durable, works_again
 from zapq.errors import Draining, QueueNotFound, ReceiptExpired, StorageUnavailable, ZapqError
 from zapq.service.durable import DurableService
@@ -22,7 +22,6 @@ from zapq.service.operations import (
     Accepted,
     Delivery,
     Offer,
-    Operation,
     Purge,
     Put,
     Settle,
@@ -31,20 +30,9 @@ from zapq.service.operations import (
     Take,
 )
 from zapq.service.pending import Commit, Later, Pending
-from zapq.service.queues import Queues
 from zapq.service.service import QueueService
 from zapq.service.waiting import Waiter, Want
 from zapq.settings import Settings
-
-
-def perform(service: QueueService, operation: Operation) -> Any:
-    return Queues(service).perform(operation, trio.current_time())
-
-
-def asked(service: QueueService, operation: Operation) -> Pending[Any]:
-    pending = perform(service, operation)
-    assert isinstance(pending, Pending)
-    return pending
 
 
 def counting(pending: Pending[Any]) -> list[bool]:

@@ -19,6 +19,7 @@ from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
 from zapq.logs import Throttle
 from zapq.service.named_queue import NamedQueue
+from zapq.service.queues import Queues
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
@@ -49,7 +50,7 @@ async def test_every_line_of_curl_does_something(zapq_server: ZapqServer) -> Non
 
 async def test_every_verb_is_taught_by_a_line_of_curl(zapq_service: QueueService, zapq_settings: Settings) -> None:
     guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
-    app = create_app(zapq_service, zapq_settings, ServerCounts(), Throttle(), guard)
+    app = create_app(Queues(zapq_service), zapq_settings, ServerCounts(), Throttle(), guard)
     routes = app.url_map.bind("")
     taught = {
         (line.method, routes.match(line.target.partition("?")[0], line.method, return_rule=True)[0].rule)
@@ -66,28 +67,10 @@ async def test_every_verb_is_taught_by_a_line_of_curl(zapq_service: QueueService
 
 @pytest.mark.parametrize("kind", [NamedQueue, QueueService])
 def test_every_verb_in_python_is_named(kind: type) -> None:
-    ours = {
-        "use_section",
-        "take",
-        "take_nowait",
-        "accept_nowait",
-        "wait_nowait",
-        "outcome",
-        "leave",
-        "return_undelivered",
-        "end",
-        "rebind",
-        "hand_out",
-    }
-    ours |= {
-        "note_uncertain_delivery",
-        "note_empty",
-        "why_empty",
-        "next_visible_in",
-        "provisional_queue",
-        "join",
-        "run",
-    }
+    ours = {"take", "return_undelivered", "why_empty", "next_visible_in"}
+    ours |= {"state", "find_state", "attempt", "attempt_nowait", "take_from"}
+    ours |= {"attempt_putting", "attempt_enqueuing", "attempt_taking"}
+    ours |= {"do_in_task", "when_resolved", "leave", "nothing", "hand_out", "note_uncertain_delivery", "run"}
     ours |= {"check_open", "check_storage", "abandon_storage", "replace_all", "fingerprint", "reservation"}
     """Between the service and the HTTP side."""
     verbs = {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")} - ours

@@ -22,6 +22,7 @@ from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts, as_json
 from zapq.logs import Throttle
+from zapq.service.queues import Queues
 from zapq.service.service import QueueService
 from zapq.settings import Option, Settings, load, options
 from zapq.testing import ZapqServer
@@ -84,7 +85,7 @@ async def test_the_tables_of_endpoints_and_metrics_are_complete(
     zapq_service: QueueService, zapq_settings: Settings
 ) -> None:
     guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
-    app = create_app(zapq_service, zapq_settings, ServerCounts(), Throttle(), guard)
+    app = create_app(Queues(zapq_service), zapq_settings, ServerCounts(), Throttle(), guard)
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:int:)?(\w+)>", lambda part: {"name": "{q}"}.get(part[1], f"{{{part[1]}}}"), rule.rule)
         assert re.search(rf"^\| [^|]*`[A-Z]+ {re.escape(path)}[`?]", README, re.MULTILINE), path

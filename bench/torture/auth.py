@@ -20,14 +20,15 @@ from bench.torture.server import Server, running
 from tests.support.wire import Answer, Client, open_client
 from zapq.access.grant import ROLES
 from zapq.access.token import digest, new_token
-from zapq.http.permissions import PERMISSIONS, Permission
+from zapq.http.endpoints import ENDPOINTS, Endpoint
 
+ENDPOINT_OF = {(endpoint.method, endpoint.path): endpoint for endpoint in ENDPOINTS}
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 QUEUE, OTHER = "emails", "payments"
 BODIES = {
-    "/queues/<name>/messages/batch": (b'["bWVzc2FnZQ=="]', "application/json"),
-    "/queues/<name>/settle": (b'[{"receipt":"1-1-1","action":"ack"}]', "application/json"),
-    "/queues/<name>": (b'{"max_messages":7}', "application/json"),
+    "/queues/{queue}/messages/batch": (b'["bWVzc2FnZQ=="]', "application/json"),
+    "/queues/{queue}/settle": (b'[{"receipt":"1-1-1","action":"ack"}]', "application/json"),
+    "/queues/{queue}": (b'{"max_messages":7}', "application/json"),
 }
 ANSWERED = {"GET", "HEAD", "OPTIONS"}
 TRACES = ("uptime_sec", "requests", "cold_requests", "hot_requests", "goroutines", "open_fds", "connections")
@@ -46,15 +47,15 @@ class Credential:
     """Whether it is a credential at all."""
     queue: str = "*"
 
-    def expected(self, permission: Permission, queue: str) -> int:
+    def expected(self, endpoint: Endpoint, queue: str) -> int:
         """Return 401, 403, or 200 for everything that lets in."""
-        if permission.role is None:
+        if endpoint.role is None:
             return 200
         if not self.known:
             return 401
-        if permission.role not in self.roles and "admin" not in self.roles:
+        if endpoint.role not in self.roles and "admin" not in self.roles:
             return 403
-        about = {"default": "default", "queue": queue, "server": "", "listed": self.queue}[permission.scope]
+        about = {"default": "default", "queue": queue, "server": "", "listed": self.queue}[endpoint.scope]
         return 200 if self.queue in {"*", about} else 403
 
 
@@ -147,19 +148,20 @@ class Attempt:
 
 def attempts(tokens: dict[str, str], receipt: str, random: Random) -> Iterator[Attempt]:
     """Yield every endpoint by every method with every credential."""
-    rules = sorted({rule for _, rule in PERMISSIONS})
+    rules = sorted({rule for _, rule in ENDPOINT_OF})
     for rule in rules:
-        for queue in (QUEUE, OTHER) if "<name>" in rule else (QUEUE,):
-            path = rule.replace("<name>", queue).replace("<receipt>", receipt).replace("<int:id>", "1")
+        for queue in (QUEUE, OTHER) if "{queue}" in rule else (QUEUE,):
+            path = rule.replace("{queue}", queue).replace("{receipt}", receipt).replace("{id}", "1")
+            path = path.replace("{problem}", "queue-full")
             for method in METHODS:
-                permission = PERMISSIONS.get(("GET" if method == "HEAD" else method, rule))
+                endpoint = ENDPOINT_OF.get(("GET" if method == "HEAD" else method, rule))
                 if (method, rule) == ("HEAD", "/dequeue"):
-                    permission = None
+                    endpoint = None
                 for credential in credentials(tokens, random):
                     for cold in (False, True):
                         wanted = 200 if method == "OPTIONS" else 405
-                        if permission is not None and method != "OPTIONS":
-                            wanted = credential.expected(permission, queue)
+                        if endpoint is not None and method != "OPTIONS":
+                            wanted = credential.expected(endpoint, queue)
                         file = "file=a.json" if rule in {"/persist", "/load"} else ""
                         query = "&".join(filter(None, (file, credential.query)))
                         target = f"{path}?{query}" if query else path

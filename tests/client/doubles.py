@@ -11,6 +11,9 @@ import trio
 from zapq import errors
 from zapq.client import open_client
 from zapq.http import problems, render
+from zapq.http.metrics import ServerCounts
+from zapq.http.plan import Frame, Plan
+from zapq.service.operations import Accepted, Enqueue, Nothing
 from zapq.service.service import QueueService
 
 Handler = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
@@ -22,6 +25,11 @@ def response(raw: bytes) -> httpx2.Response:
     status, *fields = head.decode().split("\r\n")
     headers = dict(field.split(": ", 1) for field in fields if field)
     return httpx2.Response(int(status.split()[1]), headers=headers, content=body)
+
+
+def enqueued_in(queue: str, id: int) -> bytes:
+    operation = Enqueue(queue, b"")
+    return render.enqueued_in(Plan(operation), operation, Accepted(id), Frame(b"", 0.0, 0.0, ServerCounts()))
 
 
 def refusal(error: errors.ZapqError, **headers: str) -> httpx2.Response:
@@ -42,10 +50,12 @@ def in_process(service: QueueService) -> Handler:
         match request.method, path:
             case "POST", ["messages"]:
                 message = await queue.enqueue(request.content)
-                return render.enqueued_in(name, message.id, b"")
+                return enqueued_in(name, message.id)
             case "POST", ["receive"]:
                 lease = await queue.receive(**values)
-                return render.nothing("empty", 0, b"") if lease is None else render.received(lease, 0, b"")
+                return (
+                    render.nothing(Nothing("empty", 0.0), b"") if lease is None else render.received(lease, 0, b"")
+                )
             case "DELETE", ["receipts", receipt]:
                 await queue.ack(receipt)
             case "POST", ["receipts", receipt, "release"]:
@@ -91,5 +101,5 @@ def scripted(script: Handler, **options: Any) -> Any:
     return open_client("http://zapq", transport=transport, random=lambda: 1.0, **options)
 
 
-ENQUEUED = response(render.enqueued_in("emails", 7, b""))
+ENQUEUED = response(enqueued_in("emails", 7))
 DONE = response(render.empty(b""))

@@ -15,6 +15,7 @@ from zapq import errors
 from zapq.client import Client, Lease
 from zapq.http import render
 from zapq.service.open import open_service
+from zapq.service.operations import Accepted
 from zapq.settings import Settings
 
 LEASE = Lease("emails", 1, "tag-1", 1, "text/plain", b"hello")
@@ -33,7 +34,7 @@ class Call:
 CALLS = {
     "enqueue": Call(lambda client: client.enqueue("emails", b"hello"), ENQUEUED),
     "enqueue_many": Call(
-        lambda client: client.enqueue_many("emails", [b"one"]), response(render.enqueued_many(1, 7, b""))
+        lambda client: client.enqueue_many("emails", [b"one"]), response(render.enqueued_many(1, Accepted(7), b""))
     ),
     "receive": Call(lambda client: client.receive("emails", wait=20), DONE),
     "receive_many": Call(lambda client: client.receive_many("emails"), DONE),

@@ -19,6 +19,7 @@ from tests.support.process import ENVIRON, assert_one_line, messages, run, servi
 from zapq.core.message import Draft
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart
+from zapq.service.operations import Offer
 from zapq.settings import Settings
 from zapq.store.check import QueueReport, check
 from zapq.store.database import FILE, GARBAGE_ROWS
@@ -39,7 +40,7 @@ async def fill(directory: Path, after: Path | None = None) -> None:
         assert lease is not None
         assert lease.body == b"gone"
         await jobs.release(lease.receipt)
-        await service.default.enqueue_once("key", Draft(body=b"once"))
+        await service.default.put(Offer(b"once", key="key"))
         await service.queue("leer").pause()
         # More garbage than is removed at once.
         bodies = [b"x"] * 1000

@@ -10,7 +10,7 @@ import pytest
 from zapq.core.complaints import plainly
 from zapq.core.message import Draft
 from zapq.core.queue_settings import QueueSettings
-from zapq.service.named_queue import Settlement
+from zapq.service.operations import Settlement
 
 Batch = list[Draft]
 

@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
+from tests.service.asking import leased, taken
 from tests.support.disk import Disk, open_durable, works_again
-from tests.support.waiting import PATIENCE, eventually
+from tests.support.waiting import PATIENCE
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
-from zapq.limits import MIB
 from zapq.service.durable import DurableService
-from zapq.service.named_queue import Action, NamedQueue, Settlement
-from zapq.settings import Settings
+from zapq.service.operations import Offer, Settlement
 from zapq.store import database, writer
 from zapq.store.database import Database
 
 T = TypeVar("T")
-
-
-async def taken(queue: NamedQueue) -> list[bytes]:
-    return [message.body for message in await queue.dequeue_many(1000)]
-
-
-async def leased(queue: NamedQueue, visibility: float = 60.0) -> Lease:
-    lease = await queue.receive(visibility=visibility)
-    assert lease is not None
-    return lease
 
 
 async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -59,8 +47,8 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         await jobs.release(twice.receipt)
         gone = await leased(jobs)
         await jobs.ack(gone.receipt)
-        key = await service.queue("keyed").enqueue_once("k", Draft(body=b"once"))
-        keys = await service.queue("keyed").enqueue_many_once("ks", [b"two", Draft(body=b"three")])
+        key = await service.queue("keyed").put(Offer(b"once", key="k"))
+        keys = await service.queue("keyed").put(Offer([b"two", Draft(body=b"three")], key="ks"))
         await service.queue("still").pause()
         before = jobs.info()
     async with open_durable(tmp_path) as service:
@@ -81,9 +69,9 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         assert 900 < later.due - trio.current_time() <= 1000
         [dead] = await service.find("dead").peek()
         assert (dead.message.body, dead.message.properties.failed_in) == (b"y", "jobs")
-        assert await service.queue("keyed").enqueue_once("k", Draft(body=b"once")) == (key.id, True)
-        again = await service.queue("keyed").enqueue_many_once("ks", [b"two", Draft(body=b"three")])
-        assert again == (keys.id, True)
+        assert await service.queue("keyed").put(Offer(b"once", key="k")) == replace(key, replayed=True)
+        again = await service.queue("keyed").put(Offer([b"two", Draft(body=b"three")], key="ks"))
+        assert again == replace(keys, replayed=True)
         with pytest.raises(ReceiptExpired):
             await jobs.ack(lease.receipt)
         assert (await jobs.enqueue(b"new")).id == before.stats.enqueued + 1
@@ -130,8 +118,8 @@ CHANGES: dict[str, Callable[[DurableService, Lease], Awaitable[object]]] = {
     "enqueue into a new queue": lambda service, lease: service.queue("new").enqueue(b"new"),
     "enqueue many": lambda service, lease: service.default.enqueue_many([b"new"] * 3),
     "enqueue drafts": lambda service, lease: service.default.enqueue_many([Draft(body=b"new", delay=1.0)]),
-    "enqueue once": lambda service, lease: service.default.enqueue_once("key", Draft(body=b"new")),
-    "enqueue many once": lambda service, lease: service.default.enqueue_many_once("key", [b"new"] * 3),
+    "enqueue once": lambda service, lease: service.default.put(Offer(b"new", key="key")),
+    "enqueue many once": lambda service, lease: service.default.put(Offer([b"new"] * 3, key="key")),
     "dequeue": lambda service, lease: service.dequeue(),
     "dequeue many": lambda service, lease: service.default.dequeue_many(5),
     "receive": lambda service, lease: service.default.receive(),
@@ -301,7 +289,7 @@ async def test_the_writer_may_raise_anything_at_any_statement(
             names = [b"%d-%d" % (at, number) for number in range(4)]
             await surely(partial(queue.enqueue, names[0]))
             held.append(names[0])
-            await surely(partial(queue.enqueue_once, f"{at}", Draft(body=names[1])))
+            await surely(partial(queue.put, Offer(names[1], key=f"{at}")))
             held.append(names[1])
             await surely(partial(queue.enqueue_many, [Draft(body=each, ttl=9e6) for each in names[2:]]))
             held += names[2:]
@@ -367,7 +355,7 @@ async def test_two_uses_of_a_key_at_once_are_one_message(tmp_path: Path) -> None
         answers = []
 
         async def enqueue() -> None:
-            answers.append(await service.default.enqueue_once("key", Draft(body=b"a")))
+            answers.append(await service.default.put(Offer(b"a", key="key")))
 
         async with trio.open_nursery() as nursery:
             for _ in range(5):
@@ -386,7 +374,7 @@ async def test_a_key_whose_first_use_fails_was_not_used(tmp_path: Path, disk: Di
 
         async def enqueue() -> None:
             try:
-                await service.default.enqueue_once("key", Draft(body=b"a"))
+                await service.default.put(Offer(b"a", key="key"))
             except StorageUnavailable as error:
                 refused.append(error)
 
@@ -399,24 +387,7 @@ async def test_a_key_whose_first_use_fails_was_not_used(tmp_path: Path, disk: Di
         assert len(refused) == 2
         disk.failing = False
         await works_again(service)
-        assert not (await service.default.enqueue_once("key", Draft(body=b"another"))).replayed
-
-
-async def test_two_acknowledgements_at_once_are_both_fine(tmp_path: Path) -> None:
-    async with open_durable(tmp_path) as service:
-        await service.enqueue(b"a")
-        lease = await leased(service.default)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(service.default.ack, lease.receipt)
-            nursery.start_soon(service.default.ack, lease.receipt)
-        twice = [Settlement(receipt=lease.receipt)] * 2
-        assert await service.default.settle(twice) == [None, None]
-        await service.enqueue(b"b")
-        lease = await leased(service.default)
-        both = [Settlement(receipt=lease.receipt), Settlement(receipt=lease.receipt, action="release")]
-        ok, refused = await service.default.settle(both)
-        assert ok is None
-        assert isinstance(refused, ReceiptExpired)
+        assert not (await service.default.put(Offer(b"another", key="key"))).replayed
 
 
 async def test_memory_is_all_that_was_asked_for(tmp_path: Path, disk: Disk) -> None:
@@ -497,38 +468,6 @@ async def test_a_loaded_snapshot_is_there_after_a_restart(tmp_path: Path) -> Non
         assert bodies == [b"%d" % number for number in range(1000)] + [b"more"] * 500
 
 
-async def test_what_was_purged_is_removed_from_the_file(tmp_path: Path) -> None:
-    async with open_durable(tmp_path, max_msgs=10**6) as service:
-        for _ in range(20):
-            await service.default.enqueue_many([bytes(1000)] * 1000)
-        await service.clear()
-        await service.enqueue(b"left")
-    async with open_durable(tmp_path) as service:
-        files = service._journal._writer._database
-        await eventually(lambda: not files.untidy, "the file to be tidied")
-    with closing(sqlite3.connect(tmp_path / database.FILE)) as connection:
-        assert connection.execute("select count(*) from messages").fetchone() == (1,)
-
-
-async def test_the_files_stay_small_though_the_oldest_message_stays(tmp_path: Path) -> None:
-    body, batch, live, through = bytes(100_000), 20, 60, 600
-    largest = 0
-    async with open_durable(tmp_path) as service:
-        await service.enqueue(b"a year old")
-        oldest = await leased(service.default)
-        for number in range(0, through, batch):
-            await service.default.enqueue_many([body] * batch)
-            if number >= live:
-                assert len(await service.default.dequeue_many(batch)) == batch
-            largest = max(largest, sum(path.stat().st_size for path in tmp_path.iterdir()))
-        await service.default.release(oldest.receipt)
-    # Twice what is live, the spare pages, and a log that is emptied when it is 4 MiB long.
-    assert largest < 2 * (live + batch) * len(body) + 32 * MIB < through * len(body)
-    async with open_durable(tmp_path) as service:
-        first, *rest = await taken(service.default)
-        assert (first, len(rest)) == (b"a year old", live)
-
-
 async def test_waiters_of_a_deleted_queue_are_told(tmp_path: Path) -> None:
     async with open_durable(tmp_path) as service, trio.open_nursery() as nursery:
 
@@ -554,179 +493,6 @@ async def test_dead_letters_go_back_and_stay_there(tmp_path: Path) -> None:
     async with open_durable(tmp_path) as service:
         assert await taken(service.find("jobs")) == [b"a"]
         assert await taken(service.find("dead")) == []
-
-
-async def test_a_lease_of_a_block_is_acknowledged_on_the_disk(tmp_path: Path) -> None:
-    async with open_durable(tmp_path) as service:
-        await service.default.enqueue_many([b"a", b"b"])
-        async with service.default.lease() as lease:
-            assert lease.body == b"a"
-        with pytest.raises(RuntimeError):
-            async with service.default.lease():
-                raise RuntimeError
-    async with open_durable(tmp_path) as service:
-        [held] = await service.default.peek()
-        assert (held.message.body, held.receives) == (b"b", 1)
-
-
-@pytest.mark.parametrize("durable", [False, True])
-@pytest.mark.parametrize("action", ["ack", "release"])
-async def test_a_block_may_settle_its_lease_itself(tmp_path: Path, action: Action, durable: bool) -> None:
-    async def settle_and(end: Callable[[], object]) -> None:
-        async with service.default.lease() as lease:
-            service.default.settle_nowait(Settlement(receipt=lease.receipt, action=action))
-            end()
-
-    async with zapq.open_service(Settings(data_dir=str(tmp_path), durable=durable)) as service:
-        await service.default.enqueue(b"a")
-        with pytest.raises(ReceiptExpired) if action == "release" else nullcontext():
-            await settle_and(dict)
-        await service.default.clear()
-        await service.default.enqueue(b"b")
-        with pytest.raises(KeyError):
-            await settle_and({}.popitem)
-        assert await taken(service.default) == ([b"b"] if action == "release" else [])
-
-
-async def test_a_block_whose_end_cannot_be_written_leaves_its_message_to_others(
-    tmp_path: Path, disk: Disk
-) -> None:
-    async def end(act: Callable[[str], object]) -> None:
-        async with service.default.lease() as lease:
-            disk.failing = True
-            act(lease.receipt)
-
-    async with open_durable(tmp_path) as service:
-        await service.default.enqueue(b"a")
-        acts: list[tuple[Callable[[str], object], type[Exception]]] = [
-            (int, ValueError),
-            (len, StorageUnavailable),
-            (service.default.ack_nowait, StorageUnavailable),
-        ]
-        for act, error in acts:
-            with pytest.raises(error):
-                await end(act)
-            disk.failing = False
-            await works_again(service)
-        assert await taken(service.default) == [b"a"]
-
-
-async def test_a_late_ack_is_on_the_disk_and_one_that_fails_has_not_happened(tmp_path: Path, disk: Disk) -> None:
-    async with open_durable(tmp_path) as service:
-        queue = service.default
-        await queue.enqueue_many([b"a", b"b"])
-        first, second = [await leased(queue, visibility=0.0) for _ in range(2)]
-        assert first.body == second.body == b"a"
-        with pytest.raises(ReceiptExpired, match="given out again"):
-            await queue.ack(first.receipt)
-        disk.failing = True
-        with pytest.raises(StorageUnavailable):
-            await queue.ack(second.receipt)
-        assert [each.message.body for each in await queue.peek()] == [b"a", b"b"]
-        disk.failing = False
-        await works_again(service)
-        disk.hold()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(queue.ack, second.receipt)
-            nursery.start_soon(queue.ack, second.receipt)
-            await wait_all_tasks_blocked()
-            # While its ack is being written, no consumer gets it.
-            assert [each.message.body for each in await queue.peek()] == [b"b"]
-            disk.go_on()
-        assert queue.info().stats.acked == 1
-    async with open_durable(tmp_path) as service:
-        assert await taken(service.default) == [b"b"]
-
-
-async def test_a_directory_has_one_owner(tmp_path: Path) -> None:
-    async with open_durable(tmp_path):
-        with pytest.raises(CannotStart, match="in use"):
-            async with open_durable(tmp_path):
-                raise AssertionError
-    async with open_durable(tmp_path):
-        pass
-
-
-def spoil_nothing(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def spoil_all(path: Path) -> None:
-    path.write_bytes(b"no database" * 1000)
-
-
-def spoil_page(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[4096 : 4096 + 100] = bytes(100)
-    path.write_bytes(data)
-
-
-def of_the_future(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("pragma user_version = 99")
-
-
-def of_another(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("pragma application_id = 7")
-
-
-def spoil_body(path: Path) -> None:
-    data = path.read_bytes()
-    assert data.count(b"precious") == 1
-    path.write_bytes(data.replace(b"precious", b"presious"))
-
-
-def make_link(path: Path) -> None:
-    path.rename(path.with_name("other.db"))
-    path.symlink_to("other.db")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (spoil_nothing, "it is empty"),
-        (spoil_all, "not a database"),
-        (spoil_page, "damaged|malformed"),
-        (spoil_body, "checksum"),
-        (of_the_future, "newer zapq"),
-        (of_another, "a database of another program"),
-        (make_link, "not a plain file"),
-    ],
-)
-async def test_a_database_that_is_not_right_is_refused_and_left_alone(
-    tmp_path: Path, spoil: Callable[[Path], None], reason: str
-) -> None:
-    async with open_durable(tmp_path) as service:
-        await service.enqueue(b"precious")
-    spoil(tmp_path / database.FILE)
-    before = (tmp_path / database.FILE).read_bytes()
-    for _ in range(2):
-        with pytest.raises(CannotStart, match=reason):
-            async with open_durable(tmp_path):
-                raise AssertionError
-    assert (tmp_path / database.FILE).read_bytes() == before
-
-
-async def test_a_database_another_program_uses_is_not_touched(tmp_path: Path) -> None:
-    async with open_durable(tmp_path) as service:
-        await service.enqueue(b"a")
-    with closing(sqlite3.connect(tmp_path / database.FILE)) as other:
-        other.execute("begin immediate")
-        with pytest.raises(
-            CannotStart, match=r"^zapq\.db is in use by another program: database is locked\. Close"
-        ):
-            async with open_durable(tmp_path):
-                raise AssertionError
-    async with open_durable(tmp_path) as service:
-        assert await taken(service.default) == [b"a"]
-
-
-async def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
-    async with open_durable(tmp_path) as service:
-        await service.enqueue(b"a")
-        for path in tmp_path.iterdir():
-            assert os.stat(path).st_mode & 0o777 == 0o600, path
 
 
 async def test_who_waits_for_a_disk_that_hangs_is_told_in_the_end(
@@ -790,87 +556,3 @@ async def test_a_cancelled_program_still_writes_everything(tmp_path: Path) -> No
             await trio.sleep_forever()
     async with open_durable(tmp_path) as service:
         assert await taken(service.default) == [b"a"]
-
-
-async def test_a_block_that_ends_while_its_queue_is_purged_waits_for_the_purge(tmp_path: Path, disk: Disk) -> None:
-    async with open_durable(tmp_path) as service:
-        await service.default.enqueue_many([b"abc", b"def"])
-        dequeued = await service.default.dequeue()
-        assert dequeued is not None
-
-        async def hold_over_the_purge() -> None:
-            async with service.default.lease():
-                disk.hold()
-                nursery.start_soon(service.default.clear)
-                await disk.held()
-                service.default.return_undelivered([dequeued])
-                nursery.start_soon(trio.to_thread.run_sync, disk.go_on)
-
-        async with trio.open_nursery() as nursery:
-            with pytest.raises(ReceiptExpired):
-                await hold_over_the_purge()
-        stats = service.stats().queue
-        assert (stats.messages, stats.bytes, stats.leased, stats.ready) == (1, 3, 0, 1)
-    async with open_durable(tmp_path) as service:
-        assert await taken(service.default) == [b"abc"], "it was not in the queue when that was purged"
-
-
-async def test_a_late_ack_does_not_meet_a_redrive_that_is_being_written(tmp_path: Path, disk: Disk) -> None:
-    async with open_durable(tmp_path) as service:
-        await service.configure("jobs", QueueSettings(max_receives=1, dead_letter="dead"))
-        jobs, dead = service.queue("jobs"), service.queue("dead")
-        await jobs.enqueue(b"abc")
-        await leased(jobs, 0.0)
-
-        async def hold_over_the_redrive() -> None:
-            async with dead.lease(visibility=0.0):
-                disk.hold()
-                nursery.start_soon(dead.redrive)
-                await disk.held()
-                nursery.start_soon(trio.to_thread.run_sync, disk.go_on)
-
-        async with trio.open_nursery() as nursery:
-            with pytest.raises(ReceiptExpired):
-                await hold_over_the_redrive()
-        for queue, messages in ((jobs, 1), (dead, 0)):
-            stats = queue.info().stats
-            assert (stats.messages, stats.bytes, stats.ready) == (messages, 3 * messages, messages)
-
-
-@pytest.mark.parametrize("durable", [False, True])
-async def test_settlements_of_one_call_are_the_same_in_memory_and_on_disk(tmp_path: Path, durable: bool) -> None:
-    async with zapq.open_service(Settings(data_dir=str(tmp_path), durable=durable)) as service:
-        queue = service.default
-        await queue.enqueue(b"abc")
-        lease = await leased(queue, 0.0)
-        late = [Settlement(receipt=lease.receipt, action="release"), *[Settlement(receipt=lease.receipt)] * 2]
-        refused, *accepted = await queue.settle(late)
-        assert isinstance(refused, ReceiptExpired)
-        assert accepted == [None, None]
-
-
-async def test_a_lease_whose_ack_is_being_written_is_extended_if_that_fails(tmp_path: Path, disk: Disk) -> None:
-    async with open_durable(tmp_path) as service:
-        await service.default.enqueue(b"abc")
-        lease = await leased(service.default, 30.0)
-        disk.hold()
-        extended: list[float] = []
-
-        async def ack() -> None:
-            with pytest.raises(StorageUnavailable):
-                await service.default.ack(lease.receipt)
-            disk.failing = False
-
-        async def extend() -> None:
-            extended.append((await service.default.extend(lease.receipt, visibility=60)).visibility)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ack)
-            await wait_all_tasks_blocked()
-            nursery.start_soon(extend)
-            await wait_all_tasks_blocked()
-            assert not extended
-            disk.failing = True
-            disk.go_on()
-        await works_again(service)
-        assert extended == [30.0], "its own time, which a later extension without one takes"

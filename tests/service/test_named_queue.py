@@ -25,8 +25,9 @@ from zapq.errors import (
     TooManyQueues,
     TooManyWaiters,
 )
-from zapq.service.named_queue import NamedQueue, Settlement
+from zapq.service.named_queue import NamedQueue
 from zapq.service.open import open_service
+from zapq.service.operations import Accepted, Offer, Settlement, terms
 from zapq.service.service import QueueService
 from zapq.service.waiting import Want
 from zapq.settings import Settings
@@ -365,32 +366,32 @@ async def test_what_nobody_wanted_in_time_is_gone(queue: NamedQueue, autojump_cl
 
 
 async def test_a_key_makes_sending_twice_harmless(queue: NamedQueue, autojump_clock: MockClock) -> None:
-    draft = Draft(body=b"job", priority=3)
-    first = await queue.enqueue_once("key", draft)
-    again = await queue.enqueue_once("key", draft)
+    offer = Offer(b"job", terms(priority=3), key="key")
+    first = await queue.put(offer)
+    again = await queue.put(offer)
     assert (first.replayed, again.replayed, again.id) == (False, True, first.id)
     with pytest.raises(KeyReused):
-        await queue.enqueue_once("key", Draft(body=b"job", priority=4))
+        await queue.put(Offer(b"job", terms(priority=4), key="key"))
     await trio.sleep(301)
-    assert not (await queue.enqueue_once("key", draft)).replayed
+    assert not (await queue.put(offer)).replayed
     assert queue.info().stats.enqueued == 2
 
 
 async def test_a_key_makes_sending_a_batch_twice_harmless(queue: NamedQueue, autojump_clock: MockClock) -> None:
     batch: list[bytes | Draft] = [b"a", Draft(body=b"b", priority=3)]
-    first = await queue.enqueue_many_once("key", batch)
-    again = await queue.enqueue_many_once("key", batch)
-    assert (first, again) == ((1, False), (1, True))
+    first = await queue.put(Offer(batch, key="key"))
+    again = await queue.put(Offer(batch, key="key"))
+    assert (first, again) == (Accepted(1), Accepted(1, replayed=True))
     others: list[list[bytes | Draft]] = [batch[:1], [b"a", Draft(body=b"b", priority=4)], batch[::-1]]
     for other in others:
         with pytest.raises(KeyReused):
-            await queue.enqueue_many_once("key", other)
+            await queue.put(Offer(other, key="key"))
     with pytest.raises(KeyReused):
-        await queue.enqueue_many_once("key", batch, content_type="text/plain")
+        await queue.put(Offer(batch, terms(content_type="text/plain"), key="key"))
     with pytest.raises(KeyReused):
-        await queue.enqueue_once("key", Draft(body=b"a"))
+        await queue.put(Offer(b"a", key="key"))
     await trio.sleep(301)
-    assert await queue.enqueue_many_once("key", batch) == (3, False)
+    assert await queue.put(Offer(batch, key="key")) == Accepted(3)
     assert queue.info().stats.enqueued == 4
 
 
@@ -399,15 +400,15 @@ async def test_a_refused_message_does_not_use_its_key_up(zapq_settings: Settings
         queue = service.queue("emails")
         await queue.enqueue(b"in the way")
         with pytest.raises(QueueFull):
-            await queue.enqueue_once("key", Draft(body=b"job"))
+            await queue.put(Offer(b"job", key="key"))
         with pytest.raises(QueueFull):
-            await queue.enqueue_many_once("key", [b"job"])
+            await queue.put(Offer([b"job"], key="key"))
         await queue.clear()
-        assert not (await queue.enqueue_once("key", Draft(body=b"another"))).replayed
+        assert not (await queue.put(Offer(b"another", key="key"))).replayed
         service.drain()
-        assert (await queue.enqueue_once("key", Draft(body=b"another"))).replayed
+        assert (await queue.put(Offer(b"another", key="key"))).replayed
         with pytest.raises(Draining):
-            await queue.enqueue_once("new", Draft(body=b"another"))
+            await queue.put(Offer(b"another", key="new"))
 
 
 async def test_a_block_that_ends_well_acknowledges(queue: NamedQueue, autojump_clock: MockClock) -> None:
@@ -481,9 +482,9 @@ async def test_a_paused_queue_takes_and_settles_but_does_not_give(
 
 VERBS: dict[str, Callable[[NamedQueue, str], Awaitable[Any]]] = {
     "enqueue": lambda queue, _: queue.enqueue(b"x"),
-    "enqueue once": lambda queue, _: queue.enqueue_once("key", Draft(body=b"x")),
+    "enqueue once": lambda queue, _: queue.put(Offer(b"x", key="key")),
     "enqueue many": lambda queue, _: queue.enqueue_many([b"x"]),
-    "enqueue many once": lambda queue, _: queue.enqueue_many_once("key", [b"x"]),
+    "enqueue many once": lambda queue, _: queue.put(Offer([b"x"], key="key")),
     "receive": lambda queue, _: queue.receive(),
     "receive and wait": lambda queue, _: queue.receive(wait=5),
     "receive many": lambda queue, _: queue.receive_many(5),
@@ -526,6 +527,7 @@ async def test_every_verb_that_is_cancelled_changes_nothing(
             await wait_all_tasks_blocked()
             assert zapq_service.lock.statistics().tasks_waiting
             scope.cancel()
+            await wait_all_tasks_blocked()
     assert scope.cancelled_caught
     assert (zapq_service.stats(), queue.info(), await queue.peek("leased")) == before
     assert len(zapq_service.keys) == 0
@@ -548,8 +550,8 @@ async def test_every_verb_that_is_cancelled_changes_nothing(
         (lambda queue: queue.enqueue_many([]), "messages"),
         (lambda queue: queue.enqueue_many([b""] * 1001), "messages"),
         (lambda queue: queue.enqueue_many([b"", Draft(body=b"", priority=99)]), "priority"),
-        (lambda queue: queue.enqueue_once("key", Draft(body=b"", delay=-1)), "delay"),
-        (lambda queue: queue.enqueue_many_once("key", []), "messages"),
+        (lambda queue: queue.put(Offer(b"", terms(delay=-1), key="key")), "delay"),
+        (lambda queue: queue.put(Offer([], key="key")), "messages"),
         (lambda queue: queue.receive(wait=61), "wait"),
         (lambda queue: queue.receive(visibility=43_201), "visibility"),
         (lambda queue: queue.receive(visibility=-1), "visibility"),
@@ -582,7 +584,7 @@ async def test_limits_hold_for_every_way_in(zapq_settings: Settings, nursery: tr
             lambda: queue.enqueue(b"1234"),
             lambda: queue.enqueue_many([b"1", b"1234"]),
             lambda: queue.enqueue_many([Draft(body=b"1234")]),
-            lambda: queue.enqueue_once("key", Draft(body=b"1234")),
+            lambda: queue.put(Offer(b"1234", key="key")),
         ):
             with pytest.raises(MessageTooLarge):
                 await attempt()
@@ -598,30 +600,6 @@ async def test_limits_hold_for_every_way_in(zapq_settings: Settings, nursery: tr
         with pytest.raises(TooManyWaiters):
             await queue.receive(wait=1)
         assert queue.info().stats.messages == 0
-
-
-async def test_a_queue_made_for_a_message_that_is_refused_is_gone_again(zapq_service: QueueService) -> None:
-    with pytest.raises(MessageTooLarge), zapq_service.provisional_queue("new") as queue:
-        await queue.enqueue(bytes(200_000))
-    with pytest.raises(QueueNotFound):
-        zapq_service.find("new")
-
-
-async def test_a_queue_made_twice_at_once_stays_if_one_of_the_two_succeeds(zapq_service: QueueService) -> None:
-    async with trio.open_nursery() as nursery:
-
-        async def fail() -> None:
-            with pytest.raises(MessageTooLarge), zapq_service.provisional_queue("new") as queue:
-                await queue.enqueue(bytes(200_000))
-
-        async def succeed() -> None:
-            with zapq_service.provisional_queue("new") as queue:
-                await queue.enqueue(b"x")
-
-        for _ in range(5):
-            nursery.start_soon(fail)
-            nursery.start_soon(succeed)
-    assert zapq_service.find("new").info().stats.messages == 5
 
 
 async def test_many_parked_leases_and_waiters_keep_one_timer(
@@ -662,7 +640,7 @@ async def test_messages_of_a_batch_can_be_taken_back_one_by_one(
     queue: NamedQueue, autojump_clock: MockClock
 ) -> None:
     await queue.enqueue_many([b"%d" % number for number in range(5)])
-    given = queue.take_nowait(Want(3))
+    given = await queue.take(Want(3))
     assert [each.body for each in given] == [b"0", b"1", b"2"]
     queue.return_undelivered(given)
     taken = await queue.dequeue_many(9)

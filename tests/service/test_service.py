@@ -17,6 +17,7 @@ from tests.support.waiting import eventually
 from zapq.core.message import Message
 from zapq.errors import Draining, InvalidParameter, MessageTooLarge, QueueFull, SnapshotFailed, TooManyWaiters
 from zapq.service.open import open_service
+from zapq.service.operations import Offer
 from zapq.service.service import QueueService
 from zapq.service.waiting import WaitingRoom, WaitQueue, Want
 from zapq.settings import Settings
@@ -217,6 +218,7 @@ async def test_every_verb_cancelled_in_line_for_the_lock_changes_nothing(
         # Restoring reads a file first, in a thread.
         await eventually(lambda: zapq_service.lock.statistics().tasks_waiting, "the verb to want the lock")
         scope.cancel()
+        await wait_all_tasks_blocked()
     assert scope.cancelled_caught
     assert zapq_service.stats() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.json", "empty.msgpack"]
@@ -241,7 +243,7 @@ async def test_draining_answers_waiters_refuses_newcomers_and_gives_what_is_held
     assert refused == 3
     with pytest.raises(Draining):
         await zapq_service.enqueue(b"late")
-    await zapq_service.enqueue(b"begun before", exempt_from_drain=True)
+    await zapq_service.default.put(Offer(b"begun before", exempt_from_drain=True))
     assert await zapq_service.dequeue(wait=60) is not None
     for wait in (0, 60):
         with pytest.raises(Draining):
@@ -462,13 +464,14 @@ async def test_a_restore_serves_those_who_wait(zapq_service: QueueService, nurse
     assert got == [b"saved"]
 
 
-def test_deadlines_of_served_waiters_do_not_pile_up() -> None:
+async def test_deadlines_of_served_waiters_do_not_pile_up(zapq_service: QueueService) -> None:
+    lender = zapq_service.state("default")
     room, line = WaitingRoom(), WaitQueue()
     patient = room.join(line, Want(), 1e9, lambda: None)
     for number in range(10_000):
         room.join(line, Want(), 1000.0 + number, lambda: None)
         room.leave(patient)
-        room.serve(next(iter(line.values())), ())
+        room.serve(next(iter(line.values())), (), lender)
         patient = room.join(line, Want(), 1e9, lambda: None)
     assert len(room) == len(line) == 1
     assert len(room._patience._heap) <= 2 * len(room) + 64

@@ -13,12 +13,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from zapq.core.message import Draft, Lease
+from zapq.core.message import Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, Draining, KeyReused, QueueNotFound, ReceiptExpired, SnapshotFailed
 from zapq.service import bulk
 from zapq.service.named_queue import NamedQueue
 from zapq.service.open import open_service
+from zapq.service.operations import Accepted, Offer
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -81,8 +82,8 @@ async def test_delays_ttls_and_keys_go_on_by_the_wall_clock(
     monkeypatch.setattr("zapq.service.snapshots.time.time", lambda: wall)
     await zapq_service.enqueue(b"late", delay=100)
     await zapq_service.enqueue(b"mortal", ttl=50)
-    draft = Draft(body=b"invoice")
-    assert await zapq_service.default.enqueue_once("key", draft) == (3, False)
+    offer = Offer(b"invoice", key="key")
+    assert await zapq_service.default.put(offer) == Accepted(3)
     await zapq_service.snapshot("a.msgpack")
     for passed, late, held, replayed in ((40, 60, 3, True), (90, 10, 2, True), (301, None, 2, False)):
         wall += passed
@@ -92,7 +93,7 @@ async def test_delays_ttls_and_keys_go_on_by_the_wall_clock(
             delayed = await other.default.peek("delayed")
             assert [round((each.due or 0) - trio.current_time()) for each in delayed] == ([late] if late else [])
             assert other.stats().queue.messages == held - 1
-            assert (await other.default.enqueue_once("key", draft)).replayed == replayed
+            assert (await other.default.put(offer)).replayed == replayed
         wall -= passed
 
 
@@ -248,14 +249,14 @@ async def test_another_message_with_the_same_id_is_not_mistaken_for_it(
 
 async def test_keys_are_those_of_the_file(zapq_service: QueueService) -> None:
     jobs = zapq_service.queue("jobs")
-    await jobs.enqueue_once("before", Draft(body=b"x"))
+    await jobs.put(Offer(b"x", key="before"))
     await zapq_service.snapshot("a.msgpack")
-    await jobs.enqueue_once("after", Draft(body=b"y"))
+    await jobs.put(Offer(b"y", key="after"))
     await zapq_service.restore("a.msgpack")
-    assert (await jobs.enqueue_once("before", Draft(body=b"x"))) == (1, True)
+    assert (await jobs.put(Offer(b"x", key="before"))) == Accepted(1, replayed=True)
     with pytest.raises(KeyReused):
-        await jobs.enqueue_once("before", Draft(body=b"other"))
-    assert (await jobs.enqueue_once("after", Draft(body=b"y"))) == (3, False)
+        await jobs.put(Offer(b"other", key="before"))
+    assert (await jobs.put(Offer(b"y", key="after"))) == Accepted(3)
 
 
 async def test_a_message_leased_for_the_last_time_is_a_dead_letter_when_it_is_loaded(

@@ -71,7 +71,8 @@ class Dispatcher:
         """Serve every waiting consumer that can be served, after a change that may have made messages ready."""
         for queue in list(self._crowded):
             if not queue.hand_out():
-                del self._crowded[queue]
+                # A consumer that was served may have asked for more, in this very step.
+                self._crowded.pop(queue, None)
 
     def drain(self) -> None:
         """Answer every waiting consumer, and let none wait from now on."""

@@ -44,7 +44,7 @@ from zapq.service.operations import (
 from zapq.service.pending import Commit, Later, Pending
 from zapq.service.queue_state import QueueState
 from zapq.service.section import Section
-from zapq.service.service import QueueService, ending
+from zapq.service.service import QueueService, as_put, ending
 from zapq.service.waiting import Deliveries, Waiter, WaitQueue
 from zapq.settings import Settings
 from zapq.store.database import Contents, Database
@@ -212,33 +212,33 @@ class DurableService(QueueService):
         """Whether messages are on the disk before they are acknowledged."""
         return True
 
-    def attempt(self, step: Callable[[], Pending[T] | T]) -> Pending[T] | T:
+    def attempt(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
         """Take one synchronous step. What it changes counts when it is written, so its outcome is known then."""
-        return self._defer(step) if self.lock.locked() else self._attempt(step)
+        return self._defer(step) if self.lock.locked() else self._attempt(step, now)
 
-    def attempt_nowait(self, step: Callable[[], T]) -> T:
+    def attempt_nowait(self, step: Callable[[float], T], now: float) -> T:
         """Take one synchronous step now, or raise `trio.WouldBlock`; what it changes may still be undone."""
         try:
-            return super().attempt_nowait(step)
+            return super().attempt_nowait(step, now)
         except (StillSettling, _StillWriting):
             raise trio.WouldBlock from None
 
-    def _attempt(self, step: Callable[[], Pending[T] | T]) -> Pending[T] | T:
+    def _attempt(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
         journal = self.journal
         entered = journal.entered
         try:
-            outcome = step()
+            outcome = step(now)
         except (StillSettling, _StillWriting):
             return self._defer(step)
         if isinstance(outcome, Pending) or journal.entered == entered:
             return outcome
         return Commit(journal.batch, outcome)
 
-    async def _attempt_when_free(self, step: Callable[[], Pending[T] | T], later: Later[T]) -> None:
-        await self.journal.resolved()
+    async def _attempt_when_free(self, step: Callable[[float], Pending[T] | T], later: Later[T]) -> None:
         with ending(later):
+            await self.journal.resolved()
             async with Section(self.lock):
-                outcome = self._attempt(step) if later.wanted else None
+                outcome = self._attempt(step, trio.current_time()) if later.wanted else None
             later.complete(outcome)  # type: ignore[arg-type]  # it is none if no task wants it
 
     def when_resolved(self, call: Callable[[], object]) -> None:
@@ -251,20 +251,24 @@ class DurableService(QueueService):
     def attempt_enqueuing(self, asked: Enqueue, now: float) -> Pending[Accepted] | Accepted:
         """Store one message. See `QueueService.attempt_putting`."""
         state = self._states.get(asked.queue)
-        if state is None:
-            return super().attempt_enqueuing(asked, now)
-        return self.attempt(partial(state.enqueue, asked, now))
+        if state is None or state.provisional or self.lock.locked():
+            return self.attempt_putting(as_put(asked), now)
+        return self._attempt(partial(state.enqueue, asked), now)
 
     def attempt_putting(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
         """Store an offer. See `QueueService.attempt_putting`."""
-        state = self._states.get(asked.queue)
-        if state is None:
-            return self.attempt(partial(self._put_first, asked, now))
-        return self.attempt(partial(state.put, asked, now))
+        return self.attempt(partial(self._put, asked), now)
 
     def attempt_taking(self, asked: Take, now: float) -> Pending[Delivery | Nothing] | Delivery | Nothing:
         """Take messages from a queue. See `QueueService.attempt_taking`."""
-        return self.attempt(lambda: self._take(asked, now))
+        return self.attempt(partial(self._take, asked), now)
+
+    def _release(self, state: QueueState) -> None:
+        if self.lock.locked():
+            # It may be about to become the dead-letter queue of another.
+            self.journal.when_resolved(partial(super()._release, state))
+        else:
+            super()._release(state)
 
     def check_storage(self) -> None:
         """Raise `StorageUnavailable` if changes cannot be written at the moment."""

@@ -1,14 +1,16 @@
 """One queue of a running service: its verbs, for the Trio programs it is embedded in.
 
-Every verb is a step of `QueueState`. The async ones wait where they must: for the service's lock, for a message, for
-the disk. Their `*_nowait` twins raise `trio.WouldBlock` where they would have to wait for the lock or for a lease that
-is being settled; they contain no checkpoint, and return before a durable service has written what they did.
+Every verb is a step of `QueueState`. The async ones wait where they must: for the service's lock, for a message,
+for the disk. Their `*_nowait` twins raise `trio.WouldBlock` where they would have to wait for the lock or for a
+lease that is being settled; they contain no checkpoint, and return before a durable service has written what they
+did.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from math import inf
 from typing import Protocol, TypeVar
 
@@ -17,7 +19,7 @@ import trio
 from zapq.core.broker import Redriven
 from zapq.core.message import OCTETS, Draft, Lease, Message
 from zapq.core.queue import MessageView, State
-from zapq.errors import QueueNotFound, ReceiptExpired, StorageUnavailable, ZapqError
+from zapq.errors import Draining, QueueNotFound, ReceiptExpired, StorageUnavailable, ZapqError
 from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_VISIBILITY, MAX_WAIT
 from zapq.service.operations import (
     Accepted,
@@ -26,7 +28,6 @@ from zapq.service.operations import (
     Nothing,
     Offer,
     Settlement,
-    Take,
     check,
     checked_limit,
     checked_want,
@@ -42,9 +43,11 @@ T = TypeVar("T")
 class Doing(Protocol):
     """What a queue's verbs use of the service."""
 
-    def attempt(self, step: Callable[[], Pending[T] | T]) -> Pending[T] | T: ...
-    def attempt_nowait(self, step: Callable[[], T]) -> T: ...
-    def attempt_taking(self, asked: Take, now: float) -> Pending[Delivery | Nothing] | Delivery | Nothing: ...
+    def attempt(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T: ...
+    def attempt_nowait(self, step: Callable[[float], T], now: float) -> T: ...
+    def take_from(
+        self, state: QueueState, want: Want, wait: float, now: float
+    ) -> Pending[Delivery | Nothing] | Delivery | Nothing: ...
 
 
 class NamedQueue:
@@ -83,7 +86,7 @@ class NamedQueue:
 
         Also raises `trio.WouldBlock` while another task holds the lock; then nothing is stored.
         """
-        return self._service.attempt_nowait(self._storing(body, priority, delay, ttl, content_type))
+        return self._do_nowait(self._storing(body, priority, delay, ttl, content_type))
 
     async def enqueue(
         self,
@@ -99,8 +102,8 @@ class NamedQueue:
 
         It is ready after `delay` seconds, and gone after `ttl` seconds unless a consumer has it then. With
         `durability="memory"` a durable service does not wait for the disk, as it does otherwise. Raises
-        `MessageTooLarge`, `QueueFull`, `Draining`, `InvalidParameter` for a value out of range, and `NotDurable` for
-        `durability="committed"` in memory. If cancelled, nothing is stored.
+        `MessageTooLarge`, `QueueFull`, `Draining`, `InvalidParameter` for a value out of range, and `NotDurable`
+        for `durability="committed"` in memory. If cancelled, nothing is stored.
         """
         return await self._do(self._storing(body, priority, delay, ttl, content_type, durability))
 
@@ -112,11 +115,10 @@ class NamedQueue:
         ttl: float | None,
         content_type: str,
         durability: Durability | None = None,
-    ) -> Callable[[], Message]:
+    ) -> Callable[[float], Message]:
         how = terms(priority=priority, delay=delay, ttl=ttl, content_type=content_type)
 
-        def store() -> Message:
-            now = trio.current_time()
+        def store(now: float) -> Message:
             with self._state.asked_for(durability):
                 return self._state.store_one(body, how.lasting(now), delay, now)
 
@@ -144,15 +146,15 @@ class NamedQueue:
         `NotDurable` if the terms ask for a disk there is none of, and the errors of `enqueue`; then the key is as
         before. If cancelled, nothing is stored.
         """
-        return await self._do(lambda: self._state.put(offer, trio.current_time()))
+        return await self._do(partial(self._state.put, offer))
 
     def put_nowait(self, offer: Offer) -> Accepted:
         """Store an offer as `put` does; atomic, without a checkpoint.
 
-        Also raises `trio.WouldBlock` where it would have to wait: for the lock, or for what the key was used for to
-        be written.
+        Also raises `trio.WouldBlock` where it would have to wait: for the lock, or for what the key was used for
+        to be written.
         """
-        return self._service.attempt_nowait(lambda: self._state.put(offer, trio.current_time()))
+        return self._do_nowait(partial(self._state.put, offer))
 
     def dequeue_nowait(self) -> Message | None:
         """Remove and return the first message, or None; atomic, without a checkpoint.
@@ -160,14 +162,13 @@ class NamedQueue:
         Raises `Draining` if the service is draining and has nothing to give, and `trio.WouldBlock` while another
         task holds the lock.
         """
-        return self._service.attempt_nowait(self._dequeue)
-
-    def _dequeue(self) -> Message | None:
-        self._state.check_alive()
-        core = self._state.core
         # Where nothing has a time, the time does not matter, and looking at the clock would be a third of it.
-        now = trio.current_time() if core.alarm < inf else 0.0
-        message = core.dequeue(now)
+        now = trio.current_time() if self._state.core.alarm < inf else 0.0
+        return self._service.attempt_nowait(self._dequeue, now)
+
+    def _dequeue(self, now: float) -> Message | None:
+        self._state.check_alive()
+        message = self._state.core.dequeue(now)
         if message is None:
             self._state.nothing(now)
         return message
@@ -192,14 +193,13 @@ class NamedQueue:
         """Lease the first message, or return None; atomic, without a checkpoint. See `dequeue_nowait`."""
         want = checked_want(1, lease=True, visibility=visibility)
 
-        def receive() -> Lease | None:
-            now = trio.current_time()
+        def receive(now: float) -> Lease | None:
             given = self._state.take(want, now)
             if not given:
                 self._state.nothing(now)
             return next((lease for lease in given if isinstance(lease, Lease)), None)
 
-        return self._service.attempt_nowait(receive)
+        return self._do_nowait(receive)
 
     async def receive(self, *, wait: float = 0.0, visibility: float | None = None) -> Lease | None:
         """Lease the first message, waiting up to `wait` seconds (0 to 60) for one; None if none came.
@@ -223,11 +223,7 @@ class NamedQueue:
         return await self._take(want, wait)
 
     async def _take(self, want: Want, wait: float) -> Deliveries:
-        await trio.lowlevel.checkpoint()
-        self._state.check_alive()
-        outcome = self._service.attempt_taking(Take(self.name, want, wait), trio.current_time())
-        if isinstance(outcome, Pending):
-            outcome = await outcome.wait()
+        outcome: Delivery | Nothing = await self._do(partial(self._service.take_from, self._state, want, wait))
         return outcome.given if isinstance(outcome, Delivery) else ()
 
     @asynccontextmanager
@@ -248,7 +244,7 @@ class NamedQueue:
         try:
             yield lease
         except BaseException:
-            with suppress(ReceiptExpired, QueueNotFound, StorageUnavailable):
+            with suppress(ReceiptExpired, QueueNotFound, StorageUnavailable, Draining):
                 await self._end(lease, Settlement(receipt=lease.receipt, action="release"))  # noqa: ASYNC102 - shielded
             raise
         await self._end(lease, Settlement(receipt=lease.receipt))
@@ -257,7 +253,7 @@ class NamedQueue:
         """Settle the lease of a block that ends, even if its task is cancelled."""
         # In memory nothing is waited for. On disk the wait is bounded as `OpenGroup.wait` is.
         try:
-            outcome = self._service.attempt(lambda: self._state.settle_one(settlement, trio.current_time()))
+            outcome = self._service.attempt(partial(self._state.settle_one, settlement), trio.current_time())
             if isinstance(outcome, Pending):
                 with trio.CancelScope(shield=True):
                     await outcome.wait()
@@ -298,11 +294,11 @@ class NamedQueue:
         return lease
 
     async def _settle_one(self, settlement: Settlement) -> Lease | None:
-        return await self._do(lambda: self._state.settle_one(settlement, trio.current_time()))
+        return await self._do(partial(self._state.settle_one, settlement))
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[ZapqError | None]:
         """Acknowledge, release and extend in one step, 1 to 1000 at once; for each, None or why it was refused."""
-        return await self._do(lambda: self._state.settle(settlements, trio.current_time()))
+        return await self._do(partial(self._state.settle, settlements))
 
     def settle_nowait(self, settlement: Settlement) -> Lease | None:
         """Acknowledge, release or extend one lease, and return it if it goes on; atomic, without a checkpoint.
@@ -310,7 +306,7 @@ class NamedQueue:
         Also raises `trio.WouldBlock`, and changes nothing, where it would have to wait: for the lock, or, on disk,
         for what an earlier call did to this lease. In memory neither ever happens.
         """
-        return self._service.attempt_nowait(lambda: self._state.settle_one(settlement, trio.current_time()))
+        return self._do_nowait(partial(self._state.settle_one, settlement))
 
     def return_undelivered(self, given: Deliveries) -> None:
         """Put messages that could not be handed over at their original places, as if never taken.
@@ -322,11 +318,11 @@ class NamedQueue:
     async def peek(self, state: State = "ready", *, limit: int = 10) -> list[MessageView]:
         """Return the first messages in `state`, at most `limit` (1 to 1000), and change nothing."""
         checked_limit(limit, "limit")
-        return await self._do(lambda: self._state.peek(state, limit))
+        return await self._do(lambda now: self._state.peek(state, limit))
 
     async def find(self, id: int) -> MessageView | None:
         """Return the message with this id if the queue holds it, and change nothing."""
-        return await self._do(lambda: self._state.find(id))
+        return await self._do(lambda now: self._state.find(id))
 
     async def clear(self) -> int:
         """Drop every message, delayed and leased ones included, and return how many that were.
@@ -364,7 +360,10 @@ class NamedQueue:
         """Seconds until a message that is delayed or leased will be ready, if nothing happens before."""
         return self._state.next_visible_in(trio.current_time())
 
-    async def _do(self, step: Callable[[], T]) -> T:
+    async def _do(self, step: Callable[[float], Pending[T] | T]) -> T:
         await trio.lowlevel.checkpoint()
-        outcome = self._service.attempt(step)
+        outcome = self._service.attempt(step, trio.current_time())
         return await outcome.wait() if isinstance(outcome, Pending) else outcome
+
+    def _do_nowait(self, step: Callable[[float], T]) -> T:
+        return self._service.attempt_nowait(step, trio.current_time())

@@ -1,8 +1,7 @@
 """What can be asked of the queues, and what comes of it: one frozen value for each.
 
-Every dialect (HTTP on both its roads, the embedded API) turns a request into one of these operations, has
-`QueueService.perform` do it, and turns the outcome into its answer. So what a request means is separate from how it
-is written.
+Every dialect turns a request into one of these operations, has `Queues.perform` do it, and turns the outcome into
+its answer. So what a request means is separate from how it is written.
 """
 
 from __future__ import annotations

@@ -37,14 +37,17 @@ class Pending(Generic[T]):
     __slots__ = ("_call", "done")
 
     patient = False
-    """Whether it may take long by its nature, so that the caller should watch whether its client is still there."""
+    """Whether it may take long by its nature, so that the caller should watch whether its client has left."""
 
     def __init__(self) -> None:
         self.done = False
         self._call: Callable[[], object] | None = None
 
     def when_done(self, call: Callable[[], object]) -> None:
-        """Have `call` called once, when the outcome is known; in the middle of another step, so it must not wait."""
+        """Have `call` called once, when the outcome is known, unless it was abandoned before.
+
+        That is in the middle of another step, so it must not wait.
+        """
         if self.done:
             call()
         else:
@@ -62,7 +65,15 @@ class Pending(Generic[T]):
         raise NotImplementedError
 
     def abandon(self) -> None:
-        """Take note that the asker has left: messages it gets go back to their places. What it changed stays."""
+        """Take note that the asker has left: messages it gets go back to their places. What it changed stays.
+
+        In place of `result`, at any time.
+        """
+        # It may know us.
+        self._call = None
+        self._give_up()
+
+    def _give_up(self) -> None:
         raise NotImplementedError
 
     async def wait(self) -> T:
@@ -90,7 +101,7 @@ class Pending(Generic[T]):
 class Hall(Protocol):
     """Where consumers stand in line."""
 
-    def leave(self, waiter: Waiter) -> None:
+    def leave(self, queue: str, waiter: Waiter) -> None:
         """Let a consumer go; what it was given goes back to its place."""
 
     def nothing(self, queue: str) -> Nothing:
@@ -114,14 +125,17 @@ class Poll(Pending[Delivery | Nothing]):
         """Return the messages, or why there are none. Raises `QueueNotFound`, `Draining`, `StorageUnavailable`."""
         waiter = self._part()
         if waiter.refusal is not None:
-            raise waiter.refusal
+            try:
+                raise waiter.refusal
+            finally:
+                # An error that a frame of its own traceback knows stays until the garbage collector comes.
+                waiter.refusal = None
         if waiter.lender is None:
             return self._hall.nothing(self._queue)
         return Delivery(waiter.lender, waiter.given)
 
-    def abandon(self) -> None:
-        """Leave the line; messages that were given already go back to their places."""
-        self._hall.leave(self._part())
+    def _give_up(self) -> None:
+        self._hall.leave(self._queue, self._part())
 
     def withdraw(self) -> bool:
         """Leave the line, and say that nothing has happened."""
@@ -158,8 +172,8 @@ class Commit(Pending[T]):
             raise self._group.refusal()
         return self._outcome
 
-    def abandon(self) -> None:
-        """Give back the messages, once it is known that they were taken."""
+    def _give_up(self) -> None:
+        # Messages are given back once it is known that they were taken.
         if not self.done:
             self._abandoned = True
         elif not self._group.failure:
@@ -201,21 +215,25 @@ class Later(Pending[T]):
 
     def fail(self, error: Exception) -> None:
         """Let this be what refuses it."""
-        self._error = error
+        if not self._abandoned:
+            self._error = error
         self.finish()
 
     def result(self) -> T:
         """Return the outcome, or raise what refuses it."""
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                # As in `Poll.result`.
+                self._error = None
         if self._what_follows is not None:
             return self._what_follows.result()
         return cast("T", self._outcome)
 
-    def abandon(self) -> None:
-        """Do not begin it any more; or give back what comes of it."""
+    def _give_up(self) -> None:
         self._abandoned = True
+        self._error = None
         if self._what_follows is not None:
             self._what_follows.abandon()
         elif self.done:

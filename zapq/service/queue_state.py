@@ -1,8 +1,8 @@
 """One queue as all tasks of a service share it: what can be done to it, each in one synchronous step.
 
-Nothing here waits, and nothing looks whether the lock is free: `QueueService.attempt` does that, and `NamedQueue` and
-`QueueService.perform` call these steps through it. Whatever makes messages ready ends in `hand_out`, the one place
-where waiting consumers are served.
+Nothing here looks whether the lock is free: `QueueService.attempt` does that, and `NamedQueue` and `Queues` have
+these steps taken by it. Whatever makes messages ready ends in `hand_out`, the one place where waiting consumers
+are served.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -228,7 +229,7 @@ class QueueState:
         return Nothing(self.core.why_empty(), self.next_visible_in(now))
 
     def next_visible_in(self, now: float) -> float:
-        """Return the seconds until a message that is delayed or leased will be ready, if nothing happens before."""
+        """Return the seconds until a message that is delayed or leased is ready, if nothing happens before."""
         return max(self.core.next_visible() - now, 0.0)
 
     def settle_one(self, settlement: Settlement, now: float) -> Lease | None:
@@ -259,7 +260,7 @@ class QueueState:
         return results
 
     def return_undelivered(self, given: Deliveries) -> None:
-        """Put messages that could not be handed over at their original places, as if never taken. Never refused."""
+        """Put messages that could not be handed over at their places, as if never taken. Never refused."""
         if self._deleted:
             return
         for each in given:
@@ -314,15 +315,15 @@ class QueueState:
 
     @property
     def unused(self) -> bool:
-        """Whether nothing was ever sent to it, no consumer waits, and nothing is set."""
+        """Whether nothing was ever sent to it, and nothing is set."""
         stats = self.core.stats()
         untouched = self.core.settings == QueueSettings() and not self.core.paused
-        return untouched and not self.wait_queue and not stats.messages and not stats.enqueued
+        return untouched and not stats.messages and not stats.enqueued
 
     def end(self) -> None:
         """Take note that the queue is deleted, and answer waiting consumers with `QueueNotFound`."""
         self._deleted = True
-        self._dispatcher.waiting_room.refuse(self.wait_queue, QueueNotFound(queue=self.name))
+        self._dispatcher.waiting_room.refuse(self.wait_queue, partial(QueueNotFound, queue=self.name))
 
     def rebind(self, core: Queue) -> None:
         """Use `core` from now on, which has taken the place of the former one; waiting consumers wait on."""

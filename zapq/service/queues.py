@@ -46,8 +46,8 @@ class Queues:
 
     def __init__(self, service: QueueService) -> None:
         self.service = service
-        # Public, because looking it up is half the price of calling `perform`, and the fast road does that for each
-        # request.
+        # Public, because looking it up is half the price of calling `perform`, and the fast road does that for
+        # each request.
         self.how: dict[type[Any], Callable[[Any, float], Any]] = {
             Put: service.attempt_putting,
             Enqueue: service.attempt_enqueuing,
@@ -81,26 +81,27 @@ class Queues:
 
     def _settle(self, asked: Settle, now: float) -> Any:
         state = self.service.find_state(asked.queue)
-        return self.service.attempt(partial(state.settle, asked.settlements, now))
+        return self.service.attempt(partial(state.settle, asked.settlements), now)
 
     def _settle_one(self, asked: SettleOne, now: float) -> Any:
         state = self.service.find_state(asked.queue)
-        return self.service.attempt(partial(state.settle_one, asked.settlement, now))
+        return self.service.attempt(partial(state.settle_one, asked.settlement), now)
 
     def _peek(self, asked: Peek, now: float) -> Any:
         state = self.service.find_state(asked.queue)
-        return self.service.attempt(partial(state.peek, asked.state, checked_limit(asked.limit, "limit")))
+        limit = checked_limit(asked.limit, "limit")
+        return self.service.attempt(lambda now: state.peek(asked.state, limit), now)
 
     def _find(self, asked: Find, now: float) -> Any:
         state = self.service.find_state(asked.queue)
 
-        def find() -> object:
+        def find(now: float) -> object:
             seen = state.find(asked.id)
             if seen is None:
                 raise MessageNotFound(queue=asked.queue, message_id=asked.id)
             return seen
 
-        return self.service.attempt(find)
+        return self.service.attempt(find, now)
 
     def _describe(self, asked: Describe, now: float) -> QueueInfo:
         return self.service.find_state(asked.queue).info()

@@ -67,7 +67,7 @@ class ServiceStats:
 class QueueService:
     """Queues other tasks share. Made and started by `open_service`, never by hand.
 
-    `service.queue("emails")` is one of them; `perform` does what any dialect asks for. The service's own verbs, of the same names, are those of the default
+    `service.queue("emails")` is one of them. The service's own verbs, of the same names, are those of the default
     queue.
     """
 
@@ -107,7 +107,9 @@ class QueueService:
         Raises `InvalidParameter` for a name that is not 1 to 80 letters, digits, dots, dashes and underscores, the
         first a letter or digit, and `TooManyQueues`.
         """
-        return NamedQueue(self, self.state(name))
+        state = self.state(name)
+        state.provisional = False
+        return NamedQueue(self, state)
 
     def find(self, name: str) -> NamedQueue:
         """Return the queue called `name` if there is one; raises `QueueNotFound`."""
@@ -139,29 +141,30 @@ class QueueService:
     def _make_state(self, core: Queue, wait_queue: WaitQueue) -> QueueState:
         return QueueState(self, core, wait_queue)
 
-    def attempt(self, step: Callable[[], Pending[T] | T]) -> Pending[T] | T:
-        """Take one synchronous step: now if no task holds the lock, else as soon as none does.
+    def attempt(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
+        """Take one synchronous step: `now` if no task holds the lock, else as soon as none does.
 
-        Returns its outcome, or `Pending` where that has to be waited for, and raises what it raises.
+        The step gets the time at which it is taken. Returns its outcome, or `Pending` where that has to be waited
+        for, and raises what it raises.
         """
-        return self._defer(step) if self.lock.locked() else step()
+        return self._defer(step) if self.lock.locked() else step(now)
 
-    def attempt_nowait(self, step: Callable[[], T]) -> T:
+    def attempt_nowait(self, step: Callable[[float], T], now: float) -> T:
         """Take one synchronous step now, or raise `trio.WouldBlock`; on disk it may still be undone."""
         if self.lock.locked():
             raise trio.WouldBlock
-        return step()
+        return step(now)
 
-    def _defer(self, step: Callable[[], Pending[T] | T]) -> Later[T]:
+    def _defer(self, step: Callable[[float], Pending[T] | T]) -> Later[T]:
         """Take a step as soon as the lock is free."""
         later: Later[T] = Later()
         self._start(self._attempt_when_free, step, later)
         return later
 
-    async def _attempt_when_free(self, step: Callable[[], Pending[T] | T], later: Later[T]) -> None:
+    async def _attempt_when_free(self, step: Callable[[float], Pending[T] | T], later: Later[T]) -> None:
         with ending(later):
             async with Section(self.lock):
-                outcome = step() if later.wanted else None
+                outcome = step(trio.current_time()) if later.wanted else None
             later.complete(outcome)  # type: ignore[arg-type]  # it is none if no task wants it
 
     def do_in_task(self, work: Callable[[], Awaitable[T]]) -> Later[T]:
@@ -176,15 +179,14 @@ class QueueService:
 
     def _start(self, task: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         if self._tasks is None:
-            raise trio.ClosedResourceError
+            raise Draining
         self._tasks.start_soon(task, *arguments)
 
     def attempt_enqueuing(self, asked: Enqueue, now: float) -> Pending[Accepted] | Accepted:
         """Store one message. See `attempt_putting`."""
         state = self._states.get(asked.queue)
         if state is None or self.lock.locked():
-            put = Put(asked.body, Terms(asked.properties, asked.delay), queue=asked.queue)
-            return self.attempt_putting(put, now)
+            return self.attempt_putting(as_put(asked), now)
         return state.enqueue(asked, now)
 
     def attempt_putting(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
@@ -193,16 +195,17 @@ class QueueService:
         Raises the errors of `QueueState.put` and of `queue`.
         """
         state = self._states.get(asked.queue)
-        if state is None:
-            return self.attempt(partial(self._put_first, asked, now))
-        if self.lock.locked():
-            return self._defer(partial(state.put, asked, now))
+        if state is None or self.lock.locked():
+            return self.attempt(partial(self._put, asked), now)
         return state.put(asked, now)
 
-    def _put_first(self, asked: Put, now: float) -> Accepted:
-        if self.draining and not asked.exempt_from_drain:
-            raise Draining  # before there is a queue that would have to go again
+    def _put(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
+        state = self._states.get(asked.queue)
+        if state is not None and not state.provisional:
+            return state.put(asked, now)
         made = asked.queue not in self.broker.queues
+        if made and self.draining and not asked.exempt_from_drain:
+            raise Draining  # before there is a queue that would have to go again
         state = self.state(asked.queue)
         state.provisional |= made
         state.users += 1
@@ -213,13 +216,18 @@ class QueueService:
 
     def _release(self, state: QueueState) -> None:
         state.users -= 1
-        if state.provisional and not state.users:
-            state.provisional = False
-            if state.unused and self._states.get(state.name) is state:
-                self._remove(state.name)
+        if not state.provisional or state.users:
+            return
+        state.provisional = False
+        if state.unused and self._states.get(state.name) is state:
+            # Consumers wait for the first message of this name as they did before.
+            waiting, state.wait_queue = state.wait_queue, WaitQueue()
+            self._remove(state.name)
+            if waiting:
+                self._expected[state.name] = waiting
 
     def when_resolved(self, call: Callable[[], object]) -> None:
-        """Call `call` once the step that is being taken is known to be written, or to have failed; in memory, now."""
+        """Call `call` once it is known whether the step that is being taken is written; in memory, now."""
         call()
 
     def attempt_taking(self, asked: Take, now: float) -> Pending[Delivery | Nothing] | Delivery | Nothing:
@@ -227,32 +235,39 @@ class QueueService:
 
         A queue that is not there yet is waited for as well. Raises `QueueNotFound`, `Draining`, `TooManyWaiters`.
         """
-        if self.lock.locked():
-            return self._defer(lambda: self._take(asked, trio.current_time()))
-        state = self._states.get(asked.queue)
-        if asked.want is ONE and state is not None:
+        if asked.want is ONE and not self.lock.locked():
             # What `/dequeue` asks for, without two calls.
-            message = state.core.dequeue(now)
-            if message is not None:
+            state = self._states.get(asked.queue)
+            message = None if state is None else state.core.dequeue(now)
+            if state is not None and message is not None:
                 return Delivery(state, (message,))
-        return self._take(asked, now)
+        return self.attempt(partial(self._take, asked), now)
 
-    def _take(self, asked: Take, now: float) -> Poll | Delivery | Nothing:
-        queue, wait = asked.queue, asked.wait
-        state = self._states.get(queue)
+    def _take(self, asked: Take, now: float) -> Pending[Delivery | Nothing] | Delivery | Nothing:
+        state = self._states.get(asked.queue)
         if state is None:
-            if not wait or queue in self.broker.queues:
-                state = self.find_state(queue)
-            else:
-                wait_queue = self._expected.setdefault(check_name(queue), WaitQueue())
-                return self._join(queue, wait_queue, asked.want, wait)
-        given = state.take(asked.want, now)
+            if asked.wait and asked.queue not in self.broker.queues:
+                return self._expect(asked.queue, asked.want, asked.wait)
+            state = self.find_state(asked.queue)
+        return self.take_from(state, asked.want, asked.wait, now)
+
+    def take_from(
+        self, state: QueueState, want: Want, wait: float, now: float
+    ) -> Pending[Delivery | Nothing] | Delivery | Nothing:
+        """Take messages from this very queue: the step of `attempt_taking`."""
+        given = state.take(want, now)
         if given:
             return Delivery(state, given)
         if not wait:
             return state.nothing(now)
-        poll = self._join(queue, state.wait_queue, asked.want, wait)
+        poll = self._join(state.name, state.wait_queue, want, wait)
         self.dispatcher.note_crowded(state)
+        return poll
+
+    def _expect(self, queue: str, want: Want, wait: float) -> Poll:
+        wait_queue = self._expected.get(check_name(queue), WaitQueue())
+        poll = self._join(queue, wait_queue, want, wait)
+        self._expected[queue] = wait_queue
         return poll
 
     def _join(self, queue: str, wait_queue: WaitQueue, want: Want, wait: float) -> Poll:
@@ -261,27 +276,28 @@ class QueueService:
         poll.waiter = self.dispatcher.join(wait_queue, want, wait, poll.finish)
         return poll
 
-    def leave(self, waiter: Waiter) -> None:
+    def leave(self, queue: str, waiter: Waiter) -> None:
         """Let a consumer out of its line: messages given already go back to their places. Never waits."""
         self.waiting_room.leave(waiter)
         waiter.gone = True
         if waiter.lender is not None:
             waiter.lender.return_undelivered(waiter.given)
-        self._forget_unexpected()
+        self._expect_no_longer(queue)
 
     def nothing(self, queue: str) -> Nothing:
         """Count a consumer that has waited in vain, and say why it gets nothing. Raises `Draining`."""
         state = self._states.get(queue)
         if state is not None:
             return state.nothing(trio.current_time())
-        self._forget_unexpected()
+        self._expect_no_longer(queue)
         self.check_open()
         self.dispatcher.note_empty()
         return Nothing("empty", inf)
 
-    def _forget_unexpected(self) -> None:
-        for name in [name for name, wait_queue in self._expected.items() if not wait_queue]:
-            del self._expected[name]
+    def _expect_no_longer(self, queue: str) -> None:
+        """Forget the line in front of a queue that is not there, once no consumer stands in it."""
+        if not self._expected.get(queue, True):
+            del self._expected[queue]
 
     def queues(self) -> list[NamedQueue]:
         """Every queue, by name."""
@@ -333,8 +349,10 @@ class QueueService:
 
     def hand_out(self) -> None:
         """Serve every waiting consumer that can be served, after a change that may have made messages ready."""
-        for name in self._expected.keys() & self.broker.queues.keys():
-            self.state(name)
+        if self._expected:
+            # For queues the core has made.
+            for name in self._expected.keys() & self.broker.queues.keys():
+                self.state(name)
         self.dispatcher.hand_out()
 
     def reservation(self, queue: str) -> Reservation:
@@ -456,11 +474,11 @@ class QueueService:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the one timer: do what is due, sleep until the next deadline or a change. Ends when cancelled."""
-        try:
-            async with trio.open_nursery() as self._tasks:
+        async with trio.open_nursery() as self._tasks:
+            try:
                 await self.dispatcher.run(self.broker.tick, self.hand_out, task_status=task_status)
-        finally:
-            self._tasks = None
+            finally:
+                self._tasks = None
 
     def _remove(self, name: str) -> list[Dropped]:
         state = self.find_state(name)
@@ -468,6 +486,11 @@ class QueueService:
         del self._states[name]
         state.end()
         return dropped
+
+
+def as_put(asked: Enqueue) -> Put:
+    """Return the same in the longer form."""
+    return Put(asked.body, Terms(asked.properties, asked.delay), queue=asked.queue)
 
 
 @contextmanager

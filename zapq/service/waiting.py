@@ -1,9 +1,9 @@
 """The consumers that wait for messages: in one line for each queue, in which order, and until when.
 
 A waiter is a slot, and a function to call when it is filled. The step that fills the slot also takes the waiter
-out of its line, without a checkpoint, so a message is never promised to a consumer that
-has already left. (`trio.Condition` would not do: a notification sent to a task that is cancelled in the same tick
-is lost, and the message with it.)
+out of its line, without a checkpoint, so a message is never promised to a consumer that has already left.
+(`trio.Condition` would not do: a notification sent to a task that is cancelled in the same tick is lost, and the
+message with it.)
 """
 
 from __future__ import annotations
@@ -115,10 +115,10 @@ class WaitingRoom:
         for waiter in list(islice(self._patience.values(), limit)):
             self._wake(waiter)
 
-    def refuse(self, wait_queue: WaitQueue, refusal: ZapqError) -> None:
-        """Wake every waiter in `wait_queue`, with `refusal`."""
+    def refuse(self, wait_queue: WaitQueue, refusal: Callable[[], ZapqError]) -> None:
+        """Wake every waiter in `wait_queue`, each with a `refusal` of its own, as each will be raised."""
         for waiter in list(wait_queue.values()):
-            waiter.refusal = refusal
+            waiter.refusal = refusal()
             self._wake(waiter)
 
     def _wake(self, waiter: Waiter) -> None:

@@ -1,7 +1,7 @@
 """Where connections wait and hot requests are answered: one task for all of them.
 
-A task for each connection would spend more on being woken than on a hot request. So every connection, plain or TLS,
-between two requests waits in one selector, and the lobby's task waits for the selector, which is itself
+A task for each connection would spend more on being woken than on a hot request. So every connection, plain or
+TLS, between two requests waits in one selector, and the lobby's task waits for the selector, which is itself
 pollable (an epoll or kqueue descriptor is readable when something in it is ready). For each socket that is
 ready it takes one bounded step: accept, or receive and `HotPath.respond`. The answers are sent when all that were
 ready have had theirs: a client on another core that is woken costs as much as answering it, and one that has many
@@ -13,9 +13,9 @@ that gives the socket back. A connection is in exactly one of the two places. A 
 (a long poll) stays here: it stands in line, and the step that brings the message has it answered in the lobby's
 next turn.
 
-A step of a TLS handshake costs as much as a hundred hot requests. So those have a line of their own, and each turn
-ends with one of them: however many clients connect, those that are connected wait for one step at most. What the
-states of a guest are, and which may follow which, is in `zapq/server/states.py`.
+Clients whose TLS handshakes are under way have a line of their own (`zapq/server/newcomers.py`), and each turn
+ends with one step of one of them: however many clients connect, those that are connected wait for one step at most.
+What the states of a guest are, and which may follow which, is in `zapq/server/states.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -38,7 +37,6 @@ from zapq.limits import (
     ACCEPTS,
     BYTES_PER_COST,
     HANDSHAKE_SECONDS,
-    MAX_HANDSHAKES,
     RECEIVE_BYTES,
     TURN_COST,
 )
@@ -46,6 +44,7 @@ from zapq.server.connection import Connection, Handoff
 from zapq.server.guest import Guest
 from zapq.server.hotpath import Answers, HotPath, Parked
 from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, ListeningSocket
+from zapq.server.newcomers import Newcomers
 from zapq.server.peer_network import peer_network
 from zapq.server.site import Site
 from zapq.server.states import GuestState
@@ -74,14 +73,11 @@ class Lobby:
         self._connections = connections
         self._selector = selectors.DefaultSelector()
         self._guests: set[Guest] = set()
-        self._ready: deque[Guest | Wakeup | None] = deque()
+        self._ready: deque[Guest | Newcomers | Wakeup | None] = deque()
         """Whose turn is next; None is the door."""
         self._answered: list[tuple[Guest, Answers, bytes]] = []
         """Guests, the answers to send them, and the bytes of theirs that these do not answer."""
-        self._handshakes: deque[Guest] = deque()
-        """Guests whose handshakes are to have a step, in line."""
-        self._begun: dict[Guest, None] = {}
-        """Guests whose handshakes have begun; those that took a step lately come last."""
+        self._newcomers = Newcomers(self._selector)
         self._awaited: OpenGroup | None = None
         self._waiting: list[tuple[Guest, Answers]] = []
         """Guests to be answered when that is on the disk."""
@@ -109,7 +105,7 @@ class Lobby:
                 self._selector.register(self._listening.sock, _READ, None)
                 self._selector.register(self._wakeup.inside, _READ, self._wakeup)
                 while True:
-                    if self._ready or self._handshakes:
+                    if self._ready or self._newcomers.ready:
                         await trio.lowlevel.checkpoint()
                     else:
                         await trio.lowlevel.wait_readable(self._selector.fileno())
@@ -138,7 +134,10 @@ class Lobby:
         guest = Guest(wire, network)
         patience = HANDSHAKE_SECONDS if guest.state is _HANDSHAKE else self._settings.keep_alive
         self._set_deadline(guest, trio.current_time() + patience)
-        self._watch(guest, _READ)
+        if guest.state is _HANDSHAKE:
+            self._newcomers.add(guest)
+        else:
+            self._watch(guest, _READ)
         self._guests.add(guest)
         if received:
             guest.rest += received
@@ -159,13 +158,13 @@ class Lobby:
                 guest = self._ready.popleft()
                 if guest is None:
                     cost += self._accept(nursery)
-                elif isinstance(guest, Wakeup):
+                elif not isinstance(guest, Guest):
                     guest.answer()
                 elif guest.state is not _GONE:
                     cost += self._attend(guest)
             self._send_answers()
-        if self._handshakes:
-            self._take_handshake_step(self._handshakes.popleft())
+        if self._newcomers.ready:
+            self._take_handshake_step(self._newcomers.pop())
 
     def _attend(self, guest: Guest) -> int:
         """Take one step for `guest`, and return what it cost; an error ends this guest only."""
@@ -211,11 +210,9 @@ class Lobby:
             assert guest.parked is not None
             return self._look_after(guest, guest.parked)
         else:
-            # What it sends now waits: in COMMIT, until it has its answers; else it is in line for its handshake. In
-            # the selector it would be ready all the time.
+            assert state is _COMMIT
+            # What it sends now waits until it has its answers; in the selector it would be ready all the time.
             self._watch(guest, 0)
-            if state is _HANDSHAKE:
-                self._handshakes.append(guest)
             return 1
         answers = self._hot.respond(data, guest.identities, self._on_woken, guest.sock)
         if answers.parked is not None:
@@ -237,12 +234,14 @@ class Lobby:
         try:
             received = wire.handshake()
             if received is None:
-                self._watch(guest, _READ_OR_WRITE if wire.has_unsent else _READ)
-                self._note_begun(guest, wire)
+                if wire.begun:
+                    given_up = self._newcomers.note_step(guest, has_unsent=wire.has_unsent)
+                    if given_up is not None:
+                        self._close(given_up)
                 return
-            self._begun.pop(guest, None)
-            guest.identities = wire.identities
+            self._newcomers.remove(guest)
             guest.become(_IDLE)
+            guest.identities = wire.identities
             guest.rest += received
             if wire.http2:
                 self._promote(guest, Handoff(received))
@@ -258,14 +257,6 @@ class Lobby:
             self._close(guest)
         except Exception as error:
             self._disconnect(guest, error)
-
-    def _note_begun(self, guest: Guest, wire: TlsSocket) -> None:
-        """Note that a handshake waits for its client; if too many do, give up the one that has waited longest."""
-        if wire.begun:
-            self._begun.pop(guest, None)
-            self._begun[guest] = None
-            if len(self._begun) > MAX_HANDSHAKES:
-                self._close(next(iter(self._begun)))
 
     def _answer(self, guest: Guest, answers: Answers, rest: bytes) -> None:
         """Send answers, and go on with `rest`, which was received and is not answered yet."""
@@ -463,11 +454,13 @@ class Lobby:
         self._connections.start_soon(connection.run)
 
     def _forget(self, guest: Guest) -> None:
-        self._watch(guest, 0)
+        if guest.state is _HANDSHAKE:
+            self._newcomers.remove(guest)
+        else:
+            self._watch(guest, 0)
         if guest.parked is not None:
             self._unpark(guest).leave()
         guest.release_reservation()
-        self._begun.pop(guest, None)
         self._guests.discard(guest)
         guest.become(_GONE)
 
@@ -562,4 +555,5 @@ class Lobby:
                 self._promote(guest, self._handoff(guest, bytes(guest.rest)))
             else:
                 self._close(guest)
+        self._newcomers.close()
         self._selector.close()

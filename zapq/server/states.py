@@ -54,7 +54,7 @@ class ConnectionState(Enum):
     BUSY = "A request is being received or answered."
     RETURNING = "It is between two requests, and goes back to the lobby as soon as its task reads no more."
     RETURNED = "The lobby has it."
-    LINGERING = "Nothing more is sent. It is read from for a moment, so that the client gets the answer, not a reset."
+    LINGERING = "Nothing more is sent; it is read from for a moment, so that its client gets no reset."
     BROKEN = "An answer could not be sent: the client will read neither that nor another."
     CLOSED = "It is closed."
 

@@ -1,8 +1,9 @@
 """TLS on a socket that never blocks, used as that socket would be: `recv`, `send`, `shutdown`, `close`.
 
 Python's own `SSLSocket` does not say how much of a record the kernel took before it failed, and may keep decrypted
-bytes that no selector sees. Here OpenSSL reads and writes memory, and only this file the socket. So what is unsent is
-known to the byte, and after `recv` nothing is left that could be decrypted: if more comes, the socket is readable.
+bytes that no selector sees. Here OpenSSL reads and writes memory, and only this file the socket. So it is known to
+the byte what is unsent, and after `recv` nothing is left that could be decrypted: if more comes, the socket is
+readable.
 
 The memory that OpenSSL reads and writes is the server's and not the connection's: it never shrinks, and each step
 leaves it empty.
@@ -16,10 +17,13 @@ import ssl
 from contextlib import suppress
 
 from zapq.access.certificate import NOBODY, Identities, identities
-from zapq.limits import RECEIVE_BYTES, SEND_PIECE_BYTES
+from zapq.limits import KIB, RECEIVE_BYTES, SEND_PIECE_BYTES
+
+_RECORD_BYTES = 16 * KIB
+"""What one record carries at most."""
 
 
-class PlainHTTP(Exception):  # noqa: N818 (what the client speaks, not a mistake of ours)
+class PlainHTTP(Exception):
     """The client speaks HTTP without TLS; `start` is how it began."""
 
     def __init__(self, start: bytes) -> None:
@@ -81,8 +85,8 @@ class TlsSocket:
     def handshake(self) -> bytes | None:
         """Take one step, which may cost a millisecond of CPU; None if the client has to say more.
 
-        At the end, return what it has sent behind the handshake, decrypted. Raises `PlainHTTP`, and `OSError` for a
-        handshake that failed or a client that left.
+        At the end, return what the client has sent behind the handshake, decrypted. Raises `PlainHTTP`, and
+        `OSError` if the handshake failed or the client left.
         """
         assert self._context is not None
         if self._plain:
@@ -119,27 +123,29 @@ class TlsSocket:
     def recv(self, size: int) -> bytes:
         """Return what has arrived of the client's data; nothing once the client has ended its half.
 
-        May return somewhat more than `size` bytes. Raises `BlockingIOError` if nothing has arrived, or not enough of
-        it, and another `OSError` if the connection is broken.
+        May return somewhat more than `size` bytes. Raises `BlockingIOError` if no whole record has arrived, and
+        another `OSError` if the connection is broken.
         """
         if self._ended:
             return b""
         data = self.sock.recv(size)
         if self._session is None or not data:
             return data
-        self._buffers.incoming.write(data)
+        incoming = self._buffers.incoming
+        incoming.write(data)
         try:
             received = self._decrypt(self._session)
         finally:
-            self._tidy()
+            if incoming.pending or self._buffers.outgoing.pending:
+                self._tidy()
         if not received and not self._ended:
             raise BlockingIOError
         return received
 
     def send(self, data: bytes | memoryview) -> int:
-        """Write what the kernel takes of `data`, and return of how much the client may have got any byte.
+        """Write what the kernel takes of `data`, and return how much of it the client can have read, at most.
 
-        If that is not all, what is left must be sent next: some of it may be encrypted already. Raises
+        If that is not all, the rest must be sent next, for some of it may be encrypted already. Raises
         `BlockingIOError` if it is nothing, and another `OSError` if the connection is broken.
         """
         if self._session is None:
@@ -149,7 +155,8 @@ class TlsSocket:
         while written < size:
             if not self._owed:
                 # In pieces, for a connection keeps what the kernel does not take.
-                piece = data if size <= SEND_PIECE_BYTES else data[written : written + SEND_PIECE_BYTES]
+                small = not written and size <= SEND_PIECE_BYTES
+                piece = data if small else data[written : written + SEND_PIECE_BYTES]
                 self._session.write(piece)
                 self._owed = len(piece)
                 self._unsent += self._buffers.outgoing.read()
@@ -205,10 +212,11 @@ class TlsSocket:
 
     def _decrypt(self, session: ssl.SSLObject) -> bytes:
         """Return all that the incoming bytes give."""
-        parts = []
+        incoming = self._buffers.incoming
+        parts: list[bytes] = []
         try:
-            while self._buffers.incoming.pending:
-                parts.append(session.read(RECEIVE_BYTES))
+            while incoming.pending:
+                parts.append(session.read(_RECORD_BYTES))
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:

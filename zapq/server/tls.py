@@ -216,14 +216,16 @@ class TlsSocket:
         parts: list[bytes] = []
         try:
             while incoming.pending:
-                parts.append(session.read(_RECORD_BYTES))
+                part = session.read(_RECORD_BYTES)
+                if not part:
+                    self._ended = True
+                    # To a selector, the client's goodbye is to be what the end of a plain connection is.
+                    with suppress(OSError):
+                        self.sock.shutdown(socket.SHUT_RD)
+                    break
+                parts.append(part)
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLZeroReturnError:
-            self._ended = True
-            # To a selector, the client's goodbye is to be what the end of a plain connection is.
-            with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RD)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _tidy(self) -> None:

@@ -178,8 +178,8 @@ class TestWithLargeMessages:
             assert (await ask(zapq_server.url, "GET", "/health")).body == b"ok"
             # No further answer is begun while the first is not read.
             assert zapq_server.service.stats().queue.messages == 4
-            received = b""
-            while received.count(body) < 5:
+            received = bytearray()
+            while len(received) < 5 * len(body) or not received.endswith(body):
                 received += await slow.receive_some(2**22)
             assert received.count(b"HTTP/1.1 200 OK") == 5
             assert received.count(body) == 5

@@ -17,7 +17,7 @@ In a task (`Connection`), where every state may also end in BROKEN, and then in 
     IDLE      -> HEAD BUSY RETURNING LINGERING
     HEAD      -> IDLE BUSY LINGERING
     BUSY      -> IDLE LINGERING
-    RETURNING -> LINGERING RETURNED
+    RETURNING -> RETURNED LINGERING
     LINGERING ->
     RETURNED  ->
 

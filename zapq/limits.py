@@ -143,8 +143,9 @@ ACCEPTS = 32
 """Connections accepted in one go: some 1 ms."""
 HANDSHAKE_SECONDS = 5.0
 """A TLS handshake is two round trips; a peer that needs longer is not a client."""
-GOODBYE_SECONDS = 0.5
-"""How long closing a TLS connection may take: within the reserve below, so that a shutdown keeps its budget."""
+MAX_HANDSHAKES = 1024
+"""TLS handshakes begun at once: some 40 MiB. Beyond it, the one whose client has been silent for the longest time
+is given up. By then as many others have begun, in about a second of CPU: a client that wants in has answered."""
 CLOSING_RESERVE = 0.25
 """The part of the grace, at most 1 s of it, kept for closing what did not end by itself; Python's end is in it."""
 SAVING_RESERVE = 0.5

@@ -21,10 +21,10 @@ from tests.support.serving import until_waiting
 from tests.support.wire import open_client
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
-from zapq.server.connection import Site
 from zapq.server.listeners import ListeningSocket
 from zapq.server.protocols import HTTP1
 from zapq.server.run import _accept
+from zapq.server.site import Site
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.testing import ZapqServer

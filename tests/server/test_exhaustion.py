@@ -92,7 +92,7 @@ async def test_a_handshake_that_stalls_is_given_up(
     zapq_settings: Settings, tmp_path: Path, patient_clock: MockClock
 ) -> None:
     settings, _ = with_tls(zapq_settings, tmp_path)
-    async with serving(settings) as url, connection(url) as stream:
+    async with serving(settings) as url, connection(url, handshake=False) as stream:
         begun = trio.current_time()
         await stream.send_all(bytes.fromhex("16030100f4010000f00303"))
         assert await stream.receive_some() == b""

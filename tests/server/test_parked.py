@@ -15,12 +15,14 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq
-from tests.support.serving import until_waiting
-from tests.support.wire import ask, connection, until_shown, vanish
+from tests.support.serving import plain_and_tls, until_waiting
+from tests.support.wire import Stream, ask, connect, connection, socket_below, until_shown, vanish
 from zapq.limits import DISMISSALS
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
+
+__all__ = ["plain_and_tls"]
 
 WAIT = b"POST /queues/jobs/receive?wait=30 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 TAKE = b"POST /queues/jobs/receive?wait=30&ack=auto HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -29,7 +31,7 @@ DEQUEUE = b"GET /dequeue?wait=30 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-async def answer(stream: trio.SocketStream) -> bytes:
+async def answer(stream: Stream) -> bytes:
     """Return the next answer, whole."""
     received = b""
     while b"\r\n\r\n" not in received:
@@ -186,7 +188,7 @@ async def test_who_left_gets_nothing_and_the_next_one_does(zapq_server: ZapqServ
         if "reset" in way:
             vanish(gone)
         else:
-            gone.socket.close()
+            socket_below(gone).close()
         if "tick" not in way:
             await until_waiting(service, 1)
         queue.enqueue_nowait(b"x")
@@ -203,7 +205,7 @@ async def test_who_has_closed_only_its_own_half_is_told_that_there_is_nothing(za
     async with connection(zapq_server.url) as stream:
         await stream.send_all(WAIT)
         await until_waiting(zapq_server.service, 1)
-        await stream.send_eof()
+        socket_below(stream).shutdown(trio.socket.SHUT_WR)
         assert (await answer(stream)).startswith(b"HTTP/1.1 204")
         assert await stream.receive_some() == b""
     assert len(zapq_server.service.waiting_room) == 0
@@ -230,7 +232,7 @@ async def test_a_shutdown_answers_very_many_at_once(zapq_settings: Settings) -> 
         )
         streams = []
         for _ in range(number):
-            stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+            stream = await connect(url)
             await stream.send_all(DEQUEUE)
             streams.append(stream)
         await until_waiting(service, number)

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import trio
-import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq
+from tests.support.certificates import trusting, write_certificate
 from zapq.server.lobby import Lobby
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -46,18 +46,18 @@ def patient_clock(autojump_clock: MockClock) -> MockClock:
 
 def with_tls(settings: Settings, directory: Path) -> tuple[Settings, ssl.SSLContext]:
     """Give a server a certificate of its own, and return what a client speaks that trusts it."""
-    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
-    issued = authority.issue_cert("127.0.0.1", "localhost")
-    cert, key = directory / "cert.pem", directory / "key.pem"
-    cert.write_bytes(b"".join(each.bytes() for each in issued.cert_chain_pems))
-    key.write_bytes(issued.private_key_pem.bytes())
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return replace(settings, tls_cert=str(cert), tls_key=str(key)), context
+    cert, key = write_certificate(directory)
+    return replace(settings, tls_cert=cert, tls_key=key), trusting()
+
+
+@pytest.fixture(name="zapq_settings", params=["plain", "tls"])
+def plain_and_tls(zapq_settings: Settings, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Have every test of a module that imports this run twice, the second time over TLS."""
+    return zapq_settings if request.param == "plain" else with_tls(zapq_settings, tmp_path)[0]
 
 
 WAYS = ("lobby", "task", "long", "tls")
-"""Hot without a task, hot in the connection's own task, without the hot path, and hot over TLS."""
+"""Hot, where there is no lobby, without the hot path, and hot over TLS."""
 
 
 def by(

@@ -15,25 +15,36 @@ import h11
 import msgspec
 import trio
 
+from tests.support.certificates import trusting
 from tests.support.waiting import eventually
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 @asynccontextmanager
-async def connection(url: str) -> AsyncGenerator[trio.SocketStream, None]:
-    """Connect, for a test that sends its own bytes."""
-    stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
-    async with stream:
+async def connection(url: str, *, handshake: bool = True) -> AsyncGenerator[Stream, None]:
+    """Connect, for a test that sends its own bytes, or that is to be turned away before any handshake."""
+    stream: Stream
+    if url.startswith("https:") and handshake:
+        stream = await connect(url)
+    else:
+        stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
+    try:
         yield stream
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+def socket_below(stream: Stream) -> trio.socket.SocketType:
+    """Return the socket of a stream, plain or TLS."""
+    return stream.transport_stream.socket if isinstance(stream, trio.SSLStream) else stream.socket
 
 
 def vanish(stream: Stream) -> None:
     """Leave with a reset: the kernel forgets what was not sent, and TLS does not say goodbye."""
-    while isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
-    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    stream.socket.close()
+    sock = socket_below(stream)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ class Client:
 
 
 async def connect(url: str, context: ssl.SSLContext | None = None) -> Stream:
-    """Open a connection to a server's URL as `zapq.serve` reports it."""
+    """Open a connection to a server's URL as `zapq.serve` reports it; `context` is for TLS, or the tests' own."""
     if url.startswith("unix:"):
         return trio.SocketStream(await _unix_socket(url.removeprefix("unix:")))
     parts = urlsplit(url)
@@ -125,7 +136,9 @@ async def connect(url: str, context: ssl.SSLContext | None = None) -> Stream:
     host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(parts.hostname, parts.hostname)
     if parts.scheme == "http":
         return await trio.open_tcp_stream(host, parts.port)
-    stream = await trio.open_ssl_over_tcp_stream(host, parts.port, ssl_context=context, https_compatible=True)
+    stream = await trio.open_ssl_over_tcp_stream(
+        host, parts.port, ssl_context=context or trusting(), https_compatible=True
+    )
     try:
         await stream.do_handshake()
     except BaseException:

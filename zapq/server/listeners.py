@@ -13,14 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-import trio
-
 from zapq.errors import CannotStart
 from zapq.limits import ACCEPTS, BACKLOG
 from zapq.server.certificates import Certificates
+from zapq.server.tls import Buffers, TlsSocket, Wire
 from zapq.settings import Address, Settings
-
-Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """Why accepting can fail for a while."""
@@ -78,17 +75,16 @@ class ListeningSocket:
     url: str
     """With the real port."""
     reserve_descriptor: ReserveDescriptor
+    buffers: Buffers
 
     @property
     def bound(self) -> str | None:
         """The IP address clients connect to, unspecified if it is all of them; None for a unix socket."""
         return None if self.sock.family == socket.AF_UNIX else str(self.sock.getsockname()[0])
 
-    def guard(self, stream: trio.SocketStream) -> Stream:
-        """Return what is spoken over `stream`: TLS, if there are certificates, as they are now."""
-        if self.tls is None:
-            return stream
-        return trio.SSLStream(stream, self.tls.context, server_side=True, https_compatible=True)
+    def guard(self, sock: socket.socket) -> Wire:
+        """Return what is spoken over `sock`: TLS, if there are certificates, as they are now."""
+        return sock if self.tls is None else TlsSocket(sock, self.tls.context, self.buffers)
 
 
 @contextmanager
@@ -115,7 +111,8 @@ def open_listening_socket(settings: Settings) -> Iterator[ListeningSocket]:
         sock.setblocking(False)
         reserve_descriptor = ReserveDescriptor()
         try:
-            yield ListeningSocket(sock, certificates, _url(sock, tls=certificates is not None), reserve_descriptor)
+            url = _url(sock, tls=certificates is not None)
+            yield ListeningSocket(sock, certificates, url, reserve_descriptor, Buffers())
         finally:
             reserve_descriptor.close()
             if identity is not None and _identity(address.path) == identity:

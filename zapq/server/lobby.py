@@ -1,7 +1,7 @@
-"""Where plain connections wait and hot requests are answered: one task for all of them.
+"""Where connections wait and hot requests are answered: one task for all of them.
 
-A task for each connection would spend more on being woken than on a hot request. So every plain connection
-between two requests waits in one selector, and the lobby's task waits for the selector, which is itself
+A task for each connection would spend more on being woken than on a hot request. So every connection, plain or
+TLS, between two requests waits in one selector, and the lobby's task waits for the selector, which is itself
 pollable (an epoll or kqueue descriptor is readable when something in it is ready). For each socket that is
 ready it takes one bounded step: accept, or receive and `HotPath.respond`. The answers are sent when all that were
 ready have had theirs: a client on another core that is woken costs as much as answering it, and one that has many
@@ -12,6 +12,10 @@ not take in) is given, with the bytes received so far, to a task of its own, a `
 that gives the socket back. A connection is in exactly one of the two places. A connection that waits for a message
 (a long poll) stays here: it stands in line, and the step that brings the message has it answered in the lobby's
 next turn.
+
+Clients whose TLS handshakes are under way have a line of their own (`zapq/server/newcomers.py`), and each turn
+ends with one step of one of them: however many clients connect, those that are connected wait for one step at most.
+What the states of a guest are, and which may follow which, is in `zapq/server/states.py`.
 """
 
 from __future__ import annotations
@@ -21,112 +25,59 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from math import inf
-from typing import Literal
 
 import trio
 
 from zapq import logs
-from zapq.limits import ACCEPT_PAUSE, ACCEPTS, BYTES_PER_COST, RECEIVE_BYTES, TURN_COST
-from zapq.server.connection import Connection, Handoff, Site
+from zapq.limits import (
+    ACCEPT_PAUSE,
+    ACCEPTS,
+    BYTES_PER_COST,
+    HANDSHAKE_SECONDS,
+    RECEIVE_BYTES,
+    TURN_COST,
+)
+from zapq.server.connection import Connection, Handoff
+from zapq.server.guest import Guest
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, ListeningSocket
+from zapq.server.newcomers import Newcomers
 from zapq.server.peer_network import peer_network
+from zapq.server.site import Site
+from zapq.server.states import GuestState
+from zapq.server.stream import ClientStream
+from zapq.server.tls import PlainHTTP, TlsSocket, Wire
+from zapq.server.wakeup import Wakeup
 from zapq.service.journal import Journal
-from zapq.service.reservation import Reservation
 
-State = Literal["idle", "head", "body", "more", "wait", "commit"]
+# Looked up for every request: as members of the class they cost more.
+_HANDSHAKE, _IDLE, _HEAD, _BODY = GuestState.HANDSHAKE, GuestState.IDLE, GuestState.HEAD, GuestState.BODY
+_MORE, _PARKED, _COMMIT, _GONE = GuestState.MORE, GuestState.PARKED, GuestState.COMMIT, GuestState.GONE
+_AFTER = {"idle": _IDLE, "head": _HEAD, "body": _BODY, "more": _MORE}
+"""The states that answers leave a guest in, by `Answers.then`."""
 _READ = selectors.EVENT_READ
-
-
-class Wakeup:
-    """Something in a selector that any thread can wake."""
-
-    def __init__(self, answer: Callable[[], object] = lambda: None) -> None:
-        self.inside, self._outside = socket.socketpair()
-        self.inside.setblocking(False)
-        self._outside.setblocking(False)
-        self._answer = answer
-
-    def wake(self) -> None:
-        """Have it answered soon; from any thread."""
-        # It is full, and woken already; or the lobby is gone.
-        with suppress(OSError):
-            self._outside.send(b"!")
-
-    def answer(self) -> None:
-        """Do what it is woken for."""
-        with suppress(BlockingIOError):
-            self.inside.recv(RECEIVE_BYTES)
-        self._answer()
-
-    def close(self) -> None:
-        """Take it down."""
-        self.inside.close()
-        self._outside.close()
-
-
-class Guest:
-    """A connection in the lobby."""
-
-    __slots__ = (
-        "answers",
-        "deadline",
-        "here",
-        "needed",
-        "network",
-        "reserved",
-        "rest",
-        "sock",
-        "state",
-        "watched",
-    )
-
-    def __init__(self, sock: socket.socket, network: str) -> None:
-        self.sock = sock
-        self.network = network
-        self.deadline = inf
-        """When its state has lasted too long."""
-        self.here = True
-        self.state: State = "idle"
-        """As in `Answers.then`; `commit`: its answers wait for the disk."""
-        self.answers: Answers | None = None
-        """Those, or that of a long poll."""
-        self.watched = True
-        """Whether the selector knows it."""
-        self.rest = bytearray()
-        """What was received and not answered yet."""
-        self.needed = 0
-        """How long `rest` must be before it is worth looking at again."""
-        self.reserved: Reservation | None = None
-        """Room for the message it is sending."""
-
-    def release_reservation(self) -> None:
-        """Reserve nothing any more."""
-        if self.reserved is not None:
-            self.reserved.release()
-            self.reserved = None
+_READ_OR_WRITE = selectors.EVENT_READ | selectors.EVENT_WRITE
 
 
 class Lobby:
-    """The plain connections of one server that need no task, and the door they come in by."""
+    """The connections of one server that need no task, and the door they come in by."""
 
     def __init__(self, listening: ListeningSocket, site: Site, hot: HotPath, connections: trio.Nursery) -> None:
-        self._listening = listening.sock
-        self._reserve_descriptor = listening.reserve_descriptor
+        self._listening = listening
         self._site = site
         self._hot = hot
         self._settings = site.settings
         self._connections = connections
         self._selector = selectors.DefaultSelector()
         self._guests: set[Guest] = set()
-        self._ready: deque[Guest | Wakeup | None] = deque()
+        self._ready: deque[Guest | Newcomers | Wakeup | None] = deque()
         """Whose turn is next; None is the door."""
         self._answered: list[tuple[Guest, Answers, bytes]] = []
         """Guests, the answers to send them, and the bytes of theirs that these do not answer."""
+        self._newcomers = Newcomers(self._selector)
         self._wakeup = Wakeup()
         """Woken for guests that have become ready otherwise than by sending something."""
         self._in_turn = False
@@ -147,10 +98,10 @@ class Lobby:
                 nursery.start_soon(self._watch_clock)
                 if self._hot.journal is not None:
                     nursery.start_soon(self._listen_for, self._hot.journal)
-                self._selector.register(self._listening, _READ, None)
+                self._selector.register(self._listening.sock, _READ, None)
                 self._selector.register(self._wakeup.inside, _READ, self._wakeup)
                 while True:
-                    if self._ready:
+                    if self._ready or self._newcomers.ready:
                         await trio.lowlevel.checkpoint()
                     else:
                         await trio.lowlevel.wait_readable(self._selector.fileno())
@@ -174,15 +125,19 @@ class Lobby:
                 self._selector.unregister(wakeup.inside)
             wakeup.close()
 
-    def admit(self, sock: socket.socket, network: str, received: bytes = b"") -> None:
-        """Take in a connection that is between requests; `received` is what it has sent already."""
-        guest = Guest(sock, network)
-        self._set_deadline(guest, trio.current_time() + self._settings.keep_alive)
-        self._selector.register(sock, _READ, guest)
+    def admit(self, wire: Wire, network: str, received: bytes = b"") -> None:
+        """Take in a connection that is new or between requests; `received` is what it has sent already."""
+        guest = Guest(wire, network)
+        patience = HANDSHAKE_SECONDS if guest.state is _HANDSHAKE else self._settings.keep_alive
+        self._set_deadline(guest, trio.current_time() + patience)
+        if guest.state is _HANDSHAKE:
+            self._newcomers.add(guest)
+        else:
+            self._watch(guest, _READ)
         self._guests.add(guest)
         if received:
             guest.rest += received
-            self._become(guest, "more")
+            self._become(guest, _MORE)
 
     def _turn(self, nursery: trio.Nursery) -> None:
         """Serve the guests that are ready, for a bounded time."""
@@ -195,15 +150,17 @@ class Lobby:
                     self._send_answers()
                     self._ready.extend([key.data for key, _ in self._selector.select(0)])
                     if not self._ready:
-                        return
+                        break
                 guest = self._ready.popleft()
                 if guest is None:
                     cost += self._accept(nursery)
-                elif isinstance(guest, Wakeup):
+                elif not isinstance(guest, Guest):
                     guest.answer()
-                elif guest.here:
+                elif guest.state is not _GONE:
                     cost += self._attend(guest)
             self._send_answers()
+        if self._newcomers.ready:
+            self._take_handshake_step(self._newcomers.pop())
 
     def _attend(self, guest: Guest) -> int:
         """Take one step for `guest`, and return what it cost; an error ends this guest only."""
@@ -226,27 +183,29 @@ class Lobby:
             logs.say(logging.DEBUG, "client gone", error=repr(error))
         else:
             self._site.note_failure(error)
-        if guest.here:
+        if guest.state is not _GONE:
             self._close(guest)
 
     def _step(self, guest: Guest) -> int:
-        if guest.answers is not None:
-            return self._look_after(guest, guest.answers)
-        if guest.state == "more":
-            data = bytes(guest.rest)
-        else:
+        state = guest.state
+        if state is _IDLE or state is _HEAD or state is _BODY:
             try:
-                data = guest.sock.recv(RECEIVE_BYTES)
+                data = guest.wire.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 return 1
-            if guest.state != "idle" or not data:
+            if state is not _IDLE or not data:
                 received = len(data)
                 data = self._resume(guest, data)
                 if not data:
                     return 1 + received // BYTES_PER_COST
                 # The message it was for is complete, and stored or refused now.
                 guest.release_reservation()
-        answers = self._hot.respond(data, sock=guest.sock)
+        elif state is _MORE:
+            data = bytes(guest.rest)
+        else:
+            assert guest.answers is not None
+            return self._look_after(guest, guest.answers)
+        answers = self._hot.respond(data, guest.identities, sock=guest.sock)
         # What was answered is not kept till then: memory that is used again at once costs least.
         rest = data[answers.used :]
         if answers.pending is None:
@@ -255,6 +214,39 @@ class Lobby:
             self._wait(guest, answers, rest)
         return 1 + answers.cost
 
+    def _take_handshake_step(self, guest: Guest) -> None:
+        """Go on with a handshake, as far as what its client has sent goes."""
+        if guest.state is _GONE:
+            return
+        wire = guest.wire
+        assert isinstance(wire, TlsSocket)
+        try:
+            received = wire.handshake()
+            if received is None:
+                if wire.begun:
+                    given_up = self._newcomers.note_step(guest, has_unsent=wire.has_unsent)
+                    if given_up is not None:
+                        self._close(given_up)
+                return
+            self._newcomers.remove(guest)
+            guest.become(_IDLE)
+            guest.identities = wire.identities
+            guest.rest += received
+            if wire.http2:
+                self._promote(guest, Handoff(received))
+                return
+            self._set_deadline(guest, self._now + self._settings.keep_alive)
+            self._watch(guest, _READ)
+            if received:
+                self._become(guest, _MORE)
+        except PlainHTTP:
+            self._promote(guest, Handoff())  # it says so
+        except OSError as error:
+            self._site.note_handshake_failed(error, guest.sock)
+            self._close(guest)
+        except Exception as error:
+            self._disconnect(guest, error)
+
     def _answer(self, guest: Guest, answers: Answers, rest: bytes) -> None:
         """Send answers, and go on with `rest`, which was received and is not answered yet."""
         if answers.data:
@@ -262,7 +254,7 @@ class Lobby:
             if sent < len(answers.data):
                 self._promote(guest, Handoff(rest, unsent=answers, sent=sent))
                 return
-        if answers.then == guest.state == "idle":
+        if guest.state is _IDLE and answers.then == "idle":
             # Later than before, so no alarm need be set.
             guest.deadline = self._now + self._settings.keep_alive
         else:
@@ -270,18 +262,19 @@ class Lobby:
 
     def _wait(self, guest: Guest, answers: Answers, rest: bytes) -> None:
         """Keep `answers` until their outcome is known."""
-        assert answers.pending is not None
+        pending = answers.pending
+        assert pending is not None
         guest.answers = answers
         guest.rest = bytearray(rest)
-        if answers.pending.patient:
+        if pending.patient:
             # The queue's line sees to its time.
             guest.deadline = inf
-            self._become(guest, "wait")
-            if rest:
-                self._unwatch(guest)
+            guest.become(_PARKED)
+            self._watch(guest, 0 if rest else _READ)
         else:
-            self._become(guest, "commit")
-        answers.pending.when_done(partial(self._on_done, guest))
+            guest.become(_COMMIT)
+            self._watch(guest, _READ)
+        pending.when_done(partial(self._on_done, guest))
 
     def _on_done(self, guest: Guest) -> None:
         """Have a guest answered soon; this is called in the middle of the step that brought its outcome."""
@@ -293,15 +286,21 @@ class Lobby:
         """Answer a guest whose outcome is known, or who has left: looked for first, so that nothing is lost."""
         pending, left = answers.pending, False
         assert pending is not None
-        if guest.watched and pending.patient:
+        if guest.state is _PARKED and guest.events:
             with suppress(BlockingIOError):
-                left = not guest.sock.recv(1, socket.MSG_PEEK)
+                if guest.wire is guest.sock:
+                    left = not guest.sock.recv(1, socket.MSG_PEEK)
+                else:
+                    # Only by decrypting it can it be told what was sent.
+                    behind = guest.wire.recv(RECEIVE_BYTES)
+                    left = not behind
+                    guest.rest += behind
                 if not left:
                     # What comes behind it is for later; till then the kernel keeps it.
-                    self._unwatch(guest)
+                    self._watch(guest, 0)
         elif not pending.done:
             # What it sends now waits until it has its answers; in the selector it would be ready all the time.
-            self._unwatch(guest)
+            self._watch(guest, 0)
         if left or pending.done:
             self._finish(guest, answers, left=left)
         return 1
@@ -313,31 +312,33 @@ class Lobby:
         rest, guest.rest = bytes(guest.rest), bytearray()
         if answers.then == "wait":
             answers.then = "more" if rest else "idle"
-        guest.state = "idle"
+        guest.become(_IDLE)
         self._set_deadline(guest, self._now + self._settings.keep_alive)
-        if not guest.watched:
-            self._watch_again(guest, answers)
+        self._watch_again(guest, answers)
         self._answered.append((guest, answers, rest))
 
     def _watch_again(self, guest: Guest, answers: Answers) -> None:
         try:
-            self._watch(guest)
+            self._watch(guest, _READ)
         except OSError:
             self._hot.reconcile(answers, 0)
             raise
 
-    def _watch(self, guest: Guest) -> None:
-        self._selector.register(guest.sock, _READ, guest)
-        guest.watched = True
-
-    def _unwatch(self, guest: Guest) -> None:
-        if guest.watched:
+    def _watch(self, guest: Guest, events: int) -> None:
+        """Have `guest` ready on these events of its socket; on none if they are 0."""
+        if events == guest.events:
+            return
+        if not guest.events:
+            self._selector.register(guest.sock, events, guest)
+        elif events:
+            self._selector.modify(guest.sock, events, guest)
+        else:
             self._selector.unregister(guest.sock)
-            guest.watched = False
+        guest.events = events
 
     def _send(self, guest: Guest, answers: Answers) -> int:
         try:
-            return guest.sock.send(answers.data)
+            return guest.wire.send(answers.data)
         except BlockingIOError:
             return 0
         except OSError:
@@ -358,7 +359,7 @@ class Lobby:
 
     def _follow(self, guest: Guest, answers: Answers, rest: bytes) -> None:
         """Bring `guest` into the state its last bytes put it in."""
-        fresh = answers.used > 0 or guest.state != answers.then
+        fresh = answers.used > 0 or guest.state is not _AFTER.get(answers.then)
         match answers.then:
             case "cold":
                 self._promote(guest, Handoff(rest) if answers.used else self._handoff(guest, rest))
@@ -383,14 +384,12 @@ class Lobby:
             self._set_deadline(guest, self._now + patience)
         guest.rest = bytearray(rest)
         guest.needed = answers.needed
-        self._become(guest, answers.then)
+        self._become(guest, _AFTER[answers.then])
 
-    def _become(self, guest: Guest, state: State) -> None:
+    def _become(self, guest: Guest, state: GuestState) -> None:
+        guest.become(state)
         # A guest with more requests to answer is ready without sending anything: when it can take the answers.
-        if "more" in {state, guest.state}:
-            events = _READ | selectors.EVENT_WRITE if state == "more" else _READ
-            self._selector.modify(guest.sock, events, guest)
-        guest.state = state
+        self._watch(guest, _READ_OR_WRITE if state is _MORE else _READ)
 
     def _handoff(self, guest: Guest, received: bytes) -> Handoff:
         """What a task must know, and what it must have, to take `guest` over in the middle of a request."""
@@ -398,45 +397,52 @@ class Lobby:
         return Handoff(
             received,
             reserved=reserved,
-            head_deadline=guest.deadline if guest.state == "head" else None,
-            body_deadline=guest.deadline if guest.state == "body" else None,
+            head_deadline=guest.deadline if guest.state is _HEAD else None,
+            body_deadline=guest.deadline if guest.state is _BODY else None,
         )
 
     def _promote(self, guest: Guest, handoff: Handoff) -> None:
         """Give `guest` a task of its own, until it is between requests again."""
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(guest.sock))
         self._forget(guest)
-        hand_back = partial(self.admit, guest.sock, guest.network)
-        connection = Connection(self._site, stream, network=guest.network, handoff=handoff, hand_back=hand_back)
+        connection = Connection(
+            self._site,
+            ClientStream(guest.wire),
+            network=guest.network,
+            handoff=handoff,
+            hand_back=partial(self.admit, guest.wire, guest.network),
+        )
         self._connections.start_soon(connection.run)
 
     def _forget(self, guest: Guest) -> None:
-        self._unwatch(guest)
+        if guest.state is _HANDSHAKE:
+            self._newcomers.remove(guest)
+        else:
+            self._watch(guest, 0)
         if guest.answers is not None:
             self._hot.drop(guest.answers)
             guest.answers = None
         guest.release_reservation()
         self._guests.discard(guest)
-        guest.here = False
+        guest.become(_GONE)
 
     def _close(self, guest: Guest) -> None:
         self._forget(guest)
-        guest.sock.close()
+        guest.wire.close()
         self._site.leave(guest.network)
 
     def _accept(self, nursery: trio.Nursery) -> int:
         """Accept the clients at the door, and return what it cost."""
         for accepted in range(ACCEPTS):
             try:
-                sock, address = self._listening.accept()
+                sock, address = self._listening.sock.accept()
             except BlockingIOError:
                 return accepted
             except OSError as error:
                 if error.errno in OUT_OF_RESOURCES:
-                    turned_away = self._reserve_descriptor.turn_away(self._listening)
+                    turned_away = self._listening.reserve_descriptor.turn_away(self._listening.sock)
                     self._site.note_no_resources(error, turned_away)
                     if turned_away is None:
-                        self._selector.unregister(self._listening)
+                        self._selector.unregister(self._listening.sock)
                         nursery.start_soon(self._reopen)
                     return 1 + accepted + (turned_away or 0)
                 if error.errno not in CHANGED_THEIR_MIND:
@@ -448,7 +454,7 @@ class Lobby:
                 continue
             sock.setblocking(False)
             try:
-                self.admit(sock, network)
+                self.admit(self._listening.guard(sock), network)
             except OSError as error:  # the kernel watches no more sockets for us: fs.epoll.max_user_watches
                 self._site.note_no_resources(error, 1)
                 self._site.leave(network)
@@ -460,7 +466,7 @@ class Lobby:
         while True:
             await trio.sleep(ACCEPT_PAUSE)
             try:
-                self._selector.register(self._listening, _READ, None)
+                self._selector.register(self._listening.sock, _READ, None)
             except OSError as error:
                 self._site.note_no_resources(error, None)
             else:
@@ -473,9 +479,9 @@ class Lobby:
         while True:
             self._now = trio.current_time()
             for guest in [guest for guest in self._guests if guest.deadline <= self._now]:
-                if guest.state == "commit":
+                if guest.state is _COMMIT:
                     guest.deadline = self._now + limits.keep_alive  # the disk is late, not the client
-                elif guest.state == "body":
+                elif guest.state is _BODY:
                     self._promote(guest, self._handoff(guest, bytes(guest.rest)))  # it answers 408
                 else:
                     self._close(guest)
@@ -492,24 +498,23 @@ class Lobby:
     def _empty(self) -> None:
         """Close guests between requests and give the others a task; what has arrived by now is served first."""
         for key, _ in self._selector.select(0):
-            if isinstance(key.data, Guest) and key.data.here:
+            if isinstance(key.data, Guest) and key.data.state is not _GONE:
                 self._attend(key.data)
         self._hot.set_time(time.time(), trio.current_time())
         for guest in list(self._guests):
-            answers = guest.answers
-            if answers is not None and answers.pending is not None and answers.pending.patient:
+            if guest.state is _PARKED and guest.answers is not None:
                 try:
-                    self._finish(guest, answers, draining=True)
+                    self._finish(guest, guest.answers, draining=True)
                 except Exception as error:
                     self._disconnect(guest, error)
         self._send_answers()
         for guest in list(self._guests):
-            answers = guest.answers
-            if answers is not None:
-                guest.answers = None
+            if guest.answers is not None:
+                answers, guest.answers = guest.answers, None
                 self._promote(guest, Handoff(bytes(guest.rest), unsent=answers))
             elif guest.rest:
                 self._promote(guest, self._handoff(guest, bytes(guest.rest)))
             else:
                 self._close(guest)
+        self._newcomers.close()
         self._selector.close()

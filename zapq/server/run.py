@@ -23,11 +23,13 @@ from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, CLOSING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
-from zapq.server.connection import Connection, Site
+from zapq.server.connection import Connection
 from zapq.server.hotpath import HotPath
 from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, ListeningSocket, open_listening_socket
 from zapq.server.lobby import Lobby
 from zapq.server.peer_network import peer_network
+from zapq.server.site import Site
+from zapq.server.stream import ClientStream
 from zapq.service.open import open_service
 from zapq.service.queues import Queues
 from zapq.service.service import QueueService
@@ -61,7 +63,7 @@ async def run_server(
             with trio.CancelScope() as budget:
                 async with _abandoning_storage(service, budget), trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
-                        if hot is not None and listening.tls is None and Lobby.possible():
+                        if hot is not None and Lobby.possible():
                             accepting.start_soon(Lobby(listening, site, hot, connections).run)
                         else:
                             accepting.start_soon(_accept, listening, site, connections)
@@ -191,5 +193,6 @@ async def _accept(listening: ListeningSocket, site: Site, connections: trio.Nurs
         if not site.enter(network):
             sock.close()
             continue
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        connections.start_soon(Connection(site, listening.guard(stream), network=network).run)
+        sock.setblocking(False)
+        stream = ClientStream(listening.guard(sock))
+        connections.start_soon(Connection(site, stream, network=network).run)

@@ -147,15 +147,13 @@ class HotPath:
             self._last = self._date + b"Connection: close\r\n"
             self._refused = b"\r\nConnection: close" + self._date
 
-    def respond(
-        self, data: bytes, identities: Identities = NOBODY, *, may_wait: bool = True, sock: Socket | None = None
-    ) -> Answers:
+    def respond(self, data: bytes, identities: Identities = NOBODY, sock: Socket | None = None) -> Answers:
         """Answer the hot requests that `data` begins with; no checkpoint.
 
         `identities` is what the client's certificate says, and `sock` its connection, for the log. The number of
         requests is bounded, so that no client keeps the others waiting. The caller writes the answers, or tells
         `reconcile` how much it could not write. If there is a `pending`, it calls `complete` when that is done. One
-        that may take long is only made if it `may_wait`, and stands alone.
+        that may take long stands alone.
         """
         answers = Answers()
         parts: list[bytes] = []
@@ -219,7 +217,7 @@ class HotPath:
                         taken = _handed(outcome, head, part, size, trace)
                     answers.taken = (*answers.taken, taken)
                 elif outcome.__class__ is not Accepted and isinstance(outcome, Pending):
-                    if outcome.patient and (parts or length - stop > MAX_HOT_HEAD_BYTES or not may_wait):
+                    if outcome.patient and (parts or length - stop > MAX_HOT_HEAD_BYTES):
                         # It is to stand alone; and much that is pipelined behind it is for the other road to count.
                         outcome.abandon()
                         answers.then = "more" if parts else "cold"

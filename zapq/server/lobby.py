@@ -205,7 +205,7 @@ class Lobby:
         else:
             assert guest.answers is not None
             return self._look_after(guest, guest.answers)
-        answers = self._hot.respond(data, guest.identities, sock=guest.sock)
+        answers = self._hot.respond(data, guest.identities, guest.sock)
         # What was answered is not kept till then: memory that is used again at once costs least.
         rest = data[answers.used :]
         if answers.pending is None:

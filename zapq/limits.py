@@ -49,6 +49,9 @@ ACKS_REMEMBERED = 2**20
 """Deliveries for which it is known how they ended: a byte each, some 20 s at full speed."""
 LAPSES_REMEMBERED = 10_000
 """Expired leases of each queue that may still be acknowledged: some 300 bytes each, beside the message."""
+LEASES_INDEXED = 20_000
+"""Leases of one queue beyond which each has an entry by its message: making so many, when a client first looks for
+a message, takes 2 ms."""
 TICK_LIMIT = 1000
 """Leases, delays and ttls ended in one go: some 2 ms."""
 DISMISSALS = 64
@@ -62,6 +65,8 @@ DRAIN_WINDOW = 5.0
 """Seconds over which a queue's drain rate is measured: long enough for batches, short enough for a change."""
 MAX_BATCH = 1000
 """Messages in one batch: by then what a request costs is lost in what its messages cost."""
+REDRIVE_LOOKS = 5000
+"""Dead letters one redrive looks at: too large ones are passed over, and looking at so many takes 5 ms."""
 MAX_BATCH_BYTES = 8 * MIB
 """Bytes of one batch: it is held, decoded and sent whole, and others wait for that, 7 to 17 ms."""
 MAX_OTHER_BODIES_BYTES = 64 * MIB

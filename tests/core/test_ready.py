@@ -79,19 +79,6 @@ def test_nothing_is_made_of_nothing() -> None:
     assert (list(taken), size) == ([], 0)
 
 
-def test_messages_that_are_gone_leave_and_runs_stay() -> None:
-    line = ReadyQueue()
-    for id in (1, 2, 3):
-        line.items.append(Message(id, b""))
-    line.extend(4, [b"a", b"b"], 2, ABOUT)
-    line.items.append(Message(6, b""))
-    gone = {1, 3, 6}
-    line.drop_first(gone)
-    assert gone == {3, 6}
-    line.keep(lambda message: message.id not in gone)
-    assert [message.id for message in line] == [2, 4, 5]
-
-
 @given(st.lists(st.sampled_from([0, 1, 255, 256, 65_535, 65_536]), max_size=20), st.integers(0, 3))
 def test_the_shortest_form_is_known_from_its_length(sizes: list[int], longer: int) -> None:
     bodies = [bytes(size) for size in sizes]

@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 
 from zapq.core.broker import Broker, Redriven
+from zapq.core.changes import Move, Redriving
 from zapq.core.image import KeyImage, QueueImage
-from zapq.core.journaled import Cleared, JournaledQueue, Move, Redriving, Setting
+from zapq.core.journaled import Cleared, JournaledQueue, Setting
 from zapq.core.message import Message, Properties
-from zapq.core.queue import Dropped, Queue
+from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
-from zapq.core.records import ID_BITS, Change, Entry, Journal, KeyPut, KeysCleared, QueueDeleted
+from zapq.core.ready import Dropped
+from zapq.core.records import ID_BITS, Change, Entry, Journal, KeyPut, KeysCleared, QueueDeleted, row_of
 from zapq.core.replacement import Replacement
 
 _EPOCHS = 2 ** (63 - ID_BITS)
@@ -92,36 +94,11 @@ class JournaledBroker(Broker):
         """Begin to move dead letters, and say how many. See `redrive`."""
         self._journal.check()
         source = self.queues[self.find(name).name]
-        paused, source.paused = source.paused, False
-        feeders = self._feeders(name)
         pairs: list[tuple[Message, Move]] = []
-        staying: list[Message] = []
-        coming: dict[str, tuple[int, int]] = {}
-        for message in source.pop_ready(now):
-            target = self.queues.get(message.properties.failed_in)
-            size = len(message.body)
-            number, total = coming.get(message.properties.failed_in, (0, 0))
-            if target is None or target is source or not target.has_room_for(total + size, number + 1):
-                staying.append(message)
-                moved = [coming.get(each.name, (0, 0)) for each in feeders]
-                rooms = (
-                    each.has_room_for(total, number + 1)
-                    for each, (number, total) in zip(feeders, moved, strict=True)
-                )
-                if feeders and not any(rooms):
-                    break  # all that is behind it would only be taken out and put back
-                continue
-            coming[message.properties.failed_in] = (number + 1, total + size)
-            pairs.append((
-                message,
-                target.prepare_move(message, Properties(message.content_type, message.priority)),
-            ))
-            if len(pairs) == limit:
-                break
-        for message in staying:
-            source.keep_here(message)
-        source.paused = paused
-        return Redriving(source, pairs), Redriven(len(pairs), source.stats().ready)
+        for letter, target in self._take_letters(source, limit, now):
+            properties = Properties(letter.content_type, letter.priority)
+            pairs.append((letter, self.queues[target.name].prepare_move(letter, properties)))
+        return Redriving(source, row_of(source.epoch, 0), pairs), Redriven(len(pairs), source.stats().ready)
 
     def prepare(self, names: Iterable[str]) -> JournaledReplacement:
         """Return what queues can be made in that are to replace all there are. See `Broker.prepare`."""

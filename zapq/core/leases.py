@@ -15,9 +15,9 @@ from itertools import chain, islice, takewhile
 from math import inf
 from operator import attrgetter
 
-from zapq.core.deadlines import Deadlines
+from zapq.core.deadlines import Container, Deadlines
 from zapq.core.message import Lease, Message
-from zapq.limits import LAPSES_REMEMBERED
+from zapq.limits import LAPSES_REMEMBERED, LEASES_INDEXED
 
 _SPARSE_FACTOR = 16
 _WORTH_SHRINKING = 1000
@@ -92,9 +92,9 @@ class Lapses:
 
 
 class Leases:
-    """Leases by serial, each until its deadline."""
+    """Leases by serial, each until its deadline; a lease can also be found by its message."""
 
-    __slots__ = ("_latest", "_most", "_others", "_timely")
+    __slots__ = ("_by_message", "_latest", "_most", "_orderly", "_others", "_timely")
 
     def __init__(self) -> None:
         self._timely: OrderedDict[int, Lease] = OrderedDict()
@@ -103,6 +103,10 @@ class Leases:
         """When the last of them ends."""
         self._most = _WORTH_SHRINKING
         self._others: Deadlines[Lease] = Deadlines()
+        self._orderly = True
+        """Whether there are no others."""
+        self._by_message: dict[int, Lease] | None = None
+        """By the message's id. Only kept once a lease was looked for by it, or when there are many."""
 
     def __len__(self) -> int:
         return len(self._timely) + len(self._others)
@@ -113,7 +117,7 @@ class Leases:
     def put(self, lease: Lease) -> None:
         """Enter a lease, in place of the one that had its serial; O(1), or O(log n) for one that ends early."""
         serial, deadline, timely = lease.serial, lease.deadline, self._timely
-        if serial in timely or self._others.entries:
+        if serial in timely or not self._orderly:
             self.pop(serial)
         if not timely:
             self._latest = -inf
@@ -122,19 +126,41 @@ class Leases:
             timely[serial] = lease
             if len(timely) > self._most:
                 self._most = len(timely)
+                if self._by_message is None and len(timely) > LEASES_INDEXED:
+                    self._index()
         else:
+            self._orderly = False
             self._others.put(serial, deadline, lease)
+            if self._by_message is None and len(self) > LEASES_INDEXED:
+                self._index()
+        if self._by_message is not None:
+            self._by_message[lease.message.id] = lease
 
     def pop(self, serial: int) -> Lease | None:
         """Remove and return the lease with this serial, or None."""
         timely = self._timely
         lease = timely.pop(serial, None)
         if lease is None:
-            return self._others.pop(serial)
-        if _SPARSE_FACTOR * len(timely) < self._most > _WORTH_SHRINKING:
+            lease = self._others.pop(serial)
+            self._orderly = not self._others
+            if lease is None:
+                return None
+        elif _SPARSE_FACTOR * len(timely) < self._most > _WORTH_SHRINKING:
             self._most = max(len(timely), _WORTH_SHRINKING)
             self._timely = OrderedDict(timely)
+            self._by_message = None
+        if self._by_message is not None:
+            del self._by_message[lease.message.id]
         return lease
+
+    def find(self, id: int) -> Lease | None:
+        """Return the lease of the message with this id, or None; O(1), once they are indexed."""
+        if self._by_message is None:
+            if not len(self):
+                return None
+            self._index()
+        assert self._by_message is not None
+        return self._by_message.get(id)
 
     def next(self) -> float:
         """When a lease ends next: infinity if none does."""
@@ -145,9 +171,10 @@ class Leases:
     def due(self, now: float, limit: int) -> list[Lease]:
         """Remove and return leases that are over by `now`, at most `limit`, in the order in which they ended."""
         over = list(islice(takewhile(lambda lease: lease.deadline <= now, self._timely.values()), limit))
+        over += takewhile(lambda lease: lease.deadline <= now, islice(self._others, limit - len(over)))
         for lease in over:
             self.pop(lease.serial)
-        return sorted(over + self._others.due(now, limit - len(over)), key=_deadline)
+        return sorted(over, key=_deadline)
 
     def first(self, limit: int) -> list[Lease]:
         """The `limit` leases that end next, in order, removing none; what it costs depends on `limit` alone."""
@@ -158,8 +185,13 @@ class Leases:
         """Every lease, in no particular order."""
         return chain(self._timely.values(), self._others.values())
 
-    def clear(self) -> list[Lease]:
-        """Remove every lease and return them."""
-        leases = list(self.values())
-        self._timely, self._others = OrderedDict(), Deadlines()
-        return leases
+    def clear(self) -> list[Container]:
+        """Remove every lease, and return what they were kept in, for the caller to free; O(1)."""
+        dropped: list[Container] = [each for each in (self._timely, self._by_message) if each]
+        dropped += self._others.clear()
+        self._timely, self._by_message = OrderedDict(), None
+        self._most, self._orderly = _WORTH_SHRINKING, True
+        return dropped
+
+    def _index(self) -> None:
+        self._by_message = {lease.message.id: lease for lease in self.values()}

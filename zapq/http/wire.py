@@ -14,8 +14,8 @@ from quart import Request
 
 from zapq.core.complaints import plainly
 from zapq.core.message import CONTENT_TYPE, OCTETS, Draft
-from zapq.core.queue import STATES, MessageView, State
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.stats import STATES, MessageView, State
 from zapq.errors import BatchTooLarge, InvalidParameter, MessageTooLarge, NotAcceptable, UnsupportedType
 from zapq.http.render import JSON, MSGPACK
 from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES

@@ -19,8 +19,10 @@ import trio
 from zapq.core.broker import Broker, check_name
 from zapq.core.idempotency import Keys
 from zapq.core.image import Image
-from zapq.core.queue import Dropped, Queue, QueueStats
+from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.ready import Dropped
+from zapq.core.stats import QueueStats
 from zapq.errors import QueueFull, QueueNotFound
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service import bulk

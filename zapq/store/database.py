@@ -31,8 +31,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from zapq.core.changes import Enqueued
 from zapq.core.image import QueueImage
-from zapq.core.journaled import Enqueued
 from zapq.core.journaled_broker import KeptQueue
 from zapq.core.message import DEFAULTS, Message, Properties
 from zapq.core.queue_settings import QueueSettings

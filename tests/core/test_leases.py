@@ -51,8 +51,8 @@ def test_they_agree_with_a_dictionary(steps: list[tuple[str, int, float]]) -> No
         assert by_serial(leases.values()) == by_serial(model.values())
         assert len(leases) == len(model)
         assert all((each in leases) == (each in model) for each in range(10))
-        for each in range(10):
-            assert leases.find(each) is model.get(each)
+        for number in range(10):
+            assert leases.find(number) is model.get(number)
     kept = [part for part in leases.clear() if isinstance(part, dict)]
     assert {each[-1] if isinstance(each, tuple) else each for part in kept for each in part.values()} == {
         *model.values()

@@ -293,7 +293,7 @@ class Broker:
 
     def totals(self) -> QueueStats:
         """What all queues hold and have done, those that are no more included."""
-        return total([self._past, *(queue.stats() for queue in self.queues.values())])
+        return total([self._past, *(queue.figures() for queue in self.queues.values())])
 
     def serial(self) -> int:
         """Number a delivery."""

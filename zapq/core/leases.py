@@ -109,7 +109,7 @@ class Leases:
         """By the message's id. Only kept once a lease was looked for by it, or when there are many."""
 
     def __len__(self) -> int:
-        return len(self._timely) + len(self._others)
+        return len(self._timely) if self._orderly else len(self._timely) + len(self._others)
 
     def __contains__(self, serial: int) -> bool:
         return serial in self._timely or serial in self._others

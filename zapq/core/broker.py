@@ -55,7 +55,7 @@ class Broker:
     """Holds the queues, within caps that count what all of them hold. It is the `Owner` of its queues.
 
     `tag` tells this run from others in receipts. `on_earlier` is called with a time when something has become due
-    earlier than `alarm` said.
+    earlier than `alarm` said. A lease ends `lease_slack` seconds after the deadline its consumer is told.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Broker:
         max_queues: int,
         tag: str = "0",
         on_earlier: Callable[[float], None] = lambda time: None,
+        lease_slack: float = 0.0,
         now: float = 0.0,
     ) -> None:
         self.messages = self.bytes = 0
@@ -74,6 +75,7 @@ class Broker:
         self.max_messages = max_messages
         self.max_bytes = max_bytes
         self.max_queues = max_queues
+        self.lease_slack = lease_slack
         self.queues: dict[str, Queue] = {}
         self._tag = tag
         self._on_earlier = on_earlier
@@ -196,7 +198,9 @@ class Broker:
         """
         numbers = {name: queue.number for name, queue in self.queues.items()}
         wanted = {DEFAULT_QUEUE, *names}
-        return Replacement({name: numbers.get(name) or next(self._numbers) for name in wanted}, self._tag)
+        return Replacement(
+            {name: numbers.get(name) or next(self._numbers) for name in wanted}, self._tag, self.lease_slack
+        )
 
     def replace(self, made: Replacement) -> list[Queue]:
         """Let the queues that were made be all there are, and return the former ones for the caller to free.
@@ -208,7 +212,7 @@ class Broker:
         self._past = total([self._past, *gone])
         for name, queue in made.queues.items():
             queue.succeed(self, self.queues.get(name))
-        nowhere = Replacement({}, self._tag)
+        nowhere = Replacement({}, self._tag, 0.0)
         for queue in former:
             self._alarms.pop(queue.number)
             queue.succeed(nowhere, None)

@@ -159,7 +159,7 @@ class Settled(OfQueue):
         """Let the lease go on."""
         self.settling.discard(self.lease.serial)
         self.queue._leases.put(self.lease)
-        self.queue._watch(self.lease.deadline)
+        self.queue._watch(self.lease.deadline + self.queue._leases.slack)
 
 
 @dataclass(slots=True)

@@ -104,7 +104,8 @@ class JournaledBroker(Broker):
         """Return what queues can be made in that are to replace all there are. See `Broker.prepare`."""
         self._journal.check()
         numbers = super().prepare(names).numbers
-        return JournaledReplacement(numbers, self._tag, {name: self.next_epoch() for name in numbers})
+        epochs = {name: self.next_epoch() for name in numbers}
+        return JournaledReplacement(numbers, self._tag, self.lease_slack, epochs)
 
     def begin_swapping(self, made: JournaledReplacement, keys: Iterable[KeyImage]) -> Swapped:
         """Begin to let the queues that were made be all there are; their rows are written already."""
@@ -191,8 +192,10 @@ class JournaledReplacement(Replacement):
 
     queues: dict[str, JournaledQueue]  # type: ignore[assignment]  # it makes no others
 
-    def __init__(self, numbers: Mapping[str, int], tag: str, epochs: Mapping[str, int]) -> None:
-        super().__init__(numbers, tag)
+    def __init__(
+        self, numbers: Mapping[str, int], tag: str, lease_slack: float, epochs: Mapping[str, int]
+    ) -> None:
+        super().__init__(numbers, tag, lease_slack)
         self.epochs = epochs
         """Which rows each queue will have."""
 

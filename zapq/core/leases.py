@@ -92,11 +92,12 @@ class Lapses:
 
 
 class Leases:
-    """Leases by serial, each until its deadline; a lease can also be found by its message."""
+    """Leases by serial, each until `slack` seconds after its deadline; a lease can also be found by its message."""
 
-    __slots__ = ("_by_message", "_latest", "_most", "_orderly", "_others", "_timely")
+    __slots__ = ("_by_message", "_latest", "_most", "_orderly", "_others", "_timely", "slack")
 
-    def __init__(self) -> None:
+    def __init__(self, slack: float = 0.0) -> None:
+        self.slack = slack
         self._timely: OrderedDict[int, Lease] = OrderedDict()
         """Those that end in the order in which they were entered."""
         self._latest = -inf
@@ -163,15 +164,19 @@ class Leases:
         return self._by_message.get(id)
 
     def next(self) -> float:
-        """When a lease ends next: infinity if none does."""
+        """When a lease is over next: infinity if none is."""
         for lease in self._timely.values():
-            return min(lease.deadline, self._others.next())
-        return self._others.next()
+            return min(lease.deadline, self._others.next()) + self.slack
+        return self._others.next() + self.slack
 
     def due(self, now: float, limit: int) -> list[Lease]:
         """Remove and return leases that are over by `now`, at most `limit`, in the order in which they ended."""
-        over = list(islice(takewhile(lambda lease: lease.deadline <= now, self._timely.values()), limit))
-        over += takewhile(lambda lease: lease.deadline <= now, islice(self._others, limit - len(over)))
+        over = list(
+            islice(takewhile(lambda lease: lease.deadline + self.slack <= now, self._timely.values()), limit)
+        )
+        over += takewhile(
+            lambda lease: lease.deadline + self.slack <= now, islice(self._others, limit - len(over))
+        )
         for lease in over:
             self.pop(lease.serial)
         return sorted(over, key=_deadline)

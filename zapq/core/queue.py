@@ -55,6 +55,8 @@ class Owner(Protocol):
     """Held, or set aside for messages that are being received."""
     max_messages: int
     max_bytes: int
+    lease_slack: float
+    """Seconds by which a lease lasts longer than its deadline says."""
 
     def serial(self) -> int:
         """Number a delivery."""
@@ -111,7 +113,7 @@ class Queue:
         self._late = False
         """Whether more messages have outlived their ttl than one step removes."""
         self._delayed: Deadlines[Message] = Deadlines()
-        self._leases = Leases()
+        self._leases = Leases(owner.lease_slack)
         self._lapses = Lapses()
         """Those that expired; their messages have come back, and are ready."""
         self._next_id = 1
@@ -320,9 +322,11 @@ class Queue:
         if lease is None:
             raise self._over(serial)
         seconds = lease.visibility if visibility is None else visibility
-        lease = msgspec.structs.replace(lease, deadline=now + seconds)
+        # To extend it by nothing gives the message back at once.
+        deadline = now + seconds if seconds else now - self._leases.slack
+        lease = msgspec.structs.replace(lease, deadline=deadline)
         self._leases.put(lease)
-        self._watch(lease.deadline)
+        self._watch(lease.deadline + self._leases.slack)
         return lease
 
     def accept_moved(self, message: Message, properties: Properties) -> Message:
@@ -631,20 +635,21 @@ class Queue:
         if self._lapses:
             self._note_given(message.id)
         seconds = self._settings.visibility if visibility is None else visibility
-        deadline = now + seconds
+        # One that is asked for no time at all is over at once.
+        deadline = now + seconds if seconds else now - self._leases.slack
         lease = Lease(
             message, self._owner.serial(), message.properties.receives + 1, deadline, self._tag, seconds, self.name
         )
         self._leases.put(lease)
         if deadline < self.alarm:
-            self._watch(deadline)
+            self._watch(deadline + self._leases.slack)
         self._counts.received += 1
         return lease
 
     def _pop_lease(self, serial: int, now: float) -> Lease | None:
         """Take a lease out of its holder's hands and return it; None if it is over: one whose time has come is."""
         lease = self._leases.pop(serial)
-        if lease is None or lease.deadline > now:
+        if lease is None or lease.deadline + self._leases.slack > now:
             return lease
         self._lapse(lease, now)
         return None

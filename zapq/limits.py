@@ -50,8 +50,8 @@ ACKS_REMEMBERED = 2**20
 LAPSES_REMEMBERED = 10_000
 """Expired leases of each queue that may still be acknowledged: some 300 bytes each, beside the message."""
 MAX_TURN = 0.05
-"""Seconds by which each lease lasts longer than its consumer is told: the time it counts from was read when the turn
-began in which it was given, and its answer is made by the end of that turn. No turn should last half as long."""
+"""Seconds by which each lease lasts longer than its consumer is told: the time it counts from was read when the
+turn began in which it was given, and its answer is made by the end of that turn. No turn lasts half as long."""
 LEASES_INDEXED = 20_000
 """Leases of one queue beyond which each has an entry by its message: making so many, when a client first looks for
 a message, takes 2 ms."""

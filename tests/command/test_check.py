@@ -21,7 +21,8 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart
 from zapq.settings import Settings
 from zapq.store.check import QueueReport, check
-from zapq.store.database import FILE, GARBAGE_ROWS
+from zapq.store.database import GARBAGE_ROWS
+from zapq.store.schema import FILE
 
 WAL = f"{FILE}-wal"
 

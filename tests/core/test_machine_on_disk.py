@@ -30,7 +30,8 @@ from zapq.core.message import Message
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.ready import Dropped
 from zapq.core.records import Change, CommitGroup, Entry, PutMany, Staged, row_of
-from zapq.store.database import Database, set_up
+from zapq.store.database import Database
+from zapq.store.schema import set_up
 
 
 class DiskJournal:

@@ -92,7 +92,7 @@ class Lapses:
 
 
 class Leases:
-    """Leases by serial, each until `slack` seconds after its deadline; a lease can also be found by its message."""
+    """Leases by serial, each until `slack` seconds after its deadline; also to be found by message."""
 
     __slots__ = ("_by_message", "_latest", "_most", "_orderly", "_others", "_timely", "slack")
 

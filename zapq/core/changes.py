@@ -6,7 +6,7 @@ Its verb has taken what the change is about out of every other task's sight; `co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -16,6 +16,7 @@ from zapq.core.leases import End
 from zapq.core.message import Lease, Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.records import Entry, MessagesDeleted, Put
+from zapq.limits import MAX_TURN
 
 
 class Enqueued(msgspec.Struct, gc=False):
@@ -113,16 +114,24 @@ class TakenAway(OfQueue):
 
 @dataclass(slots=True)
 class Leased(OfQueue):
-    """Messages that are leased."""
+    """Messages that are leased. `granting`: the serials of leases that are on their way; `clock` says the time."""
 
     leases: Sequence[Lease]
+    granting: set[int]
+    clock: Callable[[], float]
 
     def commit(self) -> None:
-        """Let the leases go on, as they do already."""
+        """Let the leases go on; those that were on their way for long begin now, as their answers are made."""
+        now, queue = self.clock(), self.queue
+        for lease in self.leases:
+            self.granting.discard(lease.serial)
+            if lease.serial in queue._leases and now - (lease.deadline - lease.visibility) > MAX_TURN / 2:
+                queue._lease_until(lease, now + lease.visibility if lease.visibility else lease.deadline)
 
     def revert(self) -> None:
-        """End the leases that have not ended by themselves."""
+        """End the leases."""
         for lease in self.leases:
+            self.granting.discard(lease.serial)
             if self.queue._leases.pop(lease.serial) is not None:
                 self.queue._counts.received -= 1
                 self.queue._become_ready(lease.message)

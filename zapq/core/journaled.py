@@ -7,7 +7,7 @@ one that is taken is out of its line, a lease that is settled is over except for
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -55,6 +55,9 @@ class StillSettling(Exception):
 class JournaledOwner(Owner, Protocol):
     """What a queue on disk knows of the others."""
 
+    clock: Callable[[], float]
+    """The time, as `now` is: a lease begins when its change is written."""
+
     def prepare_dead_letter(self, queue: JournaledQueue, message: Message) -> Move:
         """Return what dead-letters a message that failed in `queue`, once that is written."""
 
@@ -62,7 +65,7 @@ class JournaledOwner(Owner, Protocol):
 class JournaledQueue(Queue):
     """A queue whose changes go through `journal`. Its verbs also raise `StorageUnavailable`, changing nothing."""
 
-    __slots__ = ("_ids_kept", "_journal", "_settling", "epoch")
+    __slots__ = ("_granting", "_ids_kept", "_journal", "_settling", "epoch")
     _owner: JournaledOwner
 
     def __init__(self, *args: Any, journal: Journal, epoch: int, **named: Any) -> None:
@@ -70,6 +73,8 @@ class JournaledQueue(Queue):
         self.epoch = epoch
         """Which rows are its messages."""
         self._ids_kept = IDS_AT_ONCE
+        self._granting: set[int] = set()
+        """Serials of leases whose consumers are not answered yet."""
         self._settling: set[int] = set()
         """Serials of leases that are being settled."""
         super().__init__(*args, **named)
@@ -368,7 +373,8 @@ class JournaledQueue(Queue):
             )
             for lease in leases
         ]
-        self._journal.add(Leased(self, entries, leases))
+        self._granting.update(lease.serial for lease in leases)
+        self._journal.add(Leased(self, entries, leases, self._granting, self._owner.clock))
         return leases
 
     def _settle(self, serial: int, now: float) -> Lease | None:
@@ -380,6 +386,13 @@ class JournaledQueue(Queue):
         if lease is not None:
             self._settling.add(serial)
         return lease
+
+    def _lapse(self, lease: Lease, now: float) -> None:
+        if lease.serial in self._granting:
+            # The disk is slow. What the lease is to last counts from when its consumer is answered.
+            self._lease_until(lease, now + max(lease.visibility, 1.0))
+        else:
+            super()._lapse(lease, now)
 
     def _fail(self, message: Message) -> None:
         self._journal.note(MessagesDeleted((row_of(self.epoch, message.id),)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -34,6 +34,7 @@ class KeptQueue(msgspec.Struct, frozen=True):
 class JournaledBroker(Broker):
     """Holds the queues that `journal` keeps; `kept` are those it had kept before, and `epoch` the last one used.
 
+    `clock` says the time that `now` is from: it is asked when something is written that waits for the disk.
     Making one of them cannot be refused: they, and what they hold, were accepted once.
     """
 
@@ -41,8 +42,16 @@ class JournaledBroker(Broker):
     default: JournaledQueue
 
     def __init__(
-        self, *, journal: Journal, kept: Sequence[KeptQueue] = (), epoch: int = 0, now: float = 0.0, **named: Any
+        self,
+        *,
+        journal: Journal,
+        kept: Sequence[KeptQueue] = (),
+        epoch: int = 0,
+        clock: Callable[[], float] = lambda: 0.0,
+        now: float = 0.0,
+        **named: Any,
     ) -> None:
+        self.clock = clock
         self._journal = journal
         self._epoch = epoch
         self._kept = {each.image.name: each for each in kept}
@@ -196,6 +205,7 @@ class JournaledReplacement(Replacement):
         self, numbers: Mapping[str, int], tag: str, lease_slack: float, epochs: Mapping[str, int]
     ) -> None:
         super().__init__(numbers, tag, lease_slack)
+        self.clock: Callable[[], float] = lambda: 0.0
         self.epochs = epochs
         """Which rows each queue will have."""
 

@@ -324,10 +324,7 @@ class Queue:
         seconds = lease.visibility if visibility is None else visibility
         # To extend it by nothing gives the message back at once.
         deadline = now + seconds if seconds else now - self._leases.slack
-        lease = msgspec.structs.replace(lease, deadline=deadline)
-        self._leases.put(lease)
-        self._watch(lease.deadline + self._leases.slack)
-        return lease
+        return self._lease_until(lease, deadline)
 
     def accept_moved(self, message: Message, properties: Properties) -> Message:
         """Take over a message another queue has held: at the end, with an id of this queue. Never refused."""
@@ -644,6 +641,13 @@ class Queue:
         if deadline < self.alarm:
             self._watch(deadline + self._leases.slack)
         self._counts.received += 1
+        return lease
+
+    def _lease_until(self, lease: Lease, deadline: float) -> Lease:
+        """Let a lease last until `deadline`, and return it."""
+        lease = msgspec.structs.replace(lease, deadline=deadline)
+        self._leases.put(lease)
+        self._watch(deadline + self._leases.slack)
         return lease
 
     def _pop_lease(self, serial: int, now: float) -> Lease | None:

@@ -55,8 +55,8 @@ turn began in which it was given, and its answer is made by the end of that turn
 LEASES_INDEXED = 20_000
 """Leases of one queue beyond which each has an entry by its message: making so many, when a client first looks for
 a message, takes 2 ms."""
-TICK_LIMIT = 1000
-"""Leases, delays and ttls ended in one go: some 2 ms."""
+TICK_LIMIT = 500
+"""Leases, delays and ttls of one queue ended in one go, each: some 2 ms, of which a turn may have several."""
 DISMISSALS = 64
 """Waiters told in one go that we are draining, each of which may be a request that takes 2 ms: 0.1 s, after which
 deadlines are looked at, as that of a shutdown."""

@@ -514,3 +514,23 @@ def test_memory_falls_back_after_many_leases_and_delays() -> None:
     finally:
         tracemalloc.stop()
     assert queue.stats().acked == 20_000
+
+
+@pytest.mark.parametrize("limit", [1, 9])
+def test_one_step_removes_no_more_than_some_of_what_has_outlived_its_ttl(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr("zapq.core.queue.TICK_LIMIT", 2)
+    monkeypatch.setattr("zapq.core.broker.TICK_LIMIT", 2)
+    queue = broker.default
+    for _ in range(7):
+        queue.enqueue(b"x", Properties(expires=1.0), now=0.0)
+    queue.enqueue(b"living")
+    taken: list[bytes] = []
+    for expired in (4, 7):
+        # Two by the tick, and two on the way to a message that lives.
+        taken += [message.body for message in queue.dequeue_many(limit, 2.0)]
+        assert queue.stats().expired == expired
+        assert queue.available == (expired == 7 and not taken), "else a loop that serves consumers would go on"
+        broker.tick(1.0)
+    assert taken == [b"living"]

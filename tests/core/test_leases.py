@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from math import inf
 from sys import getsizeof
 
+import pytest
 from hypothesis import given
 
 from tests.core.test_deadlines import STEPS
@@ -78,3 +79,17 @@ def test_memory_is_given_back_when_most_have_ended() -> None:
         leases.pop(serial)
     assert getsizeof(leases._timely) < most / 8
     assert [each.serial for each in leases.first(2)] == [19_000, 19_001]
+
+
+def test_of_many_each_is_found_by_its_message_without_looking_through_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zapq.core.leases.LEASES_INDEXED", 2000)
+    leases = Leases()
+    for serial in range(3000):
+        leases.put(lease(serial, float(serial % 1500)))
+    monkeypatch.setattr(Leases, "values", None)  # looking through them would be by this
+    assert leases.find(2999) is not None
+    assert leases.find(3000) is None
+    leases.pop(2999)
+    assert leases.find(2999) is None

@@ -25,8 +25,9 @@ from zapq.core.changes import (
     Released,
     TakenAway,
 )
+from zapq.core.leases import backoff, counted
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
-from zapq.core.queue import Owner, Queue, backoff, counted
+from zapq.core.queue import Owner, Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.ready import Dropped
 from zapq.core.receipt import serial_of
@@ -352,7 +353,7 @@ class JournaledQueue(Queue):
             raise
         self._hold(-len(messages), -size)
         self._counts.dequeued += len(messages)
-        if self._lapses:
+        if self._lapses.serials:
             for message in messages:
                 self._note_given(message.id)
         ids = messages.ids() if isinstance(messages, Taken) else [message.id for message in messages]

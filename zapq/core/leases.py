@@ -15,9 +15,11 @@ from itertools import chain, islice, takewhile
 from math import inf
 from operator import attrgetter
 
+import msgspec
+
 from zapq.core.deadlines import Container, Deadlines
 from zapq.core.message import Lease, Message
-from zapq.limits import LAPSES_REMEMBERED, LEASES_INDEXED
+from zapq.limits import BACKOFF, LAPSES_REMEMBERED, LEASES_INDEXED, MAX_BACKOFF, RELEASES_AT_ONCE
 
 _SPARSE_FACTOR = 16
 _WORTH_SHRINKING = 1000
@@ -61,13 +63,13 @@ _SENTENCES = {
 class Lapses:
     """Leases that expired and whose message was not given out since, newest last: their holders may still ack."""
 
-    __slots__ = ("_messages", "_serials")
+    __slots__ = ("_messages", "serials")
 
     def __init__(self) -> None:
         self._messages: dict[int, Message] = {}
         """By the lease's serial."""
-        self._serials: dict[int, int] = {}
-        """By the message's id."""
+        self.serials: dict[int, int] = {}
+        """By the message's id. To be read only: looking whether there are any is cheaper than `len`."""
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -77,7 +79,7 @@ class Lapses:
         if len(self._messages) >= LAPSES_REMEMBERED:
             self.pop(next(iter(self._messages.values())).id)
         self._messages[serial] = message
-        self._serials[message.id] = serial
+        self.serials[message.id] = serial
 
     def find(self, serial: int) -> Message | None:
         """Return the message of a lease that is here, or None."""
@@ -85,7 +87,7 @@ class Lapses:
 
     def pop(self, id: int) -> int | None:
         """Forget the lease of this message and return its serial, or None if none is here."""
-        serial = self._serials.pop(id, None)
+        serial = self.serials.pop(id, None)
         if serial is not None:
             del self._messages[serial]
         return serial
@@ -200,3 +202,20 @@ class Leases:
 
     def _index(self) -> None:
         self._by_message = {lease.message.id: lease for lease in self.values()}
+
+
+def backoff(releases: int, delay: float) -> tuple[float, int]:
+    """How long a message rests that is released, and how often it then was given back without a delay."""
+    if delay > 0:
+        return delay, releases
+    releases += 1
+    if releases > RELEASES_AT_ONCE:
+        delay = min(BACKOFF * 2.0 ** (releases - RELEASES_AT_ONCE - 1), MAX_BACKOFF)
+    return delay, releases
+
+
+def counted(lease: Lease, releases: int) -> Message:
+    """Return the message of a lease that is over, the delivery counted."""
+    message = lease.message
+    properties = msgspec.structs.replace(message.properties, receives=lease.receives, releases=releases)
+    return Message(message.id, message.body, properties)

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from operator import attrgetter
 from typing import Literal
 
-from zapq.core.message import Message
+from zapq.core.message import Lease, Message
 
 State = Literal["ready", "delayed", "leased"]
 STATES: tuple[State, ...] = ("ready", "delayed", "leased")
@@ -92,6 +92,16 @@ class MessageView:
     receives: int
     due: float | None
     """When it will be ready again, if it is delayed or leased."""
+
+    @classmethod
+    def waiting(cls, message: Message, due: float | None = None) -> MessageView:
+        """Show a message that is ready, or will be when it is due."""
+        return cls(message, "ready" if due is None else "delayed", message.properties.receives, due)
+
+    @classmethod
+    def leased(cls, lease: Lease) -> MessageView:
+        """Show a message that a consumer has."""
+        return cls(lease.message, "leased", lease.receives, lease.deadline)
 
     @property
     def id(self) -> int:

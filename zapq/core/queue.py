@@ -14,8 +14,8 @@
 Order is (priority, id), and an id never changes; `ready.py` tells how ready messages are kept in it. Simple FIFO
 traffic costs O(1) at any depth.
 
-The class is longer than others here. Its parts have a file each (`ready.py`, `leases.py`, `caps.py`, `stats.py`), but
-the verbs stay together, and `enqueue`, `dequeue`, `receive` and `ack` are written out: they are done for each
+The class is longer than others here. Its parts have a file each (`ready.py`, `leases.py`, `caps.py`, `stats.py`),
+but the verbs stay together, and `enqueue`, `dequeue`, `receive` and `ack` are written out: they are done for each
 message, and one more call costs a sixth of them.
 
 `now` is any clock that does not go backwards; times are absolute, durations in seconds. Every take first

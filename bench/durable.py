@@ -27,7 +27,7 @@ import msgspec
 from bench import rig
 from bench.compare import over_beanstalk, over_http, over_redis
 from zapq.core.records import CommitGroup, Put, row_of
-from zapq.store.database import open_database
+from zapq.store.open_database import open_database
 
 BATCH = 100
 BATCHES = """

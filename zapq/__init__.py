@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from zapq.core.message import Draft as Draft
     from zapq.core.message import Lease as Lease
     from zapq.core.message import Message as Message
-    from zapq.core.queue import QueueStats as QueueStats
     from zapq.core.queue_settings import QueueSettings as QueueSettings
+    from zapq.core.stats import QueueStats as QueueStats
     from zapq.errors import ZapqError as ZapqError
     from zapq.server import serve as serve
     from zapq.service.named_queue import NamedQueue as NamedQueue
@@ -36,7 +36,7 @@ _HOMES = {
     "Lease": "zapq.core.message",
     "Message": "zapq.core.message",
     "QueueSettings": "zapq.core.queue_settings",
-    "QueueStats": "zapq.core.queue",
+    "QueueStats": "zapq.core.stats",
     "ZapqError": "zapq.errors",
     "serve": "zapq.server",
     "NamedQueue": "zapq.service.named_queue",

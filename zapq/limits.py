@@ -49,8 +49,14 @@ ACKS_REMEMBERED = 2**20
 """Deliveries for which it is known how they ended: a byte each, some 20 s at full speed."""
 LAPSES_REMEMBERED = 10_000
 """Expired leases of each queue that may still be acknowledged: some 300 bytes each, beside the message."""
-TICK_LIMIT = 1000
-"""Leases, delays and ttls ended in one go: some 2 ms."""
+MAX_TURN = 0.05
+"""Seconds by which each lease lasts longer than its consumer is told: the time it counts from was read when the
+turn began in which it was given, and its answer is made by the end of that turn. No turn lasts half as long."""
+LEASES_INDEXED = 20_000
+"""Leases of one queue beyond which each has an entry by its message: making so many, when a client first looks for
+a message, takes 2 ms."""
+TICK_LIMIT = 500
+"""Leases, delays and ttls of one queue ended in one go, each: some 2 ms, of which a turn may have several."""
 DISMISSALS = 64
 """Waiters told in one go that we are draining, each of which may be a request that takes 2 ms: 0.1 s, after which
 deadlines are looked at, as that of a shutdown."""
@@ -62,6 +68,8 @@ DRAIN_WINDOW = 5.0
 """Seconds over which a queue's drain rate is measured: long enough for batches, short enough for a change."""
 MAX_BATCH = 1000
 """Messages in one batch: by then what a request costs is lost in what its messages cost."""
+REDRIVE_LOOKS = 5000
+"""Dead letters one redrive looks at: too large ones are passed over, and looking at so many takes 5 ms."""
 MAX_BATCH_BYTES = 8 * MIB
 """Bytes of one batch: it is held, decoded and sent whole, and others wait for that, 7 to 17 ms."""
 MAX_OTHER_BODIES_BYTES = 64 * MIB

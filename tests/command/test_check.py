@@ -22,7 +22,8 @@ from zapq.errors import CannotStart
 from zapq.service.operations import Offer
 from zapq.settings import Settings
 from zapq.store.check import QueueReport, check
-from zapq.store.database import FILE, GARBAGE_ROWS
+from zapq.store.database import GARBAGE_ROWS
+from zapq.store.schema import FILE
 
 WAL = f"{FILE}-wal"
 

@@ -13,7 +13,7 @@ import pytest
 from zapq.core import broker as broker_module
 from zapq.core import leases as leases_module
 from zapq.core.broker import Broker, Redriven
-from zapq.core.message import Draft, Lease, Message, Properties
+from zapq.core.message import Draft, Lease, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, QueueFull, QueueInUse, QueueNotFound, ReceiptExpired, TooManyQueues
@@ -181,29 +181,81 @@ def test_redrive_into_a_full_queue_loses_nothing(broker: Broker) -> None:
     assert bodies(dead) == [b"sent here"]
 
 
-def test_a_redrive_looks_at_no_more_letters_than_it_must(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    stayed: list[bytes] = []
-    keep_here = Queue.keep_here
+class Looks:
+    """Counts how often queues were asked whether they have room: once or twice for each letter looked at."""
 
-    def note(queue: Queue, message: Message) -> None:
-        stayed.append(message.body)
-        keep_here(queue, message)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.number = 0
+        has_room_for = Queue.has_room_for
 
-    monkeypatch.setattr(Queue, "keep_here", note)
+        def count(queue: Queue, size: int, messages: int = 1) -> bool:
+            self.number += 1
+            return has_room_for(queue, size, messages)
+
+        monkeypatch.setattr(Queue, "has_room_for", count)
+
+
+def fail(broker: Broker, name: str, *bodies: bytes) -> None:
+    """Let messages of the queue called `name` become dead letters."""
+    queue = broker.find(name)
+    queue.enqueue_bodies(list(bodies))
+    queue.receive_many(len(bodies), 1.0, 0.0)
+    while broker.tick(1.0) <= 1.0:
+        pass
+
+
+def test_a_redrive_passes_over_letters_of_full_queues(broker: Broker) -> None:
     settings = QueueSettings(max_receives=1, dead_letter="dead", max_messages=2)
     for name, number in (("work", 2), ("work", 2), ("other", 1)):
         broker.configure(name, settings, 0.0)
-        queue = broker.find(name)
-        queue.enqueue_bodies([name.encode()] * number)
-        queue.receive_many(2, 1.0, 0.0)
-        broker.tick(1.0)
+        fail(broker, name, *[name.encode()] * number)
     broker.find("work").enqueue_bodies([b"in the way"])
     assert broker.redrive("dead", 1000, 2.0) == Redriven(2, 3), "one of each, past those that have to stay"
-    assert stayed == [b"work"] * 3
-    stayed.clear()
     broker.find("other").enqueue_bodies([b"in the way"])
     assert broker.redrive("dead", 1000, 2.0) == Redriven(0, 3)
-    assert stayed == [b"work"], "both are full, which the first letter shows"
+    assert bodies(broker.find("dead"), 2.0) == [b"work"] * 3
+
+
+def test_a_letter_goes_back_although_its_queue_no_longer_sends_any_and_the_one_that_does_is_full(
+    broker: Broker,
+) -> None:
+    settings = QueueSettings(max_receives=1, dead_letter="dead", max_messages=2)
+    for name in ("work", "other"):
+        broker.configure(name, settings, 0.0)
+        fail(broker, name, name.encode(), name.encode())
+    broker.find("work").enqueue_bodies([b"in", b"the way"])
+    broker.configure("other", QueueSettings(), 0.0)
+    assert broker.redrive("dead", 1000, 2.0) == Redriven(2, 2)
+    assert bodies(broker.find("other")) == [b"other", b"other"]
+
+
+def test_a_redrive_that_can_move_nothing_looks_at_no_letter(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = QueueSettings(max_receives=1, dead_letter="dead")
+    for name in ("work", "gone"):
+        broker.configure(name, settings, 0.0)
+        for _ in range(4):
+            fail(broker, name, b"x")
+    broker.delete("gone")
+    broker.configure("work", QueueSettings(max_messages=1), 0.0)
+    broker.find("work").enqueue(b"in the way")
+    looks = Looks(monkeypatch)
+    assert broker.redrive("dead", 1000, 2.0) == Redriven(0, 8)
+    assert looks.number == 1, "whether `work` has room at all"
+
+
+def test_a_redrive_passes_over_letters_that_are_too_large_but_not_for_ever(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zapq.core.broker.REDRIVE_LOOKS", 3)
+    broker.configure("work", QueueSettings(max_receives=1, dead_letter="dead"), 0.0)
+    fail(broker, "work", b"large", b"a", b"larger", b"b")
+    broker.configure("work", QueueSettings(max_bytes=2), 0.0)
+    assert broker.redrive("dead", 1000, 2.0) == Redriven(1, 3)
+    assert broker.redrive("dead", 1000, 2.0) == Redriven(1, 2)
+    assert bodies(broker.find("work")) == [b"a", b"b"]
+    assert bodies(broker.find("dead")) == [b"large", b"larger"]
 
 
 def test_letters_of_a_queue_that_is_no_more_stay_where_they_are(broker: Broker) -> None:
@@ -462,3 +514,23 @@ def test_memory_falls_back_after_many_leases_and_delays() -> None:
     finally:
         tracemalloc.stop()
     assert queue.stats().acked == 20_000
+
+
+@pytest.mark.parametrize("limit", [1, 9])
+def test_one_step_removes_no_more_than_some_of_what_has_outlived_its_ttl(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr("zapq.core.queue.TICK_LIMIT", 2)
+    monkeypatch.setattr("zapq.core.broker.TICK_LIMIT", 2)
+    queue = broker.default
+    for _ in range(7):
+        queue.enqueue(b"x", Properties(expires=1.0), now=0.0)
+    queue.enqueue(b"living")
+    taken: list[bytes] = []
+    for expired in (4, 7):
+        # Two by the tick, and two on the way to a message that lives.
+        taken += [message.body for message in queue.dequeue_many(limit, 2.0)]
+        assert queue.stats().expired == expired
+        assert queue.available == (expired == 7 and not taken), "else a loop that serves consumers would go on"
+        broker.tick(1.0)
+    assert taken == [b"living"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import inf
+from sys import getsizeof
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ STEPS = st.lists(
         st.tuples(st.just("put"), NUMBERS, TIMES),
         st.tuples(st.just("pop"), NUMBERS, st.just(0.0)),
         st.tuples(st.just("due"), NUMBERS, TIMES),
+        st.tuples(st.just("pop first"), NUMBERS, st.just(0.0)),
     ),
     max_size=60,
 )
@@ -34,6 +36,10 @@ def test_it_agrees_with_a_dictionary(steps: list[tuple[str, int, float]]) -> Non
             case "pop":
                 assert deadlines.pop(number) == (f"value {number}" if number in model else None)
                 model.pop(number, None)
+            case "pop first":
+                assert deadlines.pop_first() == (f"value {in_order[0][1]}" if in_order else None)
+                for _, each in in_order[:1]:
+                    del model[each]
             case "due":
                 expected = [each for when, each in in_order if when <= time][:number]
                 assert deadlines.due(time if time < inf else 9.0, number) == [f"value {each}" for each in expected]
@@ -45,6 +51,9 @@ def test_it_agrees_with_a_dictionary(steps: list[tuple[str, int, float]]) -> Non
         everything = [(when, f"value {each}") for when, each in in_order]
         assert deadlines.first(3)[: len(everything)] == everything[:3]
         assert sorted(deadlines.first(99)) == sorted(everything + timeless)
+        assert list(deadlines) == [value for _, value in everything]
+        assert sorted(deadlines.entries()) == sorted(everything + timeless)
+        assert bool(deadlines) == bool(model)
         assert sorted(deadlines.values()) == sorted(f"value {each}" for each in model)
         assert len(deadlines) == len(model)
         for each in range(10):
@@ -59,6 +68,31 @@ def test_entries_that_are_replaced_or_removed_do_not_pile_up() -> None:
         deadlines.put(number + 1, float(number), None)
         deadlines.pop(number + 1)
         assert len(deadlines._heap) <= 2 * len(deadlines) + 66
+
+
+def test_memory_is_given_back_when_most_are_gone() -> None:
+    for times in (range(20_000), range(20_000, 0, -1)):
+        deadlines: Deadlines[None] = Deadlines()
+        for number, time in enumerate(times):
+            deadlines.put(number, float(time), None)
+        most = sum(map(getsizeof, (deadlines._timely, deadlines._others, deadlines._heap)))
+        for number in range(19_900):
+            deadlines.pop(number)
+        assert sum(map(getsizeof, (deadlines._timely, deadlines._others, deadlines._heap))) < most / 8
+
+
+def test_what_is_cleared_is_given_to_the_caller_as_it_is() -> None:
+    deadlines: Deadlines[str] = Deadlines()
+    for number, time in enumerate((1.0, 2.0, 0.0, inf)):
+        deadlines.put(number, time, f"value {number}")
+    parts = deadlines.clear()
+    assert sorted(value for part in parts if isinstance(part, dict) for _, value in part.values()) == [
+        "value 0",
+        "value 1",
+        "value 2",
+        "value 3",
+    ]
+    assert (len(deadlines), list(deadlines), deadlines.next()) == (0, [], inf)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers()), max_size=40))

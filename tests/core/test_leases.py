@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from math import inf
 from sys import getsizeof
 
+import pytest
 from hypothesis import given
 
 from tests.core.test_deadlines import STEPS
@@ -51,7 +52,12 @@ def test_they_agree_with_a_dictionary(steps: list[tuple[str, int, float]]) -> No
         assert by_serial(leases.values()) == by_serial(model.values())
         assert len(leases) == len(model)
         assert all((each in leases) == (each in model) for each in range(10))
-    assert by_serial(leases.clear()) == by_serial(model.values())
+        for number in range(10):
+            assert leases.find(number) is model.get(number)
+    kept = [part for part in leases.clear() if isinstance(part, dict)]
+    assert {each[-1] if isinstance(each, tuple) else each for part in kept for each in part.values()} == {
+        *model.values()
+    }
     assert (len(leases), leases.next()) == (0, inf)
 
 
@@ -73,3 +79,17 @@ def test_memory_is_given_back_when_most_have_ended() -> None:
         leases.pop(serial)
     assert getsizeof(leases._timely) < most / 8
     assert [each.serial for each in leases.first(2)] == [19_000, 19_001]
+
+
+def test_of_many_each_is_found_by_its_message_without_looking_through_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zapq.core.leases.LEASES_INDEXED", 2000)
+    leases = Leases()
+    for serial in range(3000):
+        leases.put(lease(serial, float(serial % 1500)))
+    monkeypatch.setattr(Leases, "values", None)  # looking through them would be by this
+    assert leases.find(2999) is not None
+    assert leases.find(3000) is None
+    leases.pop(2999)
+    assert leases.find(2999) is None

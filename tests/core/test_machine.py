@@ -14,9 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from zapq.core.broker import Broker, Redriven
 from zapq.core.message import Draft, Lease, Message, Properties
-from zapq.core.queue import STATES, Dropped, Queue
+from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.ready import Dropped
 from zapq.core.runs import Run
+from zapq.core.stats import STATES
 from zapq.errors import QueueFull, ReceiptExpired
 from zapq.limits import BACKOFF, RELEASES_AT_ONCE
 
@@ -54,6 +56,15 @@ class Held:
     @property
     def rank(self) -> tuple[int, int]:
         return (-self.priority, self.id)
+
+
+def ids_in(dropped: list[Dropped]) -> set[int]:
+    """The ids of the messages in what a queue gave up: alone, in runs, with a time, or in leases."""
+    items = [item for part in dropped for item in (part.values() if isinstance(part, dict) else part)]
+    # What a heap has are numbers.
+    things = [item[-1] if isinstance(item, tuple) else item for item in items]
+    messages = [message for thing in things for message in (thing if isinstance(thing, Run) else [thing])]
+    return {each.id for each in messages if isinstance(each, Message | Lease)}
 
 
 class QueuesAgainstList(RuleBasedStateMachine):
@@ -332,14 +343,8 @@ class QueuesAgainstList(RuleBasedStateMachine):
     def clear(self, name: str) -> None:
         dropped = self.do_clear(name)
         everything = self.of(name)
-        # Tombstones may be among what is dropped.
-        ids = {
-            message.id
-            for part in dropped
-            for item in part
-            for message in (item if isinstance(item, Run) else [item])
-        }
-        assert ids >= {each.id for each in everything}
+        # Some are kept in more than one place.
+        assert ids_in(dropped) == {each.id for each in everything}
         self.counts[name, "cleared"] += len(everything)
         for each in everything:
             self.change(each, None)

@@ -27,10 +27,11 @@ from zapq.core.broker import Broker, Redriven
 from zapq.core.journaled import JournaledQueue
 from zapq.core.journaled_broker import JournaledBroker
 from zapq.core.message import Message
-from zapq.core.queue import Dropped
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.ready import Dropped
 from zapq.core.records import Change, CommitGroup, Entry, PutMany, Staged, row_of
-from zapq.store.database import Database, set_up
+from zapq.store.database import Database
+from zapq.store.schema import set_up
 
 
 class DiskJournal:

@@ -9,7 +9,8 @@ import pytest
 
 from zapq.core.broker import Broker
 from zapq.core.message import Message
-from zapq.core.queue import Queue, QueueStats
+from zapq.core.queue import Queue
+from zapq.core.stats import QueueStats
 from zapq.errors import QueueFull
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
+from math import inf
+from random import Random
+
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zapq.core.message import Message, Properties
-from zapq.core.ready import ReadyQueue
+from zapq.core.ready import Ready, ReadyQueue
 from zapq.core.runs import Taken, is_shortest
 
 ABOUT = Properties(content_type="text/plain")
@@ -79,19 +83,6 @@ def test_nothing_is_made_of_nothing() -> None:
     assert (list(taken), size) == ([], 0)
 
 
-def test_messages_that_are_gone_leave_and_runs_stay() -> None:
-    line = ReadyQueue()
-    for id in (1, 2, 3):
-        line.items.append(Message(id, b""))
-    line.extend(4, [b"a", b"b"], 2, ABOUT)
-    line.items.append(Message(6, b""))
-    gone = {1, 3, 6}
-    line.drop_first(gone)
-    assert gone == {3, 6}
-    line.keep(lambda message: message.id not in gone)
-    assert [message.id for message in line] == [2, 4, 5]
-
-
 @given(st.lists(st.sampled_from([0, 1, 255, 256, 65_535, 65_536]), max_size=20), st.integers(0, 3))
 def test_the_shortest_form_is_known_from_its_length(sizes: list[int], longer: int) -> None:
     bodies = [bytes(size) for size in sizes]
@@ -107,3 +98,75 @@ def test_runs_of_any_number_are_joined_into_one_array() -> None:
             line.extend(len(everything) + 1, bodies, 0, ABOUT, msgspec.msgpack.encode(bodies))
             everything += bodies
         assert line.pop_many(10**6, 10**9)[0].packed() == msgspec.msgpack.encode(everything)
+
+
+MESSAGES = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 0, 1, 9]),
+        st.sampled_from([inf, inf, 5.0, 7.0]),
+        st.sampled_from(["", "", "jobs", "mails"]),
+        st.booleans(),
+    ),
+    max_size=12,
+)
+TAKING = st.lists(
+    st.sampled_from(["pop", "pop", "pop many", "pop each", "remove", "letter", "outlived", "put back", "pause"]),
+    max_size=12,
+)
+
+
+@given(MESSAGES, TAKING, st.randoms(use_true_random=False))
+def test_all_that_is_ready_agrees_with_a_sorted_list(
+    messages: list[tuple[int, float, str, bool]], taking: list[str], random: Random
+) -> None:
+    ready, model = Ready(), dict[int, Message]()
+    apart: set[int] = set()
+    for id, (priority, expires, failed_in, comes_back) in enumerate(messages, 1):
+        model[id] = message = Message(id, b"", Properties("", priority, expires, failed_in=failed_in))
+        (ready.put_back if comes_back else ready.append)(message)
+        if comes_back or expires < inf or failed_in:
+            apart.add(id)
+    taken: list[Message] = []
+    for verb in taking:
+        expected = sorted(model.values(), key=lambda each: each.rank)
+        before = len(taken)
+        match verb:
+            case "pop":
+                taken += filter(None, [ready.pop()])
+                assert taken[before:] == ([] if ready.paused else expected[:1])
+            case "pop many":
+                at_once = ready.pop_many(2, 99)
+                if at_once is not None:
+                    taken += at_once[0]
+                    assert taken[before:] == expected[:2]
+            case "pop each":
+                taken += islice(ready.pop_each(), 3)
+                assert taken[before:] == ([] if ready.paused else expected[:3])
+            case "remove" if apart & model.keys():
+                taken.append(model[random.choice(sorted(apart & model.keys()))])
+                ready.remove(taken[-1])
+            case "letter":
+                letters = {name: list(line) for name, line in ready.letters().items()}
+                for name in ("jobs", "mails"):
+                    assert letters.get(name, []) == [
+                        each for each in expected if each.properties.failed_in == name
+                    ]
+            case "outlived":
+                taken += ready.outlived(6.0, 99)
+                assert taken[before:] == [each for each in model.values() if each.properties.expires <= 6.0]
+            case "put back" if taken:
+                message = taken.pop(random.randrange(len(taken)))
+                ready.put_back(message)
+                model[message.id] = message
+                apart.add(message.id)
+                continue
+            case "pause":
+                ready.paused = not ready.paused
+        for message in taken[before:]:
+            del model[message.id]
+        assert ready.count == len(model)
+        assert list(ready) == sorted(model.values(), key=lambda each: each.rank)
+        assert [ready.find(id) for id in range(1, 14)] == [model.get(id) for id in range(1, 14)]
+        assert sorted(each.id for each in ready.expiring.values()) == sorted(
+            each.id for each in model.values() if each.properties.expires < inf
+        )

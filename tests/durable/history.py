@@ -29,7 +29,9 @@ from zapq.core.records import (
     row_of,
 )
 from zapq.core.runs import Run
-from zapq.store.database import FILE, Contents, Database, open_database
+from zapq.store.database import Contents, Database
+from zapq.store.open_database import open_database
+from zapq.store.schema import FILE
 
 WAL = f"{FILE}-wal"
 LATER = 4e9

@@ -17,7 +17,7 @@ import pytest
 from tests.durable.history import WAL, History, View, copy, opened
 from zapq.core.records import CommitGroup, Put, row_of
 from zapq.errors import CannotStart
-from zapq.store.database import FILE
+from zapq.store.schema import FILE
 from zapq.store.wal import FULL, PAGE, Damaged, Frame, read_log
 
 FRAME = PAGE + 24

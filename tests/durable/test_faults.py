@@ -24,7 +24,7 @@ from tests.durable.history import WAL, copy, opened
 from tests.durable.process import ENVIRON
 from tests.support.process import MODULE, assert_one_line, listening, messages, run, server_command
 from tests.support.waiting import eventually_sync
-from zapq.store.database import FILE
+from zapq.store.schema import FILE
 from zapq.store.wal import PAGE
 
 PATIENCE = 30.0

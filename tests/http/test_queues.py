@@ -12,8 +12,8 @@ import trio
 from tests.http.test_contract import assert_problem
 from tests.support.serving import until_waiting
 from tests.support.wire import Answer, ask, open_client
-from zapq.core.queue import STATES
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.stats import STATES
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 

@@ -13,7 +13,7 @@ import trio
 
 from tests.support.serving import until_waiting
 from tests.support.wire import ask, open_client, until_shown, vanish
-from zapq.core.queue import STATES
+from zapq.core.stats import STATES
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 

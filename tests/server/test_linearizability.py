@@ -23,6 +23,7 @@ from tests.linearizability import Ack, Call, Dequeue, Enqueue, Operation, Receiv
 from tests.support.wire import Answer, Client, open_client, vanish
 from zapq.core.message import Message
 from zapq.core.queue import Queue
+from zapq.core.ready import Ready
 from zapq.errors import ReceiptExpired
 from zapq.limits import RELEASES_AT_ONCE
 from zapq.settings import Settings
@@ -228,6 +229,7 @@ async def test_every_history_on_disk_is_linearizable(zapq_settings: Settings, ho
 
 
 Pop = Callable[[Queue, float], Message | None]
+PopReady = Callable[[Ready], Message | None]
 Settle = Callable[[Queue, str, float], None]
 
 
@@ -238,39 +240,39 @@ def give_and_keep(dequeue: Pop, queue: Queue, now: float) -> Message | None:
     return message
 
 
-def give_the_second_first(pop: Pop, queue: Queue, now: float) -> Message | None:
-    first, second = pop(queue, now), pop(queue, now)
+def give_the_second_first(pop: PopReady, ready: Ready) -> Message | None:
+    first, second = pop(ready), pop(ready)
     if first is None or second is None:
         return first
-    queue._become_ready(first)
+    ready.put_back(first)
     return second
 
 
 def lose_what_was_accepted(enqueue: Callable[..., Message], queue: Queue, *rest: Any, **options: Any) -> Message:
     message = enqueue(queue, *rest, **options)
-    queue._by_priority[0].items.pop()
-    queue._ready -= 1
+    queue._ready.plain.pop()
+    queue._ready.count -= 1
     return message
 
 
-def come_back_at_the_end(come_back: Callable[..., None], queue: Queue, message: Message) -> None:
-    queue._by_priority[0].items.append(message)
-    queue._ready += 1
+def come_back_at_the_end(come_back: Callable[..., None], ready: Ready, message: Message) -> None:
+    ready.plain.append(message)
+    ready.count += 1
 
 
-def say_empty(pop: Pop, queue: Queue, now: float) -> Message | None:
+def say_empty(pop: PopReady, ready: Ready) -> Message | None:
     return None
 
 
-def overlook_the_newest(pop: Pop, queue: Queue, now: float) -> Message | None:
+def overlook_the_newest(pop: PopReady, ready: Ready) -> Message | None:
     """As if it were sent later, which is wrong only because its producer has been answered."""
-    if not queue._by_priority[0]:
-        return pop(queue, now)
-    newest = queue._by_priority[0].items.pop()
-    queue._ready -= 1
-    message = pop(queue, now)
-    queue._by_priority[0].items.append(newest)
-    queue._ready += 1
+    if not ready.plain:
+        return pop(ready)
+    newest = ready.plain.pop()
+    ready.count -= 1
+    message = pop(ready)
+    ready.plain.append(newest)
+    ready.count += 1
     return message
 
 
@@ -284,28 +286,32 @@ def acknowledge_what_is_over(ack: Settle, queue: Queue, receipt: str, now: float
 
 
 @pytest.mark.parametrize(
-    ("method", "spoiled"),
+    ("kind", "method", "spoiled"),
     [
-        ("dequeue", give_and_keep),
-        ("_pop", give_the_second_first),
-        ("enqueue", lose_what_was_accepted),
-        ("_become_ready", come_back_at_the_end),
-        ("_pop", say_empty),
-        ("_pop", overlook_the_newest),
-        ("ack", keep_what_is_acknowledged),
-        ("ack", acknowledge_what_is_over),
+        (Queue, "dequeue", give_and_keep),
+        (Ready, "pop_plain", give_the_second_first),
+        (Queue, "enqueue", lose_what_was_accepted),
+        (Ready, "put_back", come_back_at_the_end),
+        (Ready, "pop_plain", say_empty),
+        (Ready, "pop_plain", overlook_the_newest),
+        (Queue, "ack", keep_what_is_acknowledged),
+        (Queue, "ack", acknowledge_what_is_over),
     ],
 )
 async def test_a_queue_that_does_every_other_thing_wrong_is_found_out(
-    zapq_settings: Settings, monkeypatch: pytest.MonkeyPatch, method: str, spoiled: Callable[..., Any]
+    zapq_settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Queue | Ready],
+    method: str,
+    spoiled: Callable[..., Any],
 ) -> None:
-    original = getattr(Queue, method)
+    original = getattr(kind, method)
     wrong = cycle([False, True])
 
     def do(*arguments: Any, **options: Any) -> Any:
         return spoiled(original, *arguments, **options) if next(wrong) else original(*arguments, **options)
 
-    monkeypatch.setattr(Queue, method, do)
+    monkeypatch.setattr(kind, method, do)
     # The least conspicuous of them shows with two seeds in five.
     for seed in range(100):
         if None in map(check, (await histories_of(zapq_settings, seed)).values()):

@@ -32,9 +32,7 @@ def draw(table: Mapping[Enum, frozenset[Enum]], ends: set[Enum]) -> str:
 
 
 @pytest.mark.parametrize(("table", "ends"), TABLES, ids=["guest", "connection"])
-def test_the_pictures_say_what_the_table_says(
-    table: Mapping[Enum, frozenset[Enum]], ends: set[Enum]
-) -> None:
+def test_the_pictures_say_what_the_table_says(table: Mapping[Enum, frozenset[Enum]], ends: set[Enum]) -> None:
     picture = draw(table, ends)
     assert states.__doc__ is not None
     assert picture in states.__doc__, picture

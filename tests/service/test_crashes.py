@@ -21,7 +21,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.durable.audit import Held, Ledger, Sent
 from tests.support.disk import Disk, open_durable, works_again
 from zapq.core.message import Draft
-from zapq.core.queue import STATES, State
+from zapq.core.stats import STATES, State
 from zapq.errors import StorageUnavailable
 from zapq.service.durable import DurableService
 from zapq.store import database, writer

@@ -27,7 +27,7 @@ async def test_what_was_purged_is_removed_from_the_file(tmp_path: Path) -> None:
     async with open_durable(tmp_path) as service:
         files = service._journal._writer._database
         await eventually(lambda: not files.untidy, "the file to be tidied")
-    with closing(sqlite3.connect(tmp_path / database.FILE)) as connection:
+    with closing(sqlite3.connect(tmp_path / FILE)) as connection:
         assert connection.execute("select count(*) from messages").fetchone() == (1,)
 
 
@@ -111,19 +111,19 @@ async def test_a_database_that_is_not_right_is_refused_and_left_alone(
 ) -> None:
     async with open_durable(tmp_path) as service:
         await service.enqueue(b"precious")
-    spoil(tmp_path / database.FILE)
-    before = (tmp_path / database.FILE).read_bytes()
+    spoil(tmp_path / FILE)
+    before = (tmp_path / FILE).read_bytes()
     for _ in range(2):
         with pytest.raises(CannotStart, match=reason):
             async with open_durable(tmp_path):
                 raise AssertionError
-    assert (tmp_path / database.FILE).read_bytes() == before
+    assert (tmp_path / FILE).read_bytes() == before
 
 
 async def test_a_database_another_program_uses_is_not_touched(tmp_path: Path) -> None:
     async with open_durable(tmp_path) as service:
         await service.enqueue(b"a")
-    with closing(sqlite3.connect(tmp_path / database.FILE)) as other:
+    with closing(sqlite3.connect(tmp_path / FILE)) as other:
         other.execute("begin immediate")
         with pytest.raises(
             CannotStart, match=r"^zapq\.db is in use by another program: database is locked\. Close"

@@ -25,6 +25,7 @@ from zapq.errors import (
     TooManyQueues,
     TooManyWaiters,
 )
+from zapq.limits import MAX_TURN
 from zapq.service.named_queue import NamedQueue
 from zapq.service.open import open_service
 from zapq.service.operations import Accepted, Offer, Settlement, terms
@@ -53,8 +54,11 @@ async def test_a_lease_is_a_turn_that_ends(queue: NamedQueue, autojump_clock: Mo
     first = await receive(queue, visibility=5)
     assert (first.body, first.receives, first.message.content_type) == (b"job", 1, "text/plain")
     assert await queue.receive() is None
-    assert (queue.why_empty(), queue.next_visible_in()) == ("leased", 5)
+    assert queue.why_empty() == "leased"
+    assert queue.next_visible_in() == pytest.approx(5 + MAX_TURN)
     await trio.sleep(5)
+    assert await queue.receive() is None, "its consumer was answered a little later than the lease was made"
+    await trio.sleep(MAX_TURN)
     second = await receive(queue)
     assert second.receives == 2
     with pytest.raises(ReceiptExpired):
@@ -63,6 +67,34 @@ async def test_a_lease_is_a_turn_that_ends(queue: NamedQueue, autojump_clock: Mo
     await queue.ack(second.receipt)
     assert queue.info().stats.messages == 0
     assert (queue.why_empty(), queue.next_visible_in()) == ("empty", inf)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 30.0])
+async def test_a_lease_lasts_as_long_as_asked_from_when_its_answer_is_made(
+    queue: NamedQueue, autojump_clock: MockClock, seconds: float
+) -> None:
+    """The time it counts from is that of the beginning of a turn, and the answer is made at its end."""
+    await queue.enqueue(b"job")
+    begun = trio.current_time()
+    await trio.sleep(0.02)
+    [lease] = queue._state.take(Want(1, lease=True, visibility=seconds), begun)
+    await trio.sleep(0.02)
+    answered = trio.current_time()
+    assert isinstance(lease, Lease)
+    assert lease.deadline == begun + seconds
+    await trio.sleep_until(answered + seconds - 0.001)
+    assert await queue.receive() is None
+    await queue.ack(lease.receipt)
+    assert queue.info().stats.leases_expired == 0
+
+
+async def test_a_lease_of_no_time_is_over_at_once(queue: NamedQueue, autojump_clock: MockClock) -> None:
+    await queue.enqueue(b"job")
+    first = await receive(queue, visibility=0)
+    second = await receive(queue, visibility=60)
+    assert (first.receives, second.receives) == (1, 2)
+    await queue.extend(second.receipt, visibility=0)
+    assert (await receive(queue)).receives == 3
 
 
 async def test_a_released_message_is_back_at_its_place(queue: NamedQueue, autojump_clock: MockClock) -> None:
@@ -168,7 +200,7 @@ async def wake_by_a_settlement(service: QueueService, queue: NamedQueue) -> None
         (wake_by_enqueue, 0),
         (wake_by_a_batch, 0),
         (wake_when_a_delay_is_over, 5),
-        (wake_when_a_lease_expires, 3),
+        (wake_when_a_lease_expires, 3 + MAX_TURN),
         (wake_by_release, 0),
         (wake_by_a_settlement, 0),
         (wake_by_redrive, 2),
@@ -625,7 +657,7 @@ async def test_thousands_of_things_due_at_once_do_not_stop_the_others(
     seen: list[int] = []
 
     async def bystander() -> None:
-        await trio.sleep(10)
+        await trio.sleep(10 + MAX_TURN)
         while queue.info().stats.leased:
             seen.append(queue.info().stats.leased)
             await trio.lowlevel.checkpoint()

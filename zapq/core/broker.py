@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
 from itertools import count
 from math import inf
 
@@ -14,11 +16,13 @@ from zapq.core.complaints import plainly
 from zapq.core.deadlines import Deadlines
 from zapq.core.leases import End
 from zapq.core.message import Message, Properties
-from zapq.core.queue import Dropped, Queue, QueueStats
+from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings, changed
+from zapq.core.ready import Dropped
 from zapq.core.replacement import Replacement
+from zapq.core.stats import QueueStats, total
 from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, TooManyQueues
-from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, TICK_LIMIT
+from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, REDRIVE_LOOKS, TICK_LIMIT
 
 _NAME = re.compile(QUEUE_NAME, re.ASCII)
 
@@ -51,7 +55,7 @@ class Broker:
     """Holds the queues, within caps that count what all of them hold. It is the `Owner` of its queues.
 
     `tag` tells this run from others in receipts. `on_earlier` is called with a time when something has become due
-    earlier than `alarm` said.
+    earlier than `alarm` said. A lease ends `lease_slack` seconds after the deadline its consumer is told.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Broker:
         max_queues: int,
         tag: str = "0",
         on_earlier: Callable[[float], None] = lambda time: None,
+        lease_slack: float = 0.0,
         now: float = 0.0,
     ) -> None:
         self.messages = self.bytes = 0
@@ -70,6 +75,7 @@ class Broker:
         self.max_messages = max_messages
         self.max_bytes = max_bytes
         self.max_queues = max_queues
+        self.lease_slack = lease_slack
         self.queues: dict[str, Queue] = {}
         self._tag = tag
         self._on_earlier = on_earlier
@@ -79,7 +85,7 @@ class Broker:
         self._ends = bytearray(ACKS_REMEMBERED)
         self._alarms: Deadlines[Queue] = Deadlines()
         self._alarm = inf
-        self._past = QueueStats(*(0 for _ in fields(QueueStats)))
+        self._past = QueueStats()
         self.default = self.open(DEFAULT_QUEUE, now)
 
     def open(self, name: str, now: float) -> Queue:
@@ -171,7 +177,7 @@ class Broker:
         dropped = queue.clear()
         del self.queues[name]
         self._alarms.pop(queue.number)
-        self._past = _sum([self._past, queue.stats()])
+        self._past = total([self._past, queue.stats()])
         return dropped
 
     def _check_deletable(self, name: str) -> Queue:
@@ -192,7 +198,9 @@ class Broker:
         """
         numbers = {name: queue.number for name, queue in self.queues.items()}
         wanted = {DEFAULT_QUEUE, *names}
-        return Replacement({name: numbers.get(name) or next(self._numbers) for name in wanted}, self._tag)
+        return Replacement(
+            {name: numbers.get(name) or next(self._numbers) for name in wanted}, self._tag, self.lease_slack
+        )
 
     def replace(self, made: Replacement) -> list[Queue]:
         """Let the queues that were made be all there are, and return the former ones for the caller to free.
@@ -200,11 +208,11 @@ class Broker:
         One step, whatever they hold: O(1) for each queue. The default queue is among those made.
         """
         former = list(self.queues.values())
-        gone = [each.stats() for each in former if each.name not in made.queues]
-        self._past = _sum([self._past, *map(_emptied, gone)])
+        gone = [each.stats().emptied() for each in former if each.name not in made.queues]
+        self._past = total([self._past, *gone])
         for name, queue in made.queues.items():
             queue.succeed(self, self.queues.get(name))
-        nowhere = Replacement({}, self._tag)
+        nowhere = Replacement({}, self._tag, 0.0)
         for queue in former:
             self._alarms.pop(queue.number)
             queue.succeed(nowhere, None)
@@ -230,32 +238,49 @@ class Broker:
     def redrive(self, name: str, limit: int, now: float) -> Redriven:
         """Move dead letters that are ready in the queue called `name` to the end of where they failed.
 
-        At most `limit` of them, and only as many as there is room for: the others stay at their place. They begin
-        anew there: received never, without a ttl.
+        At most `limit` of them, the first first, and only as many as there is room for: the others stay at their
+        place. They begin anew there: received never, without a ttl. How many stay does not matter to the cost.
         """
         source = self.find(name)
+        letters = self._take_letters(source, limit, now)
+        for letter, target in letters:
+            source.note_moved(letter)
+            target.accept_moved(letter, Properties(letter.content_type, letter.priority))
+        source.note_redriven(len(letters))
+        return Redriven(len(letters), source.stats().ready)
+
+    def _take_letters(self, source: Queue, limit: int, now: float) -> list[tuple[Message, Queue]]:
+        """Take dead letters that can go back out of line, at most `limit`, each with the queue it failed in."""
         # It is for consumers that a queue is paused.
-        paused, source.paused = source.paused, False
-        feeders = self._feeders(name)
-        moved = 0
-        staying: list[Message] = []
-        for message in source.pop_ready(now):
-            target = self.queues.get(message.properties.failed_in)
-            if target is None or target is source or not target.has_room_for(len(message.body)):
-                staying.append(message)
-                if feeders and not any(each.has_room_for(0) for each in feeders):
-                    break  # all that is behind it would only be taken out and put back
-                continue
-            source.note_moved(message)
-            target.accept_moved(message, Properties(message.content_type, message.priority))
-            moved += 1
-            if moved == limit:
+        heads: list[tuple[int, Message, Queue, Iterator[Message]]] = []
+        for name, letters in source.letters(now).items():
+            target = self.queues.get(name)
+            if target is not None and target is not source and target.has_room_for(1):
+                letter = next(letters)
+                heads.append((letter.rank, letter, target, letters))
+        heapify(heads)
+        taken: list[tuple[Message, Queue]] = []
+        coming: Counter[tuple[str, str]] = Counter()
+        for _ in range(REDRIVE_LOOKS):
+            if not heads or len(taken) == limit:
                 break
-        for message in staying:
-            source.keep_here(message)
-        source.paused = paused
-        source.note_redriven(moved)
-        return Redriven(moved, source.stats().ready)
+            _, letter, target, letters = heads[0]
+            number, size = coming[target.name, "messages"], coming[target.name, "bytes"]
+            if target.has_room_for(size + len(letter.body), number + 1):
+                taken.append((letter, target))
+                coming[target.name, "messages"] += 1
+                coming[target.name, "bytes"] += len(letter.body)
+            elif not target.has_room_for(size + 1, number + 1):
+                heappop(heads)
+                continue
+            after = next(letters, None)
+            if after is None:
+                heappop(heads)
+            else:
+                heapreplace(heads, (after.rank, after, target, letters))
+        for letter, _ in taken:
+            source.pop_letter(letter)
+        return taken
 
     def _feeders(self, name: str) -> list[Queue]:
         """Return the queues whose dead letters go to the one called `name`."""
@@ -272,7 +297,7 @@ class Broker:
 
     def totals(self) -> QueueStats:
         """What all queues hold and have done, those that are no more included."""
-        return _sum([self._past, *(queue.stats() for queue in self.queues.values())])
+        return total([self._past, *(queue.figures() for queue in self.queues.values())])
 
     def serial(self) -> int:
         """Number a delivery."""
@@ -307,13 +332,3 @@ class Broker:
         name = queue.settings.dead_letter
         assert name is not None
         return self.queues[name], Properties(properties.content_type, properties.priority, failed_in=queue.name)
-
-
-def _emptied(stats: QueueStats) -> QueueStats:
-    """The same after everything was cleared."""
-    cleared = stats.cleared + stats.messages
-    return replace(stats, messages=0, bytes=0, ready=0, delayed=0, leased=0, cleared=cleared)
-
-
-def _sum(parts: Iterable[QueueStats]) -> QueueStats:
-    return QueueStats(*map(sum, zip(*map(astuple, parts), strict=True)))

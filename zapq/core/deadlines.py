@@ -1,64 +1,105 @@
 """What is due when: things with a time each, the earliest first, any of them removable at once.
 
-A binary heap finds the earliest in O(log n) but cannot give up an entry in its middle. So an entry that is taken
-back stays in the heap and is skipped when it comes up (lazy deletion); when such entries are the majority the
-heap is rebuilt, which keeps it within twice what it is about, at O(1) amortised. And so is the dictionary when
-most of its entries have gone, for by itself it never gives memory back.
+Most come in the order of their times. Those stay in one ordered dictionary, where entering one and removing one
+are a step each, whatever their number. The others are in a binary heap, which finds the earliest in O(log n) and
+cannot give up an entry in its middle: an entry that is taken back stays in the heap and is skipped when it comes
+up (lazy deletion). When such entries are the majority the heap is rebuilt, which keeps it within twice what it is
+about, at O(1) amortised. The dictionaries are rebuilt when most of their entries have gone, for by themselves
+they never give memory back.
+
+A time may be anything that can be compared: a queue keeps messages by their place in line in the same way.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from heapq import heapify, heappop, heappush
-from itertools import chain
+from heapq import heapify, heappop, heappush, merge
+from itertools import chain, islice
 from math import inf
-from typing import Generic, TypeVar
+from operator import itemgetter
+from typing import Any, Generic, TypeVar
 
 V = TypeVar("V")
 
 _STALE_ALLOWED = 64
 """Stale entries that are never worth a rebuild."""
+_SPARSE_FACTOR = 16
 _WORTH_SHRINKING = 1000
-"""Entries of which so many must once have been there for their room to be worth giving back."""
+"""A dictionary that once had so many entries, and has a sixteenth of them left, gives back its memory."""
+_value = itemgetter(1)
 
 
 class Deadlines(Generic[V]):
     """Values by number, each with a time; numbers are unique among the entries of one object."""
 
-    __slots__ = ("_heap", "_most", "entries")
+    __slots__ = ("_heap", "_latest", "_most", "_most_others", "_others", "_timely")
 
     def __init__(self) -> None:
-        self.entries: dict[int, tuple[float, V]] = {}
-        """Time and value by number. To be read only: looking whether there are any is cheaper than `len`."""
-        self._heap: list[tuple[float, int]] = []
+        self._timely: OrderedDict[int, tuple[float, V]] = OrderedDict()
+        """Time and value by number: those whose times came in order."""
+        self._latest: tuple[float, int] = (-inf, 0)
+        """Time and number of the last of them."""
         self._most = _WORTH_SHRINKING
+        self._others: dict[int, tuple[float, V]] = {}
+        self._most_others = _WORTH_SHRINKING
+        self._heap: list[tuple[float, int]] = []
+        """Time and number of the others, and of some that are gone."""
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self._timely) + len(self._others)
+
+    def __bool__(self) -> bool:
+        return bool(self._timely or self._others)
 
     def __contains__(self, number: int) -> bool:
-        return number in self.entries
+        return number in self._timely or number in self._others
+
+    def __iter__(self) -> Iterator[V]:
+        """Every value, the earliest first; what it costs depends on how far it is walked through alone."""
+        return map(_value, self._in_order())
 
     def values(self) -> Iterator[V]:
         """Every value, in no particular order."""
-        return (value for _, value in self.entries.values())
+        return map(_value, chain(self._timely.values(), self._others.values()))
+
+    def entries(self) -> list[tuple[float, V]]:
+        """Time and value of each entry, in no particular order; a copy."""
+        return [*self._timely.values(), *self._others.values()]
 
     def put(self, number: int, time: float, value: V) -> None:
-        """Enter `value` for `time`, in place of what had this number; O(log n), and O(1) for the latest time."""
-        self.entries[number] = (time, value)
-        if len(self.entries) > self._most:
-            self._most = len(self.entries)
+        """Enter `value` for `time`, in place of what had this number; O(1), or O(log n) after a later time."""
+        timely = self._timely
+        if number in timely or self._others:
+            self.pop(number)
+        if not timely:
+            self._latest = (-inf, 0)
+        if time < inf and self._latest < (time, number):
+            self._latest = (time, number)
+            timely[number] = (time, value)
+            if len(timely) > self._most:
+                self._most = len(timely)
+            return
+        self._others[number] = (time, value)
+        if len(self._others) > self._most_others:
+            self._most_others = len(self._others)
         if time < inf:
             heappush(self._heap, (time, number))
-            self._sweep()
 
     def entry(self, number: int) -> tuple[float, V] | None:
         """The time and the value with this number, or None."""
-        return self.entries.get(number)
+        return self._timely.get(number) or self._others.get(number)
 
     def pop(self, number: int) -> V | None:
         """Remove and return the value with this number, or None."""
-        entry = self.entries.pop(number, None)
+        timely = self._timely
+        entry = timely.pop(number, None)
+        if entry is not None:
+            if _SPARSE_FACTOR * len(timely) < self._most > _WORTH_SHRINKING:
+                self._most = max(len(timely), _WORTH_SHRINKING)
+                self._timely = OrderedDict(timely)
+            return entry[1]
+        entry = self._others.pop(number, None)
         if entry is None:
             return None
         self._sweep()
@@ -66,49 +107,81 @@ class Deadlines(Generic[V]):
 
     def next(self) -> float:
         """When something is due next: infinity if nothing is."""
-        while self._heap and self._stale(self._heap[0]):
-            heappop(self._heap)
-        return self._heap[0][0] if self._heap else inf
+        heap = self._heap
+        while heap and self._stale(heap[0]):
+            heappop(heap)
+        first = heap[0][0] if heap else inf
+        for time, _ in self._timely.values():
+            return min(time, first)
+        return first
+
+    def pop_first(self) -> V | None:
+        """Remove and return what is due next, or None if nothing is."""
+        if self.next() == inf:
+            return None
+        heap = self._heap
+        for number, (time, _) in self._timely.items():
+            if not heap or (time, number) < heap[0]:
+                return self.pop(number)
+            break
+        _, value = self._others.pop(heappop(heap)[1])
+        self._sweep()
+        return value
 
     def due(self, now: float, limit: int) -> list[V]:
         """Remove and return what is due by `now`, the earliest first, at most `limit` of it."""
         values: list[V] = []
         while len(values) < limit and self.next() <= now:
-            values.append(self.entries.pop(heappop(self._heap)[1])[1])
-        if values:
-            self._sweep()
+            value = self.pop_first()
+            assert value is not None
+            values.append(value)
         return values
 
     def first(self, limit: int) -> list[tuple[float, V]]:
         """The `limit` entries due next, in order, removing none; O(limit log limit) except for stale entries."""
-        found: dict[int, tuple[float, V]] = {}
-        timed = (entry[1] for entry in smallest(self._heap) if not self._stale(entry))
+        found = list(islice(self._in_order(), limit))
         # Entries for no time at all are not in the heap, and come last.
-        for number in chain(timed, self.entries):
-            if len(found) == limit:
-                break
-            found.setdefault(number, self.entries[number])
-        return list(found.values())
+        timeless = (entry for entry in self._others.values() if entry[0] == inf)
+        return found + list(islice(timeless, limit - len(found)))
 
-    def clear(self) -> list[V]:
-        """Remove everything and return it."""
-        values = list(self.values())
-        self.entries, self._heap = {}, []
-        return values
+    def clear(self) -> list[Container]:
+        """Remove everything, and return what it was kept in, for the caller to free; O(1)."""
+        dropped: list[Container] = [each for each in (self._timely, self._others, self._heap) if each]
+        self._timely, self._others, self._heap = OrderedDict(), {}, []
+        self._most = self._most_others = _WORTH_SHRINKING
+        return dropped
+
+    def _in_order(self) -> Iterator[tuple[float, V]]:
+        """Time and value of each entry that has a time, the earliest first."""
+        if not self._heap:
+            return iter(self._timely.values())
+        return self._merged()
+
+    def _merged(self) -> Iterator[tuple[float, V]]:
+        timely = ((time, number) for number, (time, _) in self._timely.items())
+        last = -1
+        for time, number in merge(timely, smallest(self._heap)):
+            entry = self.entry(number)
+            # What is in the heap may be gone, or was entered twice for the same time.
+            if entry is not None and entry[0] == time and number != last:
+                last = number
+                yield entry
 
     def _stale(self, entry: tuple[float, int]) -> bool:
-        current = self.entries.get(entry[1])
+        current = self._others.get(entry[1])
         return current is None or current[0] != entry[0]
 
     def _sweep(self) -> None:
-        if 4 * len(self.entries) < self._most and self._most > _WORTH_SHRINKING:
-            self._most = max(len(self.entries), _WORTH_SHRINKING)
-            self.entries = dict(self.entries)
-        if len(self._heap) > 2 * len(self.entries) + _STALE_ALLOWED:
-            self._heap = [(time, number) for number, (time, _) in self.entries.items() if time < inf]
+        if _SPARSE_FACTOR * len(self._others) < self._most_others > _WORTH_SHRINKING:
+            self._most_others = max(len(self._others), _WORTH_SHRINKING)
+            self._others = dict(self._others)
+        if len(self._heap) > 2 * len(self._others) + _STALE_ALLOWED:
+            self._heap = [(time, number) for number, (time, _) in self._others.items() if time < inf]
             heapify(self._heap)
 
 
+Container = dict[Any, Any] | list[Any]
+"""What things were kept in that are no more."""
 T = TypeVar("T", bound=tuple[object, ...])
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
 
-from zapq.core.message import Message
+from zapq.core.message import Lease, Message
 from zapq.core.queue_settings import QueueSettings
-from zapq.core.runs import Run
+from zapq.core.runs import Run, flatten
 
 
 class QueueImage(msgspec.Struct, kw_only=True, gc=False):
@@ -46,3 +47,20 @@ class Image(msgspec.Struct, gc=False):
     queues: list[QueueImage]
     keys: Iterable[KeyImage] = ()
     """In the order they were used in. To be walked through once, as `others`."""
+
+
+def in_no_order(
+    in_order: list[deque[Message | Run]],
+    apart: list[tuple[float, Message]],
+    delayed: list[tuple[float, Message]],
+    leases: list[Lease],
+) -> Iterator[tuple[Message, float]]:
+    """Yield messages with when they are ready."""
+    for message in chain(flatten(chain.from_iterable(in_order)), (message for _, message in apart)):
+        yield message, 0.0
+    for due, message in delayed:
+        yield message, due
+    for lease in leases:
+        message = lease.message
+        properties = msgspec.structs.replace(message.properties, receives=lease.receives)
+        yield Message(message.id, message.body, properties), 0.0

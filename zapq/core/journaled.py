@@ -7,17 +7,30 @@ one that is taken is out of its line, a lease that is settled is over except for
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any, Protocol
 
-import msgspec
-
-from zapq.core.leases import End
+from zapq.core.changes import (
+    Acked,
+    AckedLate,
+    DeadLettered,
+    Enqueued,
+    EnqueuedBodies,
+    EnqueuedMany,
+    Leased,
+    Move,
+    OfQueue,
+    Outlived,
+    Released,
+    TakenAway,
+)
+from zapq.core.leases import backoff, counted
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
-from zapq.core.queue import Dropped, Owner, Queue, backoff, counted
+from zapq.core.queue import Owner, Queue
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.ready import Dropped
+from zapq.core.receipt import serial_of
 from zapq.core.records import (
     ID_BITS,
     Change,
@@ -43,6 +56,9 @@ class StillSettling(Exception):
 class JournaledOwner(Owner, Protocol):
     """What a queue on disk knows of the others."""
 
+    clock: Callable[[], float]
+    """The time, as `now` is: a lease begins when its change is written."""
+
     def prepare_dead_letter(self, queue: JournaledQueue, message: Message) -> Move:
         """Return what dead-letters a message that failed in `queue`, once that is written."""
 
@@ -50,7 +66,7 @@ class JournaledOwner(Owner, Protocol):
 class JournaledQueue(Queue):
     """A queue whose changes go through `journal`. Its verbs also raise `StorageUnavailable`, changing nothing."""
 
-    __slots__ = ("_ids_kept", "_journal", "_settling", "epoch")
+    __slots__ = ("_granting", "_ids_kept", "_journal", "_settling", "epoch")
     _owner: JournaledOwner
 
     def __init__(self, *args: Any, journal: Journal, epoch: int, **named: Any) -> None:
@@ -58,6 +74,8 @@ class JournaledQueue(Queue):
         self.epoch = epoch
         """Which rows are its messages."""
         self._ids_kept = IDS_AT_ONCE
+        self._granting: set[int] = set()
+        """Serials of leases whose consumers are not answered yet."""
         self._settling: set[int] = set()
         """Serials of leases that are being settled."""
         super().__init__(*args, **named)
@@ -70,7 +88,7 @@ class JournaledQueue(Queue):
             epoch=self.epoch,
             next_id=self._ids_kept,
             settings=self._settings if settings is None else settings,
-            paused=self._paused if paused is None else paused,
+            paused=self.paused if paused is None else paused,
         )
 
     def use_journal(self, journal: Journal) -> None:
@@ -133,7 +151,7 @@ class JournaledQueue(Queue):
         self._next_id = id + 1
         if id >= self._ids_kept:
             self._note_ids()
-        self._enqueued += 1
+        self._counts.enqueued += 1
         self.messages += 1
         self.bytes += size
         owner.messages += 1
@@ -171,10 +189,10 @@ class JournaledQueue(Queue):
         self._check_room(len(bodies), size, now)
         properties = self._expiring_as_set(properties, now)
         first = self.reserve(len(bodies))
-        self._enqueued += len(bodies)
+        self._counts.enqueued += len(bodies)
         self._hold(len(bodies), size)
         entries = [PutMany(row_of(self.epoch, first), bodies, properties)]
-        self._journal.add(_EnqueuedBodies(self, entries, first, bodies, properties, size, packed))
+        self._journal.add(EnqueuedBodies(self, entries, first, bodies, properties, size, packed))
         return first
 
     def dequeue(self, now: float = 0.0) -> Message | None:
@@ -193,9 +211,10 @@ class JournaledQueue(Queue):
 
     def put_back(self, message: Message) -> None:
         """Return a dequeued message to its original place."""
-        before = len(self._returned)
+        before = self._ready.count, self._next_id
         super().put_back(message)
-        if len(self._returned) > before:
+        # One with a new id has been noted.
+        if (self._ready.count - 1, self._next_id) == before:
             self._journal.note(Put(row_of(self.epoch, message.id), message.body, message.properties))
 
     def receive(self, visibility: float | None = None, now: float = 0.0) -> Lease | None:
@@ -217,7 +236,7 @@ class JournaledQueue(Queue):
 
     def ack(self, receipt: str, now: float) -> None:
         """Begin to let the message go for good. Also raises `StillSettling`."""
-        serial = self._serial(receipt)
+        serial = serial_of(receipt, self._tag)
         lease = self._settle(serial, now)
         if lease is None:
             message = self._lapses.find(serial)
@@ -226,35 +245,37 @@ class JournaledQueue(Queue):
                 return
             self._withdraw(message)
             self._settling.add(serial)
-            self._journal.add(
-                _AckedLate(self, [MessagesDeleted((row_of(self.epoch, message.id),))], serial, message)
-            )
+            gone = MessagesDeleted((row_of(self.epoch, message.id),))
+            self._journal.add(AckedLate(self, (gone,), self._settling, serial, message))
             return
-        self._journal.add(_Acked(self, [MessagesDeleted((row_of(self.epoch, lease.message.id),))], lease))
+        gone = MessagesDeleted((row_of(self.epoch, lease.message.id),))
+        self._journal.add(Acked(self, (gone,), self._settling, lease))
 
     def release(self, receipt: str, delay: float, now: float) -> None:
         """Begin to give the message back. Also raises `StillSettling`."""
-        serial = self._serial(receipt)
+        serial = serial_of(receipt, self._tag)
         lease = self._settle(serial, now)
         if lease is None:
             raise self._over(serial)
         delay, releases = backoff(lease.message.properties.releases, delay)
         message = counted(lease, releases)
         due = now + delay if delay > 0 else 0.0
-        row = row_of(self.epoch, message.id)
+        row, settling = row_of(self.epoch, message.id), self._settling
+        gone = MessagesDeleted((row,))
         change: Change
         if self._has_failed(lease):
             letter = self._owner.prepare_dead_letter(self, message)
-            change = _DeadLettered(self, [MessagesDeleted((row,)), *letter.entries], lease, message, letter)
+            change = DeadLettered(self, [gone, *letter.entries], settling, lease, message, due, letter)
         elif message.properties.expires <= now:
-            change = _Outlived(self, [MessagesDeleted((row,))], lease)
+            change = Outlived(self, [gone], settling, lease, message, due)
         else:
-            change = _Released(self, [MessageState(row, message.properties, due)], lease, message, due)
+            state = MessageState(row, message.properties, due)
+            change = Released(self, [state], settling, lease, message, due)
         self._journal.add(change)
 
     def extend(self, receipt: str, visibility: float | None, now: float) -> Lease:
         """Let the lease last longer. Also raises `StillSettling`."""
-        if self._serial(receipt) in self._settling:
+        if serial_of(receipt, self._tag) in self._settling:
             raise StillSettling
         return super().extend(receipt, visibility, now)
 
@@ -268,7 +289,7 @@ class JournaledQueue(Queue):
     def prepare_move(self, message: Message, properties: Properties) -> Move:
         """Return what takes over a message another queue holds, once that is written."""
         mine = Message(self.reserve(1), message.body, properties)
-        return Move(self, mine)
+        return Move(self, row_of(self.epoch, mine.id), mine)
 
     def reserve(self, number: int) -> int:
         """Set `number` ids aside, and return the first."""
@@ -279,7 +300,7 @@ class JournaledQueue(Queue):
     def is_settling(self, receipt: str) -> bool:
         """Whether the lease is being settled, and it is not known yet what becomes of it."""
         try:
-            return self._serial(receipt) in self._settling
+            return serial_of(receipt, self._tag) in self._settling
         except ZapqError:
             return False
 
@@ -315,29 +336,13 @@ class JournaledQueue(Queue):
             self._journal.note(IdsReserved(self.number, self._ids_kept))
 
     def _enter(self, messages: Sequence[Message], dues: Sequence[float], size: int) -> None:
-        self._enqueued += len(messages)
+        self._counts.enqueued += len(messages)
         self._hold(len(messages), size)
         entries = [
             Put(row_of(self.epoch, message.id), message.body, message.properties, due)
             for message, due in zip(messages, dues, strict=True)
         ]
-        self._journal.add(_EnqueuedMany(self, entries, messages, dues, size))
-
-    def _admit(self, message: Message, due: float) -> None:
-        """Put a new message that is written where it belongs."""
-        properties = message.properties
-        items = self._by_priority[properties.priority].items
-        overtaken = items and items[-1].id > message.id
-        if due:
-            self._place(message, due, 0.0)
-        elif overtaken:
-            # By a message whose producer asked for less than to have it written.
-            self._become_ready(message)
-        elif properties is DEFAULTS or not (properties.priority or properties.expires < inf):
-            items.append(message)
-            self._ready += 1
-        else:
-            self._place(message, 0.0, 0.0)
+        self._journal.add(EnqueuedMany(self, entries, messages, dues, size))
 
     def _begin_taking(self, messages: Sequence[Message], size: int) -> None:
         try:
@@ -347,13 +352,13 @@ class JournaledQueue(Queue):
                 self._become_ready(message)
             raise
         self._hold(-len(messages), -size)
-        self._dequeued += len(messages)
-        if self._lapses:
+        self._counts.dequeued += len(messages)
+        if self._lapses.serials:
             for message in messages:
                 self._note_given(message.id)
         ids = messages.ids() if isinstance(messages, Taken) else [message.id for message in messages]
         base = row_of(self.epoch, 0)
-        self._journal.add(_Taken(self, [MessagesDeleted([base | id for id in ids])], messages, size))
+        self._journal.add(TakenAway(self, [MessagesDeleted([base | id for id in ids])], messages, size))
 
     def _begin_leasing(self, messages: Sequence[Message], visibility: float | None, now: float) -> list[Lease]:
         try:
@@ -369,7 +374,8 @@ class JournaledQueue(Queue):
             )
             for lease in leases
         ]
-        self._journal.add(_Leased(self, entries, leases))
+        self._granting.update(lease.serial for lease in leases)
+        self._journal.add(Leased(self, entries, leases, self._granting, self._owner.clock))
         return leases
 
     def _settle(self, serial: int, now: float) -> Lease | None:
@@ -382,21 +388,12 @@ class JournaledQueue(Queue):
             self._settling.add(serial)
         return lease
 
-    def _restore_lease(self, lease: Lease) -> None:
-        self._settling.discard(lease.serial)
-        self._leases.put(lease)
-        self._watch(lease.deadline)
-
-    def _reinstate(self, serial: int, message: Message) -> None:
-        """Undo `_withdraw`."""
-        if message.id in self._tombstones:
-            # It was not swept, and stands in its line.
-            self._tombstones.discard(message.id)
-            self._ready += 1
-            self._mind(message)
+    def _lapse(self, lease: Lease, now: float) -> None:
+        if lease.serial in self._granting:
+            # The disk is slow. What the lease is to last counts from when its consumer is answered.
+            self._lease_until(lease, now + max(lease.visibility, 1.0))
         else:
-            self._become_ready(message)
-        self._lapses.put(serial, message)
+            super()._lapse(lease, now)
 
     def _fail(self, message: Message) -> None:
         self._journal.note(MessagesDeleted((row_of(self.epoch, message.id),)))
@@ -407,227 +404,8 @@ class JournaledQueue(Queue):
         super()._expire(message)
 
 
-class Enqueued(msgspec.Struct, gc=False):
-    """One new message: the change there is most of, which is written without an entry being made of it."""
-
-    queue: JournaledQueue
-    message: Message
-    row: int
-    due: float
-    """When it is ready, if it is delayed."""
-
-    @property
-    def entries(self) -> Sequence[Entry]:
-        """What is to be written."""
-        return (Put(self.row, self.message.body, self.message.properties, self.due),)
-
-    def commit(self) -> None:
-        """Put the message into its line, or among the delayed ones."""
-        self.queue._admit(self.message, self.due)
-
-    def revert(self) -> None:
-        """Give the room of the message back."""
-        self.queue._enqueued -= 1
-        self.queue._hold(-1, -len(self.message.body))
-
-
 @dataclass(slots=True)
-class _OfQueue:
-    queue: JournaledQueue
-    entries: Sequence[Entry]
-
-
-@dataclass(slots=True)
-class _EnqueuedMany(_OfQueue):
-    messages: Sequence[Message]
-    dues: Sequence[float]
-    size: int
-
-    def commit(self) -> None:
-        for message, due in zip(self.messages, self.dues, strict=True):
-            self.queue._admit(message, due)
-
-    def revert(self) -> None:
-        self.queue._enqueued -= len(self.messages)
-        self.queue._hold(-len(self.messages), -self.size)
-
-
-@dataclass(slots=True)
-class _EnqueuedBodies(_OfQueue):
-    first: int
-    bodies: Sequence[bytes]
-    properties: Properties
-    size: int
-    packed: bytes
-
-    def commit(self) -> None:
-        queue = self.queue
-        items = queue._by_priority[self.properties.priority].items
-        if items and items[-1].id > self.first:
-            for at, body in enumerate(self.bodies):
-                queue._become_ready(Message(self.first + at, body, self.properties))
-        else:
-            queue._place_bodies(self.first, self.bodies, self.properties, self.size, self.packed)
-
-    def revert(self) -> None:
-        self.queue._enqueued -= len(self.bodies)
-        self.queue._hold(-len(self.bodies), -self.size)
-
-
-@dataclass(slots=True)
-class _Taken(_OfQueue):
-    messages: Sequence[Message]
-    size: int
-
-    def commit(self) -> None:
-        pass
-
-    def revert(self) -> None:
-        self.queue._dequeued -= len(self.messages)
-        self.queue._hold(len(self.messages), self.size)
-        for message in self.messages:
-            self.queue._become_ready(message)
-
-
-@dataclass(slots=True)
-class _Leased(_OfQueue):
-    leases: Sequence[Lease]
-
-    def commit(self) -> None:
-        pass
-
-    def revert(self) -> None:
-        for lease in self.leases:
-            if self.queue._leases.pop(lease.serial) is not None:
-                self.queue._received -= 1
-                self.queue._become_ready(lease.message)
-
-
-@dataclass(slots=True)
-class _Acked(_OfQueue):
-    lease: Lease
-
-    def commit(self) -> None:
-        self.queue._settling.discard(self.lease.serial)
-        self.queue._owner.note_end(self.lease.serial, End.ACKED)
-        self.queue._hold(-1, -len(self.lease.message.body))
-        self.queue._acked += 1
-
-    def revert(self) -> None:
-        self.queue._restore_lease(self.lease)
-
-
-@dataclass(slots=True)
-class _AckedLate(_OfQueue):
-    serial: int
-    message: Message
-
-    def commit(self) -> None:
-        self.queue._settling.discard(self.serial)
-        self.queue._owner.note_end(self.serial, End.ACKED)
-        self.queue._hold(-1, -len(self.message.body))
-        self.queue._acked += 1
-
-    def revert(self) -> None:
-        self.queue._settling.discard(self.serial)
-        self.queue._reinstate(self.serial, self.message)
-
-
-@dataclass(slots=True)
-class _Released(_OfQueue):
-    lease: Lease
-    message: Message
-    due: float
-
-    def commit(self) -> None:
-        self.queue._settling.discard(self.lease.serial)
-        self.queue._owner.note_end(self.lease.serial, End.RELEASED)
-        self.queue._released += 1
-        if self.due:
-            self.queue._place(self.message, self.due, 0.0)
-        else:
-            self.queue._become_ready(self.message)
-
-    def revert(self) -> None:
-        self.queue._restore_lease(self.lease)
-
-
-@dataclass(slots=True)
-class _Outlived(_OfQueue):
-    lease: Lease
-
-    def commit(self) -> None:
-        self.queue._settling.discard(self.lease.serial)
-        self.queue._owner.note_end(self.lease.serial, End.RELEASED)
-        self.queue._released += 1
-        Queue._expire(self.queue, self.lease.message)
-
-    def revert(self) -> None:
-        self.queue._restore_lease(self.lease)
-
-
-@dataclass(slots=True)
-class _DeadLettered(_OfQueue):
-    lease: Lease
-    message: Message
-    letter: Move
-
-    def commit(self) -> None:
-        queue = self.queue
-        queue._settling.discard(self.lease.serial)
-        queue._owner.note_end(self.lease.serial, End.RELEASED)
-        queue._released += 1
-        queue._hold(-1, -len(self.message.body))
-        queue._dead_lettered += 1
-        self.letter.commit()
-
-    def revert(self) -> None:
-        self.queue._restore_lease(self.lease)
-
-
-class Move:
-    """A message on its way into `queue`, which takes it over when that is written."""
-
-    def __init__(self, queue: JournaledQueue, message: Message) -> None:
-        self.queue = queue
-        self.message = message
-        self.entries: Sequence[Entry] = (Put(row_of(queue.epoch, message.id), message.body, message.properties),)
-
-    def commit(self) -> None:
-        """Put the message into the queue it moves to."""
-        self.queue._arrived += 1
-        self.queue._hold(1, len(self.message.body))
-        self.queue._admit(self.message, 0.0)
-
-
-@dataclass(slots=True)
-class Redriving:
-    """Dead letters on their way back. `pairs`: each as it is here, and as it will be there."""
-
-    source: JournaledQueue
-    pairs: Sequence[tuple[Message, Move]]
-    entries: Sequence[Entry] = ()
-
-    def __post_init__(self) -> None:
-        base = row_of(self.source.epoch, 0)
-        arrivals: Iterable[Entry] = (entry for _, move in self.pairs for entry in move.entries)
-        self.entries = [MessagesDeleted([base | message.id for message, _ in self.pairs]), *arrivals]
-
-    def commit(self) -> None:
-        """Put each message into the queue it failed in."""
-        for message, move in self.pairs:
-            self.source.note_moved(message)
-            move.commit()
-        self.source.note_redriven(len(self.pairs))
-
-    def revert(self) -> None:
-        """Put each message back into the dead-letter queue."""
-        for message, _ in self.pairs:
-            self.source.keep_here(message)
-
-
-@dataclass(slots=True)
-class Setting(_OfQueue):
+class Setting(OfQueue):
     """A queue that is set otherwise."""
 
     settings: QueueSettings | None

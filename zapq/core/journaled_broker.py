@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 
 from zapq.core.broker import Broker, Redriven
+from zapq.core.changes import Move, Redriving
 from zapq.core.image import KeyImage, QueueImage
-from zapq.core.journaled import Cleared, JournaledQueue, Move, Redriving, Setting
+from zapq.core.journaled import Cleared, JournaledQueue, Setting
 from zapq.core.message import Message, Properties
-from zapq.core.queue import Dropped, Queue
+from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
-from zapq.core.records import ID_BITS, Change, Entry, Journal, KeyPut, KeysCleared, QueueDeleted
+from zapq.core.ready import Dropped
+from zapq.core.records import ID_BITS, Change, Entry, Journal, KeyPut, KeysCleared, QueueDeleted, row_of
 from zapq.core.replacement import Replacement
 
 _EPOCHS = 2 ** (63 - ID_BITS)
@@ -32,6 +34,7 @@ class KeptQueue(msgspec.Struct, frozen=True):
 class JournaledBroker(Broker):
     """Holds the queues that `journal` keeps; `kept` are those it had kept before, and `epoch` the last one used.
 
+    `clock` says the time that `now` is from: it is asked when something is written that waits for the disk.
     Making one of them cannot be refused: they, and what they hold, were accepted once.
     """
 
@@ -39,8 +42,16 @@ class JournaledBroker(Broker):
     default: JournaledQueue
 
     def __init__(
-        self, *, journal: Journal, kept: Sequence[KeptQueue] = (), epoch: int = 0, now: float = 0.0, **named: Any
+        self,
+        *,
+        journal: Journal,
+        kept: Sequence[KeptQueue] = (),
+        epoch: int = 0,
+        clock: Callable[[], float] = lambda: 0.0,
+        now: float = 0.0,
+        **named: Any,
     ) -> None:
+        self.clock = clock
         self._journal = journal
         self._epoch = epoch
         self._kept = {each.image.name: each for each in kept}
@@ -92,42 +103,18 @@ class JournaledBroker(Broker):
         """Begin to move dead letters, and say how many. See `redrive`."""
         self._journal.check()
         source = self.queues[self.find(name).name]
-        paused, source.paused = source.paused, False
-        feeders = self._feeders(name)
         pairs: list[tuple[Message, Move]] = []
-        staying: list[Message] = []
-        coming: dict[str, tuple[int, int]] = {}
-        for message in source.pop_ready(now):
-            target = self.queues.get(message.properties.failed_in)
-            size = len(message.body)
-            number, total = coming.get(message.properties.failed_in, (0, 0))
-            if target is None or target is source or not target.has_room_for(total + size, number + 1):
-                staying.append(message)
-                moved = [coming.get(each.name, (0, 0)) for each in feeders]
-                rooms = (
-                    each.has_room_for(total, number + 1)
-                    for each, (number, total) in zip(feeders, moved, strict=True)
-                )
-                if feeders and not any(rooms):
-                    break  # all that is behind it would only be taken out and put back
-                continue
-            coming[message.properties.failed_in] = (number + 1, total + size)
-            pairs.append((
-                message,
-                target.prepare_move(message, Properties(message.content_type, message.priority)),
-            ))
-            if len(pairs) == limit:
-                break
-        for message in staying:
-            source.keep_here(message)
-        source.paused = paused
-        return Redriving(source, pairs), Redriven(len(pairs), source.stats().ready)
+        for letter, target in self._take_letters(source, limit, now):
+            properties = Properties(letter.content_type, letter.priority)
+            pairs.append((letter, self.queues[target.name].prepare_move(letter, properties)))
+        return Redriving(source, row_of(source.epoch, 0), pairs), Redriven(len(pairs), source.stats().ready)
 
     def prepare(self, names: Iterable[str]) -> JournaledReplacement:
         """Return what queues can be made in that are to replace all there are. See `Broker.prepare`."""
         self._journal.check()
         numbers = super().prepare(names).numbers
-        return JournaledReplacement(numbers, self._tag, {name: self.next_epoch() for name in numbers})
+        epochs = {name: self.next_epoch() for name in numbers}
+        return JournaledReplacement(numbers, self._tag, self.lease_slack, epochs)
 
     def begin_swapping(self, made: JournaledReplacement, keys: Iterable[KeyImage]) -> Swapped:
         """Begin to let the queues that were made be all there are; their rows are written already."""
@@ -214,8 +201,11 @@ class JournaledReplacement(Replacement):
 
     queues: dict[str, JournaledQueue]  # type: ignore[assignment]  # it makes no others
 
-    def __init__(self, numbers: Mapping[str, int], tag: str, epochs: Mapping[str, int]) -> None:
-        super().__init__(numbers, tag)
+    def __init__(
+        self, numbers: Mapping[str, int], tag: str, lease_slack: float, epochs: Mapping[str, int]
+    ) -> None:
+        super().__init__(numbers, tag, lease_slack)
+        self.clock: Callable[[], float] = lambda: 0.0
         self.epochs = epochs
         """Which rows each queue will have."""
 

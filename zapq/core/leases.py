@@ -15,9 +15,11 @@ from itertools import chain, islice, takewhile
 from math import inf
 from operator import attrgetter
 
-from zapq.core.deadlines import Deadlines
+import msgspec
+
+from zapq.core.deadlines import Container, Deadlines
 from zapq.core.message import Lease, Message
-from zapq.limits import LAPSES_REMEMBERED
+from zapq.limits import BACKOFF, LAPSES_REMEMBERED, LEASES_INDEXED, MAX_BACKOFF, RELEASES_AT_ONCE
 
 _SPARSE_FACTOR = 16
 _WORTH_SHRINKING = 1000
@@ -61,13 +63,13 @@ _SENTENCES = {
 class Lapses:
     """Leases that expired and whose message was not given out since, newest last: their holders may still ack."""
 
-    __slots__ = ("_messages", "_serials")
+    __slots__ = ("_messages", "serials")
 
     def __init__(self) -> None:
         self._messages: dict[int, Message] = {}
         """By the lease's serial."""
-        self._serials: dict[int, int] = {}
-        """By the message's id."""
+        self.serials: dict[int, int] = {}
+        """By the message's id. To be read only: looking whether there are any is cheaper than `len`."""
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -77,7 +79,7 @@ class Lapses:
         if len(self._messages) >= LAPSES_REMEMBERED:
             self.pop(next(iter(self._messages.values())).id)
         self._messages[serial] = message
-        self._serials[message.id] = serial
+        self.serials[message.id] = serial
 
     def find(self, serial: int) -> Message | None:
         """Return the message of a lease that is here, or None."""
@@ -85,27 +87,32 @@ class Lapses:
 
     def pop(self, id: int) -> int | None:
         """Forget the lease of this message and return its serial, or None if none is here."""
-        serial = self._serials.pop(id, None)
+        serial = self.serials.pop(id, None)
         if serial is not None:
             del self._messages[serial]
         return serial
 
 
 class Leases:
-    """Leases by serial, each until its deadline."""
+    """Leases by serial, each until `slack` seconds after its deadline; also to be found by message."""
 
-    __slots__ = ("_latest", "_most", "_others", "_timely")
+    __slots__ = ("_by_message", "_latest", "_most", "_orderly", "_others", "_timely", "slack")
 
-    def __init__(self) -> None:
+    def __init__(self, slack: float = 0.0) -> None:
+        self.slack = slack
         self._timely: OrderedDict[int, Lease] = OrderedDict()
         """Those that end in the order in which they were entered."""
         self._latest = -inf
         """When the last of them ends."""
         self._most = _WORTH_SHRINKING
         self._others: Deadlines[Lease] = Deadlines()
+        self._orderly = True
+        """Whether there are no others."""
+        self._by_message: dict[int, Lease] | None = None
+        """By the message's id. Only kept once a lease was looked for by it, or when there are many."""
 
     def __len__(self) -> int:
-        return len(self._timely) + len(self._others)
+        return len(self._timely) if self._orderly else len(self._timely) + len(self._others)
 
     def __contains__(self, serial: int) -> bool:
         return serial in self._timely or serial in self._others
@@ -113,7 +120,7 @@ class Leases:
     def put(self, lease: Lease) -> None:
         """Enter a lease, in place of the one that had its serial; O(1), or O(log n) for one that ends early."""
         serial, deadline, timely = lease.serial, lease.deadline, self._timely
-        if serial in timely or self._others.entries:
+        if serial in timely or not self._orderly:
             self.pop(serial)
         if not timely:
             self._latest = -inf
@@ -122,32 +129,59 @@ class Leases:
             timely[serial] = lease
             if len(timely) > self._most:
                 self._most = len(timely)
+                if self._by_message is None and len(timely) > LEASES_INDEXED:
+                    self._index()
         else:
+            self._orderly = False
             self._others.put(serial, deadline, lease)
+            if self._by_message is None and len(self) > LEASES_INDEXED:
+                self._index()
+        if self._by_message is not None:
+            self._by_message[lease.message.id] = lease
 
     def pop(self, serial: int) -> Lease | None:
         """Remove and return the lease with this serial, or None."""
         timely = self._timely
         lease = timely.pop(serial, None)
         if lease is None:
-            return self._others.pop(serial)
-        if _SPARSE_FACTOR * len(timely) < self._most > _WORTH_SHRINKING:
+            lease = self._others.pop(serial)
+            self._orderly = not self._others
+            if lease is None:
+                return None
+        elif _SPARSE_FACTOR * len(timely) < self._most > _WORTH_SHRINKING:
             self._most = max(len(timely), _WORTH_SHRINKING)
             self._timely = OrderedDict(timely)
+            self._by_message = None
+        if self._by_message is not None:
+            del self._by_message[lease.message.id]
         return lease
 
+    def find(self, id: int) -> Lease | None:
+        """Return the lease of the message with this id, or None; O(1), once they are indexed."""
+        if self._by_message is None:
+            if not len(self):
+                return None
+            self._index()
+        assert self._by_message is not None
+        return self._by_message.get(id)
+
     def next(self) -> float:
-        """When a lease ends next: infinity if none does."""
+        """When a lease is over next: infinity if none is."""
         for lease in self._timely.values():
-            return min(lease.deadline, self._others.next())
-        return self._others.next()
+            return min(lease.deadline, self._others.next()) + self.slack
+        return self._others.next() + self.slack
 
     def due(self, now: float, limit: int) -> list[Lease]:
         """Remove and return leases that are over by `now`, at most `limit`, in the order in which they ended."""
-        over = list(islice(takewhile(lambda lease: lease.deadline <= now, self._timely.values()), limit))
+        over = list(
+            islice(takewhile(lambda lease: lease.deadline + self.slack <= now, self._timely.values()), limit)
+        )
+        over += takewhile(
+            lambda lease: lease.deadline + self.slack <= now, islice(self._others, limit - len(over))
+        )
         for lease in over:
             self.pop(lease.serial)
-        return sorted(over + self._others.due(now, limit - len(over)), key=_deadline)
+        return sorted(over, key=_deadline)
 
     def first(self, limit: int) -> list[Lease]:
         """The `limit` leases that end next, in order, removing none; what it costs depends on `limit` alone."""
@@ -158,8 +192,30 @@ class Leases:
         """Every lease, in no particular order."""
         return chain(self._timely.values(), self._others.values())
 
-    def clear(self) -> list[Lease]:
-        """Remove every lease and return them."""
-        leases = list(self.values())
-        self._timely, self._others = OrderedDict(), Deadlines()
-        return leases
+    def clear(self) -> list[Container]:
+        """Remove every lease, and return what they were kept in, for the caller to free; O(1)."""
+        dropped: list[Container] = [each for each in (self._timely, self._by_message) if each]
+        dropped += self._others.clear()
+        self._timely, self._by_message = OrderedDict(), None
+        self._most, self._orderly = _WORTH_SHRINKING, True
+        return dropped
+
+    def _index(self) -> None:
+        self._by_message = {lease.message.id: lease for lease in self.values()}
+
+
+def backoff(releases: int, delay: float) -> tuple[float, int]:
+    """How long a message rests that is released, and how often it then was given back without a delay."""
+    if delay > 0:
+        return delay, releases
+    releases += 1
+    if releases > RELEASES_AT_ONCE:
+        delay = min(BACKOFF * 2.0 ** (releases - RELEASES_AT_ONCE - 1), MAX_BACKOFF)
+    return delay, releases
+
+
+def counted(lease: Lease, releases: int) -> Message:
+    """Return the message of a lease that is over, the delivery counted."""
+    message = lease.message
+    properties = msgspec.structs.replace(message.properties, receives=lease.receives, releases=releases)
+    return Message(message.id, message.body, properties)

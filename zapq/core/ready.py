@@ -1,23 +1,41 @@
-"""The ready messages of one priority, in order: a deque of messages, and of runs of them."""
+"""The ready messages of one queue, in the order in which consumers get them: by priority, then by id.
+
+Messages that only leave from the front stand in one deque for each priority: simple FIFO traffic touches one of
+them, and entering and taking are O(1) at any depth. All others stand apart, where any of them is removed in a
+step: messages with a ttl, those that came back to a place among newer ones, and dead letters, which have a line of
+their own for each queue they failed in. Taking compares the heads.
+
+Nothing here knows the time or what a message counts for.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from copy import copy
+from heapq import heapify, heappop, heapreplace, merge
+from itertools import chain, islice
+from math import inf
+from operator import attrgetter
 
+from zapq.core.deadlines import Container, Deadlines
 from zapq.core.message import Message, Properties
 from zapq.core.runs import Run, Taken, flatten
+from zapq.limits import MAX_PRIORITY
+
+Dropped = Container | deque[Message | Run]
+"""What messages were kept in that are given up, for the caller to free."""
+_rank = attrgetter("rank")
 
 
 class ReadyQueue:
-    """Ready messages of one priority, the oldest first."""
+    """Ready messages of one priority, the oldest first: a deque of messages, and of runs of them."""
 
     __slots__ = ("items",)
 
-    def __init__(self, messages: deque[Message] | None = None) -> None:
-        self.items: deque[Message | Run] = deque() if messages is None else messages  # type: ignore[assignment]
+    def __init__(self, messages: deque[Message | Run] | None = None) -> None:
+        self.items: deque[Message | Run] = deque() if messages is None else messages
         """What is here; appending a message to it is all that adding one takes."""
 
     def __bool__(self) -> bool:
@@ -40,6 +58,10 @@ class ReadyQueue:
         """The rank of the first message; there is one."""
         head = self.items[0]
         return head.rank if isinstance(head, Message) else head.first - (head.properties.priority << 56)
+
+    def last_id(self) -> int:
+        """The id of the last message, 0 if there is none."""
+        return _last_id(self.items[-1]) if self.items else 0
 
     def pop(self) -> Message:
         """Remove and return the first message; there is one."""
@@ -75,16 +97,6 @@ class ReadyQueue:
                 taken.add(part)
         return taken, size
 
-    def drop_first(self, gone: set[int]) -> None:
-        """Remove messages from the front for as long as they are in `gone`, and from there too."""
-        items = self.items
-        while items and items[0].id in gone:
-            gone.discard(items.popleft().id)
-
-    def keep(self, wanted: Callable[[Message], bool]) -> None:
-        """Remove the messages that are not wanted; runs are."""
-        self.items = deque(item for item in self.items if isinstance(item, Run) or wanted(item))
-
     def find(self, id: int) -> Message | None:
         """Return the message with this id, if it is here; O(log n) steps."""
         at = bisect_left(self.items, id, key=_last_id)
@@ -107,5 +119,239 @@ class ReadyQueue:
         return head.take(number) if number else None
 
 
+class Ready:
+    """The ready messages of one queue. `count` says how many; callers that append to `plain` count it up."""
+
+    __slots__ = ("_apart", "_by_priority", "_paused", "_top", "count", "expiring", "plain", "simple")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._paused = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._by_priority = [ReadyQueue() for _ in range(MAX_PRIORITY + 1)]
+        self.plain = self._by_priority[0].items
+        """Messages of priority 0 that only leave from the front."""
+        self._top = 0
+        """No priority above this one has a message in its deque."""
+        self._apart: dict[str, Deadlines[Message]] = {}
+        """The others by rank: dead letters by the queue they failed in, the rest under the empty name."""
+        self.expiring: Deadlines[Message] = Deadlines()
+        """Those with a ttl, by when it is over."""
+        self.simple = not self._paused
+        """Whether `plain` is all there is to look at; if not, `pop` finds out when that is so again."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is given to consumers."""
+        return self._paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        self._paused = paused
+        self.simple = False
+
+    def append(self, message: Message) -> None:
+        """Enter a message that is new, at the place its rank gives it."""
+        properties = message.properties
+        ready_queue = self._by_priority[properties.priority]
+        # It may have been overtaken by one whose producer asked for less than to have it written.
+        if properties.expires < inf or properties.failed_in or ready_queue.last_id() > message.id:
+            self.put_back(message)
+            return
+        self.count += 1
+        ready_queue.items.append(message)
+        if properties.priority:
+            self.simple = False
+            self._top = max(self._top, properties.priority)
+
+    def put_back(self, message: Message) -> None:
+        """Enter a message at the place its rank gives it, from where `remove` takes it."""
+        self.count += 1
+        self.simple = False
+        properties = message.properties
+        line = self._apart.get(properties.failed_in)
+        if line is None:
+            line = self._apart[properties.failed_in] = Deadlines()
+        line.put(message.id, message.rank, message)
+        if properties.expires < inf:
+            self.expiring.put(message.id, properties.expires, message)
+
+    def extend(
+        self, first: int, bodies: Sequence[bytes], properties: Properties, size: int, packed: bytes = b""
+    ) -> None:
+        """Enter messages that have everything but their bodies in common, as `ReadyQueue.extend` does."""
+        ready_queue = self._by_priority[properties.priority]
+        if properties.expires < inf or properties.failed_in or ready_queue.last_id() > first:
+            for id, body in enumerate(bodies, first):
+                self.append(Message(id, body, properties))
+            return
+        ready_queue.extend(first, bodies, size, properties, packed)
+        self.count += len(bodies)
+        if properties.priority:
+            self.simple = False
+            self._top = max(self._top, properties.priority)
+
+    def pop_plain(self) -> Message | None:
+        """Remove and return the first message, or None; only while `simple` is true."""
+        items = self.plain
+        if not items:
+            return None
+        self.count -= 1
+        message = items[0]
+        if message.__class__ is Message:
+            return items.popleft()  # type: ignore[return-value]  # as we have just seen
+        return self._by_priority[0].pop()
+
+    def pop(self) -> Message | None:
+        """Remove and return the first message, or None."""
+        if self.simple:
+            return self.pop_plain()
+        self._look()
+        if self._paused or not self.count:
+            return None
+        self.count -= 1
+        ready_queue = self._first_queue()
+        if not self._apart:
+            return ready_queue.pop()
+        line = min(self._apart.values(), key=Deadlines.next)
+        if ready_queue.items and ready_queue.head_rank() < line.next():
+            return ready_queue.pop()
+        return self._taken(line)
+
+    def pop_many(self, limit: int, max_bytes: int) -> tuple[Taken, int] | None:
+        """Remove the first messages, at most `limit` and of `max_bytes`, and say of how many bytes.
+
+        None if they are to be taken one by one, with `pop_each`.
+        """
+        if not self.simple:
+            self._look()
+            if not self.simple:
+                return None
+        taken, size = self._by_priority[0].pop_many(limit, max_bytes)
+        self.count -= len(taken)
+        return taken, size
+
+    def pop_each(self) -> Iterator[Message]:
+        """Remove and yield the first message, time and again; the caller enters none in between."""
+        self._look()
+        if self._paused:
+            return
+        heads = [(line.next(), name) for name, line in self._apart.items()]
+        heapify(heads)
+        while self.count:
+            self.count -= 1
+            ready_queue = self._first_queue()
+            if not heads or (ready_queue.items and ready_queue.head_rank() < heads[0][0]):
+                yield ready_queue.pop()
+                continue
+            name = heads[0][1]
+            line = self._apart[name]
+            message = self._taken(line)
+            if line:
+                heapreplace(heads, (line.next(), name))
+            else:
+                heappop(heads)
+            yield message
+
+    def remove(self, message: Message) -> None:
+        """Take a message that stands apart out of its line."""
+        if self._apart[message.properties.failed_in].pop(message.id) is not None:
+            self.expiring.pop(message.id)
+            self.count -= 1
+
+    def outlived(self, now: float, limit: int) -> list[Message]:
+        """Remove and return messages whose ttl is over by `now`, at most `limit`."""
+        over = self.expiring.due(now, limit)
+        for message in over:
+            self._apart[message.properties.failed_in].pop(message.id)
+        self.count -= len(over)
+        return over
+
+    def letters(self) -> dict[str, Iterator[Message]]:
+        """Return the dead letters, the first first, by the name of the queue they failed in."""
+        return {name: iter(line) for name, line in self._apart.items() if name and line}
+
+    def find(self, id: int) -> Message | None:
+        """Return the message with this id, or None; O(log n)."""
+        for line in self._apart.values():
+            entry = line.entry(id)
+            if entry is not None:
+                return entry[1]
+        for ready_queue in self._by_priority:
+            message = ready_queue.find(id)
+            if message is not None:
+                return message
+        return None
+
+    @property
+    def all_plain(self) -> bool:
+        """Whether every message is in `plain`."""
+        return not (self._top or any(self._apart.values()))
+
+    def __iter__(self) -> Iterator[Message]:
+        """Every message in order; what it costs depends on how far it is walked through alone."""
+        plain = chain.from_iterable(reversed(self._by_priority))
+        return merge(plain, *self._apart.values(), key=_rank)
+
+    def fill(self, items: deque[Message | Run]) -> None:
+        """Hold `items`, in the order of their ids, which are plain or dead letters; nothing is here."""
+        letters = [item for item in items if item.properties.failed_in]
+        if letters:
+            items = deque(item for item in items if not item.properties.failed_in)
+        self._by_priority[0] = ReadyQueue(items)
+        self.plain = items
+        self.count = sum(len(item) if isinstance(item, Run) else 1 for item in items)
+        for message in flatten(letters):
+            self.append(message)
+
+    def clear(self) -> list[Dropped]:
+        """Hold nothing, and return what messages were kept in, for the caller to free; O(1)."""
+        dropped: list[Dropped] = [each.items for each in self._by_priority if each]
+        for line in self._apart.values():
+            dropped += line.clear()
+        dropped += self.expiring.clear()
+        self.count = 0
+        self._reset()
+        return dropped
+
+    def copies(self) -> tuple[deque[Message | Run], list[deque[Message | Run]], list[tuple[float, Message]]]:
+        """Return copies of `plain`, of the other deques, and of what stands apart, in no order.
+
+        Of references, and of the runs, which can be taken from.
+        """
+        plain, *others = (_copied(ready_queue.items) for ready_queue in self._by_priority)
+        apart = list(chain.from_iterable(line.entries() for line in self._apart.values()))
+        return plain, [items for items in others if items], apart
+
+    def _taken(self, line: Deadlines[Message]) -> Message:
+        message = line.pop_first()
+        assert message is not None
+        if message.properties.expires < inf:
+            self.expiring.pop(message.id)
+        return message
+
+    def _first_queue(self) -> ReadyQueue:
+        """The deque of the highest priority that has messages in one; an empty one if there are none."""
+        ready_queue = self._by_priority[self._top]
+        while not ready_queue.items and self._top:
+            self._top -= 1
+            ready_queue = self._by_priority[self._top]
+        return ready_queue
+
+    def _look(self) -> None:
+        if self._apart:
+            for name in [name for name, line in self._apart.items() if not line]:
+                del self._apart[name]
+        self.simple = not (self._top or self._apart or self._paused)
+
+
 def _last_id(item: Message | Run) -> int:
     return item.id if isinstance(item, Message) else item.first + item.count - 1
+
+
+def _copied(items: deque[Message | Run]) -> deque[Message | Run]:
+    if Run not in map(type, items):
+        return items.copy()
+    return deque(copy(item) if isinstance(item, Run) else item for item in items)

@@ -23,9 +23,10 @@ class Replacement:
     `numbers` says by which number each is to be known, `tag` what receipts begin with.
     """
 
-    def __init__(self, numbers: Mapping[str, int], tag: str) -> None:
+    def __init__(self, numbers: Mapping[str, int], tag: str, lease_slack: float) -> None:
         self.queues: dict[str, Queue] = {}
         self.messages = self.bytes = self.max_messages = self.max_bytes = 0
+        self.lease_slack = lease_slack
         self.numbers = numbers
         self._tag = tag
         self._failed: list[tuple[Queue, Message]] = []

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from zapq.core.message import Lease, Message
-from zapq.core.queue import MessageView
 from zapq.core.runs import Taken
+from zapq.core.stats import MessageView
 from zapq.errors import ZapqError
 from zapq.http.plan import BodyEncoding, Frame, Plan
 from zapq.http.problems import MEDIA_TYPE as PROBLEM

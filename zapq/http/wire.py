@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address
-from itertools import accumulate
 from typing import Annotated, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
@@ -16,8 +15,8 @@ import msgspec
 
 from zapq.core.complaints import plainly
 from zapq.core.message import CONTENT_TYPE, OCTETS, Draft
-from zapq.core.queue import STATES, MessageView, State
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.stats import STATES, State
 from zapq.errors import InvalidParameter, NotAcceptable, UnsupportedType
 from zapq.http.plan import BodyEncoding
 from zapq.http.render import JSON, MSGPACK, NDJSON
@@ -283,16 +282,6 @@ def _decode_settings(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
 def type_in_batch(media_type: str) -> str:
     """Return the type of the messages of a batch that do not name their own."""
     return JSON if media_type == NDJSON else OCTETS
-
-
-def within_a_batch(seen: list[MessageView]) -> list[MessageView]:
-    """Return the first of `seen`, as many as have at most `MAX_BATCH_BYTES` together, but at least one."""
-    sizes = accumulate(len(each.message.body) for each in seen)
-    return [
-        each
-        for number, (each, size) in enumerate(zip(seen, sizes, strict=True))
-        if not number or size <= MAX_BATCH_BYTES
-    ]
 
 
 def is_local(client: tuple[str, int] | None) -> bool:

@@ -15,7 +15,8 @@ import trio
 from zapq.core.idempotency import Keys
 from zapq.core.image import Image
 from zapq.core.message import Message
-from zapq.core.queue import Dropped, Queue
+from zapq.core.queue import Queue
+from zapq.core.ready import Dropped
 from zapq.core.replacement import Replacement
 from zapq.core.runs import Run
 from zapq.store.slices import yield_gil
@@ -71,7 +72,7 @@ def free(dropped: list[Dropped]) -> None:
     freed = 0
     for items in dropped:
         while items:
-            item = items.pop()
+            item = items.popitem() if isinstance(items, dict) else items.pop()
             freed += len(item) if isinstance(item, Run) else 1
             if freed >= SLICE:
                 del item

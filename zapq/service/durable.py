@@ -393,7 +393,13 @@ class DurableService(QueueService):
 
     def _make_broker(self, **options: Any) -> Broker:
         contents = self._contents
-        return JournaledBroker(journal=self.journal, kept=contents.queues, epoch=contents.epoch, **options)
+        return JournaledBroker(
+            journal=self.journal,
+            kept=contents.queues,
+            epoch=contents.epoch,
+            clock=trio.current_time,
+            **options,
+        )
 
     def _make_state(self, core: Queue, wait_queue: WaitQueue) -> QueueState:
         return DurableQueueState(self, core, wait_queue)

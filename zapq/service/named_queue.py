@@ -18,7 +18,7 @@ import trio
 
 from zapq.core.broker import Redriven
 from zapq.core.message import OCTETS, Draft, Lease, Message
-from zapq.core.queue import MessageView, State
+from zapq.core.stats import MessageView, State
 from zapq.errors import Draining, QueueNotFound, ReceiptExpired, StorageUnavailable, ZapqError
 from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_VISIBILITY, MAX_WAIT
 from zapq.service.operations import (

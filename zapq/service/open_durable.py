@@ -14,7 +14,9 @@ from zapq.errors import CannotStart
 from zapq.limits import CLOSE_SECONDS
 from zapq.service.durable import DurableService
 from zapq.settings import Settings
-from zapq.store.database import FILE, Contents, Database, open_database, refusal
+from zapq.store.database import Contents, Database
+from zapq.store.open_database import open_database, refusal
+from zapq.store.schema import FILE
 from zapq.store.snapshot import SnapshotStore
 from zapq.store.wal import Damaged
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 
 from zapq.core.message import CONTENT_TYPE, DEFAULTS, OCTETS, Draft, Properties
-from zapq.core.queue import State
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.stats import State
 from zapq.errors import InvalidParameter
 from zapq.limits import DEFAULT_QUEUE, MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT, PEEK
 from zapq.service.waiting import ONE, Deliveries, Lender, Want

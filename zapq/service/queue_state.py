@@ -20,9 +20,10 @@ import trio
 from zapq.core.broker import Broker, Redriven
 from zapq.core.idempotency import Keys
 from zapq.core.message import Draft, Lease, Message, Properties
-from zapq.core.queue import MessageView, Queue, QueueStats, State
+from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.runs import is_shortest
+from zapq.core.stats import MessageView, QueueStats, State
 from zapq.errors import (
     Draining,
     InvalidParameter,

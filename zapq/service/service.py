@@ -20,10 +20,12 @@ import trio
 from zapq.core.broker import Broker, check_name
 from zapq.core.idempotency import Keys
 from zapq.core.image import Image
-from zapq.core.queue import Dropped, Queue, QueueStats
+from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.ready import Dropped
+from zapq.core.stats import QueueStats
 from zapq.errors import Draining, QueueFull, QueueNotFound
-from zapq.limits import DEFAULT_QUEUE
+from zapq.limits import DEFAULT_QUEUE, MAX_TURN
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
 from zapq.service.named_queue import NamedQueue
@@ -89,6 +91,7 @@ class QueueService:
             # Tells receipts of this run from those of others.
             tag=secrets.token_hex(3),
             on_earlier=self.dispatcher.wake_by,
+            lease_slack=MAX_TURN,
             now=trio.current_time(),
         )
         self._delivery_uncertain = 0

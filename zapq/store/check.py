@@ -16,7 +16,8 @@ from typing import NamedTuple
 from zapq.core.image import QueueImage
 from zapq.core.message import Message
 from zapq.errors import CannotStart
-from zapq.store.database import FILE, FORMAT, is_there, lock, open_existing, refusal
+from zapq.store.open_database import is_there, lock, open_existing, refusal
+from zapq.store.schema import FILE, FORMAT
 from zapq.store.wal import Damaged, log_of
 
 

@@ -1,40 +1,29 @@
 """The queues on disk: one SQLite file, and what is written to it in one transaction.
 
-Format 1. A message is a row of `messages`, numbered by its queue's epoch and its id, so that a queue's messages
-lie side by side in their order, and new ones come at the end. What can change of a message, and what most messages
-have not, is a row of `states` with the same number: so a body is written once. Rows of an epoch no queue has are
-garbage, removed little by little: thus a purge is one small write, whatever it drops. Every row carries a checksum
-that covers its number, for SQLite has none of its own.
-
-SQLite's write-ahead log is what makes a commit durable (`synchronous=FULL`: an fsync for each). It is emptied into
-the file here, after a commit has been answered, and never shrinks: writing where the file has been before is twice
-as fast as making it longer.
+`schema.py` tells what stands in it. SQLite's write-ahead log is what makes a commit durable (`synchronous=FULL`:
+an fsync for each). It is emptied into the file here, after a commit has been answered, and never shrinks: writing
+where the file has been before is twice as fast as making it longer.
 
 Everything here is synchronous and belongs to one thread at a time.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
-import stat
 import time
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from functools import cache
 from math import inf
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from zapq.core.image import QueueImage
-from zapq.core.journaled import Enqueued
 from zapq.core.journaled_broker import KeptQueue
-from zapq.core.message import DEFAULTS, Message, Properties
+from zapq.core.message import Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import (
     ID_BITS,
@@ -43,24 +32,15 @@ from zapq.core.records import (
     IdsReserved,
     KeyPut,
     KeysCleared,
-    MessagesDeleted,
-    MessageState,
-    Put,
-    PutMany,
     QueueDeleted,
     QueuePut,
-    in_wall_time,
 )
 from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES, KIB, MIB, SPARE_PAGES
-from zapq.store.directory import let_write
-from zapq.store.wal import PAGE, Damaged, damage_in_log, log_of
+from zapq.store.gather import Other, gather
+from zapq.store.schema import FILE, MAX_ID, STATES, TABLES, KeptKey, Table, key_sum, queue_sum, seed
+from zapq.store.wal import PAGE, Damaged
 
-FILE = "zapq.db"
-NEW = ".zapq.db.new"
-FORMAT = 1
-APPLICATION = 0x7A617071
-"""`zapq` in ASCII: what `file` and SQLite's tools show."""
 GARBAGE_ROWS = 2000
 """Rows of garbage removed in one transaction: some 5 ms."""
 VACUUM_PAGES = 256
@@ -68,47 +48,6 @@ VACUUM_PAGES = 256
 _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """How many rows one statement writes: SQLite compiles one for each number, and Python keeps them."""
 _ALONE = frozenset(3 * number for number in _ROWS)
-Table = Literal["messages", "states"]
-_TABLES: tuple[Table, ...] = ("messages", "states")
-_MAX_ID = (1 << ID_BITS) - 1
-
-_SCHEMA = f"""
-pragma application_id = {APPLICATION};
-pragma user_version = {FORMAT};
-create table queues (number integer primary key, name text not null unique, epoch integer not null,
-                     next_id integer not null, settings text not null, paused integer not null,
-                     sum integer not null);
-create table messages (row integer primary key, sum integer not null, body blob not null);
-create table states (row integer primary key, state blob not null);
-create table keys (queue integer, key text, fingerprint blob not null, id integer not null, until real not null,
-                   sum integer not null, primary key (queue, key)) without rowid;
-create table probe (number integer primary key, filling blob);
-"""
-
-
-Other = QueuePut | IdsReserved | QueueDeleted | EpochDropped | KeysCleared | KeyPut
-
-
-class State(NamedTuple):
-    """What is known of a message besides its body, as it is written; times are seconds since 1970."""
-
-    content_type: str
-    priority: int
-    expires: float | None
-    receives: int
-    releases: int
-    failed_in: str
-    due: float
-
-
-class KeptKey(NamedTuple):
-    """An idempotency key, as it was used; `until` in seconds since 1970."""
-
-    queue: int
-    key: str
-    fingerprint: bytes
-    id: int
-    until: float
 
 
 class Contents(NamedTuple):
@@ -124,11 +63,8 @@ class Contents(NamedTuple):
     """Rows of no queue."""
 
 
-_STATES = msgspec.msgpack.Decoder(State)
-
-
 class Database:
-    """One open database. `sqlite3.Error` and OSError pass through, but from `open_database`."""
+    """One open database. `sqlite3.Error` and OSError pass through, except from `load` and `prepare`."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.created = False
@@ -156,7 +92,7 @@ class Database:
 
         What comes twice in them counts as what comes last, and what is gone is gone.
         """
-        puts, states, gone, others, size = _gather(batches)
+        puts, states, gone, others, size = gather(batches)
         self._probe = min(max(size, 64 * KIB), MIB)
         execute = self._connection.execute
         if len(puts) in _ALONE and not (states or gone or others):
@@ -255,7 +191,7 @@ class Database:
             raise Damaged(" ".join(check.split()))
         states: dict[int, bytes] = {}
         for row, state in self._connection.execute("select row, state from states"):
-            if not isinstance(state, bytes) or zlib.crc32(state[4:], _seed(row)) != int.from_bytes(
+            if not isinstance(state, bytes) or zlib.crc32(state[4:], seed(row)) != int.from_bytes(
                 state[:4], "big"
             ):
                 raise Damaged(f"states, row {row}: the checksum does not match")
@@ -266,7 +202,7 @@ class Database:
         for number, name, epoch, next_id, settings, paused, checksum in self._connection.execute(
             "select number, name, epoch, next_id, settings, paused, sum from queues order by number"
         ):
-            if checksum != _queue_sum(number, name, epoch, next_id, settings, paused):
+            if checksum != queue_sum(number, name, epoch, next_id, settings, paused):
                 raise Damaged(f"queues, number {number}: the checksum does not match")
             image = QueueImage(
                 name=name,
@@ -294,7 +230,7 @@ class Database:
         for *fields, checksum in self._connection.execute(
             "select queue, key, fingerprint, id, until, sum from keys order by until"
         ):
-            if checksum != _key_sum(*fields):
+            if checksum != key_sum(*fields):
                 raise Damaged(f"keys, queue {fields[0]}, key {fields[1]!r}: the checksum does not match")
             key = KeptKey(*fields)
             if key.until > now:
@@ -304,7 +240,7 @@ class Database:
         crc32 = zlib.crc32
         for row, checksum, body in self._connection.execute(
             "select row, sum, body from messages where row between ? and ? order by row",
-            (epoch << ID_BITS, epoch << ID_BITS | _MAX_ID),
+            (epoch << ID_BITS, epoch << ID_BITS | MAX_ID),
         ):
             if not isinstance(body, bytes) or crc32(body, (row ^ row >> 32) & 0xFFFFFFFF) != checksum:
                 raise Damaged(f"messages, row {row}: the checksum does not match")
@@ -315,7 +251,7 @@ class Database:
         append = image.in_order.append
         image.others = others = []
         for row, body in self._rows(epoch):
-            id = row & _MAX_ID
+            id = row & MAX_ID
             if id >= image.next_id:
                 raise Damaged(f"messages, row {row}: queue {image.name} has not given that id yet")
             state = states.get(row)
@@ -343,11 +279,11 @@ class Database:
             yield epoch
 
     def _remove_garbage(self, epoch: int) -> None:
-        first, last = epoch << ID_BITS, epoch << ID_BITS | _MAX_ID
+        first, last = epoch << ID_BITS, epoch << ID_BITS | MAX_ID
         found = 0
         self._connection.execute("begin immediate")
         try:
-            for table in _TABLES:
+            for table in TABLES:
                 found += self._connection.execute(_garbage(table), (first, last, GARBAGE_ROWS)).rowcount
             self._connection.execute("commit")
         except BaseException:
@@ -377,7 +313,7 @@ class Database:
         match entry:
             case KeyPut():
                 key = KeptKey(entry.queue, entry.key, entry.fingerprint, entry.id, entry.until)
-                execute("insert or replace into keys values (?, ?, ?, ?, ?, ?)", (*key, _key_sum(*key)))
+                execute("insert or replace into keys values (?, ?, ?, ?, ?, ?)", (*key, key_sum(*key)))
             case QueueDeleted():
                 queues.pop(entry.number, None)
                 execute("delete from queues where number = ?", (entry.number,))
@@ -401,69 +337,12 @@ class Database:
         settings = msgspec.json.encode(kept.settings).decode()
         fields = (kept.number, kept.name, kept.epoch, kept.next_id, settings, int(kept.paused))
         self._connection.execute(
-            "insert or replace into queues values (?, ?, ?, ?, ?, ?, ?)", (*fields, _queue_sum(*fields))
+            "insert or replace into queues values (?, ?, ?, ?, ?, ?, ?)", (*fields, queue_sum(*fields))
         )
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("rollback")
-
-
-class _Gathered(NamedTuple):
-    puts: list[int | bytes]
-    """For each new message its row, its checksum and its body, one after the other."""
-    states: dict[int, bytes]
-    gone: list[int]
-    others: list[Other]
-    size: int
-    """Bytes of the bodies."""
-
-
-def _gather(batches: Sequence[CommitGroup]) -> _Gathered:
-    """Sort what is in `batches` by what it is to SQLite. What is gone at the end is not put there first."""
-    puts: list[int | bytes] = []
-    states: dict[int, bytes] = {}
-    gone: list[int] = []
-    others: list[Other] = []
-    size = 0
-    crc32 = zlib.crc32
-    for batch in batches:
-        clock_offset = batch.clock_offset
-        for item in batch.log:
-            if item.__class__ is Enqueued:
-                message, row = item.message, item.row
-                body = message.body
-                puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
-                size += len(body)
-                if message.properties is not DEFAULTS or item.due:
-                    states[row] = _state(row, message.properties, item.due, clock_offset)
-                continue
-            for entry in item if isinstance(item, tuple) else item.entries:
-                match entry:
-                    case Put(row, body, properties, due):
-                        puts += (row, _sum(row, body), body)
-                        size += len(body)
-                        if properties is not DEFAULTS or due:
-                            states[row] = _state(row, properties, due, clock_offset)
-                    case PutMany(first, bodies, properties):
-                        for row, body in enumerate(bodies, first):
-                            puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
-                            size += len(body)
-                            if properties is not DEFAULTS:
-                                states[row] = _state(row, properties, 0.0, clock_offset)
-                    case MessageState(row, properties, due):
-                        states[row] = _state(row, properties, due, clock_offset)
-                    case MessagesDeleted(rows):
-                        gone += rows
-                    case _:
-                        others.append(in_wall_time(entry, clock_offset))  # type: ignore[arg-type]  # it stays what it is
-    if gone and puts:
-        dropped = set(gone)
-        at = [at for at in range(0, len(puts), 3) if puts[at] not in dropped]
-        puts = [value for each in at for value in puts[each : each + 3]]
-    for row in gone:
-        states.pop(row, None)
-    return _Gathered(puts, states, gone, others, size)
 
 
 class _Known:
@@ -480,7 +359,7 @@ class _Known:
         properties = self._read.get(raw)
         if properties is not None:
             return properties, 0.0
-        content_type, priority, expires, receives, releases, failed_in, due = _STATES.decode(raw)
+        content_type, priority, expires, receives, releases, failed_in, due = STATES.decode(raw)
         ends = inf if expires is None else expires - self._clock_offset
         properties = Properties(content_type, priority, ends, receives, releases, failed_in)
         if due:
@@ -489,173 +368,19 @@ class _Known:
         return properties, 0.0
 
 
-def open_database(directory: str, descriptor: int) -> tuple[Database, str]:
-    """Open the database in `directory`, made if there is none, and say what the operator should know about it.
-
-    `descriptor` is that of the directory, which is locked until it is closed. Raises `CannotStart` if it is in
-    use, made by a newer version, damaged, or not to be opened.
-    """
-    path = Path(os.path.realpath(directory)) / FILE
-    lock(directory, descriptor, fcntl.LOCK_EX)
-    created = False
-    try:
-        if not is_there(descriptor):
-            _make_file(path, descriptor)
-            created = True
-    except Damaged as error:
-        raise refusal(error) from None
-    except (OSError, sqlite3.Error) as error:
-        raise CannotStart(f"{path} cannot be created: {_reason(error)}. {let_write(directory)}") from None
-    database, warning = open_existing(path)
-    database.created = created
-    return database, warning
-
-
-def lock(directory: str, descriptor: int, kind: int) -> None:
-    """Lock `directory`, which `descriptor` is of, until that is closed; raises `CannotStart` if it is in use."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CannotStart(
-            f"--data-dir {directory!r} is in use by another zapq. Stop that one, or give another directory."
-        ) from None
-
-
-def refusal(error: Damaged) -> CannotStart:
-    """Return what to say about a damaged database."""
-    return CannotStart(f"{FILE} is damaged: {error}. Restore a copy of it, or start with another --data-dir.")
-
-
-def open_existing(path: Path) -> tuple[Database, str]:
-    """Open the database `path`, which no other program uses. See `open_database`."""
-    try:
-        has_log = log_of(path).exists()
-        warning = damage_in_log(path)
-        connection = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=0, cached_statements=64
-        )
-    except Damaged as error:
-        raise refusal(error) from None
-    except (OSError, sqlite3.Error) as error:
-        raise CannotStart(f"{path} cannot be opened: {_reason(error)}. {let_write(str(path.parent))}") from None
-    try:
-        _set_modes(connection)
-        if not has_log and connection.execute("select count(*) from probe where number = 2").fetchone()[0]:
-            warning = (
-                f"{log_of(path).name} is missing, although {path.name} had one: unless a program other than"
-                " zapq has opened the database since, the last commits are lost"
-            )
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        # The latter if SQLite's own message quotes what is damaged.
-        connection.close()
-        if _code_of(error) in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY}:
-            raise CannotStart(f"{path} cannot be opened: {error}. {let_write(str(path.parent))}") from None
-        if _code_of(error) == sqlite3.SQLITE_BUSY:
-            raise CannotStart(
-                f"{path.name} is in use by another program: {error}. Close that program, and start again."
-            ) from None
-        raise CannotStart(
-            f"{path.name} cannot be used: {error}. Restore a copy of it, or start with another --data-dir."
-        ) from None
-    except BaseException:
-        connection.close()
-        raise
-    return Database(connection), warning
-
-
-def is_there(descriptor: int) -> bool:
-    """Return whether there is a database in the directory.
-
-    Raises OSError, `Damaged` if there should be one, and `CannotStart` if it is not a plain file.
-    """
-    try:
-        status = os.stat(FILE, dir_fd=descriptor, follow_symlinks=False)
-    except FileNotFoundError:
-        with suppress(FileNotFoundError):
-            name = log_of(Path(FILE)).name
-            if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_size:
-                raise Damaged(f"it is missing, but its log {name} is there") from None
-        return False
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-        raise CannotStart(f"{FILE} is not a plain file, or has several names (hard links).")
-    if not status.st_size:
-        raise Damaged("it is empty")
-    return True
-
-
-def _make_file(path: Path, descriptor: int) -> None:
-    """Make the file. Under another name first: under its own it is never empty, for that has lost everything."""
-    for name in (NEW, f"{NEW}-journal", f"{NEW}-wal", f"{FILE}-wal", f"{FILE}-shm"):
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=descriptor)
-    os.close(os.open(NEW, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=descriptor))
-    with closing(sqlite3.connect(path.with_name(NEW), isolation_level=None)) as connection:
-        connection.execute("pragma synchronous = full")
-        set_up(connection)
-    os.rename(NEW, FILE, src_dir_fd=descriptor, dst_dir_fd=descriptor)
-    os.fsync(descriptor)
-
-
-def set_up(connection: sqlite3.Connection) -> None:
-    """Make the tables of a database that is empty."""
-    connection.execute("pragma auto_vacuum = incremental")
-    connection.executescript(f"begin immediate; {_SCHEMA} commit;")
-
-
-def _set_modes(connection: sqlite3.Connection) -> None:
-    execute = connection.execute
-    # Before the first access: then no other program can open it, and the log's index is in memory and not in a
-    # file.
-    execute("pragma locking_mode = exclusive")
-    version = execute("pragma user_version").fetchone()[0]
-    application = execute("pragma application_id").fetchone()[0]
-    if application != APPLICATION:
-        raise CannotStart(f"{FILE} is a database of another program. Give another --data-dir.")
-    if version > FORMAT:
-        raise CannotStart(
-            f"{FILE} was written by a newer zapq, in format {version}. This zapq reads format {FORMAT}."
-        )
-    if version < FORMAT or _tables(connection) != _our_tables():
-        raise refusal(Damaged(f"its tables are not those of format {FORMAT}"))
-    mode = execute("pragma journal_mode = wal").fetchone()[0]
-    if mode != "wal":
-        raise CannotStart(
-            f"{FILE} cannot have a write-ahead log here (journal mode {mode}). Give a --data-dir on a local disk."
-        )
-    execute("pragma synchronous = full")
-    # Ours come earlier, and not while a client waits for a commit.
-    execute(f"pragma wal_autocheckpoint = {4 * CHECKPOINT_PAGES}")
-    execute("pragma cache_size = -65536")
-
-
-def _tables(connection: sqlite3.Connection) -> list[tuple[str, str, str, str | None]]:
-    return connection.execute("select type, name, tbl_name, sql from sqlite_master order by name").fetchall()
-
-
-@cache
-def _our_tables() -> list[tuple[str, str, str, str | None]]:
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        set_up(connection)
-        return _tables(connection)
-
-
-def _code_of(error: Exception) -> int:
+def code_of(error: Exception) -> int:
     """Return SQLite's primary result code, 0 if it is no error of SQLite's."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF
 
 
 def _is_of_the_disk(error: Exception) -> bool:
-    return _code_of(error) in {
+    return code_of(error) in {
         sqlite3.SQLITE_IOERR,
         sqlite3.SQLITE_CANTOPEN,
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_READONLY,
     }
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
 
 
 def _garbage(table: Table) -> str:
@@ -667,34 +392,3 @@ def _garbage(table: Table) -> str:
 def _insertion(table: Table, columns: int, rows: int) -> str:
     row = f"({', '.join('?' * columns)})"
     return f"insert or replace into {table} values {', '.join([row] * rows)}"  # noqa: S608 - one of two names
-
-
-def _seed(row: int) -> int:
-    return (row ^ row >> 32) & 0xFFFFFFFF
-
-
-def _sum(row: int, body: bytes) -> int:
-    return zlib.crc32(body, (row ^ row >> 32) & 0xFFFFFFFF)
-
-
-def _state(row: int, properties: Properties, due: float, clock_offset: float) -> bytes:
-    expires = None if properties.expires == inf else properties.expires + clock_offset
-    state = State(
-        properties.content_type,
-        properties.priority,
-        expires,
-        properties.receives,
-        properties.releases,
-        properties.failed_in,
-        due + clock_offset if due else 0.0,
-    )
-    raw = msgspec.msgpack.encode(state)
-    return zlib.crc32(raw, _seed(row)).to_bytes(4, "big") + raw
-
-
-def _queue_sum(number: int, name: str, epoch: int, next_id: int, settings: str, paused: int) -> int:
-    return zlib.crc32(repr((number, name, epoch, next_id, settings, paused)).encode())
-
-
-def _key_sum(queue: int, key: str, fingerprint: bytes, id: int, until: float) -> int:
-    return zlib.crc32(repr((queue, key, fingerprint, id, until)).encode())

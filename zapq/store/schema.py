@@ -1,0 +1,116 @@
+"""What stands in the file: its tables, its rows, and their checksums.
+
+Format 1. A message is a row of `messages`, numbered by its queue's epoch and its id, so that a queue's messages
+lie side by side in their order, and new ones come at the end. What can change of a message, and what most messages
+have not, is a row of `states` with the same number: so a body is written once. Rows of an epoch no queue has are
+garbage, removed little by little: thus a purge is one small write, whatever it drops. Every row carries a checksum
+that covers its number, for SQLite has none of its own.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from contextlib import closing
+from functools import cache
+from math import inf
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from zapq.core.message import Properties
+from zapq.core.records import ID_BITS
+
+FILE = "zapq.db"
+FORMAT = 1
+APPLICATION = 0x7A617071
+"""`zapq` in ASCII: what `file` and SQLite's tools show."""
+MAX_ID = (1 << ID_BITS) - 1
+Table = Literal["messages", "states"]
+TABLES: tuple[Table, ...] = ("messages", "states")
+
+_SCHEMA = f"""
+pragma application_id = {APPLICATION};
+pragma user_version = {FORMAT};
+create table queues (number integer primary key, name text not null unique, epoch integer not null,
+                     next_id integer not null, settings text not null, paused integer not null,
+                     sum integer not null);
+create table messages (row integer primary key, sum integer not null, body blob not null);
+create table states (row integer primary key, state blob not null);
+create table keys (queue integer, key text, fingerprint blob not null, id integer not null, until real not null,
+                   sum integer not null, primary key (queue, key)) without rowid;
+create table probe (number integer primary key, filling blob);
+"""
+
+
+class State(NamedTuple):
+    """What is known of a message besides its body, as it is written; times are seconds since 1970."""
+
+    content_type: str
+    priority: int
+    expires: float | None
+    receives: int
+    releases: int
+    failed_in: str
+    due: float
+
+
+class KeptKey(NamedTuple):
+    """An idempotency key, as it was used; `until` in seconds since 1970."""
+
+    queue: int
+    key: str
+    fingerprint: bytes
+    id: int
+    until: float
+
+
+STATES = msgspec.msgpack.Decoder(State)
+
+
+def set_up(connection: sqlite3.Connection) -> None:
+    """Make the tables of a database that is empty."""
+    connection.execute("pragma auto_vacuum = incremental")
+    connection.executescript(f"begin immediate; {_SCHEMA} commit;")
+
+
+def tables(connection: sqlite3.Connection) -> list[tuple[str, str, str, str | None]]:
+    return connection.execute("select type, name, tbl_name, sql from sqlite_master order by name").fetchall()
+
+
+@cache
+def our_tables() -> list[tuple[str, str, str, str | None]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        set_up(connection)
+        return tables(connection)
+
+
+def seed(row: int) -> int:
+    return (row ^ row >> 32) & 0xFFFFFFFF
+
+
+def row_sum(row: int, body: bytes) -> int:
+    return zlib.crc32(body, (row ^ row >> 32) & 0xFFFFFFFF)
+
+
+def state_of(row: int, properties: Properties, due: float, clock_offset: float) -> bytes:
+    expires = None if properties.expires == inf else properties.expires + clock_offset
+    state = State(
+        properties.content_type,
+        properties.priority,
+        expires,
+        properties.receives,
+        properties.releases,
+        properties.failed_in,
+        due + clock_offset if due else 0.0,
+    )
+    raw = msgspec.msgpack.encode(state)
+    return zlib.crc32(raw, seed(row)).to_bytes(4, "big") + raw
+
+
+def queue_sum(number: int, name: str, epoch: int, next_id: int, settings: str, paused: int) -> int:
+    return zlib.crc32(repr((number, name, epoch, next_id, settings, paused)).encode())
+
+
+def key_sum(queue: int, key: str, fingerprint: bytes, id: int, until: float) -> int:
+    return zlib.crc32(repr((queue, key, fingerprint, id, until)).encode())

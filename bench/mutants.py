@@ -126,7 +126,18 @@ def copy(directory: Path) -> None:
 
 def passes(directory: Path, tests: tuple[str, ...], seconds: float) -> bool:
     """Whether these tests pass in a copy; one that hangs does not."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:randomly", "-p", "no:cacheprovider", "--all"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-qx",
+        "-n0",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+        "--all",
+    ]
     environ = os.environ | {"PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         ended = subprocess.run(

@@ -87,7 +87,7 @@ async def test_the_tables_of_endpoints_and_metrics_are_complete(
     guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
     app = create_app(Queues(zapq_service), zapq_settings, ServerCounts(), Throttle(), guard)
     for rule in app.url_map.iter_rules():
-        path = re.sub(r"<(?:int:)?(\w+)>", lambda part: {"name": "{q}"}.get(part[1], f"{{{part[1]}}}"), rule.rule)
+        path = re.sub(r"<(?:int:)?(\w+)>", lambda part: {"queue": "{q}"}.get(part[1], f"{{{part[1]}}}"), rule.rule)
         assert re.search(rf"^\| [^|]*`[A-Z]+ {re.escape(path)}[`?]", README, re.MULTILINE), path
     for name in as_json(zapq_service.stats(), ServerCounts()):
         assert f"`{name}`" in README, name

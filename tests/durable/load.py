@@ -163,7 +163,7 @@ class Clients:
         with self.ledger.lock:
             self.ledger.unknown_takes[TAKEN] -= limit
         if reply.status == 200:
-            for body in [base64.b64decode(each) for each in reply.json] if many else [reply.body]:
+            for body in [base64.b64decode(each["body"]) for each in reply.json] if many else [reply.body]:
                 self.ledger.sent[body].gone = True
 
     def _admin(self, link: Link, random: Random, name: str) -> None:

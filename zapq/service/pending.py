@@ -86,7 +86,7 @@ class Pending(Generic[T]):
         self.when_done(known.set)
         try:
             await known.wait()
-        except trio.Cancelled:
+        except trio.Cancelled:  # noqa: ASYNC103 - what has begun has an outcome, which is returned
             if self.withdraw():
                 raise
             with trio.CancelScope(shield=True):

@@ -107,6 +107,24 @@ MUTANTS = {
         "left = guest.sock.recv(1, socket.MSG_PEEK) is None",
         ("tests/server/test_parked.py",),
     ),
+    "parked client not looked for over TLS": Mutant(
+        "zapq/server/lobby.py",
+        "                    left = not behind\n",
+        "",
+        ("tests/server/test_tls.py", "-k", "loses"),
+    ),
+    "part of a TLS record counted as read": Mutant(
+        "zapq/server/tls.py",
+        "counted = min(sent, self._owed - 1)",
+        "counted = self._owed",
+        ("tests/server/test_tls.py", "-k", "record"),
+    ),
+    "handshakes not given up": Mutant(
+        "zapq/server/newcomers.py",
+        "if len(self._begun) > MAX_HANDSHAKES else None",
+        "if len(self._begun) > 2**62 else None",
+        ("tests/server/test_tls.py", "-k", "oldest"),
+    ),
     "connection cap off": Mutant(
         "zapq/server/site.py",
         "if self.counts.connections >= self.settings.max_connections:",

@@ -23,11 +23,11 @@ INSIDE = (Path(states.__file__).parent.parent.parent / "docs/inside.md").read_te
 
 
 def draw(table: Mapping[Enum, frozenset[Enum]], ends: set[Enum]) -> str:
-    rows = [
-        f"    {state.name:9} -> {' '.join(each.name for each in type(state) if each in table[state] - ends)}".rstrip()
-        for state in table
-        if state not in ends
-    ]
+    rows = []
+    for state in table:
+        if state not in ends:
+            after = [each.name for each in type(state) if each in table[state] - ends]
+            rows.append(f"    {state.name:9} -> {' '.join(after)}".rstrip())
     return "\n".join(rows) + "\n"
 
 

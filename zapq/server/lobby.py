@@ -14,8 +14,8 @@ that gives the socket back. A connection is in exactly one of the two places. A 
 next turn.
 
 Clients whose TLS handshakes are under way have a line of their own (`zapq/server/newcomers.py`), and each turn
-ends with one step of one of them: however many clients connect, those that are connected wait for one step at most.
-What the states of a guest are, and which may follow which, is in `zapq/server/states.py`.
+ends with one step of one of them: however many clients connect, those that are connected wait for one step at
+most. What the states of a guest are, and which may follow which, is in `zapq/server/states.py`.
 """
 
 from __future__ import annotations

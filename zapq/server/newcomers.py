@@ -1,7 +1,7 @@
 """Clients whose TLS handshakes are under way, in a selector of their own: those that are connected go first.
 
-A step of a handshake costs as much as a hundred hot requests, and the lobby takes one at the end of each turn. Were
-these clients in the lobby's selector, each turn would look at all of them.
+A step of a handshake costs as much as a hundred hot requests, and the lobby takes one at the end of each turn.
+Were these clients in the lobby's selector, each turn would look at all of them.
 """
 
 from __future__ import annotations

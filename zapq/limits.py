@@ -147,6 +147,8 @@ TURN_COST = 256
 """Small requests answered before the rest of the program runs: some 2 ms, which timers and other tasks wait."""
 BYTES_PER_COST = 4 * KIB
 """Bytes received or answered that are as much work as one more small request: a batch is up to 4000 of them."""
+LARGE_SECONDS = 0.002
+"""For how long requests that may take milliseconds each are begun in one turn; the last may last 8 MiB long."""
 ACCEPTS = 32
 """Connections accepted in one go: some 1 ms."""
 HANDSHAKE_SECONDS = 5.0

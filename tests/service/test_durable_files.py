@@ -15,7 +15,7 @@ from tests.support.disk import open_durable
 from tests.support.waiting import eventually
 from zapq.errors import CannotStart
 from zapq.limits import MIB
-from zapq.store import database
+from zapq.store.schema import FILE
 
 
 async def test_what_was_purged_is_removed_from_the_file(tmp_path: Path) -> None:

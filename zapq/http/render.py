@@ -1,7 +1,7 @@
 """Answers as bytes: what goes onto the wire, whichever road the request came by.
 
-The fast road writes them as they are, with `tail`, the fields every answer ends with. Quart's road takes them apart
-again, for there Hypercorn adds those. So there is one place that knows what an answer looks like.
+The fast road writes them as they are, with `tail`, the fields every answer ends with. Quart's road takes them
+apart again, for there Hypercorn adds those. So there is one place that knows what an answer looks like.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from zapq.http.plan import BodyEncoding, Frame, Plan
 from zapq.http.problems import MEDIA_TYPE as PROBLEM
 from zapq.http.problems import PHRASES, render_error, render_status
 from zapq.limits import MAX_BATCH_BYTES
-from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Operation, Put, Take
+from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Operation, Put, Settle, SettleOne, Take
 from zapq.service.queue_state import QueueInfo
 from zapq.service.snapshots import SnapshotFile
 
@@ -41,8 +41,8 @@ def enqueued(plan: Plan, operation: Operation, accepted: Accepted, frame: Frame)
     tail = frame.tail
     if not accepted.replayed and accepted.durability is None:
         return (
-            b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: %d\r\nContent-Length: 0\r\n%b\r\n"
-            % (accepted.id, tail)
+            b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: %d\r\n"
+            b"Content-Length: 0\r\n%b\r\n" % (accepted.id, tail)
         )
     return (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: %d\r\n"
@@ -223,6 +223,44 @@ def _why_nothing(nothing: Nothing) -> bytes:
         # Rounded up, so that a consumer that waits for so long finds something.
         soon = b"Zapq-Next-Visible-In: %.1f\r\n" % (math.ceil(nothing.next_visible_in * 10) / 10)
     return b"Zapq-Empty: %b\r\n%b" % (nothing.why.encode(), soon)
+
+
+def taken(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Frame) -> bytes:
+    if isinstance(outcome, Nothing):
+        return nothing(outcome, frame.tail)
+    first: Message | Lease = outcome.given[0]
+    if plan.asks_for_json:
+        return received_as_json(first, plan.encoding, frame.clock_offset, frame.tail)
+    return received(first, frame.clock_offset, frame.tail)
+
+
+def taken_many(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Frame) -> bytes:
+    if not isinstance(outcome, Nothing):
+        given = outcome.given
+        return received_many(plan.media_type, given, plan.encoding, frame.clock_offset, frame.tail)
+    if plan.asks_for_json:
+        return nothing_in_batch(outcome, plan.media_type, frame.tail)
+    return nothing(outcome, frame.tail)
+
+
+def settled(plan: Plan, operation: Settle, outcome: list[Any], frame: Frame) -> bytes:
+    results = [
+        {"receipt": settlement.receipt, "result": "ok" if error is None else error.problem}
+        for settlement, error in zip(operation.settlements, outcome, strict=True)
+    ]
+    return as_json(results, frame.tail)
+
+
+def one_settled(plan: Plan, operation: SettleOne, outcome: Lease | None, frame: Frame) -> bytes:
+    return empty(frame.tail) if outcome is None else extended(outcome, frame.clock_offset, frame.tail)
+
+
+def ok(plan: Plan, operation: None, outcome: None, frame: Frame) -> bytes:
+    return text(b"ok", frame.tail)
+
+
+def nothing_said(plan: Plan, operation: Any, outcome: Any, frame: Frame) -> bytes:
+    return done(frame.tail)
 
 
 def as_json(value: object, tail: bytes, *, status: int = 200) -> bytes:

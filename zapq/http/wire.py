@@ -20,7 +20,7 @@ from zapq.core.stats import STATES, State
 from zapq.errors import InvalidParameter, NotAcceptable, UnsupportedType
 from zapq.http.plan import BodyEncoding
 from zapq.http.render import JSON, MSGPACK, NDJSON
-from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES
+from zapq.limits import MAX_BATCH
 from zapq.service.operations import Durability, Settlement
 from zapq.settings import parse_duration
 

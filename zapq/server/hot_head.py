@@ -87,6 +87,8 @@ class Head(msgspec.Struct, frozen=True):
     render: Callable[[Plan, Any, Any, Frame], bytes]
     single: bool
     """Whether the answer is one message as it is."""
+    large: bool
+    """Whether it may take milliseconds."""
     trace: bytes = b""
     """The field with the client's trace id, or empty."""
     key: str = ""
@@ -115,7 +117,7 @@ def may_be_hot(start: bytes) -> bool:
 
 
 def cut_argument(head: bytes) -> tuple[bytes, str]:
-    """Take the receipt or message id out of a head's path; return the rest, which clients repeat, and what was cut."""
+    """Cut the receipt or message id out of a path; return the head without it, which clients repeat, and it."""
     match = _ARGUMENT.search(head, 0, head.find(b"\r\n"))
     if match is None:
         return head, ""
@@ -170,6 +172,7 @@ def plan_head(line: Line, queues: str) -> Head:
         endpoint.fill,
         endpoint.render,
         not (endpoint.large or plan.asks_for_json),
+        endpoint.large,
     )
 
 

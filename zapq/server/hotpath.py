@@ -1,9 +1,9 @@
 """The fast road: plainly written requests, bytes in and bytes out. No socket, no task.
 
 Hypercorn and Quart can serve any request; those of the message API need little of what they do. They are answered
-here when they are written plainly (`zapq/server/hot_head.py`). For everything else the answer is "cold", nothing has
-been changed, and the same bytes go to h11, which decides. A property test sends the same bytes both ways and compares
-every byte of the answers (tests/server/test_equivalence.py).
+here when they are written plainly (`zapq/server/hot_head.py`). For everything else the answer is "cold", nothing
+has been changed, and the same bytes go to h11, which decides. A property test sends the same bytes both ways and
+compares every byte of the answers (tests/server/test_equivalence.py).
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _EFFECT: dict[type[Any], str] = {Put: "put", Enqueue: "put", Take: "take", Settl
 """Operations with the same one do not care whether those before them are written yet."""
 _D, _Q = b"Dq"
 _SHORTEST = len("GET / HTTP/1.1")
-Then = Literal["idle", "more", "head", "body", "wait", "cold", "close"]
+Then = Literal["idle", "more", "large", "head", "body", "wait", "cold", "close"]
 
 
 class Unfinished(NamedTuple):
@@ -92,7 +92,8 @@ class Answers:
     cost = 0
     """What it was to answer them, with a small request as the measure."""
     then: Then = "idle"
-    """What the rest is. `idle`: there is none. `more`: call again with it. `head`, `body`: a hot request so far;
+    """What the rest is. `idle`: there is none. `more`: call again with it. `large`: it may take
+    milliseconds; call again, with `large`, when it is its turn. `head`, `body`: a hot request so far;
     call again once there are `needed` bytes. `wait`: for later, after a long poll, which is `pending`. `cold`: for
     Hypercorn. `close`: of no interest, for the connection is to be closed.
     """
@@ -147,13 +148,16 @@ class HotPath:
             self._last = self._date + b"Connection: close\r\n"
             self._refused = b"\r\nConnection: close" + self._date
 
-    def respond(self, data: bytes, identities: Identities = NOBODY, sock: Socket | None = None) -> Answers:
+    def respond(
+        self, data: bytes, identities: Identities = NOBODY, sock: Socket | None = None, large: bool = True
+    ) -> Answers:
         """Answer the hot requests that `data` begins with; no checkpoint.
 
         `identities` is what the client's certificate says, and `sock` its connection, for the log. The number of
         requests is bounded, so that no client keeps the others waiting. The caller writes the answers, or tells
-        `reconcile` how much it could not write. If there is a `pending`, it calls `complete` when that is done. One
-        that may take long stands alone.
+        `reconcile` how much it could not write. If there is a `pending`, the caller calls `complete` when that is
+        done. A request that may wait long stands alone, and so does one that may take milliseconds: that is only
+        answered if `large`.
         """
         answers = Answers()
         parts: list[bytes] = []
@@ -184,6 +188,11 @@ class HotPath:
                 answers.needed = stop - at
                 answers.announced = head
                 break
+            if head.large:
+                if parts or not large:
+                    answers.then = "more" if parts else "large"
+                    break
+                large = False
             if unfinished and _effect(head) != _effect(unfinished[0].head):
                 # It is to see what the requests before it have done, which is not before that is written.
                 answers.then = "more"
@@ -218,7 +227,7 @@ class HotPath:
                     answers.taken = (*answers.taken, taken)
                 elif outcome.__class__ is not Accepted and isinstance(outcome, Pending):
                     if outcome.patient and (parts or length - stop > MAX_HOT_HEAD_BYTES):
-                        # It is to stand alone; and much that is pipelined behind it is for the other road to count.
+                        # Much that is pipelined behind it is kept, and counted, by the other road.
                         outcome.abandon()
                         answers.then = "more" if parts else "cold"
                         break
@@ -388,10 +397,7 @@ def _handed(outcome: Delivery, head: Head, part: bytes, before: int, trace: byte
     """Return where in all answers the messages are; `part` is behind `before` bytes."""
     given = outcome.given
     first = given[0]
-    if head.single:
-        size = len(first.body)
-    else:
-        size = len(part) - part.index(b"\r\n\r\n") - 4
+    size = len(first.body) if head.single else len(part) - part.index(b"\r\n\r\n") - 4
     end = before + len(part)
     # An empty message is complete with its head, so for that one the head already counts as its body.
     return Handed(end - size if size else before, end, outcome.queue, given, trace)

@@ -13,9 +13,11 @@ that gives the socket back. A connection is in exactly one of the two places. A 
 (a long poll) stays here: it stands in line, and the step that brings the message has it answered in the lobby's
 next turn.
 
-Clients whose TLS handshakes are under way have a line of their own (`zapq/server/newcomers.py`), and each turn
-ends with one step of one of them: however many clients connect, those that are connected wait for one step at
-most. What the states of a guest are, and which may follow which, is in `zapq/server/states.py`.
+Requests that may take milliseconds (batches, listings) have a line of their own: each turn ends with a few of
+them, and a client that asks for little waits for these at most. Clients whose TLS handshakes are under way have
+another (`zapq/server/newcomers.py`), and each turn ends with one step of one of them: however many clients connect,
+those that are connected wait for one step at most.
+What the states of a guest are, and which may follow which, is in `zapq/server/states.py`.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from zapq.limits import (
     ACCEPTS,
     BYTES_PER_COST,
     HANDSHAKE_SECONDS,
+    LARGE_SECONDS,
     RECEIVE_BYTES,
     TURN_COST,
 )
@@ -78,6 +81,8 @@ class Lobby:
         self._answered: list[tuple[Guest, Answers, bytes]] = []
         """Guests, the answers to send them, and the bytes of theirs that these do not answer."""
         self._newcomers = Newcomers(self._selector)
+        self._large: deque[Guest] = deque()
+        """Those with a request that may take milliseconds."""
         self._wakeup = Wakeup()
         """Woken for guests that have become ready otherwise than by sending something."""
         self._in_turn = False
@@ -101,7 +106,7 @@ class Lobby:
                 self._selector.register(self._listening.sock, _READ, None)
                 self._selector.register(self._wakeup.inside, _READ, self._wakeup)
                 while True:
-                    if self._ready or self._newcomers.ready:
+                    if self._ready or self._newcomers.ready or self._large:
                         await trio.lowlevel.checkpoint()
                     else:
                         await trio.lowlevel.wait_readable(self._selector.fileno())
@@ -159,13 +164,24 @@ class Lobby:
                 elif guest.state is not _GONE:
                     cost += self._attend(guest)
             self._send_answers()
+            if self._large:
+                self._serve_large()
         if self._newcomers.ready:
             self._take_handshake_step(self._newcomers.pop())
 
-    def _attend(self, guest: Guest) -> int:
+    def _serve_large(self) -> None:
+        """Answer some of the requests that may take milliseconds; other clients wait for these at most."""
+        cost, until = 0, time.perf_counter() + LARGE_SECONDS
+        while self._large and cost < TURN_COST and time.perf_counter() < until:
+            guest = self._large.popleft()
+            if guest.state is _MORE:
+                cost += self._attend(guest, large=True)
+        self._send_answers()
+
+    def _attend(self, guest: Guest, large: bool = False) -> int:
         """Take one step for `guest`, and return what it cost; an error ends this guest only."""
         try:
-            return self._step(guest)
+            return self._step(guest, large)
         except Exception as error:
             self._disconnect(guest, error)
             return 1
@@ -186,7 +202,7 @@ class Lobby:
         if guest.state is not _GONE:
             self._close(guest)
 
-    def _step(self, guest: Guest) -> int:
+    def _step(self, guest: Guest, large: bool) -> int:
         state = guest.state
         if state is _IDLE or state is _HEAD or state is _BODY:
             try:
@@ -205,7 +221,13 @@ class Lobby:
         else:
             assert guest.answers is not None
             return self._look_after(guest, guest.answers)
-        answers = self._hot.respond(data, guest.identities, guest.sock)
+        answers = self._hot.respond(data, guest.identities, guest.sock, large)
+        if answers.then == "large":
+            guest.rest = bytearray(data)
+            guest.become(_MORE)
+            self._watch(guest, 0)
+            self._large.append(guest)
+            return 1
         # What was answered is not kept till then: memory that is used again at once costs least.
         rest = data[answers.used :]
         if answers.pending is None:

@@ -245,7 +245,8 @@ class NamedQueue:
             yield lease
         except BaseException:
             with suppress(ReceiptExpired, QueueNotFound, StorageUnavailable, Draining):
-                await self._end(lease, Settlement(receipt=lease.receipt, action="release"))  # noqa: ASYNC102 - shielded
+                release = Settlement(receipt=lease.receipt, action="release")
+                await self._end(lease, release)  # noqa: ASYNC102 - in memory no wait, on disk shielded
             raise
         await self._end(lease, Settlement(receipt=lease.receipt))
 

@@ -74,7 +74,8 @@ def gather(batches: Sequence[CommitGroup]) -> Gathered:
                     case MessagesDeleted(rows):
                         gone += rows
                     case _:
-                        others.append(in_wall_time(entry, clock_offset))  # type: ignore[arg-type]  # it stays what it is
+                        other = in_wall_time(entry, clock_offset)
+                        others.append(other)  # type: ignore[arg-type]  # it stays what it is
     if gone and puts:
         dropped = set(gone)
         at = [at for at in range(0, len(puts), 3) if puts[at] not in dropped]

@@ -1,0 +1,217 @@
+"""From a request to what is to be done, for each endpoint: the steps `plan` and `fill` of the table."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from zapq.core.message import OCTETS
+from zapq.errors import InvalidParameter, ProblemNotFound
+from zapq.http import render, wire
+from zapq.http.plan import Asked, Frame, Plan
+from zapq.http.problems import Meaning, meanings
+from zapq.http.render import JSON, MSGPACK, NDJSON
+from zapq.limits import DEFAULT_QUEUE, MAX_BATCH, MAX_DELAY, MAX_VISIBILITY, MAX_WAIT, PEEK
+from zapq.service.operations import (
+    ChangeSettings,
+    Configure,
+    Enqueue,
+    Find,
+    Peek,
+    Put,
+    Redrive,
+    Settle,
+    Settlement,
+    SettleOne,
+    Take,
+    check,
+    checked_limit,
+    checked_want,
+    terms,
+)
+
+if TYPE_CHECKING:
+    from zapq.service.reservation import Reservation
+
+
+def put(asked: Asked) -> Plan:
+    values = asked.values
+    how = terms(
+        priority=wire.whole(values, "priority", 0),
+        delay=wire.seconds(values, "delay", 0.0),
+        ttl=wire.seconds(values, "ttl", None),
+        content_type=wire.kept_type(asked.content_type),
+        durability=wire.durability(values),
+        wait=wire.seconds(values, "wait", 0.0),
+    )
+    simple = how.ttl is None and how.durability is None and not how.wait
+    return Plan(Put(b"", how, queue=asked.queue), simple=simple)
+
+
+def fill_put(
+    plan: Plan,
+    body: bytes,
+    argument: str,
+    key: str,
+    *,
+    exempt_from_drain: bool = False,
+    reserved: Reservation | None = None,
+) -> Put | Enqueue:
+    template: Any = plan.operation
+    if plan.simple and not key and reserved is None and not exempt_from_drain:
+        return Enqueue(template.queue, body, template.terms.properties, template.terms.delay)
+    return Put(body, template.terms, key, b"", exempt_from_drain, reserved, template.queue)
+
+
+def put_many(asked: Asked) -> Plan:
+    media_type = wire.batch_format(asked.content_type)
+    content_type = JSON if media_type == NDJSON else OCTETS
+    how = terms(
+        content_type=content_type,
+        durability=wire.durability(asked.values),
+        wait=wire.seconds(asked.values, "wait", 0.0),
+    )
+    return Plan(Put((), how, queue=asked.queue), media_type=media_type)
+
+
+def fill_batch(
+    plan: Plan,
+    body: bytes,
+    argument: str,
+    key: str,
+    *,
+    exempt_from_drain: bool = False,
+    reserved: Reservation | None = None,
+) -> Put:
+    template: Any = plan.operation
+    batch = wire.decode_batch(plan.media_type, body)
+    packed = body if plan.media_type == MSGPACK else b""
+    return Put(batch, template.terms, key, packed, exempt_from_drain, reserved, template.queue)
+
+
+def dequeue(asked: Asked) -> Plan:
+    wait = wire.seconds(asked.values, "wait", 0.0)
+    check("wait", wait, 0, MAX_WAIT)
+    return Plan(Take(DEFAULT_QUEUE, checked_want(1, lease=False), wait))
+
+
+def take(asked: Asked) -> Plan:
+    explicit = wire.best_of(asked.accept, [OCTETS, JSON]) == JSON
+    return Plan(
+        _taking(asked, 1),
+        encoding=wire.body_encoding(asked.values, "base64"),
+        asks_for_json=explicit,
+    )
+
+
+def take_many(asked: Asked) -> Plan:
+    media_type = wire.answer_format(asked.accept)
+    return Plan(
+        _taking(asked, wire.whole(asked.values, "max", MAX_BATCH)),
+        media_type=media_type,
+        encoding=wire.body_encoding(asked.values, "json" if media_type == NDJSON else "base64"),
+        asks_for_json=media_type != MSGPACK and asked.accept not in {"", "*/*"},
+    )
+
+
+def _taking(asked: Asked, limit: int) -> Take:
+    lease, visibility = wire.leases(asked.values), wire.seconds(asked.values, "visibility", None)
+    wait = wire.seconds(asked.values, "wait", 0.0)
+    check("wait", wait, 0, MAX_WAIT)
+    return Take(asked.queue, checked_want(limit, lease=lease, visibility=visibility), wait)
+
+
+def release(asked: Asked) -> Plan:
+    delay = wire.seconds(asked.values, "delay", 0.0)
+    check("delay", delay, 0, MAX_DELAY)
+    return Plan(SettleOne(asked.queue, Settlement(receipt="", action="release", delay=delay)))
+
+
+def extend(asked: Asked) -> Plan:
+    visibility = wire.seconds(asked.values, "visibility", None)
+    check("visibility", visibility, 0, MAX_VISIBILITY)
+    return Plan(SettleOne(asked.queue, Settlement(receipt="", action="extend", visibility=visibility)))
+
+
+def fill_receipt(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> SettleOne:
+    template: Any = plan.operation
+    settlement = template.settlement
+    return SettleOne(
+        template.queue,
+        Settlement(
+            receipt=argument,
+            action=settlement.action,
+            delay=settlement.delay,
+            visibility=settlement.visibility,
+        ),
+    )
+
+
+def settle(asked: Asked) -> Plan:
+    return Plan(Settle(asked.queue, ()), media_type=wire.settlements_format(asked.content_type))
+
+
+def fill_settlements(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> Settle:
+    template: Any = plan.operation
+    return Settle(template.queue, wire.decode_settlements(plan.media_type, body))
+
+
+def peek(asked: Asked) -> Plan:
+    limit = checked_limit(wire.whole(asked.values, "limit", PEEK), "limit")
+    operation = Peek(asked.queue, wire.state(asked.values), limit)
+    return Plan(operation, encoding=wire.body_encoding(asked.values, "base64"))
+
+
+def find(asked: Asked) -> Plan:
+    return Plan(Find(asked.queue), encoding=wire.body_encoding(asked.values, "base64"))
+
+
+def redrive(asked: Asked) -> Plan:
+    return Plan(Redrive(asked.queue, checked_limit(wire.whole(asked.values, "limit", MAX_BATCH), "limit")))
+
+
+def file(asked: Asked) -> str:
+    if "file" not in asked.values:
+        raise InvalidParameter("file is missing. Give ?file=NAME.json or ?file=NAME.msgpack.", parameter="file")
+    return asked.values["file"]
+
+
+def fill_settings(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> Configure:
+    return Configure(plan.name, wire.decode_settings(body))
+
+
+def fill_changes(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> ChangeSettings:
+    return ChangeSettings(plan.name, wire.decode_changes(body))
+
+
+def fill_id(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> Find:
+    template: Any = plan.operation
+    return Find(template.queue, int(argument))
+
+
+_KNOWN = meanings()
+_PAGE = '<!doctype html><html lang="en"><title>zapq</title><pre style="white-space: pre-wrap">{}</pre>'
+
+
+def explain(asked: Asked) -> Plan:
+    if asked.name and asked.name not in _KNOWN:
+        raise ProblemNotFound
+    best = wire.best_of(asked.accept, ["text/plain", "text/html", JSON]) or "text/plain"
+    return Plan(None, media_type=best, name=asked.name)
+
+
+def show_meaning(plan: Plan, operation: None, outcome: None, frame: Frame) -> bytes:
+    vary = b"Vary: Accept\r\n"
+    value = _KNOWN[plan.name] if plan.name else list(_KNOWN.values())
+    if plan.media_type == JSON:
+        return render.text(msgspec.json.encode(value), frame.tail, JSON, vary)
+    text = "\n\n".join(map(_as_text, [value] if isinstance(value, Meaning) else value))
+    if plan.media_type == "text/html":
+        return render.text(_PAGE.format(escape(text)).encode(), frame.tail, "text/html; charset=utf-8", vary)
+    return render.text(f"{text}\n".encode(), frame.tail, fields=vary)
+
+
+def _as_text(each: Meaning) -> str:
+    return f"{each.title} ({each.type}, status {each.status})\n{each.meaning}"

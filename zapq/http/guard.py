@@ -31,7 +31,7 @@ class Guard:
     def admits(
         self, host: bytes, authorization: bytes, identities: Identities, endpoint: Endpoint, queue: str
     ) -> str | None:
-        """Return the pattern of the queues a client may know of; None if it is not let in: the other road says why.
+        """Return the pattern of the queues a client may know of; None if it is not let in.
 
         Requests that only an administrator may make are not for this.
         """

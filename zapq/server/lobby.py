@@ -15,8 +15,8 @@ next turn.
 
 Requests that may take milliseconds (batches, listings) have a line of their own: each turn ends with a few of
 them, and a client that asks for little waits for these at most. Clients whose TLS handshakes are under way have
-another (`zapq/server/newcomers.py`), and each turn ends with one step of one of them: however many clients connect,
-those that are connected wait for one step at most.
+another (`zapq/server/newcomers.py`), and each turn ends with one step of one of them: however many clients
+connect, those that are connected wait for one step at most.
 What the states of a guest are, and which may follow which, is in `zapq/server/states.py`.
 """
 

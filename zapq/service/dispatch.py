@@ -103,13 +103,14 @@ class Dispatcher:
         while True:
             async with self._section:
                 now = trio.current_time()
+                self._alarm = inf  # what is handed out in this step may be due before all else
                 due = tick(now)
                 # A consumer whose time is up in the very moment a message is ready still gets it.
                 hand_out()
                 self.waiting_room.expire(now, TICK_LIMIT)
                 if self.draining:
                     self.waiting_room.dismiss(DISMISSALS)
-                self._alarm = min(due, self.waiting_room.next_deadline())
+                self._alarm = min(self._alarm, due, self.waiting_room.next_deadline())
                 if self.draining and self.waiting_room:
                     self._alarm = now
                 self._changed = trio.Event()

@@ -12,6 +12,7 @@ import trio
 
 from tests.http.test_contract import assert_problem
 from tests.support.serving import until_waiting
+from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, open_client
 from zapq.core.queue import STATES
 from zapq.core.queue_settings import QueueSettings
@@ -23,6 +24,7 @@ MSGPACK = {"Content-Type": "application/msgpack"}
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
+COLD = {"TE": "trailers"}
 
 
 async def receive(server: ZapqServer, parameters: str = "") -> Answer:
@@ -218,7 +220,8 @@ async def test_a_batch_goes_in_and_out_in_each_format(
     left = await ask(zapq_server.url, "POST", f"{QUEUE}/receive/batch?ack=auto", headers={"Accept": accept})
     if accept == "application/json":
         [message] = decode(left.body)
-        assert message == {"id": 3, "content_type": "application/octet-stream", "body": b64encode(BODIES[2]).decode()}
+        body = b64encode(BODIES[2]).decode()
+        assert message == {"id": 3, "content_type": "application/octet-stream", "body": body}
     else:
         assert decode(left.body) == BODIES[2:]
     settlements = [{"receipt": lease["receipt"]} for lease in leases] + [{"receipt": "0-0-0", "action": "release"}]
@@ -724,7 +727,8 @@ async def test_an_exponent_is_refused_with_a_sentence_about_it(zapq_server: Zapq
 )
 async def test_other_seconds_are_refused_without_it(zapq_server: ZapqServer, text: str, hint: str) -> None:
     answer = await ask(zapq_server.url, "GET", f"/dequeue?wait={text}")
-    assert answer.json["detail"] == f"wait must be seconds, or a number with s, m or h behind it, such as 20, 0.5 or 5m.{hint}"
+    sentence = "wait must be seconds, or a number with s, m or h behind it, such as 20, 0.5 or 5m."
+    assert answer.json["detail"] == f"{sentence}{hint}"
 
 
 BODILESS = [
@@ -821,3 +825,69 @@ async def test_requests_of_all_kinds_follow_each_other_on_one_connection(zapq_se
             acked = await client.request("DELETE", f"{QUEUE}/receipts/{got.headers['zapq-receipt']}")
             assert acked.status == 204
             assert (await client.request("GET", "/queues")).status == 200
+
+
+@pytest.mark.parametrize("road", [{}, COLD], ids=["hot", "cold"])
+@pytest.mark.parametrize(
+    ("path", "body", "more"),
+    [
+        (f"{QUEUE}/messages", b"second", {}),
+        (f"{QUEUE}/messages", bytes(100_000), {}),
+        (f"{QUEUE}/messages/batch", b'["c2Vjb25k"]', JSON),
+        ("/enqueue", b"second", {"Idempotency-Key": "key"}),
+    ],
+    ids=["message", "large", "batch", "drop-in"],
+)
+@pytest.mark.parametrize("cap", ["max_messages", "max_bytes"])
+async def test_a_message_waits_for_room(
+    zapq_server: ZapqServer,
+    nursery: trio.Nursery,
+    road: dict[str, str],
+    path: str,
+    body: bytes,
+    more: dict[str, str],
+    cap: str,
+) -> None:
+    service = zapq_server.service
+    queue = service.queue("default" if path == "/enqueue" else "emails")
+    await queue.enqueue(bytes(1000))
+    setattr(service.broker, cap, 1 if cap == "max_messages" else 100_500)
+    if cap == "max_bytes":
+        await queue.enqueue(bytes(99_500))
+    answers: list[Answer] = []
+
+    async def send() -> None:
+        answers.append(await ask(zapq_server.url, "POST", f"{path}?wait=60s", body, more | road))
+
+    async with trio.open_nursery() as producers:
+        producers.start_soon(send)
+        await until_waiting(service)
+        await queue.dequeue_many(2)
+    [answer] = answers
+    assert answer.status == 202
+    assert (await queue.dequeue_many(2))[0].body in {b"second", body}
+
+
+@pytest.mark.parametrize("road", [{}, COLD], ids=["hot", "cold"])
+async def test_a_message_that_waits_in_vain_is_refused_or_gone(
+    zapq_server: ZapqServer, nursery: trio.Nursery, road: dict[str, str]
+) -> None:
+    service = zapq_server.service
+    service.broker.max_messages = 1
+    await service.enqueue(b"first")
+    refused = await ask(zapq_server.url, "POST", "/enqueue?wait=0.05", b"x", road)
+    assert refused.status == 429
+    assert_problem(refused, "queue-full")
+    assert "retry-after" in refused.headers
+    long = await ask(zapq_server.url, "POST", "/enqueue?wait=61", b"x", road)
+    assert (long.status, long.json["parameter"]) == (400, "wait")
+    async with open_client(zapq_server.url) as client:
+        await client.send("POST", "/enqueue?wait=60", b"x", road)
+        await until_waiting(service)
+    await eventually(lambda: not service.stats().waiting, "the producer to be gone")
+    async with open_client(zapq_server.url) as client:
+        await client.send("POST", "/enqueue?wait=60", b"x", road)
+        await until_waiting(service)
+        service.drain()
+        assert (await client.answer()).status == 503
+    assert service.stats().queue.messages == 1

@@ -82,6 +82,11 @@ class Broker:
         self._past = QueueStats(*(0 for _ in fields(QueueStats)))
         self.default = self.open(DEFAULT_QUEUE, now)
 
+    @property
+    def alarm(self) -> float:
+        """When `tick` is to be called next."""
+        return self._alarm
+
     def open(self, name: str, now: float) -> Queue:
         """Return the queue called `name`, made now if there was none.
 

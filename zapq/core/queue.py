@@ -921,6 +921,10 @@ class Queue:
         self._refused += 1
         return self._full("max_bytes", owner.bytes, size, owner.max_bytes, {"max_bytes": owner.max_bytes}, now)
 
+    def count_refused(self, number: int) -> None:
+        """Count so many more refusals, or fewer if one was none after all."""
+        self._refused += number
+
     def _check_room(self, messages: int, size: int, now: float) -> None:
         owner = self._owner
         if not (

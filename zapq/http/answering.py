@@ -21,7 +21,7 @@ from zapq.http.exchange import Exchange, declares_body
 from zapq.http.metrics import ServerCounts
 from zapq.http.plan import Asked, Frame, Plan
 from zapq.limits import DEFAULT_QUEUE
-from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation
+from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation, Put
 from zapq.service.pending import Pending
 from zapq.service.queues import Queues
 from zapq.settings import Settings
@@ -55,7 +55,7 @@ class Answering:
         if endpoint.body.stored and not (exchange.exempt_from_drain or key):
             # A key is looked up first: what it led to is answered while draining as well.
             self.queues.service.check_open()
-        body = await self._read(endpoint, asked, exchange)
+        body = await self._read(endpoint, plan, asked, exchange)
         argument = str(arguments.get("receipt", arguments.get("id", "")))
         operation = plan.operation
         if endpoint.fill is not None:
@@ -70,7 +70,7 @@ class Answering:
             self._audit(exchange, endpoint.action, endpoint.audit(operation, outcome))
         return self._render(endpoint, plan, operation, outcome)
 
-    async def _read(self, endpoint: Endpoint, asked: Asked, exchange: Exchange) -> bytes:
+    async def _read(self, endpoint: Endpoint, plan: Plan, asked: Asked, exchange: Exchange) -> bytes:
         """Return the body; refused unread if it is announced too long, or there is no room for it."""
         kind, body = endpoint.body, exchange.body
         if kind is Body.NONE:
@@ -88,7 +88,8 @@ class Answering:
         declared = request.content_length
         if declared is not None and declared > limit:
             raise refusal(max_bytes=limit, current=declared)
-        if kind.stored and body.reserved is None and not body.whole:
+        # One that waits for room is received beside the messages: among them there may be none yet.
+        if kind.stored and body.reserved is None and not body.whole and not _waits_for_room(plan):
             body.reserve(self.queues.service.reservation(asked.queue), declared or 0)
         return await body.read()
 
@@ -140,6 +141,10 @@ def exchange_of(request: Request) -> Exchange:
     """Return the exchange Quart's request belongs to."""
     exchange: Exchange = request.scope["state"]["exchange"]
     return exchange
+
+
+def _waits_for_room(plan: Plan) -> bool:
+    return isinstance(plan.operation, Put) and plan.operation.terms.wait > 0
 
 
 def _key(request: Request) -> str:

@@ -184,7 +184,7 @@ class Exchange:
 
     @contextmanager
     def ends_with_client(self, patient: bool = True) -> Iterator[None]:
-        """Cancel the block, and only the block, when the client leaves; unless it is not `patient`, and ends soon."""
+        """Cancel the block, and only the block, when the client leaves; not if it is not `patient`, and ends soon."""
         if not patient:
             yield
             return

@@ -1,8 +1,8 @@
 """Which requests are let in: decided before anything of one is read, popped or stored.
 
 In this order: is it meant for us, is there such an endpoint, which credential does it have, does its role suffice,
-and did a web page of another origin send it. The fast road asks the same guard whether it lets a request in, and leaves
-every refusal to the other road.
+and did a web page of another origin send it. The fast road asks the same guard whether it lets a request in, and
+leaves every refusal to the other road.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Guard:
     def admits(
         self, host: bytes, authorization: bytes, identities: Identities, endpoint: Endpoint, queue: str
     ) -> str | None:
-        """Return the pattern of the queues a client may know of, or None: the other road says why it is not let in.
+        """Return the pattern of the queues a client may know of, or None if it is not let in: the other road says why.
 
         Requests that only an administrator may make are not for this.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,11 @@ import trio
 
 import zapq
 from bench.torture import auth
+from tests.support.serving import until_waiting
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, open_client
 from zapq.access.access import Access
+from zapq.access.grant import Grant
 from zapq.access.token import digest
 from zapq.http.endpoints import ENDPOINTS
 from zapq.service.service import QueueService
@@ -143,6 +146,65 @@ async def test_what_the_hot_path_remembers_ends_when_credentials_are_read_again(
         assert (await client.request("POST", "/enqueue", b"x", bearer(PRODUCER))).status == 401
     assert [each.levelname for each in caplog.records if "reload" in each.getMessage()] == ["ERROR", "INFO"]
     assert zapq_service.stats().queue.enqueued == 4
+
+
+@pytest.mark.parametrize(
+    ("kept", "status"),
+    [("", 401), (line("mailer", EMAILS, "producer"), 403), (line("mailer", EMAILS, "consumer"), 200)],
+    ids=["revoked", "another role", "the same"],
+)
+async def test_a_long_poll_ends_with_the_credential_it_began_with(
+    zapq_settings: Settings,
+    zapq_service: QueueService,
+    tokens: Path,
+    nursery: trio.Nursery,
+    caplog: pytest.LogCaptureFixture,
+    kept: str,
+    status: int,
+) -> None:
+    caplog.set_level(logging.INFO, "zapq")
+    ask_to_reload, asked = trio.open_memory_channel[None](0)
+    serve = partial(zapq.serve, zapq_settings, service=zapq_service, reload_trigger=asked.receive)
+    [url] = await nursery.start(serve)
+    zapq_service.queue("emails")
+    async with open_client(url) as client:
+        await client.send("POST", "/queues/emails/receive?wait=60", b"", COLD | bearer(EMAILS))
+        await until_waiting(zapq_service)
+        tokens.write_text(line("root", ADMIN, "admin") + kept)
+        await ask_to_reload.send(None)
+        if status == 200:
+            await eventually(
+                lambda: any("reload" in each.getMessage() for each in caplog.records), "the log to tell of it"
+            )
+            await zapq_service.queue("emails").enqueue(b"hello")
+        answer = await client.answer()
+        assert answer.status == status
+    assert zapq_service.stats().waiting == 0
+
+
+async def test_a_long_poll_ends_when_its_credential_expires(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = Grant("mailer", frozenset({"consumer"}), expires=time.time() + 0.2)
+    monkeypatch.setattr(Access, "who", lambda *_: soon)
+    answer = await ask(zapq_server.url, "POST", "/queues/emails/receive?wait=60", headers=COLD | bearer(EMAILS))
+    assert (answer.status, answer.json["detail"]) == (401, "The credential has expired. Get a new one.")
+    assert zapq_server.service.stats().waiting == 0
+
+
+async def test_a_long_poll_whose_client_leaves_is_no_error(
+    zapq_server: ZapqServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_client(zapq_server.url) as client:
+        await client.send("POST", "/queues/emails/receive?wait=60", b"", COLD | bearer(EMAILS))
+        await until_waiting(zapq_server.service)
+    await eventually(lambda: not zapq_server.service.stats().waiting, "the consumer to be gone")
+    async with open_client(zapq_server.url) as client:
+        await client.send("POST", "/queues/emails/receive?wait=60", b"", COLD | bearer(EMAILS))
+        await until_waiting(zapq_server.service)
+        await client.stream.send_eof()
+        assert (await client.answer()).status == 204
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
 async def test_what_an_administrator_does_is_one_line_with_who_and_how_much(

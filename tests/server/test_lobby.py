@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import trio
-from quart import Response
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq

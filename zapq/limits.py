@@ -181,4 +181,4 @@ EXTENSIONS = 3
 SETTLE_SECONDS = 5.0
 """How long settling a lease may hold up a cancellation: several round trips, and less than supervisors wait."""
 NO_QUEUE_PAUSE = 1.0
-"""Seconds until a consumer asks again for a queue that is not there: one cannot wait in line for it."""
+"""Seconds until a consumer asks again for a queue that was deleted while it waited."""

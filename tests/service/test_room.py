@@ -13,6 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
+from tests.support.waiting import eventually
 from zapq.core.message import Draft
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import Draining, KeyReused, QueueFull, QueueNotFound, TooManyWaiters, ZapqError
@@ -50,6 +51,11 @@ class Producer:
         self.seconds = 0.0
         nursery.start_soon(self._run, queue, offer)
 
+    @property
+    def waits(self) -> bool:
+        """Whether nothing has come of it yet."""
+        return self.outcome is None
+
     async def _run(self, queue: NamedQueue, offer: Offer) -> None:
         begun = trio.current_time()
         try:
@@ -82,7 +88,7 @@ async def test_an_offer_waits_for_room_and_is_stored(
     zapq_service: QueueService, full: NamedQueue, nursery: trio.Nursery
 ) -> None:
     [producer] = await start(nursery, full, Offer(b"second", PATIENT))
-    assert producer.outcome is None
+    assert producer.waits
     assert zapq_service.stats().waiting == 1
     assert await full.dequeue() is not None
     await wait_all_tasks_blocked()
@@ -130,7 +136,7 @@ async def test_a_queue_that_is_full_holds_up_no_other(
     [served] = await start(nursery, other, Offer(b"served", PATIENT))
     await other.dequeue()
     await wait_all_tasks_blocked()
-    assert (blocked.outcome, served.outcome) == (None, Accepted(4))
+    assert (blocked.waits, served.outcome) == (True, Accepted(4))
 
 
 FREEING: dict[str, Callable[[QueueService, NamedQueue, str], Awaitable[object]]] = {
@@ -157,7 +163,7 @@ async def test_whatever_frees_room_serves(zapq_service: QueueService, nursery: t
     assert lease is not None
     target = zapq_service.queue("target")
     [producer] = await start(nursery, target, Offer(b"x" * 100, PATIENT))
-    assert producer.outcome is None
+    assert producer.waits
     await FREEING[how](zapq_service, full, lease.receipt)
     await wait_all_tasks_blocked()
     # Loading all queues has removed the one that this producer has.
@@ -177,7 +183,7 @@ async def test_a_body_that_does_not_come_makes_room(zapq_service: QueueService, 
     body = zapq_service.reservation("default")
     assert body.cover(1000)
     [producer] = await start(nursery, zapq_service.default, Offer(b"x", PATIENT))
-    assert producer.outcome is None
+    assert producer.waits
     body.release()
     await wait_all_tasks_blocked()
     assert producer.outcome == Accepted(1)
@@ -187,7 +193,7 @@ async def test_a_raised_cap_serves(zapq_service: QueueService, full: NamedQueue,
     [one, two] = await start(nursery, full, Offer(b"second", PATIENT), Offer([b"third"], PATIENT))
     await zapq_service.change_settings("full", max_messages=2)
     await wait_all_tasks_blocked()
-    assert (one.outcome, two.outcome) == (Accepted(2), None)
+    assert (one.outcome, two.waits) == (Accepted(2), True)
     await zapq_service.configure("full", QueueSettings())
     await wait_all_tasks_blocked()
     assert two.outcome == Accepted(3)
@@ -206,7 +212,7 @@ async def test_what_can_never_be_stored_does_not_wait(
     await zapq_service.configure("full", QueueSettings(max_messages=1))
     await wait_all_tasks_blocked()
     assert isinstance(two.outcome, QueueFull)
-    assert one.outcome is None
+    assert one.waits
 
 
 async def test_a_client_that_leaves_takes_no_place_and_stores_nothing(
@@ -224,7 +230,7 @@ async def test_one_that_leaves_makes_way_for_those_behind(
 ) -> None:
     await zapq_service.default.enqueue_many([b"x"] * 3)
     large, small = await start(nursery, zapq_service.default, Offer([b"y"] * 2, PATIENT), Offer(b"z", PATIENT))
-    assert small.outcome is None
+    assert small.waits
     large.scope.cancel()
     await wait_all_tasks_blocked()
     assert small.outcome == Accepted(4)
@@ -275,7 +281,7 @@ async def test_so_many_bytes_wait_as_may_and_go_back(zapq_service: QueueService,
     first.scope.cancel()
     await wait_all_tasks_blocked()
     [second] = await start(nursery, queue, Offer(large, PATIENT))
-    assert second.outcome is None
+    assert second.waits
 
 
 async def test_a_key_means_what_it_always_means(
@@ -338,14 +344,13 @@ async def test_on_disk_there_is_room_when_it_is_written(tmp_path: Path, nursery:
         jobs: Any = service.queue("jobs")
         await jobs.enqueue(b"first")
         [producer] = await start(nursery, jobs, Offer(b"second", PATIENT, key="key"))
-        assert producer.outcome is None
+        assert producer.waits
         if how == "purge":
             await jobs.clear()
         else:
             lease = await jobs.receive()
             await jobs.ack(lease.receipt)
-        while producer.outcome is None:
-            await trio.lowlevel.checkpoint()
+        await eventually(lambda: producer.outcome is not None, "the message to be stored")
         assert producer.outcome == Accepted(2, durability="committed")
     async with zapq.open_service(settings) as service:
         assert [each.body for each in await service.queue("jobs").dequeue_many(5)] == [b"second"]

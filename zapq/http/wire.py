@@ -44,8 +44,8 @@ _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be."""
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
-_DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
-_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", re.ASCII)
+_DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?[smh]?", re.ASCII)
+_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+[smh]?", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 import trio
@@ -12,19 +13,14 @@ import trio
 import zapq
 from tests.support.curl import lines
 from tests.support.wire import Answer, ask
-from zapq.access.access import Access
-from zapq.http.app import create_app
-from zapq.http.guard import Guard
-from zapq.http.hosts import Hosts
-from zapq.http.metrics import ServerCounts
-from zapq.logs import Throttle
+from zapq.http.endpoints import ENDPOINTS, Endpoint
+from zapq.http.routing import find_route
 from zapq.service.named_queue import NamedQueue
-from zapq.service.queues import Queues
 from zapq.service.service import QueueService
-from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
 DOCUMENT = (Path(__file__).parent.parent / "docs/queues.md").read_text()
+SNAPSHOTS = (Path(__file__).parent.parent / "docs/snapshots.md").read_text()
 [PYTHON] = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 TAG = "b9013d"
 """What the receipts shown begin with."""
@@ -48,34 +44,50 @@ async def test_every_line_of_curl_does_something(zapq_server: ZapqServer) -> Non
             assert {name.lower() for name in fields} <= answer.headers.keys(), line.text
 
 
-async def test_every_verb_is_taught_by_a_line_of_curl(zapq_service: QueueService, zapq_settings: Settings) -> None:
-    guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
-    app = create_app(Queues(zapq_service), zapq_settings, ServerCounts(), Throttle(), guard)
-    routes = app.url_map.bind("")
-    taught = {
-        (line.method, routes.match(line.target.partition("?")[0], line.method, return_rule=True)[0].rule)
-        for line in lines(DOCUMENT)
-    }
+def test_every_verb_is_taught_by_a_line_of_curl() -> None:
+    taught = set()
+    for line in lines(DOCUMENT):
+        path, _, query = line.target.partition("?")
+        route = find_route(line.method, path)
+        assert route is not None, line.text
+        taught.add(route.endpoint)
+        assert {name for name, _ in parse_qsl(query)} <= {*route.endpoint.takes}, line.text
     every = {
-        (method, rule.rule)
-        for rule in app.url_map.iter_rules()
-        if rule.rule.startswith("/queues") or rule.rule in {"/drain", "/livez", "/readyz"}
-        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        each
+        for each in ENDPOINTS
+        if each.path.startswith("/queues") or each.path in {"/drain", "/livez", "/readyz"}
     }
-    assert taught >= every, sorted(every - taught)
+    assert taught >= every, sorted(each.path for each in every - taught)
 
 
-@pytest.mark.parametrize("kind", [NamedQueue, QueueService])
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda each: f"{each.method} {each.path}")
+def test_every_parameter_is_explained(endpoint: Endpoint) -> None:
+    page = SNAPSHOTS if endpoint.takes == ("file",) else DOCUMENT
+    for name in endpoint.takes:
+        assert re.search(rf"[?&`]{name}[=`]", page), name
+
+
+VERBS = {
+    NamedQueue: "enqueue enqueue_many put dequeue dequeue_many receive receive_many lease ack release extend"
+    " settle peek find info clear pause resume redrive enqueue_nowait enqueue_many_nowait put_nowait"
+    " dequeue_nowait receive_nowait ack_nowait settle_nowait",
+    QueueService: "queue find queues configure change_settings delete drain stats stored snapshot restore",
+}
+
+
+@pytest.mark.parametrize("kind", VERBS)
 def test_every_verb_in_python_is_named(kind: type) -> None:
-    ours = {"take", "return_undelivered", "why_empty", "next_visible_in"}
-    ours |= {"state", "find_state", "attempt", "attempt_nowait", "take_from"}
-    ours |= {"attempt_putting", "attempt_enqueuing", "attempt_taking"}
-    ours |= {"do_in_task", "when_resolved", "leave", "nothing", "hand_out", "note_uncertain_delivery", "run"}
-    ours |= {"check_open", "check_storage", "abandon_storage", "replace_all", "fingerprint", "reservation"}
-    """Between the service and the HTTP side."""
-    verbs = {name for name, _ in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")} - ours
     section = DOCUMENT[DOCUMENT.index("## In Python") :]
-    assert not {name for name in verbs if f"`{name}`" not in section}
+    for name in VERBS[kind].split():
+        assert hasattr(kind, name)
+        assert f"`{name}`" in section, name
+
+
+def test_a_queue_has_no_other_verbs() -> None:
+    public = {name for name, _ in inspect.getmembers(NamedQueue, inspect.isfunction) if not name.startswith("_")}
+    # What `dequeue_many` and `receive_many` are made of, and what is between them and a dialect.
+    ours = {"take", "return_undelivered", "why_empty", "next_visible_in"}
+    assert public - ours == {*VERBS[NamedQueue].split()}
 
 
 def test_the_example_in_python_runs() -> None:

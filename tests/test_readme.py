@@ -14,15 +14,10 @@ import pytest
 
 from tests.support.curl import lines
 from tests.support.wire import ask
-from zapq.access.access import Access
 from zapq.command import exit
 from zapq.core.queue_settings import QueueSettings
-from zapq.http.app import create_app
-from zapq.http.guard import Guard
-from zapq.http.hosts import Hosts
+from zapq.http.endpoints import ENDPOINTS
 from zapq.http.metrics import ServerCounts, as_json
-from zapq.logs import Throttle
-from zapq.service.queues import Queues
 from zapq.service.service import QueueService
 from zapq.settings import Option, Settings, load, options
 from zapq.testing import ZapqServer
@@ -81,14 +76,19 @@ def test_the_table_of_flags_is_complete(option: Option) -> None:
     assert row(option) in README
 
 
-async def test_the_tables_of_endpoints_and_metrics_are_complete(
-    zapq_service: QueueService, zapq_settings: Settings
-) -> None:
-    guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
-    app = create_app(Queues(zapq_service), zapq_settings, ServerCounts(), Throttle(), guard)
-    for rule in app.url_map.iter_rules():
-        path = re.sub(r"<(?:int:)?(\w+)>", lambda part: {"queue": "{q}"}.get(part[1], f"{{{part[1]}}}"), rule.rule)
-        assert re.search(rf"^\| [^|]*`[A-Z]+ {re.escape(path)}[`?]", README, re.MULTILINE), path
+def test_the_tables_of_endpoints_say_what_there_is() -> None:
+    section = README[README.index("### Endpoints") : README.index("## Trust")]
+    shown = {}
+    for row in re.findall(r"^\| `.*\|$", section, re.MULTILINE):
+        requests, role = row.split(" | ")[:2]
+        for method, path, query in re.findall(r"`([A-Z]+) (/[^`?]*)\??([^`]*)`", requests):
+            shown[method, path] = (tuple(re.findall(r"(\w+)=", query)), role)
+    assert shown == {
+        (each.method, each.path.replace("{queue}", "{q}")): (each.takes, each.role or "none") for each in ENDPOINTS
+    }
+
+
+async def test_the_table_of_metrics_is_complete(zapq_service: QueueService) -> None:
     for name in as_json(zapq_service.stats(), ServerCounts()):
         assert f"`{name}`" in README, name
 

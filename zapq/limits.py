@@ -78,6 +78,10 @@ largest. Full queues keep no consumer from settling, and this keeps consumers fr
 SMALL_BODY_BYTES = 4 * KIB
 """The part of each that does not count there, some fifty settlements: no client keeps others from those, and all
 connections together have 40 MiB of it."""
+MAX_WAITING_BYTES = 64 * MIB
+"""Bytes of messages that wait for room, of all producers: as many as of other bodies. Beyond it none waits."""
+WAITING_MESSAGE_BYTES = 200
+"""What such a message needs beside its body, about: a batch may have very many small ones."""
 IDEMPOTENCY_WINDOW = 300.0
 """Seconds an Idempotency-Key is kept: clients give up retrying long before."""
 MAX_KEYS = 100_000
@@ -187,4 +191,4 @@ EXTENSIONS = 3
 SETTLE_SECONDS = 5.0
 """How long settling a lease may hold up a cancellation: several round trips, and less than supervisors wait."""
 NO_QUEUE_PAUSE = 1.0
-"""Seconds until a consumer asks again for a queue that is not there: one cannot wait in line for it."""
+"""Seconds until a consumer asks again for a queue that was deleted while it waited."""

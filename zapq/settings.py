@@ -342,7 +342,12 @@ class Settings:
         high=1_000_000,
     )
     max_waiters: int = _setting(
-        10_000, "ZAPQ_MAX_WAITERS", "whole", "Most long polls waiting at once.", low=0, high=1_000_000
+        10_000,
+        "ZAPQ_MAX_WAITERS",
+        "whole",
+        "Most requests waiting at once, for messages or for room.",
+        low=0,
+        high=1_000_000,
     )
     max_queues: int = _setting(
         1024,

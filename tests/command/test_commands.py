@@ -131,16 +131,8 @@ async def test_pop_follows_until_interrupted(ack: list[str], zapq_url: str, zapq
 
 
 async def test_pop_follows_a_queue_that_is_not_there_yet(zapq_url: str, zapq_server: ZapqServer) -> None:
-    seen: list[str] = []
-    find = zapq_server.service.find
-
-    def find_and_tell(name: str) -> NamedQueue:
-        seen.append(name)
-        return find(name)
-
-    zapq_server.service.find = find_and_tell  # type: ignore[method-assign]
     async with started("pop", "later", "--follow", "--url", zapq_url) as process:
-        await eventually(lambda: seen, "the command to ask")
+        await eventually(lambda: zapq_server.service.stats().waiting, "the command to ask")
         await zapq_server.service.queue("later").enqueue(b"hello")
         assert await output(process, 6) == b"hello\n"
 

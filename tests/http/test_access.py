@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,17 +14,13 @@ import trio
 
 import zapq
 from bench.torture import auth
+from tests.support.serving import until_waiting
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, open_client
 from zapq.access.access import Access
+from zapq.access.grant import Grant
 from zapq.access.token import digest
-from zapq.http.app import create_app
-from zapq.http.guard import Guard
-from zapq.http.hosts import Hosts
-from zapq.http.metrics import ServerCounts
-from zapq.http.permissions import PERMISSIONS
-from zapq.logs import Throttle
-from zapq.server.hotpath import _EFFECT, _ROLE
+from zapq.http.endpoints import ENDPOINTS
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
@@ -66,36 +63,10 @@ def audited(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [fields(each) for each in caplog.records if each.getMessage() == "administered"]
 
 
-async def test_the_table_of_who_may_do_what_has_every_endpoint_and_no_other(
-    zapq_service: QueueService, zapq_settings: Settings
-) -> None:
-    guard = Guard(zapq_settings, Hosts(zapq_settings, None), Access(zapq_settings))
-    app = create_app(zapq_service, zapq_settings, ServerCounts(), Throttle(), guard)
-    there = {(method, rule.rule) for rule in app.url_map.iter_rules() for method in rule.methods or ()}
-    assert {(method, rule) for method, rule in there if method not in {"HEAD", "OPTIONS"}} == PERMISSIONS.keys()
-
-
-def test_the_hot_path_asks_for_the_same_roles() -> None:
-    endpoints = {
-        "enqueue": ("POST", "/enqueue"),
-        "put": ("POST", "/queues/<name>/messages"),
-        "put many": ("POST", "/queues/<name>/messages/batch"),
-        "dequeue": ("GET", "/dequeue"),
-        "receive": ("POST", "/queues/<name>/receive"),
-        "receive many": ("POST", "/queues/<name>/receive/batch"),
-        "ack": ("DELETE", "/queues/<name>/receipts/<receipt>"),
+def test_what_only_administrators_may_do_is_logged() -> None:
+    assert {each.action for each in ENDPOINTS if each.role == "admin"} == {
+        each.action for each in ENDPOINTS if each.audit is not None
     }
-    assert endpoints.keys() == _EFFECT.keys()
-    for verb, effect in _EFFECT.items():
-        assert PERMISSIONS[endpoints[verb]].role == _ROLE[effect]
-
-
-async def test_an_endpoint_that_is_not_in_the_table_is_nobodys(
-    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delitem(PERMISSIONS, ("GET", "/metrics"))
-    answer = await ask(zapq_server.url, "GET", "/metrics", headers=bearer(ADMIN))
-    assert (answer.status, answer.json["type"]) == (403, "/problems/role-missing")
 
 
 async def test_every_endpoint_method_and_credential_gets_what_it_should() -> None:
@@ -177,6 +148,65 @@ async def test_what_the_hot_path_remembers_ends_when_credentials_are_read_again(
     assert zapq_service.stats().queue.enqueued == 4
 
 
+@pytest.mark.parametrize(
+    ("kept", "status"),
+    [("", 401), (line("mailer", EMAILS, "producer"), 403), (line("mailer", EMAILS, "consumer"), 200)],
+    ids=["revoked", "another role", "the same"],
+)
+async def test_a_long_poll_ends_with_the_credential_it_began_with(
+    zapq_settings: Settings,
+    zapq_service: QueueService,
+    tokens: Path,
+    nursery: trio.Nursery,
+    caplog: pytest.LogCaptureFixture,
+    kept: str,
+    status: int,
+) -> None:
+    caplog.set_level(logging.INFO, "zapq")
+    ask_to_reload, asked = trio.open_memory_channel[None](0)
+    serve = partial(zapq.serve, zapq_settings, service=zapq_service, reload_trigger=asked.receive)
+    [url] = await nursery.start(serve)
+    zapq_service.queue("emails")
+    async with open_client(url) as client:
+        await client.send("POST", "/queues/emails/receive?wait=60", b"", COLD | bearer(EMAILS))
+        await until_waiting(zapq_service)
+        tokens.write_text(line("root", ADMIN, "admin") + kept)
+        await ask_to_reload.send(None)
+        if status == 200:
+            await eventually(
+                lambda: any("reload" in each.getMessage() for each in caplog.records), "the log to tell of it"
+            )
+            await zapq_service.queue("emails").enqueue(b"hello")
+        answer = await client.answer()
+        assert answer.status == status
+    assert zapq_service.stats().waiting == 0
+
+
+async def test_a_long_poll_ends_when_its_credential_expires(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = Grant("mailer", frozenset({"consumer"}), expires=time.time() + 0.2)
+    monkeypatch.setattr(Access, "who", lambda *_: soon)
+    answer = await ask(zapq_server.url, "POST", "/queues/emails/receive?wait=60", headers=COLD | bearer(EMAILS))
+    assert (answer.status, answer.json["detail"]) == (401, "The credential has expired. Get a new one.")
+    assert zapq_server.service.stats().waiting == 0
+
+
+async def test_a_long_poll_whose_client_leaves_is_no_error(
+    zapq_server: ZapqServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_client(zapq_server.url) as client:
+        await client.send("POST", "/queues/emails/receive?wait=60", b"", COLD | bearer(EMAILS))
+        await until_waiting(zapq_server.service)
+    await eventually(lambda: not zapq_server.service.stats().waiting, "the consumer to be gone")
+    async with open_client(zapq_server.url) as client:
+        await client.send("POST", "/queues/emails/receive?wait=60", b"", COLD | bearer(EMAILS))
+        await until_waiting(zapq_server.service)
+        await client.stream.send_eof()
+        assert (await client.answer()).status == 204
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
+
+
 async def test_what_an_administrator_does_is_one_line_with_who_and_how_much(
     zapq_server: ZapqServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -208,8 +238,7 @@ async def test_what_an_administrator_does_is_one_line_with_who_and_how_much(
         assert answer.status < 300, (target, answer)
     who = {"token": "root", "peer": "127.0.0.1"}
     assert audited(caplog) == [action | who for _, _, _, action in actions]
-    administrators = {each for each, permission in PERMISSIONS.items() if permission.role == "admin"}
-    assert len(actions) == len(administrators)
+    assert {said["action"] for *_, said in actions} == {each.action for each in ENDPOINTS if each.audit}
 
 
 async def test_a_refused_credential_is_one_line_with_its_name_and_never_with_itself(

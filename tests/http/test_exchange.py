@@ -59,7 +59,7 @@ async def hand_over(service: QueueService, transport: FakeLink, body: bytes = b"
     message = await service.dequeue()
     assert isinstance(message, Message)
     exchange = Exchange(trace_id="t", transport=transport, body=new_body(10, inf))
-    exchange.hand_over(service.default, (message,))
+    exchange.hand_over(service.state("default"), (message,))
     return Case(service, transport, exchange)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import replace
 
 import h11
@@ -11,6 +12,7 @@ import trio
 
 from tests.http.test_contract import assert_problem
 from tests.support.serving import until_waiting
+from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, open_client
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import STATES
@@ -22,6 +24,7 @@ MSGPACK = {"Content-Type": "application/msgpack"}
 JSON = {"Content-Type": "application/json"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
+COLD = {"TE": "trailers"}
 
 
 async def receive(server: ZapqServer, parameters: str = "") -> Answer:
@@ -215,7 +218,12 @@ async def test_a_batch_goes_in_and_out_in_each_format(
     whole = msgspec.convert(leases, list[dict[str, object]])
     assert [msgspec.convert(lease["body"], bytes) for lease in whole] == BODIES[:2]
     left = await ask(zapq_server.url, "POST", f"{QUEUE}/receive/batch?ack=auto", headers={"Accept": accept})
-    assert msgspec.convert(decode(left.body), list[bytes]) == BODIES[2:]
+    if accept == "application/json":
+        [message] = decode(left.body)
+        body = b64encode(BODIES[2]).decode()
+        assert message == {"id": 3, "content_type": "application/octet-stream", "body": body}
+    else:
+        assert decode(left.body) == BODIES[2:]
     settlements = [{"receipt": lease["receipt"]} for lease in leases] + [{"receipt": "0-0-0", "action": "release"}]
     settled = await ask(zapq_server.url, "POST", f"{QUEUE}/settle", msgspec.json.encode(settlements), JSON)
     assert [result["result"] for result in settled.json] == ["ok", "ok", "receipt-expired"]
@@ -719,7 +727,8 @@ async def test_an_exponent_is_refused_with_a_sentence_about_it(zapq_server: Zapq
 )
 async def test_other_seconds_are_refused_without_it(zapq_server: ZapqServer, text: str, hint: str) -> None:
     answer = await ask(zapq_server.url, "GET", f"/dequeue?wait={text}")
-    assert answer.json["detail"] == f"wait must be seconds as a decimal number, such as 20 or 0.5.{hint}"
+    sentence = "wait must be seconds, or a number with s, m or h behind it, such as 20, 0.5 or 5m."
+    assert answer.json["detail"] == f"{sentence}{hint}"
 
 
 BODILESS = [
@@ -771,11 +780,11 @@ async def test_a_body_without_meaning_is_refused_changes_nothing_and_keeps_the_c
         (b'{"visibility":60}', JSON, "put visibility in the query string: ?visibility=60"),
         (b'{"wait":2.5,"x":1}', {}, "put wait in the query string: ?wait=2.5"),
         (b"visibility=60&wait=1", FORM, "put visibility and wait in the query string: ?visibility=60&wait=1"),
-        (b'{"visibility":[60]}', JSON, "its parameters (visibility, wait, ack) belong in the query string."),
-        (b'{"visibility":true}', JSON, "its parameters (visibility, wait, ack) belong in the query string."),
+        (b'{"visibility":[60]}', JSON, "its parameters (visibility, wait, ack, body) belong in the query string."),
+        (b'{"visibility":true}', JSON, "its parameters (visibility, wait, ack, body) belong in the query string."),
         (b'{"visibility":"a b&c"}', JSON, "put visibility in the query string: ?visibility=a+b%26c"),
-        (b"\xff\x00", FORM, "its parameters (visibility, wait, ack) belong in the query string."),
-        (b"[" * 9000, JSON, "its parameters (visibility, wait, ack) belong in the query string."),
+        (b"\xff\x00", FORM, "its parameters (visibility, wait, ack, body) belong in the query string."),
+        (b"[" * 9000, JSON, "its parameters (visibility, wait, ack, body) belong in the query string."),
     ],
 )
 async def test_a_body_that_should_be_parameters_is_told_where_they_belong(
@@ -816,3 +825,202 @@ async def test_requests_of_all_kinds_follow_each_other_on_one_connection(zapq_se
             acked = await client.request("DELETE", f"{QUEUE}/receipts/{got.headers['zapq-receipt']}")
             assert acked.status == 204
             assert (await client.request("GET", "/queues")).status == 200
+
+
+@pytest.mark.parametrize("road", [{}, COLD], ids=["hot", "cold"])
+@pytest.mark.parametrize(
+    ("path", "body", "more"),
+    [
+        (f"{QUEUE}/messages", b"second", {}),
+        (f"{QUEUE}/messages", bytes(100_000), {}),
+        (f"{QUEUE}/messages/batch", b'["c2Vjb25k"]', JSON),
+        ("/enqueue", b"second", {"Idempotency-Key": "key"}),
+    ],
+    ids=["message", "large", "batch", "drop-in"],
+)
+@pytest.mark.parametrize("cap", ["max_messages", "max_bytes"])
+async def test_a_message_waits_for_room(
+    zapq_server: ZapqServer,
+    nursery: trio.Nursery,
+    road: dict[str, str],
+    path: str,
+    body: bytes,
+    more: dict[str, str],
+    cap: str,
+) -> None:
+    service = zapq_server.service
+    queue = service.queue("default" if path == "/enqueue" else "emails")
+    await queue.enqueue(bytes(1000))
+    setattr(service.broker, cap, 1 if cap == "max_messages" else 100_500)
+    if cap == "max_bytes":
+        await queue.enqueue(bytes(99_500))
+    answers: list[Answer] = []
+
+    async def send() -> None:
+        answers.append(await ask(zapq_server.url, "POST", f"{path}?wait=60s", body, more | road))
+
+    async with trio.open_nursery() as producers:
+        producers.start_soon(send)
+        await until_waiting(service)
+        await queue.dequeue_many(2)
+    [answer] = answers
+    assert answer.status == 202
+    assert (await queue.dequeue_many(2))[0].body in {b"second", body}
+
+
+@pytest.mark.parametrize("road", [{}, COLD], ids=["hot", "cold"])
+async def test_a_message_that_waits_in_vain_is_refused_or_gone(
+    zapq_server: ZapqServer, nursery: trio.Nursery, road: dict[str, str]
+) -> None:
+    service = zapq_server.service
+    service.broker.max_messages = 1
+    await service.enqueue(b"first")
+    refused = await ask(zapq_server.url, "POST", "/enqueue?wait=0.05", b"x", road)
+    assert refused.status == 429
+    assert_problem(refused, "queue-full")
+    assert "retry-after" in refused.headers
+    long = await ask(zapq_server.url, "POST", "/enqueue?wait=61", b"x", road)
+    assert (long.status, long.json["parameter"]) == (400, "wait")
+    async with open_client(zapq_server.url) as client:
+        await client.send("POST", "/enqueue?wait=60", b"x", road)
+        await until_waiting(service)
+    await eventually(lambda: not service.stats().waiting, "the producer to be gone")
+    async with open_client(zapq_server.url) as client:
+        await client.send("POST", "/enqueue?wait=60", b"x", road)
+        await until_waiting(service)
+        service.drain()
+        assert (await client.answer()).status == 503
+    assert service.stats().queue.messages == 1
+
+
+@pytest.mark.parametrize("road", [{}, COLD], ids=["hot", "cold"])
+class TestShapes:
+    """How messages are shown, by `Accept` and `body`."""
+
+    async def send(self, server: ZapqServer, *bodies: bytes) -> None:
+        for number, body in enumerate(bodies):
+            await server.service.queue("emails").enqueue(body, content_type="text/plain", priority=9 - number)
+
+    async def take(self, server: ZapqServer, target: str, accept: str, road: dict[str, str]) -> Answer:
+        return await ask(server.url, "POST", f"{QUEUE}/{target}", headers={"Accept": accept} | road)
+
+    async def test_lines_are_one_message_each(self, zapq_server: ZapqServer, road: dict[str, str]) -> None:
+        await self.send(zapq_server, b'{"a":\n 1}', b"no json", b"\xff")
+        got = await self.take(zapq_server, "receive/batch?ack=auto", "application/x-ndjson", road)
+        assert (got.status, got.headers["content-type"]) == (200, "application/x-ndjson")
+        assert got.body.endswith(b"\n")
+        first, second, third = map(msgspec.json.decode, got.body.splitlines())
+        assert first == {"id": 1, "content_type": "text/plain", "body": {"a": 1}, "priority": 9}
+        assert (second["body"], second["body_encoding"]) == (b64encode(b"no json").decode(), "base64")
+        assert (third["body"], third["body_encoding"]) == ("/w==", "base64")
+
+    @pytest.mark.parametrize(
+        ("parameter", "shown"),
+        [
+            ("", ["W10=", "/w=="]),
+            ("&body=base64", ["W10=", "/w=="]),
+            ("&body=text", ["[]", "/w=="]),
+            ("&body=json", [[], "/w=="]),
+        ],
+    )
+    async def test_a_body_is_written_as_asked_for(
+        self, zapq_server: ZapqServer, road: dict[str, str], parameter: str, shown: list[object]
+    ) -> None:
+        await self.send(zapq_server, b"[]", b"\xff")
+        looked = await ask(zapq_server.url, "GET", f"{QUEUE}/messages?limit=2{parameter}", headers=road)
+        found = await ask(zapq_server.url, "GET", f"{QUEUE}/messages/1?{parameter[1:]}", headers=road)
+        got = await self.take(zapq_server, f"receive/batch?max=2{parameter}", "application/json", road)
+        for answer in (looked, got):
+            assert [each["body"] for each in answer.json] == shown
+        assert found.json["body"] == shown[0]
+        odd = "body=" in parameter and "base64" not in parameter
+        assert ["body_encoding" in each for each in got.json] == [False, odd]
+        assert all(each["receipt"] and each["receive_count"] == 1 for each in got.json)
+
+    async def test_another_encoding_is_refused(self, zapq_server: ZapqServer, road: dict[str, str]) -> None:
+        await self.send(zapq_server, b"x")
+        for target in ("receive?body=hex", "receive/batch?body=hex"):
+            answer = await self.take(zapq_server, target, "application/json", road)
+            assert (answer.status, answer.json["detail"]) == (400, "body must be base64, text or json.")
+        assert zapq_server.service.stats().queue.leased == 0
+
+    async def test_one_message_as_json(self, zapq_server: ZapqServer, road: dict[str, str]) -> None:
+        await self.send(zapq_server, b"hello", b"again")
+        got = await self.take(zapq_server, "receive?body=text", "application/json", road)
+        assert got.headers["content-type"] == "application/json"
+        assert "zapq-visible-until" in got.headers
+        receipt = got.json["receipt"]
+        assert got.json == {
+            "id": 1,
+            "receipt": receipt,
+            "receive_count": 1,
+            "content_type": "text/plain",
+            "body": "hello",
+            "priority": 9,
+        }
+        taken = await self.take(zapq_server, "receive?ack=auto&body=text", "application/json", road)
+        assert taken.json == {"id": 2, "content_type": "text/plain", "body": "again", "priority": 8}
+        nothing = await self.take(zapq_server, "receive", "application/json", road)
+        assert (nothing.status, nothing.body, nothing.headers["zapq-empty"]) == (204, b"", "leased")
+
+    @pytest.mark.parametrize(
+        ("accept", "status", "body"),
+        [
+            ("application/json", 200, b"[]"),
+            ("application/x-ndjson", 200, b""),
+            ("application/msgpack", 204, b""),
+            ("*/*", 204, b""),
+        ],
+    )
+    async def test_an_empty_batch_can_be_parsed_by_those_who_name_what_they_parse(
+        self, zapq_server: ZapqServer, road: dict[str, str], accept: str, status: int, body: bytes
+    ) -> None:
+        zapq_server.service.queue("emails")
+        got = await self.take(zapq_server, "receive/batch", accept, road)
+        assert (got.status, got.body, got.headers["zapq-empty"]) == (status, body, "empty")
+
+
+@pytest.mark.parametrize("road", [{}, COLD], ids=["hot", "cold"])
+async def test_a_poll_waits_for_a_queue_that_is_not_there(zapq_server: ZapqServer, road: dict[str, str]) -> None:
+    missing = await ask(zapq_server.url, "POST", f"{QUEUE}/receive", headers=road)
+    assert missing.status == 404
+    waited = await ask(zapq_server.url, "POST", f"{QUEUE}/receive?wait=0.05s", headers=road)
+    assert (waited.status, waited.headers["zapq-empty"]) == (204, "empty")
+    assert "emails" not in zapq_server.service.broker.queues
+
+
+@pytest.mark.parametrize("road", [{}, COLD], ids=["hot", "cold"])
+async def test_what_a_key_led_to_is_answered_while_draining(zapq_server: ZapqServer, road: dict[str, str]) -> None:
+    headers = {"Idempotency-Key": "key"} | road
+    assert (await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"x", headers)).status == 202
+    zapq_server.service.drain()
+    again = await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"x", headers)
+    assert (again.status, again.headers["idempotency-replayed"]) == (202, "true")
+    other = await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"x", headers | {"Idempotency-Key": "new"})
+    assert other.status == 503
+
+
+@pytest.mark.parametrize("road", [{}, COLD], ids=["hot", "cold"])
+async def test_durations_have_units(zapq_server: ZapqServer, road: dict[str, str]) -> None:
+    queue = zapq_server.service.queue("emails")
+    for target in ("delay=5m&ttl=1h", "delay=300&ttl=60m"):
+        assert (await ask(zapq_server.url, "POST", f"{QUEUE}/messages?{target}", b"x", road)).status == 202
+    views = await queue.peek("delayed", limit=2)
+    assert all(each.due is not None and 290 < each.due - trio.current_time() <= 300 for each in views)
+    for text, hint in (("1e3s", "Exponents are not taken"), ("123456789012345678901m", "at most 20 digits")):
+        refused = await ask(zapq_server.url, "POST", f"{QUEUE}/receive?wait={text}", headers=road)
+        assert refused.status == 400
+        assert hint in refused.json["detail"]
+
+
+async def test_settings_may_say_durations_with_units(zapq_server: ZapqServer) -> None:
+    put = await ask(zapq_server.url, "PUT", QUEUE, b'{"visibility":"5m","ttl":"1h"}')
+    assert (put.json["settings"]["visibility"], put.json["settings"]["ttl"]) == (300, 3600)
+    patched = await ask(zapq_server.url, "PATCH", QUEUE, b'{"visibility":"30s"}')
+    assert patched.json["settings"]["visibility"] == 30
+    for method in ("PUT", "PATCH"):
+        refused = await ask(zapq_server.url, method, QUEUE, b'{"visibility":"soon"}')
+        assert (refused.status, refused.json["parameter"]) == (400, "visibility")
+        assert "such as 20, 0.5 or 5m" in refused.json["detail"]
+        long = await ask(zapq_server.url, method, QUEUE, b'{"visibility":"13h"}')
+        assert (long.status, long.json["parameter"]) == (400, "body")

@@ -75,7 +75,7 @@ class Access:
                 )
             raise Unauthenticated("The server does not know this token. Check it, or get a new one.", wrong=True)
         if grant.expires <= self._wall():
-            raise Unauthenticated("The credential has expired. Get a new one.", token=grant.name, wrong=True)
+            raise expired(grant)
         return grant
 
     def find(self, authorization: bytes, identities: Identities) -> Grant | None:
@@ -109,6 +109,11 @@ class Access:
             if compare_digest(each, wanted):
                 found = grant
         return found
+
+
+def expired(grant: Grant) -> Unauthenticated:
+    """Return the refusal of a credential that was good once."""
+    return Unauthenticated("The credential has expired. Get a new one.", token=grant.name, wrong=True)
 
 
 def check(grant: Grant, role: Role, *queues: str | None) -> None:

@@ -225,7 +225,7 @@ class Consumer:
             try:
                 lease = await self._client.receive(self._queue, wait=self._wait, visibility=self._visibility)
             except QueueNotFound:
-                # No producer has sent anything yet.
+                # It was deleted while we waited.
                 pause = NO_QUEUE_PAUSE
             except ZapqError as error:
                 if not passes(error):

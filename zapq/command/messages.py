@@ -135,7 +135,7 @@ def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool) -> i
         try:
             take(connection, queue, FOLLOW_WAIT, b"\n")
         except NotFound:
-            # No producer has sent anything yet.
+            # It was deleted while we waited.
             time.sleep(NO_QUEUE_PAUSE)
 
 

@@ -88,6 +88,11 @@ class Broker:
         self._past = QueueStats()
         self.default = self.open(DEFAULT_QUEUE, now)
 
+    @property
+    def alarm(self) -> float:
+        """When `tick` is to be called next."""
+        return self._alarm
+
     def open(self, name: str, now: float) -> Queue:
         """Return the queue called `name`, made now if there was none.
 

@@ -745,6 +745,10 @@ class Queue:
         """How many messages have left, so far."""
         return self._counts.enqueued + self._counts.arrived - self.messages
 
+    def count_refused(self, number: int) -> None:
+        """Count so many more refusals, or fewer if one was none after all."""
+        self._refused += number
+
     def _check_room(self, messages: int, size: int, now: float) -> None:
         """Raise `QueueFull` if so many more messages, of `size` bytes together, would be over a cap."""
         owner = self._owner

@@ -14,17 +14,20 @@ from quart import Request, Response, request
 
 from zapq import logs
 from zapq.access.access import check
-from zapq.errors import InvalidParameter
+from zapq.errors import ClientGone, InvalidParameter
 from zapq.http import wire
 from zapq.http.endpoints import Body, Endpoint
 from zapq.http.exchange import Exchange, declares_body
 from zapq.http.metrics import ServerCounts
 from zapq.http.plan import Asked, Frame, Plan
 from zapq.limits import DEFAULT_QUEUE
-from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation
+from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation, Put, Take
 from zapq.service.pending import Pending
 from zapq.service.queues import Queues
 from zapq.settings import Settings
+
+_LEFT = object()
+"""What comes of an operation whose client has left before it began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Answering:
     throttle: logs.Throttle
     _large: trio.Lock = field(default_factory=trio.Lock)
     """Held by the request that makes a large answer next."""
+    _parked: dict[Exchange, None] = field(default_factory=dict)
+    """Requests that may wait for long."""
 
     async def answer(self, endpoint: Endpoint, **arguments: str | int) -> Response:
         """Answer a request for `endpoint`; `arguments` are from its path."""
@@ -55,7 +60,7 @@ class Answering:
         if endpoint.body.stored and not (exchange.exempt_from_drain or key):
             # A key is looked up first: what it led to is answered while draining as well.
             self.queues.service.check_open()
-        body = await self._read(endpoint, asked, exchange)
+        body = await self._read(endpoint, plan, asked, exchange)
         argument = str(arguments.get("receipt", arguments.get("id", "")))
         operation = plan.operation
         if endpoint.fill is not None:
@@ -70,7 +75,7 @@ class Answering:
             self._audit(exchange, endpoint.action, endpoint.audit(operation, outcome))
         return self._render(endpoint, plan, operation, outcome)
 
-    async def _read(self, endpoint: Endpoint, asked: Asked, exchange: Exchange) -> bytes:
+    async def _read(self, endpoint: Endpoint, plan: Plan, asked: Asked, exchange: Exchange) -> bytes:
         """Return the body; refused unread if it is announced too long, or there is no room for it."""
         kind, body = endpoint.body, exchange.body
         if kind is Body.NONE:
@@ -88,19 +93,38 @@ class Answering:
         declared = request.content_length
         if declared is not None and declared > limit:
             raise refusal(max_bytes=limit, current=declared)
-        if kind.stored and body.reserved is None and not body.whole:
+        # One that waits for room is received beside the messages: among them there may be none yet.
+        if kind.stored and body.reserved is None and not body.whole and not _waits_for_room(plan):
             body.reserve(self.queues.service.reservation(asked.queue), declared or 0)
         return await body.read()
 
     async def _perform(self, exchange: Exchange, operation: Operation) -> object:
         outcome = self.queues.perform(operation, trio.current_time())
         if isinstance(outcome, Pending):
-            pending, outcome = outcome, None
-            with exchange.ends_with_client(pending.patient):
-                outcome = await pending.wait()
+            outcome = await self._wait(exchange, operation, outcome)
         if isinstance(outcome, Delivery):
             exchange.hand_over(outcome.queue, outcome.given)
         return outcome
+
+    async def _wait(self, exchange: Exchange, operation: Operation, pending: Pending[object]) -> object:
+        outcome: object = _LEFT
+        self._parked[exchange] = None
+        try:
+            with exchange.ends_with_client(pending.patient):
+                outcome = await pending.wait()
+        finally:
+            del self._parked[exchange]
+        if outcome is not _LEFT:
+            return outcome
+        if isinstance(operation, Take):
+            # Its client may have closed only its own half.
+            return self.queues.service.nothing(operation.queue)
+        raise ClientGone
+
+    def check_credentials(self) -> None:
+        """End what waits for clients whose credentials are not good for it any more."""
+        for exchange in list(self._parked):
+            exchange.check_again()
 
     async def _one_large_answer_at_a_time(self) -> None:
         """Return when it is this request's turn to make a large answer: that takes milliseconds, 8 MiB some ten.
@@ -140,6 +164,10 @@ def exchange_of(request: Request) -> Exchange:
     """Return the exchange Quart's request belongs to."""
     exchange: Exchange = request.scope["state"]["exchange"]
     return exchange
+
+
+def _waits_for_room(plan: Plan) -> bool:
+    return isinstance(plan.operation, Put) and plan.operation.terms.wait > 0
 
 
 def _key(request: Request) -> str:

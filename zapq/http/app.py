@@ -66,6 +66,7 @@ def create_app(
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
     answering = Answering(queues, settings, counts, throttle)
+    guard.access.on_change.append(answering.check_credentials)
     endpoints: dict[str, Endpoint] = {}
     for endpoint in ENDPOINTS:
         name = f"{endpoint.method} {endpoint.path}".replace(".", " ")
@@ -89,7 +90,8 @@ def create_app(
         if request.method == "OPTIONS":
             return  # it only says what there is
         endpoint, exchange = endpoints[str(request.endpoint)], exchange_of(request)
-        exchange.grant = guard.check_role(
+        exchange.admit = partial(
+            guard.check_role,
             endpoint,
             (request.view_args or {}).get("queue", ""),
             request.scope["client"],
@@ -97,6 +99,7 @@ def create_app(
             b", ".join(value for name, value in request.scope["headers"] if name == b"authorization"),
             exchange.identities,
         )
+        exchange.grant = exchange.admit()
         check_origin(
             endpoint,
             request.scheme,

@@ -1,11 +1,11 @@
 """The endpoints, in one table: how each operation is asked for, who may, and how its outcome is answered.
 
 Whatever else knows endpoints is made from this table: the routes of the Quart app, the grammar of the fast road,
-roles, the limits of bodies, the checks for browsers, the tables in the documentation. A request is answered in
-four steps, the same on both roads:
+roles, the limits of bodies, the checks for browsers. The tables in the documentation are compared with it. A
+request is answered in four steps, the same on both roads:
 
     read    method, path, query and fields  ->  an `Asked`          (each road in its own way)
-    plan    an `Asked`                      ->  a `Plan`: the operation without what differs each time
+    plan    an `Asked`                      ->  a `Plan`: the operation without what differs in each request
     fill    a `Plan`, and body, key, ...    ->  the operation, for `Queues.perform`
     render  its outcome                     ->  bytes               (`zapq/http/render.py`)
 """

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from math import inf
 from typing import Protocol
 
 import trio
@@ -20,6 +22,7 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEven
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from zapq import logs
+from zapq.access.access import expired
 from zapq.access.certificate import Identities
 from zapq.access.grant import Grant
 from zapq.core.message import Lease
@@ -167,6 +170,8 @@ class Exchange:
         """Where it comes from, for the log."""
         self.grant: Grant | None = None
         """What the client may do; None where no credential is needed."""
+        self.admit: Callable[[], Grant | None] | None = None
+        """Looks again what the client may do, or raises why it is not let in."""
         self.body = body
         self.exempt_from_drain = exempt_from_drain
         """Whether its body had begun to arrive before: then a shutdown since does not refuse it."""
@@ -174,6 +179,7 @@ class Exchange:
         self._transport = transport
         self._gone = False
         self._waiting: trio.CancelScope | None = None
+        self._refusal: ZapqError | None = None
         self._handed_over: tuple[Lender, Deliveries] | None = None
         self._written_before_body: int | None = None
 
@@ -184,15 +190,41 @@ class Exchange:
 
     @contextmanager
     def ends_with_client(self, patient: bool = True) -> Iterator[None]:
-        """Cancel the block, and only the block, when the client leaves, if the block is `patient` and may last."""
+        """Cancel the block, and only the block, when the client leaves or its credential ends.
+
+        Raises the refusal then. A block that is not `patient` ends soon by itself, and is not cancelled.
+        """
         if not patient:
             yield
             return
-        with trio.CancelScope() as self._waiting:
+        with trio.CancelScope(deadline=self._expiry()) as scope:
+            self._waiting = scope
             if self._gone:
-                self._waiting.cancel()
+                scope.cancel()
             yield
         self._waiting = None
+        if not scope.cancelled_caught:
+            return
+        if self._refusal is not None:
+            raise self._refusal
+        if not self._gone and self.grant is not None:
+            raise expired(self.grant)
+
+    def check_again(self) -> None:
+        """End what waits if the client's credential is not good for it any more."""
+        if self._waiting is None or self.admit is None:
+            return
+        try:
+            self.grant = self.admit()
+        except ZapqError as error:
+            self._refusal = error
+            self._waiting.cancel()
+        else:
+            self._waiting.deadline = self._expiry()
+
+    def _expiry(self) -> float:
+        """Return when the client's credential ends, as a time of Trio's clock."""
+        return inf if self.grant is None else trio.current_time() + self.grant.expires - time.time()
 
     def client_left(self) -> None:
         """End what waits for the client: its body and its long poll."""

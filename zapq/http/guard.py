@@ -31,7 +31,7 @@ class Guard:
     def admits(
         self, host: bytes, authorization: bytes, identities: Identities, endpoint: Endpoint, queue: str
     ) -> str | None:
-        """Return the pattern of the queues a client may know of; None if it is not let in.
+        """Return the pattern of the queues a client may know of, or None: then the other road says why not.
 
         Requests that only an administrator may make are not for this.
         """

@@ -28,7 +28,7 @@ _PATTERNS = [(each, _pattern(each.path)) for each in ENDPOINTS]
 
 
 def find_route(method: str, path: str) -> Route | None:
-    """Return where a request goes; None if there is no such endpoint, or its path is not written plainly."""
+    """Return where a request goes; None if its path is not written plainly, or there is no such endpoint."""
     for endpoint, pattern in _PATTERNS:
         if endpoint.method == method and (match := pattern.fullmatch(path)):
             found = match.groupdict()

@@ -36,14 +36,15 @@ _JSON_MESSAGES = msgspec.json.Decoder(_Batch[bytes | Draft | None])
 _JSON_LINE = msgspec.json.Decoder(msgspec.Raw)
 _JSON_SETTLEMENTS = msgspec.json.Decoder(_Batch[Settlement])
 _MSGPACK_SETTLEMENTS = msgspec.msgpack.Decoder(_Batch[Settlement])
-_SETTINGS = msgspec.json.Decoder(QueueSettings)
 _CHANGES = msgspec.json.Decoder(dict[str, object])
+_DURATIONS = {"visibility", "ttl"}
+"""Settings that are durations."""
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be."""
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
-_DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
-_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", re.ASCII)
+_DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?[smh]?", re.ASCII)
+_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+[smh]?", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -260,7 +261,10 @@ def decode_settings(data: bytes) -> QueueSettings:
             "The body is empty: send the settings as a JSON object; {} puts all of them back to their defaults.",
             parameter="body",
         )
-    return _decode_settings(_SETTINGS, data)
+    try:
+        return msgspec.convert(_decode_changes(data), QueueSettings)
+    except msgspec.ValidationError as error:
+        raise _not_settings(error) from None
 
 
 def decode_changes(data: bytes) -> dict[str, object]:
@@ -269,14 +273,24 @@ def decode_changes(data: bytes) -> dict[str, object]:
         raise InvalidParameter(
             "The body is empty: send what is to change as a JSON object; {} changes nothing.", parameter="body"
         )
-    return _decode_settings(_CHANGES, data)
+    return _decode_changes(data)
 
 
-def _decode_settings(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
+def _decode_changes(data: bytes) -> dict[str, object]:
+    """Return settings by name; durations may be written as in a query, such as `"5m"`."""
     try:
-        return decoder.decode(data)
+        changes = _CHANGES.decode(data)
     except _UNDECODABLE as error:
-        raise InvalidParameter(f"The settings are not valid: {_why(error)}.", parameter="body") from None
+        raise _not_settings(error) from None
+    for name in _DURATIONS & changes.keys():
+        text = changes[name]
+        if isinstance(text, str):
+            changes[name] = seconds({name: text}, name, None)
+    return changes
+
+
+def _not_settings(error: Exception) -> InvalidParameter:
+    return InvalidParameter(f"The settings are not valid: {_why(error)}.", parameter="body")
 
 
 def type_in_batch(media_type: str) -> str:

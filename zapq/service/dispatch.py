@@ -34,6 +34,10 @@ class Dispatcher:
         """Whether `drain` was called."""
         self.dequeues_empty = 0
         """Consumers that got nothing."""
+        self.offers = 0
+        """Producers that wait for room."""
+        self.room_freed = False
+        """Whether there may be room for them by now."""
         self._section = Section(lock)
         self._max_waiters = max_waiters
         self._crowded: dict[Crowded, None] = {}
@@ -51,14 +55,30 @@ class Dispatcher:
         if self.draining:
             raise Draining
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait, for messages or for room."""
+        return len(self.waiting_room) + self.offers
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether as many requests wait as may."""
+        return self.waiting >= self._max_waiters
+
+    def note_room(self) -> None:
+        """Have the timer look at the producers that wait for room, for there may be some."""
+        if self.offers:
+            self.room_freed = True
+            self.wake_by(-inf)
+
     def note_empty(self) -> None:
         """Count a consumer that got nothing."""
         self.dequeues_empty += 1
 
     def join(self, wait_queue: WaitQueue, want: Want, wait: float, wake: Callable[[], object]) -> Waiter:
         """Put a consumer at the end of a line; raises `TooManyWaiters`."""
-        if len(self.waiting_room) >= self._max_waiters:
-            raise TooManyWaiters(limit="max_waiters", current=len(self.waiting_room))
+        if self.is_crowded:
+            raise TooManyWaiters(limit="max_waiters", current=self.waiting)
         deadline = trio.current_time() + wait
         self.wake_by(deadline)
         return self.waiting_room.join(wait_queue, want, deadline, wake)
@@ -103,13 +123,14 @@ class Dispatcher:
         while True:
             async with self._section:
                 now = trio.current_time()
+                self._alarm = inf  # what is handed out in this step may be due before all else
                 due = tick(now)
                 # A consumer whose time is up in the very moment a message is ready still gets it.
                 hand_out()
                 self.waiting_room.expire(now, TICK_LIMIT)
                 if self.draining:
                     self.waiting_room.dismiss(DISMISSALS)
-                self._alarm = min(due, self.waiting_room.next_deadline())
+                self._alarm = min(self._alarm, due, self.waiting_room.next_deadline())
                 if self.draining and self.waiting_room:
                     self._alarm = now
                 self._changed = trio.Event()

@@ -223,6 +223,10 @@ class DurableService(QueueService):
         except (StillSettling, _StillWriting):
             raise trio.WouldBlock from None
 
+    def take_step(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
+        """Take one synchronous step as the holder of the lock. See `attempt`."""
+        return self._attempt(step, now)
+
     def _attempt(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
         journal = self.journal
         entered = journal.entered
@@ -257,6 +261,8 @@ class DurableService(QueueService):
 
     def attempt_putting(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
         """Store an offer. See `QueueService.attempt_putting`."""
+        if asked.terms.wait:
+            return self.attempt_waiting(asked.queue, partial(self._put, asked), asked, now)
         return self.attempt(partial(self._put, asked), now)
 
     def attempt_taking(self, asked: Take, now: float) -> Pending[Delivery | Nothing] | Delivery | Nothing:
@@ -390,6 +396,7 @@ class DurableService(QueueService):
     def _note_resolved(self) -> None:
         if not self.lock.locked():
             self.hand_out()
+        self.dispatcher.note_room()
 
     def _make_broker(self, **options: Any) -> Broker:
         contents = self._contents

@@ -21,6 +21,7 @@ from zapq.core.message import OCTETS, Draft, Lease, Message
 from zapq.core.stats import MessageView, State
 from zapq.errors import Draining, QueueNotFound, ReceiptExpired, StorageUnavailable, ZapqError
 from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_VISIBILITY, MAX_WAIT
+from zapq.service.dispatch import Dispatcher
 from zapq.service.operations import (
     Accepted,
     Delivery,
@@ -35,6 +36,7 @@ from zapq.service.operations import (
 )
 from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo, QueueState
+from zapq.service.room import Putting
 from zapq.service.waiting import Deliveries, Want
 
 T = TypeVar("T")
@@ -43,11 +45,16 @@ T = TypeVar("T")
 class Doing(Protocol):
     """What a queue's verbs use of the service."""
 
+    @property
+    def dispatcher(self) -> Dispatcher: ...
     def attempt(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T: ...
     def attempt_nowait(self, step: Callable[[float], T], now: float) -> T: ...
     def take_from(
         self, state: QueueState, want: Want, wait: float, now: float
     ) -> Pending[Delivery | Nothing] | Delivery | Nothing: ...
+    def attempt_waiting(
+        self, name: str, put: Putting, offer: Offer, now: float
+    ) -> Pending[Accepted] | Accepted: ...
 
 
 class NamedQueue:
@@ -141,12 +148,19 @@ class NamedQueue:
     async def put(self, offer: Offer) -> Accepted:
         """Store a message or a batch on the terms and under the key of `offer`, and say what came of it.
 
+        With a `wait` in its terms (`terms(wait=20)`) it waits so long for room, first come, first served, if the
+        queue is full.
         A key that was used for the same content before is answered as it was then, and nothing is stored. It is
         kept for 300 s, or until 100,000 newer ones have come. Raises `KeyReused` if it was used for other content,
         `NotDurable` if the terms ask for a disk there is none of, and the errors of `enqueue`; then the key is as
         before. If cancelled, nothing is stored.
         """
-        return await self._do(partial(self._state.put, offer))
+        put = partial(self._state.put, offer)
+        if not offer.terms.wait:
+            return await self._do(put)
+        await trio.lowlevel.checkpoint()
+        outcome = self._service.attempt_waiting(self.name, put, offer, trio.current_time())
+        return await outcome.wait() if isinstance(outcome, Pending) else outcome
 
     def put_nowait(self, offer: Offer) -> Accepted:
         """Store an offer as `put` does; atomic, without a checkpoint.
@@ -171,6 +185,8 @@ class NamedQueue:
         message = self._state.core.dequeue(now)
         if message is None:
             self._state.nothing(now)
+        elif self._service.dispatcher.offers:
+            self._service.dispatcher.note_room()
         return message
 
     async def dequeue(self, *, wait: float = 0.0) -> Message | None:

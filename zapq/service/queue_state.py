@@ -8,7 +8,7 @@ are served.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from zapq.errors import (
     InvalidParameter,
     MessageTooLarge,
     NotDurable,
+    QueueFull,
     QueueNotFound,
     ReceiptExpired,
     ZapqError,
@@ -94,6 +95,8 @@ class QueueState:
         self._max_message_bytes = service.max_message_bytes
         self._dispatcher = service.dispatcher
         self._deleted = False
+        self.refuse_behind: Callable[[], QueueFull] | None = None
+        """Makes the refusal of a message that would overtake others, while there are some that wait for room."""
         self.users = 0
         """Requests under way that need it."""
         self.provisional = False
@@ -107,7 +110,8 @@ class QueueState:
     def enqueue(self, asked: Enqueue, now: float) -> Accepted:
         """Store one message. See `put`."""
         body = asked.body
-        if self._dispatcher.draining or self._deleted or len(body) > self._max_message_bytes:
+        unusual = self._dispatcher.draining or self._deleted or self.refuse_behind is not None
+        if unusual or len(body) > self._max_message_bytes:
             return Accepted(self.store_one(body, asked.properties, asked.delay, now).id)
         # As `store_one` does; without the call, for it is done for each message.
         message = self.core.enqueue(body, asked.properties, delay=asked.delay, now=now)
@@ -169,6 +173,8 @@ class QueueState:
             self._check_size(len(body))
         if self._deleted:
             raise QueueNotFound(queue=self.name)
+        if self.refuse_behind is not None:
+            raise self.refuse_behind()
         message = self.core.enqueue(body, properties, delay=delay, now=now)
         if self.wait_queue:
             self.hand_out()
@@ -181,6 +187,8 @@ class QueueState:
         self.check_alive()
         if offer.reserved is not None:
             offer.reserved.release()
+        if self.refuse_behind is not None:
+            raise self.refuse_behind()
         packed, properties = offer.packed, offer.terms.properties
         try:
             size = _size_together(batch, little=0 < len(packed) < RECEIVE_BYTES)
@@ -212,6 +220,8 @@ class QueueState:
         """Take the messages wanted that are ready; none if there are none."""
         if self._deleted:
             raise QueueNotFound(queue=self.name)
+        if self._dispatcher.offers:
+            self._dispatcher.note_room()
         core = self.core
         if want.lease:
             if want.limit == 1:
@@ -237,6 +247,8 @@ class QueueState:
         """Acknowledge, release or extend one lease, and return it if it goes on. Raises `ReceiptExpired`."""
         if self._deleted:
             raise QueueNotFound(queue=self.name)
+        if self._dispatcher.offers:
+            self._dispatcher.note_room()
         if settlement.action == "ack":
             self.core.ack(settlement.receipt, now)
             return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 
@@ -11,11 +13,12 @@ class Section:
     `async with lock` takes the lock and then lets others run, as every Trio operation must at some point. Under
     load there is then always a task that holds it and does nothing, and a caller that cannot wait (a `*_nowait`
     method, and with it the hot path) is turned away. Here it is held only while its holder runs, unless the
-    holder itself waits for something.
+    holder itself waits for something. `afterwards` is called each time when it is released.
     """
 
-    def __init__(self, lock: trio.Lock) -> None:
+    def __init__(self, lock: trio.Lock, afterwards: Callable[[], object] = lambda: None) -> None:
         self._lock = lock
+        self._afterwards = afterwards
 
     async def __aenter__(self) -> None:
         """Wait for the lock. If cancelled, it is not taken."""
@@ -28,3 +31,4 @@ class Section:
     async def __aexit__(self, *_: object) -> None:
         """Release it; no checkpoint."""
         self._lock.release()
+        self._afterwards()

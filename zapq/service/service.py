@@ -29,10 +29,11 @@ from zapq.limits import DEFAULT_QUEUE, MAX_TURN
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
 from zapq.service.named_queue import NamedQueue
-from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Put, Take, Terms
+from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Offer, Put, Take, Terms
 from zapq.service.pending import Later, Pending, Poll
 from zapq.service.queue_state import QueueState
 from zapq.service.reservation import Reservation
+from zapq.service.room import Putting, Room
 from zapq.service.section import Section
 from zapq.service.snapshots import Snapshots
 from zapq.service.waiting import ONE, Waiter, WaitingRoom, WaitQueue, Want
@@ -77,10 +78,11 @@ class QueueService:
 
     def __init__(self, settings: Settings, snapshots: SnapshotStore) -> None:
         self.lock = trio.Lock()
-        self.section = Section(self.lock)
+        self.dispatcher = Dispatcher(self.lock, settings.max_waiters)
+        self.section = Section(self.lock, self.dispatcher.note_room)
         self.quiescent = Section(self.lock)
         """For a step that looks at everything: while it lasts, nothing is on its way to the disk."""
-        self.dispatcher = Dispatcher(self.lock, settings.max_waiters)
+        self.room = Room(self)
         self.keys = Keys()
         self.max_message_bytes = settings.max_message_bytes
         self.snapshots = Snapshots(self, snapshots, settings.snapshot_on_exit)
@@ -126,6 +128,7 @@ class QueueService:
             state = self._states[name] = self._make_state(core, self._expected.pop(name, WaitQueue()))
             if state.wait_queue:
                 self.dispatcher.note_crowded(state)
+            self.room.tell(name)
         return state
 
     def find_state(self, name: str) -> QueueState:
@@ -195,12 +198,29 @@ class QueueService:
     def attempt_putting(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
         """Store an offer; a queue that is made for that goes again if nothing is stored.
 
-        Raises the errors of `QueueState.put` and of `queue`.
+        If it is full, the offer may wait for room as long as its terms say. Raises the errors of `QueueState.put`
+        and of `queue`.
         """
+        if asked.terms.wait:
+            return self.attempt_waiting(asked.queue, partial(self._put, asked), asked, now)
         state = self._states.get(asked.queue)
         if state is None or self.lock.locked():
             return self.attempt(partial(self._put, asked), now)
         return state.put(asked, now)
+
+    def attempt_waiting(self, name: str, put: Putting, offer: Offer, now: float) -> Pending[Accepted] | Accepted:
+        """Store an offer by `put`; if the queue called `name` is full, let it wait for room as its terms say."""
+        return self.attempt(partial(self.room.put, name, put, offer), now)
+
+    def take_step(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
+        """Take one synchronous step as the holder of the lock. Returns and raises as `attempt` does."""
+        return step(now)
+
+    def let_wait_behind(self, name: str, refusal: Callable[[], QueueFull] | None) -> None:
+        """Let the queue called `name`, if it is there, refuse what would overtake offers; None: none wait."""
+        state = self._states.get(name)
+        if state is not None:
+            state.refuse_behind = refusal
 
     def _put(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
         state = self._states.get(asked.queue)
@@ -243,6 +263,8 @@ class QueueService:
             state = self._states.get(asked.queue)
             message = None if state is None else state.core.dequeue(now)
             if state is not None and message is not None:
+                if self.dispatcher.offers:
+                    self.dispatcher.note_room()
                 return Delivery(state, (message,))
         return self.attempt(partial(self._take, asked), now)
 
@@ -363,7 +385,16 @@ class QueueService:
 
         Reserved bytes count against `max_bytes` as held ones do.
         """
-        return Reservation(self.broker, partial(self._refuse_unread, queue))
+        return Reservation(self, partial(self._refuse_unread, queue))
+
+    def reserve(self, size: int) -> bool:
+        """Set `size` bytes aside for a message that is being received, and return whether there was room."""
+        return self.broker.reserve(size)
+
+    def release(self, size: int) -> None:
+        """Set so many bytes aside no longer."""
+        self.broker.release(size)
+        self.dispatcher.note_room()
 
     def _refuse_unread(self, name: str, size: int) -> QueueFull:
         # A queue that is not there yet would have no drain rate.
@@ -440,7 +471,7 @@ class QueueService:
             max_messages=self.broker.max_messages,
             max_bytes=self.broker.max_bytes,
             dequeues_empty=self.dispatcher.dequeues_empty,
-            waiting=len(self.waiting_room),
+            waiting=self.dispatcher.waiting,
             draining=self.draining,
             delivery_uncertain=self._delivery_uncertain,
             bytes_reserved=self.broker.reserved,
@@ -472,16 +503,24 @@ class QueueService:
         """Wait for the disk no longer: the tasks that do are told that it does not answer."""
 
     def drain(self) -> None:
-        """Refuse new messages from now on and answer every waiting consumer; messages held can still be taken."""
+        """Refuse new messages from now on, and answer all that wait; messages held can still be taken."""
         self.dispatcher.drain()
+        self.room.dismiss()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the one timer: do what is due, sleep until the next deadline or a change. Ends when cancelled."""
         async with trio.open_nursery() as self._tasks:
             try:
-                await self.dispatcher.run(self.broker.tick, self.hand_out, task_status=task_status)
+                await self.dispatcher.run(self._tick, self.hand_out, task_status=task_status)
             finally:
                 self._tasks = None
+
+    def _tick(self, now: float) -> float:
+        """Do a bounded part of what is due by `now`, and return when to come back."""
+        if self.broker.alarm <= now:
+            self.dispatcher.note_room()
+        due = self.broker.tick(now)
+        return min(due, self.room.tick(now)) if self.dispatcher.offers else due
 
     def _remove(self, name: str) -> list[Dropped]:
         state = self.find_state(name)

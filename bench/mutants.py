@@ -113,11 +113,11 @@ MUTANTS = {
         "",
         ("tests/server/test_tls.py", "-k", "loses"),
     ),
-    "part of a TLS record counted as read": Mutant(
+    "TLS records that left are not counted": Mutant(
         "zapq/server/tls.py",
         "counted = min(sent, self._owed - 1)",
-        "counted = self._owed",
-        ("tests/server/test_tls.py", "-k", "record"),
+        "counted = 0",
+        ("tests/server/test_tls.py", "-k", "counted"),
     ),
     "handshakes not given up": Mutant(
         "zapq/server/newcomers.py",

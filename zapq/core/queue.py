@@ -747,7 +747,7 @@ class Queue:
 
     def count_refused(self, number: int) -> None:
         """Count so many more refusals, or fewer if one was none after all."""
-        self._refused += number
+        self._counts.refused += number
 
     def _check_room(self, messages: int, size: int, now: float) -> None:
         """Raise `QueueFull` if so many more messages, of `size` bytes together, would be over a cap."""

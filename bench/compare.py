@@ -6,8 +6,9 @@ Starts each in turn, from its ordinary package, on one core, and loads it from t
 of connections and messages of 128 bytes: zapq, zapq without its hot path, a raw ASGI queue on uvicorn with
 uvloop and httptools, Redis (RPUSH and LPOP, by redis-benchmark), beanstalkd (put; reserve and delete, by a
 client in Python, which is slower than the server, so that its requests a second say little), and, where `go`
-is installed, a queue on Go's net/http. Several rounds, taking turns; the round with the median CPU counts. The
-ratio is CPU a message relative to zapq's: above 1 is dearer. wrk loads the HTTP servers.
+is installed, a queue on Go's net/http; with `--tls` also zapq and that queue over TLS. Several rounds, taking
+turns; the round with the median CPU counts. The ratio is CPU a message relative to zapq's: above 1 is dearer. wrk
+loads the HTTP servers.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ import msgspec
 
 from bench import rig
 
-RIVALS = Path(__file__).parent / "rivals"
 Measure = Callable[[int, int, int, str, int], rig.Figures]
 """From pid, port, connections, what (enqueue or dequeue) and seconds."""
 
@@ -45,6 +45,11 @@ class Contender:
 def over_http(pid: int, port: int, connections: int, what: str, seconds: int) -> rig.Figures:
     """Load an HTTP queue with wrk."""
     return rig.wrk(pid, f"http://127.0.0.1:{port}/{what}", connections, seconds, post=what == "enqueue")
+
+
+def over_https(pid: int, port: int, connections: int, what: str, seconds: int) -> rig.Figures:
+    """Load an HTTP queue with wrk, over TLS."""
+    return rig.wrk(pid, f"https://127.0.0.1:{port}/{what}", connections, seconds, post=what == "enqueue")
 
 
 def over_redis(pid: int, port: int, connections: int, what: str, seconds: int) -> rig.Figures:
@@ -84,8 +89,8 @@ def over_beanstalk(pid: int, port: int, connections: int, what: str, seconds: in
 
 
 @contextmanager
-def contenders() -> Iterator[list[Contender]]:
-    """Yield all there are, for the length of the block."""
+def contenders(tls: bool) -> Iterator[list[Contender]]:
+    """Yield all there are, for the length of the block; those over TLS as well, if `tls`."""
     zapq = [sys.executable, "-m", "zapq", "--addr", "127.0.0.1:{port}", "--max-msgs", "100000000"]
     zapq += ["--max-bytes", "64G"]
     uvicorn = [sys.executable, "-m", "uvicorn", "bench.rivals.asgi_queue:app", "--port", "{port}"]
@@ -102,14 +107,14 @@ def contenders() -> Iterator[list[Contender]]:
         Contender("beanstalkd", [*beanstalkd, "-l", "127.0.0.1", "-p", "{port}"], over_beanstalk),
     ]
     with tempfile.TemporaryDirectory() as directory:
-        if shutil.which("go") is None:
-            print("no go here: leaving out the queue on net/http (Debian: golang-go)")
-        else:
-            program = f"{directory}/net_http_queue"
-            subprocess.run(["go", "build", "-o", program, str(RIVALS / "net_http_queue.go")], check=True)
-            # One thread runs Go code, as everywhere else here.
-            go = ["env", "GOMAXPROCS=1", program, "{port}"]
+        go = rig.go_queue(directory)
+        if go is not None:
             found.append(Contender("Go net/http", go, over_http))
+        if tls:
+            cert, key = rig.certificate(directory)
+            found.append(Contender("zapq, TLS", [*zapq, "--tls-cert", cert, "--tls-key", key], over_https))
+            if go is not None:
+                found.append(Contender("Go net/http, TLS", [*go, cert, key], over_https))
         yield found
 
 
@@ -170,11 +175,14 @@ def draw(results: dict[str, dict[str, rig.Figures]], title: str, path: str) -> N
 @click.option("--connections", default=32, show_default=True)
 @click.option("--seconds", default=4, show_default=True, help="Length of each enqueue run.")
 @click.option("--rounds", default=3, show_default=True)
+@click.option("--tls", is_flag=True, help="Measure zapq and Go's net/http over TLS as well.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the figures here.")
 @click.option("--svg", "svg_file", metavar="FILE", help="Draw the figures here.")
-def main(connections: int, seconds: int, rounds: int, json_file: str | None, svg_file: str | None) -> None:
+def main(
+    connections: int, seconds: int, rounds: int, tls: bool, json_file: str | None, svg_file: str | None
+) -> None:
     """Measure, print, write."""
-    with contenders() as found:
+    with contenders(tls) as found:
         rounds_ = measure(found, connections, seconds, rounds)
     results = {
         name: {what: rig.median(runs) for what, runs in figures.items()} for name, figures in rounds_.items()

@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import trustme
+
 MESSAGE = 128
 """Bytes of each message."""
-TICKS = os.sysconf("SC_CLK_TCK")
+RIVALS = Path(__file__).parent / "rivals"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,30 @@ def free_port() -> int:
         return port
 
 
+def certificate(directory: str) -> tuple[str, str]:
+    """Write a certificate for this machine and its key into `directory` and return their files."""
+    made = trustme.CA().issue_cert("127.0.0.1", "localhost")
+    cert, key = f"{directory}/cert.pem", f"{directory}/key.pem"
+    for number, blob in enumerate(made.cert_chain_pems):
+        blob.write_to_path(cert, append=number > 0)
+    made.private_key_pem.write_to_path(key)
+    return cert, key
+
+
+def go_queue(directory: str) -> list[str] | None:
+    """Build the queue on Go's net/http and return its command, or None, having said so, where there is no Go.
+
+    `{port}` stands for its port; with the files of a certificate and its key behind it, it serves TLS.
+    """
+    if shutil.which("go") is None:
+        print("no go here: leaving out the queue on net/http (Debian: apt-get install golang-go)", flush=True)
+        return None
+    program = f"{directory}/net_http_queue"
+    subprocess.run(["go", "build", "-o", program, str(RIVALS / "net_http_queue.go")], check=True)
+    # One thread runs Go code, as everywhere else here.
+    return ["env", "GOMAXPROCS=1", program, "{port}"]
+
+
 @contextmanager
 def running(command: list[str], port: int) -> Iterator[int]:
     """Run a server for the length of the block, on a core of its own, and yield its process id."""
@@ -108,9 +134,12 @@ def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU a process has used so far, its own and the kernel's for it."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
+    """Return the CPU a process has used so far, its own and the kernel's for it.
+
+    The sum that /proc/PID/stat shows in ticks of 10 ms, to the nanosecond: of a short run a tick is a large part.
+    """
+    # As clock_getcpuclockid(3) makes it, which Python has for threads only.
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 def resident_bytes(pid: int) -> int:

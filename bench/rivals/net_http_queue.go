@@ -1,4 +1,8 @@
 // A queue on Go's net/http with a trace id in every answer: the architecture of the original. `go build` it.
+//
+//	net_http_queue PORT [CERT KEY]
+//
+// With the files of a certificate and its key it serves TLS.
 package main
 
 import (
@@ -53,7 +57,12 @@ func main() {
 		answer.Header().Set("Content-Type", "application/octet-stream")
 		answer.Write(body)
 	}))
-	if err := http.ListenAndServe("127.0.0.1:"+os.Args[1], nil); err != nil {
-		panic(err)
+	address := "127.0.0.1:" + os.Args[1]
+	var err error
+	if len(os.Args) > 3 {
+		err = http.ListenAndServeTLS(address, os.Args[2], os.Args[3], nil)
+	} else {
+		err = http.ListenAndServe(address, nil)
 	}
+	panic(err)
 }

@@ -233,8 +233,49 @@ def _begin(selector: selectors.BaseSelector, connection: socket.socket, requests
     selector.register(connection, selectors.EVENT_READ, bytearray())
 
 
+class TlsOverBytes:
+    """A client's side of one TLS connection, over bytes: its user decides when they are sent and received."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+        self.shaken = False
+        """Whether the handshake is over: from then on, `write` may be called."""
+        self._shake()
+
+    def to_send(self) -> bytes:
+        """Return what is to be sent next."""
+        return self._outgoing.read()
+
+    def write(self, data: bytes) -> None:
+        """Encrypt what is to be sent."""
+        self._tls.write(data)
+
+    def receive(self, data: bytes) -> bytes:
+        """Take what came and return what it says."""
+        if not data:
+            raise ConnectionError("closed")
+        self._incoming.write(data)
+        said = b""
+        if self.shaken or self._shake():
+            try:
+                while True:
+                    said += self._tls.read(65536)
+            except ssl.SSLWantReadError:
+                pass
+        return said
+
+    def _shake(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        self.shaken = True
+        return True
+
+
 def read_into(connection: socket.socket, answer: bytearray) -> bool:
-    """Read what there is, and return whether the answer is complete; raises ConnectionError if it never will be."""
+    """Read what there is and return whether the answer is complete; raise ConnectionError if it never will be."""
     try:
         while True:
             piece = connection.recv(1 << 20)

@@ -261,7 +261,7 @@ def tidy(client: Client) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A server, how it is started (`{port}` and `{dir}` stand for its port and its directory), and what it can do."""
+    """A server, how it is started (`{port}` and `{dir}` stand for its port and directory), and what it can do."""
 
     name: str
     command: list[str]
@@ -308,7 +308,7 @@ class Started:
         self._sites: dict[bool, Site] = {}
 
     def measure(self, name: str, verb: Verb) -> float | None:
-        """Return the microseconds of one request, or None, having said why, if the answers are not what they must be."""
+        """Return the microseconds of one request, or None; None, having said why, if the answers are wrong."""
         site = self.site(verb.durable)
         try:
             load = self._prepared(site, name, verb)

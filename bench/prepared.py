@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from bench import rig
@@ -24,7 +25,15 @@ from bench import rig
 SPARE = 128
 """Requests wrk may send beyond a load's limit: it stops at the end of a turn of its loop."""
 LUA = """
-local requests, left, at = {}, %(limit)d, 0
+local ffi = require("ffi")
+ffi.cdef("typedef struct { long s; long ns; } bench_time; int clock_gettime(int, bench_time *);")
+local now, requests, at, sent = ffi.new("bench_time"), {}, 0, 0
+local function used()
+    ffi.C.clock_gettime(%(clock)d, now)
+    return tonumber(now.s) + tonumber(now.ns) / 1e9
+end
+local loading
+setup = function(thread) loading = thread end
 init = function()
     local file = assert(io.open("%(file)s", "rb"))
     for length in function() return file:read(8) end do
@@ -37,13 +46,22 @@ request = function()
         at = 1
         return "GET / HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n"
     end
-    if left == 0 then wrk.thread:stop() end
-    left = left - 1
+    if sent == %(limit)d then wrk.thread:stop() end
+    if sent == %(begin)d then first_sent, first_used = sent, used() end
+    if sent > %(begin)d and sent %% 16 == 0 then last_sent, last_used = sent, used() end
+    sent = sent + 1
     local one = requests[at]
     at = at %% #requests + 1
     return one
 end
+done = function()
+    if loading:get("last_sent") then
+        print("measured", loading:get("last_sent") - loading:get("first_sent"),
+            string.format("%%.9f", loading:get("last_used") - loading:get("first_used")))
+    end
+end
 """
+"""Sends the requests and reads the server's CPU clock, first when all connections are open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,49 +157,25 @@ def status_of(site: Site, one: bytes) -> int:
 
 
 def run(site: Site, load: Load, connections: int, seconds: int, *, wrk: bool | None = None) -> tuple[int, float]:
-    """Load the server and return the requests it answered and the CPU seconds it used, without connecting.
+    """Load the server; return a number of requests and the CPU seconds it used for these, connecting left out.
 
     Raises RuntimeError if an answer has not the status it is to have.
     """
     first = status_of(site, load.requests[-1])  # the last one is beyond the limit, where there is one
     if first != load.status:
         raise RuntimeError(f"answered {first} and not {load.status}")
-    connecting = cost_of_connecting(site, connections)
     drive = _drive_by_wrk if (wrk_is_there() if wrk is None else wrk) else _drive_from_here
-    before = rig.cpu_seconds(site.pid)
-    done = drive(site, load, connections, seconds)
-    used = rig.cpu_seconds(site.pid) - before
-    return done, max(0.0, used - connecting)
+    return drive(site, load, connections, seconds)
 
 
-@functools.cache
-def cost_of_connecting(site: Site, connections: int) -> float:
-    """Return the CPU seconds it takes the server to accept so many connections, handshakes included."""
-    ask = request("GET", "/health")
-    before = rig.cpu_seconds(site.pid)
-    opened = [site.connect() for _ in range(connections)]
-    _ask_all(opened, ask)  # the server's part of a handshake is over once it has answered
-    both = rig.cpu_seconds(site.pid)
-    _ask_all(opened, ask)
-    used = both - before - (rig.cpu_seconds(site.pid) - both)
-    for connection in opened:
-        connection.close()
-    return max(0.0, used)
-
-
-def _ask_all(connections: list[socket.socket], one: bytes) -> None:
-    for connection in connections:
-        connection.sendall(one)
-        connection.recv(65536)
-
-
-def _drive_by_wrk(site: Site, load: Load, connections: int, seconds: int) -> int:
-    """Send the load with wrk; returns how many were answered."""
+def _drive_by_wrk(site: Site, load: Load, connections: int, seconds: int) -> tuple[int, float]:
     with tempfile.NamedTemporaryFile() as requests, tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         for one in load.requests:
             requests.write(b"%08d" % len(one) + one)
         requests.flush()
-        script.write(LUA % {"file": requests.name, "limit": load.limit})
+        clock = rig.cpu_clock(site.pid)
+        begin = 2 * connections
+        script.write(LUA % {"clock": clock, "file": requests.name, "limit": load.limit, "begin": begin})
         script.flush()
         url = f"{'https' if site.tls else 'http'}://127.0.0.1:{site.port}/"
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script.name, url]
@@ -191,19 +185,23 @@ def _drive_by_wrk(site: Site, load: Load, connections: int, seconds: int) -> int
     failed = re.findall(r"Socket errors: (.*)", out)
     if failed or answered == 0 or refused != (answered if load.status >= 400 else 0):
         raise RuntimeError(f"of {answered} requests {refused} were refused; {' '.join(failed) or 'none failed'}")
-    return answered
+    measured = re.findall(r"measured\s+(\d+)\s+([\d.]+)", out)
+    if not measured:
+        raise RuntimeError(f"{answered} requests are too few: take more --seconds")
+    return int(measured[0][0]), float(measured[0][1])
 
 
-def _drive_from_here(site: Site, load: Load, connections: int, seconds: int) -> int:
-    """Send the load from this process; returns how many were answered."""
+def _drive_from_here(site: Site, load: Load, connections: int, seconds: int) -> tuple[int, float]:
     context = trusting()
     requests = itertools.islice(itertools.cycle(load.requests), load.limit)
-    ends = time.perf_counter() + seconds
     answered = 0
     good = b"HTTP/1.1 %d" % load.status
-    with rig.on_the_other_core(), selectors.DefaultSelector() as selector:
-        for _ in range(connections):
-            _begin(selector, site.connect(context), requests)
+    with rig.on_the_other_core(), selectors.DefaultSelector() as selector, ExitStack() as stack:
+        opened = [stack.enter_context(site.connect(context)) for _ in range(connections)]
+        before = rig.cpu_seconds(site.pid)
+        ends = time.perf_counter() + seconds
+        for each in opened:
+            _begin(selector, each, requests)
         while selector.get_map():
             for key, _ in selector.select(1):
                 connection, answer = key.fileobj, key.data
@@ -213,19 +211,17 @@ def _drive_from_here(site: Site, load: Load, connections: int, seconds: int) -> 
                 if not answer.startswith(good):
                     raise RuntimeError(f"answered {bytes(answer[:300])!r} and not {load.status}")
                 answered += 1
-                closing = b"\r\nConnection: close" in answer[:1024]
                 selector.unregister(connection)
-                if closing:
+                if b"\r\nConnection: close" in answer[:1024]:
                     connection.close()
-                    connection = site.connect(context)
+                    connection = stack.enter_context(site.connect(context))
                 _begin(selector, connection, requests if time.perf_counter() < ends else iter(()))
-    return answered
+        return answered, rig.cpu_seconds(site.pid) - before
 
 
 def _begin(selector: selectors.BaseSelector, connection: socket.socket, requests: Iterator[bytes]) -> None:
     one = next(requests, None)
     if one is None:
-        connection.close()
         return
     connection.setblocking(True)
     connection.sendall(one)

@@ -138,8 +138,12 @@ def cpu_seconds(pid: int) -> float:
 
     The sum that /proc/PID/stat shows in ticks of 10 ms, to the nanosecond: of a short run a tick is a large part.
     """
-    # As clock_getcpuclockid(3) makes it, which Python has for threads only.
-    return time.clock_gettime(~pid << 3 | 2)
+    return time.clock_gettime(cpu_clock(pid))
+
+
+def cpu_clock(pid: int) -> int:
+    """Return the clock of a process's CPU, as clock_getcpuclockid(3) does: Python has that for threads only."""
+    return ~pid << 3 | 2
 
 
 def resident_bytes(pid: int) -> int:

@@ -6,8 +6,9 @@
 One client puts a message and takes it, over and over, while others do what costs most, one scenario after the
 other, each on a server of its own: settles of a thousand unknown receipts, large batches, looking for messages,
 redrives that move nothing, listings, purges, leases that all expire at once, TLS handshakes. Prints how long the
-healthy client's answers took, until they reached its kernel. The last column leaves out the time in which the
-server waited for a core that another program had (as /proc/PID/schedstat counts it); `--limit` is about that one.
+healthy client's answers took, until they reached its kernel. The last column is about the server's own part: it
+leaves out the time in which the server waited for a core that another program had (as /proc/PID/schedstat counts
+it), and answers that waited for the disk. `--limit` is about that one.
 
 The server is on one core, all clients on the other. Every scenario is bounded and asks only the server it
 started.
@@ -79,24 +80,24 @@ class Seen:
     """How long the others took."""
     others: Counter[str]
     """Their answers, by status."""
-    answers: list[tuple[float, float]]
-    """Milliseconds of each answer, and of those, spent waiting for a core."""
+    answers: list[tuple[float, float, bool]]
+    """Milliseconds of each answer, those of them spent waiting for a core, and whether it waited for the disk."""
 
     @property
     def p99(self) -> float:
         """Milliseconds in which 99 of 100 answers came."""
-        ordered = sorted(took for took, _ in self.answers)
+        ordered = sorted(took for took, *_ in self.answers)
         return ordered[math.ceil(len(ordered) * 0.99) - 1]
 
     @property
     def longest(self) -> float:
         """Milliseconds of the answer that took longest."""
-        return max(took for took, _ in self.answers)
+        return max(took for took, *_ in self.answers)
 
     @property
     def stall(self) -> float:
-        """The same, without waiting for a core that another program had."""
-        return max(max(0.0, took - waited) for took, waited in self.answers)
+        """The same, without waiting for a core that another program had, and for the disk."""
+        return max(max(0.0, took - waited) for took, waited, disk in self.answers if not disk)
 
 
 def crowd(stage: Stage, requests: Sequence[bytes], times: int) -> Work:
@@ -199,8 +200,7 @@ def redrive_nothing(stage: Stage) -> Work:
     """Five clients redrive dead letters for which there is no room."""
     stage.client.must("PUT", Q, b'{"max_receives": 1, "dead_letter": "dead"}')
     give_back(stage.client, lease(stage.client, stage.scaled(300_000)))
-    stage.client.must("PATCH", Q, b'{"max_messages": 1}')
-    fill(stage.client, 1)
+    stage.client.must("PATCH", Q, b'{"max_bytes": %d}' % (rig.MESSAGE - 1))
     return crowd(stage, [request("POST", "/queues/dead/redrive")] * 5, times=3)
 
 
@@ -367,7 +367,7 @@ def observe(name: str, durable: bool, directory: str, scale: float, patience: fl
         client = Client(site)
         work = scenario.prepare(Stage(site, client, scale, patience))
         command = [sys.executable, "-P", "-m", "bench.healthy", str(site.port), str(site.pid)]
-        command += ["tls"] * site.tls
+        command += ["tls"] * site.tls + ["durable"] * durable
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as healthy:
             assert healthy.stdout is not None
             healthy.stdout.readline()
@@ -380,15 +380,13 @@ def observe(name: str, durable: bool, directory: str, scale: float, patience: fl
         client.close()
         if healthy.returncode:
             raise RuntimeError(f"{name}: the healthy client failed")
-        answers = msgspec.json.decode(out, type=list[tuple[float, float]])
+        answers = msgspec.json.decode(out, type=list[tuple[float, float, bool]])
         return Seen(name + ", durable" * durable, seconds, others, answers)
 
 
 def table(seen: Sequence[Seen]) -> str:
     """Return what was seen as a Markdown table; all times but the first are milliseconds."""
-    columns = (
-        "| the others | took s | their answers | healthy answers | p99 ms | longest ms | not waiting for a core |"
-    )
+    columns = "| the others | took s | their answers | healthy answers | p99 ms | longest ms | the server's part |"
     lines = [columns]
     lines.append("| --- | --: | --- | --: | --: | --: | --: |")
     for one in seen:

@@ -1,11 +1,13 @@
-"""One healthy client, in a process of its own: it puts a message, takes it, and notes how long each answer took.
+"""One healthy client, in a process of its own: it asks for little, and notes how long each answer took.
 
-    python -m bench.healthy PORT PID [tls] [durable]
+    python -m bench.healthy PORT PID put|receive [tls]
+
+With `put` it puts a message and takes it; with `receive` it asks the queue `idle`, where there is nothing: no
+answer to that waits for the disk.
 
 PID is the server's. Connects, writes a line, and asks until its standard input ends; then it writes, for each
 answer, the milliseconds until it reached this machine's kernel, and how many of them the server waited for a core
-that other programs had (or this client, before it had sent the request), and whether it had to wait for the disk.
-A third request, which takes nothing, never waits for the disk. `bench.stalls` starts it.
+that other programs had (or this client, before it had sent the request). `bench.stalls` starts it.
 """
 
 from __future__ import annotations
@@ -81,32 +83,37 @@ class Asking:
         return bytes(got), came or time.time()
 
 
-def main(port: int, pid: int, tls: bool, durable: bool) -> None:
+REQUESTS = {
+    "put": [
+        (request("POST", "/enqueue", b"x" * rig.MESSAGE), b" 202 "),
+        (request("GET", "/dequeue"), b" 200 "),
+    ],
+    "receive": [(request("POST", "/queues/idle/receive"), b" 204 ")],
+}
+"""What each kind of client asks, and what the answers begin with."""
+
+
+def main(port: int, pid: int, kind: str, tls: bool) -> None:
     """Ask until standard input ends."""
     with contextlib.suppress(PermissionError):  # else it waits for a core more often, which it notes
         os.nice(-10)
-    requests = [
-        (request("POST", "/enqueue", b"x" * rig.MESSAGE), b" 202 ", durable),
-        (request("GET", "/dequeue"), b" 200 ", durable),
-        (request("GET", "/dequeue"), b" 204 ", False),
-    ]
     server, client = Waiting(pid), Waiting(os.getpid())
-    answers: list[tuple[float, float, bool]] = []
+    answers: list[tuple[float, float]] = []
     asking = Asking(Site(pid, port, tls))
     print("asking", flush=True)
     while not select.select([0], [], [], PAUSE)[0]:
-        for one, status, disk in requests:
+        for one, status in REQUESTS[kind]:
             server_waited, client_waited = server.milliseconds(), client.milliseconds()
             begun = time.time()
             asking.send(one)
             waited = client.milliseconds() - client_waited
             got, came = asking.receive()
             waited += server.milliseconds() - server_waited
-            answers.append(((came - begun) * 1000, waited, disk))
+            answers.append(((came - begun) * 1000, waited))
             if status not in got[:16]:
                 raise RuntimeError(f"the healthy client was answered {got[:300]!r}")
     print(msgspec.json.encode(answers).decode())
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), "tls" in sys.argv, "durable" in sys.argv)
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], "tls" in sys.argv)

@@ -1,6 +1,9 @@
-"""One healthy client, in a process of its own: it puts a message, takes it, and notes how long each answer took.
+"""One healthy client, in a process of its own: it asks for little, and notes how long each answer took.
 
-    python -m bench.healthy PORT PID [tls]
+    python -m bench.healthy PORT PID put|receive [tls]
+
+With `put` it puts a message and takes it; with `receive` it asks the queue `idle`, where there is nothing: no
+answer to that waits for the disk.
 
 PID is the server's. Connects, writes a line, and asks until its standard input ends; then it writes, for each
 answer, the milliseconds until it reached this machine's kernel, and how many of them the server waited for a core
@@ -80,20 +83,26 @@ class Asking:
         return bytes(got), came or time.time()
 
 
-def main(port: int, pid: int, tls: bool) -> None:
+REQUESTS = {
+    "put": [
+        (request("POST", "/enqueue", b"x" * rig.MESSAGE), b" 202 "),
+        (request("GET", "/dequeue"), b" 200 "),
+    ],
+    "receive": [(request("POST", "/queues/idle/receive"), b" 204 ")],
+}
+"""What each kind of client asks, and what the answers begin with."""
+
+
+def main(port: int, pid: int, kind: str, tls: bool) -> None:
     """Ask until standard input ends."""
     with contextlib.suppress(PermissionError):  # else it waits for a core more often, which it notes
         os.nice(-10)
-    requests = [
-        (request("POST", "/enqueue", b"x" * rig.MESSAGE), b" 202 "),
-        (request("GET", "/dequeue"), b" 200 "),
-    ]
     server, client = Waiting(pid), Waiting(os.getpid())
     answers: list[tuple[float, float]] = []
     asking = Asking(Site(pid, port, tls))
     print("asking", flush=True)
     while not select.select([0], [], [], PAUSE)[0]:
-        for one, status in requests:
+        for one, status in REQUESTS[kind]:
             server_waited, client_waited = server.milliseconds(), client.milliseconds()
             begun = time.time()
             asking.send(one)
@@ -107,4 +116,4 @@ def main(port: int, pid: int, tls: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), "tls" in sys.argv)
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], "tls" in sys.argv)

@@ -48,7 +48,7 @@ request = function()
     end
     if sent == %(limit)d then wrk.thread:stop() end
     if sent == %(begin)d then first_sent, first_used = sent, used() end
-    if sent > %(begin)d and sent %% 16 == 0 then last_sent, last_used = sent, used() end
+    if sent > %(begin)d and sent %% 4 == 0 then last_sent, last_used = sent, used() end
     sent = sent + 1
     local one = requests[at]
     at = at %% #requests + 1

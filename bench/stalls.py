@@ -3,14 +3,15 @@
     scripts/bench stalls
     scripts/bench stalls --durable --limit 20
 
-One client puts a message and takes it, over and over, while others do what costs most, one scenario after the
-other, each on a server of its own: settles of a thousand unknown receipts, large batches, looking for messages,
-redrives that move nothing, listings, purges, leases that all expire at once, TLS handshakes. Prints how long the
-healthy client's answers took, until they reached its kernel. The last column leaves out the time in which the
-server waited for a core that another program had (as /proc/PID/schedstat counts it); `--limit` is about that one.
+One healthy client puts a message and takes it, over and over, and a second one asks a queue in which there is
+nothing, while others do what costs most, one scenario after the other, each on a server of its own: settles of
+a thousand unknown receipts, large batches, looking for messages, redrives that move nothing, listings, purges,
+leases that all expire at once, TLS handshakes. Prints how long the healthy clients' answers took, until they
+reached the kernel. The last column is about the server's own part: it leaves out the time in which the server
+waited for a core that another program had (as /proc/PID/schedstat counts it), and with `--durable` the first
+client, whose answers wait for the disk. `--limit` is about that one.
 
-The server is on one core, all clients on the other. Every scenario is bounded and asks only the server it
-started.
+The server is on one core, all clients on the other. Every scenario is bounded and asks only its own server.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,31 +73,31 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How a healthy client fared."""
+    """How the healthy clients fared."""
 
     scenario: str
     seconds: float
     """How long the others took."""
     others: Counter[str]
     """Their answers, by status."""
-    answers: list[tuple[float, float]]
-    """Milliseconds of each answer, and of those, spent waiting for a core."""
+    answers: list[tuple[float, float, bool]]
+    """Milliseconds of each answer, those of them spent waiting for a core, and whether it waited for the disk."""
 
     @property
     def p99(self) -> float:
         """Milliseconds in which 99 of 100 answers came."""
-        ordered = sorted(took for took, _ in self.answers)
+        ordered = sorted(took for took, *_ in self.answers)
         return ordered[math.ceil(len(ordered) * 0.99) - 1]
 
     @property
     def longest(self) -> float:
         """Milliseconds of the answer that took longest."""
-        return max(took for took, _ in self.answers)
+        return max(took for took, *_ in self.answers)
 
     @property
     def stall(self) -> float:
-        """The same, without waiting for a core that another program had."""
-        return max(max(0.0, took - waited) for took, waited in self.answers)
+        """The same, without waiting for a core that another program had, and for the disk."""
+        return max(max(0.0, took - waited) for took, waited, disk in self.answers if not disk)
 
 
 def crowd(stage: Stage, requests: Sequence[bytes], times: int) -> Work:
@@ -199,8 +200,7 @@ def redrive_nothing(stage: Stage) -> Work:
     """Five clients redrive dead letters for which there is no room."""
     stage.client.must("PUT", Q, b'{"max_receives": 1, "dead_letter": "dead"}')
     give_back(stage.client, lease(stage.client, stage.scaled(300_000)))
-    stage.client.must("PATCH", Q, b'{"max_messages": 1}')
-    fill(stage.client, 1)
+    stage.client.must("PATCH", Q, b'{"max_bytes": %d}' % (rig.MESSAGE - 1))
     return crowd(stage, [request("POST", "/queues/dead/redrive")] * 5, times=3)
 
 
@@ -208,7 +208,7 @@ def listing(target: str) -> Callable[[Stage], Work]:
     """Twenty clients ask for something that is about all of 1,024 queues."""
 
     def prepare(stage: Stage) -> Work:
-        for number in range(stage.scaled(1024) - 1):
+        for number in range(stage.scaled(1024) - 2):  # beside `default` and `idle`
             stage.client.must("PUT", f"/queues/listed.{number}", b"{}")
         return crowd(stage, [request("GET", target)] * stage.scaled(20), times=10)
 
@@ -365,30 +365,40 @@ def observe(name: str, durable: bool, directory: str, scale: float, patience: fl
     scenario = SCENARIOS[name]
     with server(scenario, durable, directory) as site, rig.on_the_other_core():
         client = Client(site)
+        client.must("PUT", "/queues/idle", b"{}")
         work = scenario.prepare(Stage(site, client, scale, patience))
-        command = [sys.executable, "-P", "-m", "bench.healthy", str(site.port), str(site.pid)]
-        command += ["tls"] * site.tls
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as healthy:
-            assert healthy.stdout is not None
-            healthy.stdout.readline()
+        with ExitStack() as stack:
+            healthy = {kind: stack.enter_context(healthy_client(site, kind)) for kind in ("put", "receive")}
             time.sleep(QUIET_SECONDS)
             begun = time.perf_counter()
             others = work()
             seconds = time.perf_counter() - begun
             time.sleep(QUIET_SECONDS)
-            out, _ = healthy.communicate()
+            answers = [
+                (took, waited, durable and kind == "put")
+                for kind, process in healthy.items()
+                for took, waited in msgspec.json.decode(process.communicate()[0], type=list[tuple[float, float]])
+            ]
         client.close()
-        if healthy.returncode:
-            raise RuntimeError(f"{name}: the healthy client failed")
-        answers = msgspec.json.decode(out, type=list[tuple[float, float]])
         return Seen(name + ", durable" * durable, seconds, others, answers)
+
+
+@contextmanager
+def healthy_client(site: Site, kind: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a healthy client, and yield its process once it asks."""
+    command = [sys.executable, "-P", "-m", "bench.healthy", str(site.port), str(site.pid), kind]
+    command += ["tls"] * site.tls
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+    if process.returncode:
+        raise RuntimeError(f"the healthy client failed with code {process.returncode}")
 
 
 def table(seen: Sequence[Seen]) -> str:
     """Return what was seen as a Markdown table; all times but the first are milliseconds."""
-    columns = (
-        "| the others | took s | their answers | healthy answers | p99 ms | longest ms | not waiting for a core |"
-    )
+    columns = "| the others | took s | their answers | healthy answers | p99 ms | longest ms | the server's part |"
     lines = [columns]
     lines.append("| --- | --: | --- | --: | --: | --: | --: |")
     for one in seen:

@@ -40,10 +40,11 @@ def test_a_scenario_runs_on_a_durable_server(tmp_path: Path) -> None:
     assert seen.others == {"200": 6}
 
 
-SEEN = Seen("all at once", 1.5, Counter({"200": 1000}), [(50.0, 45.0), (30.0, 5.0), (1.0, 2.0)])
+ANSWERS = [(50.0, 45.0, False), (30.0, 5.0, False), (40.0, 0.0, True)]
+SEEN = Seen("all at once", 1.5, Counter({"200": 1000}), ANSWERS)
 
 
-def test_a_stall_is_what_remains_without_the_time_other_programs_took() -> None:
+def test_a_stall_is_what_remains_without_the_disk_and_the_time_other_programs_took() -> None:
     assert (SEEN.p99, SEEN.longest, SEEN.stall) == (50.0, 50.0, 25.0)
     assert table([SEEN]).splitlines()[2] == "| all at once | 1.5 | 1,000 x 200 | 3 | 50.0 | 50.0 | 25.0 |"
 

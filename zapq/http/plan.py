@@ -8,7 +8,7 @@ import msgspec
 
 from zapq.http.metrics import ServerCounts
 from zapq.limits import DEFAULT_QUEUE
-from zapq.service.operations import Operation
+from zapq.service.operations import Enqueue, Operation
 
 BodyEncoding = Literal["base64", "text", "json"]
 """How a message's body is written in JSON."""
@@ -39,8 +39,8 @@ class Plan(msgspec.Struct, frozen=True):
     asks_for_json: bool = False
     """Whether the client named the type of the answer."""
     name: str = ""
-    simple: bool = False
-    """Whether it is an `Enqueue`, unless it has a key."""
+    simple: Enqueue | None = None
+    """What it is without a key: the same, but for the body."""
 
 
 class Frame(msgspec.Struct):

@@ -46,7 +46,9 @@ def put(asked: Asked) -> Plan:
         durability=wire.durability(values),
         wait=wire.seconds(values, "wait", 0.0),
     )
-    simple = how.ttl is None and how.durability is None and not how.wait
+    simple = None
+    if how.ttl is None and how.durability is None and not how.wait:
+        simple = Enqueue(asked.queue, b"", how.properties, how.delay)
     return Plan(Put(b"", how, queue=asked.queue), simple=simple)
 
 
@@ -59,9 +61,10 @@ def fill_put(
     exempt_from_drain: bool = False,
     reserved: Reservation | None = None,
 ) -> Put | Enqueue:
+    simple = plan.simple
+    if simple is not None and not key and reserved is None and not exempt_from_drain:
+        return Enqueue(simple.queue, body, simple.properties, simple.delay)
     template: Any = plan.operation
-    if plan.simple and not key and reserved is None and not exempt_from_drain:
-        return Enqueue(template.queue, body, template.terms.properties, template.terms.delay)
     return Put(body, template.terms, key, b"", exempt_from_drain, reserved, template.queue)
 
 

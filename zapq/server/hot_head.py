@@ -77,8 +77,7 @@ class Head(msgspec.Struct, frozen=True):
     last: bool
     """Whether the client wants the connection closed after the answer."""
     plan: Plan
-    """`REFUSED` if it is refused: `refuse` says why."""
-    refuse: Callable[[], object]
+    """`REFUSED` if it is refused: `fill` raises why."""
     operation: Operation | None
     """What is to be done, if nothing in it differs from request to request."""
     stored: bool
@@ -166,14 +165,21 @@ def plan_head(line: Line, queues: str) -> Head:
         fields.length,
         fields.last,
         plan,
-        refuse,
         operation,
         endpoint.body.stored,
-        endpoint.fill,
+        endpoint.fill if plan is not REFUSED else _raising(refuse),
         endpoint.render,
         not (endpoint.large or plan.asks_for_json),
         endpoint.large,
     )
+
+
+def _raising(refuse: Callable[[], object]) -> Fill:
+    def fill(*_: object, **__: object) -> Operation:
+        refuse()
+        raise AssertionError  # it was refused before
+
+    return fill
 
 
 def _plan(line: Line, queues: str) -> Plan:

@@ -54,7 +54,7 @@ from zapq.settings import Settings
 
 _EFFECT: dict[type[Any], str] = {Put: "put", Enqueue: "put", Take: "take", Settle: "settle", SettleOne: "settle"}
 """Operations with the same one do not care whether those before them are written yet."""
-_D, _Q = b"Dq"
+_E = ord("e")
 _SHORTEST = len("GET / HTTP/1.1")
 Then = Literal["idle", "more", "large", "head", "body", "wait", "cold", "close"]
 
@@ -122,7 +122,6 @@ class HotPath:
     ) -> None:
         self._service = queues.service
         self._how = queues.how
-        self._dispatcher = queues.service.dispatcher
         self.journal = queues.service.journal
         self._max_message_bytes = settings.max_message_bytes
         self._counts = counts
@@ -164,6 +163,7 @@ class HotPath:
         unfinished: list[Unfinished] = []
         frame = self._frame
         at = size = 0
+        alone = False
         length = len(data)
         while at < length:
             if size >= MAX_ANSWERS_BYTES or len(parts) == MAX_ANSWERS:
@@ -175,8 +175,8 @@ class HotPath:
                 answers.needed = length - at + 1
                 break
             text, argument = data[at:end], ""
-            # Told by a byte: DELETE, `POST /queues`, `GET /queues`.
-            if end - at > _SHORTEST and (text[6] == _Q or text[5] == _Q or text[0] == _D):
+            # Told by a byte: neither `POST /enqueue` nor `GET /dequeue` has any, nor a probe.
+            if end - at > _SHORTEST and text[6] != _E:
                 text, argument = cut_argument(text)
             head = self._remember(text, identities)
             if head is None:
@@ -198,23 +198,20 @@ class HotPath:
                 answers.then = "more"
                 break
             trace = head.trace or next(self._trace_ids)
-            frame.tail = trace + (self._last if head.last else self._date)
+            last = head.last
+            frame.tail = trace + (self._last if last else self._date)
             try:
                 operation = head.operation
-                if operation is None:
-                    if head.plan is REFUSED:
-                        head.refuse()
-                    if head.stored and self._dispatcher.draining and not head.key:
-                        answers.then = "cold"  # Quart's road knows whether it had begun before
-                        break
-                    if head.fill is not None:
-                        operation = head.fill(head.plan, data[end:stop], argument, head.key)
+                if head.fill is not None:
+                    operation = head.fill(head.plan, data[end:stop], argument, head.key)
                 outcome = None if operation is None else self._how[operation.__class__](operation, frame.now)
             except Exception as error:
+                if head.stored and isinstance(error, Draining):
+                    answers.then = "cold"  # Quart's road knows whether it had begun before
+                    break
                 part = self._refusal(error, head, trace, sock, argument)
-                if head.plan is REFUSED and head.length:
-                    # Refused before its body was read: what may follow it is not told from it.
-                    answers.then = "close"
+                # Refused before its body was read: what may follow it is not told from it.
+                last = last or (head.plan is REFUSED and head.length > 0)
             else:
                 if outcome.__class__ is Delivery:
                     part = head.render(head.plan, operation, outcome, frame)
@@ -233,17 +230,15 @@ class HotPath:
                         break
                     unfinished.append(Unfinished(len(parts), outcome, head, operation, argument))
                     answers.pending = outcome
+                    alone = outcome.patient
                     part = b""
                 else:
                     part = head.render(head.plan, operation, outcome, frame)
             parts.append(part)
             size += len(part)
             at = stop
-            if head.last or answers.then == "close":
-                answers.then = "close"
-                break
-            if answers.pending is not None and answers.pending.patient:
-                answers.then = "wait"
+            if last or alone:
+                answers.then = "close" if last else "wait"
                 break
         answers.used = at
         answers.requests = number = len(parts)

@@ -162,7 +162,10 @@ class Lobby:
                 elif not isinstance(guest, Guest):
                     guest.answer()
                 elif guest.state is not _GONE:
-                    cost += self._attend(guest)
+                    try:  # as `_attend`, without the call
+                        cost += self._step(guest, large=False)
+                    except Exception as error:
+                        self._disconnect(guest, error)
             self._send_answers()
             if self._large:
                 self._serve_large()
@@ -272,7 +275,13 @@ class Lobby:
     def _answer(self, guest: Guest, answers: Answers, rest: bytes) -> None:
         """Send answers, and go on with `rest`, which was received and is not answered yet."""
         if answers.data:
-            sent = self._send(guest, answers)
+            try:
+                sent = guest.wire.send(answers.data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self._hot.reconcile(answers, 0)
+                raise
             if sent < len(answers.data):
                 self._promote(guest, Handoff(rest, unsent=answers, sent=sent))
                 return
@@ -357,15 +366,6 @@ class Lobby:
         else:
             self._selector.unregister(guest.sock)
         guest.events = events
-
-    def _send(self, guest: Guest, answers: Answers) -> int:
-        try:
-            return guest.wire.send(answers.data)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            self._hot.reconcile(answers, 0)
-            raise
 
     def _resume(self, guest: Guest, data: bytes) -> bytes:
         """Add `data` to what there is of `guest`'s request, and return it all once that is worth a look."""

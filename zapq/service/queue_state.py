@@ -109,15 +109,7 @@ class QueueState:
 
     def enqueue(self, asked: Enqueue, now: float) -> Accepted:
         """Store one message. See `put`."""
-        body = asked.body
-        unusual = self._dispatcher.draining or self._deleted or self.refuse_behind is not None
-        if unusual or len(body) > self._max_message_bytes:
-            return Accepted(self.store_one(body, asked.properties, asked.delay, now).id)
-        # As `store_one` does; without the call, for it is done for each message.
-        message = self.core.enqueue(body, asked.properties, delay=asked.delay, now=now)
-        if self.wait_queue:
-            self.hand_out()
-        return Accepted(message.id, False, self.durability)
+        return Accepted(self.store_one(asked.body, asked.properties, asked.delay, now).id, False, self.durability)
 
     def put(self, offer: Offer, now: float) -> Accepted:
         """Store what is offered, unless its key was used for it before: then say what that led to.

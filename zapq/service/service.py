@@ -193,7 +193,13 @@ class QueueService:
         state = self._states.get(asked.queue)
         if state is None or self.lock.locked():
             return self.attempt_putting(as_put(asked), now)
-        return state.enqueue(asked, now)
+        if state.refuse_behind is not None or self.dispatcher.draining or len(asked.body) > self.max_message_bytes:
+            return state.enqueue(asked, now)
+        # As that does; without the call, for this is done for each message.
+        message = state.core.enqueue(asked.body, asked.properties, delay=asked.delay, now=now)
+        if state.wait_queue:
+            state.hand_out()
+        return Accepted(message.id)
 
     def attempt_putting(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
         """Store an offer; a queue that is made for that goes again if nothing is stored.

@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -61,11 +61,19 @@ class Throttle:
 
     def say(self, level: int, cause: str, message: str, **fields: object) -> None:
         """Log `message`, unless its cause has had its share. Causes are names of ours, never client data."""
+        self.say_if_let_through(level, cause, message, lambda: fields)
+
+    def say_if_let_through(
+        self, level: int, cause: str, message: str, tell: Callable[[], dict[str, object]]
+    ) -> None:
+        """Log as `say` does; `tell` makes the fields, if the line is let through."""
         if not log.isEnabledFor(level):
             return
-        share = self._causes.setdefault(cause, _Share(deque(maxlen=self._rate)))
+        share = self._causes.get(cause)
+        if share is None:
+            share = self._causes[cause] = _Share(deque(maxlen=self._rate))
         if share.take(time.monotonic()):
-            say(level, message, **fields, **share.take_suppressed())
+            say(level, message, **tell(), **share.take_suppressed())
 
 
 @dataclass(slots=True)

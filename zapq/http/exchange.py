@@ -346,7 +346,8 @@ def _traced(
             await send(event)
             return
         headers = [*event["headers"], (tracing.HEADER, exchange.trace_id.encode())]
-        if declares_body(scope["headers"]) and not exchange.body.taken and scope["http_version"] != "2":
+        here = exchange.body.taken or exchange.body.whole
+        if declares_body(scope["headers"]) and not here and scope["http_version"] != "2":
             # What may still come of the body stands in the way of the next request.
             headers.append((b"connection", b"close"))
         exchange.body.close()

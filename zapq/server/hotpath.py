@@ -133,7 +133,7 @@ class HotPath:
         self._remember_bare = lru_cache(maxsize=HEADS_REMEMBERED)(self._admit)
         guard.access.on_change.append(self._forget)
         self._second = -1
-        self._date = self._last = self._refused = b""
+        self._date = self._last = b""
         self._frame = Frame(b"", 0.0, 0.0, counts)
 
     def set_time(self, wall: float, now: float) -> None:
@@ -145,7 +145,6 @@ class HotPath:
             self._guard.access.expire(wall)
             self._date = b"\r\nDate: %b\r\n" % formatdate(self._second, usegmt=True).encode()
             self._last = self._date + b"Connection: close\r\n"
-            self._refused = b"\r\nConnection: close" + self._date
 
     def respond(
         self, data: bytes, identities: Identities = NOBODY, sock: Socket | None = None, large: bool = True
@@ -210,8 +209,6 @@ class HotPath:
                     answers.then = "cold"  # Quart's road knows whether it had begun before
                     break
                 part = self._refusal(error, head, trace, sock, argument)
-                # Refused before its body was read: what may follow it is not told from it.
-                last = last or (head.plan is REFUSED and head.length > 0)
             else:
                 if outcome.__class__ is Delivery:
                     part = head.render(head.plan, operation, outcome, frame)
@@ -366,20 +363,23 @@ class HotPath:
             logs.current_trace_id.set(trace_id)
             logs.log.error("request failed", exc_info=error)
             return render.failed(trace_id, self._frame.tail)
-        if head.plan is REFUSED and head.length and not head.last:
-            self._frame.tail = trace + self._refused
-        path = head.path if not argument else head.path.replace("/-", f"/{argument}")
-        self._throttle.say(
-            logging.ERROR if error.status == 500 else logging.WARNING,
+        level = logging.ERROR if error.status == 500 else logging.WARNING
+        # Most that many clients cause are not let through.
+        self._throttle.say_if_let_through(
+            level,
             error.problem,
             "refused",
-            trace_id=trace_id,
-            status=error.status,
-            method=head.endpoint.method,
-            path=shown_path(path.encode()),
-            **({} if head.endpoint.scope in {"server", "listed"} else {"queue": head.queue}),
-            **peer_of_socket(sock),
-            reason=error.detail,
+            lambda: {
+                "trace_id": trace_id,
+                "status": error.status,
+                "method": head.endpoint.method,
+                "path": shown_path(
+                    head.path.replace("/-", f"/{argument}").encode() if argument else head.path.encode()
+                ),
+                **({} if head.endpoint.scope in {"server", "listed"} else {"queue": head.queue}),
+                **peer_of_socket(sock),
+                "reason": error.detail,
+            },
         )
         return render.refused(error, trace_id, self._frame.tail)
 

@@ -130,10 +130,15 @@ def cut_varying(head: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
 
     None if one of them is there twice: that is not plain.
     """
-    found = [(name.lower(), value) for name, value in _VARYING.findall(head)]
-    if len(dict(found)) < len(found):
-        return None
-    return _VARYING.sub(b"", head) if found else head, dict(found)
+    varying: dict[bytes, bytes] = {}
+    while (match := _VARYING.search(head)) is not None:
+        name = match[1].lower()
+        if name in varying:
+            return None
+        varying[name] = match[2]
+        start, end = match.span()
+        head = head[:start] + head[end:]
+    return head, varying
 
 
 def parse_head(head: bytes) -> Line | None:

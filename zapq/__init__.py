@@ -1,9 +1,11 @@
-"""zapq: message queues in RAM behind plain HTTP, and inside your Trio program.
+"""zapq: message queues behind plain HTTP, in memory or on the disk, and inside your Trio program.
 
 `core/` holds the queues as values and imports nothing of the rest; `store/` keeps them on the disk; `service/`
-runs them on Trio; `http/` turns requests into calls of the service, with Quart; `server/` carries requests over
-sockets, with Hypercorn; `cli.py` is the command. Dependencies point that way only. `client/` is for programs
-elsewhere, `command/` for people. Here are the public names.
+runs them on Trio, and does what it is asked by values (`operations.py`, `queues.py`); `http/` says what each
+endpoint asks of it and how the outcome is answered, in one table, and has the road through Quart; `server/` has
+the sockets, the fast road that answers from the bytes, and Hypercorn for the other; `cli.py` is the command.
+Dependencies point that way only. `access/` knows credentials and roles; `client/` is for programs elsewhere,
+`command/` for people. Here are the public names.
 """
 
 from importlib import import_module

@@ -1,1 +1,4 @@
-"""HTTP as Quart sees it: the only package that imports quart."""
+"""What HTTP asks of the queues and how they answer: one table for both roads, and the road through Quart.
+
+No other package imports quart.
+"""

@@ -2,7 +2,7 @@
 
 In this order: is it meant for us, is there such an endpoint, which credential does it have, does its role suffice,
 and did a web page of another origin send it. The fast road asks the same guard whether it lets a request in, and
-leaves every refusal to the other road.
+leaves each of these refusals to the other road.
 """
 
 from __future__ import annotations

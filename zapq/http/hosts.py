@@ -1,4 +1,4 @@
-"""Whose requests are answered, as far as names go: which Host is ours, and which Origin is the same as ours.
+"""Which names the server answers to: which Host is ours, and which Origin is the same as ours.
 
 A web page can make the browser that shows it send requests to whatever that browser reaches: zapq on the same
 machine, say. The browser adds where the page is from (Origin, Sec-Fetch-Site). But if the page's name is made to

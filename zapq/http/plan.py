@@ -1,4 +1,4 @@
-"""What goes from step to step while a request is answered; `zapq/http/endpoints.py` has the steps."""
+"""The values that go from step to step while a request is answered; `zapq/http/endpoints.py` has the steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which endpoint a path belongs to, for the road that does not go through Quart."""
+"""Which endpoint a path belongs to, for the fast road; on the other, Quart's routes say it."""
 
 from __future__ import annotations
 

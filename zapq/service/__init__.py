@@ -1,1 +1,1 @@
-"""The running queue: Trio lives here, HTTP does not."""
+"""The running queues, asked by values: Trio lives here, HTTP does not."""

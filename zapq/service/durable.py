@@ -1,8 +1,9 @@
 """The service whose queues are on disk: what it does otherwise than the one in memory.
 
-The verbs are the same, for the core's queues enter their changes in a journal by themselves, and the step they run
-in waits for it (`journal.py`). Here is what is about a queue as a whole, which happens while nothing else may
-change, and the hand-over to waiting consumers, which must also wait for the disk.
+The steps are the same: the core's queues enter their changes in a journal by themselves (`journal.py`), and the
+outcome of a step that changed something is a `Commit`, known when it is written. Here is what is about a queue as
+a whole, which happens while nothing else may change, and the hand-over to waiting consumers, which must also wait
+for the disk.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Between the queues and the thread that writes: what is written together, and the tasks that wait for it.
+"""Between the queues and the thread that writes: what is written together, and what waits for it.
 
 Changes and notes go into the open batch. It is closed and handed to the writer as soon as a task waits for it,
-or the tasks that run now have had their turn. When the writer has dealt with it, its changes take effect here, in
-the order in which they began, and the waiting tasks are woken: the order of effects is the order of answers.
+the lobby's turn is over, or the tasks that run now have had theirs. When the writer has dealt with it, its
+changes take effect here, in the order in which they began, and what waits is told: the order of effects is the
+order of answers.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """An outcome that is not known yet: what an operation returns where it cannot be done at once.
 
-It is completed exactly once, by whatever brings the news: a producer (a long poll), the disk (a commit), the task
-that held the lock. A caller without a task says what to call then (`when_done`), and asks for the `result`; a task
-waits for it (`wait`).
+It is completed exactly once, by what brings the news: a producer (a long poll), the disk (a commit), the task
+that waited for the lock, the timer. A caller without a task says what to call then (`when_done`), and asks for
+the `result`; a task waits for it (`wait`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One queue as all tasks of a service share it: what can be done to it, each in one synchronous step.
 
 Nothing here looks whether the lock is free: `QueueService.attempt` does that, and `NamedQueue` and `Queues` have
-these steps taken by it. Whatever makes messages ready ends in `hand_out`, the one place where waiting consumers
-are served.
+these steps taken by it. Every step that makes messages ready ends in `hand_out`, the one place where waiting
+consumers are served.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ class Section:
     """Holds `lock` in an `async with`, as the lock itself would; but others run before it is taken, not after.
 
     `async with lock` takes the lock and then lets others run, as every Trio operation must at some point. Under
-    load there is then always a task that holds it and does nothing, and a caller that cannot wait (a `*_nowait`
-    method, and with it the hot path) is turned away. Here it is held only while its holder runs, unless the
-    holder itself waits for something. `afterwards` is called each time when it is released.
+    load there is then always a task that holds it and does nothing: a `*_nowait` verb is refused, and each
+    request on the fast road needs a task that waits for the lock. Here it is held only while its holder runs,
+    unless the holder itself waits for something. `afterwards` is called each time when it is released.
     """
 
     def __init__(self, lock: trio.Lock, afterwards: Callable[[], object] = lambda: None) -> None:

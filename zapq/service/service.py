@@ -1,8 +1,9 @@
 """The queues as a running service: one lock, and the verbs about all of them.
 
-Every state change is a synchronous method of the core, run while holding one `trio.Lock`, so the changes form one
-sequence that every caller agrees on (linearizability). No task waits for anything while it holds the lock. The
-verbs of a queue are in `named_queue.py`, hand-over and timer in `dispatch.py`; `open.py` starts it all.
+Every change is one synchronous step, taken while no other task holds one `trio.Lock`, so the changes form one
+sequence that every caller agrees on (linearizability). In memory no task waits for anything while it holds the
+lock; `durable.py` has what waits for the disk. The steps of a queue are in `queue_state.py`, its verbs for
+programs in `named_queue.py`, hand-over and timer in `dispatch.py`; `open.py` starts it all.
 """
 
 from __future__ import annotations

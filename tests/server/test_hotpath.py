@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from zapq.access.access import Access
+from zapq.http import render
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
@@ -473,3 +474,45 @@ async def test_a_refusal_keeps_nothing_until_the_garbage_collector_comes(hot: Ho
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+async def test_a_message_whose_answer_cannot_be_made_goes_back(
+    hot: HotPath, zapq_service: QueueService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = zapq_service.queue("jobs")
+    await jobs.enqueue(b"x")
+    receive = b"POST /queues/jobs/receive?wait=9 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with monkeypatch.context() as patch:
+        # What a lease needs to be written, and a message that is given for good does not.
+        patch.setattr(render, "rfc3339", lambda _: 1 / 0)
+        answers = hot.respond(DEQUEUE + receive + DEQUEUE)
+        assert answers.requests == 3
+        assert re.findall(rb"HTTP/1.1 (\d+)", answers.data) == [b"204", b"500", b"204"]
+        assert answers.taken == ()
+        assert jobs.info().stats.ready == 1
+        # The same, where it had to be waited for.
+        await jobs.clear()
+        answers = hot.respond(receive)
+        assert answers.pending is not None
+        await jobs.enqueue(b"y")
+        hot.complete(answers)
+        assert b" 500 " in answers.data
+        assert jobs.info().stats.ready == 1
+    assert b"Zapq-Receive-Count: 1\r\n" in hot.respond(receive).data
+
+
+@pytest.mark.parametrize("id", ["7", "0", "007", "999999999999999999"])
+async def test_a_refusal_is_logged_with_the_path_that_was_asked_for(
+    hot: HotPath, caplog: pytest.LogCaptureFixture, id: str
+) -> None:
+    path = f"/queues/default/messages/{id}"
+    assert b" 404 " in hot.respond(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()).data
+    [record] = caplog.records
+    assert vars(record)["fields"]["path"] == path
+
+
+@pytest.mark.parametrize(
+    "line", [b"GET /queues/default/messages/1" + b"0" * 18, b"DELETE /queues/default/receipts/" + b"a" * 65]
+)
+async def test_an_id_or_receipt_that_is_too_long_to_be_one_is_left_to_h11(hot: HotPath, line: bytes) -> None:
+    assert hot.respond(line + b" HTTP/1.1\r\nHost: localhost\r\n\r\n").then == "cold"

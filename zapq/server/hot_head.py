@@ -47,6 +47,8 @@ _COLD_FIELDS = frozenset({
 })
 _SINGLE_FIELDS = (b"host", b"content-length", b"connection", b"content-type", b"accept", b"authorization")
 _ARGUMENT = re.compile(rb"/(?:receipts/([0-9A-Za-z-]{1,64})|messages/([0-9]{1,18}))(?=[/? ])")
+_CUT = {"", "-", "0"}
+"""What `cut_argument` leaves in the place of what it cuts out. What it finds too odd to cut out is not plain."""
 _VARYING = re.compile(
     rb"\r\n(idempotency-key|x-trace-id|traceparent):[\t ]*([\x21-\x7e]{1,255})[\t ]*(?=\r\n)", re.IGNORECASE
 )
@@ -70,8 +72,6 @@ class Head(msgspec.Struct, frozen=True):
 
     endpoint: Endpoint
     queue: str
-    path: str
-    """Without the query, and with a dash for a receipt."""
     length: int
     """Bytes of body behind it."""
     last: bool
@@ -101,7 +101,6 @@ class Line(msgspec.Struct, frozen=True):
     """What the first line and the fields of a plain head say, before it is known whether it is let in."""
 
     route: Route
-    path: str
     query: str
     fields: Fields
 
@@ -147,7 +146,9 @@ def parse_head(head: bytes) -> Line | None:
     if match is None or fields is None:
         return None
     route = find_route(match[1], match[2])
-    return None if route is None or not route.endpoint.fast else Line(route, match[2], match[3] or "", fields)
+    if route is None or not route.endpoint.fast or route.argument not in _CUT:
+        return None
+    return Line(route, match[3] or "", fields)
 
 
 def plan_head(line: Line, queues: str) -> Head:
@@ -161,7 +162,6 @@ def plan_head(line: Line, queues: str) -> Head:
     return Head(
         endpoint,
         line.route.queue,
-        line.path,
         fields.length,
         fields.last,
         plan,

@@ -46,7 +46,7 @@ from zapq.server.hot_head import (
 )
 from zapq.server.peer_network import Socket, peer_of_socket
 from zapq.service.operations import Accepted, Delivery, Enqueue, Put, Settle, SettleOne, Take
-from zapq.service.pending import Pending
+from zapq.service.pending import Pending, give_back
 from zapq.service.queues import Queues
 from zapq.service.reservation import Reservation
 from zapq.service.waiting import Deliveries, Lender
@@ -102,6 +102,8 @@ class Answers:
     """Of `body`: the head."""
     pending: Pending[Any] | None = None
     """When it is done, `HotPath.complete` makes `data` out of `parts`."""
+    waiting_head = b""
+    """The head of the request that may wait long."""
     parts: list[bytes]
     unfinished: list[Unfinished]
     taken: tuple[Handed, ...] = ()
@@ -131,7 +133,8 @@ class HotPath:
         # Clients repeat their heads byte for byte: what one means, and whether it is let in, is one look-up.
         self._remember = lru_cache(maxsize=HEADS_REMEMBERED)(self._read)
         self._remember_bare = lru_cache(maxsize=HEADS_REMEMBERED)(self._admit)
-        guard.access.on_change.append(self._forget)
+        self.access = guard.access
+        self.access.on_change.append(self._forget)
         self._second = -1
         self._date = self._last = b""
         self._frame = Frame(b"", 0.0, 0.0, counts)
@@ -140,9 +143,10 @@ class HotPath:
         """Let it be `wall`, in seconds since the epoch, and `now` by Trio's clock, in the answers from here on."""
         self._frame.now = now
         self._frame.clock_offset = wall - now
+        if wall >= self.access.until:
+            self.access.expire(wall)
         if int(wall) != self._second:
             self._second = int(wall)
-            self._guard.access.expire(wall)
             self._date = b"\r\nDate: %b\r\n" % formatdate(self._second, usegmt=True).encode()
             self._last = self._date + b"Connection: close\r\n"
 
@@ -199,19 +203,26 @@ class HotPath:
             trace = head.trace or next(self._trace_ids)
             last = head.last
             frame.tail = trace + (self._last if last else self._date)
+            outcome: Any = None
             try:
                 operation = head.operation
                 if head.fill is not None:
                     operation = head.fill(head.plan, data[end:stop], argument, head.key)
-                outcome = None if operation is None else self._how[operation.__class__](operation, frame.now)
+                if operation is not None:
+                    outcome = self._how[operation.__class__](operation, frame.now)
+                kind = outcome.__class__
+                if kind is Accepted or kind is Delivery or not isinstance(outcome, Pending):
+                    part = head.render(head.plan, operation, outcome, frame)
+                else:
+                    part = b""
             except Exception as error:
                 if head.stored and isinstance(error, Draining):
                     answers.then = "cold"  # Quart's road knows whether it had begun before
                     break
+                give_back(outcome)
                 part = self._refusal(error, head, trace, sock, argument)
             else:
-                if outcome.__class__ is Delivery:
-                    part = head.render(head.plan, operation, outcome, frame)
+                if kind is Delivery:
                     body = outcome.given[0].body
                     if head.single and body:
                         until = size + len(part)
@@ -219,7 +230,7 @@ class HotPath:
                     else:
                         taken = _handed(outcome, head, part, size, trace)
                     answers.taken = (*answers.taken, taken)
-                elif outcome.__class__ is not Accepted and isinstance(outcome, Pending):
+                elif not part:
                     if outcome.patient and (parts or length - stop > MAX_HOT_HEAD_BYTES):
                         # Much that is pipelined behind it is kept, and counted, by the other road.
                         outcome.abandon()
@@ -228,9 +239,8 @@ class HotPath:
                     unfinished.append(Unfinished(len(parts), outcome, head, operation, argument))
                     answers.pending = outcome
                     alone = outcome.patient
-                    part = b""
-                else:
-                    part = head.render(head.plan, operation, outcome, frame)
+                    if alone:
+                        answers.waiting_head = data[at:end]
             parts.append(part)
             size += len(part)
             at = stop
@@ -285,12 +295,14 @@ class HotPath:
         for at, pending, head, operation, argument in answers.unfinished:
             trace = head.trace or next(self._trace_ids)
             frame.tail = trace + (self._last if head.last else self._date)
+            outcome: object = None
             try:
                 outcome = self._outcome(pending, operation, left=left, draining=draining)
+                parts[at] = head.render(head.plan, operation, outcome, frame)
             except Exception as error:
+                give_back(outcome)
                 parts[at] = self._refusal(error, head, trace, sock, argument)
             else:
-                parts[at] = head.render(head.plan, operation, outcome, frame)
                 if isinstance(outcome, Delivery):
                     before = sum(map(len, parts[:at]))
                     answers.taken = (*answers.taken, _handed(outcome, head, parts[at], before, trace))
@@ -301,8 +313,22 @@ class HotPath:
         answers.cost = 1 + len(answers.data) // BYTES_PER_COST
         del answers.parts, answers.unfinished
 
+    def may_end(self, answers: Answers) -> bool:
+        """Whether a request that waits can be answered before its outcome is known; then it is withdrawn.
+
+        One that has begun to change something cannot: its client would take it for not done, and repeat it.
+        """
+        [unfinished] = answers.unfinished
+        return isinstance(unfinished.operation, Take) or unfinished.pending.withdraw()
+
+    def still_lets_in(self, answers: Answers, identities: Identities) -> bool:
+        """Whether the request that waits would be let in now, as it was when it came."""
+        text, _ = cut_argument(answers.waiting_head)
+        return self._remember(text, identities) is not None
+
     def _outcome(self, pending: Pending[Any], operation: object, *, left: bool, draining: bool) -> object:
-        if pending.patient and (left or (draining and not pending.done)):
+        # What was taken goes back, even if that is known by now.
+        if (left and isinstance(operation, Take)) or ((left or draining) and not pending.done):
             pending.abandon()
             if not left:
                 raise Draining
@@ -373,15 +399,19 @@ class HotPath:
                 "trace_id": trace_id,
                 "status": error.status,
                 "method": head.endpoint.method,
-                "path": shown_path(
-                    head.path.replace("/-", f"/{argument}").encode() if argument else head.path.encode()
-                ),
+                "path": shown_path(_path(head, argument)),
                 **({} if head.endpoint.scope in {"server", "listed"} else {"queue": head.queue}),
                 **peer_of_socket(sock),
                 "reason": error.detail,
             },
         )
         return render.refused(error, trace_id, self._frame.tail)
+
+
+def _path(head: Head, argument: str) -> bytes:
+    """Return the path that was asked for; `argument` is the receipt or message id in it."""
+    path = head.endpoint.path.replace("{queue}", head.queue)
+    return path.replace("{receipt}", argument).replace("{id}", argument).encode()
 
 
 def _effect(head: Head) -> str:

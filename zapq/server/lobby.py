@@ -103,6 +103,7 @@ class Lobby:
                 nursery.start_soon(self._watch_clock)
                 if self._hot.journal is not None:
                     nursery.start_soon(self._listen_for, self._hot.journal)
+                self._hot.access.on_change.append(self._check_credentials)
                 self._selector.register(self._listening.sock, _READ, None)
                 self._selector.register(self._wakeup.inside, _READ, self._wakeup)
                 while True:
@@ -114,6 +115,8 @@ class Lobby:
                     self._turn(nursery)
                     self._in_turn = False
         finally:
+            with suppress(ValueError):
+                self._hot.access.on_change.remove(self._check_credentials)
             self._empty()
             self._wakeup.close()
 
@@ -221,8 +224,10 @@ class Lobby:
                 guest.release_reservation()
         elif state is _MORE:
             data = bytes(guest.rest)
+        elif guest.answers is None:
+            # Ready for two reasons, in one turn: its answers are about to be sent.
+            return 1
         else:
-            assert guest.answers is not None
             return self._look_after(guest, guest.answers)
         answers = self._hot.respond(data, guest.identities, guest.sock, large)
         if answers.then == "large":
@@ -298,14 +303,40 @@ class Lobby:
         guest.answers = answers
         guest.rest = bytearray(rest)
         if pending.patient:
-            # The queue's line sees to its time.
-            guest.deadline = inf
+            # The queue's line sees to its time; ours is when its client's credential may end.
+            self._set_deadline(guest, self._when_credentials_end())
             guest.become(_PARKED)
             self._watch(guest, 0 if rest else _READ)
         else:
             guest.become(_COMMIT)
             self._watch(guest, _READ)
         pending.when_done(partial(self._on_done, guest))
+
+    def _when_credentials_end(self) -> float:
+        """Return when the next of all credentials ends, as a time of Trio's clock."""
+        until = self._hot.access.until
+        return inf if until == inf else trio.current_time() + until - time.time()
+
+    def _check_credentials(self) -> None:
+        """Have what waits refused, as if it came now, if its client's credential is not good for it any more."""
+        until = self._when_credentials_end()
+        for guest in [guest for guest in self._guests if guest.state is _PARKED]:
+            if guest.answers is None or self._hot.still_lets_in(guest.answers, guest.identities):
+                self._set_deadline(guest, until)
+                continue
+            try:
+                self._refuse_waiting(guest, guest.answers)
+            except Exception as error:
+                self._disconnect(guest, error)
+
+    def _refuse_waiting(self, guest: Guest, answers: Answers) -> None:
+        """Have what waits answered by the other road, which refuses it; if it has begun, that is too late."""
+        [unfinished] = answers.unfinished
+        if unfinished.pending.done or not self._hot.may_end(answers):
+            return
+        # A body is not kept, nor needed for a refusal. That ends the connection, and with it what came behind.
+        rest = b"" if unfinished.head.length else bytes(guest.rest)
+        self._promote(guest, Handoff(answers.waiting_head + rest))
 
     def _on_done(self, guest: Guest) -> None:
         """Have a guest answered soon; this is called in the middle of the step that brought its outcome."""
@@ -332,8 +363,10 @@ class Lobby:
         elif not pending.done:
             # What it sends now waits until it has its answers; in the selector it would be ready all the time.
             self._watch(guest, 0)
-        if left or pending.done:
+        if pending.done or (left and self._hot.may_end(answers)):
             self._finish(guest, answers, left=left)
+        elif left:
+            self._watch(guest, 0)
         return 1
 
     def _finish(self, guest: Guest, answers: Answers, *, left: bool = False, draining: bool = False) -> None:
@@ -343,17 +376,9 @@ class Lobby:
         rest, guest.rest = bytes(guest.rest), bytearray()
         if answers.then == "wait":
             answers.then = "more" if rest else "idle"
-        guest.become(_IDLE)
-        self._set_deadline(guest, self._now + self._settings.keep_alive)
-        self._watch_again(guest, answers)
+        # Until they are sent it stays in its state, so that what comes next is not read before `rest` has had its
+        # turn, nor answered over the head of an answer that has gone to a task.
         self._answered.append((guest, answers, rest))
-
-    def _watch_again(self, guest: Guest, answers: Answers) -> None:
-        try:
-            self._watch(guest, _READ)
-        except OSError:
-            self._hot.reconcile(answers, 0)
-            raise
 
     def _watch(self, guest: Guest, events: int) -> None:
         """Have `guest` ready on these events of its socket; on none if they are 0."""
@@ -382,6 +407,8 @@ class Lobby:
     def _follow(self, guest: Guest, answers: Answers, rest: bytes) -> None:
         """Bring `guest` into the state its last bytes put it in."""
         fresh = answers.used > 0 or guest.state is not _AFTER.get(answers.then)
+        if guest.state is _COMMIT or guest.state is _PARKED:
+            guest.become(_IDLE)
         match answers.then:
             case "cold":
                 self._promote(guest, Handoff(rest) if answers.used else self._handoff(guest, rest))
@@ -501,7 +528,10 @@ class Lobby:
         while True:
             self._now = trio.current_time()
             for guest in [guest for guest in self._guests if guest.deadline <= self._now]:
-                if guest.state is _COMMIT:
+                if guest.state is _PARKED:
+                    self._hot.access.expire(time.time())
+                    guest.deadline = self._when_credentials_end()
+                elif guest.state is _COMMIT:
                     guest.deadline = self._now + limits.keep_alive  # the disk is late, not the client
                 elif guest.state is _BODY:
                     self._promote(guest, self._handoff(guest, bytes(guest.rest)))  # it answers 408
@@ -526,7 +556,8 @@ class Lobby:
         for guest in list(self._guests):
             if guest.state is _PARKED and guest.answers is not None:
                 try:
-                    self._finish(guest, guest.answers, draining=True)
+                    if self._hot.may_end(guest.answers):
+                        self._finish(guest, guest.answers, draining=True)
                 except Exception as error:
                     self._disconnect(guest, error)
         self._send_answers()

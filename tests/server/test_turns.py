@@ -1,0 +1,56 @@
+"""A guest whose outcome is known has one turn for it, however many events say that it is ready."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import trio
+import trio.testing
+
+import zapq
+from tests.support.disk import Disk
+from tests.support.wire import connection, socket_below
+from zapq.service.durable import DurableService
+from zapq.settings import Settings
+
+
+async def test_what_comes_in_the_moment_its_answer_is_known_is_not_taken_for_a_new_request(
+    zapq_settings: Settings, tmp_path: Path, nursery: trio.Nursery, disk: Disk
+) -> None:
+    head = b"POST /enqueue HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    # To a server that takes the end of the body for a request, this is one.
+    inside = b"x" * 10 + b"POST /queues/other/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+    settings = replace(zapq_settings, durable=True, data_dir=str(tmp_path))
+    async with zapq.open_service(settings) as service:
+        assert isinstance(service, DurableService)
+        [url] = await nursery.start(partial(zapq.serve, settings, service=service))
+        await service.stored()
+        async with connection(url) as stream:
+            disk.hold()
+            await stream.send_all(head % 1 + b"a" + head % len(inside) + inside[:10])
+            await disk.held()
+            await trio.testing.wait_all_tasks_blocked()
+            # From here on the lobby has no turn until both have happened, the commit first.
+            written = service.journal._writer.written
+            disk.go_on()
+            while not written:
+                time.sleep(0.001)
+            time.sleep(0.01)
+            raw = socket.socket(fileno=socket_below(stream).fileno())
+            try:
+                raw.send(inside[10:])
+            finally:
+                raw.detach()
+            received = b""
+            while received.count(b"\r\n\r\n") < 2:
+                data = await stream.receive_some()
+                assert data, received
+                received += data
+            assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"202", b"202"]
+        assert {queue.name: queue.info().stats.messages for queue in service.queues()} == {"default": 2}
+        nursery.cancel_scope.cancel()

@@ -16,6 +16,7 @@ from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, open_client
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import STATES
+from zapq.http import render
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
@@ -1024,3 +1025,14 @@ async def test_settings_may_say_durations_with_units(zapq_server: ZapqServer) ->
         assert "such as 20, 0.5 or 5m" in refused.json["detail"]
         long = await ask(zapq_server.url, method, QUEUE, b'{"visibility":"13h"}')
         assert (long.status, long.json["parameter"]) == (400, "body")
+
+
+@pytest.mark.parametrize("fields", [{}, COLD], ids=["hot", "cold"])
+async def test_a_message_whose_answer_cannot_be_made_goes_back(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch, fields: dict[str, str]
+) -> None:
+    await zapq_server.service.queue("emails").enqueue(b"hello")
+    with monkeypatch.context() as patch:
+        patch.setattr(render, "rfc3339", lambda _: 1 / 0)
+        assert (await ask(zapq_server.url, "POST", f"{QUEUE}/receive", headers=fields)).status == 500
+    assert (await receive(zapq_server)).headers["zapq-receive-count"] == "1"

@@ -7,6 +7,7 @@ import select
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -317,3 +318,32 @@ async def test_who_leaves_while_a_message_for_it_is_being_written_gets_nothing(
         await until_ready(url)
         answer = await ask(url, "POST", "/queues/jobs/receive")
         assert (answer.body, answer.headers["zapq-receive-count"]) == (b"x", "1")
+
+
+@pytest.mark.parametrize("shuts_down", [False, True], ids=["half-closed", "shutdown"])
+async def test_a_message_that_is_being_written_is_answered_as_stored(
+    tmp_path: Path, way: Way, disk: Disk, shuts_down: bool
+) -> None:
+    settings, stopping = way.settings(tmp_path), trio.Event()
+    async with zapq.open_service(settings) as service, trio.open_nursery() as nursery:
+        jobs = service.queue("jobs")
+        await service.stored()
+        serve = partial(zapq.serve, settings, service=service, shutdown_trigger=stopping.wait)
+        [url] = await nursery.start(serve)
+        disk.hold()
+        nursery.start_soon(partial(service.change_settings, "jobs", max_messages=5))
+        await disk.held()
+        # While a setting is being written, nothing else may change.
+        async with await raw(url, enqueue(b"a").replace(b"/enqueue", b"/queues/jobs/messages")) as stream:
+            await wait_all_tasks_blocked(0.01)
+            disk.let_one_through()
+            await disk.held()
+            if shuts_down:
+                stopping.set()
+            else:
+                await stream.send_eof()
+            await wait_all_tasks_blocked(0.01)
+            disk.go_on()
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 202")
+        assert jobs.info().stats.messages == 1
+        stopping.set()

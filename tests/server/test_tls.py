@@ -315,6 +315,22 @@ def test_of_a_record_that_the_kernel_did_not_take_whole_nothing_can_be_read(pair
     assert pair.is_tidy
 
 
+def test_a_write_that_fails_leaves_nothing_to_other_connections(pair: Pair) -> None:
+    pair.agree()
+    session = pair.tls._session
+
+    class Failing:
+        def write(self, data: bytes) -> None:
+            pair.buffers.outgoing.write(b"half a record")
+            raise ssl.SSLError("a mistake")
+
+    pair.tls._session = Failing()  # type: ignore[assignment]  # as much of one as is asked
+    with pytest.raises(ssl.SSLError):
+        pair.tls.send(b"x")
+    assert pair.is_tidy
+    pair.tls._session = session
+
+
 def test_what_arrives_with_the_end_is_not_lost(pair: Pair) -> None:
     pair.agree()
     pair.client.session.write(b"last words")

@@ -354,3 +354,16 @@ async def test_on_disk_there_is_room_when_it_is_written(tmp_path: Path, nursery:
         assert producer.outcome == Accepted(2, durability="committed")
     async with zapq.open_service(settings) as service:
         assert [each.body for each in await service.queue("jobs").dequeue_many(5)] == [b"second"]
+
+
+async def test_an_error_of_ours_is_what_comes_of_one_offer_and_no_end_of_the_timer(
+    zapq_service: QueueService, full: NamedQueue, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.abc.Clock
+) -> None:
+    waits = Queues(zapq_service).perform(Put(b"x", PATIENT, queue="full"), trio.current_time())
+    monkeypatch.setattr(zapq_service.find_state("full"), "put", lambda *_: 1 / 0)
+    await full.dequeue()
+    with pytest.raises(ZeroDivisionError):
+        await waits.wait()
+    monkeypatch.undo()
+    await full.enqueue(b"later", delay=1)
+    assert (await full.dequeue(wait=2)) is not None

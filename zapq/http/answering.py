@@ -73,7 +73,11 @@ class Answering:
         outcome = None if operation is None else await self._perform(exchange, operation)
         if endpoint.audit is not None:
             self._audit(exchange, endpoint.action, endpoint.audit(operation, outcome))
-        return self._render(endpoint, plan, operation, outcome)
+        try:
+            return self._render(endpoint, plan, operation, outcome)
+        except Exception:
+            exchange.take_back()
+            raise
 
     async def _read(self, endpoint: Endpoint, plan: Plan, asked: Asked, exchange: Exchange) -> bytes:
         """Return the body; refused unread if it is announced too long, or there is no room for it."""

@@ -238,6 +238,13 @@ class Exchange:
         if given:
             self._handed_over = (queue, given)
 
+    def take_back(self) -> None:
+        """Put them back: no answer will carry them."""
+        if self._handed_over is not None:
+            queue, given = self._handed_over
+            self._handed_over = None
+            queue.return_undelivered(given)
+
     def head_sent(self, *, written_before: int) -> None:
         """Note that the answer's head was written.
 

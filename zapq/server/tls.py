@@ -157,9 +157,11 @@ class TlsSocket:
                 # In pieces, for a connection keeps what the kernel does not take.
                 small = not written and size <= SEND_PIECE_BYTES
                 piece = data if small else data[written : written + SEND_PIECE_BYTES]
-                self._session.write(piece)
+                try:
+                    self._session.write(piece)
+                finally:
+                    self._unsent += self._buffers.outgoing.read()
                 self._owed = len(piece)
-                self._unsent += self._buffers.outgoing.read()
             try:
                 sent = self.sock.send(self._unsent)
             except OSError:

@@ -19,7 +19,7 @@ from zapq.core.broker import Broker
 from zapq.core.deadlines import Deadlines
 from zapq.core.message import Draft
 from zapq.core.queue_settings import QueueSettings
-from zapq.errors import Draining, QueueFull, ZapqError
+from zapq.errors import Draining, QueueFull
 from zapq.limits import BYTES_PER_COST, DISMISSALS, MAX_WAITING_BYTES, TURN_COST, WAITING_MESSAGE_BYTES
 from zapq.service.dispatch import Dispatcher
 from zapq.service.operations import Accepted, Offer
@@ -172,7 +172,8 @@ class Room:
         self._remove(offer)
         try:
             offer.complete(self._service.take_step(offer.put, now))
-        except ZapqError as error:
+        except Exception as error:
+            # Whatever it is, it is about this offer, and must not end the timer, which is for all.
             offer.fail(_again(error) if isinstance(error, QueueFull) else error)
         finally:
             self._turn = ""

@@ -32,7 +32,7 @@ class Plan(msgspec.Struct, frozen=True):
     """What is to be done, and how the answer is to look."""
 
     operation: Operation | None
-    """Complete but for what `Endpoint.fill` adds; None if there is nothing to do."""
+    """Complete except for what `Endpoint.fill` adds; None if there is nothing to do."""
     media_type: str = ""
     """That of a batch that is sent, or of the answer."""
     encoding: BodyEncoding = "base64"
@@ -40,7 +40,7 @@ class Plan(msgspec.Struct, frozen=True):
     """Whether the client named the type of the answer."""
     name: str = ""
     simple: Enqueue | None = None
-    """What it is without a key: the same, but for the body."""
+    """The same except for the body, if it needs no `Put` as long as there is no key."""
 
 
 class Frame(msgspec.Struct):

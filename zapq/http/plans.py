@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 
 def put(asked: Asked) -> Plan:
+    """Plan to store one message, on the terms in the query."""
     values = asked.values
     how = terms(
         priority=wire.whole(values, "priority", 0),
@@ -61,6 +62,7 @@ def fill_put(
     exempt_from_drain: bool = False,
     reserved: Reservation | None = None,
 ) -> Put | Enqueue:
+    """Return the operation that stores `body`, under `key` if there is one."""
     simple = plan.simple
     if simple is not None and not key and reserved is None and not exempt_from_drain:
         return Enqueue(simple.queue, body, simple.properties, simple.delay)
@@ -69,6 +71,7 @@ def fill_put(
 
 
 def put_many(asked: Asked) -> Plan:
+    """Plan to store a batch in the format that Content-Type names; `UnsupportedType` for any other."""
     media_type = wire.batch_format(asked.content_type)
     content_type = JSON if media_type == NDJSON else OCTETS
     how = terms(
@@ -88,6 +91,7 @@ def fill_batch(
     exempt_from_drain: bool = False,
     reserved: Reservation | None = None,
 ) -> Put:
+    """Return the operation that stores the batch in `body`; `InvalidParameter` if it is not valid."""
     template: Any = plan.operation
     batch = wire.decode_batch(plan.media_type, body)
     packed = body if plan.media_type == MSGPACK else b""
@@ -95,12 +99,14 @@ def fill_batch(
 
 
 def dequeue(asked: Asked) -> Plan:
+    """Plan to give one message of the default queue for good, as the original does."""
     wait = wire.seconds(asked.values, "wait", 0.0)
     check("wait", wait, 0, MAX_WAIT)
     return Plan(Take(DEFAULT_QUEUE, checked_want(1, lease=False), wait))
 
 
 def take(asked: Asked) -> Plan:
+    """Plan to lease one message, or to give it for good."""
     explicit = wire.best_of(asked.accept, [OCTETS, JSON]) == JSON
     return Plan(
         _taking(asked, 1),
@@ -110,6 +116,7 @@ def take(asked: Asked) -> Plan:
 
 
 def take_many(asked: Asked) -> Plan:
+    """Plan to lease a batch of messages, or to give it for good, in the format that Accept names."""
     media_type = wire.answer_format(asked.accept)
     return Plan(
         _taking(asked, wire.whole(asked.values, "max", MAX_BATCH)),
@@ -127,18 +134,21 @@ def _taking(asked: Asked, limit: int) -> Take:
 
 
 def release(asked: Asked) -> Plan:
+    """Plan to give a leased message back."""
     delay = wire.seconds(asked.values, "delay", 0.0)
     check("delay", delay, 0, MAX_DELAY)
     return Plan(SettleOne(asked.queue, Settlement(receipt="", action="release", delay=delay)))
 
 
 def extend(asked: Asked) -> Plan:
+    """Plan to let a lease last longer."""
     visibility = wire.seconds(asked.values, "visibility", None)
     check("visibility", visibility, 0, MAX_VISIBILITY)
     return Plan(SettleOne(asked.queue, Settlement(receipt="", action="extend", visibility=visibility)))
 
 
 def fill_receipt(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> SettleOne:
+    """Return the operation that is planned, for the lease whose receipt is `argument`."""
     template: Any = plan.operation
     settlement = template.settlement
     return SettleOne(
@@ -153,43 +163,52 @@ def fill_receipt(plan: Plan, body: bytes, argument: str, key: str, **_: object) 
 
 
 def settle(asked: Asked) -> Plan:
+    """Plan to settle many leases, in the format that Content-Type names; `UnsupportedType` for any other."""
     return Plan(Settle(asked.queue, ()), media_type=wire.settlements_format(asked.content_type))
 
 
 def fill_settlements(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> Settle:
+    """Return the operation for the settlements in `body`; `InvalidParameter` if they are not valid."""
     template: Any = plan.operation
     return Settle(template.queue, wire.decode_settlements(plan.media_type, body))
 
 
 def peek(asked: Asked) -> Plan:
+    """Plan to show the first messages in a state."""
     limit = checked_limit(wire.whole(asked.values, "limit", PEEK), "limit")
     operation = Peek(asked.queue, wire.state(asked.values), limit)
     return Plan(operation, encoding=wire.body_encoding(asked.values, "base64"))
 
 
 def find(asked: Asked) -> Plan:
+    """Plan to show one message."""
     return Plan(Find(asked.queue), encoding=wire.body_encoding(asked.values, "base64"))
 
 
 def redrive(asked: Asked) -> Plan:
+    """Plan to send dead letters back."""
     return Plan(Redrive(asked.queue, checked_limit(wire.whole(asked.values, "limit", MAX_BATCH), "limit")))
 
 
 def file(asked: Asked) -> str:
+    """Return the name of the snapshot in the query; `InvalidParameter` if there is none."""
     if "file" not in asked.values:
         raise InvalidParameter("file is missing. Give ?file=NAME.json or ?file=NAME.msgpack.", parameter="file")
     return asked.values["file"]
 
 
 def fill_settings(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> Configure:
+    """Return the operation that sets a queue as `body` says; settings it does not name get their defaults."""
     return Configure(plan.name, wire.decode_settings(body))
 
 
 def fill_changes(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> ChangeSettings:
+    """Return the operation that changes those settings of a queue that `body` names."""
     return ChangeSettings(plan.name, wire.decode_changes(body))
 
 
 def fill_id(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> Find:
+    """Return the operation that shows the message whose id is `argument`."""
     template: Any = plan.operation
     return Find(template.queue, int(argument))
 
@@ -199,6 +218,7 @@ _PAGE = '<!doctype html><html lang="en"><title>zapq</title><pre style="white-spa
 
 
 def explain(asked: Asked) -> Plan:
+    """Plan to explain one problem, or all of them; `ProblemNotFound` if there is no such one."""
     if asked.name and asked.name not in _KNOWN:
         raise ProblemNotFound
     best = wire.best_of(asked.accept, ["text/plain", "text/html", JSON]) or "text/plain"
@@ -206,6 +226,7 @@ def explain(asked: Asked) -> Plan:
 
 
 def show_meaning(plan: Plan, operation: None, outcome: None, frame: Frame) -> bytes:
+    """Return the answer that explains what was asked for, in the format that was planned."""
     vary = b"Vary: Accept\r\n"
     value = _KNOWN[plan.name] if plan.name else list(_KNOWN.values())
     if plan.media_type == JSON:

@@ -226,6 +226,7 @@ def _why_nothing(nothing: Nothing) -> bytes:
 
 
 def taken(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Frame) -> bytes:
+    """Return the answer to a consumer that asked for one message of a queue."""
     if isinstance(outcome, Nothing):
         return nothing(outcome, frame.tail)
     first: Message | Lease = outcome.given[0]
@@ -235,6 +236,7 @@ def taken(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Frame
 
 
 def taken_many(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Frame) -> bytes:
+    """Return the answer to a consumer that asked for a batch."""
     if not isinstance(outcome, Nothing):
         given = outcome.given
         return received_many(plan.media_type, given, plan.encoding, frame.clock_offset, frame.tail)
@@ -244,6 +246,7 @@ def taken_many(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: 
 
 
 def settled(plan: Plan, operation: Settle, outcome: list[Any], frame: Frame) -> bytes:
+    """Return the answer that says what has become of each settlement."""
     results = [
         {"receipt": settlement.receipt, "result": "ok" if error is None else error.problem}
         for settlement, error in zip(operation.settlements, outcome, strict=True)
@@ -252,14 +255,17 @@ def settled(plan: Plan, operation: Settle, outcome: list[Any], frame: Frame) -> 
 
 
 def one_settled(plan: Plan, operation: SettleOne, outcome: Lease | None, frame: Frame) -> bytes:
+    """Return the answer to a consumer that settled one lease."""
     return empty(frame.tail) if outcome is None else extended(outcome, frame.clock_offset, frame.tail)
 
 
 def ok(plan: Plan, operation: None, outcome: None, frame: Frame) -> bytes:
+    """Return the answer of a probe that succeeds."""
     return text(b"ok", frame.tail)
 
 
 def nothing_said(plan: Plan, operation: Any, outcome: Any, frame: Frame) -> bytes:
+    """Return the answer to an operation of the original that reports nothing."""
     return done(frame.tail)
 
 

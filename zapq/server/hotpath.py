@@ -71,7 +71,7 @@ class Unfinished(NamedTuple):
 
 
 class Handed(msgspec.Struct, frozen=True):
-    """Messages in an answer: where its body begins and ends, and who gets them back."""
+    """Messages in an answer: where its body begins and ends, and the queue that gets them back."""
 
     start: int
     end: int

@@ -1,4 +1,4 @@
-"""What the connections of one server share: the application, limits, counts, who is there."""
+"""What the connections of one server share: the application, limits, counts, open connections."""
 
 from __future__ import annotations
 

@@ -28,6 +28,8 @@ Other = QueuePut | IdsReserved | QueueDeleted | EpochDropped | KeysCleared | Key
 
 
 class Gathered(NamedTuple):
+    """What many changes together write, in the order of the tables."""
+
     puts: list[int | bytes]
     """For each new message its row, its checksum and its body, one after the other."""
     states: dict[int, bytes]

@@ -75,25 +75,30 @@ def set_up(connection: sqlite3.Connection) -> None:
 
 
 def tables(connection: sqlite3.Connection) -> list[tuple[str, str, str, str | None]]:
+    """Return what a database is made of, in SQL, in the order of names."""
     return connection.execute("select type, name, tbl_name, sql from sqlite_master order by name").fetchall()
 
 
 @cache
 def our_tables() -> list[tuple[str, str, str, str | None]]:
+    """Return what a database of ours is made of."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         set_up(connection)
         return tables(connection)
 
 
 def seed(row: int) -> int:
+    """Return what the checksum of a row begins with."""
     return (row ^ row >> 32) & 0xFFFFFFFF
 
 
 def row_sum(row: int, body: bytes) -> int:
+    """Return the checksum of the message in a row."""
     return zlib.crc32(body, (row ^ row >> 32) & 0xFFFFFFFF)
 
 
 def state_of(row: int, properties: Properties, due: float, clock_offset: float) -> bytes:
+    """Return what is kept of a message beside its body, behind its checksum; times become Unix times."""
     expires = None if properties.expires == inf else properties.expires + clock_offset
     state = State(
         properties.content_type,
@@ -109,8 +114,10 @@ def state_of(row: int, properties: Properties, due: float, clock_offset: float) 
 
 
 def queue_sum(number: int, name: str, epoch: int, next_id: int, settings: str, paused: int) -> int:
+    """Return the checksum of what is kept of a queue."""
     return zlib.crc32(repr((number, name, epoch, next_id, settings, paused)).encode())
 
 
 def key_sum(queue: int, key: str, fingerprint: bytes, id: int, until: float) -> int:
+    """Return the checksum of what is kept of an Idempotency-Key."""
     return zlib.crc32(repr((queue, key, fingerprint, id, until)).encode())

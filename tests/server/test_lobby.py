@@ -10,12 +10,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq
 from tests.support.serving import plain_and_tls
+from tests.support.waiting import eventually
 from tests.support.wire import Stream, ask, connection, open_client, vanish
 from zapq.http import render
 from zapq.limits import BYTES_PER_COST, MAX_ANSWERS, TURN_COST
@@ -344,6 +346,25 @@ async def test_large_batches_do_not_keep_others_waiting(
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 202")
     assert sum(turns) == 30 * len(batch)
     assert max(turns) <= TURN_COST * BYTES_PER_COST + len(batch)
+
+
+async def test_what_a_large_batch_holds_while_it_waits_for_its_turn_is_reserved(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = msgspec.msgpack.encode([b"x" * 1000] * 200)
+    head = b"POST /queues/jobs/messages/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/msgpack\r\n"
+    service = zapq_server.service
+    reserved: list[int] = []
+    async with connection(zapq_server.url) as stream:
+        with monkeypatch.context() as patch:
+            # Called where there are some, and here it leaves them in their line.
+            patch.setattr(Lobby, "_serve_large", lambda _: reserved.append(service.stats().bytes_reserved))
+            await stream.send_all(head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+            await eventually(lambda: bool(reserved), "its turn to come")
+            assert min(reserved) >= len(body)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 202")
+    stats = service.stats()
+    assert (stats.bytes_reserved, stats.queue.messages) == (0, 200)
 
 
 @pytest.mark.parametrize(

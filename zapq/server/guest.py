@@ -52,15 +52,16 @@ class Guest:
         self.answers: Answers | None = None
         """In COMMIT and PARKED: those that wait."""
         self.reserved: Reservation | None = None
-        """In BODY: room for the message."""
+        """In BODY, and in MORE of a request that may take milliseconds: room for the message."""
 
     def become(self, state: GuestState) -> None:
         """Enter `state`, which must be one that the table allows."""
         assert state is self.state or state in GUEST[self.state], f"{self.state.name} cannot become {state.name}"
         self.state = state
 
-    def release_reservation(self) -> None:
-        """Reserve nothing any more."""
-        if self.reserved is not None:
-            self.reserved.release()
-            self.reserved = None
+    def release_reservation(self) -> Reservation | None:
+        """Reserve nothing any more; return what held the reservation, if there was one."""
+        reserved, self.reserved = self.reserved, None
+        if reserved is not None:
+            reserved.release()
+        return reserved

@@ -209,7 +209,7 @@ class Lobby:
             self._close(guest)
 
     def _step(self, guest: Guest, large: bool) -> int:
-        state = guest.state
+        state, reserved = guest.state, None
         if state is _IDLE or state is _HEAD or state is _BODY:
             try:
                 data = guest.wire.recv(RECEIVE_BYTES)
@@ -221,9 +221,10 @@ class Lobby:
                 if not data:
                     return 1 + received // BYTES_PER_COST
                 # The message it was for is complete, and stored or refused now.
-                guest.release_reservation()
+                reserved = guest.release_reservation()
         elif state is _MORE:
             data = bytes(guest.rest)
+            reserved = guest.release_reservation()
         elif guest.answers is None:
             # Ready for two reasons, in one turn: its answers are about to be sent.
             return 1
@@ -232,6 +233,9 @@ class Lobby:
         answers = self._hot.respond(data, guest.identities, guest.sock, large)
         if answers.then == "large":
             guest.rest = bytearray(data)
+            if reserved is not None and reserved.cover(len(data)):
+                guest.reserved = reserved  # until it has its turn, it is still only held
+            guest.deadline = inf  # that it waits now is not its client's doing
             guest.become(_MORE)
             self._watch(guest, 0)
             self._large.append(guest)

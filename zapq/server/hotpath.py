@@ -409,6 +409,7 @@ class HotPath:
 
 
 def _path(head: Head, argument: str) -> bytes:
+    """Return the path that was asked for; `argument` is the receipt or message id in it."""
     path = head.endpoint.path.replace("{queue}", head.queue)
     return path.replace("{receipt}", argument).replace("{id}", argument).encode()
 

@@ -349,7 +349,7 @@ class Lobby:
             self._wakeup.wake()
 
     def _look_after(self, guest: Guest, answers: Answers) -> int:
-        """Answer a guest whose outcome is known, or that has left. The latter is looked for first: nothing is lost."""
+        """Answer a guest whose outcome is known, or that has left, which is looked for first."""
         pending, left = answers.pending, False
         assert pending is not None
         if guest.state is _PARKED and guest.events:

@@ -74,14 +74,17 @@ class Fill(Protocol):
     def __call__(
         self,
         plan: Plan,
-        body: bytes,
+        body: Any,
         argument: str,
         key: str,
         *,
         exempt_from_drain: bool = False,
         reserved: Reservation | None = None,
     ) -> Operation:
-        """`argument` is the receipt or message id in the path, `key` the Idempotency-Key; `Offer` has the rest."""
+        """`body` is bytes, or on the fast road, if the endpoint is `large`, a view of them.
+
+        `argument` is the receipt or message id in the path, `key` the Idempotency-Key; `Offer` has the rest.
+        """
 
 
 Audit = Callable[[Any, Any], dict[str, object]]
@@ -432,6 +435,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="server",
         body=Body.IGNORED,
         changes=False,
+        large=True,
     ),
     Endpoint(
         "health",

@@ -81,7 +81,7 @@ def put_many(asked: Asked) -> Plan:
 
 def fill_batch(
     plan: Plan,
-    body: bytes,
+    body: bytes | memoryview,
     argument: str,
     key: str,
     *,
@@ -90,7 +90,7 @@ def fill_batch(
 ) -> Put:
     template: Any = plan.operation
     batch = wire.decode_batch(plan.media_type, body)
-    packed = body if plan.media_type == MSGPACK else b""
+    packed = bytes(body) if plan.media_type == MSGPACK else b""
     return Put(batch, template.terms, key, packed, exempt_from_drain, reserved, template.queue)
 
 
@@ -156,7 +156,7 @@ def settle(asked: Asked) -> Plan:
     return Plan(Settle(asked.queue, ()), media_type=wire.settlements_format(asked.content_type))
 
 
-def fill_settlements(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> Settle:
+def fill_settlements(plan: Plan, body: bytes | memoryview, argument: str, key: str, **_: object) -> Settle:
     template: Any = plan.operation
     return Settle(template.queue, wire.decode_settlements(plan.media_type, body))
 

@@ -225,7 +225,7 @@ def body_encoding(values: dict[str, str], default: BodyEncoding) -> BodyEncoding
     raise InvalidParameter("body must be base64, text or json.", parameter="body")
 
 
-def decode_batch(media_type: str, data: bytes) -> Sequence[bytes | Draft]:
+def decode_batch(media_type: str, data: bytes | memoryview) -> Sequence[bytes | Draft]:
     """Return the messages of a batch; `InvalidParameter` says what is wrong with it, and where."""
     try:
         if media_type == MSGPACK:
@@ -245,7 +245,7 @@ def decode_batch(media_type: str, data: bytes) -> Sequence[bytes | Draft]:
     return lines
 
 
-def decode_settlements(media_type: str, data: bytes) -> list[Settlement]:
+def decode_settlements(media_type: str, data: bytes | memoryview) -> list[Settlement]:
     """Return what is to become of which lease; `InvalidParameter` says what is wrong."""
     decoder = _MSGPACK_SETTLEMENTS if media_type == MSGPACK else _JSON_SETTLEMENTS
     try:

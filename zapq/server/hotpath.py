@@ -147,7 +147,11 @@ class HotPath:
             self._last = self._date + b"Connection: close\r\n"
 
     def respond(
-        self, data: bytes, identities: Identities = NOBODY, sock: Socket | None = None, large: bool = True
+        self,
+        data: bytes | bytearray,
+        identities: Identities = NOBODY,
+        sock: Socket | None = None,
+        large: bool = True,
     ) -> Answers:
         """Answer the hot requests that `data` begins with; no checkpoint.
 
@@ -155,7 +159,7 @@ class HotPath:
         requests is bounded, so that no client keeps the others waiting. The caller writes the answers, or tells
         `reconcile` how much it could not write. If there is a `pending`, the caller calls `complete` when that is
         done. A request that may wait long stands alone, and so does one that may take milliseconds: that is only
-        answered if `large`.
+        answered if `large`, and `data` may be a bytearray only then.
         """
         answers = Answers()
         parts: list[bytes] = []
@@ -163,7 +167,7 @@ class HotPath:
         frame = self._frame
         at = size = 0
         alone = False
-        length = len(data)
+        whole, length = large, len(data)
         while at < length:
             if size >= MAX_ANSWERS_BYTES or len(parts) == MAX_ANSWERS:
                 answers.then = "more"
@@ -174,6 +178,8 @@ class HotPath:
                 answers.needed = length - at + 1
                 break
             text, argument = data[at:end], ""
+            if whole:
+                text = bytes(text)
             # Told by a byte: neither `POST /enqueue` nor `GET /dequeue` has any, nor a probe.
             if end - at > _SHORTEST and text[6] != _E:
                 text, argument = cut_argument(text)
@@ -202,7 +208,9 @@ class HotPath:
             try:
                 operation = head.operation
                 if head.fill is not None:
-                    operation = head.fill(head.plan, data[end:stop], argument, head.key)
+                    # A copy of megabytes takes milliseconds.
+                    body = memoryview(data)[end:stop] if head.large else data[end:stop]
+                    operation = head.fill(head.plan, body, argument, head.key)
                 outcome = None if operation is None else self._how[operation.__class__](operation, frame.now)
             except Exception as error:
                 if head.stored and isinstance(error, Draining):

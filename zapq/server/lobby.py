@@ -209,35 +209,50 @@ class Lobby:
         state = guest.state
         if state is _IDLE or state is _HEAD or state is _BODY:
             try:
-                data = guest.wire.recv(RECEIVE_BYTES)
+                data: bytes | bytearray = guest.wire.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 return 1
             if state is not _IDLE or not data:
                 received = len(data)
+                if state is _BODY and guest.large and data and len(guest.rest) + received >= guest.needed:
+                    guest.rest += data
+                    self._line_up(guest)
+                    return 1 + received // BYTES_PER_COST
                 data = self._resume(guest, data)
                 if not data:
                     return 1 + received // BYTES_PER_COST
                 # The message it was for is complete, and stored or refused now.
                 guest.release_reservation()
         elif state is _MORE:
-            data = bytes(guest.rest)
+            # Copying megabytes takes milliseconds.
+            data = guest.rest if large else bytes(guest.rest)
+            guest.release_reservation()
         else:
             assert guest.answers is not None
             return self._look_after(guest, guest.answers)
         answers = self._hot.respond(data, guest.identities, guest.sock, large)
         if answers.then == "large":
-            guest.rest = bytearray(data)
-            guest.become(_MORE)
-            self._watch(guest, 0)
-            self._large.append(guest)
-            return 1
+            if state is _IDLE:
+                guest.rest = bytearray(data)  # else it has it already
+            self._line_up(guest)
+            # It may have been received in many turns, and is copied in this one.
+            return 1 + len(data) // BYTES_PER_COST
         # What was answered is not kept till then: memory that is used again at once costs least.
         rest = data[answers.used :]
+        if large:
+            rest = bytes(rest)
         if answers.pending is None:
             self._answered.append((guest, answers, rest))
         else:
             self._wait(guest, answers, rest)
         return 1 + answers.cost
+
+    def _line_up(self, guest: Guest) -> None:
+        """Let `guest` wait until it is its turn among those whose requests may take milliseconds."""
+        guest.become(_MORE)
+        guest.deadline = inf  # now it waits for us
+        self._watch(guest, 0)
+        self._large.append(guest)
 
     def _take_handshake_step(self, guest: Guest) -> None:
         """Go on with a handshake, as far as what its client has sent goes."""
@@ -393,6 +408,7 @@ class Lobby:
                 return
             case "body":
                 assert answers.announced is not None
+                guest.large = answers.announced.large
                 guest.reserved = self._hot.reserve(answers.announced)
                 if guest.reserved is None:
                     self._promote(guest, Handoff(rest) if answers.used else self._handoff(guest, rest))

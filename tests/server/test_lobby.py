@@ -350,6 +350,25 @@ async def test_what_takes_milliseconds_is_done_in_the_line_for_that(
     assert seen == [True]
 
 
+async def test_a_large_request_waits_until_all_that_are_ready_have_had_their_turn(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zapq.server.lobby.TURN_COST", 1)
+    looks: list[bytes] = []
+    watch(monkeypatch, before=lambda data: looks.append(bytes(data)))
+    large = DEQUEUE.replace(b"/dequeue", b"/metrics")
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(connection(zapq_server.url)) for _ in range(11)]
+        async with trio.open_nursery() as nursery:
+            # All are there when the lobby looks.
+            for stream, request in zip(streams, [large] + [DEQUEUE] * 10, strict=True):
+                nursery.start_soon(stream.send_all, request)
+        for stream in streams:
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 20")
+    assert sorted(looks[:-1]) == [DEQUEUE] * 10 + [large]
+    assert looks[-1] == large
+
+
 async def test_a_large_request_that_arrives_in_pieces_is_looked_at_when_it_begins_and_when_it_is_its_turn(
     zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ that gives the socket back. A connection is in exactly one of the two places. A 
 next turn.
 
 Requests that may take milliseconds (batches, listings) have a line of their own: each turn ends with a few of
-them, and a client that asks for little waits for these at most. Clients whose TLS handshakes are under way have
+them, once all that were ready have had theirs: a client that asks for little waits for these at most. Clients whose TLS handshakes are under way have
 another (`zapq/server/newcomers.py`), and each turn ends with one step of one of them: however many clients
 connect, those that are connected wait for one step at most.
 What the states of a guest are, and which may follow which, is in `zapq/server/states.py`.
@@ -148,10 +148,11 @@ class Lobby:
         """Serve the guests that are ready, for a bounded time."""
         self._now = trio.current_time()
         self._hot.set_time(time.time(), self._now)
-        cost = 0
+        cost, round_over = 0, False
         with self._hot.written_together():
             while cost < TURN_COST:
                 if not self._ready:
+                    round_over = True
                     self._send_answers()
                     self._ready.extend([key.data for key, _ in self._selector.select(0)])
                     if not self._ready:
@@ -167,7 +168,8 @@ class Lobby:
                     except Exception as error:
                         self._disconnect(guest, error)
             self._send_answers()
-            if self._large:
+            if self._large and round_over:
+                # Otherwise a guest that is ready may wait for several turns, and in each for large requests.
                 self._serve_large()
         if self._newcomers.ready:
             self._take_handshake_step(self._newcomers.pop())

@@ -164,7 +164,12 @@ class Target:
             answer = re.sub(pattern, name, answer)
         stats = self.service.stats()
         bodies = {name: queue.bodies() for name, queue in self.service.broker.queues.items()}
-        counts = (*msgspec.structs.astuple(stats.queue), stats.dequeues_empty, stats.delivery_uncertain, stats.waiting)
+        counts = (
+            *msgspec.structs.astuple(stats.queue),
+            stats.dequeues_empty,
+            stats.delivery_uncertain,
+            stats.waiting,
+        )
         return Outcome(answer, wire.closed, bodies, counts)
 
 

@@ -381,11 +381,17 @@ async def test_a_large_request_that_arrives_in_pieces_is_looked_at_when_it_begin
         await stream.send_all(head + body[:1000])
         while not looks:
             await trio.lowlevel.checkpoint()
-        await stream.send_all(body[1000:] + DEQUEUE)
-        received = await receive_until(stream, b"xxx")
+        behind = DEQUEUE + enqueue(b"yyy") + DEQUEUE[:20]
+        await stream.send_all(body[1000:] + behind)
+        received = await receive_until(stream, b"Content-Length: 0")
+        message = zapq_server.service.dequeue_nowait()
+        assert message is not None
+        assert type(message.body) is bytes
+        await stream.send_all(DEQUEUE[20:])
+        received += await receive_until(stream, b"204 No Content")
     assert b"202 Accepted" in received
     # The bytearray itself, for copies of megabytes take milliseconds.
-    assert looks[:2] == [(bytes, len(head) + 1000), (bytearray, len(head + body + DEQUEUE))]
+    assert looks[:2] == [(bytes, len(head) + 1000), (bytearray, len(head + body + behind))]
 
 
 async def test_large_batches_do_not_keep_others_waiting(

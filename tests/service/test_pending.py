@@ -29,8 +29,8 @@ from zapq.service.operations import (
     Put,
     Redrive,
     Settle,
-    SettleOne,
     Settlement,
+    SettleOne,
     Take,
 )
 from zapq.service.pending import Commit, Later, Pending

@@ -147,11 +147,7 @@ class HotPath:
             self._last = self._date + b"Connection: close\r\n"
 
     def respond(
-        self,
-        data: bytes | bytearray,
-        identities: Identities = NOBODY,
-        sock: Socket | None = None,
-        large: bool = True,
+        self, data: bytes, identities: Identities = NOBODY, sock: Socket | None = None, large: bool = True
     ) -> Answers:
         """Answer the hot requests that `data` begins with; no checkpoint.
 
@@ -174,7 +170,7 @@ class HotPath:
                 break
             end = data.find(b"\r\n\r\n", at, at + MAX_HOT_HEAD_BYTES) + 4
             if end < 4:
-                answers.then = "head" if may_be_hot(data[at:]) else "cold"
+                answers.then = "head" if may_be_hot(bytes(data[at:])) else "cold"
                 answers.needed = length - at + 1
                 break
             text, argument = data[at:end], ""
@@ -208,9 +204,12 @@ class HotPath:
             try:
                 operation = head.operation
                 if head.fill is not None:
-                    # A copy of megabytes takes milliseconds.
-                    body = memoryview(data)[end:stop] if head.large else data[end:stop]
-                    operation = head.fill(head.plan, body, argument, head.key)
+                    if head.large:
+                        # A copy of megabytes takes milliseconds.
+                        operation = head.fill(head.plan, memoryview(data)[end:stop], argument, head.key)
+                    else:
+                        content = bytes(data[end:stop]) if whole else data[end:stop]
+                        operation = head.fill(head.plan, content, argument, head.key)
                 outcome = None if operation is None else self._how[operation.__class__](operation, frame.now)
             except Exception as error:
                 if head.stored and isinstance(error, Draining):

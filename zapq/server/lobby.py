@@ -14,9 +14,9 @@ that gives the socket back. A connection is in exactly one of the two places. A 
 next turn.
 
 Requests that may take milliseconds (batches, listings) have a line of their own: each turn ends with a few of
-them, once all that were ready have had theirs: a client that asks for little waits for these at most. Clients whose TLS handshakes are under way have
-another (`zapq/server/newcomers.py`), and each turn ends with one step of one of them: however many clients
-connect, those that are connected wait for one step at most.
+them, once all that were ready have had theirs: a client that asks for little waits for these at most. Clients
+whose TLS handshakes are under way have another (`zapq/server/newcomers.py`), and each turn ends with one step of
+one of them: however many clients connect, those that are connected wait for one step at most.
 What the states of a guest are, and which may follow which, is in `zapq/server/states.py`.
 """
 
@@ -211,7 +211,7 @@ class Lobby:
         state = guest.state
         if state is _IDLE or state is _HEAD or state is _BODY:
             try:
-                data: bytes | bytearray = guest.wire.recv(RECEIVE_BYTES)
+                data = guest.wire.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 return 1
             if state is not _IDLE or not data:
@@ -227,7 +227,7 @@ class Lobby:
                 guest.release_reservation()
         elif state is _MORE:
             # Copying megabytes takes milliseconds.
-            data = guest.rest if large else bytes(guest.rest)
+            data = guest.rest if large else bytes(guest.rest)  # type: ignore[assignment]  # `respond` takes both
             guest.release_reservation()
         else:
             assert guest.answers is not None

@@ -66,10 +66,12 @@ MAX_RETRY_AFTER = 60
 """The most: by then things may have changed."""
 DRAIN_WINDOW = 5.0
 """Seconds over which a queue's drain rate is measured: long enough for batches, short enough for a change."""
+LISTED_AT_ONCE = 100
+"""Queues listed in one go: some 0.3 ms, after which others have their turn."""
 MAX_BATCH = 1000
 """Messages in one batch: by then what a request costs is lost in what its messages cost."""
-REDRIVE_LOOKS = 5000
-"""Dead letters one redrive looks at: too large ones are passed over, and looking at so many takes 5 ms."""
+REDRIVE_LOOKS = 2000
+"""Dead letters one redrive looks at: too large ones are passed over, and looking at so many takes 4 ms."""
 MAX_BATCH_BYTES = 8 * MIB
 """Bytes of one batch: it is held, decoded and sent whole, and others wait for that, 7 to 17 ms."""
 MAX_OTHER_BODIES_BYTES = 64 * MIB
@@ -151,7 +153,7 @@ TURN_COST = 256
 """Small requests answered before the rest of the program runs: some 2 ms, which timers and other tasks wait."""
 BYTES_PER_COST = 4 * KIB
 """Bytes received or answered that are as much work as one more small request: a batch is up to 4000 of them."""
-LARGE_SECONDS = 0.002
+LARGE_SECONDS = 0.001
 """For how long requests that may take milliseconds each are begun in one turn; the last may last 8 MiB long."""
 ACCEPTS = 32
 """Connections accepted in one go: some 1 ms."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from math import inf
 from sys import getsizeof
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from tests.core.test_deadlines import STEPS
-from zapq.core.leases import Leases
+from zapq.core.leases import Lapses, Leases
 from zapq.core.message import Lease, Message
 
 
@@ -93,3 +94,9 @@ def test_of_many_each_is_found_by_its_message_without_looking_through_them(
     assert leases.find(3000) is None
     leases.pop(2999)
     assert leases.find(2999) is None
+
+
+def test_forgetting_the_oldest_of_many_lapses_walks_over_no_others() -> None:
+    # A plain dictionary finds its first entry behind the places of all those that were removed before.
+    lapses = Lapses()
+    assert isinstance(lapses._messages, OrderedDict)

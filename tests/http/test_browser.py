@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -65,7 +66,12 @@ def state(server: ZapqServer) -> object:
     """All that a request could change."""
     service = server.service
     bodies = {name: queue.bodies() for name, queue in service.broker.queues.items()}
-    return bodies, astuple(service.stats().queue), service.stats().dequeues_empty, service.stats().waiting
+    return (
+        bodies,
+        msgspec.structs.astuple(service.stats().queue),
+        service.stats().dequeues_empty,
+        service.stats().waiting,
+    )
 
 
 def assert_refused(answer: Answer, status: int, problem: str) -> None:

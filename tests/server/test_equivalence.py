@@ -12,7 +12,7 @@ import secrets
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -164,7 +164,12 @@ class Target:
             answer = re.sub(pattern, name, answer)
         stats = self.service.stats()
         bodies = {name: queue.bodies() for name, queue in self.service.broker.queues.items()}
-        counts = (*astuple(stats.queue), stats.dequeues_empty, stats.delivery_uncertain, stats.waiting)
+        counts = (
+            *msgspec.structs.astuple(stats.queue),
+            stats.dequeues_empty,
+            stats.delivery_uncertain,
+            stats.waiting,
+        )
         return Outcome(answer, wire.closed, bodies, counts)
 
 

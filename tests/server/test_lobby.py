@@ -26,7 +26,7 @@ from zapq.server.guest import Guest
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.lobby import Lobby
 from zapq.server.tls import Wire
-from zapq.service.service import QueueService
+from zapq.service.service import QueueService, ServiceStats
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
@@ -54,9 +54,18 @@ async def receive(stream: Stream, size: int) -> bytes:
     return received
 
 
+async def receive_until(stream: Stream, end: bytes) -> bytes:
+    received = b""
+    while end not in received:
+        data = await stream.receive_some()
+        assert data, received
+        received += data
+    return received
+
+
 def watch(
     patch: pytest.MonkeyPatch,
-    before: Callable[[bytes], None] = lambda data: None,
+    before: Callable[[bytes], object] = lambda data: None,
     after: Callable[[Answers], None] = lambda answers: None,
 ) -> None:
     """Have `before` called with what the hot path is to answer, and `after` with its answers, not sent yet.
@@ -316,6 +325,75 @@ async def test_large_answers_asked_for_at_once_are_made_one_by_one(
             assert (await client.answer()).status == 200
         nursery.cancel_scope.cancel()
     assert len(set(made)) == len(made) == 10
+
+
+async def test_what_takes_milliseconds_is_done_in_the_line_for_that(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_line = False
+    seen: list[bool] = []
+    serve_large, stats = Lobby._serve_large, QueueService.stats
+
+    def serve(self: Lobby) -> None:
+        nonlocal in_line
+        in_line = True
+        serve_large(self)
+        in_line = False
+
+    def note(self: QueueService) -> ServiceStats:
+        seen.append(in_line)
+        return stats(self)
+
+    monkeypatch.setattr(Lobby, "_serve_large", serve)
+    monkeypatch.setattr(QueueService, "stats", note)
+    async with open_client(zapq_server.url) as client:
+        await client.send("GET", "/metrics")
+        assert (await client.answer()).status == 200
+    assert seen == [True]
+
+
+async def test_a_large_request_waits_until_all_that_are_ready_have_had_their_turn(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zapq.server.lobby.TURN_COST", 1)
+    looks: list[bytes] = []
+    watch(monkeypatch, before=lambda data: looks.append(bytes(data)))
+    large = DEQUEUE.replace(b"/dequeue", b"/metrics")
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(connection(zapq_server.url)) for _ in range(11)]
+        async with trio.open_nursery() as nursery:
+            # All are there when the lobby looks.
+            for stream, request in zip(streams, [large] + [DEQUEUE] * 10, strict=True):
+                nursery.start_soon(stream.send_all, request)
+        for stream in streams:
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 20")
+    assert sorted(looks[:-1]) == [DEQUEUE] * 10 + [large]
+    assert looks[-1] == large
+
+
+async def test_a_large_request_that_arrives_in_pieces_is_looked_at_when_it_begins_and_when_it_is_its_turn(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[tuple[type, int]] = []
+    watch(monkeypatch, before=lambda data: looks.append((type(data), len(data))))
+    body = b'["%b"]' % (b"eHh4" * 1000)
+    head = b"POST /queues/default/messages/batch HTTP/1.1\r\nHost: localhost\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with connection(zapq_server.url) as stream:
+        await stream.send_all(head + body[:1000])
+        while not looks:
+            await trio.lowlevel.checkpoint()
+        behind = DEQUEUE + enqueue(b"yyy") + DEQUEUE[:20]
+        await stream.send_all(body[1000:] + behind)
+        received = await receive_until(stream, b"Content-Length: 0")
+        message = zapq_server.service.dequeue_nowait()
+        assert message is not None
+        assert type(message.body) is bytes
+        await stream.send_all(DEQUEUE[20:])
+        received += await receive_until(stream, b"204 No Content")
+    assert b"202 Accepted" in received
+    # The bytearray itself, for copies of megabytes take milliseconds.
+    assert looks[:2] == [(bytes, len(head) + 1000), (bytearray, len(head + body + behind))]
 
 
 async def test_large_batches_do_not_keep_others_waiting(

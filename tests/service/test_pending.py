@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,21 +16,25 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.service.asking import asked, got, perform, put, surely_put, wait_for
 from tests.support.disk import Disk, open_durable, works_again
+from zapq.core.broker import Broker, Redriven
 from zapq.errors import Draining, QueueNotFound, ReceiptExpired, StorageUnavailable, ZapqError
 from zapq.service.durable import DurableService
 from zapq.service.open import open_service
 from zapq.service.operations import (
     Accepted,
     Delivery,
+    List,
     Offer,
     Purge,
     Put,
+    Redrive,
     Settle,
     Settlement,
     SettleOne,
     Take,
 )
 from zapq.service.pending import Commit, Later, Pending
+from zapq.service.queue_state import QueueState
 from zapq.service.service import QueueService
 from zapq.service.waiting import Waiter, Want
 from zapq.settings import Settings
@@ -439,3 +444,71 @@ async def test_settlements_that_meet_what_is_being_settled_wait_for_it(tmp_path:
         assert await one.wait() is None
         assert await many.wait() == [None, None, None]
         assert service.default.info().stats.acked == 2
+
+
+async def test_settlements_that_are_refused_leave_no_garbage(zapq_service: QueueService) -> None:
+    # Found by the garbage collector, a thousand of them take it 30 ms.
+    settlements = [Settlement(receipt=f"abc-1-{number:x}") for number in range(1, 1001)]
+    with no_garbage():
+        results = perform(zapq_service, Settle("default", settlements))
+        assert len(results) == 1000
+        del results
+
+
+class Passes:
+    """Counts the passes of the scheduler, and how much is done in each."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.done: Counter[int] = Counter()
+        self.number = 0
+        nursery.start_soon(self._count)
+
+    async def _count(self) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            self.number += 1
+
+    def watch(self, monkeypatch: pytest.MonkeyPatch, owner: type, method: str) -> None:
+        """Count the calls of a method."""
+        original = getattr(owner, method)
+
+        def counted(*arguments: Any) -> Any:
+            self.done[self.number] += 1
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, method, counted)
+
+
+async def test_redrives_that_are_asked_for_at_once_are_done_one_by_one(
+    zapq_service: QueueService, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = Passes(nursery)
+    passes.watch(monkeypatch, Broker, "redrive")
+    redrives = [asked(zapq_service, Redrive("default")) for _ in range(10)]
+    for redrive in redrives:
+        assert await redrive.wait() == Redriven(0, 0)
+    assert list(passes.done.values()) == [1] * 10
+
+
+async def test_many_queues_are_listed_some_at_a_time_however_many_ask(
+    zapq_service: QueueService, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zapq.service.queues.LISTED_AT_ONCE", 10)
+    for number in range(34):
+        zapq_service.queue(f"queue.{number:02}")
+    passes = Passes(nursery)
+    passes.watch(monkeypatch, QueueState, "info")
+    listings = [asked(zapq_service, List()) for _ in range(5)]
+    await listings[0].wait()
+    await zapq_service.delete("queue.33")
+    zapq_service.queue("queue.34")
+    for listing in listings[1:]:
+        names = [info.name for info in await listing.wait()]
+        assert names[:34] == ["default", *(f"queue.{number:02}" for number in range(33))]
+    assert max(passes.done.values()) <= 10
+    assert [info.name for info in await asked(zapq_service, List("*.3?")).wait()] == [
+        "queue.30",
+        "queue.31",
+        "queue.32",
+        "queue.34",
+    ]

@@ -66,7 +66,8 @@ class Lapses:
     __slots__ = ("_messages", "serials")
 
     def __init__(self) -> None:
-        self._messages: dict[int, Message] = {}
+        # A plain dictionary that only loses its first entries walks over the places of all that are gone.
+        self._messages: OrderedDict[int, Message] = OrderedDict()
         """By the lease's serial."""
         self.serials: dict[int, int] = {}
         """By the message's id. To be read only: looking whether there are any is cheaper than `len`."""

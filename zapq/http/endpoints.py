@@ -432,6 +432,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="server",
         body=Body.IGNORED,
         changes=False,
+        large=True,
     ),
     Endpoint(
         "health",

@@ -17,7 +17,7 @@ import msgspec
 
 from zapq.core.message import Lease, Message
 from zapq.core.runs import Taken
-from zapq.core.stats import MessageView
+from zapq.core.stats import MessageView, QueueStats
 from zapq.errors import ZapqError
 from zapq.http.plan import BodyEncoding, Frame, Plan
 from zapq.http.problems import MEDIA_TYPE as PROBLEM
@@ -310,15 +310,15 @@ def _ok(body: bytes, media_type: str, tail: bytes, fields: bytes = b"", *, statu
     return head + body
 
 
-def queue(info: QueueInfo) -> dict[str, object]:
+# A struct, because a thousand dicts of that size take milliseconds.
+_Queue: Any = msgspec.defstruct(
+    "_Queue", ["name", "paused", "waiting", *QueueStats.__struct_fields__, "settings"], frozen=True, gc=False
+)
+
+
+def queue(info: QueueInfo) -> object:
     """Return a queue as JSON shows it."""
-    return {
-        "name": info.name,
-        "paused": info.paused,
-        "waiting": info.waiting,
-        **msgspec.to_builtins(info.stats),
-        "settings": info.settings,
-    }
+    return _Queue(info.name, info.paused, info.waiting, *msgspec.structs.astuple(info.stats), info.settings)
 
 
 def message(seen: MessageView, encoding: BodyEncoding, now: float) -> dict[str, object]:

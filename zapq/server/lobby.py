@@ -14,9 +14,9 @@ that gives the socket back. A connection is in exactly one of the two places. A 
 next turn.
 
 Requests that may take milliseconds (batches, listings) have a line of their own: each turn ends with a few of
-them, and a client that asks for little waits for these at most. Clients whose TLS handshakes are under way have
-another (`zapq/server/newcomers.py`), and each turn ends with one step of one of them: however many clients
-connect, those that are connected wait for one step at most.
+them, once all that were ready have had theirs: a client that asks for little waits for these at most. Clients
+whose TLS handshakes are under way have another (`zapq/server/newcomers.py`), and each turn ends with one step of
+one of them: however many clients connect, those that are connected wait for one step at most.
 What the states of a guest are, and which may follow which, is in `zapq/server/states.py`.
 """
 
@@ -151,10 +151,11 @@ class Lobby:
         """Serve the guests that are ready, for a bounded time."""
         self._now = trio.current_time()
         self._hot.set_time(time.time(), self._now)
-        cost = 0
+        cost, round_over = 0, False
         with self._hot.written_together():
             while cost < TURN_COST:
                 if not self._ready:
+                    round_over = True
                     self._send_answers()
                     self._ready.extend([key.data for key, _ in self._selector.select(0)])
                     if not self._ready:
@@ -170,7 +171,8 @@ class Lobby:
                     except Exception as error:
                         self._disconnect(guest, error)
             self._send_answers()
-            if self._large:
+            if self._large and round_over:
+                # Otherwise a guest that is ready may wait for several turns, and in each for large requests.
                 self._serve_large()
         if self._newcomers.ready:
             self._take_handshake_step(self._newcomers.pop())
@@ -239,7 +241,7 @@ class Lobby:
             guest.become(_MORE)
             self._watch(guest, 0)
             self._large.append(guest)
-            return 1
+            return 1 + len(data) // BYTES_PER_COST  # what it costs to copy it
         # What was answered is not kept till then: memory that is used again at once costs least.
         rest = data[answers.used :]
         if answers.pending is None:

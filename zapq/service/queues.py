@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from zapq.errors import MessageNotFound
+from zapq.limits import LISTED_AT_ONCE
 from zapq.service.operations import (
     ChangeSettings,
     Configure,
@@ -106,9 +107,23 @@ class Queues:
     def _describe(self, asked: Describe, now: float) -> QueueInfo:
         return self.service.find_state(asked.queue).info()
 
-    def _list(self, asked: List, now: float) -> list[QueueInfo]:
+    def _list(self, asked: List, now: float) -> Pending[list[QueueInfo]] | list[QueueInfo]:
         names = sorted(self.service.broker.queues)
-        return [self.service.state(name).info() for name in names if fnmatchcase(name, asked.pattern)]
+        if len(names) <= LISTED_AT_ONCE:
+            return self._infos(names, asked.pattern)
+        return self.service.do_in_task(partial(self._list_in_slices, names, asked.pattern))
+
+    async def _list_in_slices(self, names: list[str], pattern: str) -> list[QueueInfo]:
+        infos: list[QueueInfo] = []
+        for start in range(0, len(names), LISTED_AT_ONCE):
+            await self.service.turns.take()
+            infos += self._infos(names[start : start + LISTED_AT_ONCE], pattern)
+        return infos
+
+    def _infos(self, names: list[str], pattern: str) -> list[QueueInfo]:
+        """Return what there is to know of those of the queues that fit, and are still there."""
+        there, service = self.service.broker.queues, self.service
+        return [service.state(name).info() for name in names if name in there and fnmatchcase(name, pattern)]
 
     def _configure(self, asked: Configure, now: float) -> Pending[tuple[bool, QueueInfo]]:
         async def configure() -> tuple[bool, QueueInfo]:

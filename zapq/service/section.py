@@ -1,4 +1,4 @@
-"""A critical section: a lock held for one synchronous change."""
+"""Who changes the queues, and when: a lock held for one synchronous change, and turns for long ones."""
 
 from __future__ import annotations
 
@@ -32,3 +32,18 @@ class Section:
         """Release it; no checkpoint."""
         self._lock.release()
         self._afterwards()
+
+
+class Turns:
+    """Lets steps that take milliseconds begin one after another, with one pass of the scheduler between two.
+
+    Otherwise all that were asked for at once would be taken in one pass, and every client would wait for all.
+    """
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    async def take(self) -> None:
+        """Return when the caller may take one such step, before its next checkpoint or in the pass after it."""
+        async with self._lock:
+            await trio.lowlevel.checkpoint()

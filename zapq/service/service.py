@@ -35,7 +35,7 @@ from zapq.service.pending import Later, Pending, Poll
 from zapq.service.queue_state import QueueState
 from zapq.service.reservation import Reservation
 from zapq.service.room import Putting, Room
-from zapq.service.section import Section
+from zapq.service.section import Section, Turns
 from zapq.service.snapshots import Snapshots
 from zapq.service.waiting import ONE, Waiter, WaitingRoom, WaitQueue, Want
 from zapq.settings import Settings
@@ -83,6 +83,8 @@ class QueueService:
         self.section = Section(self.lock, self.dispatcher.note_room)
         self.quiescent = Section(self.lock)
         """For a step that looks at everything: while it lasts, nothing is on its way to the disk."""
+        self.turns = Turns()
+        """For what takes milliseconds."""
         self.room = Room(self)
         self.keys = Keys()
         self.max_message_bytes = settings.max_message_bytes
@@ -175,13 +177,14 @@ class QueueService:
             later.complete(outcome)  # type: ignore[arg-type]  # it is none if no task wants it
 
     def do_in_task(self, work: Callable[[], Awaitable[T]]) -> Later[T]:
-        """Do something that waits in a task of the service's own."""
+        """Do something that waits, or takes milliseconds, in a task of the service's own, when it is its turn."""
         later: Later[T] = Later(begun=True)
         self._start(self._work, work, later)
         return later
 
     async def _work(self, work: Callable[[], Awaitable[T]], later: Later[T]) -> None:
         with ending(later):
+            await self.turns.take()
             later.complete(await work())
 
     def _start(self, task: Callable[..., Awaitable[None]], *arguments: Any) -> None:

@@ -450,7 +450,7 @@ WAYS = ("whole", "cut off", "in pieces")
 @pytest.mark.parametrize(
     ("way", "request_"),
     [
-        pytest.param(way, data, id=f"{name}, {way}", marks=[pytest.mark.slow] if number % 7 else [])
+        pytest.param(way, data, id=f"{name}, {way}", marks=[pytest.mark.slow] if number % 11 else [])
         for number, (way, (name, data)) in enumerate(itertools.product(WAYS, catalogue()))
     ],
 )

@@ -251,7 +251,7 @@ class Clients:
         elif reply.status == 200:
             bodies = [reply.body]
             if most > 1:
-                bodies = [base64.b64decode(each) for each in json.loads(reply.body)]
+                bodies = [base64.b64decode(each["body"]) for each in json.loads(reply.body)]
             for body in bodies:
                 self.fifo.delivered[body] += 1
 

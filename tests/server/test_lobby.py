@@ -371,31 +371,6 @@ async def test_a_large_request_waits_until_all_that_are_ready_have_had_their_tur
     assert looks[-1] == large
 
 
-async def test_a_large_request_that_arrives_in_pieces_is_looked_at_when_it_begins_and_when_it_is_its_turn(
-    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks: list[tuple[type, int]] = []
-    watch(monkeypatch, before=lambda data: looks.append((type(data), len(data))))
-    body = b'["%b"]' % (b"eHh4" * 1000)
-    head = b"POST /queues/default/messages/batch HTTP/1.1\r\nHost: localhost\r\n"
-    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
-    async with connection(zapq_server.url) as stream:
-        await stream.send_all(head + body[:1000])
-        while not looks:
-            await trio.lowlevel.checkpoint()
-        behind = DEQUEUE + enqueue(b"yyy") + DEQUEUE[:20]
-        await stream.send_all(body[1000:] + behind)
-        received = await receive_until(stream, b"Content-Length: 0")
-        message = zapq_server.service.dequeue_nowait()
-        assert message is not None
-        assert type(message.body) is bytes
-        await stream.send_all(DEQUEUE[20:])
-        received += await receive_until(stream, b"204 No Content")
-    assert b"202 Accepted" in received
-    # The bytearray itself, for copies of megabytes take milliseconds.
-    assert looks[:2] == [(bytes, len(head) + 1000), (bytearray, len(head + body + behind))]
-
-
 async def test_large_batches_do_not_keep_others_waiting(
     zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

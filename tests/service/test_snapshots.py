@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -194,7 +195,7 @@ async def test_counts_go_on_and_ids_are_not_given_twice(zapq_service: QueueServi
     before = jobs.info().stats
     for _ in range(2):
         await zapq_service.restore("a.msgpack")
-    assert jobs.info().stats == replace(before, messages=2, bytes=2, ready=2, cleared=3 + 2)
+    assert jobs.info().stats == msgspec.structs.replace(before, messages=2, bytes=2, ready=2, cleared=3 + 2)
     assert (await jobs.enqueue(b"e")).id == 5
     assert [message.id for message in await jobs.dequeue_many(9)] == [1, 2, 5]
 

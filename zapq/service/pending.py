@@ -206,7 +206,10 @@ class Later(Pending[T]):
         self._begun = True
         if isinstance(outcome, Pending):
             self._what_follows = outcome
-            outcome.when_done(self.finish)
+            if self._abandoned:
+                outcome.abandon()
+            else:
+                outcome.when_done(self.finish)
             return
         self._outcome = outcome
         if self._abandoned:

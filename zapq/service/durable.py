@@ -37,15 +37,13 @@ from zapq.service.operations import (
     Enqueue,
     Nothing,
     Offer,
-    Put,
     Settlement,
     Take,
     checked_limit,
 )
-from zapq.service.pending import Commit, Later, Pending
+from zapq.service.pending import Commit, Pending
 from zapq.service.queue_state import QueueState
-from zapq.service.section import Section
-from zapq.service.service import QueueService, as_put, ending
+from zapq.service.service import QueueService, as_put
 from zapq.service.waiting import Deliveries, Waiter, WaitQueue
 from zapq.settings import Settings
 from zapq.store.database import Contents, Database
@@ -213,10 +211,6 @@ class DurableService(QueueService):
         """Whether messages are on the disk before they are acknowledged."""
         return True
 
-    def attempt(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
-        """Take one synchronous step. What it changes counts when it is written, so its outcome is known then."""
-        return self._defer(step) if self.lock.locked() else self._attempt(step, now)
-
     def attempt_nowait(self, step: Callable[[float], T], now: float) -> T:
         """Take one synchronous step now, or raise `trio.WouldBlock`; what it changes may still be undone."""
         try:
@@ -225,10 +219,7 @@ class DurableService(QueueService):
             raise trio.WouldBlock from None
 
     def take_step(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
-        """Take one synchronous step as the holder of the lock. See `attempt`."""
-        return self._attempt(step, now)
-
-    def _attempt(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
+        """Take one synchronous step. What it changes counts when it is written, so its outcome is known then."""
         journal = self.journal
         entered = journal.entered
         try:
@@ -239,12 +230,9 @@ class DurableService(QueueService):
             return outcome
         return Commit(journal.batch, outcome)
 
-    async def _attempt_when_free(self, step: Callable[[float], Pending[T] | T], later: Later[T]) -> None:
-        with ending(later):
-            await self.journal.resolved()
-            async with Section(self.lock):
-                outcome = self._attempt(step, trio.current_time()) if later.wanted else None
-            later.complete(outcome)  # type: ignore[arg-type]  # it is none if no task wants it
+    async def resolved(self) -> None:
+        """Wait until everything entered so far is written, or has failed. Raises nothing."""
+        await self.journal.resolved()
 
     def when_resolved(self, call: Callable[[], object]) -> None:
         """Call `call` once the step that is being taken is known to be written, or to have failed."""
@@ -258,13 +246,7 @@ class DurableService(QueueService):
         state = self._states.get(asked.queue)
         if state is None or state.provisional or self.lock.locked():
             return self.attempt_putting(as_put(asked), now)
-        return self._attempt(partial(state.enqueue, asked), now)
-
-    def attempt_putting(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
-        """Store an offer. See `QueueService.attempt_putting`."""
-        if asked.terms.wait:
-            return self.attempt_waiting(asked.queue, partial(self._put, asked), asked, now)
-        return self.attempt(partial(self._put, asked), now)
+        return self.take_step(partial(state.enqueue, asked), now)
 
     def attempt_taking(self, asked: Take, now: float) -> Pending[Delivery | Nothing] | Delivery | Nothing:
         """Take messages from a queue. See `QueueService.attempt_taking`."""
@@ -288,7 +270,7 @@ class DurableService(QueueService):
             self.journal.flush()
             await batch.wait()
         else:
-            await self.journal.resolved()
+            await self.resolved()
 
     def abandon_storage(self) -> None:
         """Wait for the disk no longer."""

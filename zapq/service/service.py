@@ -9,8 +9,7 @@ programs in `named_queue.py`, hand-over and timer in `dispatch.py`; `open.py` st
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -156,7 +155,7 @@ class QueueService:
         The step gets the time at which it is taken. Returns its outcome, or `Pending` where that has to be waited
         for, and raises what it raises.
         """
-        return self._defer(step) if self.lock.locked() else step(now)
+        return self._defer(step) if self.lock.locked() else self.take_step(step, now)
 
     def attempt_nowait(self, step: Callable[[float], T], now: float) -> T:
         """Take one synchronous step now, or raise `trio.WouldBlock`; on disk it may still be undone."""
@@ -171,9 +170,10 @@ class QueueService:
         return later
 
     async def _attempt_when_free(self, step: Callable[[float], Pending[T] | T], later: Later[T]) -> None:
-        with ending(later):
+        with Ending(later):
+            await self.resolved()
             async with Section(self.lock):
-                outcome = step(trio.current_time()) if later.wanted else None
+                outcome = self.take_step(step, trio.current_time()) if later.wanted else None
             later.complete(outcome)  # type: ignore[arg-type]  # it is none if no task wants it
 
     def do_in_task(self, work: Callable[[], Awaitable[T]]) -> Later[T]:
@@ -183,7 +183,7 @@ class QueueService:
         return later
 
     async def _work(self, work: Callable[[], Awaitable[T]], later: Later[T]) -> None:
-        with ending(later):
+        with Ending(later):
             await self.turns.take()
             later.complete(await work())
 
@@ -213,17 +213,14 @@ class QueueService:
         """
         if asked.terms.wait:
             return self.attempt_waiting(asked.queue, partial(self._put, asked), asked, now)
-        state = self._states.get(asked.queue)
-        if state is None or self.lock.locked():
-            return self.attempt(partial(self._put, asked), now)
-        return state.put(asked, now)
+        return self.attempt(partial(self._put, asked), now)
 
     def attempt_waiting(self, name: str, put: Putting, offer: Offer, now: float) -> Pending[Accepted] | Accepted:
         """Store an offer by `put`; if the queue called `name` is full, let it wait for room as its terms say."""
         return self.attempt(partial(self.room.put, name, put, offer), now)
 
     def take_step(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
-        """Take one synchronous step as the holder of the lock. Returns and raises as `attempt` does."""
+        """Take one synchronous step while no other task holds the lock. Returns and raises as `attempt` does."""
         return step(now)
 
     def let_wait_behind(self, name: str, refusal: Callable[[], QueueFull] | None) -> None:
@@ -503,6 +500,9 @@ class QueueService:
     def check_storage(self) -> None:
         """Raise `StorageUnavailable` if changes cannot be written at the moment."""
 
+    async def resolved(self) -> None:
+        """Wait until everything entered so far is written, or has failed; in memory, do nothing. Raises nothing."""
+
     async def stored(self) -> None:
         """Wait until every change begun so far, by a `*_nowait` method too, is on the disk; in memory, do nothing.
 
@@ -545,13 +545,23 @@ def as_put(asked: Enqueue) -> Put:
     return Put(asked.body, Terms(asked.properties, asked.delay), queue=asked.queue)
 
 
-@contextmanager
-def ending(later: Later[Any]) -> Iterator[None]:
-    """Let an error in the block, or its cancellation, be what comes of `later`."""
-    try:
-        yield
-    except trio.Cancelled:
-        later.fail(Draining())
-        raise
-    except Exception as error:
-        later.fail(error)
+class Ending:
+    """Lets an error in its block, or the block's cancellation, be what comes of `later`.
+
+    A generator would not do: its frame keeps the error in a cycle with the error's own traceback.
+    """
+
+    def __init__(self, later: Later[Any]) -> None:
+        self._later = later
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        """Note the error, which ends here unless it is a cancellation."""
+        if isinstance(error, trio.Cancelled):
+            self._later.fail(Draining())
+        elif isinstance(error, Exception):
+            self._later.fail(error)
+            return True
+        return False

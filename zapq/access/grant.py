@@ -33,6 +33,10 @@ class Grant:
         """Whether it carries `role`; an administrator has all of them."""
         return role in self.roles or "admin" in self.roles
 
+    def allows(self, role: Role, *queues: str | None) -> bool:
+        """Whether it carries `role` for each of `queues`; None is all there are together."""
+        return self.has_role(role) and all(map(self.covers, queues))
+
     def covers(self, queue: str | None) -> bool:
         """Whether it is about the queue of that name; None is what is about all of them."""
         return self.queues == ALL_QUEUES or (queue is not None and fnmatchcase(queue, self.queues))

@@ -40,9 +40,7 @@ class Guard:
         if not self.access.configured or endpoint.role is None:
             return "*"
         grant = self.access.find(authorization, identities)
-        if grant is None or not grant.has_role(endpoint.role):
-            return None
-        if not all(grant.covers(each) for each in _queues(endpoint, queue)):
+        if grant is None or not grant.allows(endpoint.role, *_queues(endpoint, queue)):
             return None
         return grant.queues
 

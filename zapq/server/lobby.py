@@ -46,10 +46,9 @@ from zapq.limits import (
 from zapq.server.connection import Connection, Handoff
 from zapq.server.guest import Guest
 from zapq.server.hotpath import Answers, HotPath
-from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, ListeningSocket
+from zapq.server.listeners import ListeningSocket
 from zapq.server.newcomers import Newcomers
-from zapq.server.peer_network import peer_network
-from zapq.server.site import Site
+from zapq.server.site import NoResources, Site
 from zapq.server.states import GuestState
 from zapq.server.stream import ClientStream
 from zapq.server.tls import PlainHTTP, TlsSocket, Wire
@@ -489,25 +488,17 @@ class Lobby:
         """Accept the clients at the door, and return what it cost."""
         for accepted in range(ACCEPTS):
             try:
-                sock, address = self._listening.sock.accept()
+                entered = self._site.accept(self._listening)
             except BlockingIOError:
                 return accepted
-            except OSError as error:
-                if error.errno in OUT_OF_RESOURCES:
-                    turned_away = self._listening.reserve_descriptor.turn_away(self._listening.sock)
-                    self._site.note_no_resources(error, turned_away)
-                    if turned_away is None:
-                        self._selector.unregister(self._listening.sock)
-                        nursery.start_soon(self._reopen)
-                    return 1 + accepted + (turned_away or 0)
-                if error.errno not in CHANGED_THEIR_MIND:
-                    raise
+            except NoResources as shortage:
+                if shortage.turned_away is None:
+                    self._selector.unregister(self._listening.sock)
+                    nursery.start_soon(self._reopen)
+                return 1 + accepted + (shortage.turned_away or 0)
+            if entered is None:
                 continue
-            network = peer_network(address)
-            if not self._site.enter(network):
-                sock.close()
-                continue
-            sock.setblocking(False)
+            sock, network = entered
             try:
                 self.admit(self._listening.guard(sock), network)
             except OSError as error:  # the kernel watches no more sockets for us: fs.epoll.max_user_watches

@@ -141,11 +141,6 @@ class HTTP1(H11Protocol):
 
         return noting
 
-    @property
-    def has_unparsed(self) -> bool:
-        """Whether bytes of the next request are here already."""
-        return bool(self.connection.trailing_data[0])
-
     def leave(self) -> bytes:
         """Begin no further request, and return what was received of it."""
         self.connection.left = True

@@ -25,10 +25,9 @@ from zapq.http.tracing import TraceIds
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, CLOSING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
 from zapq.server.connection import Connection
 from zapq.server.hotpath import HotPath
-from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, ListeningSocket, open_listening_socket
+from zapq.server.listeners import ListeningSocket, open_listening_socket
 from zapq.server.lobby import Lobby
-from zapq.server.peer_network import peer_network
-from zapq.server.site import Site
+from zapq.server.site import NoResources, Site
 from zapq.server.stream import ClientStream
 from zapq.service.open import open_service
 from zapq.service.queues import Queues
@@ -171,28 +170,19 @@ async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, list
 
 async def _accept(listening: ListeningSocket, site: Site, connections: trio.Nursery) -> None:
     """Start a task for each connection until cancelled; running out of descriptors is a pause, not an end."""
-    door = listening.sock
     while True:
-        await trio.lowlevel.wait_readable(door)
+        # Not Trio's own accept, which lets others run before it raises.
+        await trio.lowlevel.wait_readable(listening.sock)
         try:
-            sock, address = door.accept()
+            entered = site.accept(listening)
         except BlockingIOError:
             continue
-        except OSError as error:
-            if error.errno in CHANGED_THEIR_MIND:
-                continue
-            if error.errno not in OUT_OF_RESOURCES:
-                raise
-            # At once: Trio's own accept lets others run before it raises, and then there may be descriptors again.
-            turned_away = listening.reserve_descriptor.turn_away(door)
-            site.note_no_resources(error, turned_away)
+        except NoResources as shortage:
             # If they were so many, there may be more.
-            await trio.sleep(0 if turned_away == ACCEPTS else ACCEPT_PAUSE)
+            await trio.sleep(0 if shortage.turned_away == ACCEPTS else ACCEPT_PAUSE)
             continue
-        network = peer_network(address)
-        if not site.enter(network):
-            sock.close()
+        if entered is None:
             continue
-        sock.setblocking(False)
+        sock, network = entered
         stream = ClientStream(listening.guard(sock))
         connections.start_soon(Connection(site, stream, network=network).run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from typing import Protocol
 
@@ -16,7 +17,8 @@ from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.limits import MAX_UNSENT_BYTES
 from zapq.server.hotpath import HotPath
-from zapq.server.peer_network import Socket, peer_of_socket
+from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, ListeningSocket
+from zapq.server.peer_network import Socket, peer_network, peer_of_socket
 from zapq.server.unsent import Unsent
 from zapq.settings import Settings
 
@@ -26,6 +28,13 @@ class Closable(Protocol):
 
     def close_if_idle(self) -> None:
         """End unless a request is under way or begun."""
+
+
+class NoResources(Exception):
+    """Clients cannot be accepted for a while; `turned_away` of them were, None if they have to wait."""
+
+    def __init__(self, turned_away: int | None) -> None:
+        self.turned_away = turned_away
 
 
 class Site:
@@ -56,6 +65,31 @@ class Site:
         self.unsent = Unsent(MAX_UNSENT_BYTES)
         self.handshakes = trio.Lock()
         """Held for one step of a handshake: of those that tasks do, each turn of Trio's has one."""
+
+    def accept(self, listening: ListeningSocket) -> tuple[socket.socket, str] | None:
+        """Accept a client, and return its socket and where it comes from; None if it has left, or may not be open.
+
+        Raises BlockingIOError if no client waits, and `NoResources` if none can be accepted for a while.
+        """
+        try:
+            sock, address = listening.sock.accept()
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno in CHANGED_THEIR_MIND:
+                return None
+            if error.errno not in OUT_OF_RESOURCES:
+                raise
+            # At once: if others ran in between, there might be descriptors again.
+            turned_away = listening.reserve_descriptor.turn_away(listening.sock)
+            self.note_no_resources(error, turned_away)
+            raise NoResources(turned_away) from None
+        network = peer_network(address)
+        if not self.enter(network):
+            sock.close()
+            return None
+        sock.setblocking(False)
+        return sock, network
 
     def enter(self, network: str) -> bool:
         """Count one more connection from `network` and return True, or count and log that it may not be open."""

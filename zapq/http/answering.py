@@ -24,6 +24,7 @@ from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation, Put, Take
 from zapq.service.pending import Pending
 from zapq.service.queues import Queues
+from zapq.service.section import Turns
 from zapq.settings import Settings
 
 _LEFT = object()
@@ -38,8 +39,8 @@ class Answering:
     settings: Settings
     counts: ServerCounts
     throttle: logs.Throttle
-    _large: trio.Lock = field(default_factory=trio.Lock)
-    """Held by the request that makes a large answer next."""
+    _large: Turns = field(default_factory=Turns)
+    """For large answers: making one takes milliseconds, for 8 MiB some ten."""
     _parked: dict[Exchange, None] = field(default_factory=dict)
     """Requests that may wait for long."""
 
@@ -69,7 +70,7 @@ class Answering:
             operation = endpoint.fill(plan, body, argument, key, exempt_from_drain=not key, reserved=reserved)
         _check_others(exchange, operation)
         if endpoint.large:
-            await self._one_large_answer_at_a_time()
+            await self._large.take()
         outcome = None if operation is None else await self._perform(exchange, operation)
         if endpoint.audit is not None:
             self._audit(exchange, endpoint.action, endpoint.audit(operation, outcome))
@@ -129,15 +130,6 @@ class Answering:
         """End what waits for clients whose credentials are not good for it any more."""
         for exchange in list(self._parked):
             exchange.check_again()
-
-    async def _one_large_answer_at_a_time(self) -> None:
-        """Return when it is this request's turn to make a large answer: that takes milliseconds, 8 MiB some ten.
-
-        Otherwise many large answers requested together would all be built in one scheduler pass, and all other
-        clients would wait for all of them.
-        """
-        async with self._large:
-            await trio.lowlevel.checkpoint()
 
     def _render(self, endpoint: Endpoint, plan: Plan, operation: Operation | None, outcome: object) -> Response:
         now = trio.current_time()

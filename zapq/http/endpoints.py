@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from zapq.access.grant import Role
@@ -127,6 +128,12 @@ def _of_queue(operation: Any, outcome: Any) -> dict[str, object]:
     return {"queue": operation.queue}
 
 
+def _probe(action: str, path: str, plan: Callable[[Asked], Plan]) -> Endpoint:
+    return Endpoint(action, "GET", path, plan, render.ok, scope="server", body=Body.IGNORED, changes=False)
+
+
+_administer = partial(Endpoint, role="admin", fast=False)
+
 _IN_QUEUE = ("priority", "delay", "ttl", "durability", "wait")
 _TAKING = ("visibility", "wait", "ack", "body")
 
@@ -144,27 +151,19 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         Body.MESSAGE,
         keyed=True,
     ),
-    Endpoint(
-        "take",
-        "GET",
-        "/dequeue",
-        plans.dequeue,
-        render.dequeued,
-        role="consumer",
-        scope="default",
-        takes=("wait",),
-        body=Body.IGNORED,
-    ),
-    Endpoint(
-        "take",
-        "POST",
-        "/dequeue",
-        plans.dequeue,
-        render.dequeued,
-        role="consumer",
-        scope="default",
-        takes=("wait",),
-        body=Body.IGNORED,
+    *(
+        Endpoint(
+            "take",
+            method,
+            "/dequeue",
+            plans.dequeue,
+            render.dequeued,
+            role="consumer",
+            scope="default",
+            takes=("wait",),
+            body=Body.IGNORED,
+        )
+        for method in ("GET", "POST")
     ),
     Endpoint(
         "put",
@@ -284,7 +283,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         changes=False,
         large=True,
     ),
-    Endpoint(
+    _administer(
         "configure",
         "PUT",
         "/queues/{queue}",
@@ -292,134 +291,110 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         lambda plan, operation, outcome, frame: render.as_json(
             render.queue(outcome[1]), frame.tail, status=201 if outcome[0] else 200
         ),
-        plans.fill_settings,
-        "admin",
+        fill=plans.fill_settings,
         body=Body.SETTINGS,
-        fast=False,
         audit=lambda operation, outcome: {"queue": operation.queue, "made": outcome[0]},
     ),
-    Endpoint(
+    _administer(
         "change-settings",
         "PATCH",
         "/queues/{queue}",
         lambda asked: Plan(None, name=asked.queue),
         _json(lambda plan, info, frame: render.queue(info)),
-        plans.fill_changes,
-        "admin",
+        fill=plans.fill_changes,
         body=Body.SETTINGS,
-        fast=False,
         audit=lambda operation, outcome: {"queue": operation.queue, "settings": sorted(operation.changes)},
     ),
-    Endpoint(
+    _administer(
         "delete",
         "DELETE",
         "/queues/{queue}",
         lambda asked: Plan(Delete(asked.queue)),
         lambda plan, operation, outcome, frame: render.empty(frame.tail),
-        role="admin",
-        fast=False,
         audit=_of_queue,
     ),
-    Endpoint(
+    _administer(
         "purge",
         "POST",
         "/queues/{queue}/purge",
         lambda asked: Plan(Purge(asked.queue)),
         _json(lambda plan, purged, frame: {"purged": purged}),
-        role="admin",
-        fast=False,
         audit=lambda operation, outcome: {"queue": operation.queue, "purged": outcome},
     ),
-    Endpoint(
+    _administer(
         "pause",
         "POST",
         "/queues/{queue}/pause",
         lambda asked: Plan(SetPaused(asked.queue, True)),
         _json(lambda plan, outcome, frame: {"paused": True}),
-        role="admin",
-        fast=False,
         audit=_of_queue,
     ),
-    Endpoint(
+    _administer(
         "resume",
         "POST",
         "/queues/{queue}/resume",
         lambda asked: Plan(SetPaused(asked.queue, False)),
         _json(lambda plan, outcome, frame: {"paused": False}),
-        role="admin",
-        fast=False,
         audit=_of_queue,
     ),
-    Endpoint(
+    _administer(
         "redrive",
         "POST",
         "/queues/{queue}/redrive",
         plans.redrive,
         _json(lambda plan, redriven, frame: {"moved": redriven.moved, "left": redriven.left}),
-        role="admin",
         takes=("limit",),
-        fast=False,
         audit=lambda operation, outcome: {"queue": operation.queue, "moved": outcome.moved, "left": outcome.left},
     ),
-    Endpoint(
+    _administer(
         "clear",
         "POST",
         "/clear",
         lambda asked: Plan(Purge(DEFAULT_QUEUE)),
         render.nothing_said,
-        role="admin",
         scope="default",
         body=Body.IGNORED,
-        fast=False,
         audit=lambda operation, outcome: {"queue": operation.queue, "cleared": outcome},
     ),
-    Endpoint(
+    _administer(
         "persist",
         "POST",
         "/persist",
         lambda asked: Plan(Save(plans.file(asked))),
         render.nothing_said,
-        role="admin",
         scope="server",
         takes=("file",),
         body=Body.IGNORED,
-        fast=False,
         audit=lambda operation, outcome: {"file": operation.file, "messages": outcome},
     ),
-    Endpoint(
+    _administer(
         "load",
         "POST",
         "/load",
         lambda asked: Plan(Load(plans.file(asked))),
         render.nothing_said,
-        role="admin",
         scope="server",
         takes=("file",),
         body=Body.IGNORED,
-        fast=False,
         audit=lambda operation, outcome: {"file": operation.file, "messages": outcome},
     ),
-    Endpoint(
+    _administer(
         "list-snapshots",
         "GET",
         "/snapshots",
         lambda asked: Plan(ListSnapshots()),
         _json(lambda plan, files, frame: [render.snapshot(file) for file in files]),
-        role="admin",
         scope="server",
         changes=False,
-        fast=False,
         audit=lambda operation, outcome: {"files": len(outcome)},
     ),
-    Endpoint(
+    _administer(
         "drain",
         "POST",
         "/drain",
         lambda asked: Plan(Drain()),
         _json(lambda plan, outcome, frame: {"draining": True}),
-        role="admin",
         scope="server",
-        fast=False,
         audit=lambda operation, outcome: {},
     ),
     Endpoint(
@@ -434,36 +409,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         changes=False,
         large=True,
     ),
-    Endpoint(
-        "health",
-        "GET",
-        "/health",
-        lambda asked: Plan(None),
-        render.ok,
-        scope="server",
-        body=Body.IGNORED,
-        changes=False,
-    ),
-    Endpoint(
-        "health",
-        "GET",
-        "/livez",
-        lambda asked: Plan(None),
-        render.ok,
-        scope="server",
-        body=Body.IGNORED,
-        changes=False,
-    ),
-    Endpoint(
-        "ready",
-        "GET",
-        "/readyz",
-        lambda asked: Plan(Ready()),
-        render.ok,
-        scope="server",
-        body=Body.IGNORED,
-        changes=False,
-    ),
+    _probe("health", "/health", lambda asked: Plan(None)),
+    _probe("health", "/livez", lambda asked: Plan(None)),
+    _probe("ready", "/readyz", lambda asked: Plan(Ready())),
     Endpoint(
         "explain all",
         "GET",

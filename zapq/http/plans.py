@@ -73,9 +73,8 @@ def fill_put(
 def put_many(asked: Asked) -> Plan:
     """Plan to store a batch in the format that Content-Type names; `UnsupportedType` for any other."""
     media_type = wire.batch_format(asked.content_type)
-    content_type = JSON if media_type == NDJSON else OCTETS
     how = terms(
-        content_type=content_type,
+        content_type=wire.type_in_batch(media_type),
         durability=wire.durability(asked.values),
         wait=wire.seconds(asked.values, "wait", 0.0),
     )
@@ -150,16 +149,7 @@ def extend(asked: Asked) -> Plan:
 def fill_receipt(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> SettleOne:
     """Return the operation that is planned, for the lease whose receipt is `argument`."""
     template: Any = plan.operation
-    settlement = template.settlement
-    return SettleOne(
-        template.queue,
-        Settlement(
-            receipt=argument,
-            action=settlement.action,
-            delay=settlement.delay,
-            visibility=settlement.visibility,
-        ),
-    )
+    return SettleOne(template.queue, msgspec.structs.replace(template.settlement, receipt=argument))
 
 
 def settle(asked: Asked) -> Plan:

@@ -225,6 +225,7 @@ class HotPath:
                 if kind is Delivery:
                     body = outcome.given[0].body
                     if head.single and body:
+                        # As `_handed`, without the call: this is done for each message taken.
                         until = size + len(part)
                         taken = Handed(until - len(body), until, outcome.queue, outcome.given, trace)
                     else:

@@ -231,7 +231,7 @@ class DurableService(QueueService):
         return Commit(journal.batch, outcome)
 
     async def resolved(self) -> None:
-        """Wait until everything entered so far is written, or has failed. Raises nothing."""
+        """Wait until every change begun so far is written, or has failed. Raises nothing."""
         await self.journal.resolved()
 
     def when_resolved(self, call: Callable[[], object]) -> None:

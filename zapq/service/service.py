@@ -501,7 +501,7 @@ class QueueService:
         """Raise `StorageUnavailable` if changes cannot be written at the moment."""
 
     async def resolved(self) -> None:
-        """Wait until everything entered so far is written, or has failed; in memory, do nothing. Raises nothing."""
+        """Wait until all that was begun is written, or has failed; in memory, do nothing. Raises nothing."""
 
     async def stored(self) -> None:
         """Wait until every change begun so far, by a `*_nowait` method too, is on the disk; in memory, do nothing.

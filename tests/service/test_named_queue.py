@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from functools import partial
 from math import inf
 from typing import Any
 
@@ -632,40 +631,6 @@ async def test_limits_hold_for_every_way_in(zapq_settings: Settings, nursery: tr
         with pytest.raises(TooManyWaiters):
             await queue.receive(wait=1)
         assert queue.info().stats.messages == 0
-
-
-async def test_many_parked_leases_and_waiters_keep_one_timer(
-    zapq_service: QueueService, queue: NamedQueue, autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
-    await queue.enqueue_many([b"x"] * 1000)
-    await queue.receive_many(1000, visibility=500)
-    for _ in range(50):
-        nursery.start_soon(partial(queue.receive, wait=60))
-    await wait_all_tasks_blocked()
-    statistics = trio.lowlevel.current_statistics()
-    assert statistics.seconds_to_next_deadline == pytest.approx(60)
-    assert zapq_service.dispatcher.alarm == pytest.approx(trio.current_time() + 60)
-
-
-async def test_thousands_of_things_due_at_once_do_not_stop_the_others(
-    zapq_service: QueueService, queue: NamedQueue, autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
-    for _ in range(5):
-        await queue.enqueue_many([b"x"] * 1000)
-    for _ in range(5):
-        await queue.receive_many(1000, visibility=10)
-    seen: list[int] = []
-
-    async def bystander() -> None:
-        await trio.sleep(10 + MAX_TURN)
-        while queue.info().stats.leased:
-            seen.append(queue.info().stats.leased)
-            await trio.lowlevel.checkpoint()
-
-    nursery.start_soon(bystander)
-    await trio.sleep(11)
-    assert queue.info().stats.ready == 5000
-    assert len(set(seen)) >= 3
 
 
 async def test_messages_of_a_batch_can_be_taken_back_one_by_one(

@@ -26,7 +26,10 @@ def logging_as_it_was() -> Iterator[None]:
     before = root.level, logs.log.level, logging.raiseExceptions
     yield
     root.handlers = [each for each in root.handlers if not isinstance(each.formatter, OURS)]
-    root.level, logs.log.level, logging.raiseExceptions = before
+    level, ours, logging.raiseExceptions = before
+    # Setting the attribute would leave what loggers remember of being enabled as it is.
+    root.setLevel(level)
+    logs.log.setLevel(ours)
 
 
 OURS = (logs.JSONLines, logs.TextLines)

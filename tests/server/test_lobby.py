@@ -334,10 +334,10 @@ async def test_what_takes_milliseconds_is_done_in_the_line_for_that(
     seen: list[bool] = []
     serve_large, stats = Lobby._serve_large, QueueService.stats
 
-    def serve(self: Lobby) -> None:
+    def serve(self: Lobby, due: int) -> None:
         nonlocal in_line
         in_line = True
-        serve_large(self)
+        serve_large(self, due)
         in_line = False
 
     def note(self: QueueService) -> ServiceStats:
@@ -357,14 +357,17 @@ async def test_a_large_request_waits_until_all_that_are_ready_have_had_their_tur
 ) -> None:
     monkeypatch.setattr("zapq.server.lobby.TURN_COST", 1)
     looks: list[bytes] = []
-    watch(monkeypatch, before=lambda data: looks.append(bytes(data)))
     large = DEQUEUE.replace(b"/dequeue", b"/metrics")
     async with AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(connection(zapq_server.url)) for _ in range(11)]
-        async with trio.open_nursery() as nursery:
-            # All are there when the lobby looks.
+        for stream in streams:  # the lobby has them all
+            await stream.send_all(DEQUEUE)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 204")
+        watch(monkeypatch, before=lambda data: looks.append(bytes(data)))
+        with monkeypatch.context() as patch:
+            patch.setattr(Lobby, "_turn", lambda *_: None)  # it looks when all have asked
             for stream, request in zip(streams, [large] + [DEQUEUE] * 10, strict=True):
-                nursery.start_soon(stream.send_all, request)
+                await stream.send_all(request)
         for stream in streams:
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 20")
     assert sorted(looks[:-1]) == [DEQUEUE] * 10 + [large]
@@ -411,7 +414,7 @@ async def test_what_a_large_batch_holds_while_it_waits_for_its_turn_is_reserved(
     async with connection(zapq_server.url) as stream:
         with monkeypatch.context() as patch:
             # Called where there are some, and here it leaves them in their line.
-            patch.setattr(Lobby, "_serve_large", lambda _: reserved.append(service.stats().bytes_reserved))
+            patch.setattr(Lobby, "_serve_large", lambda *_: reserved.append(service.stats().bytes_reserved))
             await stream.send_all(head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
             await eventually(lambda: bool(reserved), "its turn to come")
             assert min(reserved) >= len(body)

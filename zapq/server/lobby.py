@@ -150,11 +150,11 @@ class Lobby:
         """Serve the guests that are ready, for a bounded time."""
         self._now = trio.current_time()
         self._hot.set_time(time.time(), self._now)
-        cost, round_over = 0, False
+        cost, due = 0, 0
         with self._hot.written_together():
             while cost < TURN_COST:
                 if not self._ready:
-                    round_over = True
+                    due = len(self._large)
                     self._send_answers()
                     self._ready.extend([key.data for key, _ in self._selector.select(0)])
                     if not self._ready:
@@ -170,16 +170,16 @@ class Lobby:
                     except Exception as error:
                         self._disconnect(guest, error)
             self._send_answers()
-            if self._large and round_over:
-                # Otherwise a guest that is ready may wait for several turns, and in each for large requests.
-                self._serve_large()
+            if due:
+                # Not those that came since: guests that were ready with them have not had their turn.
+                self._serve_large(due)
         if self._newcomers.ready:
             self._take_handshake_step(self._newcomers.pop())
 
-    def _serve_large(self) -> None:
-        """Answer some of the requests that may take milliseconds; other clients wait for these at most."""
-        cost, until = 0, time.perf_counter() + LARGE_SECONDS
-        while self._large and cost < TURN_COST and time.perf_counter() < until:
+    def _serve_large(self, due: int) -> None:
+        """Answer some of the `due` first in the line of large requests; other clients wait for these at most."""
+        cost, last, until = 0, len(self._large) - due, time.perf_counter() + LARGE_SECONDS
+        while len(self._large) > last and cost < TURN_COST and time.perf_counter() < until:
             guest = self._large.popleft()
             if guest.state is _MORE:
                 cost += self._attend(guest, large=True)

@@ -22,6 +22,10 @@ class Claim(NamedTuple):
     until: float
 
 
+Forgotten = tuple[tuple[int, str], Claim]
+"""A key, after the number of its queue, and what it was used for."""
+
+
 class Keys:
     """The keys used lately, each for `IDEMPOTENCY_WINDOW` seconds, or until `MAX_KEYS` newer ones have come."""
 
@@ -44,19 +48,21 @@ class Keys:
             raise KeyReused(parameter="Idempotency-Key")
         return claim.id
 
-    def claim(self, queue: int, key: str, fingerprint: bytes, id: int, now: float) -> None:
-        """Remember that `key` was used for this message."""
+    def claim(self, queue: int, key: str, fingerprint: bytes, id: int, now: float) -> Forgotten | None:
+        """Remember that `key` was used for this message; return the oldest key if it is forgotten for that."""
         self._claims[queue, key] = Claim(fingerprint, id, now + IDEMPOTENCY_WINDOW)
-        if len(self._claims) > MAX_KEYS:
-            self._claims.popitem(last=False)
+        return self._claims.popitem(last=False) if len(self._claims) > MAX_KEYS else None
 
     def restore(self, queue: int, key: str, claim: Claim) -> None:
         """Remember a key that was used in an earlier run; the one that lasts longest comes last."""
         self._claims[queue, key] = claim
 
-    def release(self, queue: int, key: str) -> None:
-        """Forget that `key` was used: nothing came of it."""
+    def release(self, queue: int, key: str, forgotten: Forgotten | None) -> None:
+        """Forget that `key` was used: nothing came of it. Remember the key that was forgotten for it."""
         self._claims.pop((queue, key), None)
+        if forgotten is not None:
+            self._claims[forgotten[0]] = forgotten[1]
+            self._claims.move_to_end(forgotten[0], last=False)
 
     def image(self, names: Mapping[int, str]) -> Iterator[KeyImage]:
         """Return what is to be kept of the keys of the queues with these numbers, made as it is walked through."""

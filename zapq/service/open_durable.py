@@ -12,7 +12,8 @@ import trio
 from zapq import logs
 from zapq.errors import CannotStart
 from zapq.limits import CLOSE_SECONDS
-from zapq.service.durable import DurableService
+from zapq.service.journal import Journal
+from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.store.database import Contents, Database
 from zapq.store.open_database import open_database, refusal
@@ -22,7 +23,7 @@ from zapq.store.wal import Damaged
 
 
 @asynccontextmanager
-async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGenerator[DurableService, None]:
+async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGenerator[QueueService, None]:
     """Run the part of a service that writes, for the length of the block, and give the service.
 
     Reads what earlier runs have kept. Raises `CannotStart` if it cannot be read. On the way out everything is
@@ -37,7 +38,9 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
         logs.say(logging.INFO, "created", data_dir=snapshots.real_path, database=database_path)
     if contents.warning:
         logs.say(logging.WARNING, "storage was not closed in order", reason=contents.warning)
-    service = DurableService(settings, snapshots, database, contents)  # whose journal closes the database
+    journal = Journal(database)  # which closes the database
+    service = QueueService(settings, snapshots, journal, contents)
+    journal.on_resolved = service.note_resolved
     logs.say(
         logging.INFO,
         "storage open",
@@ -49,17 +52,17 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
     written = False
     async with trio.open_nursery() as nursery:
         # Without waiting until it has started: cancelled there, it would wait for a `close` that is never called.
-        nursery.start_soon(service.journal.run)  # noqa: ASYNC113 - for that reason
+        nursery.start_soon(journal.run)  # noqa: ASYNC113 - for that reason
         try:
             yield service
         finally:
             for queue in service.broker.queues.values():
                 queue.note_last()
-            written = await service.journal.close(CLOSE_SECONDS)  # noqa: ASYNC102 - shielded and bounded inside
+            written = await journal.close(CLOSE_SECONDS)  # noqa: ASYNC102 - shielded and bounded inside
     if not written:
         raise CannotStart(f"The disk does not answer, so the last changes may be missing in {FILE}.")
-    if service.journal.reason:
-        raise CannotStart(f"The last changes could not be written to {FILE}: {service.journal.reason}.")
+    if journal.reason:
+        raise CannotStart(f"The last changes could not be written to {FILE}: {journal.reason}.")
 
 
 def _open(settings: Settings, descriptor: int, now: float, clock_offset: float) -> tuple[Database, Contents]:

@@ -180,6 +180,32 @@ class Commit(Pending[T]):
             give_back(self._outcome)
 
 
+class Refusal(Pending[T]):
+    """A refusal that counts once `group` is on the disk: it may rest on what is in there."""
+
+    __slots__ = ("_error", "_group")
+
+    def __init__(self, group: Group, error: ZapqError) -> None:
+        super().__init__()
+        self._group = group
+        self._error: ZapqError | None = error
+        group.after.append(self.finish)
+
+    def result(self) -> T:
+        """Raise what refuses it: the refusal, or `StorageUnavailable`."""
+        error, self._error = self._error, None
+        if self._group.failure or error is None:
+            raise self._group.refusal()
+        try:
+            raise error
+        finally:
+            # As in `Poll.result`.
+            del error
+
+    def _give_up(self) -> None:
+        """Nothing was changed."""
+
+
 class Later(Pending[T]):
     """Something a task will do, or does."""
 

@@ -21,13 +21,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from zapq.core.image import QueueImage
-from zapq.core.journaled_broker import KeptQueue
+from zapq.core.image import KeptQueue, QueueImage
 from zapq.core.message import Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import (
     ID_BITS,
-    CommitGroup,
     EpochDropped,
     IdsReserved,
     KeyPut,
@@ -37,7 +35,7 @@ from zapq.core.records import (
 )
 from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES, KIB, MIB, SPARE_PAGES
-from zapq.store.gather import Other, gather
+from zapq.store.gather import Group, Other, gather
 from zapq.store.schema import FILE, MAX_ID, STATES, TABLES, KeptKey, Table, key_sum, queue_sum, seed
 from zapq.store.wal import PAGE, Damaged
 
@@ -87,12 +85,12 @@ class Database:
         """Whether `tidy` has something to do when there is time."""
         return bool(self._garbage) or self._spare
 
-    def commit(self, batches: Sequence[CommitGroup]) -> None:
-        """Write all of `batches`, or raise and write nothing. On the disk when it returns.
+    def commit(self, commits: Sequence[Group]) -> None:
+        """Write all of `commits`, or raise and write nothing. On the disk when it returns.
 
         What comes twice in them counts as what comes last, and what is gone is gone.
         """
-        puts, states, gone, others, size = gather(batches)
+        puts, states, gone, others, size = gather(commits)
         self._probe = min(max(size, 64 * KIB), MIB)
         execute = self._connection.execute
         if len(puts) in _ALONE and not (states or gone or others):

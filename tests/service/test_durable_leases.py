@@ -104,6 +104,7 @@ async def test_a_late_ack_is_on_the_disk_and_one_that_fails_has_not_happened(tmp
             await queue.ack(second.receipt)
         disk.failing = False
         await works_again(service)
+        await wait_all_tasks_blocked()  # the timer comes to the lease that is over
         assert [each.message.body for each in await queue.peek()] == [b"a", b"b"]
         disk.hold()
         async with trio.open_nursery() as nursery:

@@ -26,7 +26,7 @@ class Journal(Protocol):
         """Enter what stays done: if its commit fails, it is written with a later one."""
 
     def rely(self) -> None:
-        """Let what is answered now be answered once all that was entered so far is on the disk: it rests on that."""
+        """Let the answer of this step leave once all that was entered so far is on the disk: it rests on that."""
 
     def when_written(self, call: Callable[..., object], *args: object) -> None:
         """Have `call(*args)` called once all that was entered so far is on the disk."""

@@ -14,11 +14,12 @@ import msgspec
 
 from zapq.core.complaints import plainly
 from zapq.core.deadlines import Deadlines
+from zapq.core.holding import Held
 from zapq.core.image import KeptQueue, KeyImage
 from zapq.core.journal import Journal
 from zapq.core.leases import End
 from zapq.core.message import Message, Properties
-from zapq.core.queue import Held, Queue
+from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings, changed
 from zapq.core.records import ID_BITS, KeyPut, KeysCleared, QueueDeleted, Record
 from zapq.core.replacement import Replacement

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import trio
 
+from zapq.core.holding import Held
 from zapq.core.idempotency import Keys
 from zapq.core.image import Image
 from zapq.core.message import Message
-from zapq.core.queue import Held
 from zapq.core.ready import Dropped
 from zapq.core.replacement import Replacement
 from zapq.core.runs import Run

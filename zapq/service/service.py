@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from zapq.core.broker import Broker, check_name
+from zapq.core.holding import Held
 from zapq.core.idempotency import Claim, Keys
 from zapq.core.image import Image
-from zapq.core.queue import Held
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import EpochDropped, rows_of
 from zapq.core.stats import QueueStats

@@ -132,7 +132,7 @@ class Queue(Holding):
     def dequeue(self, now: float = 0.0) -> Message | None:
         """Remove and return the first ready message, or None."""
         journal = self._journal
-        if journal is not None:
+        if journal is not None and (self._ready.count or now >= self.alarm):
             journal.check()
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
@@ -153,7 +153,8 @@ class Queue(Holding):
 
     def dequeue_many(self, limit: int, now: float = 0.0) -> Taken:
         """Remove and return the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together."""
-        self._check_journal()
+        if self._ready.count or now >= self.alarm:
+            self._check_journal()
         taken, size = self._pop_many(limit, now)
         if self._lapses.serials:
             for id in taken.ids():
@@ -186,7 +187,7 @@ class Queue(Holding):
     def receive(self, visibility: float | None = None, now: float = 0.0) -> Lease | None:
         """Lease the first ready message for `visibility` seconds (None: as this queue is set), or return None."""
         journal = self._journal
-        if journal is not None:
+        if journal is not None and (self._ready.count or now >= self.alarm):
             journal.check()
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
@@ -201,7 +202,8 @@ class Queue(Holding):
 
     def receive_many(self, limit: int, visibility: float | None = None, now: float = 0.0) -> list[Lease]:
         """Lease the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together."""
-        self._check_journal()
+        if self._ready.count or now >= self.alarm:
+            self._check_journal()
         leases = [self._lease(message, visibility, now) for message in self._pop_many(limit, now)[0]]
         if self._journal is not None and leases:
             self._enter_grant(leases, self._journal)

@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 import zapq
 from tests.service.asking import leased, taken
 from tests.support.disk import Disk, database_of, journal_of, open_durable, works_again
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, eventually
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
@@ -334,6 +334,31 @@ async def test_consumers_in_line_wait_until_the_disk_works_again(tmp_path: Path,
             assert not given
             await service.enqueue(b"taken")
         assert given == [b"taken"]
+
+
+async def test_a_message_that_was_sent_to_memory_is_not_lost_with_the_answer_to_its_consumer(
+    tmp_path: Path, disk: Disk
+) -> None:
+    async with open_durable(tmp_path) as service:
+        given: list[bytes] = []
+
+        async def consume() -> None:
+            message = await service.dequeue(wait=60.0)
+            assert message is not None
+            given.append(message.body)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consume)
+            await wait_all_tasks_blocked()
+            disk.failing = True
+            await service.enqueue(b"careless", durability="memory")
+            await eventually(lambda: bool(service.journal.reason), "the taking to fail")
+            assert (given, service.stats().queue.ready, service.stats().waiting) == ([], 1, 1)
+            disk.failing = False
+            await works_again(service)
+        assert given == [b"careless"]
+    async with open_durable(tmp_path) as service:
+        assert not service.stats().queue.messages
 
 
 async def test_a_consumer_cancelled_while_its_message_is_written_loses_none(tmp_path: Path, disk: Disk) -> None:

@@ -345,12 +345,11 @@ class Queue(Holding):
         return self.alarm <= now
 
     def _pop_living(self, now: float) -> Message | None:
-        """Remove the first ready message whose ttl is not over: one that `tick` has not come to is gone now."""
+        """Remove the first ready message that may be given; those before it go where they belong."""
         for _ in range(TICK_LIMIT):
             message = self._ready.pop()
-            if message is None or message.properties.expires > now:
+            if message is None or not self._drop_unfit(message, now):
                 return message
-            self._expire_ready(message)
         self._late = True
         return None
 
@@ -362,12 +361,11 @@ class Queue(Holding):
         at_once = ready.pop_many(limit, MAX_BATCH_BYTES)
         if at_once is not None:
             return at_once
-        taken, size, outlived = Taken(), 0, 0
+        taken, size, dropped = Taken(), 0, 0
         for message in ready.pop_each():
-            if message.properties.expires <= now:
-                self._expire_ready(message)
-                outlived += 1
-                if outlived == TICK_LIMIT:
+            if self._drop_unfit(message, now):
+                dropped += 1
+                if dropped == TICK_LIMIT:
                     self._late = not len(taken)
                     break
                 continue
@@ -466,6 +464,21 @@ class Queue(Holding):
         self._counts.dead_lettered += 1
         self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), self._undo_fail, message)
         self._owner.dead_letter(self, message)
+
+    def _drop_unfit(self, message: Message, now: float) -> bool:
+        """Let a message go that was just taken out of its line, if it is not to be given; return whether."""
+        properties, most = message.properties, self._settings.max_receives
+        if properties.expires <= now:
+            self._expire_ready(message)
+        elif most is not None and properties.receives >= most:
+            # It came back before the setting was lowered. A restart gives it up as well.
+            self._enter(None, self._become_ready, message)
+            if self._lapses.serials:
+                self._close_lapse(message.id, End.DEAD_LETTERED)
+            self._fail(message)
+        else:
+            return False
+        return True
 
     def _expire_ready(self, message: Message) -> None:
         """Let a message go that was just taken out of its line, for its ttl is over."""

@@ -216,13 +216,17 @@ class Journal:
             self._relaxed = False
 
     @contextmanager
-    def strict(self) -> Iterator[None]:
-        """Let what is done in this block count once it is written, inside of `relaxed` as well."""
-        before, self._relaxed = self._relaxed, False
+    def for_others(self) -> Iterator[None]:
+        """Let what is done in this block be nothing that the client whose step is being taken waits for.
+
+        It counts once it is written, inside of `relaxed` as well.
+        """
+        relaxed, self._relaxed = self._relaxed, False
+        entered = self.entered
         try:
             yield
         finally:
-            self._relaxed = before
+            self._relaxed, self.entered = relaxed, entered
 
     def flush(self) -> None:
         """Hand the open commit to the writer, if there is anything in it and the disk takes it."""

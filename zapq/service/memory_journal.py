@@ -29,7 +29,7 @@ class MemoryJournal:
         """Return a block like any other: nothing waits."""
         return nullcontext()
 
-    strict = relaxed
+    for_others = relaxed
 
     def when_resolved(self, call: Callable[[bool], object]) -> None:
         """Call `call` with True: what was done counts."""

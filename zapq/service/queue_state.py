@@ -378,8 +378,8 @@ class QueueState:
         While the disk is unavailable they wait on.
         """
         if not self._deleted and not self._journal.reason:
-            # What a producer asks for is not what a consumer does.
-            with self._journal.strict():
+            # A producer that is content with memory does not wait until its message is taken on the disk.
+            with self._journal.for_others():
                 self._hand_out()
         return len(self.wait_queue) > 0
 

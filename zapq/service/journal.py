@@ -297,9 +297,9 @@ class Journal:
             self._commits += 1
             self._seconds += written.seconds
             self._lately.append(written.seconds)
-        for _ in written.commits:
-            if self._in_flight:  # else they were given up
-                commit = self._in_flight.popleft()
+        for commit in written.commits:
+            if isinstance(commit, OpenCommit) and not commit.resolved:  # else it was given up
+                self._in_flight.popleft()
                 self._changes += len(commit.records)
                 self._resolve(commit)
 

@@ -168,6 +168,10 @@ SAVING_RESERVE = 0.5
 """The part of the grace kept for --snapshot-on-exit: what was accepted is worth more than a slow client."""
 SPOOLED_LINES = 4096
 """Log lines that may wait to be written, some MiB: their reader may pause for a while."""
+ENDING_RESERVE = 0.25
+"""The part of it that closing the database leaves for Python's end."""
+LAST_SECONDS = 0.25
+"""Seconds closing the database has in any case: a disk that is well needs milliseconds, and --grace may be 0."""
 SPOOL_SECONDS = 1.0
 """How long the end of the process waits for them: ages for a pipe that is read, not much for a supervisor."""
 SIGNS_OF_LIFE = 2

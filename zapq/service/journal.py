@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import trio
 
 from zapq import logs
-from zapq.core.records import Change, CommitGroup, Entry
+from zapq.core.records import Change, CommitGroup, Entry, IdsReserved
 from zapq.errors import StorageUnavailable
 from zapq.limits import COMMITS_REMEMBERED
 from zapq.service.section import Section
@@ -94,6 +94,8 @@ class Journal:
         self.entered = 0
         """Changes so far that take effect when they are written."""
         self._abandoned = False
+        self.unwritten = 0
+        """Changes that were given up: whether they are on the disk is not known."""
         """Whether a task waited in vain."""
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
@@ -118,10 +120,9 @@ class Journal:
         self._ended.set()
 
     async def close(self, patience: float) -> bool:
-        """Write everything entered so far, and return whether that was possible within `patience` seconds.
+        """Write everything entered so far, close the database, and return whether `patience` seconds were enough.
 
-        If not, the thread is left to what it does: it ends with its commit, or with the process. The last of both
-        closes the database.
+        If not, the thread is left to what it does: it ends when the database is closed, or with the process.
         """
         self.flush()
         self._writer.stop()
@@ -129,7 +130,6 @@ class Journal:
             await self._ended.wait()
         self._life.cancel()
         ended = self._ended.is_set()
-        self._writer.leave()
         self.abandon()
         return ended
 
@@ -140,6 +140,9 @@ class Journal:
             self._abandoned = True
             batch = self._in_flight.popleft()
             batch.failure = NO_ANSWER
+            self.unwritten += len(batch.changes)
+            # Nothing is lost by not knowing which ids were not used.
+            self.unwritten += sum(not isinstance(entry, IdsReserved) for entry in batch.notes)
             self._resolve(batch, take_effect=False)
 
     def check(self) -> None:

@@ -6,12 +6,13 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from math import inf
 
 import trio
 
 from zapq import logs
 from zapq.errors import CannotStart
-from zapq.limits import CLOSE_SECONDS
+from zapq.limits import CLOSE_SECONDS, LAST_SECONDS
 from zapq.service.durable import DurableService
 from zapq.settings import Settings
 from zapq.store.database import Contents, Database
@@ -55,9 +56,18 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
         finally:
             for queue in service.broker.queues.values():
                 queue.note_last()
-            written = await service.journal.close(CLOSE_SECONDS)  # noqa: ASYNC102 - shielded and bounded inside
-    if not written:
-        raise CannotStart(f"The disk does not answer, so the last changes may be missing in {FILE}.")
+            patience = CLOSE_SECONDS
+            if service.close_by < inf:
+                patience = max(service.close_by - trio.current_time(), LAST_SECONDS)
+            written = await service.journal.close(patience)  # noqa: ASYNC102 - shielded and bounded inside
+    unwritten = service.journal.unwritten
+    if unwritten:
+        logs.say(logging.ERROR, "storage not closed in time", unwritten=unwritten)
+        changes = "the last change" if unwritten == 1 else f"the last {unwritten} changes"
+        raise CannotStart(f"The disk does not answer, so {changes} may be missing in {FILE}.")
+    if not written and not service.journal.reason:
+        reason = "Every change is on the disk. The next start goes through the log."
+        logs.say(logging.WARNING, "storage not closed in time", unwritten=0, reason=reason)
     if service.journal.reason:
         raise CannotStart(f"The last changes could not be written to {FILE}: {service.journal.reason}.")
 

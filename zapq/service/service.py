@@ -99,6 +99,8 @@ class QueueService:
             now=trio.current_time(),
         )
         self._delivery_uncertain = 0
+        self.close_by = inf
+        """When, by Trio's clock, the disk is waited for no longer as the service ends."""
         self._states: dict[str, QueueState] = {}
         self._expected: dict[str, WaitQueue] = {}
         """Consumers that wait for the first message of a queue that is not there yet, by its name."""

@@ -7,7 +7,6 @@ hundred it is a hundred, and each costs the same fsync (group commit).
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -48,7 +47,6 @@ class Writer:
         self._database = database
         self._inbox: queue.SimpleQueue[CommitGroup | None] = queue.SimpleQueue()
         self._broken = False
-        self._somebody_left = threading.Lock()
 
     def submit(self, batch: CommitGroup) -> None:
         """Hand over a batch nothing will be added to; from any thread, never waits."""
@@ -58,16 +56,8 @@ class Writer:
         """Let `run` return once everything submitted before is dealt with."""
         self._inbox.put(None)
 
-    def leave(self) -> None:
-        """Close the database once both have left it: `run`, and the owner of this.
-
-        So a commit that hangs holds up no other thread, and what it uses is not taken from it.
-        """
-        if not self._somebody_left.acquire(blocking=False):
-            self._database.close()
-
     def run(self) -> None:
-        """Write until stopped, then `leave`. Until then whatever goes wrong is some batch's failure."""
+        """Write until stopped, then close the database. Until then whatever goes wrong is some batch's failure."""
         running = True
         while running:
             taken = self._take()
@@ -79,7 +69,7 @@ class Writer:
                 self._try_again()
             if running and not self._broken:
                 self._tidy(idle=not batches)
-        self.leave()
+        self._database.close()
 
     def _take(self) -> list[CommitGroup | None]:
         patience = RETRY_SECONDS if self._broken else _IDLE if self._database.untidy else None

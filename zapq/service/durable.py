@@ -8,7 +8,6 @@ for the disk.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -195,7 +194,7 @@ class DurableService(QueueService):
         self.section = JournaledSection(self.lock, self.journal)
         self.exclusive = ExclusiveSection(self.lock, self.journal, self.hand_out)
         self.quiescent = QuiescentSection(self.lock, self.journal)
-        clock_offset = time.time() - trio.current_time()
+        clock_offset = database.clock() - trio.current_time()
         for kept in contents.keys:
             claim = Claim(kept.fingerprint, kept.id, kept.until - clock_offset)
             self.keys.restore(kept.queue, kept.key, claim)

@@ -9,7 +9,6 @@ order of answers.
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,13 +93,14 @@ class Journal:
         self.entered = 0
         """Changes so far that take effect when they are written."""
         self._abandoned = False
+        """Whether a task waited in vain."""
         self.unwritten = 0
         """Changes that were given up: whether they are on the disk is not known."""
-        """Whether a task waited in vain."""
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
         self._on_resolved = on_resolved
         self._writer = Writer(database, self._wake)
+        self._clock = database.clock
         self._written: list[OpenGroup] = []
         self._relaxed = False
         self._due = False
@@ -188,7 +188,7 @@ class Journal:
         self._due = False
         batch = self.batch
         if batch:
-            batch.clock_offset = time.time() - trio.current_time()
+            batch.clock_offset = self._clock() - trio.current_time()
             self.batch = OpenGroup()
             self._in_flight.append(batch)
             self._writer.submit(batch)

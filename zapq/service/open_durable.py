@@ -31,13 +31,20 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
     """
     begun = time.monotonic()
     database, contents = await trio.to_thread.run_sync(
-        _open, settings, snapshots.descriptor, trio.current_time(), time.time() - trio.current_time()
+        _open, settings, snapshots.descriptor, trio.current_time() - time.monotonic()
     )
     if database.created:
         database_path = f"{snapshots.real_path}/{FILE}"
         logs.say(logging.INFO, "created", data_dir=snapshots.real_path, database=database_path)
     if contents.warning:
         logs.say(logging.WARNING, "storage was not closed in order", reason=contents.warning)
+    if database.clock.behind >= 1.0:
+        logs.say(
+            logging.WARNING,
+            "clock was set back",
+            seconds=round(database.clock.behind),
+            reason=f"{FILE} knows of a later time. Until then the time between two runs does not count.",
+        )
     service = DurableService(settings, snapshots, database, contents)  # whose journal closes the database
     logs.say(
         logging.INFO,
@@ -72,10 +79,12 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
         raise CannotStart(f"The last changes could not be written to {FILE}: {service.journal.reason}.")
 
 
-def _open(settings: Settings, descriptor: int, now: float, clock_offset: float) -> tuple[Database, Contents]:
+def _open(settings: Settings, descriptor: int, offset: float) -> tuple[Database, Contents]:
+    """Open the database; Trio's clock shows `offset` more than the monotonic one, which can be read here."""
     database, warning = open_database(settings.data_dir, descriptor)
     try:
-        contents = database.load(now, clock_offset, warning)
+        now = time.monotonic() + offset
+        contents = database.load(now, database.clock() - now, warning)
         database.prepare()
     except Damaged as error:
         database.close()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import repeat
 
 from zapq.core.records import CommitGroup, Entry, in_wall_time
-from zapq.limits import RETRY_SECONDS
+from zapq.limits import LOOK_SECONDS, RETRY_SECONDS
 from zapq.store.database import Database
 
 _IDLE = 0.02
@@ -72,7 +72,7 @@ class Writer:
         self._database.close()
 
     def _take(self) -> list[CommitGroup | None]:
-        patience = RETRY_SECONDS if self._broken else _IDLE if self._database.untidy else None
+        patience = RETRY_SECONDS if self._broken else _IDLE if self._database.untidy else LOOK_SECONDS
         taken: list[CommitGroup | None] = []
         try:
             taken.append(self._inbox.get(timeout=patience))

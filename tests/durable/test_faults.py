@@ -368,6 +368,23 @@ def test_a_start_that_fails_is_one_line_and_changes_nothing(tmp_path: Path, thor
     assert ended
 
 
+def test_a_database_that_is_moved_away_and_back(tmp_path: Path) -> None:
+    directory, away = tmp_path / "data", tmp_path / FILE
+    directory.mkdir()
+    with Server(directory) as server:
+        assert not server.until_refused(20)
+        (directory / FILE).rename(away)
+        # No client asks for a change meanwhile.
+        eventually_sync(lambda: server.ask("GET", "/readyz").status == 503, "the file to be missed")
+        server.look()
+        away.rename(directory / FILE)
+        server.recover()
+        output = server.stop()
+    said = [line["reason"] for line in output if line["msg"] == "storage unavailable"]
+    assert [reason.startswith(f"{FILE} is gone from the data directory.") for reason in said] == [True]
+    assert server.audit(tmp_path / "stopped") == ""
+
+
 SLOW = "delay_enter=2000000"
 """What makes each sync take 2 s."""
 

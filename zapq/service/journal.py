@@ -9,7 +9,6 @@ records may rest on it; what they did is undone, the last of it first.
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 import trio
 
 from zapq import logs
-from zapq.core.records import Record
+from zapq.core.records import IdsReserved, Record
 from zapq.errors import StorageUnavailable
 from zapq.limits import COMMITS_REMEMBERED
 from zapq.service.memory_journal import MemoryJournal
@@ -106,11 +105,14 @@ class Journal:
         """Things done so far that count once they are written."""
         self._abandoned = False
         """Whether a task waited in vain."""
+        self.unwritten = 0
+        """Changes that were given up: whether they are on the disk is not known."""
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
         self.on_resolved: Callable[[], object] = int
         """Called after each commit, and when the disk works again."""
         self._writer = Writer(database, self._wake)
+        self._clock = database.clock
         self._relaxed = False
         self._due = False
         self._closing = False
@@ -130,10 +132,9 @@ class Journal:
         self._ended.set()
 
     async def close(self, patience: float) -> bool:
-        """Write everything entered so far, and return whether that was possible within `patience` seconds.
+        """Write everything entered so far, close the database, and return whether `patience` seconds were enough.
 
-        If not, the thread is left to what it does: it ends with its commit, or with the process. The last of both
-        closes the database.
+        If not, the thread is left to what it does: it ends when the database is closed, or with the process.
         """
         self._closing = True
         self.flush()
@@ -142,7 +143,6 @@ class Journal:
             await self._ended.wait()
         self._life.cancel()
         ended = self._ended.is_set()
-        self._writer.leave()
         self.abandon()
         return ended
 
@@ -153,6 +153,8 @@ class Journal:
             self._abandoned = True
             commit = self._in_flight.popleft()
             commit.failure = NO_ANSWER
+            # Nothing is lost by not knowing which ids were not used.
+            self.unwritten += sum(not isinstance(record, IdsReserved) for record in commit.records)
             self._resolve(commit)
 
     def check(self) -> None:
@@ -189,6 +191,11 @@ class Journal:
         """Have `call(*args)` called once all that was entered so far is on the disk."""
         commit = self.commit
         commit.after.append(lambda: None if commit.failure else call(*args))
+
+    @property
+    def clock_offset(self) -> float:
+        """Seconds to add to a time of Trio's clock to get one of the disk's."""
+        return self._clock() - trio.current_time()
 
     @property
     def unresolved(self) -> OpenCommit | None:
@@ -233,7 +240,7 @@ class Journal:
         self._due = False
         commit = self.commit
         if commit and (not self.reason or self._closing):
-            commit.clock_offset = time.time() - trio.current_time()
+            commit.clock_offset = self.clock_offset
             self.commit = OpenCommit(self._generation)
             self._in_flight.append(commit)
             self._writer.submit(commit)

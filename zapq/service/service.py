@@ -10,7 +10,6 @@ starts it all.
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -126,12 +125,14 @@ class QueueService:
             now=trio.current_time(),
         )
         self._delivery_uncertain = 0
+        self.close_by = inf
+        """When, by Trio's clock, the disk is waited for no longer as the service ends."""
         self._states: dict[str, QueueState] = {}
         self._expected: dict[str, WaitQueue] = {}
         """Consumers that wait for the first message of a queue that is not there yet, by its name."""
         self._tasks: trio.Nursery | None = None
-        if contents is not None:
-            clock_offset = time.time() - trio.current_time()
+        if contents is not None and journal is not None:
+            clock_offset = journal.clock_offset
             for kept in contents.keys:
                 self.keys.restore(
                     kept.queue, kept.key, Claim(kept.fingerprint, kept.id, kept.until - clock_offset)

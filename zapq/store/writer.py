@@ -7,14 +7,14 @@ hundred it is a hundred, and each costs the same fsync (group commit).
 from __future__ import annotations
 
 import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from zapq.core.records import Record
-from zapq.limits import RETRY_SECONDS
+from zapq.limits import LOOK_SECONDS, RETRY_SECONDS
+from zapq.store.clock import Clock
 
 _IDLE = 0.02
 """Seconds without work after which the writer tidies up."""
@@ -38,6 +38,9 @@ class CommitGroup:
 
 class Store(Protocol):
     """What keeps the queues: SQLite here. Any error it raises means that nothing of the call is kept."""
+
+    clock: Clock
+    """What the times in it are by."""
 
     @property
     def untidy(self) -> bool:
@@ -83,7 +86,6 @@ class Writer:
         self._inbox: queue.SimpleQueue[CommitGroup | None] = queue.SimpleQueue()
         self._failures = 0
         self._broken = False
-        self._somebody_left = threading.Lock()
 
     def submit(self, commit: CommitGroup) -> None:
         """Hand over a commit nothing will be added to; from any thread, never waits."""
@@ -93,16 +95,8 @@ class Writer:
         """Let `run` return once everything submitted before is dealt with."""
         self._inbox.put(None)
 
-    def leave(self) -> None:
-        """Close the database once both have left it: `run`, and the owner of this.
-
-        So a commit that hangs holds up no other thread, and what it uses is not taken from it.
-        """
-        if not self._somebody_left.acquire(blocking=False):
-            self._database.close()
-
     def run(self) -> None:
-        """Write until stopped, then `leave`. Until then whatever goes wrong is some commit's failure."""
+        """Write until stopped, then close the database. Until then, whatever goes wrong fails some commit."""
         running = True
         while running:
             taken = self._take()
@@ -115,10 +109,10 @@ class Writer:
                 self._try_again()
             if running and not self._broken:
                 self._tidy(idle=not commits)
-        self.leave()
+        self._database.close()
 
     def _take(self) -> list[CommitGroup | None]:
-        patience = RETRY_SECONDS if self._broken else _IDLE if self._database.untidy else None
+        patience = RETRY_SECONDS if self._broken else _IDLE if self._database.untidy else LOOK_SECONDS
         taken: list[CommitGroup | None] = []
         try:
             taken.append(self._inbox.get(timeout=patience))

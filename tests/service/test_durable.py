@@ -18,6 +18,7 @@ import zapq
 from tests.service.asking import leased, taken
 from tests.support.disk import Disk, database_of, journal_of, open_durable, works_again
 from tests.support.waiting import PATIENCE, eventually
+from zapq.core import idempotency
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
@@ -419,6 +420,30 @@ async def test_a_key_whose_first_use_fails_was_not_used(tmp_path: Path, disk: Di
         disk.failing = False
         await works_again(service)
         assert not (await service.default.put(Offer(b"another", key="key"))).replayed
+
+
+async def test_the_disk_forgets_keys_as_memory_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idempotency, "MAX_KEYS", 3)
+    async with open_durable(tmp_path) as service:
+        for number in range(5):
+            await service.default.put(Offer(b"%d" % number, key=str(number)))
+        found = database_of(service)._connection.execute("select key from keys order by until").fetchall()
+        assert found == [("2",), ("3",), ("4",)]
+    async with open_durable(tmp_path) as service:
+        answers = [await service.default.put(Offer(b"%d" % number, key=str(number))) for number in (4, 3, 2, 1)]
+        assert [answer.replayed for answer in answers] == [True, True, True, False]
+
+
+async def test_no_more_keys_are_read_than_may_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_durable(tmp_path) as service:
+        for number in range(5):
+            await service.default.put(Offer(b"%d" % number, key=str(number)))
+    monkeypatch.setattr(database, "MAX_KEYS", 2)
+    async with open_durable(tmp_path) as service:
+        assert len(service.keys) == 2
+        assert database_of(service)._connection.execute("select count(*) from keys").fetchone() == (2,)
+        assert (await service.default.put(Offer(b"4", key="4"))).replayed
+        assert not (await service.default.put(Offer(b"2", key="2"))).replayed
 
 
 async def test_memory_is_all_that_was_asked_for(tmp_path: Path, disk: Disk) -> None:

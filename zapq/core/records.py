@@ -95,6 +95,13 @@ class KeysCleared(msgspec.Struct, frozen=True):
     """No idempotency key is known any more."""
 
 
+class KeysForgotten(msgspec.Struct, frozen=True):
+    """Idempotency keys are not known any more."""
+
+    keys: Sequence[tuple[int, str]]
+    """Each after the number of its queue."""
+
+
 class KeyPut(msgspec.Struct, frozen=True, gc=False):
     """An idempotency key was used for a message."""
 
@@ -115,6 +122,7 @@ Record = (
     | QueueDeleted
     | EpochDropped
     | KeysCleared
+    | KeysForgotten
     | KeyPut
 )
 

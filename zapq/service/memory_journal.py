@@ -22,8 +22,10 @@ class MemoryJournal:
     def enter(self, record: object, undo: Callable[..., object], *args: object) -> None:
         """Do nothing: what was done stays done."""
 
-    def stage(self, record: object) -> None:
+    def note(self, record: object) -> None:
         """Do nothing: there are no rows."""
+
+    stage = note
 
     def relaxed(self) -> AbstractContextManager[None]:
         """Return a block like any other: nothing waits."""

@@ -21,7 +21,7 @@ from zapq.core.idempotency import Keys
 from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
-from zapq.core.records import KeyPut
+from zapq.core.records import KeyPut, KeysForgotten
 from zapq.core.runs import is_shortest
 from zapq.core.stats import MessageView, QueueStats, State
 from zapq.errors import (
@@ -153,8 +153,10 @@ class QueueState:
         keys, number = self._service.keys, self.core.number
         forgotten = keys.claim(number, key, fingerprint, id, now)
         if self._service.durable:
+            if forgotten:
+                self._journal.note(KeysForgotten(forgotten))
             record = KeyPut(number, key, fingerprint, id, now + IDEMPOTENCY_WINDOW)
-            self._journal.enter(record, keys.release, number, key, forgotten)
+            self._journal.enter(record, keys.release, number, key)
 
     def _store(self, offer: Offer, now: float) -> int:
         content, how = offer.content, offer.terms

@@ -31,11 +31,12 @@ from zapq.core.records import (
     IdsReserved,
     KeyPut,
     KeysCleared,
+    KeysForgotten,
     QueueDeleted,
     QueuePut,
 )
 from zapq.errors import CannotStart
-from zapq.limits import CHECKPOINT_PAGES, CLOCK_SECONDS, KIB, LOOK_SECONDS, MIB, SPARE_PAGES
+from zapq.limits import CHECKPOINT_PAGES, CLOCK_SECONDS, KIB, LOOK_SECONDS, MAX_KEYS, MIB, SPARE_PAGES
 from zapq.store.clock import Clock
 from zapq.store.gather import Group, Other, gather
 from zapq.store.place import Place
@@ -209,7 +210,11 @@ class Database:
         """
         execute = self._connection.execute
         try:
-            execute("delete from keys where until <= ?", (self.clock(),))
+            execute(
+                "delete from keys where until <= ? or until <"
+                " (select min(until) from (select until from keys order by until desc limit ?))",
+                (self.clock(), MAX_KEYS),
+            )
             self._keep_time()
             execute("insert or replace into probe values (1, zeroblob(?))", (CHECKPOINT_PAGES * PAGE,))
             execute("delete from probe where number = 1")
@@ -274,7 +279,9 @@ class Database:
 
     def _read_keys(self, now: float) -> Iterator[KeptKey]:
         for *fields, checksum in self._connection.execute(
-            "select queue, key, fingerprint, id, until, sum from keys order by until"
+            "select * from (select queue, key, fingerprint, id, until, sum from keys order by until desc limit ?)"
+            " order by until",
+            (MAX_KEYS,),
         ):
             if checksum != key_sum(*fields):
                 raise Damaged(f"keys, queue {fields[0]}, key {fields[1]!r}: the checksum does not match")
@@ -375,6 +382,8 @@ class Database:
                     self._write_queue(msgspec.structs.replace(kept, next_id=entry.next_id), queues)
             case KeysCleared():
                 execute("delete from keys")
+            case KeysForgotten(keys):
+                self._connection.executemany("delete from keys where queue = ? and key = ?", keys)
             case EpochDropped():
                 pass  # removed little by little
 

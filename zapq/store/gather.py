@@ -12,6 +12,7 @@ from zapq.core.records import (
     IdsReserved,
     KeyPut,
     KeysCleared,
+    KeysForgotten,
     MessagesDeleted,
     MessageState,
     Put,
@@ -23,7 +24,7 @@ from zapq.core.records import (
 )
 from zapq.store.schema import state_of
 
-Other = QueuePut | IdsReserved | QueueDeleted | EpochDropped | KeysCleared | KeyPut
+Other = QueuePut | IdsReserved | QueueDeleted | EpochDropped | KeysCleared | KeysForgotten | KeyPut
 
 
 class Group(Protocol):

@@ -199,10 +199,10 @@ class Journal:
 
     @property
     def unresolved(self) -> OpenCommit | None:
-        """The last commit whose outcome is not known; None if all that was done is on the disk."""
-        if self.commit:
+        """The last commit that is not known to be written and may have to be undone; None if there is none."""
+        if self.commit.undo:
             return self.commit
-        return self._in_flight[-1] if self._in_flight else None
+        return next((commit for commit in reversed(self._in_flight) if commit.undo), None)
 
     def rely(self) -> None:
         """Let the outcome of the step that is being taken be known when all before it is: it rests on that."""
@@ -246,7 +246,7 @@ class Journal:
             self._writer.submit(commit)
 
     def when_resolved(self, call: Callable[[bool], object]) -> None:
-        """Call `call` once it is known whether what was done so far is on the disk, with whether it is."""
+        """Call `call` once nothing done so far has to be undone any more, with whether all of it stays done."""
         commit = self.unresolved
         if commit is None:
             call(True)
@@ -256,10 +256,9 @@ class Journal:
     async def stored(self) -> None:
         """Wait until everything entered so far is on the disk. Raises `StorageUnavailable`."""
         self.check()
-        commit = self.unresolved
-        if commit is not None:
-            self.flush()
-            await commit.wait()
+        self.flush()
+        if self._in_flight:
+            await self._in_flight[-1].wait()
 
     async def resolved(self) -> None:
         """Wait until everything entered so far is written, or has failed; raises nothing."""

@@ -34,7 +34,7 @@ class MemoryJournal:
     for_others = relaxed
 
     def when_resolved(self, call: Callable[[bool], object]) -> None:
-        """Call `call` with True: what was done counts."""
+        """Call `call` with True: what was done stays done."""
         call(True)
 
     def flush(self) -> None:

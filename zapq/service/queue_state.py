@@ -283,15 +283,22 @@ class QueueState:
         return results
 
     def return_undelivered(self, given: Deliveries) -> None:
-        """Put messages that could not be handed over at their places, as if never taken. Never refused."""
+        """Put messages that could not be handed over at their places, as if never taken. Never refused.
+
+        That stays done, whatever becomes of the disk; so it is done when it is known that they were taken.
+        """
+        self._journal.when_resolved(partial(self._return, given))
+
+    def _return(self, given: Deliveries, taken: bool) -> None:
         if self._deleted:
             return
-        for each in given:
-            if isinstance(each, Lease):
-                self.core.take_back(each)
-            else:
-                self.core.put_back(each)
-        self.hand_out()
+        with self._journal.relaxed():
+            for each in given:
+                if isinstance(each, Lease):
+                    self.core.take_back(each)
+                elif taken or self.core.find(each.id) is None:  # else that it was taken is undone
+                    self.core.put_back(each)
+            self.hand_out()
 
     def note_uncertain_delivery(self, number: int) -> None:
         """Count messages whose bytes may or may not have reached a client that vanished."""

@@ -617,11 +617,11 @@ class QueueService:
 
     def _tick(self, now: float) -> float:
         """Do a bounded part of what is due by `now`, and return when to come back."""
-        if self.journal.reason:
-            return inf  # nothing could be written of it; `note_resolved` comes first
-        if self.broker.alarm <= now:
-            self.dispatcher.note_room()
-        due = self.broker.tick(now)
+        due = inf
+        if not self.journal.reason:  # else nothing could be written of it; `note_resolved` wakes the timer
+            if self.broker.alarm <= now:
+                self.dispatcher.note_room()
+            due = self.broker.tick(now)
         return min(due, self.room.tick(now)) if self.dispatcher.offers else due
 
 

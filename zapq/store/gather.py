@@ -51,7 +51,9 @@ def gather(commits: Sequence[Group]) -> Gathered:
     """Sort what is in `commits` by what it is to SQLite. What is gone at the end is not put there first."""
     puts: list[int | bytes] = []
     states: dict[int, bytes] = {}
-    gone: list[int] = []
+    deleted: dict[int, None] = {}
+    returned: set[int] = set()
+    """Rows that were deleted and are there again: they may have been on the disk before."""
     others: list[Other] = []
     size = 0
     crc32 = zlib.crc32
@@ -60,6 +62,9 @@ def gather(commits: Sequence[Group]) -> Gathered:
         for record in commit.records:
             match record:
                 case Put(row, body, properties, due):
+                    if row in deleted:
+                        del deleted[row]
+                        returned.add(row)
                     puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
                     size += len(body)
                     if properties is not DEFAULTS or due:
@@ -67,7 +72,7 @@ def gather(commits: Sequence[Group]) -> Gathered:
                 case MessageState(row, properties, due):
                     states[row] = state_of(row, properties, due, clock_offset)
                 case MessagesDeleted(rows):
-                    gone += rows
+                    deleted.update(dict.fromkeys(rows))
                 case PutMany(first, bodies, properties):
                     for row, body in enumerate(bodies, first):
                         puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
@@ -77,12 +82,13 @@ def gather(commits: Sequence[Group]) -> Gathered:
                 case _:
                     other = in_wall_time(record, clock_offset)
                     others.append(other)  # type: ignore[arg-type]  # it stays what it is
-    for row in gone:
+    for row in deleted:
         states.pop(row, None)
+    gone = list(deleted)
     if gone and puts:
         # A message that came and went is not written, and there is nothing to delete.
-        dropped, came = set(gone), set(puts[::3])
-        at = [at for at in range(0, len(puts), 3) if puts[at] not in dropped]
+        came = {*puts[::3]} - returned
+        at = [at for at in range(0, len(puts), 3) if puts[at] not in deleted]
         puts = [value for each in at for value in puts[each : each + 3]]
         gone = [row for row in gone if row not in came]
     return Gathered(puts, states, gone, others, size)

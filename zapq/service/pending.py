@@ -8,11 +8,11 @@ the `result`; a task waits for it (`wait`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import trio
 
-from zapq.errors import ZapqError
+from zapq.errors import Draining, ZapqError
 from zapq.service.operations import Delivery, Nothing
 from zapq.service.waiting import Waiter
 
@@ -276,6 +276,28 @@ class Later(Pending[T]):
             return False
         self._abandoned = True
         return True
+
+
+class Ending:
+    """Lets an error in its block, or the block's cancellation, be what comes of `later`.
+
+    A generator would not do: its frame keeps the error in a cycle with the error's own traceback.
+    """
+
+    def __init__(self, later: Later[Any]) -> None:
+        self._later = later
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        """Note the error, which ends here unless it is a cancellation."""
+        if isinstance(error, trio.Cancelled):
+            self._later.fail(Draining())
+        elif isinstance(error, Exception):
+            self._later.fail(error)
+            return True
+        return False
 
 
 def give_back(outcome: object) -> None:

@@ -39,7 +39,7 @@ from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, Jo
 from zapq.service.memory_journal import MemoryJournal
 from zapq.service.named_queue import NamedQueue
 from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Offer, Put, Take, Terms
-from zapq.service.pending import Commit, Later, Pending, Poll, Refusal
+from zapq.service.pending import Commit, Ending, Later, Pending, Poll, Refusal
 from zapq.service.queue_state import QueueState
 from zapq.service.reservation import Reservation
 from zapq.service.room import Putting, Room
@@ -628,25 +628,3 @@ class QueueService:
 def as_put(asked: Enqueue) -> Put:
     """Return the same in the longer form."""
     return Put(asked.body, Terms(asked.properties, asked.delay), queue=asked.queue)
-
-
-class Ending:
-    """Lets an error in its block, or the block's cancellation, be what comes of `later`.
-
-    A generator would not do: its frame keeps the error in a cycle with the error's own traceback.
-    """
-
-    def __init__(self, later: Later[Any]) -> None:
-        self._later = later
-
-    def __enter__(self) -> None:
-        """Begin the block."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
-        """Note the error, which ends here unless it is a cancellation."""
-        if isinstance(error, trio.Cancelled):
-            self._later.fail(Draining())
-        elif isinstance(error, Exception):
-            self._later.fail(error)
-            return True
-        return False

@@ -86,6 +86,9 @@ WAITING_MESSAGE_BYTES = 200
 """What such a message needs beside its body, about: a batch may have very many small ones."""
 IDEMPOTENCY_WINDOW = 300.0
 """Seconds an Idempotency-Key is kept: clients give up retrying long before."""
+KEYS_FORGOTTEN = 16
+"""Keys that are forgotten when one is remembered: several, so that all whose time is over go in the end, and few,
+so that no request pays for many."""
 MAX_KEYS = 100_000
 """Idempotency-Keys kept at once, some 30 MiB; beyond it, the oldest go early."""
 PEEK = 10
@@ -96,6 +99,10 @@ SPARE_PAGES = 4096
 """Free pages of 4 KiB the database may always have: 16 MiB, for which the next burst need not ask the disk."""
 RETRY_SECONDS = 0.25
 """Seconds between two attempts to write after the disk failed: well before clients come back."""
+LOOK_SECONDS = 0.5
+"""Seconds between two looks whether the database's files are at their places: two system calls, 10 us."""
+CLOCK_SECONDS = 1.0
+"""Seconds after which a commit keeps the time as well: one row of 12 bytes."""
 COMMITS_REMEMBERED = 1024
 """Commits of which the metrics know how long they took."""
 CLOSE_SECONDS = 5.0
@@ -164,6 +171,10 @@ MAX_HANDSHAKES = 1024
 is given up. By then as many others have begun, in about a second of CPU: a client that wants in has answered."""
 CLOSING_RESERVE = 0.25
 """The part of the grace, at most 1 s of it, kept for closing what did not end by itself; Python's end is in it."""
+ENDING_RESERVE = 0.25
+"""The part of it that closing the database leaves for Python's end."""
+LAST_SECONDS = 0.25
+"""Seconds closing the database has in any case: a disk that is well needs milliseconds, and --grace may be 0."""
 SAVING_RESERVE = 0.5
 """The part of the grace kept for --snapshot-on-exit: what was accepted is worth more than a slow client."""
 SPOOLED_LINES = 4096

@@ -11,7 +11,8 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
@@ -41,9 +42,10 @@ class Answer(NamedTuple):
 class Server:
     """A server in a process of its own, and what it has answered for: what must be there, whatever happens."""
 
-    def __init__(self, directory: Path, *before: str) -> None:
+    def __init__(self, directory: Path, *before: str, options: Sequence[str] = ()) -> None:
         self.directory = directory
         self.before = before
+        self.options = options
         self.default: list[bytes] = []
         self.work: set[bytes] = set()
         self.refused = 0
@@ -52,7 +54,7 @@ class Server:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [*self.before, *server_command(self.directory, "--durable")],
+            [*self.before, *server_command(self.directory, "--durable", *self.options)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=ENVIRON,
@@ -189,10 +191,19 @@ def may_trace() -> bool:
 @contextmanager
 def failing(server: Server, file: str, call: str, error: str, when: str) -> Iterator[Path]:
     """Let the kernel refuse `call` on `file` with `error`, when `when` says; yield a file that tells of it."""
+    with injecting(server, call, f"error={error}:when={when}", file) as trace:
+        yield trace
+
+
+@contextmanager
+def injecting(server: Server, call: str, what: str, *files: str) -> Iterator[Path]:
+    """Let the kernel do `what` to `call` on `files`; yield a file that tells of it."""
     trace = server.directory.with_name("trace")
     trace.unlink(missing_ok=True)
-    command = ["strace", "-f", "-o", str(trace), "-P", str(server.directory / file), "-e", f"trace={call}"]
-    command += ["-e", f"inject={call}:error={error}:when={when}", "-p", str(server.process.pid)]
+    command = ["strace", "-f", "-o", str(trace), "-e", f"trace={call}", "-e", f"inject={call}:{what}"]
+    for file in files:
+        command += ["-P", str(server.directory / file)]
+    command += ["-p", str(server.process.pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as strace:
         assert strace.stderr is not None
         try:
@@ -355,6 +366,72 @@ def test_a_start_that_fails_is_one_line_and_changes_nothing(tmp_path: Path, thor
             server.audit(tmp_path / f"{number} {call}", copied)
     print(ended, "refused to start")
     assert ended
+
+
+def test_a_database_that_is_moved_away_and_back(tmp_path: Path) -> None:
+    directory, away = tmp_path / "data", tmp_path / FILE
+    directory.mkdir()
+    with Server(directory) as server:
+        assert not server.until_refused(20)
+        (directory / FILE).rename(away)
+        # No client asks for a change meanwhile.
+        eventually_sync(lambda: server.ask("GET", "/readyz").status == 503, "the file to be missed")
+        server.look()
+        away.rename(directory / FILE)
+        server.recover()
+        output = server.stop()
+    said = [line["reason"] for line in output if line["msg"] == "storage unavailable"]
+    assert [reason.startswith(f"{FILE} is gone from the data directory.") for reason in said] == [True]
+    assert server.audit(tmp_path / "stopped") == ""
+
+
+SLOW = "delay_enter=2000000"
+"""What makes each sync take 2 s."""
+
+
+def stopped(server: Server) -> tuple[float, int, list[str]]:
+    """Stop the server; return how long that took, its exit code, and what it has said."""
+    server.http.close()
+    begun = time.monotonic()
+    server.process.terminate()
+    # A process that has ended is not gone as long as strace holds one of its threads.
+    stat = Path(f"/proc/{server.process.pid}/stat")
+    eventually_sync(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z", "the server to end")
+    seconds = time.monotonic() - begun
+    output, _ = server.process.communicate()
+    return seconds, server.process.returncode, output.splitlines()
+
+
+@pytest.mark.usefixtures("tracing")
+def test_a_stop_ends_within_the_grace_though_the_log_is_not_emptied(tmp_path: Path) -> None:
+    directory, grace = tmp_path / "data", 3.0
+    directory.mkdir()
+    with Server(directory, options=["--grace", f"{grace}"]) as server:
+        assert server.enqueue()
+        # Closing needs at least three syncs.
+        with injecting(server, SYNC, SLOW, FILE, WAL):
+            seconds, code, output = stopped(server)
+        assert seconds < grace + 0.5
+        [said] = [line for line in messages("\n".join(output)) if line["msg"] == "storage not closed in time"]
+        assert (said["level"], said["unwritten"], code) == ("WARNING", 0, 0)
+        server.audit(tmp_path / "stopped")
+
+
+@pytest.mark.usefixtures("tracing")
+def test_a_stop_says_how_many_changes_it_could_not_write(tmp_path: Path) -> None:
+    directory, grace = tmp_path / "data", 1.0
+    directory.mkdir()
+    with Server(directory, options=["--grace", f"{grace}"]) as server:
+        assert server.enqueue()
+        with injecting(server, SYNC, "delay_enter=5000000", WAL):
+            for _ in range(3):
+                assert server.ask("POST", "/enqueue?durability=memory", b"soon").status == 202
+            seconds, code, output = stopped(server)
+        assert seconds < grace + 0.5
+        *lines, complaint = output
+        [said] = [line for line in messages("\n".join(lines)) if line["msg"] == "storage not closed in time"]
+        assert (said["level"], said["unwritten"], code) == ("ERROR", 3, 1)
+        assert complaint == f"zapq: The disk does not answer, so the last 3 changes may be missing in {FILE}."
 
 
 class Disk:

@@ -22,7 +22,7 @@ from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
-from zapq.limits import ACCEPT_PAUSE, ACCEPTS, CLOSING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
+from zapq.limits import ACCEPT_PAUSE, ACCEPTS, CLOSING_RESERVE, ENDING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
 from zapq.server.connection import Connection
 from zapq.server.hotpath import HotPath
 from zapq.server.listeners import ListeningSocket, open_listening_socket
@@ -74,6 +74,8 @@ async def run_server(
                     listening.sock.close()
                     budget.deadline = trio.current_time() + settings.grace
                     reserve = min(1.0, settings.grace * CLOSING_RESERVE)
+                    if ours:
+                        service.close_by = budget.deadline - reserve * ENDING_RESERVE
                     if saves:
                         reserve = max(reserve, settings.grace * SAVING_RESERVE)
                     connections.cancel_scope.deadline = budget.deadline - reserve

@@ -6,13 +6,15 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from math import inf
 
 import trio
 
 from zapq import logs
 from zapq.errors import CannotStart
-from zapq.limits import CLOSE_SECONDS
-from zapq.service.durable import DurableService
+from zapq.limits import CLOSE_SECONDS, LAST_SECONDS
+from zapq.service.journal import Journal
+from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.store.database import Contents, Database
 from zapq.store.open_database import open_database, refusal
@@ -22,7 +24,7 @@ from zapq.store.wal import Damaged
 
 
 @asynccontextmanager
-async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGenerator[DurableService, None]:
+async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGenerator[QueueService, None]:
     """Run the part of a service that writes, for the length of the block, and give the service.
 
     Reads what earlier runs have kept. Raises `CannotStart` if it cannot be read. On the way out everything is
@@ -30,14 +32,23 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
     """
     begun = time.monotonic()
     database, contents = await trio.to_thread.run_sync(
-        _open, settings, snapshots.descriptor, trio.current_time(), time.time() - trio.current_time()
+        _open, settings, snapshots.descriptor, trio.current_time() - time.monotonic()
     )
     if database.created:
         database_path = f"{snapshots.real_path}/{FILE}"
         logs.say(logging.INFO, "created", data_dir=snapshots.real_path, database=database_path)
     if contents.warning:
         logs.say(logging.WARNING, "storage was not closed in order", reason=contents.warning)
-    service = DurableService(settings, snapshots, database, contents)  # whose journal closes the database
+    if database.clock.behind >= 1.0:
+        logs.say(
+            logging.WARNING,
+            "clock was set back",
+            seconds=round(database.clock.behind),
+            reason=f"{FILE} knows of a later time. Until then the time between two runs does not count.",
+        )
+    journal = Journal(database)  # which closes the database
+    service = QueueService(settings, snapshots, journal, contents)
+    journal.on_resolved = service.note_resolved
     logs.say(
         logging.INFO,
         "storage open",
@@ -49,23 +60,34 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
     written = False
     async with trio.open_nursery() as nursery:
         # Without waiting until it has started: cancelled there, it would wait for a `close` that is never called.
-        nursery.start_soon(service.journal.run)  # noqa: ASYNC113 - for that reason
+        nursery.start_soon(journal.run)  # noqa: ASYNC113 - for that reason
         try:
             yield service
         finally:
             for queue in service.broker.queues.values():
                 queue.note_last()
-            written = await service.journal.close(CLOSE_SECONDS)  # noqa: ASYNC102 - shielded and bounded inside
-    if not written:
-        raise CannotStart(f"The disk does not answer, so the last changes may be missing in {FILE}.")
-    if service.journal.reason:
-        raise CannotStart(f"The last changes could not be written to {FILE}: {service.journal.reason}.")
+            patience = CLOSE_SECONDS
+            if service.close_by < inf:
+                patience = max(service.close_by - trio.current_time(), LAST_SECONDS)
+            written = await journal.close(patience)  # noqa: ASYNC102 - shielded and bounded inside
+    unwritten = journal.unwritten
+    if unwritten:
+        logs.say(logging.ERROR, "storage not closed in time", unwritten=unwritten)
+        changes = "the last change" if unwritten == 1 else f"the last {unwritten} changes"
+        raise CannotStart(f"The disk does not answer, so {changes} may be missing in {FILE}.")
+    if not written and not journal.reason:
+        reason = "Every change is on the disk. The next start goes through the log."
+        logs.say(logging.WARNING, "storage not closed in time", unwritten=0, reason=reason)
+    if journal.reason:
+        raise CannotStart(f"The last changes could not be written to {FILE}: {journal.reason}.")
 
 
-def _open(settings: Settings, descriptor: int, now: float, clock_offset: float) -> tuple[Database, Contents]:
+def _open(settings: Settings, descriptor: int, offset: float) -> tuple[Database, Contents]:
+    """Open the database; Trio's clock shows `offset` more than the monotonic one, which can be read here."""
     database, warning = open_database(settings.data_dir, descriptor)
     try:
-        contents = database.load(now, clock_offset, warning)
+        now = time.monotonic() + offset
+        contents = database.load(now, database.clock() - now, warning)
         database.prepare()
     except Damaged as error:
         database.close()

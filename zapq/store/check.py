@@ -9,7 +9,6 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +103,7 @@ def _copy(directory: str, path: Path, copy: Path) -> tuple[int, int | None]:
 
 def _read(copy: Path, size: int, log: int | None) -> Report:
     database, warning = open_existing(copy)
-    now = time.time()
+    now = database.clock()
     try:
         contents = database.load(now, 0.0, warning)
     except Damaged as error:

@@ -17,28 +17,42 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from math import inf
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from zapq.core.image import QueueImage
-from zapq.core.journaled_broker import KeptQueue
+from zapq.core.image import KeptQueue, QueueImage
 from zapq.core.message import Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import (
     ID_BITS,
-    CommitGroup,
     EpochDropped,
     IdsReserved,
     KeyPut,
     KeysCleared,
+    KeysForgotten,
     QueueDeleted,
     QueuePut,
 )
 from zapq.errors import CannotStart
-from zapq.limits import CHECKPOINT_PAGES, KIB, MIB, SPARE_PAGES
-from zapq.store.gather import Other, gather
-from zapq.store.schema import FILE, MAX_ID, STATES, TABLES, KeptKey, Table, key_sum, queue_sum, seed
+from zapq.limits import CHECKPOINT_PAGES, CLOCK_SECONDS, KIB, LOOK_SECONDS, MAX_KEYS, MIB, SPARE_PAGES
+from zapq.store.clock import Clock
+from zapq.store.gather import Group, Other, gather
+from zapq.store.place import Place
+from zapq.store.schema import (
+    FILE,
+    MAX_ID,
+    STATES,
+    TABLES,
+    KeptKey,
+    Table,
+    kept_time,
+    key_sum,
+    queue_sum,
+    read_time,
+    seed,
+)
 from zapq.store.wal import PAGE, Damaged
 
 GARBAGE_ROWS = 2000
@@ -66,10 +80,17 @@ class Contents(NamedTuple):
 class Database:
     """One open database. `sqlite3.Error` and OSError pass through, except from `load` and `prepare`."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, latest: float = 0.0) -> None:
+        """`latest` is the latest time it knows of; see `time_in`."""
         self.created = False
         """Whether it was not there before."""
+        self.clock = Clock(latest)
+        """What the times in it are by."""
         self._connection = connection
+        self._place: Place | None = None
+        """Where its files are; None as long as nothing is written."""
+        self._looked = self._clocked = -inf
+        """When it was last looked whether they are there, and when the time was last kept."""
         self._queues: dict[int, QueuePut] = {}
         """What is written of each, by its number."""
         self._garbage: list[int] = []
@@ -87,15 +108,19 @@ class Database:
         """Whether `tidy` has something to do when there is time."""
         return bool(self._garbage) or self._spare
 
-    def commit(self, batches: Sequence[CommitGroup]) -> None:
-        """Write all of `batches`, or raise and write nothing. On the disk when it returns.
+    def commit(self, commits: Sequence[Group]) -> None:
+        """Write all of `commits`, or raise and write nothing. On the disk when it returns.
 
         What comes twice in them counts as what comes last, and what is gone is gone.
         """
-        puts, states, gone, others, size = gather(batches)
+        now = time.monotonic()
+        clocked = self._clocked > now - CLOCK_SECONDS
+        if self._looked < now - LOOK_SECONDS:
+            self._look()
+        puts, states, gone, others, size = gather(commits)
         self._probe = min(max(size, 64 * KIB), MIB)
         execute = self._connection.execute
-        if len(puts) in _ALONE and not (states or gone or others):
+        if len(puts) in _ALONE and clocked and not (states or gone or others):
             # A statement alone is a transaction of its own, and clients that send one after the other, alike.
             execute(_insertion("messages", 3, len(puts) // 3), puts)
             self._logged += 2 + size // PAGE
@@ -103,6 +128,8 @@ class Database:
         queues = dict(self._queues) if others else self._queues
         execute("begin immediate")
         try:
+            if not clocked:
+                self._keep_time()
             for entry in others:
                 self._write(entry, queues)
             if puts:
@@ -117,6 +144,8 @@ class Database:
         except BaseException:
             self._roll_back()
             raise
+        if not clocked:
+            self._clocked = now
         self._logged += 2 + (size + 20 * len(puts)) // PAGE + len(gone) // 20
         self._spare |= bool(gone)
         if others:
@@ -127,6 +156,7 @@ class Database:
 
     def probe(self) -> None:
         """Write as much as could not be written last, so that success means something; then remove it."""
+        self._look()
         self._connection.execute("insert or replace into probe values (1, zeroblob(?))", (self._probe,))
         self._connection.execute("delete from probe where number = 1")
         self._logged += 2 + self._probe // PAGE
@@ -136,6 +166,8 @@ class Database:
 
         As long as there are changes to write (not `idle`), only now and then.
         """
+        if self._looked < time.monotonic() - LOOK_SECONDS:
+            self._look()
         full = self._logged >= CHECKPOINT_PAGES
         if idle or full:
             if self._garbage:
@@ -153,7 +185,10 @@ class Database:
         if self._marked:
             # If it cannot be written, the log stays as well.
             with suppress(sqlite3.Error):
+                self._connection.execute("begin immediate")
+                self._keep_time()
                 self._connection.execute("delete from probe where number = 2")
+                self._connection.execute("commit")
         self._connection.close()
 
     def load(self, now: float, clock_offset: float, warning: str = "") -> Contents:
@@ -175,14 +210,30 @@ class Database:
         """
         execute = self._connection.execute
         try:
-            execute("delete from keys where until <= ?", (time.time(),))
+            execute(
+                "delete from keys where until <= ? or until <"
+                " (select min(until) from (select until from keys order by until desc limit ?))",
+                (self.clock(), MAX_KEYS),
+            )
+            self._keep_time()
             execute("insert or replace into probe values (1, zeroblob(?))", (CHECKPOINT_PAGES * PAGE,))
             execute("delete from probe where number = 1")
             execute("insert or replace into probe values (2, null)")
             self._marked = True
             execute("pragma wal_checkpoint(restart)").fetchall()
-        except sqlite3.Error as error:
+            self._place = Place(Path(execute("pragma database_list").fetchone()[2]))
+        except (OSError, sqlite3.Error) as error:
             raise CannotStart(f"{FILE} cannot be written: {error}.") from None
+
+    def _look(self) -> None:
+        """Raise `Displaced` if what is written now would not be found at the next start."""
+        if self._place is not None:
+            self._place.check()
+        # Only then: what is refused once is refused until it is well again.
+        self._looked = time.monotonic()
+
+    def _keep_time(self) -> None:
+        self._connection.execute("insert or replace into probe values (3, ?)", (kept_time(self.clock()),))
 
     def _load(self, now: float, clock_offset: float, warning: str) -> Contents:
         # The integrity check looks at every page, but not at what is in them; that is for the checksums.
@@ -228,7 +279,9 @@ class Database:
 
     def _read_keys(self, now: float) -> Iterator[KeptKey]:
         for *fields, checksum in self._connection.execute(
-            "select queue, key, fingerprint, id, until, sum from keys order by until"
+            "select * from (select queue, key, fingerprint, id, until, sum from keys order by until desc limit ?)"
+            " order by until",
+            (MAX_KEYS,),
         ):
             if checksum != key_sum(*fields):
                 raise Damaged(f"keys, queue {fields[0]}, key {fields[1]!r}: the checksum does not match")
@@ -329,6 +382,8 @@ class Database:
                     self._write_queue(msgspec.structs.replace(kept, next_id=entry.next_id), queues)
             case KeysCleared():
                 execute("delete from keys")
+            case KeysForgotten(keys):
+                self._connection.executemany("delete from keys where queue = ? and key = ?", keys)
             case EpochDropped():
                 pass  # removed little by little
 
@@ -366,6 +421,17 @@ class _Known:
             return properties, due - self._clock_offset
         self._read[raw] = properties
         return properties, 0.0
+
+
+def time_in(connection: sqlite3.Connection) -> float:
+    """Return the latest time the database knows of, in seconds since 1970; 0 if none. Raises `Damaged`."""
+    row = connection.execute("select filling from probe where number = 3").fetchone()
+    if row is None:
+        return 0.0
+    latest = read_time(row[0])
+    if latest is None:
+        raise Damaged("probe, row 3: the checksum does not match")
+    return latest
 
 
 def code_of(error: Exception) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES
-from zapq.store.database import Database, code_of
+from zapq.store.database import Database, code_of, time_in
 from zapq.store.directory import let_write
 from zapq.store.schema import APPLICATION, FILE, FORMAT, our_tables, set_up, tables
 from zapq.store.wal import Damaged, damage_in_log, log_of
@@ -70,11 +70,15 @@ def open_existing(path: Path) -> tuple[Database, str]:
         raise CannotStart(f"{path} cannot be opened: {_reason(error)}. {let_write(str(path.parent))}") from None
     try:
         _set_modes(connection)
+        latest = time_in(connection)
         if not has_log and connection.execute("select count(*) from probe where number = 2").fetchone()[0]:
             warning = (
                 f"{log_of(path).name} is missing, although {path.name} had one: unless a program other than"
                 " zapq has opened the database since, the last commits are lost"
             )
+    except Damaged as error:
+        connection.close()
+        raise refusal(error) from None
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         # The latter if SQLite's own message quotes what is damaged.
         connection.close()
@@ -90,7 +94,7 @@ def open_existing(path: Path) -> tuple[Database, str]:
     except BaseException:
         connection.close()
         raise
-    return Database(connection), warning
+    return Database(connection, latest), warning
 
 
 def is_there(descriptor: int) -> bool:

@@ -5,11 +5,15 @@ lie side by side in their order, and new ones come at the end. What can change o
 have not, is a row of `states` with the same number: so a body is written once. Rows of an epoch no queue has are
 garbage, removed little by little: thus a purge is one small write, whatever it drops. Every row carries a checksum
 that covers its number, for SQLite has none of its own.
+
+`probe` has rows of three kinds: what is written to see whether the disk takes it (1), the sign that there is a log
+(2), and the latest time the database knows of (3).
 """
 
 from __future__ import annotations
 
 import sqlite3
+import struct
 import zlib
 from contextlib import closing
 from functools import cache
@@ -65,6 +69,7 @@ class KeptKey(NamedTuple):
     until: float
 
 
+_TIME = struct.Struct(">dI")
 STATES = msgspec.msgpack.Decoder(State)
 
 
@@ -111,6 +116,19 @@ def state_of(row: int, properties: Properties, due: float, clock_offset: float) 
     )
     raw = msgspec.msgpack.encode(state)
     return zlib.crc32(raw, seed(row)).to_bytes(4, "big") + raw
+
+
+def kept_time(time: float) -> bytes:
+    """Return how a time is kept: with its checksum."""
+    return _TIME.pack(time, zlib.crc32(repr(time).encode()))
+
+
+def read_time(kept: object) -> float | None:
+    """Return the time that is kept so; None if it was altered."""
+    if not isinstance(kept, bytes) or len(kept) != _TIME.size:
+        return None
+    time, checksum = _TIME.unpack(kept)
+    return time if checksum == zlib.crc32(repr(time).encode()) else None
 
 
 def queue_sum(number: int, name: str, epoch: int, next_id: int, settings: str, paused: int) -> int:

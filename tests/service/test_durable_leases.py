@@ -119,6 +119,17 @@ async def test_a_late_ack_is_on_the_disk_and_one_that_fails_has_not_happened(tmp
         assert await taken(service.default) == [b"b"]
 
 
+async def test_what_rests_on_a_lease_that_expired_is_answered(tmp_path: Path, disk: Disk) -> None:
+    async with open_durable(tmp_path) as service:
+        await service.enqueue(b"a")
+        first = await leased(service.default, visibility=0.0)
+        await service.default.pause()
+        await service.stored()
+        # That it is over is nothing to be written; that the message is not given out is not known yet.
+        with pytest.raises(ReceiptExpired):
+            await service.default.release(first.receipt)
+
+
 async def test_a_block_that_ends_while_its_queue_is_purged_waits_for_the_purge(tmp_path: Path, disk: Disk) -> None:
     async with open_durable(tmp_path) as service:
         await service.default.enqueue_many([b"abc", b"def"])

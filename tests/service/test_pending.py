@@ -333,9 +333,9 @@ async def test_a_service_that_ends_refuses_what_waits_for_the_lock(zapq_settings
 
 async def test_a_durable_service_that_ends_refuses_what_waits_for_the_disk(tmp_path: Path, disk: Disk) -> None:
     async with trio.open_nursery() as nursery, open_durable(tmp_path) as service:
+        service.queue("old")
         await service.stored()
         disk.hold()
-        service.queue("old")
         deleting = asked(service, Delete("old"))
         await disk.held()
         behind = asked(service, Put(b"a", queue="default"))

@@ -66,6 +66,10 @@ class OpenCommit(CommitGroup):
         self.undone = False
         self.resolved = False
 
+    def __bool__(self) -> bool:
+        # What leaves nothing to be written may rest on what does.
+        return bool(self.records or self.undo)
+
     async def wait(self) -> None:
         """Wait until it is known whether it is on the disk; raises `StorageUnavailable` if not.
 

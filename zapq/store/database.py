@@ -118,6 +118,8 @@ class Database:
         if self._looked < now - LOOK_SECONDS:
             self._look()
         puts, states, gone, others, size = gather(commits)
+        if not (puts or states or gone or others):
+            return
         self._probe = min(max(size, 64 * KIB), MIB)
         execute = self._connection.execute
         if len(puts) in _ALONE and clocked and not (states or gone or others):

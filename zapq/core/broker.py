@@ -239,8 +239,14 @@ class Broker:
         return held
 
     def _undo_delete(self, queue: Queue, past: QueueStats) -> None:
+        newer = self.queues.get(queue.name)
         self.queues[queue.name] = queue
         self._past = past
+        if newer is not None and self._journal is not None:
+            # One of that name was made meanwhile, whose record takes this one's place on the disk.
+            self._alarms.pop(newer.number)
+            self._journal.note(QueueDeleted(newer.number))
+            self._journal.note(queue.kept())
 
     def drop_unused(self, name: str) -> None:
         """Remove a queue that was made for a request and was not used; nothing is in it."""

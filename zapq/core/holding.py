@@ -80,7 +80,6 @@ class Held(NamedTuple):
     delayed: Deadlines[Message]
     leases: Leases
     lapses: Lapses
-    granting: set[int]
     messages: int
     bytes: int
     epoch: int
@@ -243,7 +242,6 @@ class Holding:
         self._ready = Ready()
         self._ready.paused = held.ready.paused
         self._delayed, self._leases, self._lapses = Deadlines(), Leases(self._leases.slack), Lapses()
-        self._granting = set()
         self._late = False
         self.alarm = inf
         self._counts.cleared += held.messages
@@ -259,7 +257,6 @@ class Holding:
             self._delayed,
             self._leases,
             self._lapses,
-            self._granting,
             self.messages,
             self.bytes,
             self.epoch,
@@ -501,7 +498,7 @@ class Holding:
 
     def _undo_clear(self, held: Held) -> None:
         self._ready, self._delayed, self._leases, self._lapses = held.ready, held.delayed, held.leases, held.lapses
-        self._granting, self.epoch = held.granting, held.epoch
+        self.epoch = held.epoch
         self._counts.cleared -= held.messages
         self._hold(held.messages, held.bytes)
         self._watch(min(self._leases.next(), self._delayed.next(), self._ready.expiring.next()))

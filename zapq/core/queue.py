@@ -47,7 +47,7 @@ from zapq.core.records import (
     row_of,
 )
 from zapq.core.runs import Taken
-from zapq.errors import ReceiptExpired
+from zapq.errors import ReceiptExpired, StorageUnavailable
 from zapq.limits import MAX_BATCH_BYTES, MAX_TURN, TICK_LIMIT
 
 _second = itemgetter(1)
@@ -325,6 +325,7 @@ class Queue(Holding):
 
     def give_up(self, message: Message) -> None:
         """Send a message that is held, but not ready, to the dead-letter queue: it failed too often when kept."""
+        self._enter(None, self._become_ready, message)
         self._fail(message)
 
     def tick(self, now: float, limit: int) -> bool:
@@ -350,8 +351,13 @@ class Queue(Holding):
             message = self._ready.pop()
             if message is None or not self._drop_unfit(message, now):
                 return message
-        self._late = True
+        self._leave_rest(now)
         return None
+
+    def _leave_rest(self, now: float) -> None:
+        """Give nothing until `tick` has come to the other messages that are not to be given."""
+        self._late = True
+        self._watch(now)
 
     def _pop_many(self, limit: int, now: float) -> tuple[Taken, int]:
         """Remove the first ready messages, at most `limit` and of `MAX_BATCH_BYTES`, and say of how many."""
@@ -366,7 +372,8 @@ class Queue(Holding):
             if self._drop_unfit(message, now):
                 dropped += 1
                 if dropped == TICK_LIMIT:
-                    self._late = not len(taken)
+                    if not len(taken):
+                        self._leave_rest(now)
                     break
                 continue
             size += len(message.body)
@@ -405,6 +412,11 @@ class Queue(Holding):
         lease = self._leases.pop(serial)
         if lease is None or lease.deadline > now or lease.deadline + self._leases.slack > now:
             return lease
+        try:
+            self._check_journal()
+        except StorageUnavailable:
+            self._leases.put(lease)
+            raise
         self._lapse(lease, now)
         return None
 

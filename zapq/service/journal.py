@@ -141,10 +141,14 @@ class Journal:
         If not, the thread is left to what it does: it ends when the database is closed, or with the process.
         """
         self._closing = True
-        self.flush()
-        self._writer.stop()
         with trio.move_on_after(0.0 if self._abandoned else patience, shield=True):
+            # What waits for a commit may enter something when it is written: messages that come back.
+            await self.resolved()
+            while self.commit and not self.reason:
+                await self.resolved()
+            self._writer.stop()
             await self._ended.wait()
+        self._writer.stop()
         self._life.cancel()
         ended = self._ended.is_set()
         self.abandon()
@@ -320,14 +324,14 @@ class Journal:
         self._in_flight.clear()
         self._generation += 1
         self.commit = OpenCommit(self._generation)
+        for commit in commits:
+            self.commit.records += commit.kept
+            self.commit.kept += commit.kept
         for commit in reversed(commits):
             commit.failure, commit.undone = failure, True
             while commit.undo:
                 undo, args = commit.undo.pop()
                 undo(*args)
-        for commit in commits:
-            self.commit.records += commit.kept
-            self.commit.kept += commit.kept
         for commit in commits:
             self._resolve(commit)
 
@@ -406,7 +410,7 @@ class JournaledSection(Section):
 
 
 class ExclusiveSection(JournaledSection):
-    """A section that holds the lock until its changes are written: which queues there are is settled by then."""
+    """A section that holds the lock until its changes are written: no step goes into queues that may go again."""
 
     async def __aexit__(self, *_: object) -> None:
         """Wait for what was done, and release the lock."""

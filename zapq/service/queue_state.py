@@ -70,6 +70,8 @@ class Shared(Protocol):
     @property
     def section(self) -> Section: ...
     @property
+    def exclusive(self) -> Section: ...
+    @property
     def dispatcher(self) -> Dispatcher: ...
     @property
     def broker(self) -> Broker: ...
@@ -316,7 +318,7 @@ class QueueState:
 
     async def clear(self) -> int:
         """Drop every message. See `NamedQueue.clear`."""
-        async with self._service.section:
+        async with self._service.exclusive:
             self.check_alive()
             held = self.core.clear()
         await bulk.free_elsewhere([held])

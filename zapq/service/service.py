@@ -423,7 +423,10 @@ class QueueService:
         return held
 
     def _undo_delete(self, state: QueueState) -> None:
+        newer = self._states.get(state.name)
         self._states[state.name] = state
+        if newer is not None:
+            newer.drop()
 
     @property
     def waiting_room(self) -> WaitingRoom:
@@ -519,10 +522,10 @@ class QueueService:
                 self.check_open()
                 names = {queue.number: name for name, queue in made.queues.items()}
                 former = self.broker.replace(made, keys.image(names))
-                used = True
                 self._rebind(keys)
                 number = self.broker.messages
                 self.hand_out()
+            used = True
         finally:
             if not used:
                 self.drop_rows(*made.epochs.values())

@@ -38,6 +38,8 @@ class Pictured(Protocol):
     @property
     def section(self) -> Section: ...
     @property
+    def exclusive(self) -> Section: ...
+    @property
     def quiescent(self) -> Section: ...
     @property
     def journal(self) -> Journal | MemoryJournal: ...
@@ -216,7 +218,7 @@ class Snapshots:
                     part = bodies[start : start + MAX_BATCH]
                     async with service.section:
                         service.journal.stage(PutMany(row_of(epoch, first + start), part))
-            async with service.section:
+            async with service.exclusive:
                 service.check_open()
                 try:
                     held = core.replace(messages, size, epoch)
@@ -226,8 +228,8 @@ class Snapshots:
                         " the cap, and load the file again.",
                         **full.members,
                     ) from None
-                used = True
                 service.hand_out()
+            used = True
         finally:
             if not used:
                 service.drop_rows(epoch)

@@ -22,8 +22,8 @@ from zapq.service.open import open_service
 from zapq.service.operations import (
     Accepted,
     Delete,
+    Delivery,
     List,
-    Nothing,
     Offer,
     Purge,
     Put,

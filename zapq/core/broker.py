@@ -229,6 +229,8 @@ class Broker:
         if self._journal is not None:
             self._journal.check()
         queue = self._check_deletable(name)
+        if self._journal is not None:
+            self._journal.enter(None, self._keep_again, queue)
         held = queue.clear()
         del self.queues[name]
         self._alarms.pop(queue.number)
@@ -246,6 +248,10 @@ class Broker:
             # One of that name was made meanwhile, whose record takes this one's place on the disk.
             self._alarms.pop(newer.number)
             self._journal.note(QueueDeleted(newer.number))
+
+    def _keep_again(self, queue: Queue) -> None:
+        """Enter a queue that is there again as it was: the last step back from its removal."""
+        if self._journal is not None:
             self._journal.note(queue.kept())
 
     def drop_unused(self, name: str) -> None:

@@ -101,7 +101,6 @@ class Journal:
         self._on_resolved = on_resolved
         self._writer = Writer(database, self._wake)
         self._clock = database.clock
-        self._written: list[OpenGroup] = []
         self._relaxed = False
         self._due = False
         self._rouse: Callable[[], object] | None = None

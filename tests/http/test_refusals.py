@@ -243,7 +243,7 @@ BAD = [
     ("PATCH", "/queues/none", {}, b"{}", 404, None),
     ("PATCH", "/queues/-", {}, b"{}", 400, "queue"),
     ("PUT", f"{QUEUE}?x=1", {}, b"{}", 400, "x"),
-    # Receipts and names nobody has
+    # A queue that is not there, and receipts of leases that are not
     ("DELETE", f"{QUEUE}/receipts/nonsense", {}, b"", 400, "receipt"),
     ("DELETE", f"{QUEUE}/receipts/0-0-0", {}, b"", 409, "receipt"),
     ("POST", f"{QUEUE}/receipts/0-0-0/release", {}, b"", 409, "receipt"),

@@ -115,8 +115,7 @@ class Database:
         """
         now = time.monotonic()
         clocked = self._clocked > now - CLOCK_SECONDS
-        if self._looked < now - LOOK_SECONDS:
-            self._look()
+        self._look_now_and_then()
         puts, states, gone, others, size = gather(commits)
         if not (puts or states or gone or others):
             return
@@ -168,8 +167,7 @@ class Database:
 
         As long as there are changes to write (not `idle`), only now and then.
         """
-        if self._looked < time.monotonic() - LOOK_SECONDS:
-            self._look()
+        self._look_now_and_then()
         full = self._logged >= CHECKPOINT_PAGES
         if idle or full:
             if self._garbage:
@@ -226,6 +224,11 @@ class Database:
             self._place = Place(Path(execute("pragma database_list").fetchone()[2]))
         except (OSError, sqlite3.Error) as error:
             raise CannotStart(f"{FILE} cannot be written: {error}.") from None
+
+    def _look_now_and_then(self) -> None:
+        """Look as `_look` does, unless that was done a moment ago."""
+        if self._looked < time.monotonic() - LOOK_SECONDS:
+            self._look()
 
     def _look(self) -> None:
         """Raise `Displaced` if what is written now would not be found at the next start."""

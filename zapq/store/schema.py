@@ -120,7 +120,7 @@ def state_of(row: int, properties: Properties, due: float, clock_offset: float) 
 
 def kept_time(time: float) -> bytes:
     """Return how a time is kept: with its checksum."""
-    return _TIME.pack(time, zlib.crc32(repr(time).encode()))
+    return _TIME.pack(time, time_sum(time))
 
 
 def read_time(kept: object) -> float | None:
@@ -128,7 +128,12 @@ def read_time(kept: object) -> float | None:
     if not isinstance(kept, bytes) or len(kept) != _TIME.size:
         return None
     time, checksum = _TIME.unpack(kept)
-    return time if checksum == zlib.crc32(repr(time).encode()) else None
+    return time if checksum == time_sum(time) else None
+
+
+def time_sum(time: float) -> int:
+    """Return the checksum of a time."""
+    return zlib.crc32(repr(time).encode())
 
 
 def queue_sum(number: int, name: str, epoch: int, next_id: int, settings: str, paused: int) -> int:

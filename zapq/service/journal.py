@@ -397,7 +397,7 @@ class JournaledSection(Section):
     async def __aexit__(self, *_: object) -> None:
         """Release the lock, and wait for what was done."""
         commit = self._leave()
-        await super().__aexit__()
+        await super().__aexit__()  # noqa: ASYNC102 - has no checkpoint
         if commit is not None:
             await commit.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.abandon
 

@@ -26,8 +26,9 @@ import msgspec
 
 from bench import rig
 from bench.compare import over_beanstalk, over_http, over_redis
-from zapq.core.records import CommitGroup, Put, row_of
+from zapq.core.records import Put, row_of
 from zapq.store.open_database import open_database
+from zapq.store.writer import CommitGroup
 
 BATCH = 100
 BATCHES = """
@@ -95,7 +96,7 @@ def commits(directory: str, messages: int, number: int = 400) -> tuple[float, fl
             for at in range(number):
                 made.append(CommitGroup())
                 for row in range(messages):
-                    made[-1].note(Put(row_of(1, 1 + at * messages + row), b"x" * rig.MESSAGE))
+                    made[-1].records.append(Put(row_of(1, 1 + at * messages + row), b"x" * rig.MESSAGE))
             begun, used = time.perf_counter(), time.process_time()
             for batch in made:
                 database.commit([batch])

@@ -86,6 +86,9 @@ WAITING_MESSAGE_BYTES = 200
 """What such a message needs beside its body, about: a batch may have very many small ones."""
 IDEMPOTENCY_WINDOW = 300.0
 """Seconds an Idempotency-Key is kept: clients give up retrying long before."""
+KEYS_FORGOTTEN = 16
+"""Keys that are forgotten when one is remembered: several, so that all whose time is over go in the end, and few,
+so that no request pays for many."""
 MAX_KEYS = 100_000
 """Idempotency-Keys kept at once, some 30 MiB; beyond it, the oldest go early."""
 PEEK = 10

@@ -149,6 +149,23 @@ def test_a_message_goes_to_the_dead_letter_queue_the_moment_the_limit_trips(brok
     assert seen.receives == 0
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_a_message_that_came_back_too_often_by_a_new_setting_is_not_given(broker: Broker, many: bool) -> None:
+    work = broker.open("work", 0.0)
+    for body in (b"often", b"never"):
+        work.enqueue(body)
+    for _ in range(2):
+        lease = work.receive()
+        assert lease is not None
+        work.release(lease.receipt, 0.0, 0.0)
+    broker.configure("work", QueueSettings(max_receives=2, dead_letter="dead"), 0.0)
+    given = work.receive_many(5) if many else [work.receive(), work.receive()]
+    assert [lease.body for lease in given if lease is not None] == [b"never"]
+    assert bodies(broker.find("dead")) == [b"often"]
+    stats = work.stats()
+    assert (stats.messages, stats.leased, stats.dead_lettered) == (1, 1, 1)
+
+
 def test_dead_letters_are_kept_beyond_the_caps_of_their_queue(broker: Broker) -> None:
     broker.configure("dead", QueueSettings(max_messages=1, ttl=5.0), 0.0)
     broker.configure("work", QueueSettings(max_receives=1, dead_letter="dead"), 0.0)

@@ -7,7 +7,7 @@ import pytest
 from zapq.core import idempotency
 from zapq.core.idempotency import Keys
 from zapq.errors import KeyReused
-from zapq.limits import IDEMPOTENCY_WINDOW
+from zapq.limits import IDEMPOTENCY_WINDOW, KEYS_FORGOTTEN
 
 
 def test_a_key_leads_to_its_message_and_to_no_other() -> None:
@@ -27,7 +27,19 @@ def test_a_key_is_kept_for_its_time() -> None:
     assert keys.find(1, "a", b"", now=IDEMPOTENCY_WINDOW - 0.1) == 1
     assert keys.find(1, "a", b"", now=IDEMPOTENCY_WINDOW) is None
     assert keys.find(1, "b", b"", now=IDEMPOTENCY_WINDOW) == 2
-    assert len(keys) == 1
+    assert keys.claim(1, "c", b"", 3, now=IDEMPOTENCY_WINDOW) == [(1, "a")]
+    assert len(keys) == 2
+
+
+def test_a_key_whose_time_is_over_is_used_anew_and_is_then_the_last() -> None:
+    keys = Keys()
+    for number in range(100):
+        keys.claim(1, str(number), b"", number, now=0)
+    assert len(keys.claim(1, "99", b"new", 100, now=IDEMPOTENCY_WINDOW)) == KEYS_FORGOTTEN
+    for number in range(10):
+        keys.claim(1, f"later {number}", b"", 200, now=IDEMPOTENCY_WINDOW)
+    assert keys.find(1, "99", b"new", now=IDEMPOTENCY_WINDOW) == 100
+    assert len(keys) == 11
 
 
 def test_so_many_are_kept_and_the_oldest_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:

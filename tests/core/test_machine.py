@@ -103,7 +103,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
         self.broker.delete(name)
 
     def do_clear(self, name: str) -> list[Dropped]:
-        return self.queue(name).clear()
+        return self.queue(name).clear().containers()
 
     def do_pause(self, name: str, paused: bool) -> None:
         self.queue(name).paused = paused

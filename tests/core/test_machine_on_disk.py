@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from math import inf
@@ -23,46 +23,46 @@ from tests.core.test_machine import (
     Held,
     QueuesAgainstList,
 )
-from zapq.core.broker import Broker, Redriven
-from zapq.core.journaled import JournaledQueue
-from zapq.core.journaled_broker import JournaledBroker
+from zapq.core.broker import Broker
 from zapq.core.message import Message
-from zapq.core.queue_settings import QueueSettings
-from zapq.core.ready import Dropped
-from zapq.core.records import Change, CommitGroup, Entry, PutMany, Staged, row_of
+from zapq.core.records import PutMany, Record, row_of
 from zapq.store.database import Database
 from zapq.store.schema import set_up
+from zapq.store.writer import CommitGroup
 
 
 class DiskJournal:
-    """Writes every change at once, or fails to."""
+    """Writes every record at once; while it fails, what was done is undone when it works again."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.failing = False
+        self.undo: list[tuple[Callable[..., object], tuple[object, ...]]] = []
 
     def check(self) -> None:
         pass
 
-    def add(self, change: Change) -> None:
+    def enter(self, record: Record | None, undo: Callable[..., object], *args: object) -> None:
         if self.failing:
-            change.revert()
-            return
-        batch = CommitGroup()
-        batch.add(change)
-        self.database.commit([batch])
-        change.commit()
+            self.undo.append((undo, args))
+        elif record is not None:
+            self.note(record)
 
-    def note(self, entry: Entry) -> None:
-        batch = CommitGroup()
-        batch.note(entry)
-        self.database.commit([batch])
+    def note(self, record: Record) -> None:
+        commit = CommitGroup()
+        commit.records.append(record)
+        self.database.commit([commit])
+
+    def rely(self) -> None:
+        pass
+
+    def when_written(self, call: Callable[..., object], *args: object) -> None:
+        if not self.failing:
+            call(*args)
 
 
 class QueuesOnDisk(QueuesAgainstList):
     """Every message is where it was when the process died, and so is every setting; leases are not."""
-
-    broker: JournaledBroker
 
     def __init__(self) -> None:
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
@@ -78,7 +78,7 @@ class QueuesOnDisk(QueuesAgainstList):
         contents = database.load(self.now, 0.0)
         self.journal = DiskJournal(database)
         self.runs += 1
-        return JournaledBroker(
+        return Broker(
             journal=self.journal,
             kept=contents.queues,
             epoch=contents.epoch,
@@ -86,54 +86,35 @@ class QueuesOnDisk(QueuesAgainstList):
             max_bytes=MAX_BYTES,
             max_queues=3,
             tag=f"{self.runs:x}",
+            clock=lambda: self.now,
             now=self.now,
         )
-
-    def core(self, name: str) -> JournaledQueue:
-        return self.broker.queues[name]
-
-    def do_configure(self, name: str, settings: QueueSettings) -> None:
-        self.journal.add(self.broker.begin_configuring(name, settings, self.now)[0])
-
-    def do_delete(self, name: str) -> None:
-        self.journal.add(self.broker.begin_deleting(name))
-
-    def do_clear(self, name: str) -> list[Dropped]:
-        change = self.broker.begin_clearing(self.core(name))
-        self.journal.add(change)
-        return change.dropped
-
-    def do_pause(self, name: str, paused: bool) -> None:
-        self.journal.add(self.core(name).begin_setting(paused=paused))
-
-    def do_redrive(self, name: str, limit: int) -> Redriven:
-        change, redriven = self.broker.begin_redriving(name, limit, self.now)
-        self.journal.add(change)
-        # What is left is told before they have gone.
-        return replace(redriven, left=self.queue(name).stats().ready)
 
     def do_replace(self, name: str, messages: deque[Message], size: int) -> None:
         epoch = self.broker.next_epoch()
         if messages:
             bodies = [message.body for message in messages]
-            self.journal.add(Staged([PutMany(row_of(epoch, messages[0].id), bodies)]))
-        self.journal.add(self.core(name).begin_replacing(epoch, messages, size))
+            self.journal.note(PutMany(row_of(epoch, messages[0].id), bodies))
+        self.queue(name).replace(messages, size, epoch)
 
     @contextmanager
     def failing(self) -> Iterator[None]:
         self.journal.failing = True
         yield
+        while self.journal.undo:
+            undo, args = self.journal.undo.pop()
+            undo(*args)
         self.journal.failing = False
 
     @rule()
     def the_process_dies(self) -> None:
-        self.broker = self.make_broker()  # type: ignore[assignment]  # it makes no other
+        self.broker = self.make_broker()
         self.out, self.leases, self.acked = [], [], set()
         self.counts.clear()
         self.came_back = True
         failed = [each for each in self.of("work", "leased") if each.receives >= MAX_RECEIVES]
         for name in NAMES:
-            self.newest[name] = self.core(name)._next_id - 1 - len(failed) * (name == "dead")
+            self.newest[name] = self.queue(name)._next_id - 1 - len(failed) * (name == "dead")
         for each in sorted(failed, key=lambda each: each.id):
             self.counts["work", "dead_lettered"] += 1
             self.change(each, Held("dead", self.new_id("dead"), each.body, each.priority, failed_in="work"))
@@ -159,8 +140,6 @@ class QueuesOnDisk(QueuesAgainstList):
     @rule(name=QUEUES, limit=st.sampled_from([1, 3]), lease=st.booleans())
     def taking_fails(self, name: str, limit: int, lease: bool) -> None:
         queue = self.queue(name)
-        for each in [] if name in self.paused else self.of(name, "ready")[:limit]:
-            self.change(each, replace(each, lapsed=0))
         with self.failing():
             if lease:
                 queue.receive_many(limit, None, self.now) if limit > 1 else queue.receive(None, self.now)
@@ -189,7 +168,7 @@ class QueuesOnDisk(QueuesAgainstList):
         with self.failing():
             match what:
                 case "clear":
-                    self.do_clear(name)
+                    self.queue(name).clear()
                 case "pause":
                     self.do_pause(name, name not in self.paused)
                 case "redrive":

@@ -148,7 +148,7 @@ def test_bodies_are_a_copy_oldest_first_that_takes_nothing(queue: Queue) -> None
 def test_clear_holds_nothing_and_never_reuses_an_id(queue: Queue) -> None:
     queue.put_back(queue.enqueue(b"a"))
     last = queue.enqueue(b"b").id
-    assert sum(map(len, queue.clear())) == 3
+    assert sum(map(len, queue.clear().containers())) == 3
     assert (len(queue), queue.stats().bytes, queue.dequeue()) == (0, 0, None)
     assert queue.enqueue(b"c").id > last
 
@@ -164,7 +164,7 @@ def test_replace_is_all_or_nothing(queue: Queue) -> None:
         assert refusal.value.members["limit"] == limit
         assert queue.bodies() == [b"kept"]
         assert queue.stats() == before
-    [dropped] = queue.replace(deque([Message(first, b"new")]), 3)
+    [dropped] = queue.replace(deque([Message(first, b"new")]), 3).containers()
     assert [item.body for item in dropped if isinstance(item, Message)] == [b"kept"]
     assert queue.bodies() == [b"new"]
     assert queue.enqueue(b"later").id >= first + 4

@@ -16,8 +16,6 @@ import msgspec
 from zapq.core.message import DEFAULTS, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import (
-    CommitGroup,
-    Entry,
     EpochDropped,
     KeyPut,
     MessagesDeleted,
@@ -26,12 +24,14 @@ from zapq.core.records import (
     PutMany,
     QueueDeleted,
     QueuePut,
+    Record,
     row_of,
 )
 from zapq.core.runs import Run
 from zapq.store.database import Contents, Database
 from zapq.store.open_database import open_database
 from zapq.store.schema import FILE
+from zapq.store.writer import CommitGroup
 
 WAL = f"{FILE}-wal"
 LATER = 4e9
@@ -57,7 +57,7 @@ def opened(directory: Path) -> Iterator[tuple[Database, View, str]]:
 def view(contents: Contents) -> View:
     """What was found, in a form that can be compared."""
     queues = {}
-    for number, epoch, image in map(msgspec.structs.astuple, contents.queues):
+    for number, epoch, image in contents.queues:
         messages = {message.id: (message.body, message.properties, due) for message, due in image.others}
         for message in image.in_order:
             assert not isinstance(message, Run)
@@ -89,15 +89,15 @@ class History:
         self._epoch = 0
         self.views: list[View] = [self._view()]
 
-    def commit(self, database: Database, entries: list[Entry] | None = None) -> None:
+    def commit(self, database: Database, records: list[Record] | None = None) -> None:
         """Write something."""
-        batch = CommitGroup()
-        for entry in entries or self._some():
-            batch.note(entry)
-        database.commit([batch])
+        commit = CommitGroup()
+        for record in records or self._some():
+            commit.records.append(record)
+        database.commit([commit])
         self.views.append(self._view())
 
-    def enqueue(self, *sizes: int) -> list[Entry]:
+    def enqueue(self, *sizes: int) -> list[Record]:
         """Return what puts messages of these sizes into the first queue."""
         number = min(self._queues)
         first, bodies = self._next(number, len(sizes)), [self._random.randbytes(size) for size in sizes]
@@ -116,17 +116,17 @@ class History:
         self._queues[number] = msgspec.structs.replace(kept, next_id=kept.next_id + count)
         return kept.next_id
 
-    def _some(self) -> list[Entry]:
-        entries: list[Entry] = []
+    def _some(self) -> list[Record]:
+        records: list[Record] = []
         if len(self._queues) < 3:
-            entries += self._make_queue()
+            records += self._make_queue()
         for _ in range(self._random.choice([1, 1, 1, 2, 5])):
             number = self._random.choice(list(self._queues))
             verbs = [self._put] * 6 + [self._gone] * 4 + [self._kept] * 3 + [self._key] * 2
-            entries += self._random.choice([*verbs, self._set, self._purge, self._delete])(number)
-        return entries
+            records += self._random.choice([*verbs, self._set, self._purge, self._delete])(number)
+        return records
 
-    def _make_queue(self) -> list[Entry]:
+    def _make_queue(self) -> list[Record]:
         self._epoch += 1
         number = self._epoch
         self._queues[number] = QueuePut(number, f"q{number}", self._epoch, 1, QueueSettings(), False)
@@ -144,7 +144,7 @@ class History:
             pick.choice(["", "elsewhere"]),
         )
 
-    def _put(self, number: int) -> list[Entry]:
+    def _put(self, number: int) -> list[Record]:
         pick = self._random
         if pick.random() < 0.3:
             return self.enqueue(*[pick.choice([0, 7, 100])] * pick.choice([2, 30]))
@@ -154,13 +154,13 @@ class History:
         self._messages[number][id] = (body, properties, due)
         return [Put(row_of(self._queues[number].epoch, id), body, properties, due), self._queues[number]]
 
-    def _gone(self, number: int) -> list[Entry]:
+    def _gone(self, number: int) -> list[Record]:
         ids = self._random.sample(sorted(self._messages[number]), min(len(self._messages[number]), 5))
         for id in ids:
             del self._messages[number][id]
         return [MessagesDeleted([row_of(self._queues[number].epoch, id) for id in ids])]
 
-    def _kept(self, number: int) -> list[Entry]:
+    def _kept(self, number: int) -> list[Record]:
         messages = self._messages[number]
         if not messages:
             return []
@@ -168,12 +168,12 @@ class History:
         messages[id] = (messages[id][0], properties, 0.0)
         return [MessageState(row_of(self._queues[number].epoch, id), properties)]
 
-    def _key(self, number: int) -> list[Entry]:
+    def _key(self, number: int) -> list[Record]:
         key, fingerprint = self._random.randbytes(8).hex(), self._random.randbytes(16)
         self._keys[number, key] = (fingerprint, 1, LATER)
         return [KeyPut(number, key, fingerprint, 1, LATER)]
 
-    def _set(self, number: int) -> list[Entry]:
+    def _set(self, number: int) -> list[Record]:
         settings = QueueSettings(ttl=self._random.choice([None, 5.0]))
         kept = msgspec.structs.replace(
             self._queues[number], settings=settings, paused=not self._queues[number].paused
@@ -181,13 +181,13 @@ class History:
         self._queues[number] = kept
         return [kept]
 
-    def _purge(self, number: int) -> list[Entry]:
+    def _purge(self, number: int) -> list[Record]:
         self._epoch += 1
         self._queues[number] = msgspec.structs.replace(self._queues[number], epoch=self._epoch)
         self._messages[number] = {}
         return [self._queues[number]]
 
-    def _delete(self, number: int) -> list[Entry]:
+    def _delete(self, number: int) -> list[Record]:
         if len(self._queues) < 3:
             self._epoch += 1
             return [PutMany(row_of(self._epoch, 1), [b"never used"]), EpochDropped(self._epoch)]

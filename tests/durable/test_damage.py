@@ -16,10 +16,11 @@ from typing import NamedTuple
 import pytest
 
 from tests.durable.history import WAL, History, View, copy, opened
-from zapq.core.records import CommitGroup, Put, row_of
+from zapq.core.records import Put, row_of
 from zapq.errors import CannotStart
 from zapq.store.schema import FILE
 from zapq.store.wal import FULL, PAGE, Damaged, Frame, read_log
+from zapq.store.writer import CommitGroup
 
 FRAME = PAGE + 24
 PAGES = 20
@@ -277,9 +278,9 @@ def log_after(before: Path, directory: Path, size: int) -> tuple[bytes, int]:
 
 
 def batch_of(size: int) -> CommitGroup:
-    batch = CommitGroup()
-    batch.note(Put(row_of(1, 10**6), bytes(size)))
-    return batch
+    commit = CommitGroup()
+    commit.records.append(Put(row_of(1, 10**6), bytes(size)))
+    return commit
 
 
 @pytest.mark.parametrize("torn", [False, True])

@@ -18,7 +18,7 @@ from tests.support.disk import Disk
 from tests.support.waiting import PATIENCE
 from tests.support.wire import connection, socket_below
 from zapq.server.wakeup import Wakeup
-from zapq.service.durable import DurableService
+from zapq.service.service import QueueService
 from zapq.settings import Settings
 
 
@@ -37,7 +37,7 @@ async def test_what_comes_in_the_moment_its_answer_is_known_is_not_taken_for_a_n
 
     monkeypatch.setattr(Wakeup, "wake", wake_and_tell)
     async with zapq.open_service(settings) as service:
-        assert isinstance(service, DurableService)
+        assert isinstance(service, QueueService)
         [url] = await nursery.start(partial(zapq.serve, settings, service=service))
         await service.stored()
         async with connection(url) as stream:

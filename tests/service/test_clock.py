@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.disk import Disk, open_durable
+from tests.support.disk import Disk, database_of, open_durable
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart
 from zapq.limits import IDEMPOTENCY_WINDOW
-from zapq.service.durable import DurableService
 from zapq.service.operations import Offer
+from zapq.service.service import QueueService
 from zapq.store.check import check
 from zapq.store.clock import Clock
 from zapq.store.schema import FILE
@@ -38,14 +38,14 @@ def set_wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
     return set_by
 
 
-async def fill(service: DurableService) -> None:
+async def fill(service: QueueService) -> None:
     """Send a message that is delayed by 100 s, one that ends in 200 s, and one with a key."""
     await service.queue("delayed").enqueue(b"d", delay=100.0)
     await service.queue("ending").enqueue(b"e", ttl=200.0)
     await service.default.put(Offer([b"k"], key="a key"))
 
 
-def remaining(service: DurableService) -> tuple[float, float, float]:
+def remaining(service: QueueService) -> tuple[float, float, float]:
     """Return how many seconds the delay, the ttl and the key still last."""
     now = trio.current_time()
     [(_, ready)] = service.broker.queues["delayed"].image().others
@@ -54,7 +54,7 @@ def remaining(service: DurableService) -> tuple[float, float, float]:
     return ready - now, ending.properties.expires - now, claim.until - now
 
 
-def assert_as_asked(service: DurableService, passed: float = 0.0) -> None:
+def assert_as_asked(service: QueueService, passed: float = 0.0) -> None:
     asked = (100.0, 200.0, IDEMPOTENCY_WINDOW)
     for left, whole in zip(remaining(service), asked, strict=True):
         assert whole - passed - SLACK < left <= whole - passed
@@ -106,7 +106,7 @@ async def test_the_time_is_known_after_a_crash(tmp_path: Path, set_wall: Wall, d
     live, copied = tmp_path / "live", tmp_path / "copy"
     async with open_durable(live) as service:
         set_wall(HOUR)
-        service._journal._writer._database._clocked = -1e9  # as if a second had passed
+        database_of(service)._clocked = -1e9  # as if a second had passed
         await fill(service)
         copied.mkdir()
         for path in live.iterdir():

@@ -23,7 +23,7 @@ from tests.support.disk import Disk, open_durable, works_again
 from zapq.core.message import Draft
 from zapq.core.stats import STATES, State
 from zapq.errors import StorageUnavailable
-from zapq.service.durable import DurableService
+from zapq.service.service import QueueService
 from zapq.store import database, writer
 
 LEASED, TAKEN = "jobs", "fifo"
@@ -74,7 +74,7 @@ class FragileDisk(Disk):
 class Clients:
     """Everybody who uses the service. Once it has crashed, no answer reaches them."""
 
-    def __init__(self, disk: FragileDisk, ledger: Ledger, service: DurableService) -> None:
+    def __init__(self, disk: FragileDisk, ledger: Ledger, service: QueueService) -> None:
         self._disk = disk
         self._ledger = ledger
         self._service = service
@@ -161,7 +161,7 @@ class Clients:
             self._ledger.forget(*batch)
 
 
-async def look(service: DurableService) -> tuple[list[Held], list[Held]]:
+async def look(service: QueueService) -> tuple[list[Held], list[Held]]:
     """Return what is ready, in its order, and what is not."""
     found: dict[State, list[Held]] = {state: [] for state in STATES}
     for name in (LEASED, TAKEN):

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.service.asking import taken
-from tests.support.disk import open_durable, works_again
+from tests.support.disk import database_of, open_durable, works_again
 from tests.support.waiting import eventually
 from zapq.errors import CannotStart, StorageUnavailable
-from zapq.service.durable import DurableService
+from zapq.service.service import QueueService
 from zapq.store.schema import FILE
 
 WAL = f"{FILE}-wal"
@@ -43,16 +43,16 @@ def replace_directory(data: Path) -> None:
 
 
 @asynccontextmanager
-async def losing(data: Path) -> AsyncGenerator[DurableService, None]:
+async def losing(data: Path) -> AsyncGenerator[QueueService, None]:
     """Open a service that has to say at its end that what was in its memory is not on the disk."""
     with pytest.raises(CannotStart, match="could not be written"):
         async with open_durable(data) as service:
             yield service
 
 
-async def is_noticed(service: DurableService) -> str:
+async def is_noticed(service: QueueService) -> str:
     """Return why changes are refused, once they are, though no client asks for any."""
-    await eventually(lambda: not service.journal.stats().available, "the files to be missed")
+    await eventually(lambda: bool(service.journal.reason), "the files to be missed")
     with pytest.raises(StorageUnavailable) as refused:
         await service.enqueue(b"refused")
     with pytest.raises(StorageUnavailable):
@@ -88,7 +88,7 @@ async def test_a_busy_server_notices_it_before_a_commit(tmp_path: Path) -> None:
     async with losing(tmp_path) as service:
         await service.enqueue(b"kept")
         remove(tmp_path)
-        service._journal._writer._database._looked = -1e9  # as if half a second had passed
+        database_of(service)._looked = -1e9  # as if half a second had passed
         with pytest.raises(StorageUnavailable, match="gone"):
             await service.enqueue(b"refused")
 

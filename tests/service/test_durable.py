@@ -16,13 +16,14 @@ from trio.testing import wait_all_tasks_blocked
 
 import zapq
 from tests.service.asking import leased, taken
-from tests.support.disk import Disk, open_durable, works_again
-from tests.support.waiting import PATIENCE
+from tests.support.disk import Disk, database_of, journal_of, open_durable, works_again
+from tests.support.waiting import PATIENCE, eventually
+from zapq.core import idempotency
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
-from zapq.service.durable import DurableService
 from zapq.service.operations import Offer, Settlement
+from zapq.service.service import QueueService
 from zapq.store import database, writer
 from zapq.store.database import Database
 
@@ -77,25 +78,31 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         assert (await jobs.enqueue(b"new")).id == before.stats.enqueued + 1
 
 
-async def test_nothing_is_answered_or_seen_before_it_is_written(tmp_path: Path, disk: Disk) -> None:
+async def test_nothing_is_answered_before_it_is_written(tmp_path: Path, disk: Disk) -> None:
     async with open_durable(tmp_path) as service:
         await service.stored()
         disk.hold()
-        answered: list[int] = []
+        answered: list[object] = []
 
-        async def enqueue() -> None:
-            answered.append((await service.enqueue(b"a")).id)
+        async def enqueue(body: bytes) -> None:
+            answered.append((await service.enqueue(body)).id)
+
+        async def dequeue() -> None:
+            # It is given what is not on the disk yet; so nobody is told.
+            message = await service.dequeue()
+            answered.append(message and message.body)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(enqueue)
+            nursery.start_soon(enqueue, b"a")
+            await wait_all_tasks_blocked()
+            nursery.start_soon(dequeue)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(enqueue, b"b")
             await wait_all_tasks_blocked()
             assert not answered
-            assert await service.dequeue() is None
-            stats = service.stats().queue
-            assert (stats.messages, stats.ready) == (1, 0), "it has its room already"
             disk.go_on()
-        assert answered == [1]
-        assert await taken(service.default) == [b"a"]
+        assert set(answered) == {1, b"a", 2}
+        assert await taken(service.default) == [b"b"]
 
 
 async def test_what_came_while_a_commit_was_under_way_is_one_commit(tmp_path: Path, disk: Disk) -> None:
@@ -113,7 +120,7 @@ async def test_what_came_while_a_commit_was_under_way_is_one_commit(tmp_path: Pa
         assert disk.commits - before == 2
 
 
-CHANGES: dict[str, Callable[[DurableService, Lease], Awaitable[object]]] = {
+CHANGES: dict[str, Callable[[QueueService, Lease], Awaitable[object]]] = {
     "enqueue": lambda service, lease: service.enqueue(b"new"),
     "enqueue into a new queue": lambda service, lease: service.queue("new").enqueue(b"new"),
     "enqueue many": lambda service, lease: service.default.enqueue_many([b"new"] * 3),
@@ -141,7 +148,7 @@ CHANGES: dict[str, Callable[[DurableService, Lease], Awaitable[object]]] = {
 async def test_what_cannot_be_written_has_not_happened(
     tmp_path: Path,
     disk: Disk,
-    change: Callable[[DurableService, Lease], Awaitable[object]],
+    change: Callable[[QueueService, Lease], Awaitable[object]],
     known: bool,
 ) -> None:
     async with open_durable(tmp_path) as service:
@@ -231,7 +238,7 @@ async def test_what_is_on_its_way_when_the_log_cannot_be_emptied_is_refused(
         assert refused
         assert disk.commits == before + 1
         # Nothing that was written meanwhile could have said that all is well.
-        assert service.journal.stats().failures == 1
+        assert journal_of(service).stats().failures == 1
         with pytest.raises(StorageUnavailable):
             service.check_storage()
         full = False
@@ -279,7 +286,7 @@ async def test_the_writer_may_raise_anything_at_any_statement(
 
     async with open_durable(tmp_path) as service:
         await service.stored()
-        queue, files = service.default, service._journal._writer._database
+        queue, files = service.default, database_of(service)
         connection = Fragile(files._connection)
         monkeypatch.setattr(files, "_connection", connection)
         errors = [connection.error, MemoryError("full"), RuntimeError("of whatever kind")]
@@ -328,6 +335,31 @@ async def test_consumers_in_line_wait_until_the_disk_works_again(tmp_path: Path,
             assert not given
             await service.enqueue(b"taken")
         assert given == [b"taken"]
+
+
+async def test_a_message_that_was_sent_to_memory_is_not_lost_with_the_answer_to_its_consumer(
+    tmp_path: Path, disk: Disk
+) -> None:
+    async with open_durable(tmp_path) as service:
+        given: list[bytes] = []
+
+        async def consume() -> None:
+            message = await service.dequeue(wait=60.0)
+            assert message is not None
+            given.append(message.body)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consume)
+            await wait_all_tasks_blocked()
+            disk.failing = True
+            await service.enqueue(b"careless", durability="memory")
+            await eventually(lambda: bool(service.journal.reason), "the taking to fail")
+            assert (given, service.stats().queue.ready, service.stats().waiting) == ([], 1, 1)
+            disk.failing = False
+            await works_again(service)
+        assert given == [b"careless"]
+    async with open_durable(tmp_path) as service:
+        assert not service.stats().queue.messages
 
 
 async def test_a_consumer_cancelled_while_its_message_is_written_loses_none(tmp_path: Path, disk: Disk) -> None:
@@ -390,6 +422,30 @@ async def test_a_key_whose_first_use_fails_was_not_used(tmp_path: Path, disk: Di
         assert not (await service.default.put(Offer(b"another", key="key"))).replayed
 
 
+async def test_the_disk_forgets_keys_as_memory_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idempotency, "MAX_KEYS", 3)
+    async with open_durable(tmp_path) as service:
+        for number in range(5):
+            await service.default.put(Offer(b"%d" % number, key=str(number)))
+        found = database_of(service)._connection.execute("select key from keys order by until").fetchall()
+        assert found == [("2",), ("3",), ("4",)]
+    async with open_durable(tmp_path) as service:
+        answers = [await service.default.put(Offer(b"%d" % number, key=str(number))) for number in (4, 3, 2, 1)]
+        assert [answer.replayed for answer in answers] == [True, True, True, False]
+
+
+async def test_no_more_keys_are_read_than_may_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_durable(tmp_path) as service:
+        for number in range(5):
+            await service.default.put(Offer(b"%d" % number, key=str(number)))
+    monkeypatch.setattr(database, "MAX_KEYS", 2)
+    async with open_durable(tmp_path) as service:
+        assert len(service.keys) == 2
+        assert database_of(service)._connection.execute("select count(*) from keys").fetchone() == (2,)
+        assert (await service.default.put(Offer(b"4", key="4"))).replayed
+        assert not (await service.default.put(Offer(b"2", key="2"))).replayed
+
+
 async def test_memory_is_all_that_was_asked_for(tmp_path: Path, disk: Disk) -> None:
     async with open_durable(tmp_path) as service:
         await service.stored()
@@ -399,10 +455,9 @@ async def test_memory_is_all_that_was_asked_for(tmp_path: Path, disk: Disk) -> N
             await wait_all_tasks_blocked()
             message = await service.enqueue(b"does not", durability="memory")
             assert message.id == 2
-            assert [each.message.body for each in await service.default.peek()] == [b"does not"]
+            assert [each.message.body for each in await service.default.peek()] == [b"waits", b"does not"]
             await service.default.enqueue_many([b"nor", b"they"], durability="memory")
             disk.go_on()
-        # The one that waited is at its place.
         assert [each.message.body for each in await service.default.peek()] == [
             b"waits",
             b"does not",
@@ -556,3 +611,31 @@ async def test_a_cancelled_program_still_writes_everything(tmp_path: Path) -> No
             await trio.sleep_forever()
     async with open_durable(tmp_path) as service:
         assert await taken(service.default) == [b"a"]
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["new", "old"])
+async def test_a_message_that_comes_back_before_its_taking_is_written_is_there_once(
+    tmp_path: Path, disk: Disk, stored: bool
+) -> None:
+    async with open_durable(tmp_path) as service:
+        service.enqueue_nowait(b"a")
+        if stored:
+            await service.stored()
+        for _ in range(2):
+            message = service.dequeue_nowait()
+            assert message is not None
+            service.default.return_undelivered([message])
+            await service.stored()
+        assert await taken(service.default) == [b"a"]
+        await service.enqueue(b"b")
+        disk.failing = True
+        message = service.dequeue_nowait()
+        assert message is not None
+        service.default.return_undelivered([message])
+        with pytest.raises(StorageUnavailable):
+            await service.stored()
+        disk.failing = False
+        await works_again(service)
+        assert service.stats().queue.ready == 1
+    async with open_durable(tmp_path) as service:
+        assert await taken(service.default) == [b"b"]

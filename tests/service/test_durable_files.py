@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.asking import leased, taken
-from tests.support.disk import open_durable
+from tests.support.disk import database_of, open_durable
 from tests.support.waiting import eventually
 from zapq.errors import CannotStart
 from zapq.limits import MIB
@@ -25,7 +25,7 @@ async def test_what_was_purged_is_removed_from_the_file(tmp_path: Path) -> None:
         await service.clear()
         await service.enqueue(b"left")
     async with open_durable(tmp_path) as service:
-        files = service._journal._writer._database
+        files = database_of(service)
         await eventually(lambda: not files.untidy, "the file to be tidied")
     with closing(sqlite3.connect(tmp_path / FILE)) as connection:
         assert connection.execute("select count(*) from messages").fetchone() == (1,)

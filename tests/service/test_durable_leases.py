@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -102,9 +102,10 @@ async def test_a_late_ack_is_on_the_disk_and_one_that_fails_has_not_happened(tmp
         disk.failing = True
         with pytest.raises(StorageUnavailable):
             await queue.ack(second.receipt)
-        assert [each.message.body for each in await queue.peek()] == [b"a", b"b"]
         disk.failing = False
         await works_again(service)
+        await wait_all_tasks_blocked()  # the timer comes to the lease that is over
+        assert [each.message.body for each in await queue.peek()] == [b"a", b"b"]
         disk.hold()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(queue.ack, second.receipt)
@@ -116,6 +117,17 @@ async def test_a_late_ack_is_on_the_disk_and_one_that_fails_has_not_happened(tmp
         assert queue.info().stats.acked == 1
     async with open_durable(tmp_path) as service:
         assert await taken(service.default) == [b"b"]
+
+
+async def test_what_rests_on_a_lease_that_expired_is_answered(tmp_path: Path, disk: Disk) -> None:
+    async with open_durable(tmp_path) as service:
+        await service.enqueue(b"a")
+        first = await leased(service.default, visibility=0.0)
+        await service.default.pause()
+        await service.stored()
+        # That it is over is nothing to be written; that the message is not given out is not known yet.
+        with pytest.raises(ReceiptExpired):
+            await service.default.release(first.receipt)
 
 
 async def test_a_block_that_ends_while_its_queue_is_purged_waits_for_the_purge(tmp_path: Path, disk: Disk) -> None:
@@ -175,28 +187,30 @@ async def test_settlements_of_one_call_are_the_same_in_memory_and_on_disk(tmp_pa
         assert accepted == [None, None]
 
 
-async def test_a_lease_whose_ack_is_being_written_is_extended_if_that_fails(tmp_path: Path, disk: Disk) -> None:
+async def test_a_lease_whose_ack_could_not_be_written_goes_on(tmp_path: Path, disk: Disk) -> None:
     async with open_durable(tmp_path) as service:
         await service.default.enqueue(b"abc")
         lease = await leased(service.default, 30.0)
         disk.hold()
-        extended: list[float] = []
+        refused: list[str] = []
 
-        async def ack() -> None:
+        async def surely_refused(settle: Callable[[str], Awaitable[object]], name: str) -> None:
             with pytest.raises(StorageUnavailable):
-                await service.default.ack(lease.receipt)
-            disk.failing = False
-
-        async def extend() -> None:
-            extended.append((await service.default.extend(lease.receipt, visibility=60)).visibility)
+                await settle(lease.receipt)
+            refused.append(name)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ack)
+            nursery.start_soon(surely_refused, service.default.ack, "ack")
             await wait_all_tasks_blocked()
-            nursery.start_soon(extend)
+            # That the lease is over by then is not on the disk yet.
+            nursery.start_soon(surely_refused, service.default.extend, "extend")
+            nursery.start_soon(surely_refused, service.default.ack, "ack again")
             await wait_all_tasks_blocked()
-            assert not extended
+            assert not refused
             disk.failing = True
             disk.go_on()
+        assert sorted(refused) == ["ack", "ack again", "extend"]
+        disk.failing = False
         await works_again(service)
-        assert extended == [30.0], "its own time, which a later extension without one takes"
+        extended = await service.default.extend(lease.receipt, visibility=60)
+        assert extended.visibility == 30.0, "its own time, which a later extension without one takes"

@@ -18,10 +18,10 @@ from tests.service.asking import asked, got, perform, put, surely_put, wait_for
 from tests.support.disk import Disk, open_durable, works_again
 from zapq.core.broker import Broker, Redriven
 from zapq.errors import Draining, QueueNotFound, ReceiptExpired, StorageUnavailable, ZapqError
-from zapq.service.durable import DurableService
 from zapq.service.open import open_service
 from zapq.service.operations import (
     Accepted,
+    Delete,
     Delivery,
     List,
     Offer,
@@ -33,7 +33,7 @@ from zapq.service.operations import (
     SettleOne,
     Take,
 )
-from zapq.service.pending import Commit, Later, Pending
+from zapq.service.pending import Commit, Pending
 from zapq.service.queue_state import QueueState
 from zapq.service.service import QueueService
 from zapq.service.waiting import Waiter, Want
@@ -212,7 +212,7 @@ async def test_what_is_asked_during_a_purge_is_done_after_it(tmp_path: Path, dis
         assert [*bodies, *(each.message.body for each in await service.default.peek())] == [b"new"]
 
 
-async def leases(service: DurableService) -> tuple[int, int, int]:
+async def leases(service: QueueService) -> tuple[int, int, int]:
     await service.stored()
     stats = service.default.info().stats
     return stats.ready, stats.leased, stats.received
@@ -334,9 +334,10 @@ async def test_a_service_that_ends_refuses_what_waits_for_the_lock(zapq_settings
 
 async def test_a_durable_service_that_ends_refuses_what_waits_for_the_disk(tmp_path: Path, disk: Disk) -> None:
     async with trio.open_nursery() as nursery, open_durable(tmp_path) as service:
+        service.queue("old")
         await service.stored()
         disk.hold()
-        purge = asked(service, Purge("default"))
+        deleting = asked(service, Delete("old"))
         await disk.held()
         behind = asked(service, Put(b"a", queue="default"))
         await wait_all_tasks_blocked()
@@ -348,8 +349,8 @@ async def test_a_durable_service_that_ends_refuses_what_waits_for_the_disk(tmp_p
             disk.go_on()
 
         nursery.start_soon(go_on)
-    assert purge.done
-    assert purge.result() == 0
+    assert deleting.done
+    assert deleting.result() is None
     with pytest.raises(Draining):
         behind.result()
 
@@ -395,7 +396,7 @@ def leaves(service: QueueService) -> None:
 def is_refused_in_line(service: QueueService) -> None:
     service.queue("gone")
     polls = [wait_for(service, "gone") for _ in range(3)]
-    service._remove("gone")
+    service._delete("gone")
     for poll in polls:
         refuse(poll)
 
@@ -439,7 +440,7 @@ async def test_settlements_that_meet_what_is_being_settled_wait_for_it(tmp_path:
         many = asked(
             service, Settle("default", [Settlement(receipt=each.receipt) for each in (second, first, second)])
         )
-        assert isinstance(many, Later)
+        assert isinstance(many, Commit)
         disk.go_on()
         assert await one.wait() is None
         assert await many.wait() == [None, None, None]

@@ -14,10 +14,11 @@ import trio
 
 import zapq
 from tests.support.waiting import PATIENCE, eventually
-from zapq.core.records import CommitGroup
-from zapq.service.durable import DurableService
+from zapq.service.journal import Journal
+from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.store.database import Database
+from zapq.store.writer import CommitGroup
 
 
 class Disk:
@@ -86,16 +87,28 @@ class Disk:
 
 
 @asynccontextmanager
-async def open_durable(directory: Path, **settings: Any) -> AsyncGenerator[DurableService, None]:
+async def open_durable(directory: Path, **settings: Any) -> AsyncGenerator[QueueService, None]:
     """Open a service that is on disk."""
     async with zapq.open_service(Settings(data_dir=str(directory), durable=True, **settings)) as service:
-        assert isinstance(service, DurableService)
         yield service
 
 
-async def works_again(service: DurableService) -> None:
+def journal_of(service: QueueService) -> Journal:
+    """Return the journal of a service that is on disk."""
+    assert isinstance(service.journal, Journal)
+    return service.journal
+
+
+def database_of(service: QueueService) -> Database:
+    """Return what its journal writes to."""
+    database = journal_of(service)._writer._database
+    assert isinstance(database, Database)
+    return database
+
+
+async def works_again(service: QueueService) -> None:
     """Return once the disk has been tried again, and found to take changes."""
-    await eventually(lambda: service.journal.stats().available, "the disk to take changes again")
+    await eventually(lambda: not service.journal.reason, "the disk to take changes again")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from itertools import count
@@ -14,17 +14,21 @@ import msgspec
 
 from zapq.core.complaints import plainly
 from zapq.core.deadlines import Deadlines
+from zapq.core.holding import Held
+from zapq.core.image import KeptQueue, KeyImage
+from zapq.core.journal import Journal
 from zapq.core.leases import End
 from zapq.core.message import Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings, changed
-from zapq.core.ready import Dropped
+from zapq.core.records import ID_BITS, KeyPut, KeysCleared, QueueDeleted, Record
 from zapq.core.replacement import Replacement
 from zapq.core.stats import QueueStats, total
 from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, TooManyQueues
 from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, REDRIVE_LOOKS, TICK_LIMIT
 
 _NAME = re.compile(QUEUE_NAME, re.ASCII)
+_EPOCHS = 2 ** (63 - ID_BITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,10 @@ class Broker:
 
     `tag` tells this run from others in receipts. `on_earlier` is called with a time when something has become due
     earlier than `alarm` said. A lease ends `lease_slack` seconds after the deadline its consumer is told.
+
+    With a `journal`, the queues are on the disk: `kept` are those that are there already, and `epoch` is the last
+    one used. Making them cannot be refused, for they and what they hold were accepted once. `clock` says the time
+    that `now` is from.
     """
 
     def __init__(
@@ -68,6 +76,10 @@ class Broker:
         on_earlier: Callable[[float], None] = lambda time: None,
         lease_slack: float = 0.0,
         now: float = 0.0,
+        journal: Journal | None = None,
+        kept: Sequence[KeptQueue] = (),
+        epoch: int = 0,
+        clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.messages = self.bytes = 0
         self.reserved = 0
@@ -77,16 +89,29 @@ class Broker:
         self.max_queues = max_queues
         self.lease_slack = lease_slack
         self.queues: dict[str, Queue] = {}
+        self.clock = clock
+        self._journal = journal
+        self._epoch = epoch
         self._tag = tag
         self._on_earlier = on_earlier
-        self._numbers = count(1)
+        self._numbers = count(max((each.number for each in kept), default=0) + 1)
         self._serials = count(1)
         self._last_serial = 0
         self._ends = bytearray(ACKS_REMEMBERED)
         self._alarms: Deadlines[Queue] = Deadlines()
         self._alarm = inf
         self._past = QueueStats()
+        self._fill(kept, now)
         self.default = self.open(DEFAULT_QUEUE, now)
+
+    def _fill(self, kept: Sequence[KeptQueue], now: float) -> None:
+        """Make the queues that were kept, with all they held."""
+        failed: list[tuple[Queue, Message]] = []
+        for number, epoch, image in kept:
+            queue = self.queues[image.name] = self._new(image.name, number, epoch, now)
+            failed += ((queue, message) for message in queue.fill(image, now))
+        for queue, message in failed:
+            queue.give_up(message)
 
     @property
     def alarm(self) -> float:
@@ -103,12 +128,33 @@ class Broker:
             check_name(name)
             if len(self.queues) >= self.max_queues:
                 raise TooManyQueues(limit="max_queues", current=len(self.queues), max_queues=self.max_queues)
-            queue = self.queues[name] = self._make(name, now)
+            if self._journal is not None:
+                self._journal.check()
+            queue = self.queues[name] = self._new(name, next(self._numbers), self.next_epoch(), now)
+            if self._journal is not None:
+                self._journal.note(queue.kept())
         return queue
 
-    def _make(self, name: str, now: float) -> Queue:
-        number = next(self._numbers)
-        return Queue(name, owner=self, number=number, tag=f"{self._tag}-{number:x}", now=now)
+    def _new(self, name: str, number: int, epoch: int, now: float) -> Queue:
+        return Queue(
+            name,
+            owner=self,
+            number=number,
+            tag=f"{self._tag}-{number:x}",
+            now=now,
+            journal=self._journal,
+            epoch=epoch,
+        )
+
+    def next_epoch(self) -> int:
+        """Return an epoch no queue has had, or at least not lately; 0 in memory."""
+        if self._journal is None:
+            return 0
+        used = {queue.epoch for queue in self.queues.values()}
+        while True:
+            self._epoch = self._epoch % (_EPOCHS - 1) + 1
+            if self._epoch not in used:
+                return self._epoch
 
     def find(self, name: str) -> Queue:
         """Return the queue called `name`; raises `QueueNotFound`, or `InvalidParameter` for an impossible name."""
@@ -123,6 +169,8 @@ class Broker:
         Raises `InvalidParameter` for settings that contradict each other, and `TooManyQueues`; then nothing has
         changed.
         """
+        if self._journal is not None:
+            self._journal.check()
         wanted = self._check_settings(name, settings)
         for each in wanted:
             self.open(each, now)
@@ -173,17 +221,46 @@ class Broker:
             raise TooManyQueues(limit="max_queues", current=len(self.queues), max_queues=self.max_queues)
         return wanted
 
-    def delete(self, name: str) -> list[Dropped]:
+    def delete(self, name: str) -> Held:
         """Remove the queue called `name`; what it held is gone, and returned for the caller to free.
 
         Raises `QueueNotFound`, and `QueueInUse` for the default queue and for one that dead letters go to.
         """
+        if self._journal is not None:
+            self._journal.check()
         queue = self._check_deletable(name)
-        dropped = queue.clear()
+        if self._journal is not None:
+            self._journal.enter(None, self._keep_again, queue)
+        held = queue.clear()
         del self.queues[name]
         self._alarms.pop(queue.number)
+        past = self._past
+        self._past = total([past, queue.stats()])
+        if self._journal is not None:
+            self._journal.enter(QueueDeleted(queue.number), self._undo_delete, queue, past)
+        return held
+
+    def _undo_delete(self, queue: Queue, past: QueueStats) -> None:
+        newer = self.queues.get(queue.name)
+        self.queues[queue.name] = queue
+        self._past = past
+        if newer is not None and self._journal is not None:
+            # One of that name was made meanwhile, whose record takes this one's place on the disk.
+            self._alarms.pop(newer.number)
+            self._journal.note(QueueDeleted(newer.number))
+
+    def _keep_again(self, queue: Queue) -> None:
+        """Enter a queue that is there again as it was: the last step back from its removal."""
+        if self._journal is not None:
+            self._journal.note(queue.kept())
+
+    def drop_unused(self, name: str) -> None:
+        """Remove a queue that was made for a request and was not used; nothing is in it."""
+        queue = self.queues.pop(name)
+        self._alarms.pop(queue.number)
         self._past = total([self._past, queue.stats()])
-        return dropped
+        if self._journal is not None:
+            self._journal.note(QueueDeleted(queue.number))
 
     def _check_deletable(self, name: str) -> Queue:
         queue = self.find(name)
@@ -201,31 +278,63 @@ class Broker:
 
         A queue that takes the place of another will be known by its number.
         """
+        if self._journal is not None:
+            self._journal.check()
         numbers = {name: queue.number for name, queue in self.queues.items()}
         wanted = {DEFAULT_QUEUE, *names}
         return Replacement(
-            {name: numbers.get(name) or next(self._numbers) for name in wanted}, self._tag, self.lease_slack
+            {name: numbers.get(name) or next(self._numbers) for name in wanted},
+            {name: self.next_epoch() for name in wanted},
+            self._tag,
+            self.lease_slack,
         )
 
-    def replace(self, made: Replacement) -> list[Queue]:
+    def replace(self, made: Replacement, keys: Iterable[KeyImage] = ()) -> list[Queue]:
         """Let the queues that were made be all there are, and return the former ones for the caller to free.
 
-        One step, whatever they hold: O(1) for each queue. The default queue is among those made.
+        One step, whatever they hold: O(1) for each queue. The default queue is among those made; on the disk the
+        rows of all are written already. `keys` are those that are known from now on.
         """
-        former = list(self.queues.values())
-        gone = [each.stats().emptied() for each in former if each.name not in made.queues]
-        self._past = total([self._past, *gone])
+        if self._journal is not None:
+            self._journal.check()
+        former, past = self.queues, self._past
+        gone = [each.stats().emptied() for each in former.values() if each.name not in made.queues]
+        self._past = total([past, *gone])
         for name, queue in made.queues.items():
-            queue.succeed(self, self.queues.get(name))
-        nowhere = Replacement({}, self._tag, 0.0)
-        for queue in former:
+            queue.succeed(self, former.get(name), self._journal)
+        for queue in former.values():
             self._alarms.pop(queue.number)
-            queue.succeed(nowhere, None)
-        self.queues, self.default = made.queues, made.queues[DEFAULT_QUEUE]
-        for queue in self.queues.values():
+            queue.leave()
+        self._install(made.queues)
+        if self._journal is not None:
+            self._journal.enter(None, self._undo_replace, former, past)
+            self._enter_replaced(former, made.queues, keys, self._journal)
+        return list(former.values())
+
+    def _install(self, queues: dict[str, Queue]) -> None:
+        self.queues, self.default = queues, queues[DEFAULT_QUEUE]
+        for queue in queues.values():
             if queue.alarm < inf:
                 self.watch(queue, queue.alarm)
-        return former
+
+    def _undo_replace(self, former: dict[str, Queue], past: QueueStats) -> None:
+        for queue in self.queues.values():
+            self._alarms.pop(queue.number)
+            queue.leave()
+        for queue in former.values():
+            queue.come_back(self)
+        self._past = past
+        self._install(former)
+
+    def _enter_replaced(
+        self, former: Mapping[str, Queue], made: Mapping[str, Queue], keys: Iterable[KeyImage], journal: Journal
+    ) -> None:
+        records: list[Record] = [QueueDeleted(queue.number) for name, queue in former.items() if name not in made]
+        records += (queue.kept() for queue in made.values())
+        records.append(KeysCleared())
+        records += (KeyPut(made[key.queue].number, key.key, key.fingerprint, key.id, key.until) for key in keys)
+        for record in records:
+            journal.enter(record, _nothing)
 
     def reserve(self, size: int) -> bool:
         """Set `size` bytes aside for a message that is being received, and return whether there was room."""
@@ -246,16 +355,17 @@ class Broker:
         At most `limit` of them, the first first, and only as many as there is room for: the others stay at their
         place. They begin anew there: received never, without a ttl. How many stay does not matter to the cost.
         """
+        if self._journal is not None:
+            self._journal.check()
         source = self.find(name)
-        letters = self._take_letters(source, limit, now)
+        letters = self._letters_with_room(source, limit, now)
         for letter, target in letters:
-            source.note_moved(letter)
-            target.accept_moved(letter, Properties(letter.content_type, letter.priority))
+            source.move(letter, target, Properties(letter.content_type, letter.priority))
         source.note_redriven(len(letters))
         return Redriven(len(letters), source.stats().ready)
 
-    def _take_letters(self, source: Queue, limit: int, now: float) -> list[tuple[Message, Queue]]:
-        """Take dead letters that can go back out of line, at most `limit`, each with the queue it failed in."""
+    def _letters_with_room(self, source: Queue, limit: int, now: float) -> list[tuple[Message, Queue]]:
+        """Return dead letters that can go back, at most `limit`, each with the queue it failed in."""
         # It is for consumers that a queue is paused.
         heads: list[tuple[int, Message, Queue, Iterator[Message]]] = []
         for name, letters in source.letters(now).items():
@@ -283,8 +393,6 @@ class Broker:
                 heappop(heads)
             else:
                 heapreplace(heads, (after.rank, after, target, letters))
-        for letter, _ in taken:
-            source.pop_letter(letter)
         return taken
 
     def _feeders(self, name: str) -> list[Queue]:
@@ -329,11 +437,12 @@ class Broker:
 
     def dead_letter(self, queue: Queue, message: Message) -> None:
         """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
-        letter, properties = self._dead_letter_queue(queue, message)
-        letter.accept_moved(message, properties)
-
-    def _dead_letter_queue(self, queue: Queue, message: Message) -> tuple[Queue, Properties]:
         properties = message.properties
         name = queue.settings.dead_letter
         assert name is not None
-        return self.queues[name], Properties(properties.content_type, properties.priority, failed_in=queue.name)
+        failed = Properties(properties.content_type, properties.priority, failed_in=queue.name)
+        self.queues[name].accept_moved(message, failed)
+
+
+def _nothing() -> None:
+    """What undoes records whose change another step undoes."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from zapq.core.image import KeyImage
 from zapq.errors import KeyReused
-from zapq.limits import IDEMPOTENCY_WINDOW, MAX_KEYS
+from zapq.limits import IDEMPOTENCY_WINDOW, KEYS_FORGOTTEN, MAX_KEYS
 
 
 class Claim(NamedTuple):
@@ -36,19 +36,30 @@ class Keys:
 
         Raises `KeyReused` if that message was another one.
         """
-        self._forget(now)
         claim = self._claims.get((queue, key))
-        if claim is None:
+        if claim is None or claim.until <= now:
             return None
         if claim.fingerprint != fingerprint:
             raise KeyReused(parameter="Idempotency-Key")
         return claim.id
 
-    def claim(self, queue: int, key: str, fingerprint: bytes, id: int, now: float) -> None:
-        """Remember that `key` was used for this message."""
-        self._claims[queue, key] = Claim(fingerprint, id, now + IDEMPOTENCY_WINDOW)
-        if len(self._claims) > MAX_KEYS:
-            self._claims.popitem(last=False)
+    def claim(self, queue: int, key: str, fingerprint: bytes, id: int, now: float) -> list[tuple[int, str]]:
+        """Remember that `key` was used for this message; return keys that are forgotten, each after its queue's.
+
+        Those are some whose time is over, and the oldest if there are too many.
+        """
+        claims = self._claims
+        forgotten: list[tuple[int, str]] = []
+        while claims and len(forgotten) < KEYS_FORGOTTEN:
+            oldest = next(iter(claims))
+            if claims[oldest].until > now and len(claims) < MAX_KEYS:
+                break
+            del claims[oldest]
+            forgotten.append(oldest)
+        # One whose time is over may be there still, at a place that is not the last.
+        claims.pop((queue, key), None)
+        claims[queue, key] = Claim(fingerprint, id, now + IDEMPOTENCY_WINDOW)
+        return forgotten
 
     def restore(self, queue: int, key: str, claim: Claim) -> None:
         """Remember a key that was used in an earlier run; the one that lasts longest comes last."""
@@ -74,8 +85,3 @@ class Keys:
             until = max(until, min(key.until, now + IDEMPOTENCY_WINDOW))
             if until > now:
                 self._claims[numbers[key.queue], key.key] = Claim(key.fingerprint, key.id, until)
-
-    def _forget(self, now: float) -> None:
-        # All last equally long, so the oldest is always the first.
-        while self._claims and next(iter(self._claims.values())).until <= now:
-            self._claims.popitem(last=False)

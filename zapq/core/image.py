@@ -31,6 +31,15 @@ class QueueImage(msgspec.Struct, kw_only=True, gc=False):
     """
 
 
+class KeptQueue(NamedTuple):
+    """One queue as the disk keeps it."""
+
+    number: int
+    epoch: int
+    """Which rows are its messages."""
+    image: QueueImage
+
+
 class KeyImage(NamedTuple):
     """An Idempotency-Key that was used."""
 

@@ -14,160 +14,65 @@
 Order is (priority, id), and an id never changes; `ready.py` tells how ready messages are kept in it. Simple FIFO
 traffic costs O(1) at any depth.
 
-The class is longer than others here. Its parts have a file each (`ready.py`, `leases.py`, `caps.py`, `stats.py`),
-but the verbs stay together, and `enqueue`, `dequeue`, `receive` and `ack` are written out: they are done for each
-message, and one more call costs a sixth of them.
+The parts have a file each (`ready.py`, `leases.py`, `caps.py`, `stats.py`), and `holding.py` has what is about all
+of a queue. `enqueue`, `dequeue`, `receive` and `ack` are written out: they are done for each message, and one more
+call costs a sixth of them.
 
 `now` is any clock that does not go backwards; times are absolute, durations in seconds. Every take first
 processes whatever is due; for messages that are not taken, the service calls `tick` when `alarm` is reached.
+
+A queue on the disk has a journal (`journal.py`). Each verb changes memory, and then enters its record and how to
+step back. Steps back run in reverse order, so each finds exactly what its verb left.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from copy import copy
-from itertools import chain, islice
 from math import inf
-from operator import attrgetter, itemgetter
-from typing import Protocol
+from operator import itemgetter
 
 import msgspec
 
-from zapq.core.caps import Caps, Excess
-from zapq.core.deadlines import Deadlines
-from zapq.core.image import QueueImage, in_no_order
-from zapq.core.leases import End, Lapses, Leases, backoff, counted
+from zapq.core.holding import Holding
+from zapq.core.journal import Journal
+from zapq.core.leases import End, backoff, counted
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
-from zapq.core.queue_settings import QueueSettings
-from zapq.core.ready import Dropped, Ready
 from zapq.core.receipt import serial_of
-from zapq.core.runs import Run, Taken
-from zapq.core.stats import Counts, Figures, MessageView, QueueStats, State, values_of
-from zapq.errors import QueueFull, ReceiptExpired
-from zapq.limits import MAX_BATCH_BYTES, TICK_LIMIT
+from zapq.core.records import (
+    ID_BITS,
+    MessagesDeleted,
+    MessageState,
+    Put,
+    PutMany,
+    row_of,
+)
+from zapq.core.runs import Taken
+from zapq.errors import ReceiptExpired, StorageUnavailable
+from zapq.limits import MAX_BATCH_BYTES, MAX_TURN, TICK_LIMIT
 
-_rank = attrgetter("rank")
 _second = itemgetter(1)
 
 
-class Owner(Protocol):
-    """What a queue knows of the others: what all of them hold, where to report, where to send dead letters."""
+class Queue(Holding):
+    """Gives messages first in, first out within a priority, to one consumer each."""
 
-    messages: int
-    bytes: int
-    """Held, or set aside for messages that are being received."""
-    max_messages: int
-    max_bytes: int
-    lease_slack: float
-    """Seconds by which a lease lasts longer than its deadline says."""
-
-    def serial(self) -> int:
-        """Number a delivery."""
-
-    def note_end(self, serial: int, end: End) -> None:
-        """Remember how this delivery ended."""
-
-    def end_of(self, serial: int) -> End:
-        """Return how this delivery ended, as far as is remembered."""
-
-    def watch(self, queue: Queue, time: float) -> None:
-        """Note that `queue` has something to do at `time`, earlier than known before."""
-
-    def dead_letter(self, queue: Queue, message: Message) -> None:
-        """Take over a message that failed in `queue`."""
-
-
-class Queue:
-    """Holds messages within its own caps and those of `owner`, first in first out within a priority."""
-
-    # With so many attributes, ordinary ones would be looked up in a dictionary each time.
-    __slots__ = (
-        "_capped",
-        "_caps",
-        "_counts",
-        "_delayed",
-        "_given_before",
-        "_lapses",
-        "_late",
-        "_leases",
-        "_next_id",
-        "_owner",
-        "_ready",
-        "_settings",
-        "_tag",
-        "alarm",
-        "bytes",
-        "messages",
-        "name",
-        "number",
-    )
-
-    def __init__(self, name: str, *, owner: Owner, number: int, tag: str, now: float) -> None:
-        self.name = name
-        self.number = number
-        self.messages = 0
-        """How many are held: ready, delayed and leased."""
-        self.bytes = 0
-        self.alarm = inf
-        """When `tick` is to be called next; later is harmless, but expired messages then live on."""
-        self._owner = owner
-        self._tag = tag
-        self._ready = Ready()
-        self._late = False
-        """Whether more messages have outlived their ttl than one step removes."""
-        self._delayed: Deadlines[Message] = Deadlines()
-        self._leases = Leases(owner.lease_slack)
-        self._lapses = Lapses()
-        """Those that expired; their messages have come back, and are ready."""
-        self._next_id = 1
-        self._given_before = 0
-        """Ids below this one were given before a snapshot was loaded, which may hold messages with the same."""
-        self._counts = Counts()
-        self._caps = Caps(name, now)
-        self.configure(QueueSettings())
-
-    def __len__(self) -> int:
-        return self.messages
-
-    @property
-    def settings(self) -> QueueSettings:
-        """What is set for this queue."""
-        return self._settings
-
-    @property
-    def paused(self) -> bool:
-        """Whether nothing is given to consumers."""
-        return self._ready.paused
-
-    @paused.setter
-    def paused(self, paused: bool) -> None:
-        self._ready.paused = paused
-
-    def configure(self, settings: QueueSettings) -> None:
-        """Let `settings` hold from now on; what is held already stays, also beyond a new cap."""
-        self._settings = settings
-        self._caps.configure(settings)
-        # Looked at for each message.
-        self._capped = self._caps.limited
-
-    @property
-    def available(self) -> bool:
-        """Whether a consumer would get a message now."""
-        ready = self._ready
-        return ready.count > 0 and not ready.paused and not self._late
+    __slots__ = ()
 
     def enqueue(
         self, body: bytes, properties: Properties = DEFAULTS, *, delay: float = 0.0, now: float = 0.0
     ) -> Message:
         """Add a message, ready or after `delay` seconds; `QueueFull` changes nothing but the count of refusals."""
+        journal = self._journal
+        if journal is not None:
+            journal.check()
         owner, size = self._owner, len(body)
         if owner.messages >= owner.max_messages or owner.bytes + size > owner.max_bytes or self._capped:
             self._check_room(1, size, now)
         if self._settings.ttl is not None:
             properties = self._expiring_as_set(properties, now)
-        message = Message(self._next_id, body, properties)
-        self._next_id += 1
+        id = self._next_id
+        message = Message(id, body, properties)
+        self._next_id = id + 1
         self._counts.enqueued += 1
         # As `_hold` does, but this and `dequeue` are done for each message.
         self.messages += 1
@@ -180,6 +85,11 @@ class Queue:
             ready = self._ready
             ready.plain.append(message)
             ready.count += 1
+        if journal is not None:
+            if id >= self._ids_kept:
+                self._note_ids()
+            due = now + delay if delay > 0 else 0.0
+            journal.enter(Put(self.epoch << ID_BITS | id, body, properties, due), self._undo_enqueue, message)
         return message
 
     def enqueue_bodies(
@@ -196,17 +106,23 @@ class Queue:
         `size` is that of all together, and `packed` all of them as msgpack in its shortest form, for callers that
         have them.
         """
+        self._check_journal()
         size = sum(map(len, bodies)) if size is None else size
         self._check_room(len(bodies), size, now)
         properties = self._expiring_as_set(properties, now)
         first = self.reserve(len(bodies))
         self._counts.enqueued += len(bodies)
         self._hold(len(bodies), size)
-        self._add_bodies(first, bodies, properties, size, packed)
+        self._ready.extend(first, bodies, properties, size, packed)
+        self._watch(properties.expires)
+        if self._journal is not None:
+            record = PutMany(row_of(self.epoch, first), bodies, properties)
+            self._journal.enter(record, self._undo_enqueuing, first, len(bodies), size, properties.priority)
         return first
 
     def enqueue_drafts(self, drafts: Sequence[Draft], *, now: float) -> int:
         """Add a message for each draft, all or none, and return the first id; the others follow it."""
+        self._check_journal()
         self._check_room(len(drafts), sum(len(draft.body) for draft in drafts), now)
         first = self._next_id
         for draft in drafts:
@@ -215,7 +131,9 @@ class Queue:
 
     def dequeue(self, now: float = 0.0) -> Message | None:
         """Remove and return the first ready message, or None."""
-        # As `_pop` does.
+        journal = self._journal
+        if journal is not None and (self._ready.count or now >= self.alarm):
+            journal.check()
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
         ready = self._ready
@@ -223,6 +141,8 @@ class Queue:
         if message is not None:
             if self._lapses.serials:
                 self._note_given(message.id)
+            if journal is not None:
+                journal.enter(MessagesDeleted((self.epoch << ID_BITS | message.id,)), self._undo_take, (message,))
             size, owner = len(message.body), self._owner
             self.messages -= 1
             self.bytes -= size
@@ -233,12 +153,17 @@ class Queue:
 
     def dequeue_many(self, limit: int, now: float = 0.0) -> Taken:
         """Remove and return the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together."""
+        if self._ready.count or now >= self.alarm:
+            self._check_journal()
         taken, size = self._pop_many(limit, now)
         if self._lapses.serials:
             for id in taken.ids():
                 self._note_given(id)
         self._hold(-len(taken), -size)
         self._counts.dequeued += len(taken)
+        if self._journal is not None and len(taken):
+            base = row_of(self.epoch, 0)
+            self._journal.enter(MessagesDeleted([base | id for id in taken.ids()]), self._undo_take, taken)
         return taken
 
     def put_back(self, message: Message) -> None:
@@ -255,44 +180,70 @@ class Queue:
             return
         self._hold(1, len(message.body))
         self._become_ready(message)
+        if self._journal is not None:
+            # A consumer that did not get it can be given no refusal: this stays done, whatever the disk does.
+            self._journal.note(Put(row_of(self.epoch, message.id), message.body, message.properties))
 
     def receive(self, visibility: float | None = None, now: float = 0.0) -> Lease | None:
         """Lease the first ready message for `visibility` seconds (None: as this queue is set), or return None."""
-        # As `_pop` does.
+        journal = self._journal
+        if journal is not None and (self._ready.count or now >= self.alarm):
+            journal.check()
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
         ready = self._ready
         message = ready.pop_plain() if ready.simple else self._pop_living(now)
-        return None if message is None else self._lease(message, visibility, now)
+        if message is None:
+            return None
+        lease = self._lease(message, visibility, now)
+        if journal is not None:
+            self._enter_grant((lease,), journal)
+        return lease
 
     def receive_many(self, limit: int, visibility: float | None = None, now: float = 0.0) -> list[Lease]:
         """Lease the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together."""
-        return [self._lease(message, visibility, now) for message in self._pop_many(limit, now)[0]]
+        if self._ready.count or now >= self.alarm:
+            self._check_journal()
+        leases = [self._lease(message, visibility, now) for message in self._pop_many(limit, now)[0]]
+        if self._journal is not None and leases:
+            self._enter_grant(leases, self._journal)
+        return leases
 
     def take_back(self, lease: Lease) -> None:
         """End a lease that could not be handed over: the message is at its place, as if it had not been leased."""
         if self._leases.pop(lease.serial) is not None:
+            message = lease.message
             self._counts.received -= 1
             self._counts.returned += 1
-            self._become_ready(lease.message)
+            self._become_ready(message)
+            if self._journal is not None:
+                # As in `put_back`.
+                self._journal.note(MessageState(row_of(self.epoch, message.id), message.properties))
 
     def ack(self, receipt: str, now: float) -> None:
         """Let the message go for good. Repeating it is fine, and so is coming late if the message is still here.
 
         `ReceiptExpired` if the lease was released, or has expired and the message was given out again.
         """
+        journal = self._journal
+        if journal is not None:
+            journal.check()
         serial = serial_of(receipt, self._tag)
         lease = self._pop_lease(serial, now)
         owner = self._owner
         if lease is None:
             message = self._lapses.find(serial)
             if message is None:
-                self._check_acked(serial)
+                if owner.end_of(serial) is not End.ACKED:
+                    raise self._over(serial)
+                if journal is not None:
+                    journal.rely()
                 return
-            self._withdraw(message)
+            # It came back, and no consumer has been given it since.
+            self._lapses.pop(message.id)
+            self._ready.remove(message)
         else:
             message = lease.message
-        # As `_note_acked` does, for the same reason as in `enqueue`.
         size = len(message.body)
         owner.note_end(serial, End.ACKED)
         self.messages -= 1
@@ -300,6 +251,9 @@ class Queue:
         owner.messages -= 1
         owner.bytes -= size
         self._counts.acked += 1
+        if journal is not None:
+            record = MessagesDeleted((self.epoch << ID_BITS | message.id,))
+            journal.enter(record, self._undo_ack, serial, message, lease)
 
     def release(self, receipt: str, delay: float, now: float) -> None:
         """Give the message back, ready at its original place, or after `delay` seconds.
@@ -307,19 +261,25 @@ class Queue:
         Given back without a delay time and again, it rests for a while each time, so that it does not spin at the
         head of the queue. At `max_receives` it goes to the dead-letter queue instead. Raises `ReceiptExpired`.
         """
+        self._check_journal()
         serial = serial_of(receipt, self._tag)
         lease = self._pop_lease(serial, now)
         if lease is None:
             raise self._over(serial)
         self._counts.released += 1
         self._owner.note_end(serial, End.RELEASED)
+        self._enter(None, self._undo_release, lease)
         delay, releases = backoff(lease.message.properties.releases, delay)
-        self._end(lease, counted(lease, releases), delay, now)
+        message = counted(lease, releases)
+        if self._end(lease, message, delay, now) is End.EXPIRED:
+            due = now + delay if delay > 0 else 0.0
+            state = MessageState(row_of(self.epoch, message.id), message.properties, due)
+            self._enter(state, self._take_out, message)
 
     def extend(self, receipt: str, visibility: float | None, now: float) -> Lease:
         """Let the lease last until `visibility` seconds from now, and return it. Raises `ReceiptExpired`.
 
-        By default for as long as it was given.
+        By default for as long as it was given. Leases end with the process, so the disk is not told.
         """
         serial = serial_of(receipt, self._tag)
         lease = self._pop_lease(serial, now)
@@ -332,20 +292,18 @@ class Queue:
 
     def accept_moved(self, message: Message, properties: Properties) -> Message:
         """Take over a message another queue has held: at the end, with an id of this queue. Never refused."""
-        mine = Message(self._next_id, message.body, properties)
-        self._next_id += 1
+        mine = Message(self.reserve(1), message.body, properties)
         self._counts.arrived += 1
         self._hold(1, len(message.body))
         self._ready.append(mine)
+        record = Put(row_of(self.epoch, mine.id), mine.body, mine.properties)
+        self._enter(record, self._undo_arrival, mine)
         return mine
 
-    def has_room_for(self, size: int, messages: int = 1) -> bool:
-        """Whether messages of `size` bytes that some queue holds already fit under this queue's own caps."""
-        return self._caps.leave_room(self, messages, size)
-
     def note_redriven(self, number: int) -> None:
-        """Count messages that went back from here to where they had failed."""
+        """Count messages that went back from here to where they had failed; fewer, if it is undone."""
         self._counts.redriven += number
+        self._enter(None, self._undo_redrive, number)
 
     def letters(self, now: float) -> dict[str, Iterator[Message]]:
         """Return the dead letters that are ready, the first first, by the name of the queue they failed in.
@@ -356,19 +314,19 @@ class Queue:
             self.tick(now, TICK_LIMIT)
         return self._ready.letters()
 
-    def pop_letter(self, letter: Message) -> None:
-        """Take one of `letters` out of line; the caller gives it to `note_moved` or `keep_here`."""
+    def move(self, letter: Message, target: Queue, properties: Properties) -> None:
+        """Give one of `letters` to another queue."""
         self._ready.remove(letter)
-
-    def note_moved(self, message: Message) -> None:
-        """Hold a message no more that was taken out of line."""
         if self._lapses.serials:
-            self._note_given(message.id)
-        self._hold(-1, -len(message.body))
+            self._note_given(letter.id)
+        self._hold(-1, -len(letter.body))
+        self._enter(MessagesDeleted((row_of(self.epoch, letter.id),)), self._undo_move, letter)
+        target.accept_moved(letter, properties)
 
-    def keep_here(self, message: Message) -> None:
-        """Put a message that was taken out of line at its place again."""
-        self._become_ready(message)
+    def give_up(self, message: Message) -> None:
+        """Send a message that is held, but not ready, to the dead-letter queue: it failed too often when kept."""
+        self._enter(None, self._become_ready, message)
+        self._fail(message)
 
     def tick(self, now: float, limit: int) -> bool:
         """Do what is due by `now`, at most `limit` of each kind, and set `alarm`; whether more is due at once."""
@@ -378,233 +336,28 @@ class Queue:
         awake = self._delayed.due(now, limit)
         for message in awake:
             if message.properties.expires <= now:
-                self._expire(message)
+                self._expire_ready(message)
             else:
                 self._become_ready(message)
         for message in self._ready.outlived(now, limit):
-            self._expire(message)
+            self._expire_ready(message)
         self._late = False
         self.alarm = min(self._leases.next(), self._delayed.next(), self._ready.expiring.next())
         return self.alarm <= now
 
-    def next_visible(self) -> float:
-        """When the next message that is delayed or leased will be there, if nothing happens before."""
-        return inf if self.paused else min(self._delayed.next(), self._leases.next())
-
-    def why_empty(self) -> str:
-        """Say why a consumer gets nothing: paused, leased, delayed (whichever ends first) or empty."""
-        if self.paused:
-            return "paused"
-        if not self._leases and not self._delayed:
-            return "empty"
-        return "leased" if self._leases.next() < self._delayed.next() or not self._delayed else "delayed"
-
-    def clear(self) -> list[Dropped]:
-        """Hold nothing, and return what was held for the caller to free; leases on it are over.
-
-        O(1): freeing millions takes long, and the caller may do it elsewhere.
-        """
-        dropped = [*self._ready.clear(), *self._delayed.clear(), *self._leases.clear()]
-        self._lapses = Lapses()
-        self._late = False
-        self.alarm = inf
-        self._counts.cleared += self.messages
-        self._hold(-self.messages, -self.bytes)
-        return dropped
-
-    def bodies(self) -> list[bytes]:
-        """The bodies held, in order; a copy of references, not of the bytes."""
-        if self.messages == self._ready.count and self._ready.all_plain:
-            return [message.body for message in self._ready]
-        held = chain(self._ready, self._delayed.values(), (lease.message for lease in self._leases.values()))
-        return [message.body for message in sorted(held, key=_rank)]
-
-    def reserve(self, number: int) -> int:
-        """Set `number` ids aside for messages made elsewhere, and return the first."""
-        first, self._next_id = self._next_id, self._next_id + number
-        return first
-
-    def replace(self, messages: deque[Message], size: int) -> list[Dropped]:
-        """Hold exactly `messages`, of together `size` bytes, and return what was held, as `clear` does.
-
-        They are plain, their ids are reserved ones, in order. `QueueFull` changes nothing. O(1) like `clear`.
-        """
-        self.check_replacement(len(messages), size)
-        return self.swap(messages, size)
-
-    def check_replacement(self, messages: int, size: int) -> None:
-        """Raise `QueueFull` if so many messages, of `size` bytes, instead of those held would be over a cap."""
-        excess = self._caps.excess(self, self._owner, messages - self.messages, size - self.bytes)
-        if excess is not None:
-            raise self._caps.refusal(excess, self, self._gone, 0.0)
-
-    def swap(self, messages: deque[Message], size: int) -> list[Dropped]:
-        """Hold exactly `messages`, whatever the caps say; `replace` tells the rest."""
-        dropped = self.clear()
-        self._ready.fill(messages)  # type: ignore[arg-type]  # a deque of messages and no runs
-        self._counts.arrived += len(messages)
-        self._hold(len(messages), size)
-        return dropped
-
-    def fill(self, image: QueueImage, now: float) -> list[Message]:
-        """Hold what `image` holds; this queue is new. Never refuses: all of it was accepted once.
-
-        Returns the messages that have been delivered as often as they may be, for the caller to dead-letter; they
-        count as held until then. Raises nothing, and O(log n) for each message that is not plain.
-        """
-        self.configure(image.settings)
-        self._next_id = image.next_id
-        number = size = 0
-        for item in image.in_order:
-            number += len(item) if isinstance(item, Run) else 1
-            size += item.size if isinstance(item, Run) else len(item.body)
-        self._ready.fill(image.in_order)
-        failed: list[Message] = []
-        limit = image.settings.max_receives
-        for message, due in image.others:
-            number += 1
-            size += len(message.body)
-            if limit is not None and message.properties.receives >= limit:
-                failed.append(message)
-            elif due > now:
-                self._add(message, due - now, now)
-            else:
-                self._become_ready(message)
-        self._counts.arrived += number
-        self._hold(number, size)
-        self.paused = image.paused
-        return failed
-
-    def succeed(self, owner: Owner, old: Queue | None) -> None:
-        """Stand in `owner` from now on, in the place of `old`: its counts go on, its ids are not given again.
-
-        O(1). What `old` held counts as cleared; it is its caller's to free, and counts nowhere any more.
-        """
-        self._owner.messages -= self.messages
-        self._owner.bytes -= self.bytes
-        self._owner = owner
-        owner.messages += self.messages
-        owner.bytes += self.bytes
-        if old is None:
-            return
-        self._next_id = max(self._next_id, old._next_id)
-        self._given_before = old._next_id
-        self._caps.succeed(old._caps)
-        arrived = self._counts.arrived
-        # A copy, for `old` goes on counting: it will be cleared.
-        self._counts = copy(old._counts)
-        self._counts.arrived += arrived
-        self._counts.cleared += old.messages
-
-    def image(self) -> QueueImage:
-        """Return what is to be kept of this queue, which goes on; `fill` makes a queue of it.
-
-        One pass over references, some 20 ns each, and no more: whatever takes longer is done when the image is
-        read, which may be elsewhere.
-        """
-        plain, others, apart = self._ready.copies()
-        return QueueImage(
-            name=self.name,
-            settings=self._settings,
-            paused=self.paused,
-            next_id=self._next_id,
-            in_order=plain,
-            others=in_no_order(others, apart, self._delayed.entries(), list(self._leases.values())),
-        )
-
-    def peek(self, state: State, limit: int) -> list[MessageView]:
-        """Return the first `limit` messages in `state`, the next one first; changes nothing.
-
-        What it costs depends on `limit` and not on the depth.
-        """
-        match state:
-            case "ready":
-                return [MessageView.waiting(message) for message in islice(self._ready, limit)]
-            case "delayed":
-                return [MessageView.waiting(message, time) for time, message in self._delayed.first(limit)]
-            case "leased":
-                return [MessageView.leased(lease) for lease in self._leases.first(limit)]
-
-    def find(self, id: int) -> MessageView | None:
-        """Return the message with this id, or None if it is not held; changes nothing.
-
-        O(log n).
-        """
-        delayed = self._delayed.entry(id)
-        if delayed is not None:
-            return MessageView.waiting(delayed[1], delayed[0])
-        lease = self._leases.find(id)
-        if lease is not None:
-            return MessageView.leased(lease)
-        message = self._ready.find(id)
-        return None if message is None else MessageView.waiting(message)
-
-    def stats(self) -> QueueStats:
-        """Report counts and sizes in O(1): 2 us."""
-        return QueueStats(*self.figures())
-
-    def figures(self) -> Figures:
-        """The values of `stats`, for adding up."""
-        ready, delayed, leased = self._ready.count, len(self._delayed), len(self._leases)
-        return (self.messages, self.bytes, ready, delayed, leased, *values_of(self._counts))
-
-    def _hold(self, messages: int, size: int) -> None:
-        owner = self._owner
-        self.messages += messages
-        self.bytes += size
-        owner.messages += messages
-        owner.bytes += size
-
-    def _expiring_as_set(self, properties: Properties, now: float) -> Properties:
-        """Give a message the ttl this queue is set to, if its producer gave none."""
-        ttl = self._settings.ttl
-        return (
-            properties
-            if ttl is None or properties.expires < inf
-            else msgspec.structs.replace(properties, expires=now + ttl)
-        )
-
-    def _add(self, message: Message, delay: float, now: float) -> None:
-        """Put a new message where it belongs."""
-        expires = message.properties.expires
-        if delay > 0:
-            # Gone when its ttl is over, even if it was never ready.
-            time = min(now + delay, expires)
-            self._delayed.put(message.id, time, message)
-            self._watch(time)
-            return
-        self._ready.append(message)
-        if expires < self.alarm:
-            self._watch(expires)
-
-    def _add_bodies(
-        self, first: int, bodies: Sequence[bytes], properties: Properties, size: int, packed: bytes = b""
-    ) -> None:
-        """Put new messages that are not delayed where they belong."""
-        self._ready.extend(first, bodies, properties, size, packed)
-        self._watch(properties.expires)
-
-    def _become_ready(self, message: Message) -> None:
-        """Make a message ready that was not new: at the place its rank gives it."""
-        self._ready.put_back(message)
-        self._watch(message.properties.expires)
-
-    def _pop(self, now: float) -> Message | None:
-        """Remove the first ready message from its line; it is still held."""
-        if now >= self.alarm:
-            self.tick(now, TICK_LIMIT)
-        ready = self._ready
-        return ready.pop_plain() if ready.simple else self._pop_living(now)
-
     def _pop_living(self, now: float) -> Message | None:
-        """Remove the first ready message whose ttl is not over: one that `tick` has not come to is gone now."""
+        """Remove the first ready message that may be given; those before it go where they belong."""
         for _ in range(TICK_LIMIT):
             message = self._ready.pop()
-            if message is None or message.properties.expires > now:
+            if message is None or not self._drop_unfit(message, now):
                 return message
-            self._expire(message)
-        self._late = True
+        self._leave_rest(now)
         return None
+
+    def _leave_rest(self, now: float) -> None:
+        """Give nothing until `tick` has come to the other messages that are not to be given."""
+        self._late = True
+        self._watch(now)
 
     def _pop_many(self, limit: int, now: float) -> tuple[Taken, int]:
         """Remove the first ready messages, at most `limit` and of `MAX_BATCH_BYTES`, and say of how many."""
@@ -614,13 +367,13 @@ class Queue:
         at_once = ready.pop_many(limit, MAX_BATCH_BYTES)
         if at_once is not None:
             return at_once
-        taken, size, outlived = Taken(), 0, 0
+        taken, size, dropped = Taken(), 0, 0
         for message in ready.pop_each():
-            if message.properties.expires <= now:
-                self._expire(message)
-                outlived += 1
-                if outlived == TICK_LIMIT:
-                    self._late = not len(taken)
+            if self._drop_unfit(message, now):
+                dropped += 1
+                if dropped == TICK_LIMIT:
+                    if not len(taken):
+                        self._leave_rest(now)
                     break
                 continue
             size += len(message.body)
@@ -659,17 +412,28 @@ class Queue:
         lease = self._leases.pop(serial)
         if lease is None or lease.deadline > now or lease.deadline + self._leases.slack > now:
             return lease
+        try:
+            self._check_journal()
+        except StorageUnavailable:
+            self._leases.put(lease)
+            raise
         self._lapse(lease, now)
         return None
 
     def _lapse(self, lease: Lease, now: float) -> None:
         """End a lease whose time is over. Until its message is given out again, its holder may acknowledge it."""
+        if lease.serial in self._granting:
+            # The disk is slow. What the lease is to last counts from when its consumer is answered.
+            self._lease_until(lease, now + max(lease.visibility, 1.0))
+            return
         self._counts.leases_expired += 1
         message = counted(lease, lease.message.properties.releases)
+        self._enter(None, self._undo_lapse, lease)
         end = self._end(lease, message, 0.0, now)
         self._owner.note_end(lease.serial, end)
         if end is End.EXPIRED:
             self._lapses.put(lease.serial, message)
+            self._enter(None, self._undo_return, message)
 
     def _end(self, lease: Lease, message: Message, delay: float, now: float) -> End:
         """Send the message of a lease that was not acknowledged where it belongs, and say what became of it."""
@@ -687,25 +451,15 @@ class Queue:
 
     def _note_given(self, id: int) -> None:
         """Note that a message was given out: a lease of it that expired before is over for good."""
-        serial = self._lapses.pop(id)
+        self._close_lapse(id, End.GIVEN)
+
+    def _close_lapse(self, id: int, end: End) -> None:
+        serial = self._lapses.serials.get(id)
         if serial is not None:
-            self._owner.note_end(serial, End.GIVEN)
-
-    def _withdraw(self, message: Message) -> None:
-        """Take a message that came back out of its line: the holder of its expired lease acknowledges it."""
-        self._lapses.pop(message.id)
-        self._ready.remove(message)
-
-    def _note_acked(self, serial: int, message: Message) -> None:
-        """Hold a message no more that was acknowledged."""
-        self._owner.note_end(serial, End.ACKED)
-        self._hold(-1, -len(message.body))
-        self._counts.acked += 1
-
-    def _check_acked(self, serial: int) -> None:
-        """Raise `ReceiptExpired` unless the lease, which is over, was acknowledged."""
-        if self._owner.end_of(serial) is not End.ACKED:
-            raise self._over(serial)
+            message = self._lapses.find(serial)
+            self._lapses.pop(id)
+            self._owner.note_end(serial, end)
+            self._enter(None, self._undo_close, serial, message)
 
     def _over(self, serial: int) -> ReceiptExpired:
         """Return the refusal for a lease that is over: it says how it ended."""
@@ -720,43 +474,121 @@ class Queue:
         """Give a message up to the dead-letter queue."""
         self._hold(-1, -len(message.body))
         self._counts.dead_lettered += 1
+        self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), self._undo_fail, message)
         self._owner.dead_letter(self, message)
 
+    def _drop_unfit(self, message: Message, now: float) -> bool:
+        """Let a message go that was just taken out of its line, if it is not to be given; return whether."""
+        properties, most = message.properties, self._settings.max_receives
+        if properties.expires <= now:
+            self._expire_ready(message)
+        elif most is not None and properties.receives >= most:
+            # It came back before the setting was lowered. A restart gives it up as well.
+            self._enter(None, self._become_ready, message)
+            if self._lapses.serials:
+                self._close_lapse(message.id, End.DEAD_LETTERED)
+            self._fail(message)
+        else:
+            return False
+        return True
+
+    def _expire_ready(self, message: Message) -> None:
+        """Let a message go that was just taken out of its line, for its ttl is over."""
+        self._enter(None, self._become_ready, message)
+        self._expire(message)
+
     def _expire(self, message: Message) -> None:
-        if self._lapses and (serial := self._lapses.pop(message.id)) is not None:
-            self._owner.note_end(serial, End.OUTLIVED)
+        if self._lapses.serials:
+            self._close_lapse(message.id, End.OUTLIVED)
         self._hold(-1, -len(message.body))
         self._counts.expired += 1
+        self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), self._undo_expire, message)
 
-    def _watch(self, time: float) -> None:
-        if time < self.alarm:
-            self.alarm = time
-            self._owner.watch(self, time)
+    def _enter_grant(self, leases: Sequence[Lease], journal: Journal) -> None:
+        base = row_of(self.epoch, 0)
+        self._granting.update(lease.serial for lease in leases)
+        for lease in leases:
+            message = counted(lease, lease.message.properties.releases)
+            journal.enter(MessageState(base | message.id, message.properties), self._undo_grant, lease)
+        journal.when_written(self._note_granted, leases)
 
-    def refuse_unread(self, size: int, now: float) -> QueueFull:
-        """Count a message that is refused before it is read, for want of room for `size` bytes, and say so."""
-        owner = self._owner
-        self._counts.refused += 1
-        excess = Excess("max_bytes", "max_bytes", owner.bytes, size, owner.max_bytes)
-        return self._caps.refusal(excess, self, self._gone, now)
+    def _note_granted(self, leases: Sequence[Lease]) -> None:
+        """Let leases go on; those whose grant was on its way for long begin now, as they are answered."""
+        now = self._owner.clock()
+        for lease in leases:
+            self._granting.discard(lease.serial)
+            if lease.serial in self._leases and now - (lease.deadline - lease.visibility) > MAX_TURN / 2:
+                self._lease_until(lease, now + lease.visibility if lease.visibility else lease.deadline)
 
-    @property
-    def _gone(self) -> int:
-        """How many messages have left, so far."""
-        return self._counts.enqueued + self._counts.arrived - self.messages
+    def _undo_enqueue(self, message: Message) -> None:
+        self._take_out(message)
+        self._counts.enqueued -= 1
+        self._hold(-1, -len(message.body))
 
-    def count_refused(self, number: int) -> None:
-        """Count so many more refusals, or fewer if one was none after all."""
-        self._counts.refused += number
+    def _undo_enqueuing(self, first: int, number: int, size: int, priority: int) -> None:
+        self._ready.withdraw(first, number, priority)
+        self._counts.enqueued -= number
+        self._hold(-number, -size)
 
-    def _check_room(self, messages: int, size: int, now: float) -> None:
-        """Raise `QueueFull` if so many more messages, of `size` bytes together, would be over a cap."""
-        owner = self._owner
-        if not (
-            self._capped or owner.messages + messages > owner.max_messages or owner.bytes + size > owner.max_bytes
-        ):
-            return
-        excess = self._caps.excess(self, owner, messages, size)
-        if excess is not None:
-            self._counts.refused += 1
-            raise self._caps.refusal(excess, self, self._gone, now)
+    def _undo_arrival(self, message: Message) -> None:
+        self._take_out(message)
+        self._counts.arrived -= 1
+        self._hold(-1, -len(message.body))
+
+    def _undo_move(self, letter: Message) -> None:
+        self._hold(1, len(letter.body))
+        self._become_ready(letter)
+
+    def _undo_redrive(self, number: int) -> None:
+        self._counts.redriven -= number
+
+    def _undo_take(self, messages: Sequence[Message]) -> None:
+        self._counts.dequeued -= len(messages)
+        for message in messages:
+            self._hold(1, len(message.body))
+            self._become_ready(message)
+
+    def _undo_grant(self, lease: Lease) -> None:
+        self._granting.discard(lease.serial)
+        self._leases.pop(lease.serial)
+        self._counts.received -= 1
+        self._become_ready(lease.message)
+
+    def _undo_ack(self, serial: int, message: Message, lease: Lease | None) -> None:
+        self._counts.acked -= 1
+        self._hold(1, len(message.body))
+        if lease is not None:
+            self._lease_again(lease)
+        else:
+            self._become_ready(message)
+            self._undo_close(serial, message)
+
+    def _undo_release(self, lease: Lease) -> None:
+        self._counts.released -= 1
+        self._lease_again(lease)
+
+    def _undo_lapse(self, lease: Lease) -> None:
+        self._counts.leases_expired -= 1
+        self._lease_again(lease)
+
+    def _undo_return(self, message: Message) -> None:
+        self._lapses.pop(message.id)
+        self._take_out(message)
+
+    def _undo_fail(self, message: Message) -> None:
+        self._counts.dead_lettered -= 1
+        self._hold(1, len(message.body))
+
+    def _undo_expire(self, message: Message) -> None:
+        self._counts.expired -= 1
+        self._hold(1, len(message.body))
+
+    def _undo_close(self, serial: int, message: Message) -> None:
+        self._owner.note_end(serial, End.EXPIRED)
+        self._lapses.put(serial, message)
+
+    def _lease_again(self, lease: Lease) -> None:
+        """Let a lease go on whose end is undone."""
+        self._owner.note_end(lease.serial, End.UNKNOWN)
+        self._leases.put(lease)
+        self._watch(lease.deadline + self._leases.slack)

@@ -261,6 +261,28 @@ class Ready:
             self.expiring.pop(message.id)
             self.count -= 1
 
+    def withdraw(self, first: int, number: int, priority: int) -> None:
+        """Take out messages that came together, wherever they stand; `first` is the id of the first.
+
+        To undo that they came. What it costs depends on how many have come since.
+        """
+        left = number
+        for line in self._apart.values():
+            for id in range(first, first + number) if line else ():
+                if line.pop(id) is not None:
+                    self.expiring.pop(id)
+                    left -= 1
+        items = self._by_priority[priority].items
+        since: list[Message | Run] = []
+        while left and items and _last_id(items[-1]) >= first:
+            item = items.pop()
+            if item.id < first + number:
+                left -= len(item) if isinstance(item, Run) else 1
+            else:
+                since.append(item)
+        items.extend(reversed(since))
+        self.count -= number - left
+
     def outlived(self, now: float, limit: int) -> list[Message]:
         """Remove and return messages whose ttl is over by `now`, at most `limit`."""
         over = self.expiring.due(now, limit)

@@ -1,22 +1,19 @@
-"""What goes to the disk together: entries, the changes that wait for them, and batches of both.
+"""What is written of queues, record by record: what became of messages, of queues, and of keys.
 
-A queue on disk does everything twice. A verb first takes what it needs out of every other task's sight (a message
-to be acknowledged, room for one to come) and enters a `Change` in the batch that is open. When the batch is on the
-disk, each change takes effect by `commit`; if it could not be written, each is undone by `revert`, and the queue
-is as if nothing had been asked. In between no other task can see or touch what the change is about, so a revert
-needs to know of nothing but itself. What happens by itself (a ttl that ends, a dead letter) takes effect at once
-and is only noted; notes that could not be written are written with the next batch that can.
+`gather.py` sorts the records of one commit by table; `journal.py` tells when they are entered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from zapq.core.image import QueueImage
 from zapq.core.message import DEFAULTS, Properties
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.runs import Run
+from zapq.limits import MAX_BATCH, MAX_BATCH_BYTES
 
 ID_BITS = 43
 """Bits of a row's number that are the message's id: at a hundred thousand a second they last for 2.8 years of
@@ -98,6 +95,13 @@ class KeysCleared(msgspec.Struct, frozen=True):
     """No idempotency key is known any more."""
 
 
+class KeysForgotten(msgspec.Struct, frozen=True):
+    """Idempotency keys are not known any more."""
+
+    keys: Sequence[tuple[int, str]]
+    """Each after the number of its queue."""
+
+
 class KeyPut(msgspec.Struct, frozen=True, gc=False):
     """An idempotency key was used for a message."""
 
@@ -108,7 +112,7 @@ class KeyPut(msgspec.Struct, frozen=True, gc=False):
     until: float
 
 
-Entry = (
+Record = (
     Put
     | PutMany
     | MessageState
@@ -118,91 +122,47 @@ Entry = (
     | QueueDeleted
     | EpochDropped
     | KeysCleared
+    | KeysForgotten
     | KeyPut
 )
 
 
-class Change(Protocol):
-    """A change whose client waits for the disk."""
-
-    @property
-    def entries(self) -> Sequence[Entry]:
-        """What is to be written for it."""
-
-    def commit(self) -> None:
-        """Take effect: the entries are on the disk."""
-
-    def revert(self) -> None:
-        """Undo what was prepared: they are not, and will not be."""
-
-
-class Staged:
-    """Rows that are written ahead of the change that makes them count."""
-
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self.entries = entries
-
-    def commit(self) -> None:
-        """Wait for that change."""
-
-    def revert(self) -> None:
-        """Change nothing: the entries are written anew, or are garbage."""
+def rows_of(image: QueueImage, epoch: int) -> Iterator[list[Record]]:
+    """Yield records for all that `image` holds, those of one commit together, made as they are walked through."""
+    records: list[Record] = []
+    size = 0
+    for item in image.in_order:
+        if isinstance(item, Run):
+            records.append(PutMany(row_of(epoch, item.id), item.bodies(), item.properties))
+            size += item.size + MAX_BATCH_BYTES * len(item) // MAX_BATCH
+        else:
+            records.append(Put(row_of(epoch, item.id), item.body, item.properties))
+            size += len(item.body) + MAX_BATCH_BYTES // MAX_BATCH
+        if size >= MAX_BATCH_BYTES:
+            yield records
+            records, size = [], 0
+    for message, due in image.others:
+        records.append(Put(row_of(epoch, message.id), message.body, message.properties, due))
+        size += len(message.body) + MAX_BATCH_BYTES // MAX_BATCH
+        if size >= MAX_BATCH_BYTES:
+            yield records
+            records, size = [], 0
+    if records:
+        yield records
 
 
-class CommitGroup:
-    """Changes and notes that are written in one transaction, in the order of their beginning."""
-
-    __slots__ = ("changes", "clock_offset", "failure", "log", "notes")
-
-    def __init__(self) -> None:
-        self.changes: list[Change] = []
-        self.notes: list[Entry] = []
-        self.log: list[Change | tuple[Entry]] = []
-        """Both, in the order in which they came; a note as a tuple of one."""
-        self.clock_offset = 0.0
-        """Seconds to add to the times of the entries to get Unix time."""
-        self.failure = ""
-        """Why it could not be written."""
-
-    def __bool__(self) -> bool:
-        return bool(self.log)
-
-    def add(self, change: Change) -> None:
-        """Put in a change."""
-        self.changes.append(change)
-        self.log.append(change)
-
-    def note(self, entry: Entry) -> None:
-        """Put in what has happened already."""
-        self.notes.append(entry)
-        self.log.append((entry,))
-
-
-class Journal(Protocol):
-    """Where queues enter what is to be written."""
-
-    def check(self) -> None:
-        """Raise `StorageUnavailable` if nothing can be written at the moment."""
-
-    def add(self, change: Change) -> None:
-        """Enter a change, which commits or reverts later."""
-
-    def note(self, entry: Entry) -> None:
-        """Enter what has happened already; it will be written sooner or later."""
-
-
-def in_wall_time(entry: Entry, clock_offset: float) -> Entry:
-    """Return `entry` with its times in Unix time: its own and `clock_offset`."""
+def in_wall_time(record: Record, clock_offset: float) -> Record:
+    """Return `record` with its times in Unix time: its own and `clock_offset`."""
     replace = msgspec.structs.replace
-    match entry:
+    match record:
         case Put() | MessageState():
-            properties = replace(entry.properties, expires=entry.properties.expires + clock_offset)
-            return replace(entry, properties=properties, due=entry.due + clock_offset if entry.due else 0.0)
+            properties = replace(record.properties, expires=record.properties.expires + clock_offset)
+            return replace(record, properties=properties, due=record.due + clock_offset if record.due else 0.0)
         case PutMany():
             return replace(
-                entry, properties=replace(entry.properties, expires=entry.properties.expires + clock_offset)
+                record, properties=replace(record.properties, expires=record.properties.expires + clock_offset)
             )
         case KeyPut():
-            return replace(entry, until=entry.until + clock_offset)
+            return replace(record, until=record.until + clock_offset)
         case _:
-            return entry
+            return record

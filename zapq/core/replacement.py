@@ -20,35 +20,42 @@ from zapq.limits import DEFAULT_QUEUE
 class Replacement:
     """New queues, and the `Owner` they have until `Broker.replace` lets them take over.
 
-    `numbers` says by which number each is to be known, `tag` what receipts begin with.
+    `numbers` says by which number each is to be known, `epochs` which rows on the disk will be its messages, `tag`
+    what receipts begin with. They enter nothing in a journal: all they hold is written once they are made.
     """
 
-    def __init__(self, numbers: Mapping[str, int], tag: str, lease_slack: float) -> None:
+    def __init__(
+        self, numbers: Mapping[str, int], epochs: Mapping[str, int], tag: str, lease_slack: float
+    ) -> None:
         self.queues: dict[str, Queue] = {}
         self.messages = self.bytes = self.max_messages = self.max_bytes = 0
         self.lease_slack = lease_slack
         self.numbers = numbers
+        self.epochs = epochs
         self._tag = tag
         self._failed: list[tuple[Queue, Message]] = []
 
     def add(self, image: QueueImage, now: float) -> None:
         """Make a queue of its image; none of that name was made."""
-        number = self.numbers[image.name]
-        queue = self._make(image.name, number, f"{self._tag}-{number:x}", now)
+        name, number = image.name, self.numbers[image.name]
+        queue = Queue(
+            name,
+            owner=self,
+            number=number,
+            tag=f"{self._tag}-{number:x}",
+            now=now,
+            epoch=self.epochs[name],
+        )
         for message in queue.fill(image, now):
             self._failed.append((queue, message))
-        self.queues[image.name] = queue
-
-    def _make(self, name: str, number: int, tag: str, now: float) -> Queue:
-        return Queue(name, owner=self, number=number, tag=tag, now=now)
+        self.queues[name] = queue
 
     def finish(self, now: float) -> None:
         """Send what has failed too often where it belongs, once all queues are there, and the default one is."""
         if DEFAULT_QUEUE not in self.queues:
             self.add(QueueImage(name=DEFAULT_QUEUE, settings=QueueSettings(), in_order=deque(), others=()), now)
         for queue, message in self._failed:
-            queue.note_moved(message)
-            self.dead_letter(queue, message)
+            queue.give_up(message)
         self._failed = []
 
     def serial(self) -> int:
@@ -57,6 +64,14 @@ class Replacement:
 
     def note_end(self, serial: int, end: End) -> None:
         """No lease ends here."""
+
+    def next_epoch(self) -> int:
+        """Nothing is cleared here."""
+        raise AssertionError("queues that are being made are not cleared")
+
+    def clock(self) -> float:
+        """Nothing is leased here."""
+        raise AssertionError("queues that are being made give nothing")
 
     def end_of(self, serial: int) -> End:
         """No lease has ended here."""

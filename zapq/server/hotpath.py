@@ -45,6 +45,7 @@ from zapq.server.hot_head import (
     trace_of,
 )
 from zapq.server.peer_network import Socket, peer_of_socket
+from zapq.service.journal import Journal
 from zapq.service.operations import Accepted, Delivery, Enqueue, Put, Settle, SettleOne, Take
 from zapq.service.pending import Pending, give_back
 from zapq.service.queues import Queues
@@ -124,7 +125,8 @@ class HotPath:
     ) -> None:
         self._service = queues.service
         self._how = queues.how
-        self.journal = queues.service.journal
+        journal = queues.service.journal
+        self.journal = journal if isinstance(journal, Journal) else None
         self._max_message_bytes = settings.max_message_bytes
         self._counts = counts
         self._trace_ids = trace_ids.fields()

@@ -7,15 +7,15 @@ as long as one step of it lasts, and again as soon as the loop makes a system ca
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import trio
 
+from zapq.core.holding import Held
 from zapq.core.idempotency import Keys
 from zapq.core.image import Image
 from zapq.core.message import Message
-from zapq.core.queue import Queue
 from zapq.core.ready import Dropped
 from zapq.core.replacement import Replacement
 from zapq.core.runs import Run
@@ -80,24 +80,14 @@ def free(dropped: list[Dropped]) -> None:
                 yield_gil()
 
 
-async def free_elsewhere(dropped: list[Dropped]) -> None:
-    """Free `dropped` in a worker thread, so that other tasks go on.
+async def free_elsewhere(given_up: Sequence[Held]) -> None:
+    """Free what queues held in a worker thread, so that other tasks go on.
 
     Shielded: what was to be done is done, and a cancellation now must not say that it was not. Bounded by the
     number of messages, at less than a microsecond each.
     """
+    dropped = [container for held in given_up for container in held.containers()]
     if not dropped:
         return
     with trio.CancelScope(shield=True):
         await trio.to_thread.run_sync(free, dropped)
-
-
-async def free_queues_elsewhere(queues: list[Queue]) -> None:
-    """Free all that queues hold that are no longer in use, as `free_elsewhere` does."""
-
-    def free_queues() -> None:
-        while queues:
-            free(queues.pop().clear())
-
-    with trio.CancelScope(shield=True):
-        await trio.to_thread.run_sync(free_queues)

@@ -1,9 +1,9 @@
 """Between the queues and the thread that writes: what is written together, and what waits for it.
 
-Changes and notes go into the open batch. It is closed and handed to the writer as soon as a task waits for it,
-the lobby's turn is over, or the tasks that run now have had theirs. When the writer has dealt with it, its
-changes take effect here, in the order in which they began, and what waits is told: the order of effects is the
-order of answers.
+Queues enter records in the open commit. It is closed and handed to the writer as soon as a task waits for it, the
+lobby's turn is over, or the tasks that run now have had theirs. Answers leave when the writer has dealt with their
+commit: the order of records is the order of answers. If a commit fails, so do all that come after it, for their
+records may rest on it; what they did is undone, the last of it first.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import trio
 
 from zapq import logs
-from zapq.core.records import Change, CommitGroup, Entry, IdsReserved
+from zapq.core.records import IdsReserved, Record
 from zapq.errors import StorageUnavailable
 from zapq.limits import COMMITS_REMEMBERED
+from zapq.service.memory_journal import MemoryJournal
 from zapq.service.section import Section
-from zapq.store.database import Database
-from zapq.store.writer import Writer, Written
+from zapq.store.writer import CommitGroup, Store, Writer, Written
 
 NO_ANSWER = "it does not answer"
 """The failure of a batch that was given up: whether it is on the disk is not known."""
@@ -46,16 +46,29 @@ class JournalStats:
     available: bool
 
 
-class OpenGroup(CommitGroup):
-    """A batch, and what to call when it is settled."""
+Undo = tuple[Callable[..., object], tuple[object, ...]]
 
-    __slots__ = ("after", "resolved")
 
-    def __init__(self) -> None:
-        super().__init__()
+class OpenCommit(CommitGroup):
+    """Records that are written together, how to undo what they tell, and what waits for them."""
+
+    __slots__ = ("after", "failure", "kept", "resolved", "undo", "undone")
+
+    def __init__(self, generation: int) -> None:
+        super().__init__(generation)
+        self.kept: list[Record] = []
+        """Those of `records` that stay true if the commit fails."""
+        self.undo: list[Undo] = []
         self.after: list[Callable[[], object]] = []
         """Called in order once `resolved`; nothing they do may wait."""
+        self.failure = ""
+        """Why it is not on the disk; or `NO_ANSWER`."""
+        self.undone = False
         self.resolved = False
+
+    def __bool__(self) -> bool:
+        # What leaves nothing to be written may rest on what does.
+        return bool(self.records or self.undo)
 
     async def wait(self) -> None:
         """Wait until it is known whether it is on the disk; raises `StorageUnavailable` if not.
@@ -81,31 +94,35 @@ class OpenGroup(CommitGroup):
 
 
 class Journal:
-    """Collects changes, has them written, and lets them take effect. `on_resolved` is called after each commit."""
+    """Collects records, and has them written."""
 
-    def __init__(self, database: Database, on_resolved: Callable[[], object]) -> None:
-        self.batch = OpenGroup()
+    def __init__(self, database: Store) -> None:
+        self._generation = 0
+        """How often commits have failed: those of an earlier one must not be written any more."""
+        self.commit = OpenCommit(0)
         """The one that is open."""
         self.reason = ""
         """Why nothing can be written at the moment; empty if it can."""
         self.corked = False
         """Whether a caller will call `flush` soon."""
         self.entered = 0
-        """Changes so far that take effect when they are written."""
+        """Things done so far that count once they are written."""
         self._abandoned = False
         """Whether a task waited in vain."""
         self.unwritten = 0
         """Changes that were given up: whether they are on the disk is not known."""
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
-        self._on_resolved = on_resolved
+        self.on_resolved: Callable[[], object] = int
+        """Called after each commit, and when the disk works again."""
         self._writer = Writer(database, self._wake)
         self._clock = database.clock
         self._relaxed = False
         self._due = False
+        self._closing = False
         self._rouse: Callable[[], object] | None = None
         self._token = trio.lowlevel.current_trio_token()
-        self._in_flight: deque[OpenGroup] = deque()
+        self._in_flight: deque[OpenCommit] = deque()
         self._commits = self._changes = self._failures = 0
         self._seconds = 0.0
         self._lately: deque[float] = deque(maxlen=COMMITS_REMEMBERED)
@@ -123,10 +140,15 @@ class Journal:
 
         If not, the thread is left to what it does: it ends when the database is closed, or with the process.
         """
-        self.flush()
-        self._writer.stop()
+        self._closing = True
         with trio.move_on_after(0.0 if self._abandoned else patience, shield=True):
+            # What waits for a commit may enter something when it is written: messages that come back.
+            await self.resolved()
+            while self.commit and not self.reason:
+                await self.resolved()
+            self._writer.stop()
             await self._ended.wait()
+        self._writer.stop()
         self._life.cancel()
         ended = self._ended.is_set()
         self.abandon()
@@ -137,44 +159,70 @@ class Journal:
         self.flush()
         while self._in_flight:
             self._abandoned = True
-            batch = self._in_flight.popleft()
-            batch.failure = NO_ANSWER
-            self.unwritten += len(batch.changes)
+            commit = self._in_flight.popleft()
+            commit.failure = NO_ANSWER
             # Nothing is lost by not knowing which ids were not used.
-            self.unwritten += sum(not isinstance(entry, IdsReserved) for entry in batch.notes)
-            self._resolve(batch, take_effect=False)
+            self.unwritten += sum(not isinstance(record, IdsReserved) for record in commit.records)
+            self._resolve(commit)
 
     def check(self) -> None:
         """Raise `StorageUnavailable` if nothing can be written at the moment."""
         if self.reason:
             raise StorageUnavailable(reason=self.reason)
 
-    def add(self, change: Change) -> None:
-        """Enter a change, which takes effect when it is written; inside `relaxed`, at once."""
+    def enter(self, record: Record | None, undo: Callable[..., object], *args: object) -> None:
+        """Enter what was done just now, and how to undo it; inside `relaxed`, it stays done."""
+        commit = self.commit
         if self._relaxed:
-            change.commit()
-            for entry in change.entries:
-                self.batch.note(entry)
-        else:
-            self.entered += 1
-            batch = self.batch
-            batch.changes.append(change)
-            batch.log.append(change)
+            if record is not None:
+                self.note(record)
+            return
+        self.entered += 1
+        if record is not None:
+            commit.records.append(record)
+        commit.undo.append((undo, args))
         if not self._due:
             self._schedule()
 
-    def note(self, entry: Entry) -> None:
-        """Enter what has happened already."""
-        self.batch.note(entry)
+    def stage(self, record: Record) -> None:
+        """Enter rows of no queue yet: there is nothing to undo."""
+        self.enter(record, _nothing)
+
+    def note(self, record: Record) -> None:
+        """Enter what stays done: if its commit fails, it is written with a later one."""
+        self.commit.records.append(record)
+        self.commit.kept.append(record)
         if not self._due:
             self._schedule()
+
+    def when_written(self, call: Callable[..., object], *args: object) -> None:
+        """Have `call(*args)` called once all that was entered so far is on the disk."""
+        commit = self.commit
+        commit.after.append(lambda: None if commit.failure else call(*args))
+
+    @property
+    def clock_offset(self) -> float:
+        """Seconds to add to a time of Trio's clock to get one of the disk's."""
+        return self._clock() - trio.current_time()
+
+    @property
+    def unresolved(self) -> OpenCommit | None:
+        """The last commit that is not known to be written and may have to be undone; None if there is none."""
+        if self.commit.undo:
+            return self.commit
+        return next((commit for commit in reversed(self._in_flight) if commit.undo), None)
+
+    def rely(self) -> None:
+        """Let the outcome of the step that is being taken be known when all before it is: it rests on that."""
+        if self.unresolved is not None:
+            self.entered += 1
 
     @contextmanager
     def relaxed(self) -> Iterator[None]:
-        """Let the changes begun in this block, which must not wait for anything, take effect at once.
+        """Let what is done in this block, which must not wait for anything, stay done.
 
-        They are written like any other, but no task waits for that, and they cannot fail: only a crash before that
-        loses them.
+        It is written like all else, but no task waits for that, and it cannot fail: only a crash before that loses
+        it.
         """
         self._relaxed = True
         try:
@@ -182,15 +230,43 @@ class Journal:
         finally:
             self._relaxed = False
 
+    @contextmanager
+    def for_others(self) -> Iterator[None]:
+        """Let what is done in this block be nothing that the client whose step is being taken waits for.
+
+        It counts once it is written, inside of `relaxed` as well.
+        """
+        relaxed, self._relaxed = self._relaxed, False
+        entered = self.entered
+        try:
+            yield
+        finally:
+            self._relaxed, self.entered = relaxed, entered
+
     def flush(self) -> None:
-        """Hand the open batch to the writer, if there is anything in it."""
+        """Hand the open commit to the writer, if there is anything in it and the disk takes it."""
         self._due = False
-        batch = self.batch
-        if batch:
-            batch.clock_offset = self._clock() - trio.current_time()
-            self.batch = OpenGroup()
-            self._in_flight.append(batch)
-            self._writer.submit(batch)
+        commit = self.commit
+        if commit and (not self.reason or self._closing):
+            commit.clock_offset = self.clock_offset
+            self.commit = OpenCommit(self._generation)
+            self._in_flight.append(commit)
+            self._writer.submit(commit)
+
+    def when_resolved(self, call: Callable[[bool], object]) -> None:
+        """Call `call` once nothing done so far has to be undone any more, with whether all of it stays done."""
+        commit = self.unresolved
+        if commit is None:
+            call(True)
+        else:
+            commit.after.append(lambda: call(not commit.failure))
+
+    async def stored(self) -> None:
+        """Wait until everything entered so far is on the disk. Raises `StorageUnavailable`."""
+        self.check()
+        self.flush()
+        if self._in_flight:
+            await self._in_flight[-1].wait()
 
     async def resolved(self) -> None:
         """Wait until everything entered so far is written, or has failed; raises nothing."""
@@ -200,19 +276,12 @@ class Journal:
             self._in_flight[-1].after.append(event.set)
             await event.wait()
 
-    def when_resolved(self, call: Callable[[], object]) -> None:
-        """Call `call` once every commit under way is written, or has failed; at once if none is under way."""
-        if self._in_flight:
-            self._in_flight[-1].after.append(call)
-        else:
-            call()
-
     def collect(self) -> None:
-        """Let take effect what the writer has dealt with; must run in Trio's thread."""
+        """Take note of what the writer has dealt with; must run in Trio's thread."""
         written = self._writer.written
         while written:
             self._collect(written.popleft())
-        self._on_resolved()
+        self.on_resolved()
 
     def stats(self) -> JournalStats:
         """Report what has been written; never waits."""
@@ -221,7 +290,7 @@ class Journal:
             commits=self._commits,
             changes=self._changes,
             failures=self._failures,
-            pending=sum(len(batch.changes) for batch in self._in_flight) + len(self.batch.changes),
+            pending=sum(len(commit.records) for commit in self._in_flight) + len(self.commit.records),
             seconds=self._seconds,
             p50=lately[len(lately) // 2],
             p99=lately[len(lately) * 99 // 100],
@@ -231,35 +300,47 @@ class Journal:
     def _collect(self, written: Written) -> None:
         before, self.reason = self.reason, written.failure
         if written.failure:
-            self._failures += bool(written.batches)
             if not before:
                 logs.say(logging.ERROR, "storage unavailable", reason=written.failure)
-        elif before:
+            self._step_back(written.failure)
+            return
+        if before:
             logs.say(logging.INFO, "storage available again")
-        batches = [batch for batch in written.batches if isinstance(batch, OpenGroup) and not batch.resolved]
-        if not written.failure and written.batches:
+            self._schedule()
+        if written.commits:
             self._commits += 1
             self._seconds += written.seconds
             self._lately.append(written.seconds)
-        for batch in batches:
-            self._in_flight.popleft()
-            batch.failure = written.failure
-        # What began last is undone first, so that each finds what it left.
-        for batch in reversed(batches) if written.failure else ():
-            for change in reversed(batch.changes):
-                change.revert()
-        for batch in batches:
-            self._resolve(batch, take_effect=not written.failure)
+        for commit in written.commits:
+            if isinstance(commit, OpenCommit) and not commit.resolved:  # else it was given up
+                self._in_flight.popleft()
+                self._changes += len(commit.records)
+                self._resolve(commit)
 
-    def _resolve(self, batch: OpenGroup, *, take_effect: bool) -> None:
-        if take_effect:
-            self._changes += len(batch.changes) + len(batch.notes)
-            for change in batch.changes:
-                change.commit()
-        batch.resolved = True
-        for call in batch.after:
+    def _step_back(self, failure: str) -> None:
+        """Undo everything since the last commit that is on the disk."""
+        commits = [*self._in_flight, self.commit]
+        self._failures += any(commits)
+        self._in_flight.clear()
+        self._generation += 1
+        self.commit = OpenCommit(self._generation)
+        for commit in commits:
+            self.commit.records += commit.kept
+            self.commit.kept += commit.kept
+        for commit in reversed(commits):
+            commit.failure, commit.undone = failure, True
+            while commit.undo:
+                undo, args = commit.undo.pop()
+                undo(*args)
+        for commit in commits:
+            self._resolve(commit)
+
+    def _resolve(self, commit: OpenCommit) -> None:
+        commit.resolved = True
+        commit.undo.clear()
+        for call in commit.after:
             call()
-        batch.after.clear()
+        commit.after.clear()
 
     def _schedule(self) -> None:
         self._due = True
@@ -291,46 +372,52 @@ class Journal:
             self._writer.stop()
 
 
+def _nothing() -> None:
+    pass
+
+
 class JournaledSection(Section):
     """A section whose changes are on the disk when its block is left; raises `StorageUnavailable` if they are not.
 
     The lock is not held while they are written.
     """
 
-    def __init__(self, lock: trio.Lock, journal: Journal) -> None:
-        super().__init__(lock)
+    def __init__(
+        self, lock: trio.Lock, journal: Journal | MemoryJournal, afterwards: Callable[[], object]
+    ) -> None:
+        super().__init__(lock, afterwards)
         self._journal = journal
         self._before = 0
 
     async def __aenter__(self) -> None:
         """Wait for the lock. If cancelled, it is not taken."""
         await super().__aenter__()
-        self._before = len(self._journal.batch.changes)
+        self._before = self._journal.entered
 
     async def __aexit__(self, *_: object) -> None:
-        """Release the lock, and wait for what was begun."""
-        batch = self._journal.batch
-        waits = len(batch.changes) > self._before
-        self._lock.release()
-        if waits:
-            self._journal.flush()
-            await batch.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.abandon
+        """Release the lock, and wait for what was done."""
+        commit = self._leave()
+        await super().__aexit__()  # noqa: ASYNC102 - has no checkpoint
+        if commit is not None:
+            await commit.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.abandon
+
+    def _leave(self) -> OpenCommit | None:
+        """Have what was done in the block written; return its commit, if anything was done."""
+        journal = self._journal
+        commit = journal.unresolved if journal.entered > self._before else None
+        journal.flush()
+        return commit
 
 
 class ExclusiveSection(JournaledSection):
-    """A section after which nothing else changes until it is written; then `afterwards` is called."""
-
-    def __init__(self, lock: trio.Lock, journal: Journal, afterwards: Callable[[], object]) -> None:
-        super().__init__(lock, journal)
-        self._afterwards = afterwards
+    """A section that holds the lock until its changes are written: no step goes into queues that may go again."""
 
     async def __aexit__(self, *_: object) -> None:
-        """Wait for what was begun, and release the lock."""
-        batch = self._journal.batch
+        """Wait for what was done, and release the lock."""
+        commit = self._leave()
         try:
-            if len(batch.changes) > self._before:
-                self._journal.flush()
-                await batch.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.abandon
+            if commit is not None:
+                await commit.wait()  # noqa: ASYNC102 - shielded, and ended by Journal.abandon
         finally:
             self._lock.release()
             self._afterwards()
@@ -339,7 +426,7 @@ class ExclusiveSection(JournaledSection):
 class QuiescentSection(Section):
     """A section that begins when nothing is on its way to the disk: what it sees is there for good."""
 
-    def __init__(self, lock: trio.Lock, journal: Journal) -> None:
+    def __init__(self, lock: trio.Lock, journal: Journal | MemoryJournal) -> None:
         super().__init__(lock)
         self._journal = journal
 

@@ -268,7 +268,7 @@ class NamedQueue:
 
     async def _end(self, lease: Lease, settlement: Settlement) -> None:
         """Settle the lease of a block that ends, even if its task is cancelled."""
-        # In memory nothing is waited for. On disk the wait is bounded as `OpenGroup.wait` is.
+        # In memory nothing is waited for. On disk the wait is bounded as `OpenCommit.wait` is.
         try:
             outcome = self._service.attempt(partial(self._state.settle_one, settlement), trio.current_time())
             if isinstance(outcome, Pending):

@@ -13,7 +13,8 @@ import trio
 from zapq import logs
 from zapq.errors import CannotStart
 from zapq.limits import CLOSE_SECONDS, LAST_SECONDS
-from zapq.service.durable import DurableService
+from zapq.service.journal import Journal
+from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.store.database import Contents, Database
 from zapq.store.open_database import open_database, refusal
@@ -23,7 +24,7 @@ from zapq.store.wal import Damaged
 
 
 @asynccontextmanager
-async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGenerator[DurableService, None]:
+async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGenerator[QueueService, None]:
     """Run the part of a service that writes, for the length of the block, and give the service.
 
     Reads what earlier runs have kept. Raises `CannotStart` if it cannot be read. On the way out everything is
@@ -45,7 +46,9 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
             seconds=round(database.clock.behind),
             reason=f"{FILE} knows of a later time. Until then the time between two runs does not count.",
         )
-    service = DurableService(settings, snapshots, database, contents)  # whose journal closes the database
+    journal = Journal(database)  # which closes the database
+    service = QueueService(settings, snapshots, journal, contents)
+    journal.on_resolved = service.note_resolved
     logs.say(
         logging.INFO,
         "storage open",
@@ -57,7 +60,7 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
     written = False
     async with trio.open_nursery() as nursery:
         # Without waiting until it has started: cancelled there, it would wait for a `close` that is never called.
-        nursery.start_soon(service.journal.run)  # noqa: ASYNC113 - for that reason
+        nursery.start_soon(journal.run)  # noqa: ASYNC113 - for that reason
         try:
             yield service
         finally:
@@ -66,17 +69,17 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
             patience = CLOSE_SECONDS
             if service.close_by < inf:
                 patience = max(service.close_by - trio.current_time(), LAST_SECONDS)
-            written = await service.journal.close(patience)  # noqa: ASYNC102 - shielded and bounded inside
-    unwritten = service.journal.unwritten
+            written = await journal.close(patience)  # noqa: ASYNC102 - shielded and bounded inside
+    unwritten = journal.unwritten
     if unwritten:
         logs.say(logging.ERROR, "storage not closed in time", unwritten=unwritten)
         changes = "the last change" if unwritten == 1 else f"the last {unwritten} changes"
         raise CannotStart(f"The disk does not answer, so {changes} may be missing in {FILE}.")
-    if not written and not service.journal.reason:
+    if not written and not journal.reason:
         reason = "Every change is on the disk. The next start goes through the log."
         logs.say(logging.WARNING, "storage not closed in time", unwritten=0, reason=reason)
-    if service.journal.reason:
-        raise CannotStart(f"The last changes could not be written to {FILE}: {service.journal.reason}.")
+    if journal.reason:
+        raise CannotStart(f"The last changes could not be written to {FILE}: {journal.reason}.")
 
 
 def _open(settings: Settings, descriptor: int, offset: float) -> tuple[Database, Contents]:

@@ -8,11 +8,11 @@ the `result`; a task waits for it (`wait`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import trio
 
-from zapq.errors import ZapqError
+from zapq.errors import Draining, ZapqError
 from zapq.service.operations import Delivery, Nothing
 from zapq.service.waiting import Waiter
 
@@ -180,6 +180,32 @@ class Commit(Pending[T]):
             give_back(self._outcome)
 
 
+class Refusal(Pending[T]):
+    """A refusal that counts once `group` is on the disk: it may rest on what is in there."""
+
+    __slots__ = ("_error", "_group")
+
+    def __init__(self, group: Group, error: ZapqError) -> None:
+        super().__init__()
+        self._group = group
+        self._error: ZapqError | None = error
+        group.after.append(self.finish)
+
+    def result(self) -> T:
+        """Raise what refuses it: the refusal, or `StorageUnavailable`."""
+        error, self._error = self._error, None
+        if self._group.failure or error is None:
+            raise self._group.refusal()
+        try:
+            raise error
+        finally:
+            # As in `Poll.result`.
+            del error
+
+    def _give_up(self) -> None:
+        """Nothing was changed."""
+
+
 class Later(Pending[T]):
     """Something a task will do, or does."""
 
@@ -250,6 +276,28 @@ class Later(Pending[T]):
             return False
         self._abandoned = True
         return True
+
+
+class Ending:
+    """Lets an error in its block, or the block's cancellation, be what comes of `later`.
+
+    A generator would not do: its frame keeps the error in a cycle with the error's own traceback.
+    """
+
+    def __init__(self, later: Later[Any]) -> None:
+        self._later = later
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        """Note the error, which ends here unless it is a cancellation."""
+        if isinstance(error, trio.Cancelled):
+            self._later.fail(Draining())
+        elif isinstance(error, Exception):
+            self._later.fail(error)
+            return True
+        return False
 
 
 def give_back(outcome: object) -> None:

@@ -21,6 +21,7 @@ from zapq.core.idempotency import Keys
 from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.records import KeyPut, KeysForgotten
 from zapq.core.runs import is_shortest
 from zapq.core.stats import MessageView, QueueStats, State
 from zapq.errors import (
@@ -33,9 +34,11 @@ from zapq.errors import (
     ReceiptExpired,
     ZapqError,
 )
-from zapq.limits import RECEIVE_BYTES
+from zapq.limits import IDEMPOTENCY_WINDOW, RECEIVE_BYTES
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
+from zapq.service.journal import Journal, OpenCommit
+from zapq.service.memory_journal import MemoryJournal
 from zapq.service.operations import (
     Accepted,
     Durability,
@@ -67,11 +70,17 @@ class Shared(Protocol):
     @property
     def section(self) -> Section: ...
     @property
+    def exclusive(self) -> Section: ...
+    @property
     def dispatcher(self) -> Dispatcher: ...
     @property
     def broker(self) -> Broker: ...
     @property
     def keys(self) -> Keys: ...
+    @property
+    def journal(self) -> Journal | MemoryJournal: ...
+    @property
+    def durable(self) -> bool: ...
     @property
     def max_message_bytes(self) -> int: ...
     def note_uncertain_delivery(self, number: int = 1) -> None: ...
@@ -83,13 +92,13 @@ class QueueState:
     So they do if a new queue has its name by then.
     """
 
-    durability: Durability | None = None
-    """What a message that was accepted survives; None in memory."""
-
     def __init__(self, service: Shared, core: Queue, wait_queue: WaitQueue) -> None:
         self._service = service
         self.core = core
         self.wait_queue = wait_queue
+        self._journal = service.journal
+        self.durability: Durability | None = "committed" if service.durable else None
+        """What a message that was accepted survives; None in memory."""
         self._max_message_bytes = service.max_message_bytes
         self._dispatcher = service.dispatcher
         self._deleted = False
@@ -119,29 +128,37 @@ class QueueState:
         if not offer.key and durability is None:
             return Accepted(self._store(offer, now), False, self.durability)
         self.check_alive()
+        doing = self.asked_for(durability)
         fingerprint = b""
         if offer.key:
             fingerprint = _fingerprint(offer)
             id = self._service.keys.find(self.core.number, offer.key, fingerprint, now)
             if id is not None:
-                return self._replay(offer, id)
-        with self.asked_for(durability):
+                # The first use may be on its way to the disk.
+                self._journal.rely()
+                return Accepted(id, True, durability or self.durability)
+        with doing:
             id = self._store(offer, now)
             if offer.key:
                 self._claim(offer.key, fingerprint, id, now)
         return Accepted(id, False, durability or self.durability)
 
-    def _replay(self, offer: Offer, id: int) -> Accepted:
-        return Accepted(id, True, offer.terms.durability or self.durability)
-
     def asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
-        """Do in this block what a producer asks for, or raise `NotDurable`."""
-        if durability == "committed":
+        """Return a block in which to do what a producer asks for. Raises `NotDurable`."""
+        if durability == "memory":
+            return self._journal.relaxed()
+        if durability == "committed" and not self._service.durable:
             raise NotDurable(parameter="durability")
         return nullcontext()
 
     def _claim(self, key: str, fingerprint: bytes, id: int, now: float) -> None:
-        self._service.keys.claim(self.core.number, key, fingerprint, id, now)
+        keys, number = self._service.keys, self.core.number
+        forgotten = keys.claim(number, key, fingerprint, id, now)
+        if self._service.durable:
+            if forgotten:
+                self._journal.note(KeysForgotten(forgotten))
+            record = KeyPut(number, key, fingerprint, id, now + IDEMPOTENCY_WINDOW)
+            self._journal.enter(record, keys.release, number, key)
 
     def _store(self, offer: Offer, now: float) -> int:
         content, how = offer.content, offer.terms
@@ -262,18 +279,28 @@ class QueueState:
                 results.append(error.with_traceback(None))
             else:
                 results.append(None)
+        if any(results):
+            # Leases may be over by what is on its way to the disk.
+            self._journal.rely()
         return results
 
     def return_undelivered(self, given: Deliveries) -> None:
-        """Put messages that could not be handed over at their places, as if never taken. Never refused."""
+        """Put messages that could not be handed over at their places, as if never taken. Never refused.
+
+        That stays done, whatever becomes of the disk; so it is done when it is known that they were taken.
+        """
+        self._journal.when_resolved(partial(self._return, given))
+
+    def _return(self, given: Deliveries, taken: bool) -> None:
         if self._deleted:
             return
-        for each in given:
-            if isinstance(each, Lease):
-                self.core.take_back(each)
-            else:
-                self.core.put_back(each)
-        self.hand_out()
+        with self._journal.relaxed():
+            for each in given:
+                if isinstance(each, Lease):
+                    self.core.take_back(each)
+                elif taken or self.core.find(each.id) is None:  # else that it was taken is undone
+                    self.core.put_back(each)
+            self.hand_out()
 
     def note_uncertain_delivery(self, number: int) -> None:
         """Count messages whose bytes may or may not have reached a client that vanished."""
@@ -291,17 +318,17 @@ class QueueState:
 
     async def clear(self) -> int:
         """Drop every message. See `NamedQueue.clear`."""
-        async with self._service.section:
+        async with self._service.exclusive:
             self.check_alive()
-            number = len(self.core)
-            dropped = self.core.clear()
-        await bulk.free_elsewhere(dropped)
-        return number
+            held = self.core.clear()
+        await bulk.free_elsewhere([held])
+        return held.messages
 
     async def set_paused(self, paused: bool) -> None:
         """Stop or go on giving messages to consumers."""
         async with self._service.section:
             self.check_alive()
+            self._journal.check()
             self.core.paused = paused
             self.hand_out()
 
@@ -326,14 +353,30 @@ class QueueState:
         return untouched and not stats.messages and not stats.enqueued
 
     def end(self) -> None:
-        """Take note that the queue is deleted, and answer waiting consumers with `QueueNotFound`."""
+        """Take note that the queue is deleted: once that counts, its waiting consumers get `QueueNotFound`."""
         self._deleted = True
-        self._dispatcher.waiting_room.refuse(self.wait_queue, partial(QueueNotFound, queue=self.name))
+        self._journal.enter(None, self._undo_end)
+        self._journal.when_resolved(self._dismiss)
+
+    def _undo_end(self) -> None:
+        self._deleted = False
+
+    def _dismiss(self, deleted: bool) -> None:
+        if deleted:
+            self._dispatcher.waiting_room.refuse(self.wait_queue, partial(QueueNotFound, queue=self.name))
+
+    def drop(self) -> None:
+        """Take note that the queue, which was not used, is there no longer."""
+        self._deleted = True
 
     def rebind(self, core: Queue) -> None:
         """Use `core` from now on, which has taken the place of the former one; waiting consumers wait on."""
+        self._journal.enter(None, self._undo_rebind, self.core)
         self.core = core
         self.provisional = False
+
+    def _undo_rebind(self, core: Queue) -> None:
+        self.core = core
 
     def check_alive(self) -> None:
         """Raise `QueueNotFound` once it is deleted."""
@@ -341,16 +384,47 @@ class QueueState:
             raise QueueNotFound(queue=self.name)
 
     def hand_out(self) -> bool:
-        """Match waiting consumers with messages; return whether some still wait."""
+        """Match waiting consumers with messages; return whether some still wait.
+
+        While the disk is unavailable they wait on.
+        """
+        if not self._deleted and not self._journal.reason:
+            # A producer that is content with memory does not wait until its message is taken on the disk.
+            with self._journal.for_others():
+                self._hand_out()
+        return len(self.wait_queue) > 0
+
+    def _hand_out(self) -> None:
         while self.wait_queue and self.core.available:
             waiter = next(iter(self.wait_queue.values()))
             given = self.take(waiter.want, trio.current_time())
-            if given:
-                self._deliver(waiter, given)
-        return len(self.wait_queue) > 0
+            if not given:
+                continue
+            commit = self._journal.commit
+            if commit is None:
+                self._dispatcher.waiting_room.serve(waiter, given, self)
+            else:
+                self._dispatcher.waiting_room.leave(waiter)
+                self._journal.enter(None, self._undo_serve, waiter)
+                commit.after.append(partial(self._deliver, waiter, given, commit))
 
-    def _deliver(self, waiter: Waiter, given: Deliveries) -> None:
-        self._dispatcher.waiting_room.serve(waiter, given, self)
+    def _deliver(self, waiter: Waiter, given: Deliveries, commit: OpenCommit) -> None:
+        """Hand messages to a consumer, for it is known now whether their taking is on the disk."""
+        if commit.undone or (waiter.gone and commit.failure):
+            return
+        if waiter.gone:
+            self.return_undelivered(given)
+            return
+        if commit.failure:
+            waiter.refusal = commit.refusal()
+        else:
+            waiter.given, waiter.lender = given, self
+        waiter.wake()
+
+    def _undo_serve(self, waiter: Waiter) -> None:
+        self._dispatcher.waiting_room.come_back(waiter)
+        self._dispatcher.note_crowded(self)
+        self._dispatcher.wake_by(waiter.deadline)
 
 
 def terms_of(draft: Draft) -> Terms:

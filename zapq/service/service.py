@@ -1,9 +1,10 @@
 """The queues as a running service: one lock, and the verbs about all of them.
 
 Every change is one synchronous step, taken while no other task holds one `trio.Lock`, so the changes form one
-sequence that every caller agrees on (linearizability). In memory no task waits for anything while it holds the
-lock; `durable.py` has what waits for the disk. The steps of a queue are in `queue_state.py`, its verbs for
-programs in `named_queue.py`, hand-over and timer in `dispatch.py`; `open.py` starts it all.
+sequence that every caller agrees on (linearizability). No task waits for the disk while it holds the lock: what a
+step changed counts when the journal has it written, so its outcome is a `Commit`. The steps of a queue are in
+`queue_state.py`, its verbs for programs in `named_queue.py`, hand-over and timer in `dispatch.py`; `open.py`
+starts it all.
 """
 
 from __future__ import annotations
@@ -18,19 +19,27 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from zapq.core.broker import Broker, check_name
-from zapq.core.idempotency import Keys
+from zapq.core.holding import Held
+from zapq.core.idempotency import Claim, Keys
 from zapq.core.image import Image
-from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
-from zapq.core.ready import Dropped
+from zapq.core.records import EpochDropped, rows_of
 from zapq.core.stats import QueueStats
-from zapq.errors import Draining, QueueFull, QueueNotFound
+from zapq.errors import (
+    Draining,
+    KeyReused,
+    QueueFull,
+    QueueNotFound,
+    ReceiptExpired,
+)
 from zapq.limits import DEFAULT_QUEUE, MAX_TURN
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
+from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, JournalStats, QuiescentSection
+from zapq.service.memory_journal import MemoryJournal
 from zapq.service.named_queue import NamedQueue
 from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Offer, Put, Take, Terms
-from zapq.service.pending import Later, Pending, Poll
+from zapq.service.pending import Commit, Ending, Later, Pending, Poll, Refusal
 from zapq.service.queue_state import QueueState
 from zapq.service.reservation import Reservation
 from zapq.service.room import Putting, Room
@@ -41,9 +50,12 @@ from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore
 
 if TYPE_CHECKING:
-    from zapq.service.journal import Journal, JournalStats
+    from zapq.store.database import Contents  # that a start in memory does not pay for SQLite
 
 T = TypeVar("T")
+
+_RESTING = (KeyReused, QueueNotFound, ReceiptExpired)
+"""Refusals that may rest on what another client has done and is not on the disk yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +86,23 @@ class QueueService:
     queue.
     """
 
-    broker: Broker
-
-    def __init__(self, settings: Settings, snapshots: SnapshotStore) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        snapshots: SnapshotStore,
+        journal: Journal | None = None,
+        contents: Contents | None = None,
+    ) -> None:
         self.lock = trio.Lock()
         self.dispatcher = Dispatcher(self.lock, settings.max_waiters)
-        self.section = Section(self.lock, self.dispatcher.note_room)
-        self.quiescent = Section(self.lock)
+        self.durable = journal is not None
+        """Whether messages are on the disk before they are acknowledged."""
+        self.journal: Journal | MemoryJournal = MemoryJournal() if journal is None else journal
+        """Where changes wait for the disk."""
+        self.section = JournaledSection(self.lock, self.journal, self.dispatcher.note_room)
+        self.exclusive = ExclusiveSection(self.lock, self.journal, self._note_exclusive)
+        """For a step after which other queues are there."""
+        self.quiescent = QuiescentSection(self.lock, self.journal)
         """For a step that looks at everything: while it lasts, nothing is on its way to the disk."""
         self.turns = Turns()
         """For what takes milliseconds."""
@@ -88,7 +110,11 @@ class QueueService:
         self.keys = Keys()
         self.max_message_bytes = settings.max_message_bytes
         self.snapshots = Snapshots(self, snapshots, settings.snapshot_on_exit)
-        self.broker = self._make_broker(
+        self.broker = Broker(
+            journal=journal,
+            kept=() if contents is None else contents.queues,
+            epoch=0 if contents is None else contents.epoch,
+            clock=trio.current_time,
             max_messages=settings.max_msgs,
             max_bytes=settings.max_bytes,
             max_queues=settings.max_queues,
@@ -105,6 +131,12 @@ class QueueService:
         self._expected: dict[str, WaitQueue] = {}
         """Consumers that wait for the first message of a queue that is not there yet, by its name."""
         self._tasks: trio.Nursery | None = None
+        if contents is not None and journal is not None:
+            clock_offset = journal.clock_offset
+            for kept in contents.keys:
+                self.keys.restore(
+                    kept.queue, kept.key, Claim(kept.fingerprint, kept.id, kept.until - clock_offset)
+                )
         self.default = self.queue(DEFAULT_QUEUE)
         self.enqueue, self.enqueue_nowait = self.default.enqueue, self.default.enqueue_nowait
         self.dequeue, self.dequeue_nowait = self.default.dequeue, self.default.dequeue_nowait
@@ -129,7 +161,7 @@ class QueueService:
         state = self._states.get(name)
         if state is None:
             core = self.broker.open(name, trio.current_time())
-            state = self._states[name] = self._make_state(core, self._expected.pop(name, WaitQueue()))
+            state = self._states[name] = QueueState(self, core, self._expected.pop(name, WaitQueue()))
             if state.wait_queue:
                 self.dispatcher.note_crowded(state)
             self.room.tell(name)
@@ -144,12 +176,6 @@ class QueueService:
                 return self.state(name)
             raise QueueNotFound(queue=check_name(name))
         return state
-
-    def _make_broker(self, **options: Any) -> Broker:
-        return Broker(**options)
-
-    def _make_state(self, core: Queue, wait_queue: WaitQueue) -> QueueState:
-        return QueueState(self, core, wait_queue)
 
     def attempt(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
         """Take one synchronous step: `now` if no task holds the lock, else as soon as none does.
@@ -197,15 +223,16 @@ class QueueService:
     def attempt_enqueuing(self, asked: Enqueue, now: float) -> Pending[Accepted] | Accepted:
         """Store one message. See `attempt_putting`."""
         state = self._states.get(asked.queue)
-        if state is None or self.lock.locked():
+        if state is None or state.provisional or self.lock.locked():
             return self.attempt_putting(as_put(asked), now)
         if state.refuse_behind is not None or self.dispatcher.draining or len(asked.body) > self.max_message_bytes:
-            return state.enqueue(asked, now)
+            return self.take_step(partial(state.enqueue, asked), now)
         # As that does; without the call, for this is done for each message.
         message = state.core.enqueue(asked.body, asked.properties, delay=asked.delay, now=now)
         if state.wait_queue:
             state.hand_out()
-        return Accepted(message.id)
+        commit = self.journal.commit
+        return Accepted(message.id) if commit is None else Commit(commit, Accepted(message.id, False, "committed"))
 
     def attempt_putting(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
         """Store an offer; a queue that is made for that goes again if nothing is stored.
@@ -222,8 +249,24 @@ class QueueService:
         return self.attempt(partial(self.room.put, name, put, offer), now)
 
     def take_step(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
-        """Take one synchronous step while no other task holds the lock. Returns and raises as `attempt` does."""
-        return step(now)
+        """Take one synchronous step while no other task holds the lock. Returns and raises as `attempt` does.
+
+        What it changes counts when it is written, so its outcome is known then; and so is a refusal that may rest
+        on what is not written yet.
+        """
+        journal = self.journal
+        entered = journal.entered
+        try:
+            outcome = step(now)
+        except _RESTING as error:
+            commit = journal.unresolved
+            if commit is None:
+                raise
+            return Refusal(commit, error.with_traceback(None))
+        if journal.entered == entered or isinstance(outcome, Pending):
+            return outcome
+        commit = journal.unresolved
+        return outcome if commit is None else Commit(commit, outcome)
 
     def let_wait_behind(self, name: str, refusal: Callable[[], QueueFull] | None) -> None:
         """Let the queue called `name`, if it is there, refuse what would overtake offers; None: none wait."""
@@ -241,10 +284,14 @@ class QueueService:
         state = self.state(asked.queue)
         state.provisional |= made
         state.users += 1
+        entered = self.journal.entered
         try:
             return state.put(asked, now)
         finally:
-            self.when_resolved(partial(self._release, state))
+            if self.journal.entered == entered:
+                self._release(state)
+            else:
+                self.journal.when_resolved(lambda _: self._release(state))
 
     def _release(self, state: QueueState) -> None:
         state.users -= 1
@@ -254,13 +301,11 @@ class QueueService:
         if state.unused and self._states.get(state.name) is state:
             # Consumers wait for the first message of this name as they did before.
             waiting, state.wait_queue = state.wait_queue, WaitQueue()
-            self._remove(state.name)
+            del self._states[state.name]
+            self.broker.drop_unused(state.name)
+            state.drop()
             if waiting:
                 self._expected[state.name] = waiting
-
-    def when_resolved(self, call: Callable[[], object]) -> None:
-        """Call `call` once it is known whether the step that is being taken is written; in memory, now."""
-        call()
 
     def attempt_taking(self, asked: Take, now: float) -> Pending[Delivery | Nothing] | Delivery | Nothing:
         """Take messages from a queue; with a `wait`, have the consumer stand in line if there are none.
@@ -274,7 +319,9 @@ class QueueService:
             if state is not None and message is not None:
                 if self.dispatcher.offers:
                     self.dispatcher.note_room()
-                return Delivery(state, (message,))
+                delivery = Delivery(state, (message,))
+                commit = self.journal.commit
+                return delivery if commit is None else Commit(commit, delivery)
         return self.attempt(partial(self._take, asked), now)
 
     def _take(self, asked: Take, now: float) -> Pending[Delivery | Nothing] | Delivery | Nothing:
@@ -363,9 +410,23 @@ class QueueService:
 
         Raises `QueueNotFound`, and `QueueInUse` for the default queue and for one that dead letters go to.
         """
-        async with self.section:
-            dropped = self._remove(name)
-        await bulk.free_elsewhere(dropped)
+        async with self.exclusive:
+            held = self._delete(name)
+        await bulk.free_elsewhere([held])
+
+    def _delete(self, name: str) -> Held:
+        state = self.find_state(name)
+        held = self.broker.delete(name)
+        del self._states[name]
+        self.journal.enter(None, self._undo_delete, state)
+        state.end()
+        return held
+
+    def _undo_delete(self, state: QueueState) -> None:
+        newer = self._states.get(state.name)
+        self._states[state.name] = state
+        if newer is not None:
+            newer.drop()
 
     @property
     def waiting_room(self) -> WaitingRoom:
@@ -447,18 +508,39 @@ class QueueService:
         now = trio.current_time()
         async with self.section:
             made = self.broker.prepare(each.name for each in image.queues)
-        keys = await trio.to_thread.run_sync(bulk.build, made, image, now)
-        async with self.section:
-            self.check_open()
-            former = self.broker.replace(made)
-            self._rebind(keys)
-            number = self.broker.messages
-            self.hand_out()
-        await bulk.free_queues_elsewhere(former)
+        used = False
+        try:
+            keys = await trio.to_thread.run_sync(bulk.build, made, image, now)
+            if self.durable:
+                # All of it is on the disk before the queues change, and that change is one small write.
+                for queue in made.queues.values():
+                    for records in rows_of(queue.image(), queue.epoch):
+                        async with self.section:
+                            for record in records:
+                                self.journal.stage(record)
+            async with self.exclusive:
+                self.check_open()
+                names = {queue.number: name for name, queue in made.queues.items()}
+                former = self.broker.replace(made, keys.image(names))
+                self._rebind(keys)
+                number = self.broker.messages
+                self.hand_out()
+            used = True
+        finally:
+            if not used:
+                self.drop_rows(*made.epochs.values())
+        await bulk.free_elsewhere([queue.held() for queue in former])
         return number
+
+    def drop_rows(self, *epochs: int) -> None:
+        """Have rows removed that were written for queues that were not made."""
+        if isinstance(self.journal, Journal):
+            for epoch in epochs:
+                self.journal.note(EpochDropped(epoch))
 
     def _rebind(self, keys: Keys) -> None:
         """Use the queues the broker has now."""
+        self.journal.enter(None, self._undo_rebind, self.keys, dict(self._states))
         self.keys = keys
         for name, state in list(self._states.items()):
             if name in self.broker.queues:
@@ -466,6 +548,10 @@ class QueueService:
             else:
                 del self._states[name]
                 state.end()
+
+    def _undo_rebind(self, keys: Keys, states: dict[str, QueueState]) -> None:
+        # The broker's own step back comes after this one.
+        self.keys, self._states = keys, states
 
     def fingerprint(self) -> object:
         """Return what is no longer equal once anything has changed that a snapshot shows, except for times."""
@@ -486,33 +572,38 @@ class QueueService:
             bytes_reserved=self.broker.reserved,
             snapshots_written=self.snapshots.written,
             snapshots_failed=self.snapshots.failed,
-            journal=None if self.journal is None else self.journal.stats(),
+            journal=self.journal.stats(),
         )
-
-    @property
-    def journal(self) -> Journal | None:
-        """Where changes wait for the disk; None in memory."""
-        return None
-
-    @property
-    def durable(self) -> bool:
-        """Whether messages are on the disk before they are acknowledged."""
-        return False
 
     def check_storage(self) -> None:
         """Raise `StorageUnavailable` if changes cannot be written at the moment."""
+        self.journal.check()
 
     async def resolved(self) -> None:
         """Wait until all that was begun is written, or has failed; in memory, do nothing. Raises nothing."""
+        await self.journal.resolved()
 
     async def stored(self) -> None:
         """Wait until every change begun so far, by a `*_nowait` method too, is on the disk; in memory, do nothing.
 
         Raises `StorageUnavailable` if it is not; then the change has been undone.
         """
+        await self.journal.stored()
 
     def abandon_storage(self) -> None:
         """Wait for the disk no longer: the tasks that do are told that it does not answer."""
+        self.journal.abandon()
+
+    def _note_exclusive(self) -> None:
+        self.hand_out()
+        self.dispatcher.note_room()
+
+    def note_resolved(self) -> None:
+        """Go on with what waited for the disk: consumers, producers and the timer."""
+        if not self.lock.locked():
+            self.hand_out()
+        self.dispatcher.note_room()
+        self.dispatcher.wake_by(self.broker.alarm)
 
     def drain(self) -> None:
         """Refuse new messages from now on, and answer all that wait; messages held can still be taken."""
@@ -529,41 +620,14 @@ class QueueService:
 
     def _tick(self, now: float) -> float:
         """Do a bounded part of what is due by `now`, and return when to come back."""
-        if self.broker.alarm <= now:
-            self.dispatcher.note_room()
-        due = self.broker.tick(now)
+        due = inf
+        if not self.journal.reason:  # else nothing could be written of it; `note_resolved` wakes the timer
+            if self.broker.alarm <= now:
+                self.dispatcher.note_room()
+            due = self.broker.tick(now)
         return min(due, self.room.tick(now)) if self.dispatcher.offers else due
-
-    def _remove(self, name: str) -> list[Dropped]:
-        state = self.find_state(name)
-        dropped = self.broker.delete(name)
-        del self._states[name]
-        state.end()
-        return dropped
 
 
 def as_put(asked: Enqueue) -> Put:
     """Return the same in the longer form."""
     return Put(asked.body, Terms(asked.properties, asked.delay), queue=asked.queue)
-
-
-class Ending:
-    """Lets an error in its block, or the block's cancellation, be what comes of `later`.
-
-    A generator would not do: its frame keeps the error in a cycle with the error's own traceback.
-    """
-
-    def __init__(self, later: Later[Any]) -> None:
-        self._later = later
-
-    def __enter__(self) -> None:
-        """Begin the block."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
-        """Note the error, which ends here unless it is a cancellation."""
-        if isinstance(error, trio.Cancelled):
-            self._later.fail(Draining())
-        elif isinstance(error, Exception):
-            self._later.fail(error)
-            return True
-        return False

@@ -17,8 +17,12 @@ from zapq import logs
 from zapq.core.broker import Broker
 from zapq.core.idempotency import Keys
 from zapq.core.image import Image
+from zapq.core.records import PutMany, row_of
 from zapq.errors import CannotStart, QueueFull, SnapshotFailed
+from zapq.limits import MAX_BATCH
 from zapq.service import bulk
+from zapq.service.journal import Journal
+from zapq.service.memory_journal import MemoryJournal
 from zapq.service.section import Section
 from zapq.store.snapshot import MSGPACK, SnapshotStore, snapshot_name
 from zapq.store.snapshot import SnapshotFile as SnapshotFile
@@ -34,7 +38,14 @@ class Pictured(Protocol):
     @property
     def section(self) -> Section: ...
     @property
+    def exclusive(self) -> Section: ...
+    @property
     def quiescent(self) -> Section: ...
+    @property
+    def journal(self) -> Journal | MemoryJournal: ...
+    @property
+    def durable(self) -> bool: ...
+    def drop_rows(self, *epochs: int) -> None: ...
     def check_open(self) -> None: ...
     def fingerprint(self) -> object: ...
     def hand_out(self) -> None: ...
@@ -192,23 +203,37 @@ class Snapshots:
 
     async def _load_default(self, name: str) -> int:
         service = self._service
+        service.journal.check()
         bodies = await trio.to_thread.run_sync(self.store.load, name, bulk.cancellable_yield)
+        core = service.broker.default
         async with service.section:
-            first = service.broker.default.reserve(len(bodies))
-        messages, size = await trio.to_thread.run_sync(bulk.make, bodies, first)
-        number = len(messages)
-        async with service.section:
-            service.check_open()
-            try:
-                dropped = service.broker.default.replace(messages, size)
-            except QueueFull as full:
-                raise SnapshotFailed(
-                    f"{name} holds more than {full.members['limit']} allows. The queue is as it was. Raise"
-                    " the cap, and load the file again.",
-                    **full.members,
-                ) from None
-            service.hand_out()
-        await bulk.free_elsewhere(dropped)
+            first, epoch = core.reserve(len(bodies)), service.broker.next_epoch()
+        used = False
+        try:
+            messages, size = await trio.to_thread.run_sync(bulk.make, bodies, first)
+            number = len(messages)
+            if service.durable:
+                # All of it is on the disk before the queue changes, and that change is one small write.
+                for start in range(0, number, MAX_BATCH):
+                    part = bodies[start : start + MAX_BATCH]
+                    async with service.section:
+                        service.journal.stage(PutMany(row_of(epoch, first + start), part))
+            async with service.exclusive:
+                service.check_open()
+                try:
+                    held = core.replace(messages, size, epoch)
+                except QueueFull as full:
+                    raise SnapshotFailed(
+                        f"{name} holds more than {full.members['limit']} allows. The queue is as it was. Raise"
+                        " the cap, and load the file again.",
+                        **full.members,
+                    ) from None
+                service.hand_out()
+            used = True
+        finally:
+            if not used:
+                service.drop_rows(epoch)
+        await bulk.free_elsewhere([held])
         return number
 
 

@@ -54,10 +54,13 @@ class Lender(Protocol):
 class Waiter:
     """One consumer in line; `wake` is called when `given` is filled, its time is up, or the line closes."""
 
-    __slots__ = ("given", "gone", "lender", "refusal", "ticket", "wait_queue", "wake", "want")
+    __slots__ = ("deadline", "given", "gone", "lender", "refusal", "ticket", "wait_queue", "wake", "want")
 
-    def __init__(self, ticket: int, wait_queue: WaitQueue, want: Want, wake: Callable[[], object]) -> None:
+    def __init__(
+        self, ticket: int, wait_queue: WaitQueue, want: Want, deadline: float, wake: Callable[[], object]
+    ) -> None:
         self.ticket = ticket
+        self.deadline = deadline
         self.wait_queue = wait_queue
         self.want = want
         self.given: Deliveries = ()
@@ -87,7 +90,7 @@ class WaitingRoom:
     def join(self, wait_queue: WaitQueue, want: Want, deadline: float, wake: Callable[[], object]) -> Waiter:
         """Stand at the end of `wait_queue` until `deadline` (a time of Trio's clock)."""
         self._next_ticket += 1
-        waiter = wait_queue[self._next_ticket] = Waiter(self._next_ticket, wait_queue, want, wake)
+        waiter = wait_queue[self._next_ticket] = Waiter(self._next_ticket, wait_queue, want, deadline, wake)
         self._patience.put(waiter.ticket, deadline, waiter)
         return waiter
 
@@ -95,6 +98,13 @@ class WaitingRoom:
         """Step out of the line; does nothing for a waiter that was served or expired."""
         waiter.wait_queue.pop(waiter.ticket, None)
         self._patience.pop(waiter.ticket)
+
+    def come_back(self, waiter: Waiter) -> None:
+        """Stand in line again, at the front: what the consumer was given it does not get after all."""
+        if not waiter.gone:
+            waiter.wait_queue[waiter.ticket] = waiter
+            waiter.wait_queue.move_to_end(waiter.ticket, last=False)
+            self._patience.put(waiter.ticket, waiter.deadline, waiter)
 
     def serve(self, waiter: Waiter, given: Deliveries, lender: Lender) -> None:
         """Hand `given`, which is from `lender`, to a waiter in line."""

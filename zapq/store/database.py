@@ -22,24 +22,23 @@ from typing import NamedTuple
 
 import msgspec
 
-from zapq.core.image import QueueImage
-from zapq.core.journaled_broker import KeptQueue
+from zapq.core.image import KeptQueue, QueueImage
 from zapq.core.message import Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import (
     ID_BITS,
-    CommitGroup,
     EpochDropped,
     IdsReserved,
     KeyPut,
     KeysCleared,
+    KeysForgotten,
     QueueDeleted,
     QueuePut,
 )
 from zapq.errors import CannotStart
-from zapq.limits import CHECKPOINT_PAGES, CLOCK_SECONDS, KIB, LOOK_SECONDS, MIB, SPARE_PAGES
+from zapq.limits import CHECKPOINT_PAGES, CLOCK_SECONDS, KIB, LOOK_SECONDS, MAX_KEYS, MIB, SPARE_PAGES
 from zapq.store.clock import Clock
-from zapq.store.gather import Other, gather
+from zapq.store.gather import Group, Other, gather
 from zapq.store.place import Place
 from zapq.store.schema import (
     FILE,
@@ -109,15 +108,17 @@ class Database:
         """Whether `tidy` has something to do when there is time."""
         return bool(self._garbage) or self._spare
 
-    def commit(self, batches: Sequence[CommitGroup]) -> None:
-        """Write all of `batches`, or raise and write nothing. On the disk when it returns.
+    def commit(self, commits: Sequence[Group]) -> None:
+        """Write all of `commits`, or raise and write nothing. On the disk when it returns.
 
         What comes twice in them counts as what comes last, and what is gone is gone.
         """
         now = time.monotonic()
         clocked = self._clocked > now - CLOCK_SECONDS
         self._look_now_and_then()
-        puts, states, gone, others, size = gather(batches)
+        puts, states, gone, others, size = gather(commits)
+        if not (puts or states or gone or others):
+            return
         self._probe = min(max(size, 64 * KIB), MIB)
         execute = self._connection.execute
         if len(puts) in _ALONE and clocked and not (states or gone or others):
@@ -209,7 +210,11 @@ class Database:
         """
         execute = self._connection.execute
         try:
-            execute("delete from keys where until <= ?", (self.clock(),))
+            execute(
+                "delete from keys where until <= ? or until <"
+                " (select min(until) from (select until from keys order by until desc limit ?))",
+                (self.clock(), MAX_KEYS),
+            )
             self._keep_time()
             execute("insert or replace into probe values (1, zeroblob(?))", (CHECKPOINT_PAGES * PAGE,))
             execute("delete from probe where number = 1")
@@ -279,7 +284,9 @@ class Database:
 
     def _read_keys(self, now: float) -> Iterator[KeptKey]:
         for *fields, checksum in self._connection.execute(
-            "select queue, key, fingerprint, id, until, sum from keys order by until"
+            "select * from (select queue, key, fingerprint, id, until, sum from keys order by until desc limit ?)"
+            " order by until",
+            (MAX_KEYS,),
         ):
             if checksum != key_sum(*fields):
                 raise Damaged(f"keys, queue {fields[0]}, key {fields[1]!r}: the checksum does not match")
@@ -380,6 +387,8 @@ class Database:
                     self._write_queue(msgspec.structs.replace(kept, next_id=entry.next_id), queues)
             case KeysCleared():
                 execute("delete from keys")
+            case KeysForgotten(keys):
+                self._connection.executemany("delete from keys where queue = ? and key = ?", keys)
             case EpochDropped():
                 pass  # removed little by little
 

@@ -1,6 +1,6 @@
-"""The one thread that writes: it commits all batches that have come in since its last commit, together.
+"""The one thread that writes: it writes all commits that have come in since its last one together.
 
-While one commit is on its way to the disk, the next one fills: with one client a batch is one change, with a
+While one commit is on its way to the disk, the next one fills: with one client it is one change, with a
 hundred it is a hundred, and each costs the same fsync (group commit).
 """
 
@@ -9,66 +9,106 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
-from collections.abc import Callable
-from itertools import repeat
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from zapq.core.records import CommitGroup, Entry, in_wall_time
+from zapq.core.records import Record
 from zapq.limits import LOOK_SECONDS, RETRY_SECONDS
-from zapq.store.database import Database
+from zapq.store.clock import Clock
 
 _IDLE = 0.02
 """Seconds without work after which the writer tidies up."""
 
 
+class CommitGroup:
+    """Records that are written in one transaction, in the order in which they were entered."""
+
+    __slots__ = ("clock_offset", "generation", "records")
+
+    def __init__(self, generation: int = 0) -> None:
+        self.records: list[Record] = []
+        self.generation = generation
+        """How often the disk had failed when it was opened."""
+        self.clock_offset = 0.0
+        """Seconds to add to the times of the records to get Unix time."""
+
+    def __bool__(self) -> bool:
+        return bool(self.records)
+
+
+class Store(Protocol):
+    """What keeps the queues: SQLite here. Any error it raises means that nothing of the call is kept."""
+
+    clock: Clock
+    """What the times in it are by."""
+
+    @property
+    def untidy(self) -> bool:
+        """Whether `tidy` has something to do when there is time."""
+
+    def commit(self, commits: Sequence[CommitGroup]) -> None:
+        """Write all of `commits`, or raise and write nothing. On the disk when it returns."""
+
+    def probe(self) -> None:
+        """Raise unless as much can be written as could not be written last."""
+
+    def tidy(self, *, idle: bool) -> None:
+        """Do a part of what keeps the files small."""
+
+    def close(self) -> None:
+        """Let go of the files."""
+
+
 class Written:
-    """What became of batches that were committed together."""
+    """What became of commits that were written together."""
 
-    __slots__ = ("batches", "failure", "seconds")
+    __slots__ = ("commits", "failure", "seconds")
 
-    def __init__(self, batches: list[CommitGroup], failure: str, seconds: float) -> None:
-        self.batches = batches
+    def __init__(self, commits: list[CommitGroup], failure: str, seconds: float) -> None:
+        self.commits = commits
         self.failure = failure
         """Why nothing of them is on the disk; empty if all is."""
         self.seconds = seconds
 
 
 class Writer:
-    """Commits batches to `database` in the order they are submitted, in whichever thread calls `run`.
+    """Writes commits to `database` in the order they are submitted, in whichever thread calls `run`.
 
     What became of them is in `written`, to be taken from its left; `wake` is called, in that thread, whenever
-    something was added. A batch without anything in it is news of the disk: it failed, or works again.
+    something was added. An entry without commits is news of the disk: it failed, or works again. After a failure,
+    commits that were opened before their owner knew of it are dropped: their records may rest on what failed.
     """
 
-    def __init__(self, database: Database, wake: Callable[[], object]) -> None:
+    def __init__(self, database: Store, wake: Callable[[], object]) -> None:
         self.written: deque[Written] = deque()
-        self._backlog: list[Entry] = []
-        """Notes of failed batches. They have happened, so they are written with the next commit that succeeds."""
         self.wake = wake
         self._database = database
         self._inbox: queue.SimpleQueue[CommitGroup | None] = queue.SimpleQueue()
+        self._failures = 0
         self._broken = False
 
-    def submit(self, batch: CommitGroup) -> None:
-        """Hand over a batch nothing will be added to; from any thread, never waits."""
-        self._inbox.put(batch)
+    def submit(self, commit: CommitGroup) -> None:
+        """Hand over a commit nothing will be added to; from any thread, never waits."""
+        self._inbox.put(commit)
 
     def stop(self) -> None:
         """Let `run` return once everything submitted before is dealt with."""
         self._inbox.put(None)
 
     def run(self) -> None:
-        """Write until stopped, then close the database. Until then whatever goes wrong is some batch's failure."""
+        """Write until stopped, then close the database. Until then, whatever goes wrong fails some commit."""
         running = True
         while running:
             taken = self._take()
             running = None not in taken
-            batches = [batch for batch in taken if batch is not None]
-            if batches:
-                self._commit(batches)
+            commits = [each for each in taken if each is not None and each.generation == self._failures]
+            if commits:
+                begun = time.perf_counter()
+                self._report(commits, self._attempt(commits), time.perf_counter() - begun)
             elif self._broken:
                 self._try_again()
             if running and not self._broken:
-                self._tidy(idle=not batches)
+                self._tidy(idle=not commits)
         self._database.close()
 
     def _take(self) -> list[CommitGroup | None]:
@@ -82,33 +122,17 @@ class Writer:
         taken += (self._inbox.get_nowait() for _ in range(self._inbox.qsize()))
         return taken
 
-    def _commit(self, batches: list[CommitGroup]) -> None:
-        begun = time.perf_counter()
-        failure = self._attempt(batches)
-        if failure:
-            for batch in batches:
-                self._keep(batch)
-        self._report(Written(batches, failure, time.perf_counter() - begun))
-
-    def _attempt(self, batches: list[CommitGroup]) -> str:
-        late = CommitGroup()
-        for entry in self._backlog:
-            late.note(entry)
+    def _attempt(self, commits: list[CommitGroup]) -> str:
         try:
             if self._broken:
                 # If the log cannot be emptied, nothing may make it longer, not even what was on its way already.
                 self._database.tidy(idle=False)
-            self._database.commit([late, *batches] if late else batches)
+            self._database.commit(commits)
         except Exception as error:
             # Whatever it is, it is not on the disk, and the waiting tasks must hear of it.
-            self._broken = True
             return str(error) or repr(error)
-        self._backlog = []
         self._broken = False
         return ""
-
-    def _keep(self, batch: CommitGroup) -> None:
-        self._backlog += map(in_wall_time, batch.notes, repeat(batch.clock_offset))
 
     def _try_again(self) -> None:
         begun = time.perf_counter()
@@ -117,17 +141,18 @@ class Writer:
             self._database.probe()
         except Exception:
             return
-        failure = self._attempt([])
-        if not failure:
-            self._report(Written([], "", time.perf_counter() - begun))
+        self._broken = False
+        self._report([], "", time.perf_counter() - begun)
 
     def _tidy(self, *, idle: bool) -> None:
         try:
             self._database.tidy(idle=idle)
         except Exception as error:
-            self._broken = True
-            self._report(Written([], str(error) or repr(error), 0.0))
+            self._report([], str(error) or repr(error), 0.0)
 
-    def _report(self, written: Written) -> None:
-        self.written.append(written)
+    def _report(self, commits: list[CommitGroup], failure: str, seconds: float) -> None:
+        if failure:
+            self._broken = True
+            self._failures += 1
+        self.written.append(Written(commits, failure, seconds))
         self.wake()

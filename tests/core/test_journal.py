@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from zapq.core.journaled_broker import JournaledBroker
-from zapq.core.records import Change, Entry
+from zapq.core.broker import Broker
+from zapq.core.records import Record
 from zapq.errors import ReceiptExpired
 
 
@@ -13,26 +15,35 @@ class SlowJournal:
     """Writes nothing until it is told to."""
 
     def __init__(self) -> None:
-        self.changes: list[Change] = []
+        self.undo: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+        self.after: list[tuple[Callable[..., object], tuple[object, ...]]] = []
 
     def check(self) -> None:
         pass
 
-    def add(self, change: Change) -> None:
-        self.changes.append(change)
+    def enter(self, record: Record | None, undo: Callable[..., object], *args: object) -> None:
+        self.undo.append((undo, args))
 
-    def note(self, entry: Entry) -> None:
+    def note(self, record: Record) -> None:
         pass
 
+    def rely(self) -> None:
+        pass
+
+    def when_written(self, call: Callable[..., object], *args: object) -> None:
+        self.after.append((call, args))
+
     def write(self) -> None:
-        for change in self.changes:
-            change.commit()
-        self.changes.clear()
+        self.undo.clear()
+        while self.after:
+            call, args = self.after.pop(0)
+            call(*args)
 
     def fail(self) -> None:
-        for change in self.changes:
-            change.revert()
-        self.changes.clear()
+        self.after.clear()
+        while self.undo:
+            undo, args = self.undo.pop()
+            undo(*args)
 
 
 class Time:
@@ -54,11 +65,11 @@ def journal() -> SlowJournal:
 
 
 @pytest.fixture
-def broker(journal: SlowJournal, time: Time) -> JournaledBroker:
-    return JournaledBroker(journal=journal, max_messages=10, max_bytes=100, max_queues=1, clock=time, now=time.now)
+def broker(journal: SlowJournal, time: Time) -> Broker:
+    return Broker(journal=journal, max_messages=10, max_bytes=100, max_queues=1, clock=time, now=time.now)
 
 
-def tick(broker: JournaledBroker, now: float) -> None:
+def tick(broker: Broker, now: float) -> None:
     while broker.tick(now) <= now:
         pass
 
@@ -66,7 +77,7 @@ def tick(broker: JournaledBroker, now: float) -> None:
 @pytest.mark.parametrize("ticks", [(), (101.5, 103.0)], ids=["asleep", "awake"])
 @pytest.mark.parametrize("written", [100.5, 103.0])
 def test_a_lease_lasts_as_long_as_asked_from_when_it_is_written(
-    broker: JournaledBroker, journal: SlowJournal, time: Time, written: float, ticks: tuple[float, ...]
+    broker: Broker, journal: SlowJournal, time: Time, written: float, ticks: tuple[float, ...]
 ) -> None:
     queue = broker.default
     queue.enqueue(b"a", now=time.now)
@@ -89,7 +100,7 @@ def test_a_lease_lasts_as_long_as_asked_from_when_it_is_written(
 
 
 def test_a_lease_of_no_time_is_over_as_soon_as_it_is_written(
-    broker: JournaledBroker, journal: SlowJournal, time: Time
+    broker: Broker, journal: SlowJournal, time: Time
 ) -> None:
     queue = broker.default
     queue.enqueue(b"a", now=time.now)
@@ -103,9 +114,7 @@ def test_a_lease_of_no_time_is_over_as_soon_as_it_is_written(
     assert queue.stats().ready == 1
 
 
-def test_a_lease_that_is_not_written_has_not_been(
-    broker: JournaledBroker, journal: SlowJournal, time: Time
-) -> None:
+def test_a_lease_that_is_not_written_has_not_been(broker: Broker, journal: SlowJournal, time: Time) -> None:
     queue = broker.default
     queue.enqueue(b"a", now=time.now)
     journal.write()

@@ -1,0 +1,508 @@
+"""What one queue holds: its messages, its settings, what it counts, and its place on the disk.
+
+Here is the queue as a whole: its caps, what is kept of it, what it shows, and how all it holds is replaced. The
+verbs for messages are in `queue.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from copy import copy
+from itertools import chain, islice
+from math import inf
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from zapq.core.caps import Caps, Excess
+from zapq.core.deadlines import Deadlines
+from zapq.core.image import QueueImage, in_no_order
+from zapq.core.journal import Journal
+from zapq.core.leases import End, Lapses, Leases
+from zapq.core.message import Message, Properties
+from zapq.core.queue_settings import QueueSettings
+from zapq.core.ready import Dropped, Ready
+from zapq.core.records import (
+    IdsReserved,
+    QueuePut,
+    Record,
+)
+from zapq.core.runs import Run
+from zapq.core.stats import Counts, Figures, MessageView, QueueStats, State, values_of
+from zapq.errors import QueueFull
+from zapq.limits import IDS_AT_ONCE
+
+_rank = attrgetter("rank")
+
+
+class Owner(Protocol):
+    """What a queue knows of the others: what all of them hold, where to report, where to send dead letters.
+
+    `queue` is the one that calls; it knows itself as a `Holding`, and its owner as a `Queue`.
+    """
+
+    messages: int
+    bytes: int
+    """Held, or set aside for messages that are being received."""
+    max_messages: int
+    max_bytes: int
+    lease_slack: float
+    """Seconds by which a lease lasts longer than its deadline says."""
+
+    def serial(self) -> int:
+        """Number a delivery."""
+
+    def note_end(self, serial: int, end: End) -> None:
+        """Remember how this delivery ended."""
+
+    def end_of(self, serial: int) -> End:
+        """Return how this delivery ended, as far as is remembered."""
+
+    def watch(self, queue: Any, time: float) -> None:
+        """Note that `queue` has something to do at `time`, earlier than known before."""
+
+    def dead_letter(self, queue: Any, message: Message) -> None:
+        """Take over a message that failed in `queue`."""
+
+    def next_epoch(self) -> int:
+        """Return an epoch for rows that no queue has."""
+
+    def clock(self) -> float:
+        """Return the time, as `now` is."""
+
+
+class Held(NamedTuple):
+    """What a queue held before it was cleared."""
+
+    ready: Ready
+    delayed: Deadlines[Message]
+    leases: Leases
+    lapses: Lapses
+    messages: int
+    bytes: int
+    epoch: int
+
+    def containers(self) -> list[Dropped]:
+        """Hold nothing any more, and return what messages were kept in, to be freed; O(1)."""
+        return [*self.ready.clear(), *self.delayed.clear(), *self.leases.clear()]
+
+
+class Holding:
+    """Holds messages within its own caps and those of `owner`."""
+
+    # With so many attributes, ordinary ones would be looked up in a dictionary each time.
+    __slots__ = (
+        "_capped",
+        "_caps",
+        "_counts",
+        "_delayed",
+        "_given_before",
+        "_granting",
+        "_ids_kept",
+        "_journal",
+        "_lapses",
+        "_late",
+        "_leases",
+        "_next_id",
+        "_owner",
+        "_ready",
+        "_settings",
+        "_tag",
+        "alarm",
+        "bytes",
+        "epoch",
+        "messages",
+        "name",
+        "number",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        owner: Owner,
+        number: int,
+        tag: str,
+        now: float,
+        journal: Journal | None = None,
+        epoch: int = 0,
+    ) -> None:
+        self.name = name
+        self.number = number
+        self.epoch = epoch
+        """Which rows on the disk are its messages."""
+        self.messages = 0
+        """How many are held: ready, delayed and leased."""
+        self.bytes = 0
+        self.alarm = inf
+        """When `tick` is to be called next; later is harmless, but expired messages then live on."""
+        self._owner = owner
+        self._tag = tag
+        self._ready = Ready()
+        self._late = False
+        """Whether more messages have outlived their ttl than one step removes."""
+        self._delayed: Deadlines[Message] = Deadlines()
+        self._leases = Leases(owner.lease_slack)
+        self._lapses = Lapses()
+        """Those that expired; their messages have come back, and are ready."""
+        self._next_id = 1
+        self._given_before = 0
+        """Ids below this one were given before a snapshot was loaded, which may hold messages with the same."""
+        self._counts = Counts()
+        self._caps = Caps(name, now)
+        self._journal = journal
+        self._ids_kept = IDS_AT_ONCE
+        """Ids below this one are set aside on the disk."""
+        self._granting: set[int] = set()
+        """Serials of leases whose consumers are not answered yet: their grant is on its way to the disk."""
+        self._apply(QueueSettings())
+
+    def __len__(self) -> int:
+        return self.messages
+
+    @property
+    def settings(self) -> QueueSettings:
+        """What is set for this queue."""
+        return self._settings
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing is given to consumers."""
+        return self._ready.paused
+
+    @paused.setter
+    def paused(self, paused: bool) -> None:
+        before, self._ready.paused = self.paused, paused
+        if self._journal is not None:
+            self._journal.enter(self.kept(), self._undo_pause, before)
+
+    def configure(self, settings: QueueSettings) -> None:
+        """Let `settings` hold from now on; what is held already stays, also beyond a new cap."""
+        before = self._settings
+        self._apply(settings)
+        if self._journal is not None:
+            self._journal.enter(self.kept(), self._apply, before)
+
+    def kept(self) -> QueuePut:
+        """Return the record that keeps this queue on the disk."""
+        return QueuePut(
+            number=self.number,
+            name=self.name,
+            epoch=self.epoch,
+            next_id=self._ids_kept,
+            settings=self._settings,
+            paused=self.paused,
+        )
+
+    def note_last(self) -> None:
+        """Enter which ids were given: there will be no more of them."""
+        if self._journal is not None:
+            self._journal.note(IdsReserved(self.number, self._next_id, final=True))
+
+    def _apply(self, settings: QueueSettings) -> None:
+        self._settings = settings
+        self._caps.configure(settings)
+        # Looked at for each message.
+        self._capped = self._caps.limited
+
+    @property
+    def available(self) -> bool:
+        """Whether a consumer would get a message now."""
+        ready = self._ready
+        return ready.count > 0 and not ready.paused and not self._late
+
+    def has_room_for(self, size: int, messages: int = 1) -> bool:
+        """Whether messages of `size` bytes that some queue holds already fit under this queue's own caps."""
+        return self._caps.leave_room(self, messages, size)
+
+    def next_visible(self) -> float:
+        """When the next message that is delayed or leased will be there, if nothing happens before."""
+        return inf if self.paused else min(self._delayed.next(), self._leases.next())
+
+    def why_empty(self) -> str:
+        """Say why a consumer gets nothing: paused, leased, delayed (whichever ends first) or empty."""
+        if self.paused:
+            return "paused"
+        if not self._leases and not self._delayed:
+            return "empty"
+        return "leased" if self._leases.next() < self._delayed.next() or not self._delayed else "delayed"
+
+    def clear(self) -> Held:
+        """Hold nothing, and return what was held for the caller to free; leases on it are over.
+
+        O(1): freeing millions takes long, and the caller may do it elsewhere.
+        """
+        self._check_journal()
+        return self._clear(0 if self._journal is None else self._owner.next_epoch())
+
+    def _clear(self, epoch: int) -> Held:
+        held = self.held()
+        self._ready = Ready()
+        self._ready.paused = held.ready.paused
+        self._delayed, self._leases, self._lapses = Deadlines(), Leases(self._leases.slack), Lapses()
+        self._late = False
+        self.alarm = inf
+        self._counts.cleared += held.messages
+        self._hold(-held.messages, -held.bytes)
+        self.epoch = epoch
+        self._enter(None if self._journal is None else self.kept(), self._undo_clear, held)
+        return held
+
+    def held(self) -> Held:
+        """Return all that is held, to be put back, or freed once the queue is given up."""
+        return Held(
+            self._ready,
+            self._delayed,
+            self._leases,
+            self._lapses,
+            self.messages,
+            self.bytes,
+            self.epoch,
+        )
+
+    def bodies(self) -> list[bytes]:
+        """The bodies held, in order; a copy of references, not of the bytes."""
+        if self.messages == self._ready.count and self._ready.all_plain:
+            return [message.body for message in self._ready]
+        held = chain(self._ready, self._delayed.values(), (lease.message for lease in self._leases.values()))
+        return [message.body for message in sorted(held, key=_rank)]
+
+    def reserve(self, number: int) -> int:
+        """Set `number` ids aside for messages made elsewhere, and return the first."""
+        first, self._next_id = self._next_id, self._next_id + number
+        if self._journal is not None and self._next_id > self._ids_kept:
+            self._note_ids()
+        return first
+
+    def replace(self, messages: deque[Message], size: int, epoch: int = 0) -> Held:
+        """Hold exactly `messages`, of together `size` bytes, and return what was held, as `clear` does.
+
+        They are plain, their ids are reserved ones, in order; on the disk they are rows of `epoch` already.
+        `QueueFull` changes nothing. O(1) like `clear`.
+        """
+        self._check_journal()
+        excess = self._caps.excess(self, self._owner, len(messages) - self.messages, size - self.bytes)
+        if excess is not None:
+            raise self._caps.refusal(excess, self, self._gone, 0.0)
+        held = self._clear(epoch)
+        self._ready.fill(messages)  # type: ignore[arg-type]  # a deque of messages and no runs
+        self._counts.arrived += len(messages)
+        self._hold(len(messages), size)
+        self._enter(None, self._undo_replace, len(messages), size)
+        return held
+
+    def fill(self, image: QueueImage, now: float) -> list[Message]:
+        """Hold what `image` holds; this queue is new. Never refuses: all of it was accepted once.
+
+        Returns the messages that have been delivered as often as they may be, for the caller to dead-letter; they
+        count as held until then. Raises nothing, and O(log n) for each message that is not plain.
+        """
+        self._apply(image.settings)
+        self._next_id = self._ids_kept = image.next_id
+        number = size = 0
+        for item in image.in_order:
+            number += len(item) if isinstance(item, Run) else 1
+            size += item.size if isinstance(item, Run) else len(item.body)
+        self._ready.fill(image.in_order)
+        failed: list[Message] = []
+        limit = image.settings.max_receives
+        for message, due in image.others:
+            number += 1
+            size += len(message.body)
+            if limit is not None and message.properties.receives >= limit:
+                failed.append(message)
+            elif due > now:
+                self._add(message, due - now, now)
+            else:
+                self._become_ready(message)
+        self._counts.arrived += number
+        self._hold(number, size)
+        self._ready.paused = image.paused
+        return failed
+
+    def succeed(self, owner: Owner, old: Holding | None, journal: Journal | None = None) -> None:
+        """Stand in `owner` from now on, in the place of `old`: its counts go on, its ids are not given again.
+
+        O(1). What `old` held counts as cleared; it is its caller's to free, and counts nowhere any more.
+        """
+        self._owner.messages -= self.messages
+        self._owner.bytes -= self.bytes
+        self.come_back(owner)
+        self._journal = journal
+        if old is not None:
+            self._next_id = max(self._next_id, old._next_id)
+            self._given_before = old._next_id
+            self._caps.succeed(old._caps)
+            arrived = self._counts.arrived
+            # A copy, for this may be undone.
+            self._counts = copy(old._counts)
+            self._counts.arrived += arrived
+            self._counts.cleared += old.messages
+        # More than were given: with a margin for those given before the next of these notes.
+        self._ids_kept = self._next_id + IDS_AT_ONCE
+
+    def leave(self) -> None:
+        """Count nowhere from now on: another queue has this one's place."""
+        self._owner.messages -= self.messages
+        self._owner.bytes -= self.bytes
+
+    def come_back(self, owner: Owner) -> None:
+        """Count in `owner` what is held."""
+        self._owner = owner
+        owner.messages += self.messages
+        owner.bytes += self.bytes
+
+    def image(self) -> QueueImage:
+        """Return what is to be kept of this queue, which goes on; `fill` makes a queue of it.
+
+        One pass over references, some 20 ns each, and no more: whatever takes longer is done when the image is
+        read, which may be elsewhere.
+        """
+        plain, others, apart = self._ready.copies()
+        return QueueImage(
+            name=self.name,
+            settings=self._settings,
+            paused=self.paused,
+            next_id=self._next_id,
+            in_order=plain,
+            others=in_no_order(others, apart, self._delayed.entries(), list(self._leases.values())),
+        )
+
+    def peek(self, state: State, limit: int) -> list[MessageView]:
+        """Return the first `limit` messages in `state`, the next one first; changes nothing.
+
+        What it costs depends on `limit` and not on the depth.
+        """
+        match state:
+            case "ready":
+                return [MessageView.waiting(message) for message in islice(self._ready, limit)]
+            case "delayed":
+                return [MessageView.waiting(message, time) for time, message in self._delayed.first(limit)]
+            case "leased":
+                return [MessageView.leased(lease) for lease in self._leases.first(limit)]
+
+    def find(self, id: int) -> MessageView | None:
+        """Return the message with this id, or None if it is not held; changes nothing.
+
+        O(log n).
+        """
+        delayed = self._delayed.entry(id)
+        if delayed is not None:
+            return MessageView.waiting(delayed[1], delayed[0])
+        lease = self._leases.find(id)
+        if lease is not None:
+            return MessageView.leased(lease)
+        message = self._ready.find(id)
+        return None if message is None else MessageView.waiting(message)
+
+    def stats(self) -> QueueStats:
+        """Report counts and sizes in O(1): 2 us."""
+        return QueueStats(*self.figures())
+
+    def figures(self) -> Figures:
+        """The values of `stats`, for adding up."""
+        ready, delayed, leased = self._ready.count, len(self._delayed), len(self._leases)
+        return (self.messages, self.bytes, ready, delayed, leased, *values_of(self._counts))
+
+    def _hold(self, messages: int, size: int) -> None:
+        owner = self._owner
+        self.messages += messages
+        self.bytes += size
+        owner.messages += messages
+        owner.bytes += size
+
+    def _expiring_as_set(self, properties: Properties, now: float) -> Properties:
+        """Give a message the ttl this queue is set to, if its producer gave none."""
+        ttl = self._settings.ttl
+        return (
+            properties
+            if ttl is None or properties.expires < inf
+            else msgspec.structs.replace(properties, expires=now + ttl)
+        )
+
+    def _add(self, message: Message, delay: float, now: float) -> None:
+        """Put a new message where it belongs."""
+        expires = message.properties.expires
+        if delay > 0:
+            # Gone when its ttl is over, even if it was never ready.
+            time = min(now + delay, expires)
+            self._delayed.put(message.id, time, message)
+            self._watch(time)
+            return
+        self._ready.append(message)
+        if expires < self.alarm:
+            self._watch(expires)
+
+    def _become_ready(self, message: Message) -> None:
+        """Make a message ready that was not new: at the place its rank gives it."""
+        self._ready.put_back(message)
+        self._watch(message.properties.expires)
+
+    def _watch(self, time: float) -> None:
+        if time < self.alarm:
+            self.alarm = time
+            self._owner.watch(self, time)
+
+    def refuse_unread(self, size: int, now: float) -> QueueFull:
+        """Count a message that is refused before it is read, for want of room for `size` bytes, and say so."""
+        owner = self._owner
+        self._counts.refused += 1
+        excess = Excess("max_bytes", "max_bytes", owner.bytes, size, owner.max_bytes)
+        return self._caps.refusal(excess, self, self._gone, now)
+
+    @property
+    def _gone(self) -> int:
+        """How many messages have left, so far."""
+        return self._counts.enqueued + self._counts.arrived - self.messages
+
+    def count_refused(self, number: int) -> None:
+        """Count so many more refusals, or fewer if one was none after all."""
+        self._counts.refused += number
+
+    def _check_room(self, messages: int, size: int, now: float) -> None:
+        """Raise `QueueFull` if so many more messages, of `size` bytes together, would be over a cap."""
+        owner = self._owner
+        if not (
+            self._capped or owner.messages + messages > owner.max_messages or owner.bytes + size > owner.max_bytes
+        ):
+            return
+        excess = self._caps.excess(self, owner, messages, size)
+        if excess is not None:
+            self._counts.refused += 1
+            raise self._caps.refusal(excess, self, self._gone, now)
+
+    def _check_journal(self) -> None:
+        """Raise `StorageUnavailable` if what the caller is about to do cannot be written."""
+        if self._journal is not None:
+            self._journal.check()
+
+    def _enter(self, record: Record | None, undo: Callable[..., object], *args: object) -> None:
+        if self._journal is not None:
+            self._journal.enter(record, undo, *args)
+
+    def _note_ids(self) -> None:
+        # Many at once: the highest in use is not worth a write for each message.
+        self._ids_kept = self._next_id + IDS_AT_ONCE
+        assert self._journal is not None
+        self._journal.note(IdsReserved(self.number, self._ids_kept))
+
+    def _undo_pause(self, paused: bool) -> None:
+        self._ready.paused = paused
+
+    def _take_out(self, message: Message) -> None:
+        """Take a message out of wherever it waits."""
+        if self._delayed.pop(message.id) is None:
+            self._ready.withdraw(message.id, 1, message.priority)
+
+    def _undo_clear(self, held: Held) -> None:
+        self._ready, self._delayed, self._leases, self._lapses = held.ready, held.delayed, held.leases, held.lapses
+        self.epoch = held.epoch
+        self._counts.cleared -= held.messages
+        self._hold(held.messages, held.bytes)
+        self._watch(min(self._leases.next(), self._delayed.next(), self._ready.expiring.next()))
+
+    def _undo_replace(self, messages: int, size: int) -> None:
+        self._counts.arrived -= messages
+        self._hold(-messages, -size)

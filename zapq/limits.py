@@ -58,8 +58,8 @@ a message, takes 2 ms."""
 TICK_LIMIT = 500
 """Leases, delays and ttls of one queue ended in one go, each: some 2 ms, of which a turn may have several."""
 TICK_BYTES = 1 * MIB
-"""Bytes of messages that become dead letters in one go, after which leases end later: a dead letter is written anew,
-and on a full disk the log has room for so many."""
+"""Bytes of messages that become dead letters in one go; the other leases end in the next. A dead letter is written
+anew, and on a full disk the log has room for so many."""
 DISMISSALS = 64
 """Waiters told in one go that we are draining, each of which may be a request that takes 2 ms: 0.1 s, after which
 deadlines are looked at, as that of a shutdown."""

@@ -192,7 +192,7 @@ class Journal:
             self._schedule()
 
     def stage(self, record: Record) -> None:
-        """Enter rows of no queue yet: there is nothing to undo. Raises `StorageUnavailable` if there is no room."""
+        """Enter rows of no queue yet: there is nothing to undo. Raises `StorageUnavailable` like `check_room`."""
         self.check_room()
         self.enter(record, _nothing)
 

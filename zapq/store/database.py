@@ -72,8 +72,8 @@ GARBAGE_ROWS = 2000
 VACUUM_PAGES = 256
 """Pages given back to the file system in one transaction."""
 NO_ROOM = (
-    "the disk is full, and what is left of it is kept for taking messages. Consumers must take some, or the operator"
-    " must free space (see docs/durability.md)"
+    "the disk is full, and what is left of it is kept for taking messages. Consumers must take some, or the"
+    " operator must free space (see docs/durability.md)"
 )
 _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """How many rows one statement writes: SQLite compiles one for each number, and Python keeps them."""
@@ -112,8 +112,8 @@ class Database:
         self.no_room = ""
         """Why no message is to be stored, though all else is written; empty if messages are."""
         self._connection = connection
-        self._path = Path(connection.execute("pragma database_list").fetchone()[2])
-        self._reserve = Reserve(self._path)
+        self._reserve: Reserve | None = None
+        """Space for a full disk; None as long as nothing is written."""
         self._wanted = DISK_RESERVE // 2
         """Bytes that must be free beside the reserve before messages are stored again."""
         self._place: Place | None = None
@@ -185,8 +185,8 @@ class Database:
                 self._insert("messages", 3, puts)
             if states:
                 self._insert("states", 2, [value for pair in states.items() for value in pair])
-            if large:
-                self._check_room(size + 20 * len(puts))
+            if large and self._reserve is not None:
+                self._check_room(size + 20 * len(puts), self._reserve)
             execute("commit")
         except BaseException:
             self._roll_back()
@@ -220,7 +220,7 @@ class Database:
             self._tidy(idle=idle)
         except sqlite3.Error as error:
             self._make_room(error)
-        if self.no_room and self._reserve.take(beside=self._wanted):
+        if self.no_room and self._reserve is not None and self._reserve.take(beside=self._wanted):
             self.no_room = ""
             self._wanted, self._garbage_rows = DISK_RESERVE // 2, GARBAGE_ROWS
 
@@ -247,7 +247,7 @@ class Database:
                 self._connection.execute("delete from probe where number = 2")
                 self._connection.execute("commit")
         self._connection.close()
-        if self.no_room:
+        if self.no_room and self._reserve is not None:
             # The log is removed when it is closed; the next start needs its space.
             self._reserve.take_some()
 
@@ -270,6 +270,8 @@ class Database:
         aside. Raises `CannotStart`.
         """
         try:
+            path = Path(self._connection.execute("pragma database_list").fetchone()[2])
+            self._reserve = Reserve(path)
             if not self._reserve.take():
                 self.no_room = NO_ROOM
             try:
@@ -277,7 +279,11 @@ class Database:
             except sqlite3.Error as error:
                 self._make_room(error)
                 self._begin_log()
-            self._place = Place(self._path)
+            if self.no_room:
+                # Its usual length, and not a byte in the file. If there is no room, it does with what it has.
+                with suppress(OSError):
+                    allocate(log_of(path), FULL)
+            self._place = Place(path)
         except (OSError, sqlite3.Error) as error:
             todo = f" Free {DISK_RESERVE // MIB} MiB of the disk, and start again." if _is_full(error) else ""
             raise CannotStart(f"{FILE} cannot be written: {error}.{todo}") from None
@@ -296,10 +302,6 @@ class Database:
         execute("insert or replace into probe values (2, null)")
         self._marked = True
         execute("pragma wal_checkpoint(restart)").fetchall()
-        if self.no_room:
-            # Its usual length without a byte more in the file. If it cannot have that, it goes on with what it has.
-            with suppress(OSError):
-                allocate(log_of(self._path), FULL)
 
     def _empty_log(self) -> None:
         self._connection.execute("pragma wal_checkpoint(passive)").fetchall()
@@ -307,7 +309,7 @@ class Database:
 
     def _make_room(self, error: Exception) -> None:
         """Use the space that was set aside, and store no more messages; raise `error` unless the disk is full."""
-        if not _is_full(error):
+        if not _is_full(error) or self._reserve is None:
             raise error
         self._reserve.release()
         self.no_room = NO_ROOM
@@ -315,16 +317,16 @@ class Database:
         self._garbage_rows = max(1, self._garbage_rows // 2)
         self._empty_log()
 
-    def _check_room(self, size: int) -> None:
+    def _check_room(self, size: int, reserve: Reserve) -> None:
         """Raise `NoRoom` if the log could not be emptied any more once the open transaction is in it.
 
         Its messages have `size` bytes, and may need pages for twice as many.
         """
         pages: int = self._connection.execute("pragma page_count").fetchone()[0]
-        growth = pages * PAGE - self._path.stat().st_size
-        logged = 2 * size + self._logged * PAGE - log_of(self._path).stat().st_size
-        needed = growth + max(0, logged) + DISK_MARGIN
-        if growth > 0 and self._reserve.free() < needed:
+        growth = pages * PAGE - reserve.path.stat().st_size
+        longer = 2 * size + self._logged * PAGE - log_of(reserve.path).stat().st_size
+        needed = growth + max(0, longer) + DISK_MARGIN
+        if growth > 0 and reserve.free() < needed:
             self._wanted = max(self._wanted, needed)
             raise NoRoom
 

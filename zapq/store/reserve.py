@@ -1,8 +1,8 @@
 """Disk space that is set aside, so that consumers can empty a disk that is full.
 
-Whatever SQLite changes it writes to its log first, so that a removal needs space as well. A file beside the database
-takes up that space. Once the disk is full the file is removed: from then on messages are taken, settled and purged,
-but not stored. When the space is free again, the file is made anew.
+Whatever SQLite changes it writes to its log first, so that a removal needs space as well. A file beside the
+database takes up that space. Once the disk is full the file is removed: from then on messages are taken, settled
+and purged, and none is stored. When the space is free again, the file is made anew.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ class Reserve:
     """The file that takes up the space, beside the database `path`."""
 
     def __init__(self, path: Path) -> None:
-        self._directory = path.parent
+        self.path = path
         self._file = path.with_name(f"{path.name}-reserve")
 
     def free(self) -> int:
-        """Return how many bytes of the disk are free. Raises OSError."""
-        status = os.statvfs(self._directory)
+        """Return how many bytes of its disk are free. Raises OSError."""
+        status = os.statvfs(self.path.parent)
         return status.f_bavail * status.f_frsize
 
     def take(self, size: int = DISK_RESERVE, beside: int = 0) -> bool:
-        """Take `size` bytes if `beside` more are free, else none; return False if the disk has no room for that."""
+        """Take `size` bytes if `beside` more are free, else none; return False if there is no room for that."""
         try:
             if self.free() + self._size() < size + beside:
                 self.release()

@@ -80,8 +80,9 @@ class Writer:
     """Writes commits to `database` in the order they are submitted, in whichever thread calls `run`.
 
     What became of them is in `written`, to be taken from its left; `wake` is called, in that thread, whenever
-    something was added. An entry without commits is news of the disk: it failed, works again, is full, or has room again. After a failure,
-    commits that were opened before their owner knew of it are dropped: their records may rest on what failed.
+    something was added. An entry without commits is news of the disk: it failed, works again, is full, or has
+    room again. After a failure, commits that were opened before their owner knew of it are dropped: their records
+    may rest on what failed.
     """
 
     def __init__(self, database: Store, wake: Callable[[], object]) -> None:

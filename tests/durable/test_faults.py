@@ -455,6 +455,8 @@ class Disk:
         assert self.holder.stdout is not None
         self.said = self.holder.stdout.readline().decode()
         self.inside = ["nsenter", "--preserve-credentials", "--user", "--mount", "-t", str(self.holder.pid)]
+        # Else it would be /, and another zapq might be found than the one that is tested.
+        self.inside.append("--wd=.")
         self.place = place
         self.seen_from_outside = Path(f"/proc/{self.holder.pid}/root{place}")
 

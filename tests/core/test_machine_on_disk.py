@@ -27,8 +27,8 @@ from zapq.core.broker import Broker
 from zapq.core.message import Message
 from zapq.core.records import PutMany, Record, row_of
 from zapq.store.database import Database
+from zapq.store.port import CommitGroup
 from zapq.store.schema import set_up
-from zapq.store.writer import CommitGroup
 
 
 class DiskJournal:
@@ -75,7 +75,7 @@ class QueuesOnDisk(QueuesAgainstList):
 
     def make_broker(self) -> Broker:
         database = Database(self.connection)
-        contents = database.load(self.now, 0.0)
+        contents = database.read(self.now, 0.0)
         self.journal = DiskJournal(database)
         self.runs += 1
         return Broker(

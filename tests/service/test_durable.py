@@ -26,6 +26,7 @@ from zapq.service.operations import Offer, Settlement
 from zapq.service.service import QueueService
 from zapq.store import database, writer
 from zapq.store.database import Database
+from zapq.store.port import Contents
 
 T = TypeVar("T")
 
@@ -590,9 +591,9 @@ async def test_a_start_that_is_cancelled_while_it_reads_ends(
     load = Database.load
     with trio.CancelScope() as scope:
 
-        def cancel_and_load(self: Database, now: float, clock_offset: float, warning: str) -> database.Contents:
+        def cancel_and_load(self: Database, now: float, clock_offset: float) -> Contents:
             trio.from_thread.run_sync(scope.cancel)
-            return load(self, now, clock_offset, warning)
+            return load(self, now, clock_offset)
 
         with monkeypatch.context() as patched:
             patched.setattr(Database, "load", cancel_and_load)

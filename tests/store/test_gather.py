@@ -7,7 +7,7 @@ import pytest
 from zapq.core.message import Properties
 from zapq.core.records import MessagesDeleted, MessageState, Put, Record
 from zapq.store.gather import gather
-from zapq.store.writer import CommitGroup
+from zapq.store.port import CommitGroup
 
 PUT, GONE, STATE = Put(7, b"a"), MessagesDeleted((7,)), MessageState(7, Properties(receives=1))
 

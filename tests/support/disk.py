@@ -18,7 +18,7 @@ from zapq.service.journal import Journal
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.store.database import Database
-from zapq.store.writer import CommitGroup
+from zapq.store.port import CommitGroup
 
 
 class Disk:
@@ -101,7 +101,7 @@ def journal_of(service: QueueService) -> Journal:
 
 def database_of(service: QueueService) -> Database:
     """Return what its journal writes to."""
-    database = journal_of(service)._writer._database
+    database = journal_of(service)._writer._store
     assert isinstance(database, Database)
     return database
 

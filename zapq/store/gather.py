@@ -58,6 +58,8 @@ def gather(commits: Sequence[CommitGroup]) -> Gathered:
                     if row in deleted:
                         del deleted[row]
                         returned.add(row)
+                        # In place of that from before, which is not deleted any more.
+                        states[row] = state_of(row, properties, due, clock_offset)
                     puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
                     size += len(body)
                     if properties is not DEFAULTS or due:

@@ -206,6 +206,33 @@ async def test_after_a_failure_what_was_refused_is_not_there_and_the_rest_is(tmp
         assert [each.message.body for each in await service.default.peek()] == [b"before", b"after"]
 
 
+@pytest.mark.parametrize("paused", [False, True], ids=["settings", "a pause"])
+async def test_what_is_refused_with_the_removal_of_its_queue_has_not_happened_after_a_restart_either(
+    tmp_path: Path, disk: Disk, paused: bool
+) -> None:
+    async def refused(ask: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(StorageUnavailable):
+            await ask()
+
+    async with open_durable(tmp_path) as service:
+        before = service.queue("jobs").info()
+        change = service.queue("jobs").pause if paused else partial(service.change_settings, "jobs", ttl=5.0)
+        await service.stored()
+        disk.hold()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refused, change)
+            await disk.held()
+            nursery.start_soon(refused, partial(service.delete, "jobs"))
+            await wait_all_tasks_blocked()
+            disk.failing = True
+            disk.go_on()
+        disk.failing = False
+        await works_again(service)
+        assert service.find("jobs").info() == before
+    async with open_durable(tmp_path) as service:
+        assert service.find("jobs").info() == before
+
+
 async def test_what_is_on_its_way_when_the_log_cannot_be_emptied_is_refused(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

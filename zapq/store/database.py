@@ -188,9 +188,7 @@ class Database:
         """Return all there is, and change nothing. See `load`."""
         try:
             return self._read(now, clock_offset)
-        except Damaged as error:
-            raise refusal(error) from None
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        except (Damaged, sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if _is_of_the_disk(error):
                 raise CannotStart(f"{FILE} cannot be read: {error}.") from None
             raise refusal(error) from None

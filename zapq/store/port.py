@@ -22,9 +22,6 @@ class CommitGroup:
         self.clock_offset = 0.0
         """Seconds to add to the times of the records to get Unix time."""
 
-    def __bool__(self) -> bool:
-        return bool(self.records)
-
 
 class Contents(NamedTuple):
     """What was found in a store."""

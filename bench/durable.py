@@ -28,7 +28,7 @@ from bench import rig
 from bench.compare import over_beanstalk, over_http, over_redis
 from zapq.core.records import Put, row_of
 from zapq.store.open_database import open_database
-from zapq.store.writer import CommitGroup
+from zapq.store.port import CommitGroup
 
 BATCH = 100
 BATCHES = """
@@ -89,9 +89,8 @@ def commits(directory: str, messages: int, number: int = 400) -> tuple[float, fl
     with tempfile.TemporaryDirectory(dir=directory) as place:
         descriptor = os.open(place, os.O_RDONLY)
         try:
-            database, _ = open_database(place, descriptor)
+            database = open_database(place, descriptor)
             database.load(0.0, 0.0)
-            database.prepare()
             made = []
             for at in range(number):
                 made.append(CommitGroup())

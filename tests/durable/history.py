@@ -28,10 +28,10 @@ from zapq.core.records import (
     row_of,
 )
 from zapq.core.runs import Run
-from zapq.store.database import Contents, Database
+from zapq.store.database import Database
 from zapq.store.open_database import open_database
+from zapq.store.port import CommitGroup, Contents
 from zapq.store.schema import FILE
-from zapq.store.writer import CommitGroup
 
 WAL = f"{FILE}-wal"
 LATER = 4e9
@@ -44,9 +44,9 @@ def opened(directory: Path) -> Iterator[tuple[Database, View, str]]:
     """Open the database in `directory`, and yield it with what is in it, and the warning."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        database, warning = open_database(str(directory), descriptor)
+        database = open_database(str(directory), descriptor)
         try:
-            contents = database.load(0.0, 0.0, warning)
+            contents = database.read(0.0, 0.0)
             yield database, view(contents), contents.warning
         finally:
             database.close()

@@ -18,9 +18,9 @@ import pytest
 from tests.durable.history import WAL, History, View, copy, opened
 from zapq.core.records import Put, row_of
 from zapq.errors import CannotStart
+from zapq.store.port import CommitGroup
 from zapq.store.schema import FILE
-from zapq.store.wal import FULL, PAGE, Damaged, Frame, read_log
-from zapq.store.writer import CommitGroup
+from zapq.store.wal import FULL, PAGE, Frame, read_log
 
 FRAME = PAGE + 24
 PAGES = 20
@@ -150,7 +150,7 @@ def outcome(directory: Path, views: list[View]) -> str:
             return ("all" if found == views[-1] else "less") + (
                 ", with a warning" if warning else "" if found == views[-1] else ", silently"
             )
-    except (CannotStart, Damaged) as error:
+    except CannotStart as error:
         return "refused" if str(error) else "refused without a reason"
     except Exception as error:
         return f"{type(error).__name__}: {error}"

@@ -26,6 +26,7 @@ from zapq.service.operations import Offer, Settlement
 from zapq.service.service import QueueService
 from zapq.store import database, writer
 from zapq.store.database import Database
+from zapq.store.port import Contents
 
 T = TypeVar("T")
 
@@ -203,6 +204,33 @@ async def test_after_a_failure_what_was_refused_is_not_there_and_the_rest_is(tmp
         await service.enqueue(b"after")
     async with open_durable(tmp_path) as service:
         assert [each.message.body for each in await service.default.peek()] == [b"before", b"after"]
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["settings", "a pause"])
+async def test_what_is_refused_with_the_removal_of_its_queue_has_not_happened_after_a_restart_either(
+    tmp_path: Path, disk: Disk, paused: bool
+) -> None:
+    async def refused(ask: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(StorageUnavailable):
+            await ask()
+
+    async with open_durable(tmp_path) as service:
+        before = service.queue("jobs").info()
+        change = service.queue("jobs").pause if paused else partial(service.change_settings, "jobs", ttl=5.0)
+        await service.stored()
+        disk.hold()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refused, change)
+            await disk.held()
+            nursery.start_soon(refused, partial(service.delete, "jobs"))
+            await wait_all_tasks_blocked()
+            disk.failing = True
+            disk.go_on()
+        disk.failing = False
+        await works_again(service)
+        assert service.find("jobs").info() == before
+    async with open_durable(tmp_path) as service:
+        assert service.find("jobs").info() == before
 
 
 async def test_what_is_on_its_way_when_the_log_cannot_be_emptied_is_refused(
@@ -590,9 +618,9 @@ async def test_a_start_that_is_cancelled_while_it_reads_ends(
     load = Database.load
     with trio.CancelScope() as scope:
 
-        def cancel_and_load(self: Database, now: float, clock_offset: float, warning: str) -> database.Contents:
+        def cancel_and_load(self: Database, now: float, clock_offset: float) -> Contents:
             trio.from_thread.run_sync(scope.cancel)
-            return load(self, now, clock_offset, warning)
+            return load(self, now, clock_offset)
 
         with monkeypatch.context() as patched:
             patched.setattr(Database, "load", cancel_and_load)

@@ -18,10 +18,10 @@ from zapq.limits import CHECKPOINT_PAGES, DISK_RESERVE, MIB
 from zapq.store import reserve as module
 from zapq.store.database import VACUUM_PAGES, Database, NoRoom
 from zapq.store.open_database import open_database
+from zapq.store.port import CommitGroup
 from zapq.store.reserve import Reserve
 from zapq.store.schema import FILE
 from zapq.store.wal import FULL, log_of
-from zapq.store.writer import CommitGroup
 
 QUEUE = QueuePut(1, "default", 1, 10**6, QueueSettings(), False)
 
@@ -59,11 +59,10 @@ def is_full() -> sqlite3.OperationalError:
 def opened(directory: Path) -> Database:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        database, _ = open_database(str(directory), descriptor)
+        database = open_database(str(directory), descriptor)
     finally:
         os.close(descriptor)
     database.load(0.0, 0.0)
-    database.prepare()
     return database
 
 

@@ -18,11 +18,11 @@ from zapq.service.journal import Journal
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.store.database import Database
-from zapq.store.writer import CommitGroup
+from zapq.store.port import CommitGroup
 
 
 class Disk:
-    """What stands between the writer and its database, for every database there is: commits wait, or fail."""
+    """What becomes of the commits of every store that is on it: they wait, or fail."""
 
     def __init__(self) -> None:
         self.failing = False
@@ -35,16 +35,11 @@ class Disk:
         self._only_one = False
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        """Be there until `patch` is undone."""
+        """Have every database on it until `patch` is undone."""
         commit, probe = Database.commit, Database.probe
 
         def try_commit(database: Database, batches: Sequence[CommitGroup]) -> None:
-            self._entered.set()
-            assert self._gate.wait(PATIENCE), "the gate stayed closed"
-            if self._only_one:
-                self._only_one = False
-                self._gate.clear()
-            with self.commit():
+            with self.attempt():
                 commit(database, batches)
 
         def try_probe(database: Database) -> None:
@@ -53,6 +48,17 @@ class Disk:
 
         patch.setattr(Database, "commit", try_commit)
         patch.setattr(Database, "probe", try_probe)
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Let the commit in the block wait, or fail."""
+        self._entered.set()
+        assert self._gate.wait(PATIENCE), "the gate stayed closed"
+        if self._only_one:
+            self._only_one = False
+            self._gate.clear()
+        with self.commit():
+            yield
 
     @contextmanager
     def commit(self) -> Iterator[None]:
@@ -101,7 +107,7 @@ def journal_of(service: QueueService) -> Journal:
 
 def database_of(service: QueueService) -> Database:
     """Return what its journal writes to."""
-    database = journal_of(service)._writer._database
+    database = journal_of(service)._writer._store
     assert isinstance(database, Database)
     return database
 

@@ -229,8 +229,6 @@ class Broker:
         if self._journal is not None:
             self._journal.check()
         queue = self._check_deletable(name)
-        if self._journal is not None:
-            self._journal.enter(None, self._keep_again, queue)
         held = queue.clear()
         del self.queues[name]
         self._alarms.pop(queue.number)
@@ -245,14 +243,10 @@ class Broker:
         self.queues[queue.name] = queue
         self._past = past
         if newer is not None and self._journal is not None:
-            # One of that name was made meanwhile, whose record takes this one's place on the disk.
+            # One of that name was made meanwhile. Its record takes this one's place on the disk, until the next
+            # step back, that from `clear`, enters this one again.
             self._alarms.pop(newer.number)
             self._journal.note(QueueDeleted(newer.number))
-
-    def _keep_again(self, queue: Queue) -> None:
-        """Enter a queue that is there again as it was: the last step back from its removal."""
-        if self._journal is not None:
-            self._journal.note(queue.kept())
 
     def drop_unused(self, name: str) -> None:
         """Remove a queue that was made for a request and was not used; nothing is in it."""

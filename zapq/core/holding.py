@@ -183,7 +183,7 @@ class Holding:
         before = self._settings
         self._apply(settings)
         if self._journal is not None:
-            self._journal.enter(self.kept(), self._apply, before)
+            self._journal.enter(self.kept(), self._undo_configure, before)
 
     def kept(self) -> QueuePut:
         """Return the record that keeps this queue on the disk."""
@@ -490,6 +490,16 @@ class Holding:
 
     def _undo_pause(self, paused: bool) -> None:
         self._ready.paused = paused
+        self._keep_again()
+
+    def _undo_configure(self, settings: QueueSettings) -> None:
+        self._apply(settings)
+        self._keep_again()
+
+    def _keep_again(self) -> None:
+        """Enter what is kept as it is after this step back; one before may have entered it otherwise."""
+        if self._journal is not None:
+            self._journal.note(self.kept())
 
     def _take_out(self, message: Message) -> None:
         """Take a message out of wherever it waits."""
@@ -499,6 +509,7 @@ class Holding:
     def _undo_clear(self, held: Held) -> None:
         self._ready, self._delayed, self._leases, self._lapses = held.ready, held.delayed, held.leases, held.lapses
         self.epoch = held.epoch
+        self._keep_again()
         self._counts.cleared -= held.messages
         self._hold(held.messages, held.bytes)
         self._watch(min(self._leases.next(), self._delayed.next(), self._ready.expiring.next()))

@@ -149,20 +149,3 @@ def rows_of(image: QueueImage, epoch: int) -> Iterator[list[Record]]:
             records, size = [], 0
     if records:
         yield records
-
-
-def in_wall_time(record: Record, clock_offset: float) -> Record:
-    """Return `record` with its times in Unix time: its own and `clock_offset`."""
-    replace = msgspec.structs.replace
-    match record:
-        case Put() | MessageState():
-            properties = replace(record.properties, expires=record.properties.expires + clock_offset)
-            return replace(record, properties=properties, due=record.due + clock_offset if record.due else 0.0)
-        case PutMany():
-            return replace(
-                record, properties=replace(record.properties, expires=record.properties.expires + clock_offset)
-            )
-        case KeyPut():
-            return replace(record, until=record.until + clock_offset)
-        case _:
-            return record

@@ -22,7 +22,8 @@ from zapq.errors import StorageUnavailable
 from zapq.limits import COMMITS_REMEMBERED
 from zapq.service.memory_journal import MemoryJournal
 from zapq.service.section import Section
-from zapq.store.writer import CommitGroup, Store, Writer, Written
+from zapq.store.port import CommitGroup, Store
+from zapq.store.writer import Writer, Written
 
 NO_ANSWER = "it does not answer"
 """The failure of a batch that was given up: whether it is on the disk is not known."""
@@ -96,14 +97,14 @@ class OpenCommit(CommitGroup):
 class Journal:
     """Collects records, and has them written."""
 
-    def __init__(self, database: Store) -> None:
+    def __init__(self, store: Store) -> None:
         self._generation = 0
         """How often commits have failed: those of an earlier one must not be written any more."""
         self.commit = OpenCommit(0)
         """The one that is open."""
         self.reason = ""
         """Why nothing can be written at the moment; empty if it can."""
-        self.no_room = database.no_room
+        self.no_room = store.no_room
         """Why no message can be stored at the moment, though taking them goes on; empty if messages can."""
         self.corked = False
         """Whether a caller will call `flush` soon."""
@@ -117,8 +118,8 @@ class Journal:
         self._ended = trio.Event()
         self.on_resolved: Callable[[], object] = int
         """Called after each commit, and when the disk works again."""
-        self._writer = Writer(database, self._wake)
-        self._clock = database.clock
+        self._writer = Writer(store, self._wake)
+        self._clock = store.clock
         self._relaxed = False
         self._due = False
         self._closing = False
@@ -138,9 +139,9 @@ class Journal:
         self._ended.set()
 
     async def close(self, patience: float) -> bool:
-        """Write everything entered so far, close the database, and return whether `patience` seconds were enough.
+        """Write everything entered so far, close the store, and return whether `patience` seconds were enough.
 
-        If not, the thread is left to what it does: it ends when the database is closed, or with the process.
+        If not, the thread is left to what it does: it ends when the store is closed, or with the process.
         """
         self._closing = True
         with trio.move_on_after(0.0 if self._abandoned else patience, shield=True):

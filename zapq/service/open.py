@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import msgspec
 import trio
@@ -41,8 +42,12 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
             if settings.durable:
                 # Imported here so that a start in memory does not pay for SQLite.
                 from zapq.service.open_durable import open_durable
+                from zapq.store.open_database import open_database
 
-                service: QueueService = await stack.enter_async_context(open_durable(settings, snapshots))
+                open_store = partial(open_database, settings.data_dir, snapshots.descriptor)
+                service: QueueService = await stack.enter_async_context(
+                    open_durable(settings, snapshots, open_store)
+                )
             else:
                 service = QueueService(settings, snapshots)
             if settings.load_on_start:

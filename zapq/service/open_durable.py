@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from math import inf
 
@@ -16,37 +16,35 @@ from zapq.limits import CLOSE_SECONDS, LAST_SECONDS
 from zapq.service.journal import Journal
 from zapq.service.service import QueueService
 from zapq.settings import Settings
-from zapq.store.database import Contents, Database
-from zapq.store.open_database import open_database, refusal
+from zapq.store.port import Contents, Store
 from zapq.store.schema import FILE
 from zapq.store.snapshot import SnapshotStore
-from zapq.store.wal import Damaged
 
 
 @asynccontextmanager
-async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGenerator[QueueService, None]:
+async def open_durable(
+    settings: Settings, snapshots: SnapshotStore, open_store: Callable[[], Store]
+) -> AsyncGenerator[QueueService, None]:
     """Run the part of a service that writes, for the length of the block, and give the service.
 
-    Reads what earlier runs have kept. Raises `CannotStart` if it cannot be read. On the way out everything is
-    written, and the files are closed.
+    `open_store` is called in a worker thread. Reads what earlier runs have kept; raises `CannotStart` if it cannot
+    be read. On the way out everything is written, and the store is closed.
     """
     begun = time.monotonic()
-    database, contents = await trio.to_thread.run_sync(
-        _open, settings, snapshots.descriptor, trio.current_time() - time.monotonic()
-    )
-    if database.created:
+    store, contents = await trio.to_thread.run_sync(_open, open_store, trio.current_time() - begun)
+    if contents.created:
         database_path = f"{snapshots.real_path}/{FILE}"
         logs.say(logging.INFO, "created", data_dir=snapshots.real_path, database=database_path)
     if contents.warning:
         logs.say(logging.WARNING, "storage was not closed in order", reason=contents.warning)
-    if database.clock.behind >= 1.0:
+    if store.clock.behind >= 1.0:
         logs.say(
             logging.WARNING,
             "clock was set back",
-            seconds=round(database.clock.behind),
+            seconds=round(store.clock.behind),
             reason=f"{FILE} knows of a later time. Until then the time between two runs does not count.",
         )
-    journal = Journal(database)  # which closes the database
+    journal = Journal(store)  # which closes it
     if journal.no_room:
         journal.say_room()
     service = QueueService(settings, snapshots, journal, contents)
@@ -84,17 +82,12 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
         raise CannotStart(f"The last changes could not be written to {FILE}: {journal.reason}.")
 
 
-def _open(settings: Settings, descriptor: int, offset: float) -> tuple[Database, Contents]:
-    """Open the database; Trio's clock shows `offset` more than the monotonic one, which can be read here."""
-    database, warning = open_database(settings.data_dir, descriptor)
+def _open(open_store: Callable[[], Store], offset: float) -> tuple[Store, Contents]:
+    """Open the store; Trio's clock shows `offset` more than the monotonic one, which can be read here."""
+    store = open_store()
     try:
         now = time.monotonic() + offset
-        contents = database.load(now, database.clock() - now, warning)
-        database.prepare()
-    except Damaged as error:
-        database.close()
-        raise refusal(error) from None
+        return store, store.load(now, store.clock() - now)
     except BaseException:
-        database.close()
+        store.close()
         raise
-    return database, contents

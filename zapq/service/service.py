@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -47,10 +47,8 @@ from zapq.service.section import Section, Turns
 from zapq.service.snapshots import Snapshots
 from zapq.service.waiting import ONE, Waiter, WaitingRoom, WaitQueue, Want
 from zapq.settings import Settings
+from zapq.store.port import Contents
 from zapq.store.snapshot import SnapshotStore
-
-if TYPE_CHECKING:
-    from zapq.store.database import Contents  # that a start in memory does not pay for SQLite
 
 T = TypeVar("T")
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from zapq.core.image import QueueImage
 from zapq.core.message import Message
 from zapq.errors import CannotStart
-from zapq.store.open_database import is_there, lock, open_existing, refusal
+from zapq.store.database import refusal
+from zapq.store.open_database import is_there, lock, open_existing
 from zapq.store.schema import FILE, FORMAT
 from zapq.store.wal import Damaged, log_of
 
@@ -102,12 +103,10 @@ def _copy(directory: str, path: Path, copy: Path) -> tuple[int, int | None]:
 
 
 def _read(copy: Path, size: int, log: int | None) -> Report:
-    database, warning = open_existing(copy)
+    database = open_existing(copy)
     now = database.clock()
     try:
-        contents = database.load(now, 0.0, warning)
-    except Damaged as error:
-        raise refusal(error) from None
+        contents = database.read(now, 0.0)
     finally:
         database.close()
     queues = [_describe(each.image, now) for each in contents.queues]

@@ -18,11 +18,10 @@ from contextlib import suppress
 from functools import cache
 from math import inf
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
-from zapq.core.image import KeptQueue, QueueImage
+from zapq.core.image import KeptKey, KeptQueue, QueueImage
 from zapq.core.message import Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import (
@@ -49,15 +48,15 @@ from zapq.limits import (
     UNCHECKED_BYTES,
 )
 from zapq.store.clock import Clock
-from zapq.store.gather import Group, Other, gather
+from zapq.store.gather import Other, gather
 from zapq.store.place import Place
+from zapq.store.port import CommitGroup, Contents
 from zapq.store.reserve import Reserve, allocate
 from zapq.store.schema import (
     FILE,
     MAX_ID,
     STATES,
     TABLES,
-    KeptKey,
     Table,
     kept_time,
     key_sum,
@@ -87,24 +86,11 @@ class NoRoom(Exception):
         super().__init__(NO_ROOM)
 
 
-class Contents(NamedTuple):
-    """What was found in a database."""
-
-    queues: list[KeptQueue]
-    keys: list[KeptKey]
-    epoch: int
-    """The highest in use."""
-    warning: str
-    """What the operator should know about how it was left; empty if nothing."""
-    garbage: int
-    """Rows of no queue."""
-
-
 class Database:
-    """One open database. `sqlite3.Error` and OSError pass through, except from `load` and `prepare`."""
+    """One open database, a `Store`. `sqlite3.Error` and OSError pass through, except from `load`."""
 
-    def __init__(self, connection: sqlite3.Connection, latest: float = 0.0) -> None:
-        """`latest` is the latest time it knows of; see `time_in`."""
+    def __init__(self, connection: sqlite3.Connection, latest: float = 0.0, warning: str = "") -> None:
+        """`latest` is the latest time it knows of (see `time_in`), `warning` what is odd about its files."""
         self.created = False
         """Whether it was not there before."""
         self.clock = Clock(latest)
@@ -112,6 +98,7 @@ class Database:
         self.no_room = ""
         """Why no message is to be stored, though all else is written; empty if messages are."""
         self._connection = connection
+        self._warning = warning
         self._reserve: Reserve | None = None
         """Space for a full disk; None as long as nothing is written."""
         self._wanted = DISK_RESERVE // 2
@@ -139,7 +126,7 @@ class Database:
         """Whether `tidy` has something to do when there is time."""
         return bool(self._garbage) or self._spare
 
-    def commit(self, commits: Sequence[Group]) -> None:
+    def commit(self, commits: Sequence[CommitGroup]) -> None:
         """Write all of `commits`, or raise and write nothing. On the disk when it returns.
 
         What comes twice in them counts as what comes last, and what is gone is gone. Once the disk is full, this
@@ -154,7 +141,7 @@ class Database:
             self._make_room(error)
             self._commit(commits)
 
-    def _commit(self, commits: Sequence[Group]) -> None:
+    def _commit(self, commits: Sequence[CommitGroup]) -> None:
         now = time.monotonic()
         clocked = self._clocked > now - CLOCK_SECONDS
         self._look_now_and_then()
@@ -251,17 +238,20 @@ class Database:
             # The log is removed when it is closed; the next start needs its space.
             self._reserve.take_some()
 
-    def load(self, now: float, clock_offset: float, warning: str = "") -> Contents:
-        """Return all there is, with times by a clock that shows `now`; add `clock_offset` to get Unix time.
+    def load(self, now: float, clock_offset: float) -> Contents:
+        """Return all there is, and be ready for commits. See `Store`."""
+        contents = self.read(now, clock_offset)
+        self.prepare()
+        return contents
 
-        Raises `Damaged`, and `CannotStart` if the disk does not let it be read.
-        """
+    def read(self, now: float, clock_offset: float) -> Contents:
+        """Return all there is, and change nothing. See `load`."""
         try:
-            return self._load(now, clock_offset, warning)
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            return self._read(now, clock_offset)
+        except (Damaged, sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if _is_of_the_disk(error):
                 raise CannotStart(f"{FILE} cannot be read: {error}.") from None
-            raise Damaged(str(error)) from None
+            raise refusal(error) from None
 
     def prepare(self) -> None:
         """Make the log as long as it will be: a commit costs half once it has been written to before.
@@ -345,7 +335,7 @@ class Database:
     def _keep_time(self) -> None:
         self._connection.execute("insert or replace into probe values (3, ?)", (kept_time(self.clock()),))
 
-    def _load(self, now: float, clock_offset: float, warning: str) -> Contents:
+    def _read(self, now: float, clock_offset: float) -> Contents:
         # The integrity check looks at every page, but not at what is in them; that is for the checksums.
         check = self._connection.execute("pragma integrity_check(1)").fetchone()[0]
         if check != "ok":
@@ -385,7 +375,8 @@ class Database:
                 garbage += sum(1 for _ in self._rows(epoch))
                 self._garbage.append(epoch)
                 highest = max(highest, epoch)
-        return Contents(queues, list(self._read_keys(now + clock_offset)), highest, warning, garbage)
+        keys = list(self._read_keys(now + clock_offset))
+        return Contents(queues, keys, highest, self._warning, garbage, self.created)
 
     def _read_keys(self, now: float) -> Iterator[KeptKey]:
         for *fields, checksum in self._connection.execute(
@@ -546,6 +537,11 @@ def time_in(connection: sqlite3.Connection) -> float:
     if latest is None:
         raise Damaged("probe, row 3: the checksum does not match")
     return latest
+
+
+def refusal(error: Exception) -> CannotStart:
+    """Return what to say about a damaged database."""
+    return CannotStart(f"{FILE} is damaged: {error}. Restore a copy of it, or start with another --data-dir.")
 
 
 def code_of(error: Exception) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
+
+import msgspec
 
 from zapq.core.message import DEFAULTS
 from zapq.core.records import (
@@ -19,20 +21,11 @@ from zapq.core.records import (
     PutMany,
     QueueDeleted,
     QueuePut,
-    Record,
-    in_wall_time,
 )
+from zapq.store.port import CommitGroup
 from zapq.store.schema import state_of
 
 Other = QueuePut | IdsReserved | QueueDeleted | EpochDropped | KeysCleared | KeysForgotten | KeyPut
-
-
-class Group(Protocol):
-    """Records that are written together."""
-
-    records: list[Record]
-    clock_offset: float
-    """Seconds to add to their times to get Unix time."""
 
 
 class Gathered(NamedTuple):
@@ -47,7 +40,7 @@ class Gathered(NamedTuple):
     """Bytes of the bodies."""
 
 
-def gather(commits: Sequence[Group]) -> Gathered:
+def gather(commits: Sequence[CommitGroup]) -> Gathered:
     """Sort what is in `commits` by what it is to SQLite. What is gone at the end is not put there first."""
     puts: list[int | bytes] = []
     states: dict[int, bytes] = {}
@@ -65,6 +58,8 @@ def gather(commits: Sequence[Group]) -> Gathered:
                     if row in deleted:
                         del deleted[row]
                         returned.add(row)
+                        # In place of that from before, which is not deleted any more.
+                        states[row] = state_of(row, properties, due, clock_offset)
                     puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
                     size += len(body)
                     if properties is not DEFAULTS or due:
@@ -79,9 +74,10 @@ def gather(commits: Sequence[Group]) -> Gathered:
                         size += len(body)
                         if properties is not DEFAULTS:
                             states[row] = state_of(row, properties, 0.0, clock_offset)
+                case KeyPut():
+                    others.append(msgspec.structs.replace(record, until=record.until + clock_offset))
                 case _:
-                    other = in_wall_time(record, clock_offset)
-                    others.append(other)  # type: ignore[arg-type]  # it stays what it is
+                    others.append(record)
     for row in deleted:
         states.pop(row, None)
     gone = list(deleted)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES
-from zapq.store.database import Database, code_of, time_in
+from zapq.store.database import Database, code_of, refusal, time_in
 from zapq.store.directory import let_write
 from zapq.store.schema import APPLICATION, FILE, FORMAT, our_tables, set_up, tables
 from zapq.store.wal import Damaged, damage_in_log, log_of
@@ -19,8 +19,8 @@ from zapq.store.wal import Damaged, damage_in_log, log_of
 NEW = ".zapq.db.new"
 
 
-def open_database(directory: str, descriptor: int) -> tuple[Database, str]:
-    """Open the database in `directory`, made if there is none, and say what the operator should know about it.
+def open_database(directory: str, descriptor: int) -> Database:
+    """Open the database in `directory`, made if there is none.
 
     `descriptor` is that of the directory, which is locked until it is closed. Raises `CannotStart` if it is in
     use, made by a newer version, damaged, or not to be opened.
@@ -36,9 +36,9 @@ def open_database(directory: str, descriptor: int) -> tuple[Database, str]:
         raise refusal(error) from None
     except (OSError, sqlite3.Error) as error:
         raise CannotStart(f"{path} cannot be created: {_reason(error)}. {let_write(directory)}") from None
-    database, warning = open_existing(path)
+    database = open_existing(path)
     database.created = created
-    return database, warning
+    return database
 
 
 def lock(directory: str, descriptor: int, kind: int) -> None:
@@ -51,12 +51,7 @@ def lock(directory: str, descriptor: int, kind: int) -> None:
         ) from None
 
 
-def refusal(error: Damaged) -> CannotStart:
-    """Return what to say about a damaged database."""
-    return CannotStart(f"{FILE} is damaged: {error}. Restore a copy of it, or start with another --data-dir.")
-
-
-def open_existing(path: Path) -> tuple[Database, str]:
+def open_existing(path: Path) -> Database:
     """Open the database `path`, which no other program uses. See `open_database`."""
     try:
         has_log = log_of(path).exists()
@@ -94,7 +89,7 @@ def open_existing(path: Path) -> tuple[Database, str]:
     except BaseException:
         connection.close()
         raise
-    return Database(connection, latest), warning
+    return Database(connection, latest, warning)
 
 
 def is_there(descriptor: int) -> bool:

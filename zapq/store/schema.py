@@ -59,16 +59,6 @@ class State(NamedTuple):
     due: float
 
 
-class KeptKey(NamedTuple):
-    """An idempotency key, as it was used; `until` in seconds since 1970."""
-
-    queue: int
-    key: str
-    fingerprint: bytes
-    id: int
-    until: float
-
-
 _TIME = struct.Struct(">dI")
 STATES = msgspec.msgpack.Decoder(State)
 
@@ -95,11 +85,6 @@ def our_tables() -> list[tuple[str, str, str, str | None]]:
 def seed(row: int) -> int:
     """Return what the checksum of a row begins with."""
     return (row ^ row >> 32) & 0xFFFFFFFF
-
-
-def row_sum(row: int, body: bytes) -> int:
-    """Return the checksum of the message in a row."""
-    return zlib.crc32(body, (row ^ row >> 32) & 0xFFFFFFFF)
 
 
 def state_of(row: int, properties: Properties, due: float, clock_offset: float) -> bytes:

@@ -9,57 +9,13 @@ from __future__ import annotations
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
-from zapq.core.records import Record
 from zapq.limits import LOOK_SECONDS, RETRY_SECONDS
-from zapq.store.clock import Clock
+from zapq.store.port import CommitGroup, Store
 
 _IDLE = 0.02
 """Seconds without work after which the writer tidies up."""
-
-
-class CommitGroup:
-    """Records that are written in one transaction, in the order in which they were entered."""
-
-    __slots__ = ("clock_offset", "generation", "records")
-
-    def __init__(self, generation: int = 0) -> None:
-        self.records: list[Record] = []
-        self.generation = generation
-        """How often the disk had failed when it was opened."""
-        self.clock_offset = 0.0
-        """Seconds to add to the times of the records to get Unix time."""
-
-    def __bool__(self) -> bool:
-        return bool(self.records)
-
-
-class Store(Protocol):
-    """What keeps the queues: SQLite here. Any error it raises means that nothing of the call is kept."""
-
-    clock: Clock
-    """What the times in it are by."""
-
-    no_room: str
-    """Why no message is to be stored, though all else is written; empty if messages are."""
-
-    @property
-    def untidy(self) -> bool:
-        """Whether `tidy` has something to do when there is time."""
-
-    def commit(self, commits: Sequence[CommitGroup]) -> None:
-        """Write all of `commits`, or raise and write nothing. On the disk when it returns."""
-
-    def probe(self) -> None:
-        """Raise unless as much can be written as could not be written last."""
-
-    def tidy(self, *, idle: bool) -> None:
-        """Do a part of what keeps the files small."""
-
-    def close(self) -> None:
-        """Let go of the files."""
 
 
 class Written:
@@ -77,7 +33,7 @@ class Written:
 
 
 class Writer:
-    """Writes commits to `database` in the order they are submitted, in whichever thread calls `run`.
+    """Writes commits to `store` in the order they are submitted, in whichever thread calls `run`.
 
     What became of them is in `written`, to be taken from its left; `wake` is called, in that thread, whenever
     something was added. An entry without commits is news of the disk: it failed, works again, is full, or has
@@ -85,14 +41,14 @@ class Writer:
     may rest on what failed.
     """
 
-    def __init__(self, database: Store, wake: Callable[[], object]) -> None:
+    def __init__(self, store: Store, wake: Callable[[], object]) -> None:
         self.written: deque[Written] = deque()
         self.wake = wake
-        self._database = database
+        self._store = store
         self._inbox: queue.SimpleQueue[CommitGroup | None] = queue.SimpleQueue()
         self._failures = 0
         self._broken = False
-        self._told = database.no_room
+        self._told = store.no_room
         """What was last reported of the room."""
 
     def submit(self, commit: CommitGroup) -> None:
@@ -104,31 +60,35 @@ class Writer:
         self._inbox.put(None)
 
     def run(self) -> None:
-        """Write until stopped, then close the database. Until then, whatever goes wrong fails some commit."""
-        running = True
-        while running:
-            taken = self._take()
-            running = None not in taken
-            commits = [each for each in taken if each is not None and each.generation == self._failures]
-            if commits:
-                begun = time.perf_counter()
-                self._report(commits, self._attempt(commits), time.perf_counter() - begun)
-            elif self._broken:
-                self._try_again()
-            if running and not self._broken:
-                self._tidy(idle=not commits)
-            if self._told != self._database.no_room:
-                self._report([], "", 0.0)
-        self._database.close()
+        """Write until stopped, then close the store. Until then, whatever goes wrong fails some commit."""
+        while self.step():
+            pass
+        self._store.close()
+
+    def step(self) -> bool:
+        """Wait a moment for commits and deal with them; return whether to go on."""
+        taken = self._take()
+        running = None not in taken
+        commits = [each for each in taken if each is not None and each.generation == self._failures]
+        if commits:
+            begun = time.perf_counter()
+            self._report(commits, self._attempt(commits), time.perf_counter() - begun)
+        elif self._broken:
+            self._try_again()
+        if running and not self._broken:
+            self._tidy(idle=not commits)
+        if self._told != self._store.no_room:
+            self._report([], "", 0.0)
+        return running
 
     def _take(self) -> list[CommitGroup | None]:
-        patience = RETRY_SECONDS if self._broken else _IDLE if self._database.untidy else LOOK_SECONDS
+        patience = RETRY_SECONDS if self._broken else _IDLE if self._store.untidy else LOOK_SECONDS
         taken: list[CommitGroup | None] = []
         try:
             taken.append(self._inbox.get(timeout=patience))
         except queue.Empty:
             return taken
-        if self._database.no_room:
+        if self._store.no_room:
             # One by one: together they might need a longer log than there is.
             return taken
         # What comes meanwhile is for the next commit; no other thread takes anything out.
@@ -139,8 +99,8 @@ class Writer:
         try:
             if self._broken:
                 # If the log cannot be emptied, nothing may make it longer, not even what was on its way already.
-                self._database.tidy(idle=False)
-            self._database.commit(commits)
+                self._store.tidy(idle=False)
+            self._store.commit(commits)
         except Exception as error:
             # Whatever it is, it is not on the disk, and the waiting tasks must hear of it.
             return str(error) or repr(error)
@@ -150,8 +110,8 @@ class Writer:
     def _try_again(self) -> None:
         begun = time.perf_counter()
         try:
-            self._database.tidy(idle=False)
-            self._database.probe()
+            self._store.tidy(idle=False)
+            self._store.probe()
         except Exception:
             return
         self._broken = False
@@ -159,7 +119,7 @@ class Writer:
 
     def _tidy(self, *, idle: bool) -> None:
         try:
-            self._database.tidy(idle=idle)
+            self._store.tidy(idle=idle)
         except Exception as error:
             self._report([], str(error) or repr(error), 0.0)
 
@@ -167,6 +127,6 @@ class Writer:
         if failure:
             self._broken = True
             self._failures += 1
-        self._told = self._database.no_room
+        self._told = self._store.no_room
         self.written.append(Written(commits, failure, seconds, self._told))
         self.wake()

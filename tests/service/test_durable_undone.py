@@ -18,7 +18,20 @@ from tests.support.disk import Disk, database_of, journal_of, open_durable, work
 from tests.support.waiting import eventually
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import Draining, QueueNotFound, ReceiptExpired, StorageUnavailable, ZapqError
-from zapq.service.operations import Delete, Operation, Purge, Put, Settle, Settlement, SettleOne, Take, Terms
+from zapq.service.operations import (
+    Action,
+    Delete,
+    Load,
+    Operation,
+    Purge,
+    Put,
+    Settle,
+    Settlement,
+    SettleOne,
+    Take,
+    Terms,
+)
+from zapq.service.journal import _nothing
 from zapq.service.service import QueueService
 from zapq.service.waiting import Want
 from zapq.store.schema import FILE
@@ -136,6 +149,30 @@ async def test_a_lease_given_before_a_purge_that_fails_ends_in_time(
         assert await taken(queue) == [b"a"]
 
 
+async def test_a_lease_whose_time_is_over_while_the_disk_takes_nothing_is_over_when_it_does(
+    tmp_path: Path, disk: Disk, mock_clock: MockClock
+) -> None:
+    mock_clock.rate = 1.0
+    async with open_durable(tmp_path) as service:
+        queue = service.default
+        await queue.enqueue(b"a")
+        lease = await leased(queue, visibility=1000.0)
+        disk.failing = True
+        with pytest.raises(StorageUnavailable):
+            await queue.enqueue(b"refused")
+        mock_clock.jump(1100.0)
+        # A refusal that says that it is over would have to wait until that is so.
+        actions: list[Action] = ["extend", "ack", "release"]
+        for action in actions:
+            with pytest.raises(StorageUnavailable):
+                perform(service, SettleOne("default", Settlement(receipt=lease.receipt, action=action)))
+            assert (queue.info().stats.leased, queue.info().stats.leases_expired) == (1, 0)
+        disk.failing = False
+        await works_again(service)
+        await eventually(lambda: queue.info().stats.leases_expired, "the lease to expire")
+        assert await taken(queue) == [b"a"]
+
+
 @pytest.mark.parametrize("fails", [False, True], ids=["is written", "fails"])
 async def test_a_message_sent_to_memory_during_a_purge_waits_for_that(
     tmp_path: Path, disk: Disk, fails: bool
@@ -204,7 +241,9 @@ async def test_a_consumer_gets_what_is_behind_many_messages_that_are_given_up(au
     async with zapq.open_service() as service:
         jobs = service.queue("jobs")
         await jobs.enqueue_many([b"failed"] * 600)
-        await jobs.settle([Settlement(receipt=each.receipt, action="release") for each in await jobs.receive_many(600)])
+        await jobs.settle([
+            Settlement(receipt=each.receipt, action="release") for each in await jobs.receive_many(600)
+        ])
         await jobs.enqueue(b"good")
         await jobs.pause()
         await service.configure("jobs", QueueSettings(max_receives=1, dead_letter="dead"))
@@ -215,7 +254,9 @@ async def test_a_consumer_gets_what_is_behind_many_messages_that_are_given_up(au
         assert service.find("dead").info().stats.messages == 600
 
 
-async def test_a_message_given_up_at_a_start_is_not_lost_if_that_is_not_written(tmp_path: Path, disk: Disk) -> None:
+async def test_a_message_given_up_at_a_start_is_not_lost_if_that_is_not_written(
+    tmp_path: Path, disk: Disk
+) -> None:
     async with open_durable(tmp_path) as service:
         jobs = service.queue("jobs")
         await service.configure("jobs", QueueSettings(max_receives=5, dead_letter="dead"))
@@ -301,3 +342,55 @@ async def test_a_consumer_in_line_again_while_the_service_drains_is_answered_at_
             got(poll)
         disk.failing = False
         await works_again(service)
+
+
+EXCHANGES: dict[str, Operation] = {
+    "purging": Purge("jobs"),
+    "deleting": Delete("jobs"),
+    "loading": Load("saved.msgpack"),
+    "loading one queue": Load("saved.json"),
+}
+
+
+@pytest.mark.parametrize("lease", [False, True], ids=["taken", "leased"])
+@pytest.mark.parametrize("exchange", EXCHANGES.values(), ids=EXCHANGES)
+async def test_a_message_that_comes_back_before_its_queue_is_exchanged_in_vain_is_kept(
+    tmp_path: Path, disk: Disk, exchange: Operation, lease: bool
+) -> None:
+    name = "default" if exchange == EXCHANGES["loading one queue"] else "jobs"
+    async with open_durable(tmp_path) as service:
+        for snapshot in ("saved.msgpack", "saved.json"):
+            await service.snapshot(snapshot)
+        queue = service.queue(name)
+        await queue.enqueue(b"precious")
+        await queue.enqueue(b"other")
+        [given] = await queue.take(Want(lease=lease))
+        disk.hold()
+        unrelated = asked(service, Put(b"unrelated", queue="elsewhere"))
+        await disk.held()
+        # Its client has left. Whether what is on its way has to be undone is not known yet, so it waits for that.
+        queue.return_undelivered([given])  # type: ignore[arg-type]  # a message or a lease
+        exchanging = asked(service, exchange)
+        await wait_all_tasks_blocked()
+        disk.let_one_through()
+        await unrelated.wait()
+        in_flight = journal_of(service)._in_flight
+        while not exchanging.done:
+            await disk.held()
+            # Rows that are loaded, and messages that come back, are written before the queues are exchanged.
+            if in_flight and any(undo is not _nothing for undo, _ in in_flight[0].undo):
+                disk.failing = True
+                disk.go_on()
+                await eventually(lambda: exchanging.done, "the exchange to fail")
+            else:
+                disk.let_one_through()
+                await wait_all_tasks_blocked()
+        with pytest.raises(StorageUnavailable):
+            exchanging.result()
+        disk.failing = False
+        await works_again(service)
+        stats = queue.info().stats
+        assert (stats.messages, stats.ready, stats.bytes) == (2, 2, 13)
+        assert [each.message.body for each in await queue.peek()] == [b"precious", b"other"]
+    async with open_durable(tmp_path) as service:
+        assert await taken(service.queue(name)) == [b"precious", b"other"]

@@ -142,10 +142,7 @@ class Journal:
         """
         self._closing = True
         with trio.move_on_after(0.0 if self._abandoned else patience, shield=True):
-            # What waits for a commit may enter something when it is written: messages that come back.
-            await self.resolved()
-            while self.commit and not self.reason:
-                await self.resolved()
+            await self.at_rest()
             self._writer.stop()
             await self._ended.wait()
         self._writer.stop()
@@ -275,6 +272,16 @@ class Journal:
             event = trio.Event()
             self._in_flight[-1].after.append(event.set)
             await event.wait()
+
+    async def at_rest(self) -> None:
+        """Wait until nothing may have to be undone any more, if the caller keeps others from taking steps.
+
+        Raises nothing.
+        """
+        await self.resolved()
+        # What waits for a commit may enter something when it is written: messages that come back.
+        while self.commit and not self.reason:
+            await self.resolved()
 
     def collect(self) -> None:
         """Take note of what the writer has dealt with; must run in Trio's thread."""
@@ -410,7 +417,16 @@ class JournaledSection(Section):
 
 
 class ExclusiveSection(JournaledSection):
-    """A section that holds the lock until its changes are written: no step goes into queues that may go again."""
+    """A section that begins when nothing is on its way to the disk, and holds the lock until its changes are written.
+
+    So no step, and no message that comes back, goes into queues that may go again.
+    """
+
+    async def __aenter__(self) -> None:
+        """Wait for the lock, and for the disk. If cancelled, the lock is not taken."""
+        await super().__aenter__()
+        await _rest(self._journal, self._lock, self._afterwards)
+        self._before = self._journal.entered
 
     async def __aexit__(self, *_: object) -> None:
         """Wait for what was done, and release the lock."""
@@ -426,15 +442,23 @@ class ExclusiveSection(JournaledSection):
 class QuiescentSection(Section):
     """A section that begins when nothing is on its way to the disk: what it sees is there for good."""
 
-    def __init__(self, lock: trio.Lock, journal: Journal | MemoryJournal) -> None:
-        super().__init__(lock)
+    def __init__(
+        self, lock: trio.Lock, journal: Journal | MemoryJournal, afterwards: Callable[[], object]
+    ) -> None:
+        super().__init__(lock, afterwards)
         self._journal = journal
 
     async def __aenter__(self) -> None:
         """Wait for the lock, and for the disk. If cancelled, the lock is not taken."""
         await super().__aenter__()
-        try:
-            await self._journal.resolved()
-        except BaseException:
-            self._lock.release()
-            raise
+        await _rest(self._journal, self._lock, self._afterwards)
+
+
+async def _rest(journal: Journal | MemoryJournal, lock: trio.Lock, afterwards: Callable[[], object]) -> None:
+    """Wait for the disk, holding the lock; if cancelled, release it."""
+    try:
+        await journal.at_rest()
+    except BaseException:
+        lock.release()
+        afterwards()
+        raise

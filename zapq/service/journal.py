@@ -113,6 +113,8 @@ class Journal:
         """Changes that were given up: whether they are on the disk is not known."""
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
+        self._mistake: Exception | None = None
+        self._mistaken = trio.Event()
         self.on_resolved: Callable[[], object] = int
         """Called after each commit, and when the disk works again."""
         self._writer = Writer(database, self._wake)
@@ -135,6 +137,15 @@ class Journal:
         self.collect()
         self._ended.set()
 
+    async def watch(self) -> None:
+        """Wait for an error in what is done as a commit becomes known, and raise it: memory may be wrong by then.
+
+        Raised where it happens it would keep the news from those that wait for the same, and for later commits.
+        """
+        await self._mistaken.wait()
+        assert self._mistake is not None
+        raise self._mistake
+
     async def close(self, patience: float) -> bool:
         """Write everything entered so far, close the database, and return whether `patience` seconds were enough.
 
@@ -152,8 +163,14 @@ class Journal:
         return ended
 
     def abandon(self) -> None:
-        """Wake every task that waits for the disk with an error: it does not answer; the outcome is unknown."""
+        """Wake every task that waits for the disk with an error: it does not answer; the outcome is unknown.
+
+        If any did, so does every task from now on.
+        """
         self.flush()
+        self._give_up()
+
+    def _give_up(self) -> None:
         while self._in_flight:
             self._abandoned = True
             commit = self._in_flight.popleft()
@@ -249,6 +266,8 @@ class Journal:
             self.commit = OpenCommit(self._generation)
             self._in_flight.append(commit)
             self._writer.submit(commit)
+            if self._abandoned:
+                self._give_up()
 
     def when_resolved(self, call: Callable[[bool], object]) -> None:
         """Call `call` once nothing done so far has to be undone any more, with whether all of it stays done."""
@@ -261,9 +280,10 @@ class Journal:
     async def stored(self) -> None:
         """Wait until everything entered so far is on the disk. Raises `StorageUnavailable`."""
         self.check()
+        commit = self.commit if self.commit or not self._in_flight else self._in_flight[-1]
         self.flush()
-        if self._in_flight:
-            await self._in_flight[-1].wait()
+        if commit:
+            await commit.wait()
 
     async def resolved(self) -> None:
         """Wait until everything entered so far is written, or has failed; raises nothing."""
@@ -288,7 +308,7 @@ class Journal:
         written = self._writer.written
         while written:
             self._collect(written.popleft())
-        self.on_resolved()
+        self._call(self.on_resolved)
 
     def stats(self) -> JournalStats:
         """Report what has been written; never waits."""
@@ -338,7 +358,7 @@ class Journal:
             commit.failure, commit.undone = failure, True
             while commit.undo:
                 undo, args = commit.undo.pop()
-                undo(*args)
+                self._call(undo, *args)
         for commit in commits:
             self._resolve(commit)
 
@@ -346,8 +366,16 @@ class Journal:
         commit.resolved = True
         commit.undo.clear()
         for call in commit.after:
-            call()
+            self._call(call)
         commit.after.clear()
+
+    def _call(self, call: Callable[..., object], *args: object) -> None:
+        try:
+            call(*args)
+        except Exception as error:
+            # `watch` raises it.
+            self._mistake = self._mistake or error
+            self._mistaken.set()
 
     def _schedule(self) -> None:
         self._due = True

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
@@ -205,6 +205,9 @@ BURSTS = st.lists(
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(bursts=BURSTS)
+# Consumers leave the line whose message is being written: one of each kind.
+@example(bursts=[(["stand in line", "send to memory", "leave"], 0, False)])
+@example(bursts=[(["take", "stand in line", "send to memory", "leave"], 0, False)])
 async def test_what_was_accepted_and_not_taken_is_held(
     monkeypatch: pytest.MonkeyPatch, bursts: list[tuple[list[str], int, bool]]
 ) -> None:

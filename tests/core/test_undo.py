@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import chain
 from math import inf
 from typing import Any, Generic, TypeVar
@@ -17,7 +18,11 @@ from zapq.core.image import Image, QueueImage
 from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import PutMany, Record, row_of, rows_of
+from zapq.core.runs import flatten
 from zapq.errors import ZapqError
+from zapq.store.database import Database
+from zapq.store.port import CommitGroup
+from zapq.store.schema import set_up
 
 NAMES = ("default", "work", "dead")
 Step = tuple[str, str, int, float]
@@ -25,10 +30,15 @@ Step = tuple[str, str, int, float]
 
 
 class Undoing:
-    """Writes nothing, and can undo all there is."""
+    """Writes nothing until it is told to, and can undo all that is not written."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+        self.records: list[Record] = []
+        self.kept: list[Record] = []
+        """Those of `records` that stay true if they cannot be written."""
+        self.relaxed = False
+        """Whether what is done stays done."""
 
     def check(self) -> None:
         pass
@@ -36,10 +46,17 @@ class Undoing:
     check_room = check
 
     def enter(self, record: Record | None, undo: Callable[..., object], *args: object) -> None:
+        if self.relaxed:
+            if record is not None:
+                self.note(record)
+            return
         self.steps.append((undo, args))
+        if record is not None:
+            self.records.append(record)
 
     def note(self, record: Record) -> None:
-        pass
+        self.records.append(record)
+        self.kept.append(record)
 
     def rely(self) -> None:
         pass
@@ -52,6 +69,17 @@ class Undoing:
             undo, args = self.steps.pop()
             undo(*args)
 
+    def write(self, database: Database) -> None:
+        commit = CommitGroup()
+        commit.records = self.records
+        database.commit([commit])
+        self.records, self.kept, self.steps = [], [], []
+
+    def fail(self) -> None:
+        """Undo all that is not written; what was noted is written later."""
+        self.records = [*self.kept]
+        self.undo_to(0)
+
 
 J = TypeVar("J", bound=Undoing)
 
@@ -63,6 +91,12 @@ class World(Generic[J]):
         self.journal = journal
         self.now = 0.0
         self.leases: list[tuple[str, Lease]] = []
+        self.taken: list[tuple[str, int, Message]] = []
+        """Each with the name of the queue it is from, and that queue's number."""
+        self.known = (0, 0)
+        """How many of those, and of the leases, were written."""
+        self.staying: list[tuple[str, int, bytes]] = []
+        """What was noted since: a queue, and a message that is there whatever becomes of the disk."""
         self.broker = Broker(
             max_messages=40,
             max_bytes=1000,
@@ -97,8 +131,8 @@ class World(Generic[J]):
             for kept in Image([image]).queues:
                 made.add(kept, now)
             made.finish(now)
-            for each in made.queues.values():
-                for record in chain.from_iterable(rows_of(each.image(), each.epoch)):
+            for queue in made.queues.values():
+                for record in chain.from_iterable(rows_of(queue.image(), queue.epoch)):
                     self.journal.note(record)
             broker.replace(made)
         else:
@@ -117,9 +151,10 @@ class World(Generic[J]):
             case "enqueue drafts":
                 queue.enqueue_drafts([Draft(body=body, delay=seconds), Draft(body=body, priority=3)], now=now)
             case "dequeue":
-                queue.dequeue(now)
+                message = queue.dequeue(now)
+                self.taken += [(name, queue.number, message)] if message else []
             case "dequeue many":
-                queue.dequeue_many(1 + number % 5, now)
+                self.taken += [(name, queue.number, each) for each in queue.dequeue_many(1 + number % 5, now)]
             case "receive":
                 lease = queue.receive(seconds, now)
                 self.leases += [(name, lease)] if lease else []
@@ -131,7 +166,7 @@ class World(Generic[J]):
                 queue.paused = not queue.paused
             case "replace":
                 first, epoch = queue.reserve(2), self.broker.next_epoch()
-                self.journal.note(PutMany(row_of(epoch, first), [body, body]))
+                self.journal.note(PutMany(row_of(epoch, first), [body] * 2))
                 queue.replace(deque(Message(first + at, body) for at in range(2)), 2 * len(body), epoch)
             case "ack" | "release" if self.leases:
                 name, lease = self.leases[number % len(self.leases)]
@@ -140,6 +175,43 @@ class World(Generic[J]):
                     queue.ack(lease.receipt, now)
                 else:
                     queue.release(lease.receipt, seconds if number % 2 else 0.0, now)
+
+    def do_relaxed(self, verb: str, name: str, number: int, seconds: float) -> None:
+        """Do what stays done: a message is sent, or one that could not be handed over comes back."""
+        self.journal.relaxed = True
+        with suppress(ZapqError):
+            self._do_relaxed(verb, name, number, seconds)
+        self.journal.relaxed = False
+
+    def _do_relaxed(self, verb: str, name: str, number: int, seconds: float) -> None:
+        if verb == "send":
+            queue, body = self.broker.open(name, self.now), b"careless %d" % number
+            message = queue.enqueue(body, Properties(priority=number % 3), delay=seconds, now=self.now)
+            self.staying.append((name, message.id, body))
+        elif verb == "put back" and self.known[0]:
+            name, of, message = self.taken.pop(number % self.known[0])
+            self.known = (self.known[0] - 1, self.known[1])
+            queue_there = self.broker.queues.get(name)
+            if queue_there is not None and queue_there.number == of:
+                queue_there.put_back(message)
+                if message.id >= queue_there._given_before:
+                    self.staying.append((name, message.id, message.body))
+        elif verb == "take back" and self.known[1]:
+            name, lease = self.leases[number % self.known[1]]
+            if name in self.broker.queues:
+                self.broker.queues[name].take_back(lease)
+
+    def write(self, database: Database) -> None:
+        """Have all that was done written."""
+        self.journal.write(database)
+        self.known = len(self.taken), len(self.leases)
+        self.staying.clear()
+
+    def fail(self) -> None:
+        """Let the disk refuse all that was done since the last time."""
+        self.journal.fail()
+        del self.taken[self.known[0] :]
+        del self.leases[self.known[1] :]
 
     def picture(self, now: float) -> object:
         """All there is, once what is due by `now` is done."""
@@ -166,6 +238,15 @@ class World(Generic[J]):
             )
         ends = [broker.end_of(lease.serial) for _, lease in self.leases]
         return queues, broker.messages, broker.bytes, ends
+
+
+def kept(number: int, epoch: int, image: QueueImage, now: float) -> object:
+    """What is to be found after a restart of a queue."""
+    messages = {
+        each.id: (each.body, each.properties, due if due > now else 0.0)
+        for each, due in chain(((each, 0.0) for each in flatten(image.in_order)), image.others)
+    }
+    return image.name, number, epoch, image.settings, image.paused, messages
 
 
 VERBS = (
@@ -195,3 +276,60 @@ def test_what_is_undone_has_not_been(before: list[Step], after: list[Step]) -> N
         queue._next_id = undone.broker.queues[name]._next_id
     now = undone.now
     assert undone.picture(now) == never.picture(now)
+
+
+RELAXED = ["send", "put back", "take back"]
+EXCHANGES = {"clear", "replace", "delete", "replace all"}
+FAILING = st.lists(
+    st.tuples(
+        st.sampled_from([*VERBS, *RELAXED * 6]),
+        st.sampled_from(NAMES),
+        st.integers(0, 20),
+        st.sampled_from([0.0, 0.5, 2.0]),
+    ),
+    max_size=30,
+)
+
+
+@given(STEPS, FAILING, STEPS)
+def test_what_stays_done_is_there_and_is_written_with_what_comes_later(
+    before: list[Step], failing: list[Step], after: list[Step]
+) -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        set_up(connection)
+        database, world = Database(connection), World(Undoing())
+
+        def check_written() -> None:
+            world.write(database)
+            queues = Database(connection).read(world.now, 0.0).queues
+            on_disk = sorted(kept(*each, world.now) for each in queues)
+            assert on_disk == sorted(
+                kept(each.number, each.epoch, each.image(), world.now) for each in world.broker.queues.values()
+            )
+            for each in queues:
+                assert each.image.next_id >= world.broker.queues[each.image.name]._next_id, "none is given again"
+
+        for step in before:
+            world.do(step)
+        check_written()
+        for step in failing:
+            if step[0] in RELAXED:
+                world.do_relaxed(*step)
+            elif step[0] in EXCHANGES:
+                # It begins when nothing else may be undone, and nothing comes after it until it is written, or not.
+                world.write(database)
+                world.do(step)
+                with suppress(ZapqError):
+                    world.broker.open("work", world.now)  # a program may ask for a queue at any time
+                world.fail()
+            else:
+                world.do(step)
+        world.fail()
+        for name, id, body in world.staying:
+            found = world.broker.queues[name].find(id)
+            assert found is not None
+            assert found.message.body == body
+        check_written()
+        for step in after:
+            world.do(step)
+        check_written()

@@ -116,6 +116,8 @@ class Journal:
         """Changes that were given up: whether they are on the disk is not known."""
         self._life = trio.CancelScope(shield=True)
         self._ended = trio.Event()
+        self._mistake: Exception | None = None
+        self._mistaken = trio.Event()
         self.on_resolved: Callable[[], object] = int
         """Called after each commit, and when the disk works again."""
         self._writer = Writer(store, self._wake)
@@ -138,6 +140,15 @@ class Journal:
         self.collect()
         self._ended.set()
 
+    async def watch(self) -> None:
+        """Wait for an error in what is done as a commit becomes known, and raise it: memory may be wrong by then.
+
+        Raised where it happens it would keep the news from those that wait for the same, and for later commits.
+        """
+        await self._mistaken.wait()
+        assert self._mistake is not None
+        raise self._mistake
+
     async def close(self, patience: float) -> bool:
         """Write everything entered so far, close the store, and return whether `patience` seconds were enough.
 
@@ -145,10 +156,7 @@ class Journal:
         """
         self._closing = True
         with trio.move_on_after(0.0 if self._abandoned else patience, shield=True):
-            # What waits for a commit may enter something when it is written: messages that come back.
-            await self.resolved()
-            while self.commit and not self.reason:
-                await self.resolved()
+            await self.at_rest()
             self._writer.stop()
             await self._ended.wait()
         self._writer.stop()
@@ -158,8 +166,14 @@ class Journal:
         return ended
 
     def abandon(self) -> None:
-        """Wake every task that waits for the disk with an error: it does not answer; the outcome is unknown."""
+        """Wake every task that waits for the disk with an error: it does not answer; the outcome is unknown.
+
+        If any did, so does every task from now on.
+        """
         self.flush()
+        self._give_up()
+
+    def _give_up(self) -> None:
         while self._in_flight:
             self._abandoned = True
             commit = self._in_flight.popleft()
@@ -261,6 +275,8 @@ class Journal:
             self.commit = OpenCommit(self._generation)
             self._in_flight.append(commit)
             self._writer.submit(commit)
+            if self._abandoned:
+                self._give_up()
 
     def when_resolved(self, call: Callable[[bool], object]) -> None:
         """Call `call` once nothing done so far has to be undone any more, with whether all of it stays done."""
@@ -273,9 +289,10 @@ class Journal:
     async def stored(self) -> None:
         """Wait until everything entered so far is on the disk. Raises `StorageUnavailable`."""
         self.check()
+        commit = self.commit if self.commit or not self._in_flight else self._in_flight[-1]
         self.flush()
-        if self._in_flight:
-            await self._in_flight[-1].wait()
+        if commit:
+            await commit.wait()
 
     async def resolved(self) -> None:
         """Wait until everything entered so far is written, or has failed; raises nothing."""
@@ -285,12 +302,22 @@ class Journal:
             self._in_flight[-1].after.append(event.set)
             await event.wait()
 
+    async def at_rest(self) -> None:
+        """Wait until nothing may have to be undone any more, if the caller keeps others from taking steps.
+
+        Raises nothing.
+        """
+        await self.resolved()
+        # What waits for a commit may enter something when it is written: messages that come back.
+        while self.commit and not self.reason:
+            await self.resolved()
+
     def collect(self) -> None:
         """Take note of what the writer has dealt with; must run in Trio's thread."""
         written = self._writer.written
         while written:
             self._collect(written.popleft())
-        self.on_resolved()
+        self._call(self.on_resolved)
 
     def stats(self) -> JournalStats:
         """Report what has been written; never waits."""
@@ -350,7 +377,7 @@ class Journal:
             commit.failure, commit.undone = failure, True
             while commit.undo:
                 undo, args = commit.undo.pop()
-                undo(*args)
+                self._call(undo, *args)
         for commit in commits:
             self._resolve(commit)
 
@@ -358,8 +385,16 @@ class Journal:
         commit.resolved = True
         commit.undo.clear()
         for call in commit.after:
-            call()
+            self._call(call)
         commit.after.clear()
+
+    def _call(self, call: Callable[..., object], *args: object) -> None:
+        try:
+            call(*args)
+        except Exception as error:
+            # `watch` raises it.
+            self._mistake = self._mistake or error
+            self._mistaken.set()
 
     def _schedule(self) -> None:
         self._due = True
@@ -429,7 +464,16 @@ class JournaledSection(Section):
 
 
 class ExclusiveSection(JournaledSection):
-    """A section that holds the lock until its changes are written: no step goes into queues that may go again."""
+    """A section that begins when nothing is on its way to the disk, and holds the lock until its changes are written.
+
+    So no step, and no message that comes back, goes into queues that may go again.
+    """
+
+    async def __aenter__(self) -> None:
+        """Wait for the lock, and for the disk. If cancelled, the lock is not taken."""
+        await super().__aenter__()
+        await _rest(self._journal, self._lock, self._afterwards)
+        self._before = self._journal.entered
 
     async def __aexit__(self, *_: object) -> None:
         """Wait for what was done, and release the lock."""
@@ -445,15 +489,23 @@ class ExclusiveSection(JournaledSection):
 class QuiescentSection(Section):
     """A section that begins when nothing is on its way to the disk: what it sees is there for good."""
 
-    def __init__(self, lock: trio.Lock, journal: Journal | MemoryJournal) -> None:
-        super().__init__(lock)
+    def __init__(
+        self, lock: trio.Lock, journal: Journal | MemoryJournal, afterwards: Callable[[], object]
+    ) -> None:
+        super().__init__(lock, afterwards)
         self._journal = journal
 
     async def __aenter__(self) -> None:
         """Wait for the lock, and for the disk. If cancelled, the lock is not taken."""
         await super().__aenter__()
-        try:
-            await self._journal.resolved()
-        except BaseException:
-            self._lock.release()
-            raise
+        await _rest(self._journal, self._lock, self._afterwards)
+
+
+async def _rest(journal: Journal | MemoryJournal, lock: trio.Lock, afterwards: Callable[[], object]) -> None:
+    """Wait for the disk, holding the lock; if cancelled, release it."""
+    try:
+        await journal.at_rest()
+    except BaseException:
+        lock.release()
+        afterwards()
+        raise

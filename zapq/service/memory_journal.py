@@ -45,6 +45,8 @@ class MemoryJournal:
     async def resolved(self) -> None:
         """Return at once."""
 
+    at_rest = resolved
+
     async def stored(self) -> None:
         """Return at once."""
 

@@ -61,6 +61,7 @@ async def open_durable(
     async with trio.open_nursery() as nursery:
         # Without waiting until it has started: cancelled there, it would wait for a `close` that is never called.
         nursery.start_soon(journal.run)  # noqa: ASYNC113 - for that reason
+        nursery.start_soon(journal.watch)
         try:
             yield service
         finally:
@@ -70,6 +71,7 @@ async def open_durable(
             if service.close_by < inf:
                 patience = max(service.close_by - trio.current_time(), LAST_SECONDS)
             written = await journal.close(patience)  # noqa: ASYNC102 - shielded and bounded inside
+            nursery.cancel_scope.cancel()
     unwritten = journal.unwritten
     if unwritten:
         logs.say(logging.ERROR, "storage not closed in time", unwritten=unwritten)

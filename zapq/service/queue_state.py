@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from math import inf
 from typing import Protocol
 
 import msgspec
@@ -424,7 +425,8 @@ class QueueState:
     def _undo_serve(self, waiter: Waiter) -> None:
         self._dispatcher.waiting_room.come_back(waiter)
         self._dispatcher.note_crowded(self)
-        self._dispatcher.wake_by(waiter.deadline)
+        # A drain that came meanwhile has not seen it.
+        self._dispatcher.wake_by(-inf if self._dispatcher.draining else waiter.deadline)
 
 
 def terms_of(draft: Draft) -> Terms:

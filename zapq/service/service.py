@@ -1,8 +1,8 @@
 """The queues as a running service: one lock, and the verbs about all of them.
 
 Every change is one synchronous step, taken while no other task holds one `trio.Lock`, so the changes form one
-sequence that every caller agrees on (linearizability). No task waits for the disk while it holds the lock: what a
-step changed counts when the journal has it written, so its outcome is a `Commit`. The steps of a queue are in
+sequence that every caller agrees on (linearizability). What a step changed counts when the journal has it written,
+so its outcome is a `Commit`. Only what exchanges all a queue holds keeps the lock until that is so. The steps of a queue are in
 `queue_state.py`, its verbs for programs in `named_queue.py`, hand-over and timer in `dispatch.py`; `open.py`
 starts it all.
 """
@@ -100,7 +100,7 @@ class QueueService:
         self.section = JournaledSection(self.lock, self.journal, self.dispatcher.note_room)
         self.exclusive = ExclusiveSection(self.lock, self.journal, self._note_exclusive)
         """For a step after which other queues are there."""
-        self.quiescent = QuiescentSection(self.lock, self.journal)
+        self.quiescent = QuiescentSection(self.lock, self.journal, self._note_exclusive)
         """For a step that looks at everything: while it lasts, nothing is on its way to the disk."""
         self.turns = Turns()
         """For what takes milliseconds."""

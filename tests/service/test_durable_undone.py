@@ -1,4 +1,4 @@
-"""On disk: what is done between a change and the news that it could not be written, and what waits for that news."""
+"""On disk: what is done before the news that a change could not be written, and what waits for that news."""
 
 from __future__ import annotations
 
@@ -377,7 +377,7 @@ async def test_a_message_that_comes_back_before_its_queue_is_exchanged_in_vain_i
         while not exchanging.done:
             await disk.held()
             # Rows that are loaded, and messages that come back, are written before the queues are exchanged.
-            if in_flight and any(undo is not _nothing for undo, _ in in_flight[0].undo):
+            if any(undo is not _nothing for commit in in_flight for undo, _ in commit.undo):
                 disk.failing = True
                 disk.go_on()
                 await eventually(lambda: exchanging.done, "the exchange to fail")

@@ -130,7 +130,7 @@ async def test_running_out_of_descriptors_is_a_pause_and_a_few_log_lines(
 ) -> None:
     async def app(*_: object) -> None: ...
 
-    site = Site(ASGIWrapper(app), Config(), zapq_settings, counts=ServerCounts(), trace_ids=TraceIds())
+    site = Site(ASGIWrapper(app), Config(), zapq_settings, counts=ServerCounts(), trace_ids=TraceIds(), unsent=Unsent(MIB))
     begun = trio.current_time()
     ends = socket.socketpair()
     ends[0].send(b"!")

@@ -17,7 +17,7 @@ import zapq
 from tests.support.disk import Disk
 from tests.support.waiting import PATIENCE
 from tests.support.wire import connection, socket_below
-from zapq.server.wakeup import Wakeup
+from zapq.wakeup import Wakeup
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 

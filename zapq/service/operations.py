@@ -1,6 +1,6 @@
 """What can be asked of the queues, and what comes of it: one frozen value for each.
 
-Every dialect turns a request into one of these operations, has `Queues.perform` do it, and turns the outcome into
+Every dialect turns a request into one of these operations, has `Engine.perform` do it, and turns the outcome into
 its answer. So what a request means is separate from how it is written.
 """
 

@@ -23,6 +23,7 @@ import trio
 from bench import rig
 from zapq.access.access import Access
 from zapq.access.token import digest, new_token
+from zapq.engine.local import LocalEngine
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
@@ -30,7 +31,6 @@ from zapq.http.tracing import TraceIds
 from zapq.logs import Throttle
 from zapq.server.hotpath import HotPath
 from zapq.service.open import open_service
-from zapq.engine.local import LocalEngine
 from zapq.settings import Settings
 
 LINES = 1000

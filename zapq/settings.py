@@ -343,7 +343,7 @@ class Settings:
         1,
         "ZAPQ_WORKERS",
         "cores",
-        "Processes that serve clients (auto: one a core). With more than one, the queues have a process of their own.",
+        "Processes that serve clients (auto: one a core). With 2 or more, another one has the queues.",
         low=1,
         high=MAX_WORKERS,
     )

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from zapq.access.access import Access
+from zapq.engine.local import LocalEngine
 from zapq.http import render
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
@@ -20,7 +21,6 @@ from zapq.http.tracing import TraceIds
 from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES
 from zapq.logs import Throttle
 from zapq.server.hotpath import HotPath
-from zapq.engine.local import LocalEngine
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 

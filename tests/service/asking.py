@@ -7,10 +7,10 @@ from typing import Any
 import trio
 
 from zapq.core.message import Lease
+from zapq.engine.local import LocalEngine
 from zapq.service.named_queue import NamedQueue
 from zapq.service.operations import Accepted, Delivery, Nothing, Offer, Operation, Put, Take
 from zapq.service.pending import Pending, Poll
-from zapq.engine.local import LocalEngine
 from zapq.service.service import QueueService
 from zapq.service.waiting import ONE, Want
 

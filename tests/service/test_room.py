@@ -16,12 +16,12 @@ import zapq
 from tests.support.waiting import eventually
 from zapq.core.message import Draft
 from zapq.core.queue_settings import QueueSettings
+from zapq.engine.local import LocalEngine
 from zapq.errors import Draining, KeyReused, QueueFull, QueueNotFound, TooManyWaiters, ZapqError
 from zapq.limits import MAX_WAITING_BYTES
 from zapq.service.named_queue import NamedQueue
 from zapq.service.operations import Accepted, Offer, Put, Settlement, terms
 from zapq.service.pending import Pending
-from zapq.engine.local import LocalEngine
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 

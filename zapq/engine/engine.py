@@ -26,9 +26,12 @@ class Outcomes(Protocol):
 class Engine(Protocol):
     """Queues, asked by values."""
 
-    how: Mapping[type[Any], Callable[[Any, float], Any]]
-    """What `perform` calls for each kind of operation. Looking it up is half the price of calling `perform`, and the
-    fast road does that for each request."""
+    @property
+    def how(self) -> Mapping[type[Any], Callable[[Any, float], Any]]:
+        """What `perform` calls for each kind of operation.
+
+        Looking it up is half the price of calling `perform`, and the fast road does that for each request.
+        """
 
     def perform(self, operation: Operation, now: float) -> Any:
         """Do what is asked at the time `now` of Trio's clock; return the outcome, or `Pending` if that is to come.

@@ -6,26 +6,37 @@ counted as uncertain; what waits for its clients is given up, so that messages o
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 from weakref import WeakValueDictionary
 
 import msgspec
 import trio
 
 from zapq import logs
-from zapq.core.message import Lease
+from zapq.core.message import Lease, Message
 from zapq.core.runs import Taken
 from zapq.engine import wire
 from zapq.engine.channel import Channel, ChannelClosed
 from zapq.engine.local import LocalEngine
 from zapq.engine.wire import Ask, Order, Tell
 from zapq.errors import ClientGone, ZapqError
-from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Put, Settle, Settlement, SettleOne, Stats, Take
+from zapq.service.operations import (
+    Accepted,
+    Delivery,
+    Enqueue,
+    Nothing,
+    Put,
+    Settle,
+    Settlement,
+    SettleOne,
+    Stats,
+    Take,
+)
 from zapq.service.pending import Pending, give_back
 from zapq.service.service import QueueService
 from zapq.service.waiting import ONE, Lender, Want
@@ -39,9 +50,9 @@ Figures = dict[str, float]
 class Counted(NamedTuple):
     """What a front end has counted, by the names of the metrics."""
 
-    grown: Figures = {}
+    grown: Mapping[str, float] = MappingProxyType({})
     """What only grows."""
-    now: Figures = {}
+    now: Mapping[str, float] = MappingProxyType({})
     """What there is now."""
 
 
@@ -83,7 +94,7 @@ class Hub:
         return total
 
 
-def _added(some: Figures, others: Figures) -> Figures:
+def _added(some: Mapping[str, float], others: Mapping[str, float]) -> Figures:
     return {name: some.get(name, 0) + others.get(name, 0) for name in some.keys() | others.keys()}
 
 
@@ -124,7 +135,7 @@ class Host:
         self._given: list[Delivery] = []
         """Those in the frame that gathers."""
         self._unheard: deque[tuple[int, list[Delivery]]] = deque()
-        """Those in frames the front end has not dealt with yet, as far as we know, by the numbers of the frames."""
+        """Those in frames the front end may not have dealt with yet, by the numbers of the frames."""
         self._lenders: WeakValueDictionary[str, Lender] = WeakValueDictionary()
         """The queues that have given it messages."""
         self._token = trio.lowlevel.current_trio_token()
@@ -244,7 +255,7 @@ class Host:
         self._add(number, replace(self._service.stats(), elsewhere=elsewhere), Tell.OTHER)
         self._schedule()
 
-    _DO: dict[int, Callable[..., None]] = {
+    _DO: ClassVar[dict[int, Callable[..., None]]] = {
         Ask.ENQUEUE: _enqueue,
         Ask.TAKE: _take,
         Ask.ACK: _ack,
@@ -297,7 +308,7 @@ class Host:
         elif kind is Nothing:
             self._add(number, (outcome.why, outcome.next_visible_in), Tell.NOTHING)
         elif outcome is None:
-            if (Tell.SETTLED,) == self._common and number == self._next:
+            if self._common == (Tell.SETTLED,) and number == self._next:
                 self._columns[-1][3][0] += 1
                 self._next += 1
             else:
@@ -315,9 +326,7 @@ class Host:
         first = given[0]
         if isinstance(first, Lease):
             if len(given) == 1:
-                self._add(
-                    number, wire.pack_lease(first), Tell.LEASE, (first.queue, first.tag, first.visibility)
-                )
+                self._add(number, wire.pack_lease(first), Tell.LEASE, (first.queue, first.tag, first.visibility))
             else:
                 common = (lender.name, (first.tag, first.visibility))
                 self._add(number, [wire.pack_lease(each) for each in given], Tell.BATCH, common)  # type: ignore[arg-type]
@@ -400,4 +409,4 @@ class Host:
 
 def _lease(packed: Sequence[Any]) -> Lease:
     message, *rest = packed
-    return Lease(msgspec.convert(message, wire.Message), *rest)
+    return Lease(msgspec.convert(message, Message), *rest)

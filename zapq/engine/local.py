@@ -1,4 +1,4 @@
-"""The queues of this process as an engine: each kind of operation, and the step or task of the service that does it."""
+"""The queues of this process as an engine: for each kind of operation, the step or task that does it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The engine of a front end: the queues are in another process, and everything that is asked travels there.
 
-All that is asked in one turn is one batch, and one batch is under way: while the other process works at it, the next
-one gathers, so the batches grow with the load by themselves.
+All that is asked in one turn is one batch, and one batch is under way: while the other process works at it, the
+next one gathers, so the batches grow with the load by themselves.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Asked(Pending[Any]):
         # Not by `super`: this is done for each request.
         self.done = False
         self._call: Callable[[], object] | None = None
-        self.patient = patient  # type: ignore[misc]  # of other kinds it is one for all
+        self.patient = patient
         self.abandoned = False
         self._engine = engine
         self._number = number
@@ -212,7 +212,7 @@ class RemoteEngine:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Have all that is asked in this block be one batch, unless there is one under way; then it is for the next."""
+        """Have all that is asked in this block travel together; while a batch is under way, with the next one."""
         self._corked = True
         try:
             yield
@@ -313,9 +313,7 @@ class RemoteEngine:
         content: object = asked.content
         if asked.packed:
             content = ()  # it is in there
-        return self._ask(
-            asked.terms.wait > 0, msgspec.structs.replace(asked, content=content, reserved=None), now
-        )
+        return self._ask(asked.terms.wait > 0, msgspec.structs.replace(asked, content=content, reserved=None), now)
 
     def _ask(self, patient: bool, asked: Operation, now: float) -> Asked:
         common = (Ask.OTHER, type(asked).__name__)

@@ -88,7 +88,7 @@ class Order(IntEnum):
 Column = tuple[int, Any, Any, list[Any]]
 """Its kind; what its elements have in common, or the number of the first; more of that; the elements."""
 Requests = msgspec.msgpack.Decoder(tuple[int, list[Column]])
-"""Up to which frame of outcomes the front end has dealt with them, and columns: kind, queue, in common, elements."""
+"""The last frame of outcomes that the front end has dealt with, and columns: kind, queue, in common, elements."""
 Outcomes = msgspec.msgpack.Decoder(tuple[int, bool, bool, list[Column]])
 """The frame's number, whether it is the reply to one of requests, whether new messages are refused, and columns:
 kind, number of the first operation, in common, elements."""

@@ -109,9 +109,7 @@ def there_now(counts: ServerCounts | None = None) -> dict[str, float]:
         # The original counts goroutines; Trio's tasks are what they are here, and dashboards know the name.
         "goroutines": trio.lowlevel.current_statistics().tasks_living,
         **(
-            {}
-            if counts is None
-            else {"connections": counts.connections, "bodies_bytes": counts.other_bodies.used}
+            {} if counts is None else {"connections": counts.connections, "bodies_bytes": counts.other_bodies.used}
         ),
     }
 

@@ -58,7 +58,7 @@ class Front:
     async def start(
         self, accepting: trio.Nursery, connections: trio.Nursery, reload_trigger: Callable[[], Awaitable[object]]
     ) -> None:
-        """Accept clients in `accepting` until that is cancelled; `connections` has the tasks of those that need one.
+        """Accept clients in `accepting` until that is cancelled; `connections` has the tasks of some of them.
 
         Whenever `reload_trigger` returns, the token file and the certificates are read again.
         """

@@ -1,7 +1,7 @@
 """The process of one front end: `python -m zapq.server.worker SOCKET LISTENING`, started by `workers.py` only.
 
-The two arguments are descriptors: of the socket to the process that has the queues, and of the one to accept clients
-from. What it is to do it is told over the first of them, and it ends when that closes.
+The two arguments are descriptors: of the socket to the process that has the queues, and of the one to accept
+clients from. What it is to do it is told over the first of them, and it ends when that closes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import socket
 import sys
 import time
 from dataclasses import replace
-from functools import partial
 from math import ceil
 
 import msgspec
@@ -75,7 +74,7 @@ async def _run(setup: Setup, settings: Settings, channel: Channel, listening: in
         await _serve(setup, settings, channel, listening)
     except* ChannelClosed:
         # What was asked may or may not have happened; clients learn that from connections without an answer.
-        logs.say(logging.ERROR, "worker ended, for the process that has the queues is no more", worker=setup.number)
+        logs.say(logging.ERROR, "worker ended, for the server is no more", worker=setup.number)
 
 
 async def _serve(setup: Setup, settings: Settings, channel: Channel, listening: int) -> None:

@@ -56,15 +56,15 @@ class Workers:
         self._hub = Hub(there_now)
         self._started = time.monotonic()
         self._clock_offset = trio.current_time() - time.perf_counter()
-        self._stopping = False
+        self._stopped = trio.Event()
 
     async def start(
         self, accepting: trio.Nursery, connections: trio.Nursery, reload_trigger: Callable[[], Awaitable[object]]
     ) -> None:
-        """Start all of them, and return when each accepts clients; `connections` has the tasks that look after them.
+        """Start all of them, and return when each accepts clients; `connections` has the tasks that keep them.
 
-        Raises `CannotStart` if one of them ends instead. Whenever `reload_trigger` returns, they read the token file
-        and the certificates again.
+        Raises `CannotStart` if one of them ends instead. Whenever `reload_trigger` returns, they read the token
+        file and the certificates again.
         """
         async with trio.open_nursery() as starting:
             for number in range(1, self._settings.workers + 1):
@@ -73,7 +73,7 @@ class Workers:
 
     async def stop(self, deadline: float) -> None:
         """Let them end in order, until `deadline`; then they cut what is left."""
-        self._stopping = True
+        self._stopped.set()
         for host in self._hub.hosts:
             host.order(Order.STOP, max(deadline - trio.current_time(), 0.0))
 
@@ -93,17 +93,19 @@ class Workers:
                 was_ready = True
                 task_status.started()
 
-        while not self._stopping:
+        while True:
             begun = trio.current_time()
             status = await self._run(number, note_ready)
-            if self._stopping:
+            if self._stopped.is_set():
                 return
             if not was_ready:
                 raise CannotStart(f"Worker {number} ended as it started, with status {status}. Its log says why.")
             if trio.current_time() - begun > WORKER_IS_WELL:
                 pause = RESTART_PAUSE
             logs.say(logging.ERROR, "worker ended", worker=number, status=status, restart_in=pause)
-            await trio.sleep(pause)
+            with trio.move_on_after(pause):
+                await self._stopped.wait()
+                return
             pause = min(2 * pause, MAX_RESTART_PAUSE)
 
     async def _run(self, number: int, on_ready: Callable[[], object]) -> int:

@@ -44,15 +44,15 @@ from zapq.service.waiting import ONE, Lender, Want
 _UNPACK = msgspec.msgpack.Decoder(list[bytes])
 
 
-Figures = dict[str, float]
+Figures = dict[str, int]
 
 
 class Counted(NamedTuple):
     """What a front end has counted, by the names of the metrics."""
 
-    grown: Mapping[str, float] = MappingProxyType({})
+    grown: Mapping[str, int] = MappingProxyType({})
     """What only grows."""
-    now: Mapping[str, float] = MappingProxyType({})
+    now: Mapping[str, int] = MappingProxyType({})
     """What there is now."""
 
 
@@ -94,7 +94,7 @@ class Hub:
         return total
 
 
-def _added(some: Mapping[str, float], others: Mapping[str, float]) -> Figures:
+def _added(some: Mapping[str, int], others: Mapping[str, int]) -> Figures:
     return {name: some.get(name, 0) + others.get(name, 0) for name in some.keys() | others.keys()}
 
 

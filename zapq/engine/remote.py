@@ -47,7 +47,7 @@ from zapq.service.pending import Pending, give_back
 from zapq.service.reservation import Budget, Reservation
 from zapq.service.waiting import Deliveries
 
-Figures = dict[str, float]
+Figures = dict[str, int]
 _PATIENT = frozenset({
     ChangeSettings,
     Configure,

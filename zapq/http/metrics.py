@@ -89,7 +89,7 @@ def as_json(stats: ServiceStats, counts: ServerCounts) -> dict[str, int | float]
     return metrics
 
 
-def grown(counts: ServerCounts) -> dict[str, float]:
+def grown(counts: ServerCounts) -> dict[str, int]:
     """Return what one server process has counted that only grows, by the names of the metrics."""
     return {
         "requests": counts.hot_requests + counts.cold_requests,
@@ -102,7 +102,7 @@ def grown(counts: ServerCounts) -> dict[str, float]:
     }
 
 
-def there_now(counts: ServerCounts | None = None) -> dict[str, float]:
+def there_now(counts: ServerCounts | None = None) -> dict[str, int]:
     """Return what there is now in one process, by the names of the metrics; with `counts`, of its server."""
     return {
         "open_fds": _open_descriptors(),

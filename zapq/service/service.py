@@ -77,7 +77,7 @@ class ServiceStats:
     snapshots_failed: int
     journal: JournalStats | None = None
     """The journal's, if the queues are on the disk."""
-    elsewhere: dict[str, float] = field(default_factory=dict)
+    elsewhere: dict[str, int] = field(default_factory=dict)
     """What processes other than the one that was asked have counted, by the names of the metrics."""
 
 

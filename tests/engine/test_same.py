@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from tests.engine.fronts import ask, front_ends
-from zapq.core.message import Draft, Lease, Message, Properties
+from zapq.core.message import Draft, Lease, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.runs import Taken
 from zapq.engine.engine import Engine
@@ -29,7 +29,6 @@ from zapq.service.operations import (
     Enqueue,
     Find,
     List,
-    ListSnapshots,
     Load,
     Operation,
     Peek,
@@ -50,7 +49,8 @@ from zapq.service.service import ServiceStats
 from zapq.service.waiting import ONE, Want
 from zapq.settings import Settings
 
-_PACKED = msgspec.msgpack.encode([b"one", b"two"])
+_TOGETHER = (b"one", b"two")
+_MIXED = (Draft(body=b"one", priority=1), b"two")
 _queues = st.sampled_from(["default", "a", "b", "no/queue"])
 _bodies = st.sampled_from([b"", b"x", b"y" * 40])
 _numbers = st.sampled_from([0, 1, 2, 1000, 1001])
@@ -77,7 +77,8 @@ _operations = st.one_of(
     st.builds(Enqueue, _queues, _bodies, st.just(Properties("text/plain", 3)), _seconds),
     st.builds(Put, _bodies, _terms, st.sampled_from(["", "k"]), queue=_queues),
     st.builds(Put, _contents, _terms, st.sampled_from(["", "k"]), queue=_queues),
-    st.builds(Put, st.just((b"one", b"two")), packed=st.just(_PACKED), queue=_queues),
+    st.builds(Put, st.just(_TOGETHER), packed=st.just(msgspec.msgpack.encode(_TOGETHER)), queue=_queues),
+    st.builds(Put, st.just(_MIXED), packed=st.just(msgspec.msgpack.encode(_MIXED)), queue=_queues),
     st.builds(Take, _queues, _wants, st.sampled_from([0.0, 0.3])),
     st.builds(Peek, _queues, st.sampled_from(["ready", "delayed", "leased"]), _numbers),
     st.builds(Find, _queues, _numbers),
@@ -155,7 +156,9 @@ def replace_receipt(settlement: Settlement, receipt: str) -> Settlement:
 
 
 @given(steps=_steps)
-def test_outcomes_are_the_same(steps: list[Operation | tuple[str, Settlement] | float], tmp_path_factory: Any) -> None:
+def test_outcomes_are_the_same(
+    steps: list[Operation | tuple[str, Settlement] | float], tmp_path_factory: Any
+) -> None:
     base = tmp_path_factory.mktemp("same")
 
     async def play() -> None:

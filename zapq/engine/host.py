@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from zapq import logs
-from zapq.core.message import Lease, Message
+from zapq.core.message import Draft, Lease, Message
 from zapq.core.runs import Taken
 from zapq.engine import wire
 from zapq.engine.channel import Channel, ChannelClosed
@@ -41,7 +41,7 @@ from zapq.service.pending import Pending, give_back
 from zapq.service.service import QueueService
 from zapq.service.waiting import ONE, Lender, Want
 
-_UNPACK = msgspec.msgpack.Decoder(list[bytes])
+_UNPACK = msgspec.msgpack.Decoder(list[bytes | Draft])
 
 
 Figures = dict[str, int]
@@ -216,10 +216,15 @@ class Host:
                 self._hub.gather(self, partial(self._tell_stats, self._asked))
             return
         for element in elements:
-            operation = msgspec.convert(element, kind)
-            if kind is Put and operation.packed:
-                operation = msgspec.structs.replace(operation, content=_UNPACK.decode(operation.packed))
-            self._perform(operation, now)
+            try:
+                operation = msgspec.convert(element, kind)
+                if kind is Put and operation.packed:
+                    operation = msgspec.structs.replace(operation, content=_UNPACK.decode(operation.packed))
+            except msgspec.ValidationError as error:
+                self._asked += 1
+                self._refuse(self._asked, error)
+            else:
+                self._perform(operation, now)
 
     def _give_up(self, queue: None, common: Any, numbers: list[int], now: float) -> None:
         for number in numbers:

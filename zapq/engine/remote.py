@@ -384,8 +384,10 @@ class RemoteEngine:
             asked.complete(Nothing(*packed))
         elif kind == Tell.BATCH:
             queue, lent = common
-            given: Deliveries = wire.unpack_taken(packed)
-            if lent is not None:
+            given: Deliveries
+            if lent is None:
+                given = wire.unpack_taken(packed)
+            else:
                 given = [wire.unpack_lease(each, (queue, *lent)) for each in packed]
             asked.complete(Delivery(self._queue(queue), given))
         elif isinstance(asked.operation, Settle):

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 import trio.testing
@@ -51,8 +52,8 @@ async def front_ends(service: QueueService, number: int = 1) -> AsyncGenerator[l
             engine = RemoteEngine(
                 channel,
                 max_body_bytes=1000,
-                counts=lambda each=each: ({"requests": each}, {"tasks": 10 * each}),  # type: ignore[misc]
-                on_order=lambda *order, orders=orders: orders.append(order),  # type: ignore[misc]
+                counts=partial(_counted, each),
+                on_order=lambda *order, orders=orders: orders.append(order),
             )
             nursery.start_soon(_until_closed, engine)
             nursery.start_soon(host.run)
@@ -69,6 +70,10 @@ async def _until_closed(engine: RemoteEngine) -> None:
         await engine.run()
     except* ChannelClosed:
         pass
+
+
+def _counted(number: int) -> tuple[dict[str, int], dict[str, int]]:
+    return {"requests": number}, {"tasks": 10 * number}
 
 
 async def ask(engine: Engine, operation: Operation) -> object:

@@ -108,6 +108,9 @@ _settles = st.tuples(
 _steps = st.lists(st.one_of(_operations, _settles, st.sampled_from([0.1, 0.6, 40.0])), max_size=30)
 
 
+Step = Operation | tuple[str, Settlement]
+
+
 class Player:
     """Plays a program on one engine, with the receipts that one gives."""
 
@@ -116,7 +119,7 @@ class Player:
         self._engine = engine
         self._receipts = ["none-1"]
 
-    async def play(self, step: Operation | tuple[str, Settlement]) -> object:
+    async def play(self, step: Step) -> object:
         if isinstance(step, tuple):
             kind, settlement = step
             mine = [replace_receipt(settlement, receipt) for receipt in self._receipts[-2:]]
@@ -147,7 +150,7 @@ class Player:
         return msgspec.structs.replace(lease, tag="")
 
 
-async def play_one(player: Player, step: Operation | tuple[str, Settlement], outcomes: dict[str, object]) -> None:
+async def play_one(player: Player, step: Step, outcomes: dict[str, object]) -> None:
     outcomes[player.name] = await player.play(step)
 
 

@@ -20,7 +20,7 @@ from zapq.engine import wire
 from zapq.engine.channel import Channel
 from zapq.engine.engine import Outcomes
 from zapq.engine.wire import Ask, Tell
-from zapq.errors import Draining, QueueFull
+from zapq.errors import ClientGone, Draining, NoAnswer, QueueFull
 from zapq.limits import HEARD_SECONDS
 from zapq.service.operations import (
     Accepted,
@@ -66,14 +66,14 @@ _PATIENT = frozenset({
 class Asked(Pending[Any]):
     """An operation that travels, and what comes of it."""
 
-    __slots__ = ("_engine", "_error", "_number", "_operation", "_outcome", "abandoned", "patient")
+    __slots__ = ("_engine", "_error", "_number", "_operation", "_outcome", "abandoned", "patient", "withdrawn")
 
     def __init__(self, engine: RemoteEngine, number: int, operation: Operation, *, patient: bool) -> None:
         # Not by `super`: this is done for each request.
         self.done = False
         self._call: Callable[[], object] | None = None
         self.patient = patient
-        self.abandoned = False
+        self.abandoned = self.withdrawn = False
         self._engine = engine
         self._number = number
         self._operation = operation
@@ -93,6 +93,7 @@ class Asked(Pending[Any]):
     def fail(self, error: Exception) -> None:
         """Let this be what refuses it."""
         self._error = None if self.abandoned else error
+        self.withdrawn = isinstance(error, ClientGone)
         self.finish()
 
     def result(self) -> Any:
@@ -205,10 +206,15 @@ class RemoteEngine:
 
         Raises `ChannelClosed` if the other process is no more: what becomes of that which was asked is not known.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read)
-            nursery.start_soon(self._write)
-            nursery.start_soon(self._say_what_was_heard)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read)
+                nursery.start_soon(self._write)
+                nursery.start_soon(self._say_what_was_heard)
+        finally:
+            pending, self._pending = self._pending, {}
+            for each in pending.values():
+                each.fail(NoAnswer())
 
     @contextmanager
     def turn(self) -> Iterator[None]:

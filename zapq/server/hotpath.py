@@ -99,13 +99,22 @@ class Answers:
     announced: Head | None = None
     """Of `body`: the head."""
     pending: Pending[Any] | None = None
-    """When it is done, `HotPath.complete` makes `data` out of `parts`."""
+    """When it is done, and none is `awaited`, `HotPath.complete` makes `data` out of `parts`."""
     waiting_head = b""
     """The head of the request that may wait long."""
     parts: list[bytes]
     unfinished: list[Unfinished]
+    """In order; each may be done before the one in front of it."""
     taken: tuple[Handed, ...] = ()
     """The messages in `data`."""
+
+    def awaited(self) -> Pending[Any] | None:
+        """Return one of the outcomes that are not known yet, or None; from then on that is `pending`."""
+        for unfinished in self.unfinished:
+            if not unfinished.pending.done:
+                self.pending = unfinished.pending
+                return self.pending
+        return None
 
 
 class HotPath:
@@ -319,6 +328,8 @@ class HotPath:
             if isinstance(operation, Take):
                 return self._engine.nothing(operation.queue)
             raise ClientGone
+        if pending.withdrawn and not left:
+            raise Draining  # which is why: else the lobby has had it refused
         return pending.result()
 
     def reconcile(self, answers: Answers, sent: int) -> None:

@@ -344,8 +344,12 @@ class Lobby:
     def _refuse_waiting(self, guest: Guest, answers: Answers) -> None:
         """Have what waits answered by the other road, which refuses it; if it has begun, that is too late."""
         [unfinished] = answers.unfinished
-        if unfinished.pending.done or not self._hot.may_end(answers):
-            return
+        if not unfinished.pending.done and self._hot.may_end(answers):
+            self._refuse(guest, answers)
+
+    def _refuse(self, guest: Guest, answers: Answers) -> None:
+        """Have what was withdrawn refused by the other road."""
+        [unfinished] = answers.unfinished
         # A body is not kept, nor needed for a refusal. That ends the connection, and with it what came behind.
         rest = b"" if unfinished.head.length else bytes(guest.rest)
         self._promote(guest, Handoff(answers.waiting_head + rest))
@@ -375,7 +379,11 @@ class Lobby:
         elif not pending.done:
             # What it sends now waits until it has its answers; in the selector it would be ready all the time.
             self._watch(guest, 0)
-        if pending.done or (left and self._hot.may_end(answers)):
+        if pending.done and (other := answers.awaited()) is not None:
+            other.when_done(partial(self._on_done, guest))
+        elif pending.done and pending.withdrawn and not left:
+            self._refuse(guest, answers)
+        elif pending.done or (left and self._hot.may_end(answers)):
             self._finish(guest, answers, left=left)
         elif left:
             self._watch(guest, 0)

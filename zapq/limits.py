@@ -57,6 +57,9 @@ LEASES_INDEXED = 20_000
 a message, takes 2 ms."""
 TICK_LIMIT = 500
 """Leases, delays and ttls of one queue ended in one go, each: some 2 ms, of which a turn may have several."""
+TICK_BYTES = 1 * MIB
+"""Bytes of messages that become dead letters in one go; the other leases end in the next. A dead letter is written
+anew, and on a full disk the log has room for so many."""
 DISMISSALS = 64
 """Waiters told in one go that we are draining, each of which may be a request that takes 2 ms: 0.1 s, after which
 deadlines are looked at, as that of a shutdown."""
@@ -97,6 +100,14 @@ CHECKPOINT_PAGES = 1000
 """Pages of 4 KiB in the database's log before it is emptied: some 5 ms of work that no client waits for."""
 SPARE_PAGES = 4096
 """Free pages of 4 KiB the database may always have: 16 MiB, for which the next burst need not ask the disk."""
+DISK_RESERVE = 12 * MIB
+"""Bytes of the disk set aside for taking and settling messages once it is full: the database's log at its usual
+length, which may need twice as much in the file, and a third for what is on its way and what consumers change."""
+DISK_MARGIN = 2 * MIB
+"""Bytes of them that no message is stored in: the counts of some 50,000 deliveries."""
+UNCHECKED_BYTES = 256 * KIB
+"""Bytes of messages one commit may store without a look at the free space: few beside the reserve. The look takes
+10 us, the commit of so many a millisecond."""
 RETRY_SECONDS = 0.25
 """Seconds between two attempts to write after the disk failed: well before clients come back."""
 LOOK_SECONDS = 0.5

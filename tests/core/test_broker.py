@@ -17,7 +17,7 @@ from zapq.core.message import Draft, Lease, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, QueueFull, QueueInUse, QueueNotFound, ReceiptExpired, TooManyQueues
-from zapq.limits import MAX_BATCH_BYTES
+from zapq.limits import MAX_BATCH_BYTES, TICK_BYTES
 
 
 @pytest.fixture
@@ -551,3 +551,16 @@ def test_one_step_removes_no_more_than_some_of_what_has_outlived_its_ttl(
         assert queue.available == (expired == 7 and not taken), "else a loop that serves consumers would go on"
         broker.tick(1.0)
     assert taken == [b"living"]
+
+
+def test_so_many_bytes_become_dead_letters_in_one_go() -> None:
+    broker, now = Broker(max_messages=100, max_bytes=100 * TICK_BYTES, max_queues=4), 10.0
+    broker.configure("work", QueueSettings(max_receives=1, dead_letter="dead"), 0.0)
+    work, dead = broker.find("work"), broker.find("dead")
+    for _ in range(8):
+        work.enqueue(bytes(TICK_BYTES // 2))
+        work.receive(1.0, 0.0)
+    for moved in (2, 4, 6, 8):
+        assert (broker.tick(now) <= now) is (moved < 8)
+        assert dead.stats().ready == moved
+    assert (broker.tick(now), len(bodies(dead))) == (inf, 8)

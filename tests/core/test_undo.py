@@ -32,6 +32,8 @@ class Undoing:
     def check(self) -> None:
         pass
 
+    check_room = check
+
     def enter(self, record: Record | None, undo: Callable[..., object], *args: object) -> None:
         self.steps.append((undo, args))
 

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -155,9 +155,13 @@ class Server:
         assert not self.enqueue()
         assert not self.dequeue() or not self.default
 
+    def stores(self) -> bool:
+        """Say whether messages are stored at the moment."""
+        return bool(msgspec.json.decode(self.ask("GET", "/metrics").body)["storage_available"])
+
     def recover(self) -> None:
         """Wait until changes are written again, of its own accord."""
-        eventually_sync(lambda: self.ask("GET", "/readyz").status == 200, "the disk to take changes again")
+        eventually_sync(self.stores, "the disk to take messages again")
         assert self.enqueue()
         assert self.dequeue()
         assert self.do_work()
@@ -266,6 +270,10 @@ def test_calls_that_fail(tmp_path: Path, thorough: bool) -> None:
                     # Emptying the log into it, which nobody waits for: it need not show in an answer.
                     while b"INJECTED" not in trace.read_bytes():
                         server.enqueue(LARGE)
+                elif error == "ENOSPC" and not when.endswith("+"):
+                    # Written with the space that is set aside; messages are refused for a moment at most.
+                    while b"INJECTED" not in trace.read_bytes():
+                        server.until_refused()
                 else:
                     assert server.until_refused(), (file, call, error, when)
                     if when.endswith("+"):
@@ -447,6 +455,8 @@ class Disk:
         assert self.holder.stdout is not None
         self.said = self.holder.stdout.readline().decode()
         self.inside = ["nsenter", "--preserve-credentials", "--user", "--mount", "-t", str(self.holder.pid)]
+        # Else it would be /, and another zapq might be found than the one that is tested.
+        self.inside.append("--wd=.")
         self.place = place
         self.seen_from_outside = Path(f"/proc/{self.holder.pid}/root{place}")
 
@@ -470,39 +480,6 @@ def mounted(size: str, place: Path) -> Iterator[Disk]:
         yield disk
     finally:
         disk.end()
-
-
-@pytest.mark.slow
-def test_a_disk_that_is_full_and_then_is_not(tmp_path: Path) -> None:
-    # Room for the messages twice, as they are in the file and in its log.
-    with mounted("64m", tmp_path / "disk") as disk, Server(disk.place, *disk.inside) as server:
-        data = disk.seen_from_outside
-        for number in range(3):
-            assert not server.until_refused(20)
-            filler = data / "filler"
-            with open(filler, "wb", buffering=0) as file, suppress(OSError):
-                while file.write(bytes(PAGE)):
-                    pass
-            # The log has its room already: so much longer it goes on.
-            while server.enqueue(LARGE):
-                pass
-            server.look()
-            if number == 1:
-                # As it is now, it is not enough for a start either.
-                server.kill()
-                server.audit(tmp_path / f"full {number}", data)
-                refused = disk.run(*server_command(disk.place, "--durable"))
-                assert_one_line(refused, 1, "zapq.db cannot be ")
-                filler.unlink()
-                server.start()
-            else:
-                filler.unlink()
-            server.recover()
-            while server.default:
-                assert server.dequeue()
-            assert server.enqueue()
-        server.kill()
-        server.audit(tmp_path / "killed", data)
 
 
 def test_a_file_that_may_not_grow(tmp_path: Path) -> None:

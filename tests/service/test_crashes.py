@@ -228,6 +228,8 @@ async def test_what_was_answered_is_there_whatever_becomes_of_a_commit(
                             # One after the other, and the first is on its way to the disk: the rest is one commit.
                             await wait_all_tasks_blocked()
                         disk.go_on()
+                    # A commit may be on its way that no request waits for, and fail.
+                    await service.resolved()
                     disk.left = 0
                     await works_again(service)
                     if not disk.crashed:

@@ -279,7 +279,7 @@ class Broker:
         A queue that takes the place of another will be known by its number.
         """
         if self._journal is not None:
-            self._journal.check()
+            self._journal.check_room()
         numbers = {name: queue.number for name, queue in self.queues.items()}
         wanted = {DEFAULT_QUEUE, *names}
         return Replacement(

@@ -19,6 +19,9 @@ class Journal(Protocol):
     def check(self) -> None:
         """Raise `StorageUnavailable` if nothing can be written at the moment."""
 
+    def check_room(self) -> None:
+        """Raise `StorageUnavailable` if no message can be stored at the moment."""
+
     def enter(self, record: Record | None, undo: Callable[..., object], *args: object) -> None:
         """Enter what was done just now; `undo(*args)` steps back from it."""
 

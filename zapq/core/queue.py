@@ -48,7 +48,7 @@ from zapq.core.records import (
 )
 from zapq.core.runs import Taken
 from zapq.errors import ReceiptExpired, StorageUnavailable
-from zapq.limits import MAX_BATCH_BYTES, MAX_TURN, TICK_LIMIT
+from zapq.limits import MAX_BATCH_BYTES, MAX_TURN, TICK_BYTES, TICK_LIMIT
 
 _second = itemgetter(1)
 
@@ -64,7 +64,7 @@ class Queue(Holding):
         """Add a message, ready or after `delay` seconds; `QueueFull` changes nothing but the count of refusals."""
         journal = self._journal
         if journal is not None:
-            journal.check()
+            journal.check_room()
         owner, size = self._owner, len(body)
         if owner.messages >= owner.max_messages or owner.bytes + size > owner.max_bytes or self._capped:
             self._check_room(1, size, now)
@@ -106,7 +106,8 @@ class Queue(Holding):
         `size` is that of all together, and `packed` all of them as msgpack in its shortest form, for callers that
         have them.
         """
-        self._check_journal()
+        if self._journal is not None:
+            self._journal.check_room()
         size = sum(map(len, bodies)) if size is None else size
         self._check_room(len(bodies), size, now)
         properties = self._expiring_as_set(properties, now)
@@ -122,7 +123,8 @@ class Queue(Holding):
 
     def enqueue_drafts(self, drafts: Sequence[Draft], *, now: float) -> int:
         """Add a message for each draft, all or none, and return the first id; the others follow it."""
-        self._check_journal()
+        if self._journal is not None:
+            self._journal.check_room()
         self._check_room(len(drafts), sum(len(draft.body) for draft in drafts), now)
         first = self._next_id
         for draft in drafts:
@@ -330,9 +332,12 @@ class Queue(Holding):
 
     def tick(self, now: float, limit: int) -> bool:
         """Do what is due by `now`, at most `limit` of each kind, and set `alarm`; whether more is due at once."""
-        ended = self._leases.due(now, limit)
-        for lease in ended:
-            self._lapse(lease, now)
+        least = self.bytes - TICK_BYTES
+        for lease in self._leases.due(now, limit):
+            if self.bytes > least:
+                self._lapse(lease, now)
+            else:
+                self._leases.put(lease)
         awake = self._delayed.due(now, limit)
         for message in awake:
             if message.properties.expires <= now:

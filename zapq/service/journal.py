@@ -103,6 +103,8 @@ class Journal:
         """The one that is open."""
         self.reason = ""
         """Why nothing can be written at the moment; empty if it can."""
+        self.no_room = database.no_room
+        """Why no message can be stored at the moment, though taking them goes on; empty if messages can."""
         self.corked = False
         """Whether a caller will call `flush` soon."""
         self.entered = 0
@@ -170,6 +172,11 @@ class Journal:
         if self.reason:
             raise StorageUnavailable(reason=self.reason)
 
+    def check_room(self) -> None:
+        """Raise `StorageUnavailable` if no message can be stored at the moment."""
+        if self.reason or self.no_room:
+            raise StorageUnavailable(reason=self.reason or self.no_room)
+
     def enter(self, record: Record | None, undo: Callable[..., object], *args: object) -> None:
         """Enter what was done just now, and how to undo it; inside `relaxed`, it stays done."""
         commit = self.commit
@@ -185,7 +192,8 @@ class Journal:
             self._schedule()
 
     def stage(self, record: Record) -> None:
-        """Enter rows of no queue yet: there is nothing to undo."""
+        """Enter rows of no queue yet: there is nothing to undo. Raises `StorageUnavailable` like `check_room`."""
+        self.check_room()
         self.enter(record, _nothing)
 
     def note(self, record: Record) -> None:
@@ -294,11 +302,14 @@ class Journal:
             seconds=self._seconds,
             p50=lately[len(lately) // 2],
             p99=lately[len(lately) * 99 // 100],
-            available=not self.reason,
+            available=not (self.reason or self.no_room),
         )
 
     def _collect(self, written: Written) -> None:
         before, self.reason = self.reason, written.failure
+        full, self.no_room = self.no_room, written.no_room
+        if bool(full) != bool(self.no_room):
+            self.say_room()
         if written.failure:
             if not before:
                 logs.say(logging.ERROR, "storage unavailable", reason=written.failure)
@@ -316,6 +327,13 @@ class Journal:
                 self._in_flight.popleft()
                 self._changes += len(commit.records)
                 self._resolve(commit)
+
+    def say_room(self) -> None:
+        """Let the log say whether messages can be stored."""
+        if self.no_room:
+            logs.say(logging.ERROR, "storage full", reason=self.no_room)
+        else:
+            logs.say(logging.INFO, "storage has room again")
 
     def _step_back(self, failure: str) -> None:
         """Undo everything since the last commit that is on the disk."""

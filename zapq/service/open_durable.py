@@ -47,6 +47,8 @@ async def open_durable(settings: Settings, snapshots: SnapshotStore) -> AsyncGen
             reason=f"{FILE} knows of a later time. Until then the time between two runs does not count.",
         )
     journal = Journal(database)  # which closes the database
+    if journal.no_room:
+        journal.say_room()
     service = QueueService(settings, snapshots, journal, contents)
     journal.on_resolved = service.note_resolved
     logs.say(

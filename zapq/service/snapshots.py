@@ -203,7 +203,7 @@ class Snapshots:
 
     async def _load_default(self, name: str) -> int:
         service = self._service
-        service.journal.check()
+        service.journal.check_room()
         bodies = await trio.to_thread.run_sync(self.store.load, name, bulk.cancellable_yield)
         core = service.broker.default
         async with service.section:

@@ -36,10 +36,22 @@ from zapq.core.records import (
     QueuePut,
 )
 from zapq.errors import CannotStart
-from zapq.limits import CHECKPOINT_PAGES, CLOCK_SECONDS, KIB, LOOK_SECONDS, MAX_KEYS, MIB, SPARE_PAGES
+from zapq.limits import (
+    CHECKPOINT_PAGES,
+    CLOCK_SECONDS,
+    DISK_MARGIN,
+    DISK_RESERVE,
+    KIB,
+    LOOK_SECONDS,
+    MAX_KEYS,
+    MIB,
+    SPARE_PAGES,
+    UNCHECKED_BYTES,
+)
 from zapq.store.clock import Clock
 from zapq.store.gather import Group, Other, gather
 from zapq.store.place import Place
+from zapq.store.reserve import Reserve, allocate
 from zapq.store.schema import (
     FILE,
     MAX_ID,
@@ -53,15 +65,26 @@ from zapq.store.schema import (
     read_time,
     seed,
 )
-from zapq.store.wal import PAGE, Damaged
+from zapq.store.wal import FULL, PAGE, Damaged, log_of
 
 GARBAGE_ROWS = 2000
 """Rows of garbage removed in one transaction: some 5 ms."""
 VACUUM_PAGES = 256
 """Pages given back to the file system in one transaction."""
+NO_ROOM = (
+    "the disk is full, and what is left of it is kept for taking messages. Consumers must take some, or the"
+    " operator must free space (see docs/durability.md)"
+)
 _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """How many rows one statement writes: SQLite compiles one for each number, and Python keeps them."""
 _ALONE = frozenset(3 * number for number in _ROWS)
+
+
+class NoRoom(Exception):
+    """What is to be stored does not fit beside what is kept for taking messages."""
+
+    def __init__(self) -> None:
+        super().__init__(NO_ROOM)
 
 
 class Contents(NamedTuple):
@@ -86,7 +109,13 @@ class Database:
         """Whether it was not there before."""
         self.clock = Clock(latest)
         """What the times in it are by."""
+        self.no_room = ""
+        """Why no message is to be stored, though all else is written; empty if messages are."""
         self._connection = connection
+        self._reserve: Reserve | None = None
+        """Space for a full disk; None as long as nothing is written."""
+        self._wanted = DISK_RESERVE // 2
+        """Bytes that must be free beside the reserve before messages are stored again."""
         self._place: Place | None = None
         """Where its files are; None as long as nothing is written."""
         self._looked = self._clocked = -inf
@@ -94,7 +123,9 @@ class Database:
         self._queues: dict[int, QueuePut] = {}
         """What is written of each, by its number."""
         self._garbage: list[int] = []
-        """Epochs whose rows are to be removed."""
+        """Epochs whose rows are to be removed ..."""
+        self._garbage_rows = GARBAGE_ROWS
+        """... so many in one transaction."""
         self._logged = 0
         """Pages written since the log was last emptied, roughly."""
         self._spare = False
@@ -111,8 +142,19 @@ class Database:
     def commit(self, commits: Sequence[Group]) -> None:
         """Write all of `commits`, or raise and write nothing. On the disk when it returns.
 
-        What comes twice in them counts as what comes last, and what is gone is gone.
+        What comes twice in them counts as what comes last, and what is gone is gone. Once the disk is full, this
+        uses the space that was set aside, and `no_room` says that no messages are to be stored.
         """
+        try:
+            self._commit(commits)
+        except NoRoom as error:
+            self._make_room(error)
+            raise
+        except sqlite3.Error as error:
+            self._make_room(error)
+            self._commit(commits)
+
+    def _commit(self, commits: Sequence[Group]) -> None:
         now = time.monotonic()
         clocked = self._clocked > now - CLOCK_SECONDS
         self._look_now_and_then()
@@ -121,7 +163,8 @@ class Database:
             return
         self._probe = min(max(size, 64 * KIB), MIB)
         execute = self._connection.execute
-        if len(puts) in _ALONE and clocked and not (states or gone or others):
+        large = size + 20 * len(puts) > UNCHECKED_BYTES
+        if len(puts) in _ALONE and clocked and not (states or gone or others or large):
             # A statement alone is a transaction of its own, and clients that send one after the other, alike.
             execute(_insertion("messages", 3, len(puts) // 3), puts)
             self._logged += 2 + size // PAGE
@@ -133,14 +176,17 @@ class Database:
                 self._keep_time()
             for entry in others:
                 self._write(entry, queues)
+            if gone:
+                # First, so that what comes may take the room of what goes.
+                rows = msgspec.json.encode(gone).decode()
+                execute("delete from messages where row in (select value from json_each(?))", (rows,))
+                execute("delete from states where row in (select value from json_each(?))", (rows,))
             if puts:
                 self._insert("messages", 3, puts)
             if states:
                 self._insert("states", 2, [value for pair in states.items() for value in pair])
-            if gone:
-                rows = msgspec.json.encode(gone).decode()
-                execute("delete from messages where row in (select value from json_each(?))", (rows,))
-                execute("delete from states where row in (select value from json_each(?))", (rows,))
+            if large and self._reserve is not None:
+                self._check_room(size + 20 * len(puts), self._reserve)
             execute("commit")
         except BaseException:
             self._roll_back()
@@ -158,27 +204,38 @@ class Database:
     def probe(self) -> None:
         """Write as much as could not be written last, so that success means something; then remove it."""
         self._look()
-        self._connection.execute("insert or replace into probe values (1, zeroblob(?))", (self._probe,))
+        # Once the disk is full, to take messages is all that must be possible.
+        size = 0 if self.no_room else self._probe
+        self._connection.execute("insert or replace into probe values (1, zeroblob(?))", (size,))
         self._connection.execute("delete from probe where number = 1")
-        self._logged += 2 + self._probe // PAGE
+        self._logged += 2 + size // PAGE
 
     def tidy(self, *, idle: bool) -> None:
         """Do a part of what keeps the files small: remove garbage, give pages back, empty the log.
 
-        As long as there are changes to write (not `idle`), only now and then.
+        As long as there are changes to write (not `idle`), only now and then, unless the disk is full.
         """
         self._look_now_and_then()
+        try:
+            self._tidy(idle=idle)
+        except sqlite3.Error as error:
+            self._make_room(error)
+        if self.no_room and self._reserve is not None and self._reserve.take(beside=self._wanted):
+            self.no_room = ""
+            self._wanted, self._garbage_rows = DISK_RESERVE // 2, GARBAGE_ROWS
+
+    def _tidy(self, *, idle: bool) -> None:
         full = self._logged >= CHECKPOINT_PAGES
-        if idle or full:
+        if idle or full or self.no_room:
             if self._garbage:
                 self._remove_garbage(self._garbage[0])
             self._spare = self._spare and self._too_large()
             if self._spare:
-                self._connection.execute(f"pragma incremental_vacuum({VACUUM_PAGES})").fetchall()
+                # Not by `execute`, which ends with the first page: there are rows, of no columns.
+                self._connection.executescript(f"pragma incremental_vacuum({VACUUM_PAGES})")
                 self._logged += 2 * VACUUM_PAGES
-        if full:
-            self._connection.execute("pragma wal_checkpoint(passive)").fetchall()
-            self._logged = 0
+        if full or (self.no_room and self._logged):
+            self._empty_log()
 
     def close(self) -> None:
         """Empty the log into the file and close both; what was committed is safe in any case."""
@@ -190,6 +247,9 @@ class Database:
                 self._connection.execute("delete from probe where number = 2")
                 self._connection.execute("commit")
         self._connection.close()
+        if self.no_room and self._reserve is not None:
+            # The log is removed when it is closed; the next start needs its space.
+            self._reserve.take_some()
 
     def load(self, now: float, clock_offset: float, warning: str = "") -> Contents:
         """Return all there is, with times by a clock that shows `now`; add `clock_offset` to get Unix time.
@@ -206,24 +266,69 @@ class Database:
     def prepare(self) -> None:
         """Make the log as long as it will be: a commit costs half once it has been written to before.
 
-        And let the file say that there is a log it is nothing without. Raises `CannotStart`.
+        And let the file say that there is a log it is nothing without. On a full disk, use the space that was set
+        aside. Raises `CannotStart`.
         """
-        execute = self._connection.execute
         try:
-            execute(
-                "delete from keys where until <= ? or until <"
-                " (select min(until) from (select until from keys order by until desc limit ?))",
-                (self.clock(), MAX_KEYS),
-            )
-            self._keep_time()
+            path = Path(self._connection.execute("pragma database_list").fetchone()[2])
+            self._reserve = Reserve(path)
+            if not self._reserve.take():
+                self.no_room = NO_ROOM
+            try:
+                self._begin_log()
+            except sqlite3.Error as error:
+                self._make_room(error)
+                self._begin_log()
+            if self.no_room:
+                # Its usual length, and not a byte in the file. If there is no room, it does with what it has.
+                with suppress(OSError):
+                    allocate(log_of(path), FULL)
+            self._place = Place(path)
+        except (OSError, sqlite3.Error) as error:
+            todo = f" Free {DISK_RESERVE // MIB} MiB of the disk, and start again." if _is_full(error) else ""
+            raise CannotStart(f"{FILE} cannot be written: {error}.{todo}") from None
+
+    def _begin_log(self) -> None:
+        execute = self._connection.execute
+        execute(
+            "delete from keys where until <= ? or until <"
+            " (select min(until) from (select until from keys order by until desc limit ?))",
+            (self.clock(), MAX_KEYS),
+        )
+        self._keep_time()
+        if not self.no_room:
             execute("insert or replace into probe values (1, zeroblob(?))", (CHECKPOINT_PAGES * PAGE,))
             execute("delete from probe where number = 1")
-            execute("insert or replace into probe values (2, null)")
-            self._marked = True
-            execute("pragma wal_checkpoint(restart)").fetchall()
-            self._place = Place(Path(execute("pragma database_list").fetchone()[2]))
-        except (OSError, sqlite3.Error) as error:
-            raise CannotStart(f"{FILE} cannot be written: {error}.") from None
+        execute("insert or replace into probe values (2, null)")
+        self._marked = True
+        execute("pragma wal_checkpoint(restart)").fetchall()
+
+    def _empty_log(self) -> None:
+        self._connection.execute("pragma wal_checkpoint(passive)").fetchall()
+        self._logged = 0
+
+    def _make_room(self, error: Exception) -> None:
+        """Use the space that was set aside, and store no more messages; raise `error` unless the disk is full."""
+        if not _is_full(error) or self._reserve is None:
+            raise error
+        self._reserve.release()
+        self.no_room = NO_ROOM
+        self._spare = True
+        self._garbage_rows = max(1, self._garbage_rows // 2)
+        self._empty_log()
+
+    def _check_room(self, size: int, reserve: Reserve) -> None:
+        """Raise `NoRoom` if the log could not be emptied any more once the open transaction is in it.
+
+        Its messages have `size` bytes, and may need pages for twice as many.
+        """
+        pages: int = self._connection.execute("pragma page_count").fetchone()[0]
+        growth = pages * PAGE - reserve.path.stat().st_size
+        longer = 2 * size + self._logged * PAGE - log_of(reserve.path).stat().st_size
+        needed = growth + max(0, longer) + DISK_MARGIN
+        if growth > 0 and reserve.free() < needed:
+            self._wanted = max(self._wanted, needed)
+            raise NoRoom
 
     def _look_now_and_then(self) -> None:
         """Look as `_look` does, unless that was done a moment ago."""
@@ -342,17 +447,21 @@ class Database:
         self._connection.execute("begin immediate")
         try:
             for table in TABLES:
-                found += self._connection.execute(_garbage(table), (first, last, GARBAGE_ROWS)).rowcount
+                found += self._connection.execute(_garbage(table), (first, last, self._garbage_rows)).rowcount
             self._connection.execute("commit")
         except BaseException:
             self._roll_back()
             raise
         self._logged += 2 + found // 20
+        self._spare |= found > 0
         if not found:
             self._garbage.remove(epoch)
 
     def _too_large(self) -> bool:
         free: int = self._connection.execute("pragma freelist_count").fetchone()[0]
+        if self.no_room:
+            # Messages go into space of the disk, which is counted. A few pages stay, for what consumers change.
+            return free > VACUUM_PAGES
         if free <= SPARE_PAGES:
             return False
         pages: int = self._connection.execute("pragma page_count").fetchone()[0]
@@ -443,6 +552,10 @@ def code_of(error: Exception) -> int:
     """Return SQLite's primary result code, 0 if it is no error of SQLite's."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, NoRoom) or code_of(error) == sqlite3.SQLITE_FULL
 
 
 def _is_of_the_disk(error: Exception) -> bool:

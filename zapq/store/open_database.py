@@ -154,6 +154,9 @@ def _set_modes(connection: sqlite3.Connection) -> None:
     # Ours come earlier, and not while a client waits for a commit.
     execute(f"pragma wal_autocheckpoint = {4 * CHECKPOINT_PAGES}")
     execute("pragma cache_size = -65536")
+    # Some builds of SQLite write zeros over each page that becomes free: to remove would need as much room as to
+    # store.
+    execute("pragma secure_delete = fast")
 
 
 def _reason(error: Exception) -> str:

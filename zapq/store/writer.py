@@ -42,6 +42,9 @@ class Store(Protocol):
     clock: Clock
     """What the times in it are by."""
 
+    no_room: str
+    """Why no message is to be stored, though all else is written; empty if messages are."""
+
     @property
     def untidy(self) -> bool:
         """Whether `tidy` has something to do when there is time."""
@@ -62,12 +65,14 @@ class Store(Protocol):
 class Written:
     """What became of commits that were written together."""
 
-    __slots__ = ("commits", "failure", "seconds")
+    __slots__ = ("commits", "failure", "no_room", "seconds")
 
-    def __init__(self, commits: list[CommitGroup], failure: str, seconds: float) -> None:
+    def __init__(self, commits: list[CommitGroup], failure: str, seconds: float, no_room: str = "") -> None:
         self.commits = commits
         self.failure = failure
         """Why nothing of them is on the disk; empty if all is."""
+        self.no_room = no_room
+        """Why no message is to be stored from now on; empty if messages are."""
         self.seconds = seconds
 
 
@@ -75,8 +80,9 @@ class Writer:
     """Writes commits to `database` in the order they are submitted, in whichever thread calls `run`.
 
     What became of them is in `written`, to be taken from its left; `wake` is called, in that thread, whenever
-    something was added. An entry without commits is news of the disk: it failed, or works again. After a failure,
-    commits that were opened before their owner knew of it are dropped: their records may rest on what failed.
+    something was added. An entry without commits is news of the disk: it failed, works again, is full, or has
+    room again. After a failure, commits that were opened before their owner knew of it are dropped: their records
+    may rest on what failed.
     """
 
     def __init__(self, database: Store, wake: Callable[[], object]) -> None:
@@ -86,6 +92,8 @@ class Writer:
         self._inbox: queue.SimpleQueue[CommitGroup | None] = queue.SimpleQueue()
         self._failures = 0
         self._broken = False
+        self._told = database.no_room
+        """What was last reported of the room."""
 
     def submit(self, commit: CommitGroup) -> None:
         """Hand over a commit nothing will be added to; from any thread, never waits."""
@@ -109,6 +117,8 @@ class Writer:
                 self._try_again()
             if running and not self._broken:
                 self._tidy(idle=not commits)
+            if self._told != self._database.no_room:
+                self._report([], "", 0.0)
         self._database.close()
 
     def _take(self) -> list[CommitGroup | None]:
@@ -117,6 +127,9 @@ class Writer:
         try:
             taken.append(self._inbox.get(timeout=patience))
         except queue.Empty:
+            return taken
+        if self._database.no_room:
+            # One by one: together they might need a longer log than there is.
             return taken
         # What comes meanwhile is for the next commit; no other thread takes anything out.
         taken += (self._inbox.get_nowait() for _ in range(self._inbox.qsize()))
@@ -154,5 +167,6 @@ class Writer:
         if failure:
             self._broken = True
             self._failures += 1
-        self.written.append(Written(commits, failure, seconds))
+        self._told = self._database.no_room
+        self.written.append(Written(commits, failure, seconds, self._told))
         self.wake()

@@ -30,7 +30,7 @@ MAY_USE = {
     "store": {"limits", "errors", "settings", "core"},
     "service": {"limits", "errors", "settings", "core", "store", "logs"},
     "wakeup": {"limits"},
-    "engine": {"limits", "errors", "core", "service", "wakeup"},
+    "engine": {"limits", "errors", "core", "service", "logs", "wakeup"},
     "http": {"limits", "errors", "settings", "core", "access", "service", "engine", "logs"},
     "server": {
         "limits",
@@ -43,6 +43,7 @@ MAY_USE = {
         "logs",
         "http",
         "wakeup",
+        "allocator",
     },
     "client": {"limits", "errors", "core"},
     "testing": {"settings", "service", ""},
@@ -54,7 +55,7 @@ MAY_USE = {
 }
 # Where each library may appear at all.
 LIBRARIES = {
-    "trio": {"service", "http", "server", "client", "systemd", "cli", "testing"},
+    "trio": {"service", "engine", "http", "server", "client", "systemd", "cli", "testing"},
     "httpx2": {"client"},
     "quart": {"http"},
     "quart_trio": {"http"},

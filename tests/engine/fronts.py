@@ -42,27 +42,29 @@ async def front_ends(service: QueueService, number: int = 1) -> AsyncGenerator[l
     local = LocalEngine(service)
     fronts: list[FrontEnd] = []
     sockets: list[socket.socket] = []
-    async with trio.open_nursery() as nursery:
-        for each in range(1, number + 1):
-            ours, theirs = socket.socketpair()
-            sockets += (ours, theirs)
-            host = Host(Channel(ours), local, service, hub)
-            orders: list[tuple[int, float]] = []
-            channel = Channel(theirs)
-            engine = RemoteEngine(
-                channel,
-                max_body_bytes=1000,
-                counts=partial(_counted, each),
-                on_order=lambda *order, orders=orders: orders.append(order),
-            )
-            nursery.start_soon(_until_closed, engine)
-            nursery.start_soon(host.run)
-            fronts.append(FrontEnd(engine, host, channel, orders))
-        await trio.testing.wait_all_tasks_blocked()
-        yield fronts
-        nursery.cancel_scope.cancel()
-    for sock in sockets:
-        sock.close()
+    try:
+        async with trio.open_nursery() as nursery:
+            for each in range(1, number + 1):
+                ours, theirs = socket.socketpair()
+                sockets += (ours, theirs)
+                host = Host(Channel(ours), local, service, hub)
+                orders: list[tuple[int, float]] = []
+                channel = Channel(theirs)
+                engine = RemoteEngine(
+                    channel,
+                    max_body_bytes=1000,
+                    counts=partial(_counted, each),
+                    on_order=lambda *order, orders=orders: orders.append(order),
+                )
+                nursery.start_soon(_until_closed, engine)
+                nursery.start_soon(host.run)
+                fronts.append(FrontEnd(engine, host, channel, orders))
+            await trio.testing.wait_all_tasks_blocked()
+            yield fronts
+            nursery.cancel_scope.cancel()
+    finally:
+        for sock in sockets:
+            sock.close()
 
 
 async def _until_closed(engine: RemoteEngine) -> None:

@@ -171,11 +171,11 @@ class HotPath:
         parts: list[bytes] = []
         unfinished: list[Unfinished] = []
         frame = self._frame
-        at = size = 0
+        at = size = to_come = 0
         alone = False
         length = len(data)
         while at < length:
-            if size >= MAX_ANSWERS_BYTES or len(parts) == MAX_ANSWERS:
+            if size + to_come >= MAX_ANSWERS_BYTES or len(parts) == MAX_ANSWERS:
                 answers.then = "more"
                 break
             end = data.find(b"\r\n\r\n", at, at + MAX_HOT_HEAD_BYTES) + 4
@@ -245,6 +245,8 @@ class HotPath:
                         break
                     unfinished.append(Unfinished(len(parts), outcome, head, operation, argument))
                     answers.pending = outcome
+                    if operation.__class__ is Take:
+                        to_come += self._max_message_bytes  # at most
                     alone = outcome.patient
                     if alone:
                         answers.waiting_head = data[at:end]

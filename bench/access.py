@@ -23,6 +23,7 @@ import trio
 from bench import rig
 from zapq.access.access import Access
 from zapq.access.token import digest, new_token
+from zapq.engine.local import LocalEngine
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
@@ -30,7 +31,6 @@ from zapq.http.tracing import TraceIds
 from zapq.logs import Throttle
 from zapq.server.hotpath import HotPath
 from zapq.service.open import open_service
-from zapq.service.queues import Queues
 from zapq.settings import Settings
 
 LINES = 1000
@@ -75,7 +75,7 @@ async def in_process(tokens: Path, token: str, number: int) -> None:
         for _ in range(7):
             for name, settings in (("without", Settings()), ("with", Settings(token_file=str(tokens)))):
                 guard = Guard(settings, Hosts(settings, "127.0.0.1"), Access(settings))
-                hot = HotPath(Queues(service), settings, ServerCounts(), TraceIds(), Throttle(), guard)
+                hot = HotPath(LocalEngine(service), settings, ServerCounts(), TraceIds(), Throttle(), guard)
                 hot.set_time(time.time(), trio.current_time())
                 begun = time.process_time()
                 assert hot.respond(data).requests == 1

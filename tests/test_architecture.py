@@ -29,8 +29,22 @@ MAY_USE = {
     "systemd": {"errors", "limits", "settings", "logs"},
     "store": {"limits", "errors", "settings", "core"},
     "service": {"limits", "errors", "settings", "core", "store", "logs"},
-    "http": {"limits", "errors", "settings", "core", "access", "service", "logs"},
-    "server": {"limits", "errors", "settings", "core", "access", "service", "logs", "http"},
+    "wakeup": {"limits"},
+    "engine": {"limits", "errors", "core", "service", "logs", "wakeup"},
+    "http": {"limits", "errors", "settings", "core", "access", "service", "engine", "logs"},
+    "server": {
+        "limits",
+        "errors",
+        "settings",
+        "core",
+        "access",
+        "service",
+        "engine",
+        "logs",
+        "http",
+        "wakeup",
+        "allocator",
+    },
     "client": {"limits", "errors", "core"},
     "testing": {"settings", "service", ""},
     "command": {"limits", "errors", "settings", "access", "store", ""},
@@ -41,7 +55,7 @@ MAY_USE = {
 }
 # Where each library may appear at all.
 LIBRARIES = {
-    "trio": {"service", "http", "server", "client", "systemd", "cli", "testing"},
+    "trio": {"service", "engine", "http", "server", "client", "systemd", "cli", "testing"},
     "httpx2": {"client"},
     "quart": {"http"},
     "quart_trio": {"http"},

@@ -27,6 +27,7 @@ INVALID = {
     "hosts": [",", "a,,b", "a b", "a:80", "[::1]:80", "a/b", "*a", "a.*", "*.", "**", "h\xfclle", "x" * 64, "a\0"],
     "size": ["", "x", "-1", "1.5M", "1T", "1 M", "0", "9" * 16, "1MB", "٣", "9999999G"],
     "whole": ["", "x", "-1", "1.0", "1e3", "9" * 19, "+1", "1_000", "٣", "9" * 18],
+    "cores": ["", "x", "-1", "0", "1.0", "257", "AUTO", "٣"],
     "seconds": [
         "",
         "x",
@@ -66,6 +67,7 @@ VALID: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "hosts": (("queue.example.com, *.internal", "queue.example.com, *.internal"), ("*", "*")),
     "size": (("64K", 64 * 1024), ("1m", 1024 * 1024)),
     "whole": (("7", 7), ("08", 8)),
+    "cores": (("2", 2), ("016", 16)),
     "seconds": (("2.5", 2.5), ("3", 3.0)),
     "switch": (("Yes", True), ("off", False)),
     "text": (("some thing", "some thing"), ("/ot/her", "/ot/her")),

@@ -120,6 +120,22 @@ CLOSE_SECONDS = 5.0
 """Seconds an embedding program waits, at most, for a disk that does not answer when the service ends."""
 IDS_AT_ONCE = 2**16
 """Ids a queue on disk sets aside in one write: after a crash, ids go on behind them."""
+CHANNEL_BYTES = 256 * KIB
+"""Bytes read in one go from the process that has the queues, and the kernel's buffers there: a thousand small
+requests."""
+MAX_WORKERS = 256
+"""Processes that serve clients: by far more than one process with the queues can keep busy."""
+RESTART_PAUSE = 0.1
+"""Seconds until a worker that died is started again; twice as long after each further time ..."""
+MAX_RESTART_PAUSE = 10.0
+"""... up to this: one that cannot live costs half a second of CPU each time."""
+WORKER_IS_WELL = 60.0
+"""Seconds after which a worker that dies does not count as one that cannot live."""
+WORKER_RESERVE = 0.1
+"""The part of a shutdown that workers leave for ending, and for telling the process that has the queues."""
+HEARD_SECONDS = 0.1
+"""Seconds after which a front end says that deliveries were handed on, if it has nothing else to say. If it dies
+before, they count as uncertain."""
 MAX_MESSAGE_BYTES = 16 * MIB
 """The most --max-message-bytes accepts: a message is held, copied and sent whole."""
 MAX_BLOCK_BYTES = 2 * MAX_MESSAGE_BYTES

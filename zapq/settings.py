@@ -25,6 +25,7 @@ from zapq.errors import InvalidSetting, ZapqError
 from zapq.limits import (
     KIB,
     MAX_MESSAGE_BYTES,
+    MAX_WORKERS,
     MIB,
     MIN_SNAPSHOT_EVERY,
     MIN_TOKEN,
@@ -33,7 +34,7 @@ from zapq.limits import (
     URL_VARIABLE,
 )
 
-Kind = Literal["text", "address", "hosts", "size", "whole", "seconds", "choice", "switch", "file"]
+Kind = Literal["text", "address", "hosts", "size", "whole", "cores", "seconds", "choice", "switch", "file"]
 
 HOST_NAME = r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){0,31}"
 """A host's name, as a regular expression; underscores, because docker compose has them."""
@@ -85,6 +86,12 @@ class Option:
                 if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
                     raise ValueError("give a whole number")
                 return int(text)
+            case "cores" if text == "auto":
+                return _cores()
+            case "cores":
+                if not re.fullmatch(r"[0-9]{1,4}", text, re.ASCII):
+                    raise ValueError("give a whole number, or auto")
+                return int(text)
             case "seconds":
                 return parse_duration(text)
             case "switch":
@@ -96,7 +103,7 @@ class Option:
 
     def check(self, value: Any) -> None:
         """Raise ValueError unless `value` is one this setting allows."""
-        if self.kind in {"size", "whole", "seconds"}:
+        if self.kind in {"size", "whole", "cores", "seconds"}:
             allowed = (int, float) if self.kind == "seconds" else int
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise ValueError("give a number")
@@ -117,6 +124,11 @@ class Option:
             parse_hosts(value)
         elif self.kind == "file" and value and not is_snapshot_name(value):
             raise ValueError("give a bare name that ends in .msgpack or .json, such as queues.msgpack")
+
+
+def _cores() -> int:
+    """Return how many of the machine's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _SWITCH = {
@@ -326,6 +338,14 @@ class Settings:
         "choice",
         "Where clients may administer queues and snapshots from: this machine (loopback), or anywhere (any).",
         choices=("loopback", "any"),
+    )
+    workers: int = _setting(
+        1,
+        "ZAPQ_WORKERS",
+        "cores",
+        "Processes that serve clients (auto: one a core). With 2 or more, another one has the queues.",
+        low=1,
+        high=MAX_WORKERS,
     )
     grace: float = _setting(
         10.0, "ZAPQ_GRACE", "seconds", "How long a shutdown may take in total.", low=0, high=3600

@@ -21,10 +21,12 @@ from tests.support.serving import until_waiting
 from tests.support.wire import open_client
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
+from zapq.limits import MIB
+from zapq.server.front import _accept
 from zapq.server.listeners import ListeningSocket
 from zapq.server.protocols import HTTP1
-from zapq.server.run import _accept
 from zapq.server.site import Site
+from zapq.server.unsent import Unsent
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
@@ -130,7 +132,9 @@ async def test_running_out_of_descriptors_is_a_pause_and_a_few_log_lines(
 ) -> None:
     async def app(*_: object) -> None: ...
 
-    site = Site(ASGIWrapper(app), Config(), zapq_settings, counts=ServerCounts(), trace_ids=TraceIds())
+    site = Site(
+        ASGIWrapper(app), Config(), zapq_settings, counts=ServerCounts(), trace_ids=TraceIds(), unsent=Unsent(MIB)
+    )
     begun = trio.current_time()
     ends = socket.socketpair()
     ends[0].send(b"!")

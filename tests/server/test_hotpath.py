@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from zapq.access.access import Access
+from zapq.engine.local import LocalEngine
 from zapq.http import render
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
@@ -20,7 +21,6 @@ from zapq.http.tracing import TraceIds
 from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES
 from zapq.logs import Throttle
 from zapq.server.hotpath import HotPath
-from zapq.service.queues import Queues
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -33,7 +33,7 @@ def counts() -> ServerCounts:
 @pytest.fixture
 def hot(zapq_service: QueueService, zapq_settings: Settings, counts: ServerCounts) -> HotPath:
     guard = Guard(zapq_settings, Hosts(zapq_settings, "127.0.0.1"), Access(zapq_settings))
-    hot = HotPath(Queues(zapq_service), zapq_settings, counts, TraceIds(), Throttle(), guard)
+    hot = HotPath(LocalEngine(zapq_service), zapq_settings, counts, TraceIds(), Throttle(), guard)
     hot.set_time(1_800_000_000.7, trio.current_time())
     return hot
 

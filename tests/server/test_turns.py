@@ -17,9 +17,9 @@ import zapq
 from tests.support.disk import Disk
 from tests.support.waiting import PATIENCE
 from tests.support.wire import connection, socket_below
-from zapq.server.wakeup import Wakeup
 from zapq.service.service import QueueService
 from zapq.settings import Settings
+from zapq.wakeup import Wakeup
 
 
 async def test_what_comes_in_the_moment_its_answer_is_known_is_not_taken_for_a_new_request(

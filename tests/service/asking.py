@@ -7,16 +7,16 @@ from typing import Any
 import trio
 
 from zapq.core.message import Lease
+from zapq.engine.local import LocalEngine
 from zapq.service.named_queue import NamedQueue
 from zapq.service.operations import Accepted, Delivery, Nothing, Offer, Operation, Put, Take
 from zapq.service.pending import Pending, Poll
-from zapq.service.queues import Queues
 from zapq.service.service import QueueService
 from zapq.service.waiting import ONE, Want
 
 
 def perform(service: QueueService, operation: Operation) -> Any:
-    return Queues(service).perform(operation, trio.current_time())
+    return LocalEngine(service).perform(operation, trio.current_time())
 
 
 def asked(service: QueueService, operation: Operation) -> Pending[Any]:
@@ -27,7 +27,7 @@ def asked(service: QueueService, operation: Operation) -> Pending[Any]:
 
 def put(service: QueueService, offer: Offer, queue: str = "new") -> Accepted | Pending[Accepted]:
     asked = Put(offer.content, offer.terms, offer.key, exempt_from_drain=offer.exempt_from_drain, queue=queue)
-    outcome: Accepted | Pending[Accepted] = Queues(service).perform(asked, trio.current_time())
+    outcome: Accepted | Pending[Accepted] = LocalEngine(service).perform(asked, trio.current_time())
     return outcome
 
 
@@ -37,7 +37,7 @@ async def surely_put(service: QueueService, offer: Offer, queue: str = "new") ->
 
 
 def wait_for(service: QueueService, queue: str = "new", want: Want = ONE, wait: float = 60.0) -> Poll:
-    poll = Queues(service).perform(Take(queue, want, wait), trio.current_time())
+    poll = LocalEngine(service).perform(Take(queue, want, wait), trio.current_time())
     assert isinstance(poll, Poll)
     return poll
 

@@ -494,7 +494,7 @@ async def test_redrives_that_are_asked_for_at_once_are_done_one_by_one(
 async def test_many_queues_are_listed_some_at_a_time_however_many_ask(
     zapq_service: QueueService, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zapq.service.queues.LISTED_AT_ONCE", 10)
+    monkeypatch.setattr("zapq.engine.local.LISTED_AT_ONCE", 10)
     for number in range(34):
         zapq_service.queue(f"queue.{number:02}")
     passes = Passes(nursery)

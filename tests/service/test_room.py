@@ -16,12 +16,12 @@ import zapq
 from tests.support.waiting import eventually
 from zapq.core.message import Draft
 from zapq.core.queue_settings import QueueSettings
+from zapq.engine.local import LocalEngine
 from zapq.errors import Draining, KeyReused, QueueFull, QueueNotFound, TooManyWaiters, ZapqError
 from zapq.limits import MAX_WAITING_BYTES
 from zapq.service.named_queue import NamedQueue
 from zapq.service.operations import Accepted, Offer, Put, Settlement, terms
 from zapq.service.pending import Pending
-from zapq.service.queues import Queues
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -304,7 +304,7 @@ async def test_offers_for_a_queue_that_is_not_there_make_it(
     zapq_service: QueueService, nursery: trio.Nursery
 ) -> None:
     await zapq_service.default.enqueue_many([b"x"] * 4)
-    queues = Queues(zapq_service)
+    queues = LocalEngine(zapq_service)
     pending = [queues.perform(Put(b"%d" % n, PATIENT, queue="new"), trio.current_time()) for n in range(2)]
     assert all(isinstance(each, Pending) for each in pending)
     assert "new" not in zapq_service.broker.queues
@@ -359,7 +359,7 @@ async def test_on_disk_there_is_room_when_it_is_written(tmp_path: Path, nursery:
 async def test_an_error_of_ours_is_what_comes_of_one_offer_and_no_end_of_the_timer(
     zapq_service: QueueService, full: NamedQueue, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.abc.Clock
 ) -> None:
-    waits = Queues(zapq_service).perform(Put(b"x", PATIENT, queue="full"), trio.current_time())
+    waits = LocalEngine(zapq_service).perform(Put(b"x", PATIENT, queue="full"), trio.current_time())
     monkeypatch.setattr(zapq_service.find_state("full"), "put", lambda *_: 1 / 0)
     await full.dequeue()
     with pytest.raises(ZeroDivisionError):

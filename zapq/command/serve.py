@@ -44,7 +44,7 @@ def serve_command(work: Callable[..., int]) -> Serve:
     )
 
 
-_METAVARS = {"switch": None, "whole": "NUMBER", "seconds": "DURATION"}
+_METAVARS = {"switch": None, "whole": "NUMBER", "cores": "NUMBER", "seconds": "DURATION"}
 """What stands for a value in the help, where it is not the kind's name."""
 
 

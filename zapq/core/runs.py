@@ -104,6 +104,11 @@ class Taken(Sequence[Message]):
         self._count += len(part) if isinstance(part, Run) else 1
 
     @property
+    def parts(self) -> Sequence[Message | Run]:
+        """The messages as they were put in: one by one, or as runs."""
+        return self._parts
+
+    @property
     def bodies(self) -> list[bytes]:
         """The bodies, in order."""
         bodies: list[bytes] = []

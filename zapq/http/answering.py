@@ -14,6 +14,7 @@ from quart import Request, Response, request
 
 from zapq import logs
 from zapq.access.access import check
+from zapq.engine.engine import Engine
 from zapq.errors import ClientGone, InvalidParameter
 from zapq.http import wire
 from zapq.http.endpoints import Body, Endpoint
@@ -23,7 +24,6 @@ from zapq.http.plan import Asked, Frame, Plan
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation, Put, Take
 from zapq.service.pending import Pending
-from zapq.service.queues import Queues
 from zapq.service.section import Turns
 from zapq.settings import Settings
 
@@ -35,7 +35,7 @@ _LEFT = object()
 class Answering:
     """Answers the requests of one server that come through Quart."""
 
-    queues: Queues
+    engine: Engine
     settings: Settings
     counts: ServerCounts
     throttle: logs.Throttle
@@ -60,7 +60,7 @@ class Answering:
         key = _key(request) if endpoint.keyed else ""
         if endpoint.body.stored and not (exchange.exempt_from_drain or key):
             # A key is looked up first: what it led to is answered while draining as well.
-            self.queues.service.check_open()
+            self.engine.check_open()
         body = await self._read(endpoint, plan, asked, exchange)
         argument = str(arguments.get("receipt", arguments.get("id", "")))
         operation = plan.operation
@@ -100,11 +100,11 @@ class Answering:
             raise refusal(max_bytes=limit, current=declared)
         # One that waits for room is received beside the messages: among them there may be none yet.
         if kind.stored and body.reserved is None and not body.whole and not _waits_for_room(plan):
-            body.reserve(self.queues.service.reservation(asked.queue), declared or 0)
+            body.reserve(self.engine.reservation(asked.queue), declared or 0)
         return await body.read()
 
     async def _perform(self, exchange: Exchange, operation: Operation) -> object:
-        outcome = self.queues.perform(operation, trio.current_time())
+        outcome = self.engine.perform(operation, trio.current_time())
         if isinstance(outcome, Pending):
             outcome = await self._wait(exchange, operation, outcome)
         if isinstance(outcome, Delivery):
@@ -123,7 +123,7 @@ class Answering:
             return outcome
         if isinstance(operation, Take):
             # Its client may have closed only its own half.
-            return self.queues.service.nothing(operation.queue)
+            return self.engine.nothing(operation.queue)
         raise ClientGone
 
     def check_credentials(self) -> None:

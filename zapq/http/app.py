@@ -1,4 +1,4 @@
-"""The Quart-Trio app, built from a running service; it starts and stops nothing itself."""
+"""The Quart-Trio app, built from a running engine; it starts and stops nothing itself."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import MapAdapter
 
 from zapq import logs
+from zapq.engine.engine import Engine
 from zapq.errors import ClientGone, Forbidden, RoleMissing, Unauthenticated, ZapqError
 from zapq.http import problems, render
 from zapq.http.answering import Answering, as_response, exchange_of
@@ -24,7 +25,6 @@ from zapq.http.exchange import HTTPConnection, shown_path
 from zapq.http.guard import Guard, check_origin
 from zapq.http.metrics import ServerCounts
 from zapq.limits import DEFAULT_QUEUE, MAX_LOGGED_METHOD, MAX_LOGGED_PATH
-from zapq.service.queues import Queues
 from zapq.settings import Settings
 
 _DETAILS = {
@@ -52,9 +52,9 @@ class App(QuartTrio):
 
 
 def create_app(
-    queues: Queues, settings: Settings, counts: ServerCounts, throttle: logs.Throttle, guard: Guard
+    engine: Engine, settings: Settings, counts: ServerCounts, throttle: logs.Throttle, guard: Guard
 ) -> QuartTrio:
-    """Return the app that speaks HTTP for `queues`, for the requests that `guard` lets in.
+    """Return the app that speaks HTTP for `engine`, for the requests that `guard` lets in.
 
     It counts in `counts` and logs through `throttle`.
     """
@@ -65,7 +65,7 @@ def create_app(
     # A path means itself: `//metrics` and `/metrics/` are unknown, not redirected.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
-    answering = Answering(queues, settings, counts, throttle)
+    answering = Answering(engine, settings, counts, throttle)
     guard.access.on_change.append(answering.check_credentials)
     endpoints: dict[str, Endpoint] = {}
     for endpoint in ENDPOINTS:

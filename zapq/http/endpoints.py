@@ -6,7 +6,7 @@ request is answered in four steps, the same on both roads:
 
     read    method, path, query and fields  ->  an `Asked`          (each road in its own way)
     plan    an `Asked`                      ->  a `Plan`: the operation without what differs in each request
-    fill    a `Plan`, and body, key, ...    ->  the operation, for `Queues.perform`
+    fill    a `Plan`, and body, key, ...    ->  the operation, for `Engine.perform`
     render  its outcome                     ->  bytes               (`zapq/http/render.py`)
 """
 

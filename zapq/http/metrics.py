@@ -42,21 +42,20 @@ class ServerCounts:
 def as_json(stats: ServiceStats, counts: ServerCounts) -> dict[str, int | float]:
     """Return the metrics by name; the first nine are the original's."""
     queue = stats.queue
-    return {
+    metrics = {
         "uptime_sec": round(time.monotonic() - counts.started, 3),
         "enqueues": queue.enqueued,
         "dequeues_ok": queue.dequeued,
         "dequeues_empty": stats.dequeues_empty,
         "queue_length": queue.messages,
         "queue_bytes": queue.bytes,
-        "open_fds": _open_descriptors(),
+        "open_fds": 0,
         "max_fds": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        # The original counts goroutines; Trio's tasks are what they are here, and dashboards know the name.
-        "goroutines": trio.lowlevel.current_statistics().tasks_living,
+        "goroutines": 0,
         "queues": stats.queues,
         "queue_max_msgs": stats.max_messages,
         "queue_max_bytes": stats.max_bytes,
-        "bodies_bytes": stats.bytes_reserved + counts.other_bodies.used,
+        "bodies_bytes": stats.bytes_reserved,
         "messages_ready": queue.ready,
         "messages_delayed": queue.delayed,
         "messages_leased": queue.leased,
@@ -74,15 +73,44 @@ def as_json(stats: ServiceStats, counts: ServerCounts) -> dict[str, int | float]
         "snapshots_written": stats.snapshots_written,
         "snapshots_failed": stats.snapshots_failed,
         "waiting": stats.waiting,
+        "requests": 0,
+        "hot_requests": 0,
+        "cold_requests": 0,
+        "wire_refusals": 0,
+        "connections": 0,
+        "connections_refused": 0,
+        "connection_errors": 0,
+        "log_lines_dropped": 0,
+        **({} if stats.journal is None else _journal(stats.journal)),
+    }
+    for figures in (grown(counts), there_now(counts), stats.elsewhere):
+        for name, value in figures.items():
+            metrics[name] += value
+    return metrics
+
+
+def grown(counts: ServerCounts) -> dict[str, int]:
+    """Return what one server process has counted that only grows, by the names of the metrics."""
+    return {
         "requests": counts.hot_requests + counts.cold_requests,
         "hot_requests": counts.hot_requests,
         "cold_requests": counts.cold_requests,
         "wire_refusals": counts.wire_refusals,
-        "connections": counts.connections,
         "connections_refused": counts.connections_refused,
         "connection_errors": counts.connection_errors,
         "log_lines_dropped": logs.lines_dropped(),
-        **({} if stats.journal is None else _journal(stats.journal)),
+    }
+
+
+def there_now(counts: ServerCounts | None = None) -> dict[str, int]:
+    """Return what there is now in one process, by the names of the metrics; with `counts`, of its server."""
+    return {
+        "open_fds": _open_descriptors(),
+        # The original counts goroutines; Trio's tasks are what they are here, and dashboards know the name.
+        "goroutines": trio.lowlevel.current_statistics().tasks_living,
+        **(
+            {} if counts is None else {"connections": counts.connections, "bodies_bytes": counts.other_bodies.used}
+        ),
     }
 
 

@@ -308,10 +308,11 @@ class Connection:
 
     async def _send_answers(self, answers: Answers, sent: int) -> None:
         if answers.pending is not None and self._site.hot is not None:
-            done = trio.Event()
-            answers.pending.when_done(done.set)
-            with trio.CancelScope(shield=True):  # bounded by the disk, or `Journal.abandon`
-                await done.wait()
+            while (pending := answers.awaited()) is not None:
+                done = trio.Event()
+                pending.when_done(done.set)
+                with trio.CancelScope(shield=True):  # bounded by the disk, or `Journal.abandon`
+                    await done.wait()
             self._site.hot.complete(answers, self._stream.socket)
         before = self.written - sent
         try:

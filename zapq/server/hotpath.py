@@ -9,8 +9,6 @@ compares every byte of the answers (tests/server/test_equivalence.py).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -19,6 +17,7 @@ import msgspec
 
 from zapq import logs
 from zapq.access.certificate import NOBODY, Identities
+from zapq.engine.engine import Engine
 from zapq.errors import ClientGone, Draining, ReceivingTooMuch, ZapqError
 from zapq.http import render, tracing
 from zapq.http.endpoints import Body
@@ -45,10 +44,8 @@ from zapq.server.hot_head import (
     trace_of,
 )
 from zapq.server.peer_network import Socket, peer_of_socket
-from zapq.service.journal import Journal
 from zapq.service.operations import Accepted, Delivery, Enqueue, Put, Settle, SettleOne, Take
 from zapq.service.pending import Pending, give_back
-from zapq.service.queues import Queues
 from zapq.service.reservation import Reservation
 from zapq.service.waiting import Deliveries, Lender
 from zapq.settings import Settings
@@ -102,13 +99,22 @@ class Answers:
     announced: Head | None = None
     """Of `body`: the head."""
     pending: Pending[Any] | None = None
-    """When it is done, `HotPath.complete` makes `data` out of `parts`."""
+    """When it is done, and none is `awaited`, `HotPath.complete` makes `data` out of `parts`."""
     waiting_head = b""
     """The head of the request that may wait long."""
     parts: list[bytes]
     unfinished: list[Unfinished]
+    """In order; each may be done before the one in front of it."""
     taken: tuple[Handed, ...] = ()
     """The messages in `data`."""
+
+    def awaited(self) -> Pending[Any] | None:
+        """Return one of the outcomes that are not known yet, or None; from then on that is `pending`."""
+        for unfinished in self.unfinished:
+            if not unfinished.pending.done:
+                self.pending = unfinished.pending
+                return self.pending
+        return None
 
 
 class HotPath:
@@ -116,17 +122,15 @@ class HotPath:
 
     def __init__(
         self,
-        queues: Queues,
+        engine: Engine,
         settings: Settings,
         counts: ServerCounts,
         trace_ids: tracing.TraceIds,
         throttle: logs.Throttle,
         guard: Guard,
     ) -> None:
-        self._service = queues.service
-        self._how = queues.how
-        journal = queues.service.journal
-        self.journal = journal if isinstance(journal, Journal) else None
+        self._engine = engine
+        self._how = engine.how
         self._max_message_bytes = settings.max_message_bytes
         self._counts = counts
         self._trace_ids = trace_ids.fields()
@@ -167,11 +171,11 @@ class HotPath:
         parts: list[bytes] = []
         unfinished: list[Unfinished] = []
         frame = self._frame
-        at = size = 0
+        at = size = to_come = 0
         alone = False
         length = len(data)
         while at < length:
-            if size >= MAX_ANSWERS_BYTES or len(parts) == MAX_ANSWERS:
+            if size + to_come >= MAX_ANSWERS_BYTES or len(parts) == MAX_ANSWERS:
                 answers.then = "more"
                 break
             end = data.find(b"\r\n\r\n", at, at + MAX_HOT_HEAD_BYTES) + 4
@@ -241,6 +245,8 @@ class HotPath:
                         break
                     unfinished.append(Unfinished(len(parts), outcome, head, operation, argument))
                     answers.pending = outcome
+                    if operation.__class__ is Take:
+                        to_come += self._max_message_bytes  # at most
                     alone = outcome.patient
                     if alone:
                         answers.waiting_head = data[at:end]
@@ -266,25 +272,11 @@ class HotPath:
         Then h11 has the same bytes refused.
         """
         if head.stored:
-            reservation = self._service.reservation(head.queue)
+            reservation = self._engine.reservation(head.queue)
         else:
             others = self._counts.other_bodies
             reservation = Reservation(others, lambda size: ReceivingTooMuch(), free=SMALL_BODY_BYTES)
         return reservation if reservation.cover(head.length) else None
-
-    @contextmanager
-    def written_together(self) -> Iterator[None]:
-        """Have everything that is changed in this block written in one go, at its end."""
-        journal = self.journal
-        if journal is None:
-            yield
-            return
-        journal.corked = True
-        try:
-            yield
-        finally:
-            journal.corked = False
-            journal.flush()
 
     def complete(
         self, answers: Answers, sock: Socket | None = None, *, left: bool = False, draining: bool = False
@@ -336,8 +328,10 @@ class HotPath:
             if not left:
                 raise Draining
             if isinstance(operation, Take):
-                return self._service.nothing(operation.queue)
+                return self._engine.nothing(operation.queue)
             raise ClientGone
+        if pending.withdrawn and not left:
+            raise Draining  # which is why: else the lobby has had it refused
         return pending.result()
 
     def reconcile(self, answers: Answers, sent: int) -> None:

@@ -34,6 +34,7 @@ from math import inf
 import trio
 
 from zapq import logs
+from zapq.engine.engine import Engine, Outcomes
 from zapq.limits import (
     ACCEPT_PAUSE,
     ACCEPTS,
@@ -52,8 +53,7 @@ from zapq.server.site import NoResources, Site
 from zapq.server.states import GuestState
 from zapq.server.stream import ClientStream
 from zapq.server.tls import PlainHTTP, TlsSocket, Wire
-from zapq.server.wakeup import Wakeup
-from zapq.service.journal import Journal
+from zapq.wakeup import Wakeup
 
 # Looked up for every request: as members of the class they cost more.
 _HANDSHAKE, _IDLE, _HEAD, _BODY = GuestState.HANDSHAKE, GuestState.IDLE, GuestState.HEAD, GuestState.BODY
@@ -67,15 +67,23 @@ _READ_OR_WRITE = selectors.EVENT_READ | selectors.EVENT_WRITE
 class Lobby:
     """The connections of one server that need no task, and the door they come in by."""
 
-    def __init__(self, listening: ListeningSocket, site: Site, hot: HotPath, connections: trio.Nursery) -> None:
+    def __init__(
+        self,
+        listening: ListeningSocket,
+        site: Site,
+        hot: HotPath,
+        engine: Engine,
+        connections: trio.Nursery,
+    ) -> None:
         self._listening = listening
+        self._engine = engine
         self._site = site
         self._hot = hot
         self._settings = site.settings
         self._connections = connections
         self._selector = selectors.DefaultSelector()
         self._guests: set[Guest] = set()
-        self._ready: deque[Guest | Newcomers | Wakeup | None] = deque()
+        self._ready: deque[Guest | Newcomers | Outcomes | None] = deque()
         """Whose turn is next; None is the door."""
         self._answered: list[tuple[Guest, Answers, bytes]] = []
         """Guests, the answers to send them, and the bytes of theirs that these do not answer."""
@@ -100,8 +108,7 @@ class Lobby:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_clock)
-                if self._hot.journal is not None:
-                    nursery.start_soon(self._listen_for, self._hot.journal)
+                nursery.start_soon(self._watch_outcomes)
                 self._hot.access.on_change.append(self._check_credentials)
                 self._selector.register(self._listening.sock, _READ, None)
                 self._selector.register(self._wakeup.inside, _READ, self._wakeup)
@@ -119,18 +126,18 @@ class Lobby:
             self._empty()
             self._wakeup.close()
 
-    async def _listen_for(self, journal: Journal) -> None:
-        """Be told of commits through the selector: that is two of Trio's turns faster than its own way."""
-        wakeup = Wakeup(journal.collect)
-        try:
-            self._selector.register(wakeup.inside, _READ, wakeup)
-            with journal.roused_by(wakeup.wake):
+    async def _watch_outcomes(self) -> None:
+        """Have the selector see to the outcomes of what was asked."""
+        with self._engine.watched() as outcomes:
+            if outcomes is None:
+                return
+            self._selector.register(outcomes, _READ, outcomes)
+            try:
                 await trio.sleep_forever()
-        finally:
-            # The selector is closed by the task that leaves last.
-            with suppress(KeyError, ValueError, RuntimeError):
-                self._selector.unregister(wakeup.inside)
-            wakeup.close()
+            finally:
+                # The selector is closed by the task that leaves last.
+                with suppress(KeyError, ValueError, RuntimeError):
+                    self._selector.unregister(outcomes)
 
     def admit(self, wire: Wire, network: str, received: bytes = b"") -> None:
         """Take in a connection that is new or between requests; `received` is what it has sent already."""
@@ -151,7 +158,7 @@ class Lobby:
         self._now = trio.current_time()
         self._hot.set_time(time.time(), self._now)
         cost, due = 0, 0
-        with self._hot.written_together():
+        with self._engine.turn():
             while cost < TURN_COST:
                 if not self._ready:
                     due = len(self._large)
@@ -337,8 +344,12 @@ class Lobby:
     def _refuse_waiting(self, guest: Guest, answers: Answers) -> None:
         """Have what waits answered by the other road, which refuses it; if it has begun, that is too late."""
         [unfinished] = answers.unfinished
-        if unfinished.pending.done or not self._hot.may_end(answers):
-            return
+        if not unfinished.pending.done and self._hot.may_end(answers):
+            self._refuse(guest, answers)
+
+    def _refuse(self, guest: Guest, answers: Answers) -> None:
+        """Have what was withdrawn refused by the other road."""
+        [unfinished] = answers.unfinished
         # A body is not kept, nor needed for a refusal. That ends the connection, and with it what came behind.
         rest = b"" if unfinished.head.length else bytes(guest.rest)
         self._promote(guest, Handoff(answers.waiting_head + rest))
@@ -368,7 +379,11 @@ class Lobby:
         elif not pending.done:
             # What it sends now waits until it has its answers; in the selector it would be ready all the time.
             self._watch(guest, 0)
-        if pending.done or (left and self._hot.may_end(answers)):
+        if pending.done and (other := answers.awaited()) is not None:
+            other.when_done(partial(self._on_done, guest))
+        elif pending.done and pending.withdrawn and not left:
+            self._refuse(guest, answers)
+        elif pending.done or (left and self._hot.may_end(answers)):
             self._finish(guest, answers, left=left)
         elif left:
             self._watch(guest, 0)

@@ -11,26 +11,17 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
 
 from zapq import logs
 from zapq.access.access import Access
-from zapq.errors import InvalidSetting, SnapshotFailed
-from zapq.http.app import create_app
-from zapq.http.guard import Guard
-from zapq.http.hosts import Hosts
+from zapq.engine.local import LocalEngine
+from zapq.errors import SnapshotFailed
 from zapq.http.metrics import ServerCounts
-from zapq.http.tracing import TraceIds
-from zapq.limits import ACCEPT_PAUSE, ACCEPTS, CLOSING_RESERVE, ENDING_RESERVE, MAX_HEAD_BYTES, SAVING_RESERVE
-from zapq.server.connection import Connection
-from zapq.server.hotpath import HotPath
-from zapq.server.listeners import ListeningSocket, open_listening_socket
-from zapq.server.lobby import Lobby
-from zapq.server.site import NoResources, Site
-from zapq.server.stream import ClientStream
+from zapq.limits import CLOSING_RESERVE, ENDING_RESERVE, SAVING_RESERVE
+from zapq.server.front import Front
+from zapq.server.listeners import open_listening_socket
+from zapq.server.workers import Workers
 from zapq.service.open import open_service
-from zapq.service.queues import Queues
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -52,33 +43,30 @@ async def run_server(
             saves = ours and settings.snapshot_on_exit != ""
             if service is None:
                 service = await stack.enter_async_context(open_service(settings))
-            counts, trace_ids, refusals = ServerCounts(), TraceIds(), logs.Throttle()
-            guard = Guard(settings, Hosts(settings, listening.bound), access)
-            queues = Queues(service)
-            app = ASGIWrapper(create_app(queues, settings, counts, refusals, guard))
-            hot = HotPath(queues, settings, counts, trace_ids, refusals, guard) if settings.hot_path else None
-            site = Site(app, _config(settings), settings, counts=counts, trace_ids=trace_ids, hot=hot)
+            engine = LocalEngine(service)
+            front: Front | Workers = (
+                Front(engine, settings, listening, access, ServerCounts())
+                if settings.workers == 1
+                else Workers(engine, service, settings, listening)
+            )
             orderly = False
             with trio.CancelScope() as budget:
                 async with _abandoning_storage(service, budget), trio.open_nursery() as connections:
                     async with trio.open_nursery() as accepting:
-                        if hot is not None and Lobby.possible():
-                            accepting.start_soon(Lobby(listening, site, hot, connections).run)
-                        else:
-                            accepting.start_soon(_accept, listening, site, connections)
-                        accepting.start_soon(_reload, reload_trigger, access, listening)
+                        await front.start(accepting, connections, reload_trigger)
                         task_status.started([listening.url])
                         await shutdown_trigger()
-                        await site.stop()
+                        deadline = trio.current_time() + settings.grace
+                        reserve = min(1.0, settings.grace * CLOSING_RESERVE)
+                        if ours:
+                            service.close_by = deadline - reserve * ENDING_RESERVE
+                        if saves:
+                            reserve = max(reserve, settings.grace * SAVING_RESERVE)
+                        await front.stop(deadline - reserve)
                         accepting.cancel_scope.cancel()
                     listening.sock.close()
-                    budget.deadline = trio.current_time() + settings.grace
-                    reserve = min(1.0, settings.grace * CLOSING_RESERVE)
-                    if ours:
-                        service.close_by = budget.deadline - reserve * ENDING_RESERVE
-                    if saves:
-                        reserve = max(reserve, settings.grace * SAVING_RESERVE)
-                    connections.cancel_scope.deadline = budget.deadline - reserve
+                    budget.deadline = deadline
+                    connections.cancel_scope.deadline = deadline - reserve
                     service.drain()
                 orderly = not connections.cancel_scope.cancelled_caught
                 if saves:
@@ -135,56 +123,3 @@ async def _abandoning_storage(service: QueueService, budget: trio.CancelScope) -
         nursery.start_soon(watch)
         yield
         nursery.cancel_scope.cancel()
-
-
-def _config(settings: Settings) -> Config:
-    """Return Hypercorn's configuration; every number in it that matters is ours, and is set here."""
-    config = Config()
-    config.accesslog = None  # it costs 25 us a request, and prints paths a client can forge lines with
-    config.errorlog = logs.log
-    config.include_server_header = False
-    config.keep_alive_max_requests = 2**62  # at its limit HTTP/2 loses a request
-    config.h2_max_header_list_size = MAX_HEAD_BYTES
-    return config
-
-
-async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, listening: ListeningSocket) -> None:
-    """Read the token file and the certificates again whenever `trigger` returns; if they are bad, change nothing.
-
-    In a thread, for a disk may be slow. Requests and connections under way go on as they began.
-    """
-    while True:
-        await trigger()
-        try:
-            # Both or neither: what belongs together is changed together.
-            credentials = await trio.to_thread.run_sync(access.read)
-            context = None if listening.tls is None else await trio.to_thread.run_sync(listening.tls.read)
-        except InvalidSetting as error:
-            logs.say(
-                logging.ERROR, "not reloaded; credentials and certificates are as before", reason=error.detail
-            )
-            continue
-        access.use(credentials)
-        if listening.tls is not None and context is not None:
-            listening.tls.use(context)
-        logs.say(logging.INFO, "reloaded", credentials=access.number, certificates=context is not None)
-
-
-async def _accept(listening: ListeningSocket, site: Site, connections: trio.Nursery) -> None:
-    """Start a task for each connection until cancelled; running out of descriptors is a pause, not an end."""
-    while True:
-        # Not Trio's own accept, which lets others run before it raises.
-        await trio.lowlevel.wait_readable(listening.sock)
-        try:
-            entered = site.accept(listening)
-        except BlockingIOError:
-            continue
-        except NoResources as shortage:
-            # If they were so many, there may be more.
-            await trio.sleep(0 if shortage.turned_away == ACCEPTS else ACCEPT_PAUSE)
-            continue
-        if entered is None:
-            continue
-        sock, network = entered
-        stream = ClientStream(listening.guard(sock))
-        connections.start_soon(Connection(site, stream, network=network).run)

@@ -15,7 +15,6 @@ from hypercorn.typing import AppWrapper
 from zapq import logs
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
-from zapq.limits import MAX_UNSENT_BYTES
 from zapq.server.hotpath import HotPath
 from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, ListeningSocket
 from zapq.server.peer_network import Socket, peer_network, peer_of_socket
@@ -48,6 +47,7 @@ class Site:
         *,
         counts: ServerCounts,
         trace_ids: TraceIds,
+        unsent: Unsent,
         hot: HotPath | None = None,
     ) -> None:
         self.app = app
@@ -62,7 +62,7 @@ class Site:
         self._networks: dict[str, int] = {}
         """Open connections by where they come from, as far as that is capped."""
         self.connections: set[Closable] = set()
-        self.unsent = Unsent(MAX_UNSENT_BYTES)
+        self.unsent = unsent
         self.handshakes = trio.Lock()
         """Held for one step of a handshake: of those that tasks do, each turn of Trio's has one."""
 

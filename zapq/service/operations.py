@@ -1,6 +1,6 @@
 """What can be asked of the queues, and what comes of it: one frozen value for each.
 
-Every dialect turns a request into one of these operations, has `Queues.perform` do it, and turns the outcome into
+Every dialect turns a request into one of these operations, has `Engine.perform` do it, and turns the outcome into
 its answer. So what a request means is separate from how it is written.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -17,10 +17,8 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import State
 from zapq.errors import InvalidParameter
 from zapq.limits import DEFAULT_QUEUE, MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT, PEEK
+from zapq.service.reservation import Reservation
 from zapq.service.waiting import ONE, Deliveries, Lender, Want
-
-if TYPE_CHECKING:
-    from zapq.service.reservation import Reservation
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
 Action = Literal["ack", "release", "extend"]

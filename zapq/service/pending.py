@@ -38,6 +38,8 @@ class Pending(Generic[T]):
 
     patient = False
     """Whether it may take long by its nature, so that the caller should watch whether its client has left."""
+    withdrawn = False
+    """Whether it was withdrawn, and is done for that reason: nothing has happened."""
 
     def __init__(self) -> None:
         self.done = False

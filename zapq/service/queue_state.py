@@ -1,7 +1,7 @@
 """One queue as all tasks of a service share it: what can be done to it, each in one synchronous step.
 
-Nothing here looks whether the lock is free: `QueueService.attempt` does that, and `NamedQueue` and `Queues` have
-these steps taken by it. Every step that makes messages ready ends in `hand_out`, the one place where waiting
+Nothing here looks whether the lock is free: `QueueService.attempt` does that, and `NamedQueue` and `LocalEngine`
+have these steps taken by it. Every step that makes messages ready ends in `hand_out`, the one place where waiting
 consumers are served.
 """
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import Any, TypeVar
@@ -75,6 +75,8 @@ class ServiceStats:
     snapshots_failed: int
     journal: JournalStats | None = None
     """The journal's, if the queues are on the disk."""
+    elsewhere: dict[str, int] = field(default_factory=dict)
+    """What processes other than the one that was asked have counted, by the names of the metrics."""
 
 
 class QueueService:

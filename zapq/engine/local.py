@@ -1,17 +1,17 @@
-"""The port every dialect speaks to: an operation goes in, its outcome comes out, and nothing blocks.
-
-This is the port to the queues of this process. Another engine is another class with the same `perform`.
-"""
+"""The queues of this process as an engine: for each kind of operation, the step or task that does it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
+from zapq.engine.engine import Outcomes
 from zapq.errors import MessageNotFound
 from zapq.limits import LISTED_AT_ONCE
+from zapq.service.journal import Journal
 from zapq.service.operations import (
     ChangeSettings,
     Configure,
@@ -40,15 +40,20 @@ from zapq.service.operations import (
 from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo
 from zapq.service.service import QueueService
+from zapq.wakeup import Wakeup
 
 
-class Queues:
+class LocalEngine:
     """The queues of one service, asked by values."""
 
     def __init__(self, service: QueueService) -> None:
         self.service = service
-        # Public, because looking it up is half the price of calling `perform`, and the fast road does that for
-        # each request.
+        self.check_open = service.check_open
+        self.drain = service.drain
+        self.reservation = service.reservation
+        self.nothing = service.nothing
+        journal = service.journal
+        self._journal = journal if isinstance(journal, Journal) else None
         self.how: dict[type[Any], Callable[[Any, float], Any]] = {
             Put: service.attempt_putting,
             Enqueue: service.attempt_enqueuing,
@@ -79,6 +84,34 @@ class Queues:
         Raises what refuses it, a `ZapqError`; then nothing has changed. No checkpoint.
         """
         return self.how[operation.__class__](operation, now)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have everything that is changed in this block written in one go, at its end."""
+        journal = self._journal
+        if journal is None:
+            yield
+            return
+        journal.corked = True
+        try:
+            yield
+        finally:
+            journal.corked = False
+            journal.flush()
+
+    @contextmanager
+    def watched(self) -> Iterator[Outcomes | None]:
+        """Have the caller be woken for commits: that is two of Trio's turns faster than Trio's own way."""
+        journal = self._journal
+        if journal is None:
+            yield None
+            return
+        wakeup = Wakeup(journal.collect)
+        try:
+            with journal.roused_by(wakeup.wake):
+                yield wakeup
+        finally:
+            wakeup.close()
 
     def _settle(self, asked: Settle, now: float) -> Any:
         state = self.service.find_state(asked.queue)

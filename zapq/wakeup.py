@@ -18,6 +18,10 @@ class Wakeup:
         self._outside.setblocking(False)
         self._answer = answer
 
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when it has been woken."""
+        return self.inside.fileno()
+
     def wake(self) -> None:
         """Have it answered soon; from any thread."""
         # It is full, and woken already; or the lobby is gone.

@@ -1,0 +1,1 @@
+"""The engines: queues in this process, and in another."""

@@ -1,0 +1,235 @@
+"""Front ends in processes of their own: who is served first, who leaves, and what becomes of one that dies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.engine.fronts import FrontEnd, ask, front_ends
+from zapq.engine.wire import Order
+from zapq.errors import ClientGone, Draining, NoAnswer, QueueFull
+from zapq.service.operations import (
+    Accepted,
+    Delivery,
+    Enqueue,
+    Nothing,
+    Put,
+    Settlement,
+    SettleOne,
+    Stats,
+    Take,
+    Terms,
+)
+from zapq.service.pending import Pending
+from zapq.service.service import QueueService, ServiceStats
+from zapq.service.waiting import ONE, Want
+
+POLL = Take("default", ONE, 60.0)
+LEASE = Take("default", Want(lease=True, visibility=30.0))
+
+
+def asked(front: FrontEnd, operation: Any) -> Pending[Any]:
+    pending = front.engine.perform(operation, trio.current_time())
+    assert isinstance(pending, Pending)
+    return pending
+
+
+def body(pending: Pending[Any]) -> bytes:
+    outcome = pending.result()
+    assert isinstance(outcome, Delivery)
+    [given] = outcome.given
+    return given.body
+
+
+async def test_consumers_of_all_front_ends_stand_in_one_line(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    async with front_ends(zapq_service, 3) as fronts:
+        polls = []
+        for turn in range(6):
+            polls.append(asked(fronts[turn % 3], POLL))
+            await wait_all_tasks_blocked()
+        for number in range(6):
+            await ask(fronts[0].engine, Enqueue("default", b"%d" % number))
+        await wait_all_tasks_blocked()
+        assert [body(poll) for poll in polls] == [b"0", b"1", b"2", b"3", b"4", b"5"]
+
+
+async def test_what_is_asked_in_one_turn_is_one_frame(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    async with front_ends(zapq_service) as [front]:
+        sent: list[bytes] = []
+        send = front.channel.send
+
+        def note(frame: bytes) -> None:
+            sent.append(frame)
+            send(frame)
+
+        front.channel.send = note  # type: ignore[method-assign]
+        with front.engine.turn():
+            pendings = [asked(front, Enqueue("default", b"%d" % number)) for number in range(100)]
+            assert not sent
+        later = asked(front, LEASE)
+        assert len(sent) == 1  # the other one waits until the first has its reply
+        await wait_all_tasks_blocked()
+        assert len(sent) == 2
+        assert [pending.result() for pending in pendings] == [Accepted(id) for id in range(1, 101)]
+        assert body(later) == b"0"
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_consumer_that_leaves_loses_no_message(
+    zapq_service: QueueService, autojump_clock: MockClock, late: bool
+) -> None:
+    async with front_ends(zapq_service, 2) as [front, other]:
+        poll = asked(front, POLL)
+        await wait_all_tasks_blocked()
+        if late:
+            # Its message is on its way when it leaves.
+            zapq_service.enqueue_nowait(b"m")
+        poll.abandon()
+        await wait_all_tasks_blocked()
+        if not late:
+            assert zapq_service.stats().waiting == 0
+            zapq_service.enqueue_nowait(b"m")
+        assert body_of(await ask(other.engine, Take("default", ONE))) == b"m"
+        assert zapq_service.stats().queue.messages == 0
+
+
+def body_of(outcome: object) -> bytes:
+    assert isinstance(outcome, Delivery)
+    return outcome.given[0].body
+
+
+async def test_what_could_not_be_handed_over_goes_back(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    zapq_service.enqueue_nowait(b"a")
+    zapq_service.enqueue_nowait(b"b")
+    async with front_ends(zapq_service) as [front]:
+        for take in (Take("default", ONE), LEASE):
+            outcome = await ask(front.engine, take)
+            assert isinstance(outcome, Delivery)
+            outcome.queue.return_undelivered(outcome.given)
+            await wait_all_tasks_blocked()
+            assert zapq_service.default.info().stats.ready == 2
+        assert body_of(await ask(front.engine, Take("default", ONE))) == b"a"
+
+
+async def test_a_queue_that_is_gone_takes_nothing_back(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    zapq_service.queue("jobs").enqueue_nowait(b"a")
+    async with front_ends(zapq_service) as [front]:
+        outcome = await ask(front.engine, Take("jobs", ONE))
+        assert isinstance(outcome, Delivery)
+        await zapq_service.delete("jobs")
+        outcome.queue.return_undelivered(outcome.given)
+        await wait_all_tasks_blocked()
+        assert [queue.name for queue in zapq_service.queues()] == ["default"]
+
+
+async def test_one_that_dies_loses_nothing_that_is_leased(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    for message in (b"leased", b"given", b"handed"):
+        zapq_service.enqueue_nowait(message)
+    async with front_ends(zapq_service, 2) as [front, other]:
+        assert body_of(await ask(front.engine, LEASE)) == b"leased"
+        assert body_of(await ask(front.engine, Take("default", ONE))) == b"given"
+        await trio.sleep(1.0)  # by now it has said that it has dealt with those
+        waiting = asked(front, Take("jobs", ONE, 60.0))
+        poll = asked(front, POLL)
+        await wait_all_tasks_blocked()
+        assert body(poll) == b"handed"
+        front.die()
+        await wait_all_tasks_blocked()
+        assert isinstance(outcome_of(waiting), NoAnswer)
+        assert zapq_service.stats().waiting == 0
+        # What was handed out last may or may not have reached its client; the lease runs out.
+        assert zapq_service.stats().delivery_uncertain == 1
+        assert body_of(await ask(other.engine, POLL)) == b"leased"
+
+
+async def test_a_producer_that_leaves_while_it_waits_for_room_has_sent_nothing(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    async with front_ends(zapq_service) as [front]:
+        while True:
+            try:
+                await ask(front.engine, Put((b"x" * 100_000,) * 80))
+            except QueueFull:
+                break
+        pending = asked(front, Put((b"y" * 100_000,) * 80, Terms(wait=60.0)))
+        await wait_all_tasks_blocked()
+        assert zapq_service.stats().waiting == 1
+        # That nothing has happened is known from the other process only.
+        with trio.move_on_after(1.0) as scope, pytest.raises(ClientGone):
+            await pending.wait()
+        assert not scope.cancelled_caught
+        assert pending.withdrawn
+        assert zapq_service.stats().waiting == 0
+
+
+def outcome_of(pending: Pending[Any]) -> object:
+    try:
+        return pending.result()
+    except Exception as error:
+        return error
+
+
+async def test_each_knows_what_all_have_counted(zapq_service: QueueService, autojump_clock: MockClock) -> None:
+    async with front_ends(zapq_service, 3) as [one, two, three]:
+
+        async def elsewhere(front: FrontEnd) -> dict[str, int]:
+            stats = await ask(front.engine, Stats())
+            assert isinstance(stats, ServiceStats)
+            return stats.elsewhere
+
+        assert await elsewhere(one) == {"requests": 5, "tasks": 1050}
+        assert await elsewhere(three) == {"requests": 3, "tasks": 1030}
+        two.die()
+        await wait_all_tasks_blocked()
+        # What only grows stays, what is there now goes.
+        assert await elsewhere(one) == {"requests": 5, "tasks": 1030}
+
+
+async def test_orders_arrive_and_draining_is_known(zapq_service: QueueService, autojump_clock: MockClock) -> None:
+    async with front_ends(zapq_service) as [front]:
+        front.host.order(Order.RELOAD)
+        front.host.order(Order.STOP, 2.5)
+        await wait_all_tasks_blocked()
+        assert front.orders == [(Order.RELOAD, 0.0), (Order.STOP, 2.5)]
+        zapq_service.drain()
+        with pytest.raises(Draining):
+            await ask(front.engine, Enqueue("default", b"x"))
+        with pytest.raises(Draining):
+            front.engine.check_open()
+
+
+async def test_more_than_the_socket_takes_arrives(zapq_service: QueueService, autojump_clock: MockClock) -> None:
+    async with front_ends(zapq_service, 2) as [front, other]:
+        large = [bytes([number]) * 100_000 for number in range(80)]
+        for _ in range(3):
+            await ask(front.engine, Put(tuple(large)))
+        outcome = await ask(other.engine, Take("default", Want(200)))
+        assert isinstance(outcome, Delivery)
+        assert [each.body for each in outcome.given] == (large * 3)[: len(outcome.given)]
+
+
+async def test_receipts_are_good_at_every_front_end(zapq_service: QueueService, autojump_clock: MockClock) -> None:
+    zapq_service.enqueue_nowait(b"m")
+    async with front_ends(zapq_service, 2) as [front, other]:
+        outcome = await ask(front.engine, LEASE)
+        assert isinstance(outcome, Delivery)
+        receipt = outcome.given[0].receipt  # type: ignore[union-attr]  # it is a lease
+        extended = await ask(
+            other.engine, SettleOne("default", Settlement(receipt=receipt, action="extend", visibility=60.0))
+        )
+        assert extended is not None
+        assert await ask(other.engine, SettleOne("default", Settlement(receipt=receipt))) is None
+        assert isinstance(await ask(front.engine, Take("default", ONE)), Nothing)

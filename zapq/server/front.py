@@ -1,0 +1,127 @@
+"""What serves clients in this process: the fast road and Quart's, and the tasks that accept connections."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+
+from zapq import logs
+from zapq.access.access import Access
+from zapq.engine.engine import Engine
+from zapq.errors import InvalidSetting
+from zapq.http.app import create_app
+from zapq.http.guard import Guard
+from zapq.http.hosts import Hosts
+from zapq.http.metrics import ServerCounts
+from zapq.http.tracing import TraceIds
+from zapq.limits import ACCEPT_PAUSE, ACCEPTS, MAX_HEAD_BYTES, MAX_UNSENT_BYTES
+from zapq.server.connection import Connection
+from zapq.server.hotpath import HotPath
+from zapq.server.listeners import ListeningSocket
+from zapq.server.lobby import Lobby
+from zapq.server.site import NoResources, Site
+from zapq.server.stream import ClientStream
+from zapq.server.unsent import Unsent
+from zapq.settings import Settings
+
+
+class Front:
+    """Serves the clients of one listening socket, and has `engine` do what they ask."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        listening: ListeningSocket,
+        access: Access,
+        counts: ServerCounts,
+        *,
+        share: int = 1,
+    ) -> None:
+        """It is one of `share` that have what no limit of `settings` is about in common."""
+        self._engine = engine
+        self._listening = listening
+        self._access = access
+        trace_ids, refusals = TraceIds(), logs.Throttle()
+        guard = Guard(settings, Hosts(settings, listening.bound), access)
+        app = ASGIWrapper(create_app(engine, settings, counts, refusals, guard))
+        self._hot = HotPath(engine, settings, counts, trace_ids, refusals, guard) if settings.hot_path else None
+        unsent = Unsent(MAX_UNSENT_BYTES // share)
+        self._site = Site(
+            app, _config(settings), settings, counts=counts, trace_ids=trace_ids, unsent=unsent, hot=self._hot
+        )
+
+    async def start(
+        self, accepting: trio.Nursery, connections: trio.Nursery, reload_trigger: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Accept clients in `accepting` until that is cancelled; `connections` has the tasks of some of them.
+
+        Whenever `reload_trigger` returns, the token file and the certificates are read again.
+        """
+        if self._hot is not None and Lobby.possible():
+            lobby = Lobby(self._listening, self._site, self._hot, self._engine, connections)
+            accepting.start_soon(lobby.run)
+        else:
+            accepting.start_soon(_accept, self._listening, self._site, connections)
+        accepting.start_soon(_reload, reload_trigger, self._access, self._listening)
+
+    async def stop(self, deadline: float) -> None:
+        """Let every connection end with the request it is at; those between requests end now."""
+        await self._site.stop()
+
+
+def _config(settings: Settings) -> Config:
+    """Return Hypercorn's configuration; every number in it that matters is ours, and is set here."""
+    config = Config()
+    config.accesslog = None  # it costs 25 us a request, and prints paths a client can forge lines with
+    config.errorlog = logs.log
+    config.include_server_header = False
+    config.keep_alive_max_requests = 2**62  # at its limit HTTP/2 loses a request
+    config.h2_max_header_list_size = MAX_HEAD_BYTES
+    return config
+
+
+async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, listening: ListeningSocket) -> None:
+    """Read the token file and the certificates again whenever `trigger` returns; if they are bad, change nothing.
+
+    In a thread, for a disk may be slow. Requests and connections under way go on as they began.
+    """
+    while True:
+        await trigger()
+        try:
+            # Both or neither: what belongs together is changed together.
+            credentials = await trio.to_thread.run_sync(access.read)
+            context = None if listening.tls is None else await trio.to_thread.run_sync(listening.tls.read)
+        except InvalidSetting as error:
+            logs.say(
+                logging.ERROR, "not reloaded; credentials and certificates are as before", reason=error.detail
+            )
+            continue
+        access.use(credentials)
+        if listening.tls is not None and context is not None:
+            listening.tls.use(context)
+        logs.say(logging.INFO, "reloaded", credentials=access.number, certificates=context is not None)
+
+
+async def _accept(listening: ListeningSocket, site: Site, connections: trio.Nursery) -> None:
+    """Start a task for each connection until cancelled; running out of descriptors is a pause, not an end."""
+    while True:
+        # Not Trio's own accept, which lets others run before it raises.
+        await trio.lowlevel.wait_readable(listening.sock)
+        try:
+            entered = site.accept(listening)
+        except BlockingIOError:
+            continue
+        except NoResources as shortage:
+            # If they were so many, there may be more.
+            await trio.sleep(0 if shortage.turned_away == ACCEPTS else ACCEPT_PAUSE)
+            continue
+        if entered is None:
+            continue
+        sock, network = entered
+        stream = ClientStream(listening.guard(sock))
+        connections.start_soon(Connection(site, stream, network=network).run)

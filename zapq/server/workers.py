@@ -1,0 +1,144 @@
+"""Front ends in processes of their own, each with its tasks, sockets and TLS; the queues stay in this process.
+
+This process holds the listening socket and hands it down, starts a front end again that dies, and stops them in
+order. Front ends know it by a socket that was made for each of them: when that closes, they end.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+import trio
+
+from zapq import logs
+from zapq.engine.channel import Channel
+from zapq.engine.host import Host, Hub
+from zapq.engine.local import LocalEngine
+from zapq.engine.wire import Order
+from zapq.errors import CannotStart
+from zapq.http.metrics import there_now
+from zapq.limits import MAX_RESTART_PAUSE, RESTART_PAUSE, WORKER_IS_WELL
+from zapq.server.listeners import ListeningSocket
+from zapq.service.service import QueueService
+from zapq.settings import Settings, options
+
+
+class Setup(msgspec.Struct):
+    """What a front end is told as it starts."""
+
+    settings: dict[str, Any]
+    number: int
+    """Which one it is, from 1."""
+    clock_offset: float
+    """What Trio's clock of the process with the queues shows more than `time.perf_counter`."""
+    started: float
+    """When the server started, by `time.monotonic`."""
+
+
+class Workers:
+    """The front ends of one server."""
+
+    def __init__(
+        self, engine: LocalEngine, service: QueueService, settings: Settings, listening: ListeningSocket
+    ) -> None:
+        self._engine = engine
+        self._service = service
+        self._settings = settings
+        self._listening = listening
+        self._hub = Hub(there_now)
+        self._started = time.monotonic()
+        self._clock_offset = trio.current_time() - time.perf_counter()
+        self._stopped = trio.Event()
+
+    async def start(
+        self, accepting: trio.Nursery, connections: trio.Nursery, reload_trigger: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Start all of them, and return when each accepts clients; `connections` has the tasks that keep them.
+
+        Raises `CannotStart` if one of them ends instead. Whenever `reload_trigger` returns, they read the token
+        file and the certificates again.
+        """
+        async with trio.open_nursery() as starting:
+            for number in range(1, self._settings.workers + 1):
+                starting.start_soon(connections.start, self._keep, number)
+        accepting.start_soon(self._reload, reload_trigger)
+
+    async def stop(self, deadline: float) -> None:
+        """Let them end in order, until `deadline`; then they cut what is left."""
+        self._stopped.set()
+        for host in self._hub.hosts:
+            host.order(Order.STOP, max(deadline - trio.current_time(), 0.0))
+
+    async def _reload(self, trigger: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            await trigger()
+            for host in self._hub.hosts:
+                host.order(Order.RELOAD)
+
+    async def _keep(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
+        """Keep one front end running until they are stopped, with a pause between two starts that grows."""
+        pause, was_ready = RESTART_PAUSE, False
+
+        def note_ready() -> None:
+            nonlocal was_ready
+            if not was_ready:
+                was_ready = True
+                task_status.started()
+
+        while True:
+            begun = trio.current_time()
+            status = await self._run(number, note_ready)
+            if self._stopped.is_set():
+                return
+            if not was_ready:
+                raise CannotStart(f"Worker {number} ended as it started, with status {status}. Its log says why.")
+            if trio.current_time() - begun > WORKER_IS_WELL:
+                pause = RESTART_PAUSE
+            logs.say(logging.ERROR, "worker ended", worker=number, status=status, restart_in=pause)
+            with trio.move_on_after(pause):
+                await self._stopped.wait()
+                return
+            pause = min(2 * pause, MAX_RESTART_PAUSE)
+
+    async def _run(self, number: int, on_ready: Callable[[], object]) -> int:
+        """Run one front end until it ends, and return its status."""
+        ours, theirs = socket.socketpair()
+        channel = Channel(ours)
+        host = Host(channel, self._engine, self._service, self._hub, on_ready)
+        host.greet(Setup(_plain(self._settings), number, self._clock_offset, self._started))
+        try:
+            async with trio.open_nursery() as nursery:
+                with theirs:
+                    handed = (theirs.fileno(), self._listening.sock.fileno())
+                    command = [sys.executable, "-m", "zapq.server.worker", *map(str, handed)]
+                    process: trio.Process = await nursery.start(
+                        partial(
+                            trio.run_process,
+                            command,
+                            pass_fds=handed,
+                            stdin=subprocess.DEVNULL,
+                            check=False,
+                            deliver_cancel=_kill,
+                        )
+                    )
+                await host.run()
+        finally:
+            channel.close()
+        return process.returncode or 0
+
+
+async def _kill(process: trio.Process) -> None:
+    process.kill()
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """Return what a front end needs of the settings."""
+    return {"token": settings.token, **{option.name: getattr(settings, option.name) for option in options()}}

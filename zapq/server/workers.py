@@ -57,6 +57,8 @@ class Workers:
         self._started = time.monotonic()
         self._clock_offset = trio.current_time() - time.perf_counter()
         self._stopped = trio.Event()
+        self._failed: list[str] = []
+        """Why some could not be started."""
 
     async def start(
         self, accepting: trio.Nursery, connections: trio.Nursery, reload_trigger: Callable[[], Awaitable[object]]
@@ -69,6 +71,8 @@ class Workers:
         async with trio.open_nursery() as starting:
             for number in range(1, self._settings.workers + 1):
                 starting.start_soon(connections.start, self._keep, number)
+        if self._failed:
+            raise CannotStart(self._failed[0])
         accepting.start_soon(self._reload, reload_trigger)
 
     async def stop(self, deadline: float) -> None:
@@ -99,7 +103,11 @@ class Workers:
             if self._stopped.is_set():
                 return
             if not was_ready:
-                raise CannotStart(f"Worker {number} ended as it started, with status {status}. Its log says why.")
+                self._failed.append(
+                    f"Worker {number} ended as it started, with status {status}. Its log says why."
+                )
+                task_status.started()
+                return
             if trio.current_time() - begun > WORKER_IS_WELL:
                 pause = RESTART_PAUSE
             logs.say(logging.ERROR, "worker ended", worker=number, status=status, restart_in=pause)

@@ -235,7 +235,7 @@ class World:
         return queues, broker.messages, broker.bytes, ends
 
 
-def kept(number: int, epoch: int, image: QueueImage, now: float) -> object:
+def kept(number: int, epoch: int, image: QueueImage, now: float) -> tuple[Any, ...]:
     """What is to be found after a restart of a queue."""
     messages = {
         each.id: (each.body, each.properties, due if due > now else 0.0)
@@ -313,7 +313,7 @@ def test_what_stays_done_is_there_and_is_written_with_what_comes_later(
             if step[0] in RELAXED:
                 world.do_relaxed(*step)
             elif step[0] in EXCHANGES:
-                # It begins when nothing else may be undone, and nothing comes after it until it is written, or not.
+                # It begins when nothing else may be undone, and nothing comes after it until it is known.
                 world.write(database)
                 world.do(step)
                 with suppress(ZapqError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -77,7 +78,7 @@ async def test_after_the_disk_is_given_up_no_client_waits_for_it(tmp_path: Path,
             service.abandon_storage()
             assert writing.done
             # The message has come back, and is given to the consumer in line: one more change to be written.
-            late: list[Pending[object]] = [writing, poll, asked(service, Put(b"late"))]
+            late: list[Pending[Any]] = [writing, poll, asked(service, Put(b"late"))]
 
             async def end_lease() -> None:
                 with pytest.raises(StorageUnavailable, match="does not answer"):

@@ -445,7 +445,7 @@ class JournaledSection(Section):
 
 
 class ExclusiveSection(JournaledSection):
-    """A section that begins when nothing is on its way to the disk, and holds the lock until its changes are written.
+    """A section that begins when nothing is on its way to the disk, and holds the lock until it is written.
 
     So no step, and no message that comes back, goes into queues that may go again.
     """

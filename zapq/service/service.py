@@ -2,9 +2,9 @@
 
 Every change is one synchronous step, taken while no other task holds one `trio.Lock`, so the changes form one
 sequence that every caller agrees on (linearizability). What a step changed counts when the journal has it written,
-so its outcome is a `Commit`. Only what exchanges all a queue holds keeps the lock until that is so. The steps of a queue are in
-`queue_state.py`, its verbs for programs in `named_queue.py`, hand-over and timer in `dispatch.py`; `open.py`
-starts it all.
+so its outcome is a `Commit`. Only what exchanges all a queue holds keeps the lock until that is so. The steps of a
+queue are in `queue_state.py`, its verbs for programs in `named_queue.py`, hand-over and timer in `dispatch.py`;
+`open.py` starts it all.
 """
 
 from __future__ import annotations

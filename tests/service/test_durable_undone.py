@@ -343,6 +343,34 @@ async def test_a_consumer_in_line_again_while_the_service_drains_is_answered_at_
         await works_again(service)
 
 
+async def test_what_is_about_all_of_a_queue_begins_after_what_comes_back_is_given_again(
+    tmp_path: Path, disk: Disk
+) -> None:
+    async with open_durable(tmp_path) as service:
+        queue = service.default
+        await queue.enqueue(b"a")
+        given = await queue.dequeue()
+        assert given is not None
+        poll = wait_for(service, "default")
+        disk.hold()
+        asked(service, Put(b"unrelated", queue="elsewhere"))
+        await disk.held()
+        # It comes back with that commit, and its next consumer gets it with another one.
+        queue.return_undelivered([given])
+        journal = journal_of(service)
+        journal.when_resolved(lambda _: journal.flush())  # as the end of a turn would do
+        purging = asked(service, Purge("default"))
+        await wait_all_tasks_blocked()
+        disk.let_one_through()
+        await disk.held()
+        await wait_all_tasks_blocked()
+        [giving] = journal._in_flight
+        assert giving.undo, "the purge has not begun"
+        disk.go_on()
+        assert await purging.wait() == 0
+        assert got(poll) == [b"a"]
+
+
 EXCHANGES: dict[str, Operation] = {
     "purging": Purge("jobs"),
     "deleting": Delete("jobs"),

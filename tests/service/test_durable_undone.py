@@ -1,4 +1,4 @@
-"""On disk: what is done before the news that a change could not be written, and what waits for that news."""
+"""On disk: what is done between a change and the news that it could not be written."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ async def test_a_message_that_comes_back_while_the_service_ends_is_kept(tmp_path
         await eventually(lambda: journal_of(service)._closing, "the service to end")
         disk.go_on()
 
-    async with trio.open_nursery() as nursery, open_durable(tmp_path) as service:
+    async with open_durable(tmp_path) as service:
         await service.enqueue(b"precious")
         given = await service.dequeue()
         assert given is not None
@@ -101,7 +101,7 @@ async def test_a_message_that_comes_back_while_the_service_ends_is_kept(tmp_path
         await disk.held()
         # Whether what is on its way has to be undone is not known yet, so it waits for that.
         service.default.return_undelivered([given])
-        nursery.start_soon(go_on_when_it_ends, service)
+        trio.lowlevel.spawn_system_task(go_on_when_it_ends, service)  # which is still there then
     async with open_durable(tmp_path) as service:
         assert await taken(service.default) == [b"precious"]
 
@@ -330,16 +330,45 @@ async def test_a_consumer_in_line_again_while_the_service_drains_is_answered_at_
         await disk.held()
         service.drain()
         await wait_all_tasks_blocked()
-        assert not poll.done
+        answered_before = poll.done
         disk.failing = True
         disk.go_on()
         with pytest.raises(StorageUnavailable):
             await sending.wait()
         await wait_all_tasks_blocked()
-        with pytest.raises(Draining):  # so it is done
+        assert (answered_before, poll.done) == (False, True)
+        with pytest.raises(Draining):
             got(poll)
         disk.failing = False
         await works_again(service)
+
+
+async def test_what_is_about_all_of_a_queue_begins_after_what_comes_back_is_given_again(
+    tmp_path: Path, disk: Disk
+) -> None:
+    async with open_durable(tmp_path) as service:
+        queue = service.default
+        await queue.enqueue(b"a")
+        given = await queue.dequeue()
+        assert given is not None
+        poll = wait_for(service, "default")
+        disk.hold()
+        asked(service, Put(b"unrelated", queue="elsewhere"))
+        await disk.held()
+        # It comes back with that commit, and its next consumer gets it with another one.
+        queue.return_undelivered([given])
+        journal = journal_of(service)
+        journal.when_resolved(lambda _: journal.flush())  # as the end of a turn would do
+        purging = asked(service, Purge("default"))
+        await wait_all_tasks_blocked()
+        disk.let_one_through()
+        await disk.held()
+        await wait_all_tasks_blocked()
+        [giving] = journal._in_flight
+        assert giving.undo, "the purge has not begun"
+        disk.go_on()
+        assert await purging.wait() == 0
+        assert got(poll) == [b"a"]
 
 
 EXCHANGES: dict[str, Operation] = {
@@ -376,7 +405,7 @@ async def test_a_message_that_comes_back_before_its_queue_is_exchanged_in_vain_i
         while not exchanging.done:
             await disk.held()
             # Rows that are loaded, and messages that come back, are written before the queues are exchanged.
-            if any(undo is not _nothing for commit in in_flight for undo, _ in commit.undo):
+            if in_flight and any(undo is not _nothing for undo, _ in in_flight[0].undo):
                 disk.failing = True
                 disk.go_on()
                 await eventually(lambda: exchanging.done, "the exchange to fail")

@@ -309,7 +309,7 @@ class Journal:
         """
         await self.resolved()
         # What waits for a commit may enter something when it is written: messages that come back.
-        while self.commit and not self.reason:
+        while (self.commit or self._in_flight) and not self.reason:
             await self.resolved()
 
     def collect(self) -> None:

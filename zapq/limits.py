@@ -133,6 +133,8 @@ WORKER_IS_WELL = 60.0
 """Seconds after which a worker that dies does not count as one that cannot live."""
 WORKER_RESERVE = 0.1
 """The part of a shutdown that workers leave for ending, and for telling the process that has the queues."""
+COUNTS_SECONDS = 1.0
+"""Seconds `/metrics` waits for what the other workers have counted: one that hangs must not hide the others."""
 HEARD_SECONDS = 0.1
 """Seconds after which a front end says that deliveries were handed on, if it has nothing else to say. If it dies
 before, they count as uncertain."""

@@ -198,6 +198,17 @@ async def test_each_knows_what_all_have_counted(zapq_service: QueueService, auto
         assert await elsewhere(one) == {"requests": 5, "tasks": 1030}
 
 
+async def test_one_that_hangs_does_not_hide_what_the_others_have_counted(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    async with front_ends(zapq_service, 3) as [one, two, three]:
+        await ask(one.engine, Stats())
+        with two.engine.watched(), three.engine.watched():  # by no one
+            stats = await ask(one.engine, Stats())
+        assert isinstance(stats, ServiceStats)
+        assert stats.elsewhere == {"requests": 5, "tasks": 1050}  # as they said before
+
+
 async def test_orders_arrive_and_draining_is_known(zapq_service: QueueService, autojump_clock: MockClock) -> None:
     async with front_ends(zapq_service) as [front]:
         front.host.order(Order.RELOAD)

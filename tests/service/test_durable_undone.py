@@ -421,3 +421,31 @@ async def test_a_message_that_comes_back_before_its_queue_is_exchanged_in_vain_i
         assert [each.message.body for each in await queue.peek()] == [b"precious", b"other"]
     async with open_durable(tmp_path) as service:
         assert await taken(service.queue(name)) == [b"precious", b"other"]
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["new", "old"])
+async def test_a_message_that_comes_back_before_its_taking_is_written_is_there_once(
+    tmp_path: Path, disk: Disk, stored: bool
+) -> None:
+    async with open_durable(tmp_path) as service:
+        service.enqueue_nowait(b"a")
+        if stored:
+            await service.stored()
+        for _ in range(2):
+            message = service.dequeue_nowait()
+            assert message is not None
+            service.default.return_undelivered([message])
+            await service.stored()
+        assert await taken(service.default) == [b"a"]
+        await service.enqueue(b"b")
+        disk.failing = True
+        message = service.dequeue_nowait()
+        assert message is not None
+        service.default.return_undelivered([message])
+        with pytest.raises(StorageUnavailable):
+            await service.stored()
+        disk.failing = False
+        await works_again(service)
+        assert service.stats().queue.ready == 1
+    async with open_durable(tmp_path) as service:
+        assert await taken(service.default) == [b"b"]

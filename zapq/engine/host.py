@@ -25,6 +25,7 @@ from zapq.engine.channel import Channel, ChannelClosed
 from zapq.engine.local import LocalEngine
 from zapq.engine.wire import Ask, Order, Tell
 from zapq.errors import ClientGone, ZapqError
+from zapq.limits import COUNTS_SECONDS
 from zapq.service.operations import (
     Accepted,
     Delivery,
@@ -67,20 +68,24 @@ class Hub:
         """What front ends had counted that are no more."""
 
     def gather(self, asker: Host, call: Callable[[Figures], object]) -> None:
-        """Call `call` with the sum of what all front ends but `asker` have counted, once they have said it."""
-        others = self.hosts - {asker}
-        waiting = len(others)
+        """Call `call` with the sum of what all front ends but `asker` have counted, once they have said it.
 
-        def note() -> None:
-            nonlocal waiting
-            waiting -= 1
-            if waiting <= 0:
+        One that does not answer within `COUNTS_SECONDS` counts with what it said before.
+        """
+        others = self.hosts - {asker}
+        waiting, called = len(others), False
+
+        def note(number: int = 1) -> None:
+            nonlocal waiting, called
+            waiting -= number
+            if waiting <= 0 and not called:
+                called = True
                 call(self._sum(others))
 
-        if not others:
-            note()
+        asker.call_later(COUNTS_SECONDS, partial(note, len(others)))
         for each in others:
             each.ask_for_counts(note)
+        note(0)
 
     def note_end(self, host: Host) -> None:
         """Keep what a front end has counted that is no more."""
@@ -139,12 +144,14 @@ class Host:
         self._lenders: WeakValueDictionary[str, Lender] = WeakValueDictionary()
         """The queues that have given it messages."""
         self._token = trio.lowlevel.current_trio_token()
+        self._tasks: trio.Nursery | None = None
 
     async def run(self) -> None:
         """Serve until the front end closes its end, or dies; then give up what waits for its clients."""
         self._hub.hosts.add(self)
         try:
             async with trio.open_nursery() as nursery:
+                self._tasks = nursery
                 nursery.start_soon(self._write)
                 while True:
                     await trio.lowlevel.wait_readable(self._channel.sock)
@@ -165,6 +172,16 @@ class Host:
         self._break()
         self._columns.append((Tell.ORDER, 0, order, [value]))
         self._schedule()
+
+    def call_later(self, seconds: float, call: Callable[[], object]) -> None:
+        """Call `call` after so many seconds, unless the front end has ended by then."""
+
+        async def wait() -> None:
+            await trio.sleep(seconds)
+            call()
+
+        if self._tasks is not None:
+            self._tasks.start_soon(wait)
 
     def ask_for_counts(self, call: Callable[[], object]) -> None:
         """Have `call` called once the front end has said what it has counted, or has ended."""

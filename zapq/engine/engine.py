@@ -1,6 +1,6 @@
 """The port every dialect speaks to: operations go in, their outcomes come out, and nothing blocks.
 
-Who speaks to it does not know where the queues are: in this process, or in another.
+The caller does not know where the queues are: in this process, or in another.
 """
 
 from __future__ import annotations

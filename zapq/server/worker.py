@@ -1,7 +1,7 @@
 """The process of one front end: `python -m zapq.server.worker SOCKET LISTENING`, started by `workers.py` only.
 
 The two arguments are descriptors: of the socket to the process that has the queues, and of the one to accept
-clients from. What it is to do it is told over the first of them, and it ends when that closes.
+clients from. The first of them also brings its orders, and it ends when that closes.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
-from zapq.server import site
+from zapq.server import front
 from zapq.server.unsent import Unsent
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -66,7 +66,7 @@ async def test_one_that_does_not_read_has_to_go_when_others_need_the_room(
 ) -> None:
     for _ in range(140):
         zapq_service.enqueue_nowait(bytes(128 * 1024))
-    monkeypatch.setattr(site, "MAX_UNSENT_BYTES", 15 * MIB)
+    monkeypatch.setattr(front, "MAX_UNSENT_BYTES", 15 * MIB)
     [url] = await nursery.start(partial(zapq.serve, zapq_settings, service=zapq_service))
 
     async def ask(stream: trio.SocketStream) -> None:

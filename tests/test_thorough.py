@@ -25,9 +25,9 @@ def test_fast(gate, nightly):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(3))
 def test_slow(number, gate, nightly):
-    assert settings.default.max_examples >= 80
+    assert settings.default.max_examples >= 50
     assert gate
-    assert nightly == (settings.default.max_examples > 80)
+    assert nightly == (settings.default.max_examples > 50)
 """
 
 

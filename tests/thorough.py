@@ -15,7 +15,7 @@ from hypothesis import settings
 
 settings.register_profile("few", max_examples=25, deadline=None)
 # The gate runs on two Pythons, with other examples on each.
-settings.register_profile("gate", max_examples=80, deadline=None)
+settings.register_profile("gate", max_examples=50, deadline=None)
 settings.register_profile("nightly", max_examples=20_000, deadline=None)
 
 SECONDS = {"gate": 180.0, "nightly": 24 * 3600.0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -13,7 +12,7 @@ import trio
 
 import zapq
 from zapq import logs, systemd
-from zapq.allocator import give_back_large_blocks
+from zapq.allocator import settle_in
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, fail
 from zapq.errors import InvalidSetting, ZapqError
 from zapq.settings import Settings, load, unknown_variables
@@ -113,11 +112,7 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
         await nursery.start(watch_signals)
         [url] = await nursery.start(run_server)
         address = url.partition("://")[2] or url
-        # What was imported stays, and each full collection walked all of it: 25 to 40 ms in which no client is
-        # answered. Frozen, it is left out (3 to 11 ms). Only here, where the process is ours.
-        gc.collect()
-        gc.freeze()
-        give_back_large_blocks()
+        settle_in()
         logs.say(
             logging.INFO,
             "queue listening",

@@ -6,7 +6,6 @@ clients from. The first of them also brings its orders, and it ends when that cl
 
 from __future__ import annotations
 
-import gc
 import logging
 import signal
 import socket
@@ -20,7 +19,7 @@ import trio
 
 from zapq import logs
 from zapq.access.access import Access
-from zapq.allocator import give_back_large_blocks
+from zapq.allocator import settle_in
 from zapq.engine.channel import Channel, ChannelClosed
 from zapq.engine.remote import RemoteEngine
 from zapq.engine.wire import Order
@@ -114,10 +113,7 @@ async def _serve(setup: Setup, settings: Settings, channel: Channel, listening: 
                 async with trio.open_nursery() as accepting:
                     await front.start(accepting, connections, told_to_reload)
                     engine.say_ready()
-                    # As in the process that has the queues; see zapq/cli.py.
-                    gc.collect()
-                    gc.freeze()
-                    give_back_large_blocks()
+                    settle_in()
                     await stop.wait()
                     await front.stop(until)
                     accepting.cancel_scope.cancel()

@@ -18,12 +18,12 @@ import msgspec
 import trio
 
 from zapq import logs
-from zapq.core.message import Draft, Lease, Message
+from zapq.core.message import Draft, Lease
 from zapq.core.runs import Taken
 from zapq.engine import wire
 from zapq.engine.channel import Channel, ChannelClosed
 from zapq.engine.local import LocalEngine
-from zapq.engine.wire import Ask, Order, Tell
+from zapq.engine.wire import Ask, Figures, Order, Tell
 from zapq.errors import ClientGone, ZapqError
 from zapq.limits import COUNTS_SECONDS
 from zapq.service.operations import (
@@ -43,9 +43,6 @@ from zapq.service.service import QueueService
 from zapq.service.waiting import ONE, Lender, Want
 
 _UNPACK = msgspec.msgpack.Decoder(list[bytes | Draft])
-
-
-Figures = dict[str, int]
 
 
 class Counted(NamedTuple):
@@ -261,7 +258,7 @@ class Host:
     def _return_leases(self, queue: str, common: Any, leases: list[Any], now: float) -> None:
         lender = self._lenders.get(queue)
         if lender is not None:
-            lender.return_undelivered([_lease(each) for each in leases])
+            lender.return_undelivered([wire.unpack_lease(each, (queue, *common)) for each in leases])
 
     def _note_uncertain(self, queue: str, common: Any, numbers: list[int], now: float) -> None:
         self._service.note_uncertain_delivery(sum(numbers))
@@ -427,8 +424,3 @@ class Host:
         self._unheard.clear()
         self._hub.note_end(self)
         self._tell_of_counts()
-
-
-def _lease(packed: Sequence[Any]) -> Lease:
-    message, *rest = packed
-    return Lease(msgspec.convert(message, Message), *rest)

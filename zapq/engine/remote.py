@@ -19,7 +19,7 @@ from zapq.core.message import DEFAULTS, Lease, Message, Properties
 from zapq.engine import wire
 from zapq.engine.channel import Channel
 from zapq.engine.engine import Outcomes
-from zapq.engine.wire import Ask, Tell
+from zapq.engine.wire import Ask, Figures, Tell
 from zapq.errors import ClientGone, Draining, NoAnswer, QueueFull
 from zapq.limits import HEARD_SECONDS
 from zapq.service.operations import (
@@ -47,7 +47,6 @@ from zapq.service.pending import Pending, give_back
 from zapq.service.reservation import Budget, Reservation
 from zapq.service.waiting import Deliveries
 
-Figures = dict[str, int]
 _PATIENT = frozenset({
     ChangeSettings,
     Configure,
@@ -66,7 +65,7 @@ _PATIENT = frozenset({
 class Asked(Pending[Any]):
     """An operation that travels, and what comes of it."""
 
-    __slots__ = ("_engine", "_error", "_number", "_operation", "_outcome", "abandoned", "patient", "withdrawn")
+    __slots__ = ("_engine", "_error", "_number", "_outcome", "abandoned", "operation", "patient", "withdrawn")
 
     def __init__(self, engine: RemoteEngine, number: int, operation: Operation, *, patient: bool) -> None:
         # Not by `super`: this is done for each request.
@@ -76,7 +75,7 @@ class Asked(Pending[Any]):
         self.abandoned = self.withdrawn = False
         self._engine = engine
         self._number = number
-        self._operation = operation
+        self.operation = operation
         self._outcome: Any = None
         self._error: Exception | None = None
 
@@ -109,18 +108,13 @@ class Asked(Pending[Any]):
 
     def withdraw(self) -> bool:
         """Undo the request, and return whether it is known already that nothing has happened."""
-        if isinstance(self._operation, Take):
+        if isinstance(self.operation, Take):
             self.abandon()  # what it is given goes back to its place
             return True
         if self.patient and not self.done:
             # The other process tells what has become of it.
             self._engine.give_up(self._number)
         return False
-
-    @property
-    def operation(self) -> Operation:
-        """What was asked."""
-        return self._operation
 
     def _give_up(self) -> None:
         if self.done:
@@ -142,10 +136,11 @@ class RemoteQueue:
 
     def return_undelivered(self, given: Deliveries) -> None:
         """Put messages that could not be handed over at their original places, soon."""
-        leases = [msgspec.structs.astuple(each) for each in given if isinstance(each, Lease)]
+        leases = [each for each in given if isinstance(each, Lease)]
         messages = [wire.pack_message(each) for each in given if isinstance(each, Message)]
         if leases:
-            self._engine.tell(Ask.RETURN_LEASES, self.name, leases)
+            common = leases[0].tag, leases[0].visibility  # they were given at once
+            self._engine.tell(Ask.RETURN_LEASES, self.name, [wire.pack_lease(each) for each in leases], common)
         if messages:
             self._engine.tell(Ask.RETURN_MESSAGES, self.name, messages)
 
@@ -281,9 +276,9 @@ class RemoteEngine:
         """Tell the other process that the client has left."""
         self.tell(Ask.GIVE_UP, None, [number])
 
-    def tell(self, kind: Ask, queue: str | None, elements: Sequence[Any]) -> None:
+    def tell(self, kind: Ask, queue: str | None, elements: Sequence[Any], common: object = None) -> None:
         """Have something told that has no outcome."""
-        self._columns.append((kind, queue, None, list(elements)))
+        self._columns.append((kind, queue, common, list(elements)))
         self._last = ()
         self._schedule()
 

@@ -42,7 +42,7 @@ class Ask(IntEnum):
     RETURN_MESSAGES = 5
     """Messages that could not be handed over; in common: the queue."""
     RETURN_LEASES = 6
-    """Leases on such messages; in common: the queue."""
+    """Leases on such messages; in common: the queue, the tag of their receipts, and for how long."""
     UNCERTAIN = 7
     """How many messages may or may not have been handed over; in common: the queue."""
     COUNTS = 8
@@ -85,6 +85,8 @@ class Order(IntEnum):
     """Read the token file and the certificates again."""
 
 
+Figures = dict[str, int]
+"""What a process has counted, by the names of the metrics."""
 Column = tuple[int, Any, Any, list[Any]]
 """Its kind; what its elements have in common, or the number of the first; more of that; the elements."""
 Requests = msgspec.msgpack.Decoder(tuple[int, list[Column]])

@@ -18,7 +18,6 @@ from zapq.engine.local import LocalEngine
 from zapq.errors import SnapshotFailed
 from zapq.http.metrics import ServerCounts
 from zapq.limits import CLOSING_RESERVE, ENDING_RESERVE, SAVING_RESERVE
-from zapq.server.front import Front
 from zapq.server.listeners import open_listening_socket
 from zapq.server.workers import Workers
 from zapq.service.open import open_service
@@ -44,11 +43,14 @@ async def run_server(
             if service is None:
                 service = await stack.enter_async_context(open_service(settings))
             engine = LocalEngine(service)
-            front: Front | Workers = (
-                Front(engine, settings, listening, access, ServerCounts())
-                if settings.workers == 1
-                else Workers(engine, service, settings, listening)
-            )
+            front: Front | Workers
+            if settings.workers == 1:
+                # Here, for it imports Quart, which the process that only has the queues does not need.
+                from zapq.server.front import Front
+
+                front = Front(engine, settings, listening, access, ServerCounts())
+            else:
+                front = Workers(engine, service, settings, listening)
             orderly = False
             with trio.CancelScope() as budget:
                 async with _abandoning_storage(service, budget), trio.open_nursery() as connections:

@@ -153,7 +153,7 @@ def test_another_program_takes_the_last_byte(tmp_path: Path) -> None:
         fillers = [take_the_rest(disk)]
         fill(server)
         assert server.dequeue()
-        # Now that the log is emptied, it takes the rest of what zapq had set aside, too.
+        # Now that the log is emptied, it also takes the rest of what zapq had set aside.
         fillers.append(take_the_rest(disk))
         server.kill()
         server.start()

@@ -1,4 +1,4 @@
-"""Front ends in processes of their own: who is served first, who leaves, and what becomes of one that dies."""
+"""Several front ends: the order of their consumers, clients that leave, and a front end that dies."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ async def test_a_message_sent_to_memory_during_a_purge_waits_for_that(
         sending = asked(service, Put(b"new", CARELESS, queue="default"))
         # It may not go into a queue whose content may have to be put back. A client that leaves leaves nothing.
         with trio.move_on_after(0):
-            await asked(service, Put(b"nobody's", CARELESS, queue="default")).wait()
+            await asked(service, Put(b"of a client that left", CARELESS, queue="default")).wait()
         assert not sending.done
         disk.failing = fails
         disk.go_on()

@@ -106,7 +106,7 @@ class Feed:
 
     def __init__(self, sockets: Sequence[socket.socket]) -> None:
         self._sockets = {each.fileno(): each for each in sockets}
-        self._received = {descriptor: b"" for descriptor in self._sockets}
+        self._received = dict.fromkeys(self._sockets, b"")
         self._heard = dict.fromkeys(self._sockets, 0)
 
     def send(self, frames: Sequence[list[Any]], *, keep: bool = False) -> list[bytes]:
@@ -197,10 +197,11 @@ def fed(front_ends: int) -> Iterator[tuple[int, Feed]]:
 
 async def keep_queues(descriptors: Sequence[int]) -> None:
     """Have queues for the front ends with these sockets, until all of them close."""
-    hub = Hub(there_now)
     async with open_service(Settings(max_msgs=10**8, max_bytes=64 << 30)) as service:
         engine = LocalEngine(service)
-        async with trio.open_nursery() as nursery:
+        hub = Hub(engine, there_now)
+        async with trio.open_nursery() as hearing, trio.open_nursery() as nursery:
+            hearing.start_soon(hub.run)
             for descriptor in descriptors:
                 host = Host(Channel(socket.socket(fileno=descriptor)), engine, service, hub)
                 nursery.start_soon(host.run)
@@ -223,9 +224,7 @@ def main(
         return
     print(rig.machine(), flush=True)
     if only != "feed":
-        print(
-            f"{'':8}{'connections':>12}{'one process':>12}{'front end':>11}{'ratio':>7}{'queues':>8}   CPU us, each"
-        )
+        print(f"{'':8}{'connections':>12}{'one process':>12}{'front end':>11}{'ratio':>7}{'queues':>8}   CPU us")
         for number in connections:
             print_http(number, [measure_http(seconds, number) for _ in range(rounds)])
     if only != "http":

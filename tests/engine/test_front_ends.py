@@ -297,7 +297,7 @@ async def test_each_producer_finds_its_messages_in_its_order(
 
         for number in range(4):
             nursery.start_soon(produce, number)
-    taken = [message.body.split() for message in await zapq_service.dequeue_many(1000)]
+    taken = [message.body.split() for message in await zapq_service.default.dequeue_many(1000)]
     for number in range(4):
         assert [int(each) for producer, each in taken if int(producer) == number] == list(range(25))
 

@@ -178,7 +178,7 @@ class QueueService:
         return state
 
     def at_hand(self, name: str) -> QueueState | None:
-        """Return the state of the queue called `name` if a step of it can be taken now and counts at once, or None.
+        """Return the state of the queue called `name` if its steps can be taken now, and count at once; else None.
 
         Then `attempt` adds nothing to the step.
         """

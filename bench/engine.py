@@ -200,12 +200,14 @@ async def keep_queues(descriptors: Sequence[int]) -> None:
     async with open_service(Settings(max_msgs=10**8, max_bytes=64 << 30)) as service:
         engine = LocalEngine(service)
         hub = Hub(engine, there_now)
-        async with trio.open_nursery() as hearing, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as hearing:
             hearing.start_soon(hub.run)
-            for descriptor in descriptors:
-                host = Host(Channel(socket.socket(fileno=descriptor)), engine, service, hub)
-                nursery.start_soon(host.run)
-            settle_in()
+            async with trio.open_nursery() as nursery:
+                for descriptor in descriptors:
+                    host = Host(Channel(socket.socket(fileno=descriptor)), engine, service, hub)
+                    nursery.start_soon(host.run)
+                settle_in()
+            hearing.cancel_scope.cancel()
 
 
 @click.command(help=__doc__)

@@ -47,7 +47,9 @@ VERBS = ("enqueue", "receive", "ack")
 BODY = b"x" * rig.MESSAGE
 LEASE_SECONDS = 3600.0
 FED = 160_000
-"""Requests of each kind in a round."""
+"""Requests of each kind in a round ..."""
+FRAMES = 2_000
+"""... unless these are more frames than this."""
 
 
 @contextmanager
@@ -150,7 +152,7 @@ def measure_feed(front_ends: int, sizes: Sequence[int]) -> dict[tuple[str, int],
     figures = {}
     with fed(front_ends) as (pid, feed), rig.on_the_other_core():
         for size in sizes:
-            number = FED // size
+            number = min(FED // size, FRAMES)
             frames: dict[str, list[list[Any]]] = {
                 "enqueue": [[(Ask.ENQUEUE, "default", None, [BODY] * size)]] * number,
                 "receive": [[(Ask.TAKE, "default", (1, True, LEASE_SECONDS, 0.0), [size])]] * number,

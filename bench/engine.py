@@ -31,7 +31,7 @@ import click
 import trio
 
 from bench import rig
-from bench.delivery import lease_and_acknowledge
+from bench.delivery import ask, lease_and_acknowledge
 from zapq.allocator import settle_in
 from zapq.engine import wire
 from zapq.engine.channel import Channel
@@ -63,12 +63,24 @@ def served(*, workers: bool) -> Iterator[tuple[str, int, int | None]]:
         if not workers:
             yield url, pid, None
             return
+        _wait_for_both(url)
         front, other = _children(pid)
         os.kill(other, signal.SIGSTOP)
         try:
             yield url, front, pid
         finally:
             os.kill(other, signal.SIGCONT)
+
+
+def _wait_for_both(url: str) -> None:
+    """Return once each of two front ends has answered a request: then the server has started."""
+    answered: set[str] = set()
+    for _ in range(1000):
+        answered.add(ask(f"{url}/health")[0]["X-Trace-Id"].partition("-")[2])
+        if len(answered) == 2:
+            return
+        time.sleep(0.01)
+    raise RuntimeError("one of the front ends does not answer")
 
 
 def _children(pid: int) -> list[int]:

@@ -19,6 +19,8 @@ from tests.support.process import ENVIRON, server_command
 from tests.support.wire import Answer, ask
 
 STARTING_SECONDS = 30
+FURTHER: list[str] = []
+"""Flags for every server, besides those a scenario gives it."""
 
 
 @dataclass(slots=True)
@@ -80,7 +82,7 @@ async def running(
     log = directory / name
     with log.open("wb") as output:
         process = await trio.lowlevel.open_process(
-            [*wrapper, *server_command(directory / "data", *flags)],
+            [*wrapper, *server_command(directory / "data", *FURTHER, *flags)],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=ENVIRON,
@@ -120,5 +122,8 @@ def _parse(line: str) -> dict[str, Any]:
 def _innermost(pid: int) -> int:
     """Return the process that others were started only for: a wrapper becomes the server, or has it as a child."""
     while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        pid = int(children[0])
+        child = int(children[0])
+        if b"zapq.server.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+            break
+        pid = child
     return pid

@@ -1,7 +1,7 @@
 """Tests about processes, files and tools rather than about Python: how they are shared out, and not measured.
 
-They kill servers, fill disks, attack, and run benches, which takes minutes. Where the gate runs two Pythons, each of
-these tests runs on one of them.
+They kill servers, fill disks, attack, and run benches, which takes minutes. Where the gate runs two Pythons, each
+of these tests runs on one of them.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _children(pid: int) -> list[int]:
 
 def measure_http(seconds: int, connections: int) -> dict[tuple[str, bool], rig.Figures]:
     """Load both kinds of server and return what each kind of request took, with and without workers."""
-    figures = {}
+    figures: dict[tuple[str, bool], rig.Figures] = {}
     for workers in (False, True):
         with served(workers=workers) as (url, front, behind):
             target = f"{url}/queues/default/messages"

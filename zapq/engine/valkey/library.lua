@@ -791,7 +791,8 @@ local function take(K, A)
     tick(u)
     if is_lease then
       if visibility < 0 then visibility = math.floor((u.settings.visibility or DEFAULT_VISIBILITY) * 1000 + 0.5) end
-      ends[at - 4] = u.now + visibility
+      -- A lease lasts a little longer than its consumer is told; one of no time at all is over at once.
+      ends[at - 4] = u.now + visibility - (visibility > 0 and 0 or LEASE_SLACK)
       lasts[at - 4] = visibility
     else
       ends[at - 4], lasts[at - 4] = 0, 0
@@ -837,7 +838,7 @@ local function take(K, A)
     if last > from then
       if is_lease then
         local suffix = string.format('-%s%08x%x-', nonce, q[TAG], visibility)
-        local over = ends[at - 4] + (visibility > 0 and LEASE_SLACK or 0)
+        local over = ends[at - 4] + LEASE_SLACK
         local members = {}
         for place = from + 1, last do
           local note = notes[place]
@@ -999,12 +1000,11 @@ local function settle_one(u, action, receipt, number)
   if not until_ then return over(u, receipt, id) end
   if action == 2 then
     if number < 0 then number = tonumber(string.match(string.sub(receipt, 36), '^%x+'), 16) end
-    local ends = u.now + number
-    local last = ends + (number > 0 and LEASE_SLACK or 0)
+    local last = u.now + number + (number > 0 and LEASE_SLACK or 0)
     redis.call('ZADD', K[X], last, receipt)
     watch(u, last)
     local receives, releases = attempts(u, id)
-    return { ends, redis.call('HGET', K[H], id), receives, releases }
+    return { last - LEASE_SLACK, redis.call('HGET', K[H], id), receives, releases }
   end
   redis.call('ZREM', K[X], receipt)
   q[RELEASED] = q[RELEASED] + 1
@@ -1073,7 +1073,7 @@ local function peek(K, A)
     for at = 1, #found, 2 do
       local _, _, id = parse(found[at])
       ids[#ids + 1] = string.format('%d', id)
-      times[#ids] = tonumber(found[at + 1])
+      times[#ids] = found[at + 1] - (state == 2 and LEASE_SLACK or 0)
     end
   end
   local views, size, piece = {}, 0, math.max(1, math.floor(MAX_BATCH_BYTES / math.max(u.q[LARGEST], 1)))
@@ -1121,7 +1121,7 @@ local function find(K, A)
   local is_in_line = first and id >= tonumber(first) and priority == 0 and expires == 0
   if not is_in_line and not redis.call('ZSCORE', K[B], id) then
     local _, ends = find_lease(u, of)
-    if ends then return answer(u, view(u, id, value, 2, ends)) end
+    if ends then return answer(u, view(u, id, value, 2, ends - LEASE_SLACK)) end
   end
   return answer(u, view(u, id, value, 0, 0))
 end

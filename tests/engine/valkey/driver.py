@@ -14,6 +14,8 @@ from zapq.service.operations import Durability, Operation
 from zapq.service.waiting import Deliveries
 
 PLENTY = Caps(10**6, 2**40, 10**6)
+AHEAD = 1_000_000
+"""Milliseconds for which the server's clock is ahead."""
 EPOCH = b"\1\2\3\4\5\6"
 
 
@@ -45,7 +47,8 @@ class Driver:
             lender=lambda queue: Lent(self, queue),
             durability=durability,
             random=self._random,
-            clock=lambda: round(self.clock() * 1000),
+            # The server's clock is another one.
+            clock=lambda: round(self.clock() * 1000) + AHEAD,
         )
 
     def _random(self) -> int:

@@ -364,18 +364,15 @@ class Codec:
             bodies.append(body)
             if how == last:
                 numbers[-1] += 1
-                continue
-            last = how
-            requests.append(how)
-            numbers.append(1)
-        plan = [
-            (0, ((numbers[place], *request),), 0) if len(request) == 4 else request
-            for place, request in enumerate(requests)
-        ]
+                requests[-1][1][0][0] += 1
+            else:
+                last = how
+                requests.append((0, ([1, *how],), 0))
+                numbers.append(1)
         keyed = all(not isinstance(each, Enqueue) and each.key for each in operations)
         decode = partial(self._accepted, queue, operations, numbers)
         return self._asked(
-            b"put", queue, [_pack((*self._caps, *plan)), *bodies], decode, further=further, repeatable=keyed
+            b"put", queue, [_pack((*self._caps, *requests)), *bodies], decode, further=further, repeatable=keyed
         )
 
     @staticmethod
@@ -417,7 +414,7 @@ class Codec:
         name = keys.claim_key(asked.queue, asked.key)
         if name not in further:
             further.append(name)
-        return 1, parts, further.index(name) + 1, fingerprint_of(asked)
+        return 1, parts, further.index(name) + 1, fingerprint_of(asked).hex()
 
     def _accepted(
         self, queue: str, operations: Sequence[Any], numbers: list[int], reply: list[Any], now: float

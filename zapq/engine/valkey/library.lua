@@ -1144,18 +1144,18 @@ end
 -- Operators: configure, pause, purge, delete
 ---------------------------------------------------------------------------------------------------------------------
 
--- Sets all that can be set, and makes a queue that is not there. ARGV: 3 the plan {max_queues, settings, settings
--- that were there before or nothing}, both as packed; 'changed' if others were there. Answers whether it was made,
--- and what was set before.
+-- Sets all that can be set, and makes a queue that is not there. ARGV: 3 how many queues the shard may have, 4 the
+-- settings, packed, 5 those that must have been set before: if there is one. Answers whether it was made, and what
+-- was set before; or 'changed' if other settings were there.
 local function configure(K, A)
-  local u, plan = begin(K, A), cmsgpack.unpack(A[3])
-  if plan[3] ~= false and not u.q then return missing(u) end
+  local u = begin(K, A)
+  if A[5] and not u.q then return missing(u) end
   local before = redis.call('HGET', K[H], 'c') or ''
-  if plan[3] ~= false and plan[3] ~= before then return answer(u, 'changed') end
+  if A[5] and A[5] ~= before then return answer(u, 'changed') end
   local is_made = not u.q
-  local refusal = ensure(u, plan[1])
+  local refusal = ensure(u, tonumber(A[3]))
   if refusal then return { u.now, 0, refusal } end
-  if plan[2] == '' then redis.call('HDEL', K[H], 'c') else redis.call('HSET', K[H], 'c', plan[2]) end
+  if A[4] == '' then redis.call('HDEL', K[H], 'c') else redis.call('HSET', K[H], 'c', A[4]) end
   save(u)
   return answer(u, is_made and 1 or 0, before)
 end
@@ -1258,7 +1258,7 @@ end
 -- at once: entries are numbered, they are adopted in their order, and a queue remembers the last number it has from
 -- each outbox.
 
--- Shows the first entries of the outbox: {number, target, priority, value} packed, as many as a batch has bytes.
+-- Shows the first entries of the outbox: {number, target, priority, value}, as many as a batch has bytes.
 -- ARGV: 3 how many at most. The first answer is when the queue was made, as its name in `adopt`.
 local function outbox(K, A)
   local u = begin(K, A)
@@ -1267,7 +1267,7 @@ local function outbox(K, A)
   for _, entry in ipairs(redis.call('LRANGE', K[O], 0, tonumber(A[3]) - 1)) do
     size = size + #entry
     if size > MAX_BATCH_BYTES and #entries > 0 then break end
-    entries[#entries + 1] = entry
+    entries[#entries + 1] = cmsgpack.unpack(entry)
   end
   return answer(u, u.q[BORN], entries)
 end

@@ -36,7 +36,8 @@ Procedure: TypeAlias = Generator[list[Call], list[list[Any]], Any]
 """Yields calls to be made at once, and is sent a list of outcomes for each."""
 
 _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
-_entry = msgspec.msgpack.Decoder(tuple[int, bytes, int, bytes], strict=False)
+_Entry: TypeAlias = tuple[int, bytes, int, bytes]
+"""Of an outbox: number, the queue it is for, priority, and the message as that queue keeps it."""
 
 SHARDS_AT_ONCE = 512
 """Shards asked at once: some 2 ms of a single server."""
@@ -143,8 +144,10 @@ def _configured(codec: Codec, queue: str, settings: QueueSettings, before: bytes
     if dead_letter is not None:
         # First there, so that no dead letter is ever sent to a queue that may be deleted.
         _only((yield [_feed(codec, dead_letter, queue, True)]))
-    plan = _pack((most, calls.pack_settings(settings), False if before is None else before))
-    said = _only((yield [codec.step(b"configure", queue, plan, decode=_made)]))
+    arguments = [b"%d" % most, calls.pack_settings(settings)]
+    if before is not None:
+        arguments.append(before)
+    said = _only((yield [codec.step(b"configure", queue, *arguments, decode=_made)]))
     if said is None:
         return None
     is_made, former = said
@@ -246,8 +249,8 @@ def flush_outbox(codec: Codec, queue: str) -> Procedure:
         if isinstance(said, QueueNotFound) or not said[3]:
             return moved
         born = said[2]
-        entries = [_entry.decode(each) for each in said[3]]
-        by_target: dict[str, list[tuple[int, bytes, int, bytes]]] = {}
+        entries: list[_Entry] = said[3]
+        by_target: dict[str, list[_Entry]] = {}
         for entry in entries:
             by_target.setdefault(entry[1].decode(), []).append(entry)
         outcomes = yield [_adopt(codec, target, f"{queue}:{born}", theirs) for target, theirs in by_target.items()]
@@ -259,7 +262,7 @@ def flush_outbox(codec: Codec, queue: str) -> Procedure:
         moved += len(entries)
 
 
-def _adopt(codec: Codec, target: str, source: str, entries: Sequence[tuple[int, bytes, int, bytes]]) -> Call:
+def _adopt(codec: Codec, target: str, source: str, entries: Sequence[_Entry]) -> Call:
     plan: list[Any] = [source]
     for number, _, priority, _ in entries:
         plan += (number, priority)

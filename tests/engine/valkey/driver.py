@@ -37,9 +37,11 @@ class Driver:
         self.epoch = EPOCH
         self.replies: list[Any] = []
         """The latest."""
-        self.uncertain = 0
+        self.flushes = True
+        """Whether what waits in outboxes is moved after each step."""
         self._bits = 0
-        self._outboxes: dict[str, None] = {}
+        self.outboxes: dict[str, None] = {}
+        """Queues with messages for other queues."""
         self.codec = Codec(
             front_end=name,
             caps=caps,
@@ -60,7 +62,7 @@ class Driver:
         reply = self.connection.call(*call.command(self.epoch))
         self.replies = reply
         if call.queue and outbox_waits(reply):
-            self._outboxes[call.queue] = None
+            self.outboxes[call.queue] = None
         return call.outcomes(reply, self.clock())
 
     def run(self, steps: Procedure) -> Any:
@@ -107,15 +109,15 @@ class Driver:
 
     def flush(self) -> None:
         """Move what waits in outboxes."""
-        while self._outboxes:
-            queue, _ = self._outboxes.popitem()
+        while self.outboxes and self.flushes:
+            queue, _ = self.outboxes.popitem()
             self.run(procedures.flush_outbox(self.codec, queue))
 
     def sweep(self, queues: Iterable[str]) -> None:
         """Do all that is due in these queues, and move what waits in their outboxes."""
         while True:
             swept: Swept = self.run(procedures.sweep(self.codec, sorted({keys.shard_of(each) for each in queues})))
-            self._outboxes.update(dict.fromkeys(swept.outboxes))
+            self.outboxes.update(dict.fromkeys(swept.outboxes))
             self.flush()
             if not swept.more and not swept.outboxes:
                 return

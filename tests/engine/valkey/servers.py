@@ -125,7 +125,9 @@ def running(program: str, directory: Path, *options: str, port: int = 0) -> Iter
     """Run a server in `directory` for the length of the block, on a unix socket there or on `port` of loopback."""
     directory.mkdir(parents=True, exist_ok=True)
     address: str | tuple[str, int] = ("127.0.0.1", port) if port else str(directory / "s")
-    listen = ["--port", str(port), "--bind", "127.0.0.1"] if port else ["--port", "0", "--unixsocket", str(address)]
+    listen = (
+        ["--port", str(port), "--bind", "127.0.0.1"] if port else ["--port", "0", "--unixsocket", str(address)]
+    )
     process = subprocess.Popen(
         [program, *listen, "--dir", str(directory), "--logfile", str(directory / "log"), "--save", "", *options],
         stdin=subprocess.DEVNULL,

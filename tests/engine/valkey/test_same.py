@@ -80,7 +80,15 @@ _settings = st.builds(
     dead_letter=st.sampled_from([None, "dead", "a"]),
     ttl=st.sampled_from([None, None, 2.0]),
 )
-_wants = st.sampled_from([ONE, ONE, Want(3), Want(1, True, 0.375), Want(1, True), Want(4, True, 5.0), Want(1, True, 0.0)])
+_wants = st.sampled_from([
+    ONE,
+    ONE,
+    Want(3),
+    Want(1, True, 0.375),
+    Want(1, True),
+    Want(4, True, 5.0),
+    Want(1, True, 0.0),
+])
 _keys = st.sampled_from(["", "", "k", "l"])
 _numbers = st.integers(0, 6)
 
@@ -200,7 +208,9 @@ def _rounded(time: float | None) -> float | None:
 
 def _message(message: Message) -> Message:
     expires = _rounded(message.properties.expires)
-    return msgspec.structs.replace(message, properties=msgspec.structs.replace(message.properties, expires=expires))
+    return msgspec.structs.replace(
+        message, properties=msgspec.structs.replace(message.properties, expires=expires)
+    )
 
 
 async def _here(engine: LocalEngine, operations: list[Operation]) -> list[Any]:

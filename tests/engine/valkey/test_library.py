@@ -264,6 +264,23 @@ def test_uncertain_deliveries_are_counted(driver: Driver) -> None:
     assert driver.one(Stats()).uncertain == 1
 
 
+def test_how_leases_ended_is_forgotten_after_an_hour(driver: Driver, clock: Clock) -> None:
+    driver.one(Enqueue("a", b"1"))
+    receipts = [lease(driver).receipt]
+    for _ in range(3):
+        driver.one(SettleOne("a", Settlement(receipt=receipts[-1], action="release")))
+        receipts.append(lease(driver).receipt)
+        clock.now += 1
+    clock.now += 3600
+    driver.sweep(["a"])
+    key = keys.queue_keys("a")[6]
+    # Two go for the one that has just ended.
+    assert driver.connection.call("ZRANGE", key, 0, -1) == [each.encode() for each in receipts[2:]]
+    assert 0 < driver.connection.call("PTTL", key) <= 3_600_000
+    with pytest.raises(ReceiptExpired):
+        driver.one(ack(receipts[0]))
+
+
 def test_a_receipt_of_another_queue_acknowledges_nothing(driver: Driver) -> None:
     driver.ask([Enqueue("a", b"1")])
     driver.ask([Enqueue("b", b"1")])

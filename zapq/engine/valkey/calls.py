@@ -67,7 +67,7 @@ from zapq.service.waiting import Deliveries, Lender
 
 MAX_RUN = 512
 """Operations of one call at most: some 5 ms of the server."""
-_RECEIPT = re.compile("[0-9][01][0-9a-f]{12}-[0-9a-f]{21,28}-[0-9a-f]{1,8}")
+_RECEIPT = re.compile("[0-9][01][0-9a-f]{12}-[0-9a-f]{28}-[0-9a-f]{1,8}")
 _DOUBLE = struct.Struct(">d")
 _ACTIONS = {"ack": 0, "release": 1, "extend": 2}
 _OF_ANOTHER = 9
@@ -491,7 +491,7 @@ class Codec:
                     continue
                 last = place + count
                 if is_lease:
-                    how = f"-{common}{lasts[request]:x}", ends[request] / 1000 + ours, lasts[request] / 1000, queue
+                    how = f"-{common}{lasts[request]:08x}", ends[request] / 1000 + ours, lasts[request] / 1000, queue
                     given: Any = [
                         _lease(ids[each], values[each], noted.get(each + 1), ours, how)
                         for each in range(place, last)
@@ -660,8 +660,8 @@ class Codec:
 
 
 _PLAINLY = (0, 0, 0, "")
-_LONGEST = 86_400.0 * 365
-"""Seconds of a lease that is to last for ever."""
+_LONGEST = 4e6
+"""Seconds of a lease that is to last for ever: 46 days, as many as there is room for in a receipt."""
 
 
 @lru_cache(4096)

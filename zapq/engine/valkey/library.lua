@@ -175,6 +175,16 @@ local function wake(u)
   end
 end
 
+-- Forgets how leases ended, once some were noted: twice as many as those at most, so no step pays for many.
+local function forget_ends(u)
+  local key, most = u.K[E], math.min(2 * u.ended, AT_ONCE)
+  local old = redis.call('ZRANGE', key, '-inf', (u.now - ENDS_KEPT) * 8, 'BYSCORE', 'LIMIT', 0, most)
+  if #old > 0 then redis.call('ZREM', key, unpack(old)) end
+  local beyond = redis.call('ZCARD', key) - MOST_ENDS
+  if beyond > 0 then redis.call('ZPOPMIN', key, math.min(beyond, most)) end
+  redis.call('PEXPIRE', key, ENDS_KEPT)
+end
+
 -- Ends a step: what it did is in the state and, if that changed when something is due, in the shard's index.
 -- `fields` are further fields of h, after two places for the key and the state.
 local function save(u, fields)
@@ -190,6 +200,7 @@ local function save(u, fields)
     redis.call('ZADD', K[DUE_INDEX], due, name)
     q[INDEXED] = due
   end
+  if u.ended then forget_ends(u) end
   if q[WAITED] == 1 and u.ready > 0 and q[PAUSED] == 0 then wake(u) end
   if fields then
     fields[1], fields[2], fields[3] = K[H], 's', cmsgpack.pack(q)
@@ -266,11 +277,20 @@ local function badge(priority, is_mortal, id)
   return string.format('%d%d%012x', 9 - priority, is_mortal and 1 or 0, id)
 end
 
+-- A receipt goes on with the caller's nonce in 12 hexadecimal digits, the queue's tag in 8, for how many milliseconds
+-- the lease was given in 8, a dash, and the size of the body. All but the last have one length, for looking for
+-- dashes takes longer than all the rest.
+local TAG_OF_RECEIPT, TIME_OF_RECEIPT, SIZE_OF_RECEIPT = 28, 36, 45
+
+local function id_of(member)
+  return tonumber(string.sub(member, 3, 14), 16)
+end
+
 -- Returns what a receipt or member of d or m says: priority, whether there is a ttl, id, size; or nil.
 local function parse(member)
-  local priority, mortal, id, size = string.match(member, '^(%d)(%d)(%x+)%-.-(%x+)$')
-  if not size then return nil end
-  return 9 - priority, mortal == '1', tonumber(id, 16), tonumber(size, 16)
+  if #member < 16 then return nil end
+  local size = string.sub(member, #member < SIZE_OF_RECEIPT and 16 or SIZE_OF_RECEIPT)
+  return 9 - string.sub(member, 1, 1), string.byte(member, 2) == 49, id_of(member), tonumber(size, 16)
 end
 
 local function expiry(u, id)
@@ -299,12 +319,8 @@ end
 
 -- Notes how a lease ended, for consumers that come too late.
 local function note_end(u, receipt, how)
-  local key = u.K[E]
-  redis.call('ZADD', key, u.now * 8 + how, receipt)
-  -- At most two go for each that comes, so their number shrinks and no step pays for many.
-  local first = redis.call('ZRANGE', key, 0, 1, 'WITHSCORES')
-  if tonumber(first[2]) < (u.now - ENDS_KEPT) * 8 or redis.call('ZCARD', key) > MOST_ENDS then redis.call('ZPOPMIN', key, 2) end
-  redis.call('PEXPIRE', key, ENDS_KEPT)
+  redis.call('ZADD', u.K[E], u.now * 8 + how, receipt)
+  u.ended = (u.ended or 0) + 1
 end
 
 local function watch(u, at)
@@ -837,7 +853,7 @@ local function take(K, A)
     local last = #ids
     if last > from then
       if is_lease then
-        local suffix = string.format('-%s%08x%x-', nonce, q[TAG], visibility)
+        local suffix = string.format('-%s%08x%08x-', nonce, q[TAG], visibility)
         local over = ends[at - 4] + LEASE_SLACK
         local members = {}
         for place = from + 1, last do
@@ -929,9 +945,8 @@ local function ack_all(u, receipts)
   for place = 1, number do
     local score = found[place]
     if not score or tonumber(score) <= u.now then return false end
-    local id, length = string.match(receipts[place], '^%d%d(%x+)%-.-(%x+)$')
-    gone[place] = tonumber(id, 16)
-    size = size + tonumber(length, 16)
+    gone[place] = id_of(receipts[place])
+    size = size + tonumber(string.sub(receipts[place], SIZE_OF_RECEIPT), 16)
   end
   if redis.call('ZREM', K[X], unpack(receipts)) < number then
     -- One of them came twice. It counts once, and repeating it is fine.
@@ -941,7 +956,7 @@ local function ack_all(u, receipts)
       if not seen[receipts[place]] then
         seen[receipts[place]] = true
         ids[#ids + 1] = gone[place]
-        size = size + tonumber(string.match(receipts[place], '(%x+)$'), 16)
+        size = size + tonumber(string.sub(receipts[place], SIZE_OF_RECEIPT), 16)
       end
     end
     gone = ids
@@ -970,7 +985,7 @@ local function settle_one(u, action, receipt, number)
   local q, K = u.q, u.K
   local priority, is_mortal, id, size = parse(receipt)
   if not id then return END_UNKNOWN + 1 end
-  if tonumber(string.sub(receipt, 28, 35), 16) ~= q[TAG] then return OF_ANOTHER end
+  if tonumber(string.sub(receipt, TAG_OF_RECEIPT, TAG_OF_RECEIPT + 7), 16) ~= q[TAG] then return OF_ANOTHER end
   local until_ = redis.call('ZSCORE', K[X], receipt)
   if until_ and tonumber(until_) <= u.now then
     lapse(u, receipt)
@@ -999,7 +1014,7 @@ local function settle_one(u, action, receipt, number)
   end
   if not until_ then return over(u, receipt, id) end
   if action == 2 then
-    if number < 0 then number = tonumber(string.match(string.sub(receipt, 36), '^%x+'), 16) end
+    if number < 0 then number = tonumber(string.sub(receipt, TIME_OF_RECEIPT, TIME_OF_RECEIPT + 7), 16) end
     local last = u.now + number + (number > 0 and LEASE_SLACK or 0)
     redis.call('ZADD', K[X], last, receipt)
     watch(u, last)

@@ -1,0 +1,158 @@
+"""What does each function of the library cost Valkey?
+
+    scripts/bench functions
+    scripts/bench functions --server redis-server --rounds 9
+
+Starts a server on one core, and from the other asks it as a front end does: for so many operations in each call, one
+call after the other. Prints the microseconds of the server's CPU for each message, the median of the rounds and,
+after the slash, ours for making the call and reading its answer.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import rig
+from tests.engine.valkey.driver import PLENTY
+from tests.engine.valkey.servers import Connection, redis_program, running, valkey_program
+from zapq.core.message import Draft, Lease, Properties
+from zapq.engine.valkey import library
+from zapq.engine.valkey.calls import Codec
+from zapq.service.operations import Delivery, Enqueue, Operation, Put, Settle, Settlement, SettleOne, Take, Terms
+from zapq.service.waiting import Lender, Want
+
+BODY = b"x" * rig.MESSAGE
+LEASE = Want(1, True)
+EPOCH = b"123456"
+
+
+def _no_lender(queue: str) -> Lender:
+    return None  # type: ignore[return-value]  # nothing goes back here
+
+
+class Bench:
+    """One server, and what its functions have cost in each round."""
+
+    def __init__(self, connection: Connection, pid: int) -> None:
+        self.costs: defaultdict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
+        self._connection = connection
+        self._pid = pid
+        self._codec = Codec(front_end="f", caps=PLENTY, max_message_bytes=2**24, lender=_no_lender)
+
+    def run(self, name: str, together: int, operations: Sequence[Operation], messages: int) -> list[Any]:
+        """Ask for all operations, so many in each call, and keep what that cost a message."""
+        outcomes: list[Any] = []
+        ours = 0.0
+        began = rig.cpu_seconds(self._pid)
+        for first in range(0, len(operations), together):
+            before = time.thread_time()
+            call = self._codec.call(operations[first : first + together], 0.0)
+            command = call.command(EPOCH)
+            ours += time.thread_time() - before
+            self._connection.send(command)
+            reply = self._connection.receive()
+            before = time.thread_time()
+            outcomes += call.outcomes(reply, 0.0)
+            ours += time.thread_time() - before
+        used = rig.cpu_seconds(self._pid) - began
+        self.costs[name, together].append((used / messages * 1e6, ours / messages * 1e6))
+        return outcomes
+
+    def play(self, together: int, messages: int) -> None:
+        """Play one round of everything, with so many operations in each call."""
+        number = messages // together * together
+        self._connection.call("FLUSHALL")
+        self.run("enqueue", together, [Enqueue("a", BODY)] * number, number)
+        leases = self._leases("receive", together, number)
+        self.run("ack", together, [_settle(each) for each in leases], number)
+        text = Enqueue("a", BODY, Properties("application/json", 3))
+        self.run("enqueue, priority", together, [text] * number, number)
+        leases = self._leases("receive, priority", together, number)
+        self.run("release", together, [_settle(each, "release") for each in leases], number)
+        leases = self._leases("receive again", together, number)
+        self.run("ack again", together, [_settle(each) for each in leases], number)
+        self.run("enqueue, delay", together, [Enqueue("b", BODY, delay=60.0)] * number, number)
+        self.run("enqueue, key", together, [Put(BODY, key=f"{each}", queue="c") for each in range(number)], number)
+        self.run("dequeue", together, [Take("c", Want())] * number, number)
+        self.run("dequeue, none", together, [Take("c", Want())] * number, number)
+
+    def play_batches(self, messages: int) -> None:
+        """Play one round of HTTP batches of 100 messages."""
+        self._connection.call("FLUSHALL")
+        number = messages // 100
+        self.run("batch", 1, [Put((BODY,) * 100, queue="a")] * number, 100 * number)
+        drafts = Put(tuple(Draft(body=BODY, ttl=60.0) for _ in range(100)), Terms(), queue="b")
+        self.run("batch, ttl", 1, [drafts] * number, 100 * number)
+        given = self.run("receive a batch", 1, [Take("a", Want(100, True))] * number, 100 * number)
+        settles = [Settle("a", [Settlement(receipt=each.receipt) for each in some.given]) for some in given]
+        self.run("settle a batch", 1, settles, 100 * number)
+
+    def _leases(self, name: str, together: int, number: int) -> list[Lease]:
+        given: list[Delivery] = self.run(name, together, [Take("a", LEASE)] * number, number)
+        return [each.given[0] for each in given if isinstance(each.given[0], Lease)]
+
+    def table(self, sizes: Sequence[int]) -> None:
+        """Print what all rounds say."""
+        print("| us of Valkey / of ours a message, operations in a call |" + "".join(f" {each} |" for each in sizes))
+        print("| --- |" + " --: |" * len(sizes))
+        names = dict.fromkeys(name for name, _ in self.costs)
+        for name in names:
+            cells = []
+            for size in sizes:
+                rounds = self.costs.get((name, size))
+                cells.append("" if rounds is None else " / ".join(_median(rounds, which) for which in (0, 1)))
+            print(f"| {name} |" + "".join(f" {each} |" for each in cells))
+
+
+def _settle(lease: Lease, action: Any = "ack") -> SettleOne:
+    return SettleOne("a", Settlement(receipt=lease.receipt, action=action))
+
+
+def _median(rounds: Sequence[tuple[float, float]], which: int) -> str:
+    return f"{statistics.median(each[which] for each in rounds):.1f}"
+
+
+_PROGRAMS: dict[str, Callable[[], str | None]] = {"valkey": valkey_program, "redis-server": redis_program}
+
+
+@click.command()
+@click.option("--server", "name", type=click.Choice(sorted(_PROGRAMS)), default="valkey")
+@click.option("--messages", default=6_000, help="Messages of each round.")
+@click.option("--rounds", default=5)
+@click.option("--together", "sizes", multiple=True, type=int, default=(1, 16, 32, 128), show_default=True)
+def main(name: str, messages: int, rounds: int, sizes: tuple[int, ...]) -> None:
+    """Measure what each function of the library costs."""
+    program = _PROGRAMS[name]()
+    if program is None:
+        raise click.ClickException(f"{name} is not installed.")
+    print(f"{name}, {rig.machine()}")
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        running(program, Path(directory) / "server") as server,
+        server.connect() as connection,
+        rig.on_the_other_core(),
+    ):
+        pid = server.process.pid
+        core = min(os.sched_getaffinity(os.getppid()) or {0})
+        for task in os.listdir(f"/proc/{pid}/task"):
+            os.sched_setaffinity(int(task), {core})
+        connection.call("FUNCTION", "LOAD", library.TEXT)
+        bench = Bench(connection, pid)
+        for _ in range(rounds):
+            for together in sizes:
+                bench.play(together, messages if together > 1 else messages // 4)
+            bench.play_batches(messages)
+        bench.table(sizes)
+
+
+if __name__ == "__main__":
+    main()

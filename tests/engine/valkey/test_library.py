@@ -258,6 +258,83 @@ def test_what_could_not_be_handed_over_is_at_its_place_again_once(driver: Driver
     clock.now += 9
 
 
+def refusal(driver: Driver, receipt: str, action: Any = "release") -> str:
+    with pytest.raises(ReceiptExpired) as refusal:
+        driver.one(SettleOne("a", Settlement(receipt=receipt, action=action)))
+    return refusal.value.detail
+
+
+def test_a_consumer_that_comes_too_late_is_told_how_its_lease_ended(driver: Driver, clock: Clock) -> None:
+    driver.one(Configure("a", QueueSettings(max_receives=4, dead_letter="dead")))
+    driver.ask([Enqueue("a", b"1")])
+    first = lease(driver).receipt
+    driver.one(SettleOne("a", Settlement(receipt=first, action="release")))
+    second = lease(driver).receipt
+    clock.now += 11
+    driver.one(Describe("a"))
+    assert "released already" in refusal(driver, first, "ack")
+    assert "The lease expired. " in refusal(driver, second)
+    third = lease(driver).receipt
+    assert "given out again" in refusal(driver, second, "ack")
+    clock.now += 11
+    assert driver.one(ack(third)) is None  # late, but no consumer has it
+    assert "acknowledged already" in refusal(driver, third)
+    driver.ask([Enqueue("a", b"2")])
+    receipts = []
+    for _ in range(4):
+        receipts.append(lease(driver).receipt)
+        clock.now += 11
+    driver.one(Describe("a"))
+    assert "dead-letter" in refusal(driver, receipts[3], "ack")
+    driver.ask([Put(b"3", Terms(ttl=5.0), queue="a")])
+    last = lease(driver).receipt
+    clock.now += 11
+    assert "its ttl was over" in refusal(driver, last, "ack")
+
+
+def test_a_message_that_is_released_time_and_again_rests(driver: Driver, clock: Clock) -> None:
+    driver.one(Enqueue("a", b"1"))
+    for _ in range(3):
+        driver.one(SettleOne("a", Settlement(receipt=lease(driver).receipt, action="release")))
+    for rest in (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0):
+        driver.one(SettleOne("a", Settlement(receipt=lease(driver).receipt, action="release")))
+        assert driver.one(Take("a", LEASE)) == Nothing("delayed", rest)
+        clock.now += rest
+
+
+@pytest.mark.parametrize("how", ["sent", "released"])
+def test_a_delay_ends_with_the_ttl(driver: Driver, clock: Clock, how: str) -> None:
+    if how == "sent":
+        driver.one(Put(b"1", Terms(delay=5.0, ttl=2.0), queue="a"))
+    else:
+        driver.one(Put(b"1", Terms(ttl=2.0), queue="a"))
+        driver.one(SettleOne("a", Settlement(receipt=lease(driver).receipt, action="release", delay=5.0)))
+    clock.now += 2
+    stats = driver.one(Describe("a")).stats
+    assert (stats.messages, stats.expired) == (0, 1)
+
+
+def test_a_ttl_does_not_end_a_lease(driver: Driver, clock: Clock) -> None:
+    driver.ask([Put(b"1", Terms(ttl=2.0), queue="a"), Put(b"2", Terms(ttl=2.0), queue="a")])
+    held = lease(driver)
+    clock.now += 2
+    stats = driver.one(Describe("a")).stats
+    assert (stats.messages, stats.leased, stats.expired) == (1, 1, 1)
+    assert driver.one(ack(held.receipt)) is None
+    assert driver.one(Describe("a")).stats.messages == 0
+
+
+def test_a_body_that_was_removed_by_hand_stops_no_queue(driver: Driver, clock: Clock) -> None:
+    driver.one(Configure("a", QueueSettings(max_receives=1, dead_letter="dead")))
+    driver.ask([Put(b"%d" % each, Terms(ttl=99.0), queue="a") for each in range(3)])
+    driver.ask([Enqueue("a", b"3"), Enqueue("a", b"4")])
+    lease(driver)
+    driver.connection.call("HDEL", keys.queue_keys("a")[0], 1, 2, 4)
+    clock.now += 20
+    assert bodies_of(driver.one(Take("a", Want(9)))) == [b"2", b"4"]
+    assert driver.one(Enqueue("a", b"5")) == Accepted(6)
+
+
 def test_uncertain_deliveries_are_counted(driver: Driver) -> None:
     driver.one(Enqueue("a", b"1"))
     driver.one(Take("a", ONE)).queue.note_uncertain_delivery(1)

@@ -53,6 +53,7 @@ local REDRIVE_LOOKS = @REDRIVE_LOOKS@
 local TICKS = 1000 -- of each kind done in one call: some 10 ms
 local AT_ONCE = 2000 -- elements given to one command: well below what Lua's stack holds
 local ENDS_KEPT = 3600000 -- milliseconds for which it is known how a lease ended ...
+local WAITING_KEPT = 60000 -- milliseconds for which a line of front ends is kept that none of them renews
 local MOST_ENDS = 100000 -- ... unless so many others have ended since
 local IDS_SKIPPED = 1048576 -- what a failover may have lost is given no second time
 
@@ -293,9 +294,14 @@ local function parse(member)
   return 9 - string.sub(member, 1, 1), string.byte(member, 2) == 49, id_of(member), tonumber(size, 16)
 end
 
+-- Returns a message as it is kept; an empty one if a hand from outside has removed it. An error would come again with
+-- each call.
+local function kept(u, id)
+  return redis.call('HGET', u.K[H], id) or '\0'
+end
+
 local function expiry(u, id)
-  local value = redis.call('HGET', u.K[H], id)
-  local _, expires = read_head(value)
+  local _, expires = read_head(kept(u, id))
   return expires
 end
 
@@ -361,7 +367,7 @@ end
 
 -- Sends a message that failed too often to the dead-letter queue, without its ttl.
 local function give_up(u, id, priority, size, is_noted)
-  local q, value = u.q, redis.call('HGET', u.K[H], id)
+  local q, value = u.q, kept(u, id)
   local _, _, kind = read_head(value)
   local _, name = names(u)
   local body = string.sub(value, head_length(value) + 1)
@@ -772,6 +778,8 @@ local function line_up(u, front_end, consumers, since)
   if consumers > 0 then
     if since == 0 then since = u.now end
     redis.call('ZADD', u.K[W], since * 1024 + math.min(consumers, 1023), front_end)
+    -- Front ends renew this all the time. If none is left, nothing is.
+    redis.call('PEXPIRE', u.K[W], WAITING_KEPT)
     if u.q and u.q[WAITED] == 0 then u.q[WAITED], u.changed = 1, true end
   elseif not u.q or u.q[WAITED] == 1 then
     redis.call('ZREM', u.K[W], front_end)
@@ -1019,7 +1027,7 @@ local function settle_one(u, action, receipt, number)
     redis.call('ZADD', K[X], last, receipt)
     watch(u, last)
     local receives, releases = attempts(u, id)
-    return { last - LEASE_SLACK, redis.call('HGET', K[H], id), receives, releases }
+    return { last - LEASE_SLACK, kept(u, id), receives, releases }
   end
   redis.call('ZREM', K[X], receipt)
   q[RELEASED] = q[RELEASED] + 1

@@ -319,18 +319,25 @@ def _all_shards(codec: Codec, name: bytes, page: Callable[[list[Any]], bytes]) -
             asked = {shard: after for shard, after in afters.items() if after}
 
 
+def look_at_shard(codec: Codec, shard: int) -> Call:
+    """Return the call that finds the queues of a shard in which something is due, and claims them for a while."""
+    claim = b"%d" % (1000 * CLAIM_SECONDS)
+    return codec.shard_step(b"sweep", shard, b"%d" % SWEPT_AT_ONCE, claim, decode=lambda reply: reply[2])
+
+
+def do_what_is_due(codec: Codec, queue: str) -> Call:
+    """Return the call that does what is due in a queue; its answer says whether there is more."""
+    return codec.step(b"due", queue)
+
+
 def sweep(codec: Codec, shards: Sequence[int]) -> Procedure:
     """Do what is due in queues that no consumer waits in; returns `Swept`."""
-    claim = b"%d" % (1000 * CLAIM_SECONDS)
-    outcomes = yield [
-        codec.shard_step(b"sweep", shard, b"%d" % SWEPT_AT_ONCE, claim, decode=lambda reply: reply[2])
-        for shard in shards
-    ]
+    outcomes = yield [look_at_shard(codec, shard) for shard in shards]
     due = [name.decode() for [found] in outcomes if not isinstance(found, ZapqError) for name in found]
     more = any(not isinstance(found, ZapqError) and len(found) == SWEPT_AT_ONCE for [found] in outcomes)
     if not due:
         return Swept([], False)
-    outcomes = yield [codec.step(b"due", name) for name in due]
+    outcomes = yield [do_what_is_due(codec, name) for name in due]
     outboxes = []
     for name, [said] in zip(due, outcomes, strict=True):
         if not isinstance(said, ZapqError):

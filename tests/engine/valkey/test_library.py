@@ -14,7 +14,7 @@ from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys, library, procedures
 from zapq.engine.valkey.calls import AGAIN, Caps, Waiting, error_of, outbox_waits, server_time
-from zapq.errors import KeyReused, QueueFull, QueueNotFound, ReceiptExpired, TooManyQueues
+from zapq.errors import KeyReused, QueueFull, QueueInUse, QueueNotFound, ReceiptExpired, TooManyQueues
 from zapq.limits import MAX_BATCH_BYTES, MIB
 from zapq.service.operations import (
     Accepted,
@@ -732,6 +732,57 @@ def test_a_consumer_gets_nothing_that_is_over_even_if_very_much_is(driver: Drive
     driver.one(Enqueue("a", b"x"))
     clock.now += 1
     assert bodies_of(driver.one(Take("a", ONE))) == [b"x"]
+
+
+# Repair
+
+
+def test_nothing_is_found_in_a_queue_that_is_well(driver: Driver) -> None:
+    letters_of(driver)
+    driver.ask([Put(b"1", Terms(ttl=9.0), queue="a"), Put(b"2", Terms(delay=9.0), queue="a"), Enqueue("a", b"3")])
+    held = lease(driver)
+    driver.one(SettleOne("a", Settlement(receipt=held.receipt, action="release")))
+    lease(driver)
+    for mend in (False, True):
+        assert driver.run(procedures.repair(driver.codec, "a", mend=mend)) == (0, 0, 0, 0, False)
+
+
+def test_what_agrees_with_nothing_is_found_and_mended(driver: Driver, clock: Clock) -> None:
+    h, line, ranked, delayed, leases, mortal, *_ = keys.queue_keys("a")
+    driver.ask([Enqueue("a", b"%d" % each) for each in range(6)])
+    driver.one(Put(b"late", Terms(delay=9.0, ttl=99.0), queue="a"))
+    held = lease(driver)
+    call = driver.connection.call
+    call("RPUSH", line, 1, 99, 3)  # a leased one, one that never was, and one that is there already
+    call("LREM", line, 1, 2)  # nowhere now
+    call("ZADD", ranked, 4, 4, 77, 77)
+    call("HDEL", h, 6)
+    call("HSET", h, "c5000", b"\0" * 8)
+    call("ZREM", delayed, *call("ZRANGE", delayed, 0, -1))
+    call("ZADD", mortal, 1, b"91%012x-4" % 3)
+    found = driver.run(procedures.repair(driver.codec, "a", mend=False))
+    assert found == (2, 4, 3, 1, True)
+    assert driver.run(procedures.repair(driver.codec, "a", mend=True)) == found
+    assert driver.run(procedures.repair(driver.codec, "a", mend=True)) == (0, 0, 0, 0, False)
+    stats = driver.one(Describe("a")).stats
+    assert (stats.messages, stats.ready, stats.leased, stats.bytes) == (6, 5, 1, 9)
+    assert driver.one(ack(held.receipt)) is None
+    assert bodies_of(driver.one(Take("a", MANY))) == [b"1", b"2", b"3", b"4", b"late"]
+
+
+def test_a_queue_whose_state_is_lost_has_its_messages_again(driver: Driver) -> None:
+    driver.ask([Enqueue("a", b"1"), Enqueue("a", b"2")])
+    driver.connection.call("HDEL", keys.queue_keys("a")[0], "s")
+    assert driver.run(procedures.repair(driver.codec, "a", mend=True)).figures
+    assert driver.one(Enqueue("a", b"3")) == Accepted(3)
+    assert bodies_of(driver.one(Take("a", Want(9)))) == [b"1", b"2", b"3"]
+
+
+def test_too_large_a_queue_is_not_repaired(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver.one(Enqueue("a", b"1"))
+    monkeypatch.setattr(procedures, "MOST_REPAIRED", 1)
+    with pytest.raises(QueueInUse, match="too many for one step"):
+        driver.run(procedures.repair(driver.codec, "a", mend=True))
 
 
 # The library itself

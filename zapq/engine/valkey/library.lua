@@ -98,7 +98,8 @@ local PLACES = 31
 
 -- How a lease ended: the numbers of core/leases.py
 local OF_ANOTHER = 9 -- said instead of it, for a receipt of another queue
-local END_UNKNOWN, END_ACKED, END_RELEASED, END_EXPIRED, END_GIVEN, END_DEAD_LETTERED, END_OUTLIVED = 0, 1, 2, 3, 4, 5, 6
+local END_UNKNOWN, END_ACKED, END_RELEASED, END_EXPIRED = 0, 1, 2, 3
+local END_GIVEN, END_DEAD_LETTERED, END_OUTLIVED = 4, 5, 6
 
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -230,17 +231,6 @@ local function in_pieces(command, key, elements)
     sum = sum + redis.call(command, key, unpack(elements, first, math.min(first + AT_ONCE - 1, number)))
   end
   return sum
-end
-
-local function values_of(u, ids)
-  local number = #ids
-  if number <= AT_ONCE then return redis.call('HMGET', u.K[H], unpack(ids)) end
-  local values = {}
-  for first = 1, number, AT_ONCE do
-    local last = math.min(first + AT_ONCE - 1, number)
-    for at, value in ipairs(redis.call('HMGET', u.K[H], unpack(ids, first, last))) do values[first + at - 1] = value end
-  end
-  return values
 end
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -441,7 +431,9 @@ local function tick(u)
   local q, K, now = u.q, u.K, u.now
   if q[DUE] == 0 or q[DUE] > now then return false end
   u.changed = true
-  for _, receipt in ipairs(redis.call('ZRANGE', K[X], '-inf', now, 'BYSCORE', 'LIMIT', 0, TICKS)) do lapse(u, receipt) end
+  for _, receipt in ipairs(redis.call('ZRANGE', K[X], '-inf', now, 'BYSCORE', 'LIMIT', 0, TICKS)) do
+    lapse(u, receipt)
+  end
   for _, member in ipairs(redis.call('ZRANGE', K[D], '-inf', now, 'BYSCORE', 'LIMIT', 0, TICKS)) do
     redis.call('ZREM', K[D], member)
     local priority, is_mortal, id, size = parse(member)
@@ -501,7 +493,9 @@ local function excess(u, plan, count, size)
   if count > 0 and messages > plan[1] then return 'max_msgs', 'max_messages', q[COUNT], plan[1], messages - plan[1] end
   if size > 0 and bytes > plan[2] then return 'max_bytes', 'max_bytes', q[BYTES], plan[2], bytes - plan[2] end
   local most = own.max_messages
-  if most and count > 0 and messages > most then return 'max_messages', 'max_messages', q[COUNT], most, messages - most end
+  if most and count > 0 and messages > most then
+    return 'max_messages', 'max_messages', q[COUNT], most, messages - most
+  end
   most = own.max_bytes
   if most and size > 0 and bytes > most then return 'max_bytes', 'max_bytes', q[BYTES], most, bytes - most end
 end
@@ -635,7 +629,8 @@ local function put(K, A)
     results[#results + 1] = result
   end
 
-  if stored == 0 and u.new and not u.is_default then return results end -- a queue that nothing was stored in is not made
+  -- A queue that nothing was stored in is not made.
+  if stored == 0 and u.new and not u.is_default then return results end
   for _, key in ipairs(claims) do redis.call('SET', K[FURTHER - 1 + key], claimed[key], 'PX', IDEMPOTENCY_WINDOW) end
   in_pieces('RPUSH', K[L], line)
   in_pieces('ZADD', K[B], ranked)
@@ -1160,7 +1155,8 @@ end
 local function describe(K, A)
   local u = look(K, A)
   if not u.q then return missing(u) end
-  return answer(u, figures_of(u.q, redis.call('ZCARD', K[D]), redis.call('ZCARD', K[X])), redis.call('HGET', K[H], 'c') or '')
+  local row = figures_of(u.q, redis.call('ZCARD', K[D]), redis.call('ZCARD', K[X]))
+  return answer(u, row, redis.call('HGET', K[H], 'c') or '')
 end
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -1480,7 +1476,8 @@ local function figures(K, A)
     local kept = redis.call('HMGET', key .. 'h', 's', 'c')
     if kept[1] then
       local q = cmsgpack.unpack(kept[1])
-      rows[#rows + 1] = { name, figures_of(q, redis.call('ZCARD', key .. 'd'), redis.call('ZCARD', key .. 'x')), kept[2] or '' }
+      local row = figures_of(q, redis.call('ZCARD', key .. 'd'), redis.call('ZCARD', key .. 'x'))
+      rows[#rows + 1] = { name, row, kept[2] or '' }
     end
   end
   return { now, 0, rows, found[#found] or '' }
@@ -1500,6 +1497,114 @@ local function sums(K, A)
     end
   end
   return { all[1], 0, row or {}, #all[3], all[4] }
+end
+
+---------------------------------------------------------------------------------------------------------------------
+-- Repair: what agrees with nothing
+---------------------------------------------------------------------------------------------------------------------
+
+-- Returns the sizes of the bodies with these ids together, and that of the largest.
+local function sizes_of(u, ids)
+  local sum, largest = 0, 0
+  for first = 1, #ids, 16 do
+    local last = math.min(first + 15, #ids)
+    for _, value in ipairs(redis.call('HMGET', u.K[H], unpack(ids, first, last))) do
+      local size = #value - head_length(value)
+      sum, largest = sum + size, math.max(largest, size)
+    end
+  end
+  return sum, largest
+end
+
+-- Compares what a queue says with what it holds. No function leaves it otherwise, but hands from outside may, and a
+-- server that lost a part of its files. ARGV: 3 whether to mend it, 4 how many fields h may have: this is one step.
+--
+-- Answers 'large' and their number if there are more. Else: messages that were nowhere, which are made ready; entries
+-- without a message, which go; entries of messages that are elsewhere as well, which go, so that a leased message is
+-- given to no other consumer; notes of messages that are gone; and 1 if its figures were wrong.
+local function repair(K, A)
+  local u, is_mending = begin(K, A), A[3] == '1'
+  local fields = redis.call('HLEN', K[H])
+  if not u.q and fields == 0 then return missing(u) end
+  if fields > tonumber(A[4]) then return answer(u, 'large', fields) end
+  if is_mending then ensure(u, 0) end
+  local bodies, notes, highest = {}, {}, 0
+  for _, field in ipairs(redis.call('HKEYS', K[H])) do
+    if string.find(field, '^%d+$') then
+      bodies[field] = true
+      highest = math.max(highest, tonumber(field))
+    elseif string.find(field, '^c%d+$') then
+      notes[#notes + 1] = field
+    end
+  end
+  local place_of, strays, doubles = {}, 0, 0
+  -- Those that consumers know of come first, for there they stay.
+  for _, place in ipairs({ X, D, B, L }) do
+    local key = K[place]
+    local members = place == L and redis.call('LRANGE', key, 0, -1) or redis.call('ZRANGE', key, 0, -1)
+    for _, member in ipairs(members) do
+      local id = member
+      if place == X or place == D then
+        id = #member >= 16 and id_of(member)
+        id = id and string.format('%d', id)
+      end
+      if id and bodies[id] and not place_of[id] then
+        place_of[id] = place
+      else
+        if id and bodies[id] then doubles = doubles + 1 else strays = strays + 1 end
+        if is_mending then
+          if place ~= L then
+            redis.call('ZREM', key, member)
+          elseif id and place_of[id] == L then
+            redis.call('LREM', key, -1, member) -- the last, for the first is the one that counts
+          else
+            redis.call('LREM', key, 1, member)
+          end
+        end
+      end
+    end
+  end
+  for _, member in ipairs(redis.call('ZRANGE', K[M], 0, -1)) do
+    local id = #member >= 16 and id_of(member)
+    if not id or place_of[string.format('%d', id)] ~= B then
+      strays = strays + 1
+      if is_mending then redis.call('ZREM', K[M], member) end
+    end
+  end
+  local ids, lost, idle_notes = {}, {}, {}
+  for id in pairs(bodies) do
+    ids[#ids + 1] = id
+    if not place_of[id] then lost[#lost + 1] = id end
+  end
+  for _, field in ipairs(notes) do
+    if not bodies[string.sub(field, 2)] then idle_notes[#idle_notes + 1] = field end
+  end
+  if is_mending then
+    in_pieces('HDEL', K[H], idle_notes)
+    for _, id in ipairs(lost) do
+      local value = kept(u, id)
+      local priority, expires = read_head(value)
+      make_ready(u, id, priority, #value - head_length(value), expires)
+    end
+  end
+  local q = u.q or newborn(K[H], u.born)
+  local bytes, largest = sizes_of(u, ids)
+  local true_figures = {
+    [COUNT] = #ids, [BYTES] = bytes, [LINED] = redis.call('ZCARD', K[B]), [NOTED] = #notes - #idle_notes,
+    [OUT] = redis.call('LLEN', K[O]),
+  }
+  local is_wrong = q[NEXT] <= highest or q[LARGEST] < largest
+  q[NEXT], q[LARGEST] = math.max(q[NEXT], highest + 1), math.max(q[LARGEST], largest)
+  for place, number in pairs(true_figures) do
+    if q[place] ~= number and not (is_mending and place == LINED and q[place] == number - #lost) then is_wrong = true end
+    q[place] = number
+  end
+  if is_mending then
+    q[DUE] = earliest(first_time(K[X]), first_time(K[D]), first_time(K[M]))
+    q[INDEXED], u.sent, u.new = 0, q[OUT] > 0, true
+    save(u)
+  end
+  return answer(u, #lost, strays, doubles, #idle_notes, is_wrong and 1 or 0)
 end
 
 ---------------------------------------------------------------------------------------------------------------------
@@ -1536,4 +1641,5 @@ offer('sweep', sweep, 'allow-oom')
 offer('due', due, 'allow-oom')
 offer('figures', figures, 'no-writes')
 offer('sums', sums, 'no-writes')
+offer('repair', repair, 'allow-oom')
 offer('version', version, 'no-writes')

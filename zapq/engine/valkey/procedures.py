@@ -51,6 +51,8 @@ MOVED_AT_ONCE = 1000
 """Messages that change queues at once."""
 MAX_CHAIN = 100
 """Queues whose dead letters go from one to the next: more are taken for a circle."""
+MOST_REPAIRED = 200_000
+"""Messages of a queue that can be repaired: some 0.5 s, in which the server serves no one else."""
 ATTEMPTS = 10
 """Times a change is tried while others change the same."""
 
@@ -74,6 +76,21 @@ class Swept(NamedTuple):
     """Queues with messages for other queues."""
     more: bool
     """Whether there is more to do now."""
+
+
+class Repaired(NamedTuple):
+    """What a repair of a queue has found, and mended if it was to."""
+
+    lost: int
+    """Messages that were nowhere; they are ready again."""
+    strays: int
+    """Entries without a message; they are removed."""
+    doubles: int
+    """Entries of messages that were elsewhere as well; they are removed."""
+    notes: int
+    """Notes of messages that are gone; they are removed."""
+    figures: bool
+    """Whether the figures of the queue were wrong; they are right now."""
 
 
 def of(codec: Codec, operation: Operation) -> Procedure:
@@ -345,3 +362,20 @@ def sweep(codec: Codec, shards: Sequence[int]) -> Procedure:
             if said[1]:
                 outboxes.append(name)
     return Swept(outboxes, more)
+
+
+def repair(codec: Codec, queue: str, *, mend: bool) -> Procedure:
+    """Compare what a queue says with what it holds, and mend it if `mend`; returns `Repaired`.
+
+    Raises `QueueInUse` for a queue of more than `MOST_REPAIRED` messages, for that is one step of the server.
+    """
+    said = _only(
+        (yield [codec.step(b"repair", queue, b"1" if mend else b"0", b"%d" % MOST_REPAIRED)]),
+    )
+    if said[2] == b"large":
+        raise QueueInUse(
+            f"The queue {queue} has {said[3]} entries, too many for one step. Have consumers empty it first.",
+            queue=queue,
+        )
+    lost, strays, doubles, notes, figures = said[2:]
+    return Repaired(lost, strays, doubles, notes, bool(figures))

@@ -102,7 +102,9 @@ class Bench:
 
     def table(self, sizes: Sequence[int]) -> None:
         """Print what all rounds say."""
-        print("| us of Valkey / of ours a message, operations in a call |" + "".join(f" {each} |" for each in sizes))
+        print(
+            "| us of Valkey / of ours a message, operations in a call |" + "".join(f" {each} |" for each in sizes)
+        )
         print("| --- |" + " --: |" * len(sizes))
         names = dict.fromkeys(name for name, _ in self.costs)
         for name in names:

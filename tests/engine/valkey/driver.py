@@ -115,12 +115,13 @@ class Driver:
 
     def sweep(self, queues: Iterable[str]) -> None:
         """Do all that is due in these queues, and move what waits in their outboxes."""
-        while True:
+        for _ in range(100):
             swept: Swept = self.run(procedures.sweep(self.codec, sorted({keys.shard_of(each) for each in queues})))
             self.outboxes.update(dict.fromkeys(swept.outboxes))
             self.flush()
             if not swept.more and not swept.outboxes:
                 return
+        raise AssertionError("there is always more to do")
 
 
 class Lent:

@@ -233,6 +233,12 @@ def test_a_call_for_many_consumers_ends_at_8_mib_and_the_others_ask_again(driver
     assert [type(each) for each in driver.ask([Take("a", LEASE)] * 3)] == [Delivery, Delivery, Nothing]
 
 
+def test_a_paused_queue_gives_nothing_to_many_consumers(driver: Driver) -> None:
+    driver.one(Enqueue("a", b"1"))
+    driver.one(SetPaused("a", True))
+    assert driver.ask([Take("a", Want(3)), Take("a", Want(3)), Take("a", ONE)]) == [Nothing("paused", inf)] * 3
+
+
 def test_an_acknowledgement_is_repeated_without_harm_also_in_one_call(driver: Driver) -> None:
     driver.ask([Enqueue("a", b"1"), Enqueue("a", b"22")])
     first, second = lease(driver), lease(driver)

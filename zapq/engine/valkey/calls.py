@@ -480,18 +480,26 @@ class Codec:
         common = common.decode()
         lender = self._lender(queue)
         for request, [number, limit, is_lease, _] in enumerate(requests):
-            counts: Any = numbers[request] if request < len(numbers) else 0
+            counts: Any = numbers[request] if request < len(numbers) else ()
             for consumer in range(number):
                 if len(outcomes) >= looked:
                     outcomes.append(AGAIN)
                     continue
-                count = int(consumer < counts) if limit == 1 else counts[consumer]
+                if limit == 1:
+                    count = int(consumer < counts)
+                else:
+                    count = counts[consumer] if consumer < len(counts) else 0  # a paused queue has none
                 if not count:
                     outcomes.append(nothing)
                     continue
                 last = place + count
                 if is_lease:
-                    how = f"-{common}{lasts[request]:08x}", ends[request] / 1000 + ours, lasts[request] / 1000, queue
+                    how = (
+                        f"-{common}{lasts[request]:08x}",
+                        ends[request] / 1000 + ours,
+                        lasts[request] / 1000,
+                        queue,
+                    )
                     given: Any = [
                         _lease(ids[each], values[each], noted.get(each + 1), ours, how)
                         for each in range(place, last)

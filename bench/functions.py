@@ -3,8 +3,8 @@
     scripts/bench functions
     scripts/bench functions --server redis-server --rounds 9
 
-Starts a server on one core, and from the other asks it as a front end does: for so many operations in each call, one
-call after the other. Prints the microseconds of the server's CPU for each message, the median of the rounds and,
+Starts a server on one core, and from the other asks it as a front end does: for so many operations in each call,
+one call after the other. Prints the microseconds of the server's CPU for each message, the median of the rounds and,
 after the slash, ours for making the call and reading its answer.
 """
 

@@ -754,7 +754,7 @@ def test_nothing_is_found_in_a_queue_that_is_well(driver: Driver) -> None:
 
 
 def test_what_agrees_with_nothing_is_found_and_mended(driver: Driver, clock: Clock) -> None:
-    h, line, ranked, delayed, leases, mortal, *_ = keys.queue_keys("a")
+    h, line, ranked, delayed, _, mortal, *_ = keys.queue_keys("a")
     driver.ask([Enqueue("a", b"%d" % each) for each in range(6)])
     driver.one(Put(b"late", Terms(delay=9.0, ttl=99.0), queue="a"))
     held = lease(driver)

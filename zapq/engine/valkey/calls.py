@@ -485,10 +485,7 @@ class Codec:
                 if len(outcomes) >= looked:
                     outcomes.append(AGAIN)
                     continue
-                if limit == 1:
-                    count = int(consumer < counts)
-                else:
-                    count = counts[consumer] if consumer < len(counts) else 0  # a paused queue has none
+                count = int(consumer < counts) if limit == 1 else counts[consumer]
                 if not count:
                     outcomes.append(nothing)
                     continue

@@ -819,7 +819,9 @@ local function take(K, A)
     local from, is_cut = #taken[1], false
     if q[PAUSED] == 1 then
       looked = looked + number
-      numbers[at - 4] = limit == 1 and 0 or {}
+      local none = {}
+      for consumer = 1, number do none[consumer] = 0 end
+      numbers[at - 4] = limit == 1 and 0 or none
     elseif limit == 1 then
       -- What is given to many consumers is bounded together.
       room = room - pop(u, number, got == 0 and MAX_BATCH_BYTES or room, taken)

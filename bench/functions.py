@@ -4,8 +4,8 @@
     scripts/bench functions --server redis-server --rounds 9
 
 Starts a server on one core, and from the other asks it as a front end does: for so many operations in each call,
-one call after the other. Prints the microseconds of the server's CPU for each message, the median of the rounds and,
-after the slash, ours for making the call and reading its answer.
+one call after the other. Prints the microseconds of the server's CPU for each message, the median of the rounds;
+after the slash, our own for making the call and reading its answer.
 """
 
 from __future__ import annotations

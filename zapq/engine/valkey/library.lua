@@ -860,16 +860,18 @@ local function take(K, A)
       if is_lease then
         local suffix = string.format('-%s%08x%08x-', nonce, q[TAG], visibility)
         local over = ends[at - 4] + LEASE_SLACK
-        local members = {}
+        -- Written once: to write a number costs as much as the rest of this.
+        local score, tails, members, next_member = string.format('%.0f', over), {}, {}, 1
         for place = from + 1, last do
-          local note = notes[place]
-          local receipt
-          if note then
-            receipt = badge(note[1], note[2], ids[place])
-          else
-            receipt = string.format('90%012x', ids[place])
+          local note, size = notes[place], sizes[place]
+          local tail = tails[size]
+          if not tail then
+            tail = suffix .. string.format('%x', size)
+            tails[size] = tail
           end
-          members[#members + 1], members[#members + 2] = over, receipt .. suffix .. string.format('%x', sizes[place])
+          local first = note and badge(note[1], note[2], ids[place]) or string.format('90%012x', ids[place])
+          members[next_member], members[next_member + 1] = score, first .. tail
+          next_member = next_member + 2
         end
         in_pieces('ZADD', K[X], members)
         q[RECEIVED] = q[RECEIVED] + last - from

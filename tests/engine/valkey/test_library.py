@@ -13,7 +13,7 @@ from tests.engine.valkey.servers import Connection, Server, ServerError
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys, library, procedures
-from zapq.engine.valkey.calls import AGAIN, Caps, Waiting, error_of, outbox_waits, server_time
+from zapq.engine.valkey.calls import AGAIN, Caps, Waiting, error_of, outbox_waits, server_time, weight_of
 from zapq.errors import KeyReused, QueueFull, QueueInUse, QueueNotFound, ReceiptExpired, TooManyQueues
 from zapq.limits import MAX_BATCH_BYTES, MIB
 from zapq.service.operations import (
@@ -26,6 +26,7 @@ from zapq.service.operations import (
     Enqueue,
     List,
     Nothing,
+    Operation,
     Peek,
     Purge,
     Put,
@@ -237,6 +238,20 @@ def test_a_paused_queue_gives_nothing_to_many_consumers(driver: Driver) -> None:
     driver.one(Enqueue("a", b"1"))
     driver.one(SetPaused("a", True))
     assert driver.ask([Take("a", Want(3)), Take("a", Want(3)), Take("a", ONE)]) == [Nothing("paused", inf)] * 3
+
+
+def test_a_call_for_many_batches_ends_at_2000_messages(driver: Driver, clock: Clock) -> None:
+    for _ in range(4):
+        driver.one(Put((b"",) * 1000, queue="a"))
+    outcomes = driver.make(driver.codec.call([Take("a", MANY)] * 4, clock()))
+    assert [type(each) for each in outcomes[:2]] == [Delivery] * 2
+    assert outcomes[2:] == [AGAIN] * 2
+
+
+def test_operations_weigh_what_they_store_or_settle() -> None:
+    settle = Settle("a", [Settlement(receipt="")] * 7)
+    operations: list[Operation] = [Enqueue("a", b""), Put((b"",) * 9), settle, Take("a", MANY)]
+    assert [weight_of(each) for each in operations] == [1, 9, 7, 1]
 
 
 def test_an_acknowledgement_is_repeated_without_harm_also_in_one_call(driver: Driver) -> None:

@@ -66,13 +66,22 @@ from zapq.service.queue_state import QueueInfo, fingerprint_of, terms_of
 from zapq.service.waiting import Deliveries, Lender
 
 MAX_RUN = 512
-"""Operations of one call at most: some 5 ms of the server."""
+"""Operations of one call at most: some 3 ms of the server."""
+MAX_WEIGHT = 2000
+"""Messages that those of one call store or settle, at most, unless one of them alone has more: some 10 ms."""
 _RECEIPT = re.compile("[0-9][01][0-9a-f]{12}-[0-9a-f]{28}-[0-9a-f]{1,8}")
 _DOUBLE = struct.Struct(">d")
 _ACTIONS = {"ack": 0, "release": 1, "extend": 2}
 _OF_ANOTHER = 9
 _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 _settings: Callable[[bytes], QueueSettings] = msgspec.msgpack.Decoder(QueueSettings).decode
+
+
+def weight_of(operation: Operation) -> int:
+    """Return how many messages an operation stores or settles; those it takes, the library bounds itself."""
+    if isinstance(operation, Put) and not isinstance(operation.content, bytes):
+        return len(operation.content)
+    return len(operation.settlements) if isinstance(operation, Settle) else 1
 
 
 class _Again:

@@ -204,6 +204,11 @@ local function save(u, fields)
   end
   if u.ended then forget_ends(u) end
   if q[WAITED] == 1 and u.ready > 0 and q[PAUSED] == 0 then wake(u) end
+  if u.rate then
+    fields = fields or { '', '', '' }
+    local at = #fields
+    fields[at + 1], fields[at + 2] = 'r', u.rate
+  end
   if fields then
     fields[1], fields[2], fields[3] = K[H], 's', cmsgpack.pack(q)
     redis.call('HSET', unpack(fields))
@@ -502,7 +507,7 @@ end
 
 local function refuse(u, limit, cap, current, most, over)
   local q = u.q
-  q[REFUSED], u.refused = q[REFUSED] + 1, true
+  q[REFUSED] = q[REFUSED] + 1
   if cap == 'max_bytes' then over = over / math.max(q[BYTES] / math.max(q[COUNT], 1), 1) end
   return { 'full', limit, cap, current, most, retry_after(u, over) }
 end
@@ -521,7 +526,7 @@ local function put(K, A)
   if refusal then return { u.now, 0, refusal } end
   local q, settings = u.q, u.settings
   if q[COUNT] == 0 then q[LARGEST] = 0 end
-  local default_ttl = settings.ttl and settings.ttl * 1000 or 0
+  local default_ttl = settings.ttl and math.max(math.floor(settings.ttl * 1000 + 0.5), 1) or 0
   local ticked = false
   -- What is written at the end, by key
   local fields, line, ranked, delayed, mortal, claims = { '', '', '' }, {}, {}, {}, {}, {}
@@ -637,7 +642,6 @@ local function put(K, A)
   in_pieces('ZADD', K[D], delayed)
   in_pieces('ZADD', K[M], mortal)
   q[LINED] = q[LINED] + #ranked / 2
-  if u.rate then fields[#fields + 1], fields[#fields + 2] = 'r', u.rate end
   if stored > AT_ONCE then
     for first = 4, #fields, AT_ONCE do
       redis.call('HSET', K[H], unpack(fields, first, math.min(first + AT_ONCE - 1, #fields)))
@@ -841,7 +845,7 @@ local function take(K, A)
       local each = {}
       numbers[at - 4] = each
       for consumer = 1, number do
-        if got > 0 and room < MAX_BATCH_BYTES / 2 then
+        if got > 0 and (room < MAX_BATCH_BYTES / 2 or #taken[1] >= AT_ONCE) then
           is_cut = true
           break
         end

@@ -2,10 +2,12 @@
 
     scripts/bench functions
     scripts/bench functions --server redis-server --rounds 9
+    scripts/bench functions --replicated
 
 Starts a server on one core, and from the other asks it as a front end does: for so many operations in each call,
 one call after the other. Prints the microseconds of the server's CPU for each message, the median of the rounds;
-after the slash, our own for making the call and reading its answer.
+after the slash, our own for making the call and reading its answer. With `--replicated` the server has a replica,
+and writes all it does to a file each second.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ import click
 
 from bench import rig
 from tests.engine.valkey.driver import PLENTY
-from tests.engine.valkey.servers import Connection, redis_program, running, valkey_program
+from tests.engine.valkey.servers import Connection, free_ports, redis_program, running, valkey_program
 from zapq.core.message import Draft, Lease, Properties
 from zapq.engine.valkey import library
 from zapq.engine.valkey.calls import Codec
@@ -112,7 +115,8 @@ class Bench:
             for size in sizes:
                 rounds = self.costs.get((name, size))
                 cells.append("" if rounds is None else " / ".join(_median(rounds, which) for which in (0, 1)))
-            print(f"| {name} |" + "".join(f" {each} |" for each in cells))
+            if any(cells):
+                print(f"| {name} |" + "".join(f" {each} |" for each in cells))
 
 
 def _settle(lease: Lease, action: Any = "ack") -> SettleOne:
@@ -130,21 +134,29 @@ _PROGRAMS: dict[str, Callable[[], str | None]] = {"valkey": valkey_program, "red
 @click.option("--server", "name", type=click.Choice(sorted(_PROGRAMS)), default="valkey")
 @click.option("--messages", default=6_000, help="Messages of each round.")
 @click.option("--rounds", default=5)
+@click.option("--replicated", is_flag=True, help="With a replica, and a file that is written each second.")
 @click.option("--together", "sizes", multiple=True, type=int, default=(1, 16, 32, 128), show_default=True)
-def main(name: str, messages: int, rounds: int, sizes: tuple[int, ...]) -> None:
+def main(name: str, messages: int, rounds: int, replicated: bool, sizes: tuple[int, ...]) -> None:
     """Measure what each function of the library costs."""
     program = _PROGRAMS[name]()
     if program is None:
         raise click.ClickException(f"{name} is not installed.")
-    print(f"{name}, {rig.machine()}")
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        running(program, Path(directory) / "server") as server,
-        server.connect() as connection,
-        rig.on_the_other_core(),
-    ):
+    available = os.sched_getaffinity(0)
+    print(f"{name}{' with a replica' if replicated else ''}, {rig.machine()}")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ports = free_ports(2) if replicated else [0, 0]
+        options = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"] if replicated else []
+        server = stack.enter_context(running(program, directory / "server", *options, port=ports[0]))
+        connection = stack.enter_context(server.connect())
+        if replicated:
+            follow = ["--replicaof", "127.0.0.1", str(ports[0])]
+            stack.enter_context(running(program, directory / "replica", *follow, port=ports[1]))
+            while b"state=online" not in connection.call("INFO", "replication"):
+                time.sleep(0.1)
+        stack.enter_context(rig.on_the_other_core())
         pid = server.process.pid
-        core = min(os.sched_getaffinity(os.getppid()) or {0})
+        core = min(available)
         for task in os.listdir(f"/proc/{pid}/task"):
             os.sched_setaffinity(int(task), {core})
         connection.call("FUNCTION", "LOAD", library.TEXT)

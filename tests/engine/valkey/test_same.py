@@ -5,6 +5,7 @@ Several operations travel in one call there, and are done one after the other he
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import inf
 from typing import Any
 
@@ -21,9 +22,10 @@ from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import MessageView, QueueStats
 from zapq.engine.local import LocalEngine
+from zapq.engine.valkey import procedures
 from zapq.engine.valkey.calls import Caps
 from zapq.engine.valkey.procedures import Sums
-from zapq.errors import ZapqError
+from zapq.errors import QueueNotFound, ZapqError
 from zapq.service.open import open_service
 from zapq.service.operations import (
     ChangeSettings,
@@ -267,6 +269,11 @@ async def play(steps: list[Any], server: Server, data_dir: str) -> None:
                 got = driver.ask(others)
                 shown = [here.shown(each) for each in expected]
                 assert [there.shown(each) for each in got] == shown, step
+            for name in NAMES:
+                with suppress(QueueNotFound):
+                    # All that is kept of it agrees.
+                    found = driver.run(procedures.repair(driver.codec, name, mend=False))
+                    assert found == (0, 0, 0, 0, False), name
 
 
 def _examples() -> int:

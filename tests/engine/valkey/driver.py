@@ -57,9 +57,13 @@ class Driver:
         self._bits += 1
         return self._bits
 
+    def connection_of(self, call: Call) -> Connection:
+        """Return the connection that a call is made on."""
+        return self.connection
+
     def make(self, call: Call) -> list[Any]:
         """Make one call and return its outcomes."""
-        reply = self.connection.call(*call.command(self.epoch))
+        reply = self.connection_of(call).call(*call.command(self.epoch))
         self.replies = reply
         if call.queue and outbox_waits(reply):
             self.outboxes[call.queue] = None

@@ -13,7 +13,7 @@ from tests.engine.valkey.servers import Connection, Server, ServerError
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys, library, procedures
-from zapq.engine.valkey.calls import AGAIN, Caps, Waiting, error_of, outbox_waits, server_time, weight_of
+from zapq.engine.valkey.calls import AGAIN, Call, Caps, Waiting, error_of, outbox_waits, server_time, weight_of
 from zapq.errors import KeyReused, QueueFull, QueueInUse, QueueNotFound, ReceiptExpired, TooManyQueues
 from zapq.limits import MAX_BATCH_BYTES, MIB
 from zapq.service.operations import (
@@ -24,6 +24,7 @@ from zapq.service.operations import (
     Delivery,
     Describe,
     Enqueue,
+    Find,
     List,
     Nothing,
     Operation,
@@ -426,6 +427,33 @@ def test_a_receipt_of_a_lost_lease_fits_no_later_one_of_the_same_message(driver:
     with pytest.raises(ReceiptExpired):
         driver.one(ack(lost.receipt))
     assert driver.one(Describe("a")).stats.leased == 1
+
+
+def test_dead_letters_are_not_taken_for_those_that_a_failover_has_lost(driver: Driver) -> None:
+    driver.one(Configure("a", QueueSettings(max_receives=1, dead_letter="dead")))
+    driver.ask([Enqueue("a", b"1"), Enqueue("a", b"2")])
+    call = driver.connection.call
+    names = [key for key in keys.queue_keys("a") if call("EXISTS", key)]
+    before = {key: call("DUMP", key) for key in names}
+    release = Settlement(receipt=lease(driver).receipt, action="release")
+    driver.one(SettleOne("a", release))
+    assert [each.body for each in driver.one(Peek("dead"))] == [b"1"]
+    # The new master of the one queue, not of the other, had not heard of any of this.
+    call("DEL", *keys.queue_keys("a"))
+    for key, dump in before.items():
+        call("RESTORE", key, 0, dump)
+    driver.epoch = b"654321"
+    lease(driver)
+    driver.one(SettleOne("a", Settlement(receipt=lease(driver).receipt, action="release")))
+    assert [each.body for each in driver.one(Peek("dead"))] == [b"1", b"2"]
+
+
+def test_what_went_back_is_not_sent_back_again_without_knowing(driver: Driver) -> None:
+    """A message that was given for good, came back, and was given to another consumer, comes back no more."""
+    driver.ask([Enqueue("a", b"1"), Enqueue("a", b"2")])
+    given, leased = driver.one(Take("a", ONE)).given, driver.one(Take("a", LEASE)).given
+    assert not driver.codec.give_back("a", given, 0.0).repeatable
+    assert driver.codec.give_back("a", leased, 0.0).repeatable
 
 
 # Over the memory limit
@@ -834,19 +862,49 @@ def test_an_idle_queue_needs_little_memory(driver: Driver) -> None:
     assert used / 1000 < 400
 
 
+class ClusterDriver(Driver):
+    """A front end of a cluster: each call goes to the master of its shard."""
+
+    def __init__(self, connections: list[Connection], clock: Clock) -> None:
+        super().__init__(connections[0], clock)
+        self._connections = connections
+
+    def connection_of(self, call: Call) -> Connection:
+        return self._connections[keys.slot_of(call.shard) // 5462]
+
+
 def test_every_verb_names_all_its_keys(cluster: list[Server], clock: Clock) -> None:
     """A cluster refuses a function that touches a key of another slot."""
-    place = keys.slot_of(keys.shard_of("a")) * 3 // 16384
-    with cluster[place].connect() as connection:
-        connection.call("FUNCTION", "LOAD", "REPLACE", library.text(test=True))
-        driver = Driver(connection, clock)
-        driver.one(Put(b"1", key="k", queue="a"))
-        driver.ask([Put(b"2", Terms(ttl=9.0, delay=1.0), queue="a"), Enqueue("a", b"3")])
-        held = lease(driver)
-        driver.one(SettleOne("a", Settlement(receipt=held.receipt, action="release")))
-        driver.ask([Take("a", ONE, 5.0)] * 9, Waiting(9))
-        driver.one(Describe("a"))
-        clock.now += 99
-        driver.run(procedures.sweep(driver.codec, [keys.shard_of("a")]))
-        driver.one(Purge("a"))
-        driver.one(Delete("a"))
+    with cluster[0].connect() as one, cluster[1].connect() as two, cluster[2].connect() as three:
+        for each in (one, two, three):
+            each.call("FUNCTION", "LOAD", "REPLACE", library.text(test=True))
+        driver = ClusterDriver([one, two, three], clock)
+        names = ["alpha", "beta", "gamma", "delta", "mail", "jobs"]
+        assert len({keys.slot_of(keys.shard_of(name)) // 5462 for name in [*names, "dead"]}) == 3
+        for name in names:
+            driver.one(Configure(name, QueueSettings(max_receives=2, dead_letter="dead")))
+            driver.one(Put(b"1", key="k", queue=name))
+            driver.ask([Put(b"2", Terms(ttl=9.0, delay=1.0), queue=name), Enqueue(name, b"3")])
+            for _ in range(2):
+                release = Settlement(receipt=lease(driver, name).receipt, action="release")
+                driver.one(SettleOne(name, release))
+            driver.one(Enqueue(name, b"4"))
+            given = driver.one(Take(name, ONE))
+            given.queue.return_undelivered(given.given)
+            given.queue.note_uncertain_delivery(1)
+            driver.ask([Take(name, ONE, 5.0)] * 9, Waiting(9))
+            driver.make(driver.codec.leave(name))
+            driver.one(SetPaused(name, True))
+            driver.one(Find(name, 2))
+            clock.now += 99
+        assert len(driver.one(Peek("dead"))) == 6
+        assert driver.one(Redrive("dead")).moved == 6
+        driver.sweep(names)
+        assert [each.stats.ready for each in driver.one(List()) if each.name in names] == [1] * 6
+        for name in names:
+            assert driver.run(procedures.repair(driver.codec, name, mend=True)) == (0, 0, 0, 0, False)
+            assert driver.one(Purge(name)) == 1
+            driver.one(Delete(name))
+        driver.one(Delete("dead"))
+        sums = driver.one(Stats())
+        assert (sums.queues, sums.stats.dead_lettered, sums.stats.redriven, sums.uncertain) == (0, 6, 6, 6)

@@ -528,7 +528,10 @@ class Codec:
         messages = [each for each in given if isinstance(each, Message)]
         about = [_about(each.id, each.properties, now) for each in messages]
         bodies = [each.body for each in messages]
-        return self._asked(b"give_back", queue, [_pack((0, receipts, about)), *bodies], _none)
+        # A message that is put back may be given to another consumer before this is repeated, and then be there twice.
+        return self._asked(
+            b"give_back", queue, [_pack((0, receipts, about)), *bodies], _none, repeatable=not messages
+        )
 
     def note_uncertain(self, queue: str, number: int) -> Call:
         """Return the call that counts messages that may or may not have been handed over."""

@@ -138,9 +138,10 @@ local function begin(K, A)
   if found[2] then u.settings = cmsgpack.unpack(found[2]) end
   local q = u.q
   if q and q[EPOCH] ~= A[1] and q[EPOCH_BEFORE] ~= A[1] then
-    -- Another master: it may not know of the last ids. Not if the id is the one before, for a master can get
-    -- another replication id while front ends are connected, which then tell the old one for a while.
-    if q[EPOCH] ~= '' then q[NEXT] = q[NEXT] + IDS_SKIPPED end
+    -- Another master: it may not know of the last ids, nor of the last entries of the outbox, whose numbers other
+    -- queues have seen. Not if the epoch is the one before, for a master can get another replication id while front
+    -- ends are connected, which then tell the old one for a while.
+    if q[EPOCH] ~= '' then q[NEXT], q[SENT] = q[NEXT] + IDS_SKIPPED, q[SENT] + IDS_SKIPPED end
     q[EPOCH_BEFORE], q[EPOCH], u.changed = q[EPOCH], A[1], true
   end
   return u

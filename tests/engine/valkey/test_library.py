@@ -721,6 +721,19 @@ def test_a_front_end_without_consumers_leaves_the_line(
     assert told(listeners[0]) == []
 
 
+def test_a_front_end_without_consumers_has_the_next_one_told(
+    driver: Driver, clock: Clock, listeners: list[Connection]
+) -> None:
+    other = Driver(driver.connection, clock, name="f2")
+    driver.ask([Take("a", ONE, 5.0)], Waiting(1))
+    clock.now += 1
+    other.ask([Take("a", ONE, 5.0)], Waiting(1))
+    driver.one(Enqueue("a", b"1"))
+    assert [told(each) for each in listeners] == [[b"+a"], []]
+    driver.make(driver.codec.leave("a"))  # its consumer has left by now
+    assert [told(each) for each in listeners] == [[], [b"+a"]]
+
+
 def test_those_that_wait_hear_of_the_end_of_their_queue(driver: Driver, listeners: list[Connection]) -> None:
     driver.one(Configure("a", QueueSettings()))
     driver.ask([Take("a", ONE, 5.0)], Waiting(1))

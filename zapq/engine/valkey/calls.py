@@ -528,7 +528,7 @@ class Codec:
         messages = [each for each in given if isinstance(each, Message)]
         about = [_about(each.id, each.properties, now) for each in messages]
         bodies = [each.body for each in messages]
-        # A message that is put back may be given to another consumer before this is repeated, and then be there twice.
+        # A message that is back may be given to another consumer before this is repeated, and then be there twice.
         return self._asked(
             b"give_back", queue, [_pack((0, receipts, about)), *bodies], _none, repeatable=not messages
         )
@@ -538,7 +538,10 @@ class Codec:
         return self._asked(b"give_back", queue, [_pack((number, (), ()))], _none, repeatable=False)
 
     def leave(self, queue: str) -> Call:
-        """Return the call that takes this front end out of the line for consumers of a queue."""
+        """Return the call that takes this front end out of the line for consumers of a queue.
+
+        If it was told of a message that it has no consumer for any more, the next front end is told instead.
+        """
         return self._asked(b"leave", queue, [self.front_end.encode()], _none)
 
     def _settle(self, run: Run, operations: Sequence[Any], now: float) -> Call:

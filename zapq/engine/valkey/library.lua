@@ -33,7 +33,7 @@
 -- function asks for more than 7,999 values at once.
 --
 -- Functions are named with every key they touch: while a slot moves key by key, the server then answers TRYAGAIN,
--- and no function sees half a queue. Only `figures`, which changes nothing, looks further.
+-- and no function sees half a queue. Only `figures` and `sums`, which change nothing, look further.
 
 local TEST = false -- whether callers may say what time it is
 local VERSION = 1
@@ -53,8 +53,8 @@ local REDRIVE_LOOKS = @REDRIVE_LOOKS@
 local TICKS = 1000 -- of each kind done in one call: some 10 ms
 local AT_ONCE = 2000 -- elements given to one command: well below what Lua's stack holds
 local ENDS_KEPT = 3600000 -- milliseconds for which it is known how a lease ended ...
-local WAITING_KEPT = 60000 -- milliseconds for which a line of front ends is kept that none of them renews
 local MOST_ENDS = 100000 -- ... unless so many others have ended since
+local WAITING_KEPT = 60000 -- milliseconds for which a line of front ends is kept that none of them renews
 local IDS_SKIPPED = 1048576 -- what a failover may have lost is given no second time
 
 local STEP = 281474976710656 -- 2^48: a rank is exact in a double, up to 2^48 ids and priority 9
@@ -71,7 +71,7 @@ local INDEXED = 5 -- what the shard's index says of that
 local PAUSED = 6
 local LINED = 7 -- ids in b
 local NOTED = 8 -- fields `c ID` in h
-local LARGEST = 9 -- bytes of the largest value there was
+local LARGEST = 9 -- bytes of the largest body there was since the queue was empty
 local WAITED = 10 -- whether there may be front ends in w
 local OUT = 11 -- messages in the outbox
 local SENT = 12 -- the number of the last one there was
@@ -1451,7 +1451,8 @@ end
 ---------------------------------------------------------------------------------------------------------------------
 
 -- Returns the names of queues in which something is due, at most ARGV[3], and lets others not see them for ARGV[4]
--- milliseconds: whoever asked calls `due` for each. If it does not, they are seen again then. KEYS: 1 due, 2 queues.
+-- milliseconds: the front end that asked calls `due` for each. If it does not, they are seen again then.
+-- KEYS: 1 due, 2 queues.
 local function sweep(K, A)
   local now = time()
   if A[2] ~= '' and TEST then now = tonumber(A[2]) end

@@ -194,7 +194,6 @@ class Side:
         if isinstance(outcome, Nothing):
             return outcome.why, _rounded(outcome.next_visible_in)
         if isinstance(outcome, QueueInfo):
-            # A queue of that was made and used for nothing had counted a refusal, too.
             return msgspec.structs.replace(outcome, waiting=0)
         if isinstance(outcome, ServiceStats | Sums):
             stats: QueueStats = outcome.queue if isinstance(outcome, ServiceStats) else outcome.stats

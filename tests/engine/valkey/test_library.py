@@ -809,6 +809,47 @@ def test_nothing_is_found_in_a_queue_that_is_well(driver: Driver) -> None:
         assert driver.run(procedures.repair(driver.codec, "a", mend=mend)) == (0, 0, 0, 0, False)
 
 
+@pytest.mark.parametrize("how", ["dequeued", "acked", "acked late", "given back", "over", "dead", "redriven"])
+def test_nothing_is_left_of_a_message_that_came_back_and_is_gone(driver: Driver, clock: Clock, how: str) -> None:
+    if how in {"dead", "redriven"}:
+        driver.one(Configure("a", QueueSettings(max_receives=2, dead_letter="dead")))
+    driver.ask([Put(b"1", Terms(ttl=15.0), queue="a"), Enqueue("a", b"2")])
+    for each in [lease(driver), lease(driver)]:
+        driver.one(SettleOne("a", Settlement(receipt=each.receipt, action="release")))
+    if how == "dequeued":
+        driver.one(Take("a", Want(2)))
+    elif how == "acked":
+        driver.ask([ack(lease(driver).receipt), ack(lease(driver).receipt)])
+    elif how == "acked late":
+        receipts = [lease(driver).receipt, lease(driver).receipt]
+        clock.now += 11
+        driver.ask([ack(each) for each in receipts])
+    elif how == "given back":
+        for _ in range(2):
+            for want in (Want(2), MANY):
+                delivery = driver.one(Take("a", want))
+                delivery.queue.return_undelivered(delivery.given)
+        driver.one(Take("a", Want(2)))
+    elif how == "over":
+        clock.now += 15
+        driver.one(Take("a", ONE))
+    else:
+        for each in [lease(driver), lease(driver)]:
+            driver.one(SettleOne("a", Settlement(receipt=each.receipt, action="release")))
+        if how == "redriven":
+            lease(driver, "dead")
+            clock.now += 11
+            assert driver.one(Redrive("dead")).moved == 2
+            driver.one(Take("a", Want(2)))
+    for queue in ("a", "dead") if how in {"dead", "redriven"} else ("a",):
+        assert driver.run(procedures.repair(driver.codec, queue, mend=False)) == (0, 0, 0, 0, False)
+        stats = driver.one(Describe(queue)).stats
+        number = 2 if (how, queue) == ("dead", "dead") else 0
+        assert (stats.messages, stats.bytes, stats.ready) == (number, number, number)
+        h = keys.queue_keys(queue)[0]
+        assert not [field for field in driver.connection.call("HKEYS", h) if field[1:].isdigit() and not number]
+
+
 def test_what_agrees_with_nothing_is_found_and_mended(driver: Driver, clock: Clock) -> None:
     h, line, ranked, delayed, _, mortal, *_ = keys.queue_keys("a")
     driver.ask([Enqueue("a", b"%d" % each) for each in range(6)])

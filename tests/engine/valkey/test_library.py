@@ -280,6 +280,27 @@ def test_what_could_not_be_handed_over_is_at_its_place_again_once(driver: Driver
     clock.now += 9
 
 
+def test_what_goes_back_has_been_delivered_as_often_as_before(driver: Driver) -> None:
+    driver.one(Enqueue("a", b"1"))
+    for _ in range(2):
+        driver.one(SettleOne("a", Settlement(receipt=lease(driver).receipt, action="release")))
+    given = driver.one(Take("a", ONE))
+    given.queue.return_undelivered(given.given)
+    again = lease(driver)
+    assert (again.receives, again.message.properties.releases) == (3, 2)
+
+
+def test_a_consumer_is_told_of_what_ends_first(driver: Driver, clock: Clock) -> None:
+    driver.ask([Enqueue("a", b"1"), Enqueue("a", b"2", delay=5.0)])
+    lease(driver)  # for 10 seconds, and a little more
+    assert driver.one(Take("a", ONE)) == Nothing("delayed", 5.0)
+    clock.now += 5
+    driver.one(Take("a", ONE))
+    assert driver.one(Take("a", ONE)) == Nothing("leased", 5.05)
+    driver.one(Enqueue("a", b"3", delay=30.0))
+    assert driver.one(Take("a", ONE)) == Nothing("leased", 5.05)
+
+
 def refusal(driver: Driver, receipt: str, action: Any = "release") -> str:
     with pytest.raises(ReceiptExpired) as refusal:
         driver.one(SettleOne("a", Settlement(receipt=receipt, action=action)))

@@ -132,7 +132,7 @@ class QueueState:
         doing = self.asked_for(durability)
         fingerprint = b""
         if offer.key:
-            fingerprint = _fingerprint(offer)
+            fingerprint = fingerprint_of(offer)
             id = self._service.keys.find(self.core.number, offer.key, fingerprint, now)
             if id is not None:
                 # The first use may be on its way to the disk.
@@ -448,7 +448,7 @@ def terms_of(draft: Draft) -> Terms:
     return terms(priority=draft.priority, delay=draft.delay, ttl=draft.ttl, content_type=draft.content_type)
 
 
-def _fingerprint(offer: Offer) -> bytes:
+def fingerprint_of(offer: Offer) -> bytes:
     """Return what tells an offer from others under its key; it does not withstand a forger."""
     content, how = offer.content, offer.terms
     told: object

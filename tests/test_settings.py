@@ -12,18 +12,31 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidSetting
 from zapq.settings import (
     Address,
+    EngineAddress,
     Option,
     Settings,
     load,
     options,
     parse_address,
     parse_duration,
+    parse_engine,
     parse_size,
     unknown_variables,
 )
 
 INVALID = {
     "address": ["", "8080", ":65536", "host", "unix:", "fd://x", "a b:1", "h\x7f:1"],
+    "engine": [
+        "x",
+        "http://a:1",
+        "valkey:a",
+        "valkey://",
+        "valkey://a:65536",
+        "valkey://a:1,",
+        "valkey://:1",
+        "valkey+unix:",
+        "a\0",
+    ],
     "hosts": [",", "a,,b", "a b", "a:80", "[::1]:80", "a/b", "*a", "a.*", "*.", "**", "h\xfclle", "x" * 64, "a\0"],
     "size": ["", "x", "-1", "1.5M", "1T", "1 M", "0", "9" * 16, "1MB", "٣", "9999999G"],
     "whole": ["", "x", "-1", "1.0", "1e3", "9" * 19, "+1", "1_000", "٣", "9" * 18],
@@ -64,6 +77,7 @@ INVALID = {
 # Two valid texts of each kind, and what they mean.
 VALID: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "address": (("[::1]:9000", "[::1]:9000"), ("unix:/run/q", "unix:/run/q")),
+    "engine": (("valkey://a:1,b", "valkey://a:1,b"), ("valkey+unix:/run/s", "valkey+unix:/run/s")),
     "hosts": (("queue.example.com, *.internal", "queue.example.com, *.internal"), ("*", "*")),
     "size": (("64K", 64 * 1024), ("1m", 1024 * 1024)),
     "whole": (("7", 7), ("08", 8)),
@@ -75,6 +89,9 @@ VALID: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
 }
 # What else must be said for an option to make sense; the options named are read from the flags.
 COMPANIONS = {
+    "engine_durability": {"engine": "valkey://a"},
+    "engine_password_file": {"engine": "valkey://a"},
+    "engine_ca": {"engine": "valkeys://a"},
     "tls_cert": {"tls_key": "k"},
     "tls_key": {"tls_cert": "c"},
     "http2": {"tls_cert": "c", "tls_key": "k"},
@@ -485,3 +502,46 @@ def test_every_option_is_spelled_once_and_explained() -> None:
     for option in options():
         assert option.help.endswith(".")
         option.check(option.default)
+
+
+def test_an_engine_s_url_is_taken_apart() -> None:
+    servers = (Address(host="a", port=6379), Address(host="::1", port=7))
+    assert parse_engine("") is None
+    assert parse_engine("valkey://a,[::1]:7/") == EngineAddress(servers=servers)
+    told = parse_engine("valkeys://me:p%40ss@a")
+    assert told == EngineAddress(servers=servers[:1], tls=True, user="me", password="p@ss")
+    assert "p@ss" not in repr(told)
+    assert parse_engine("redis://:secret@a") == EngineAddress(servers=servers[:1], password="secret")
+    assert parse_engine("valkey+unix:/run/s") == EngineAddress(servers=(Address(path="/run/s"),))
+
+
+def test_a_refusal_does_not_show_the_password_of_an_engine() -> None:
+    url = "valkey://me:secret@a:x"
+    for flags, environ in (({"engine": url}, {}), ({}, {"ZAPQ_ENGINE": url})):
+        with pytest.raises(InvalidSetting) as refusal:
+            load(flags=flags, environ=environ)
+        assert "secret" not in refusal.value.detail
+        assert "valkey://...@a:x" in refusal.value.detail
+    assert "secret" not in repr(Settings(engine="valkey://me:secret@a"))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"durable": True},
+        {"snapshot_every": 60.0},
+        {"snapshot_on_exit": "a.msgpack"},
+        {"load_on_start": "a.msgpack"},
+        {"workers": 2},
+        {"data_dir": "elsewhere"},
+    ],
+)
+def test_what_has_no_meaning_with_an_engine_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSetting, match="does not go with --engine"):
+        Settings(engine="valkey://a", **given)
+
+
+@pytest.mark.parametrize("name", ["engine_durability", "engine_password_file", "engine_ca"])
+def test_what_is_about_an_engine_needs_one(name: str) -> None:
+    with pytest.raises(InvalidSetting, match="need --engine"):
+        load(flags={name: "committed"}, environ={})

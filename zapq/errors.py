@@ -251,6 +251,24 @@ class StorageUnavailable(ZapqError):
         super().__init__(detail, **members)
 
 
+class OutcomeUnknown(ZapqError):
+    """The engine that has the queues did not say whether it has done this: it may or may not have taken effect.
+
+    Send the request again with the same Idempotency-Key, or without one only if doing it twice is harmless.
+    """
+
+    problem = "outcome-unknown"
+    status = 503
+    retry_after = 1
+
+
+class NotWithEngine(ZapqError):
+    """The queues of this server are in an engine elsewhere, which has no snapshots. Back up the engine itself."""
+
+    problem = "not-with-engine"
+    status = 400
+
+
 class NotDurable(ZapqError):
     """This server keeps messages in memory only. Leave durability=committed out, or start it with --durable."""
 

@@ -141,6 +141,38 @@ turn; the last of it may last a thousand requests long, some 3 ms."""
 HEARD_SECONDS = 0.1
 """Seconds after which a front end says that deliveries were handed on, if it has nothing else to say. If it dies
 before, they count as uncertain."""
+ENGINE_CONNECT_SECONDS = 5.0
+"""Seconds a server of the engine may take to be connected to, and to answer what is asked once."""
+ENGINE_ANSWER_SECONDS = 5.0
+"""Seconds a batch may be under way to it: with no answer by then, what came of it is not known."""
+ENGINE_RETRY_SECONDS = 2.0
+"""Seconds for which what the engine has not done is tried again before its client is told. A failover ends ..."""
+ENGINE_REPEAT_SECONDS = 10.0
+"""... in this time, for which what may be done twice is repeated if no answer came."""
+ENGINE_FINISH_SECONDS = 1.0
+"""Seconds a front end that stops waits for the engine: messages that reached no consumer must go back."""
+ENGINE_PAUSE = 0.05
+"""Seconds until a server that was not reached is connected to again; twice as long after each further time ..."""
+MAX_ENGINE_PAUSE = 0.5
+"""... up to this."""
+ENGINE_BATCH_OPERATIONS = 512
+"""Operations of one batch: beyond it, merging more of them saves nothing, and the first waits for the last."""
+ENGINE_BATCH_BYTES = 1 * MIB
+"""Bytes of one batch, for the same reason; a larger operation is one by itself."""
+ENGINE_WAITING_BYTES = 16 * MIB
+"""Bytes that wait for their batch, of all clients: an engine that lags so far behind is asked for no more."""
+ENGINE_OPERATION_BYTES = 256
+"""What an operation counts there beside its body."""
+REPLICAS_SECONDS = 1.0
+"""Seconds a batch waits for its replicas, which need a millisecond each if they are well."""
+RENEWAL_SECONDS = 5.0
+"""Seconds after which a front end says again that consumers wait in it: a hint that was lost costs so much."""
+PROBED_AT_ONCE = 64
+"""Consumers of one queue for which messages are asked at once: those of a batch, about."""
+SWEEP_SECONDS = 1.0
+"""Seconds in which each shard of the engine is looked at once, by one of all front ends."""
+LISTING_SECONDS = 1.0
+"""Seconds for which a listing of the engine's queues is remembered: making one asks every shard."""
 MAX_MESSAGE_BYTES = 16 * MIB
 """The most --max-message-bytes accepts: a message is held, copied and sent whole."""
 MAX_BLOCK_BYTES = 2 * MAX_MESSAGE_BYTES

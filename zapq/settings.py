@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from functools import cache
 from ipaddress import IPv6Address
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import msgspec
 
@@ -34,7 +35,9 @@ from zapq.limits import (
     URL_VARIABLE,
 )
 
-Kind = Literal["text", "address", "hosts", "size", "whole", "cores", "seconds", "choice", "switch", "file"]
+Kind = Literal[
+    "text", "address", "engine", "hosts", "size", "whole", "cores", "seconds", "choice", "switch", "file"
+]
 
 HOST_NAME = r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63}){0,31}"
 """A host's name, as a regular expression; underscores, because docker compose has them."""
@@ -101,6 +104,10 @@ class Option:
             case _:
                 return text
 
+    def shown(self, value: Any) -> str:
+        """Return `value` as a message may show it: without the password of an engine."""
+        return repr(_PASSWORD.sub("//...@", value) if self.kind == "engine" and isinstance(value, str) else value)
+
     def check(self, value: Any) -> None:
         """Raise ValueError unless `value` is one this setting allows."""
         if self.kind in {"size", "whole", "cores", "seconds"}:
@@ -120,6 +127,8 @@ class Option:
             raise ValueError("give text without a NUL byte")
         elif self.kind == "address":
             parse_address(value)
+        elif self.kind == "engine":
+            parse_engine(value)
         elif self.kind == "hosts":
             parse_hosts(value)
         elif self.kind == "file" and value and not is_snapshot_name(value):
@@ -214,6 +223,46 @@ def parse_address(text: str) -> Address:
     return Address(host=match[1] or match[2], port=int(match[3]))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineAddress:
+    """Where the queues are that are not in this process: servers of Valkey or Redis, and the login."""
+
+    servers: tuple[Address, ...]
+    """Any of them knows the others of its cluster."""
+    tls: bool = False
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+
+_PASSWORD = re.compile("//.*@")
+_ENGINE = "give valkey://host:port[,host:port...], valkeys://host:port with TLS, or valkey+unix:/path"
+
+
+def parse_engine(text: str) -> EngineAddress | None:
+    """Return what `valkey://[user[:password]@]host:port[,...]` means, None for no text; ValueError otherwise."""
+    if not text:
+        return None
+    scheme, _, rest = text.partition(":")
+    if scheme == "valkey+unix":
+        return EngineAddress(servers=(parse_address(f"unix:{rest}"),))
+    login, _, hosts = rest.removeprefix("//").rpartition("@")
+    if scheme not in {"valkey", "valkeys", "redis", "rediss"} or not rest.startswith("//") or not hosts:
+        raise ValueError(_ENGINE)
+    user, _, password = login.partition(":")
+    try:
+        servers = tuple(
+            parse_address(each if re.search(r":[0-9]+\Z", each) else f"{each}:6379")
+            for each in hosts.removesuffix("/").split(",")
+        )
+    except ValueError:
+        raise ValueError(_ENGINE) from None
+    if not all(each.host and each.port for each in servers):
+        raise ValueError(_ENGINE)
+    return EngineAddress(
+        servers=servers, tls=scheme in {"valkeys", "rediss"}, user=unquote(user), password=unquote(password)
+    )
+
+
 def parse_hosts(text: str) -> tuple[str, ...]:
     """Return the hosts meant by `queue.example, *.internal, 10.0.0.5` or `*`, in lower case; else ValueError."""
     return tuple(_parse_host(each.strip().lower()) for each in text.split(",")) if text else ()
@@ -242,9 +291,11 @@ def _setting(
     low: float = 0,
     high: float = 0,
     choices: tuple[str, ...] = (),
+    secret: bool = False,
 ) -> Any:
+    """Return the field; one that is `secret` is not shown with the settings."""
     about = {"env": env, "kind": kind, "help": help, "low": low, "high": high, "choices": choices}
-    return field(default=default, metadata=about)
+    return field(default=default, metadata=about, repr=not secret)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,6 +390,29 @@ class Settings:
         "Where clients may administer queues and snapshots from: this machine (loopback), or anywhere (any).",
         choices=("loopback", "any"),
     )
+    engine: str = _setting(
+        "",
+        "ZAPQ_ENGINE",
+        "engine",
+        "Valkey or Redis servers that have the queues: valkey://host:port[,host:port...], valkeys://... with TLS.",
+        secret=True,  # there may be a password in it
+    )
+    engine_durability: str = _setting(
+        "auto",
+        "ZAPQ_ENGINE_DURABILITY",
+        "choice",
+        "What a change must reach in the engine before it is answered (auto: a replica, if there are some).",
+        choices=("auto", "memory", "replicated", "committed"),
+    )
+    engine_password_file: str = _setting(
+        "", "ZAPQ_ENGINE_PASSWORD_FILE", "text", "File with the password of the engine, if its URL has none."
+    )
+    engine_ca: str = _setting(
+        "",
+        "ZAPQ_ENGINE_CA",
+        "text",
+        "File with CA certificates (PEM) the engine's are from; without it, those the system trusts.",
+    )
     workers: int = _setting(
         1,
         "ZAPQ_WORKERS",
@@ -432,7 +506,17 @@ class Settings:
             try:
                 option.check(value)
             except ValueError as error:
-                raise InvalidSetting(f"{option.flag} {value!r}: {error}.", setting=option.name) from None
+                raise InvalidSetting(
+                    f"{option.flag} {option.shown(value)}: {error}.", setting=option.name
+                ) from None
+        if self.engine:
+            _check_engine(self)
+        elif self.engine_password_file or self.engine_ca or self.engine_durability != "auto":
+            raise InvalidSetting(
+                "--engine-durability, --engine-password-file and --engine-ca need --engine: without it, the queues"
+                " are in this process.",
+                setting="engine",
+            )
         if self.durable and self.load_on_start:
             raise InvalidSetting(
                 "--load-on-start would replace the queues kept by --durable at each start. Give only one of them.",
@@ -473,6 +557,27 @@ class Settings:
         return parse_address(self.addr)
 
 
+_NOT_WITH_ENGINE = {
+    "data_dir": "Nothing is kept on this machine.",
+    "durable": "The engine keeps the queues: see --engine-durability.",
+    "snapshot_every": "Back up the engine itself.",
+    "snapshot_on_exit": "Back up the engine itself.",
+    "load_on_start": "Restore the engine itself.",
+    "workers": "Start more front ends with the same --engine, each on a port of its own.",
+}
+
+
+def _check_engine(settings: Settings) -> None:
+    """Raise `InvalidSetting` for what has no meaning where the queues are in an engine elsewhere."""
+    for option in options():
+        remedy = _NOT_WITH_ENGINE.get(option.name)
+        if remedy is not None and getattr(settings, option.name) != option.default:
+            raise InvalidSetting(
+                f"{option.flag} does not go with --engine: the queues are not in this process. {remedy}",
+                setting=option.name,
+            )
+
+
 @cache
 def options() -> tuple[Option, ...]:
     """How people write each field of `Settings`, in its order; secrets, which they do not, left out."""
@@ -491,9 +596,13 @@ def load(*, flags: Mapping[str, str | None], environ: Mapping[str, str], config:
     values: dict[str, Any] = {"token": environ.get(TOKEN_VARIABLE, ""), "queues": queues}
     for option in options():
         flag = flags.get(option.name)
-        said = {f"{each}={environ[each]!r}": environ[each] for each in option.variables if environ.get(each)}
+        said = {
+            f"{each}={option.shown(environ[each])}": environ[each]
+            for each in option.variables
+            if environ.get(each)
+        }
         if flag is not None:
-            values[option.name] = _parsed(option, flag, f"{option.flag} {flag!r}")
+            values[option.name] = _parsed(option, flag, f"{option.flag} {option.shown(flag)}")
         elif said:
             meanings = {_parsed(option, text, place) for place, text in said.items()}
             if len(meanings) > 1:
@@ -503,7 +612,7 @@ def load(*, flags: Mapping[str, str | None], environ: Mapping[str, str], config:
             [values[option.name]] = meanings
         elif option.name in from_file:
             text = from_file[option.name]
-            values[option.name] = _parsed(option, text, f"{config}: {option.name} = {text!r}")
+            values[option.name] = _parsed(option, text, f"{config}: {option.name} = {option.shown(text)}")
     try:
         return Settings(**values)
     except InvalidSetting as error:

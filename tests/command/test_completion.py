@@ -10,7 +10,7 @@ import pytest
 from tests.support.process import ENVIRON
 from zapq.settings import options
 
-COMMANDS = ["check", "health", "pop", "push", "serve", "snapshot", "stats", "token"]
+COMMANDS = ["check", "engine", "health", "pop", "push", "serve", "snapshot", "stats", "token"]
 
 
 def complete(shell: str, line: str) -> list[str]:

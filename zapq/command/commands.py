@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "check": "zapq.command.check",
+    "engine": "zapq.command.engine",
     "health": "zapq.command.messages",
     "pop": "zapq.command.messages",
     "push": "zapq.command.messages",

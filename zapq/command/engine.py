@@ -1,0 +1,122 @@
+"""The command that looks at the servers of an engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from zapq.command.base import Local
+from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_USAGE, fail
+from zapq.command.misplaced import Family
+from zapq.command.table import table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from zapq.engine.valkey.check import Report
+    from zapq.settings import Settings
+
+COLUMNS = ("master", "server", "fit")
+
+
+@click.group(cls=Family, no_args_is_help=False)
+def engine() -> None:
+    """Look at the Valkey or Redis servers that front ends with --engine have their queues in."""
+
+
+def _with_options(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the URL of an engine, and the options of `serve` about it."""
+    for name, metavar in (
+        ("--engine-ca", "FILE"),
+        ("--engine-password-file", "FILE"),
+        ("--engine-durability", "auto|memory|replicated|committed"),
+    ):
+        default = "auto" if name == "--engine-durability" else ""
+        command = click.option(name, default=default, metavar=metavar, help="As of serve.")(command)
+    return click.argument("url", metavar="URL", envvar="ZAPQ_ENGINE")(command)
+
+
+@engine.command(cls=Local)
+@_with_options
+def check(url: str, engine_durability: str, engine_password_file: str, engine_ca: str) -> int:
+    """Check whether zapq can use the servers at URL, such as valkey://127.0.0.1:6379; ZAPQ_ENGINE may hold it.
+
+    If it cannot, the exit code is 1. The library of functions is loaded where it is missing. No queue is changed.
+    """
+
+    def look() -> int:
+        from zapq.engine.valkey.check import check as look_at_servers
+
+        report = look_at_servers(_settings(url, engine_durability, engine_password_file, engine_ca))
+        print(_text(report))
+        return EXIT_OK if report.fit else EXIT_FAILED
+
+    return _refused(look)
+
+
+@engine.command(cls=Local)
+@_with_options
+@click.option("--mend", is_flag=True, help="Put right what is found.")
+def repair(url: str, engine_durability: str, engine_password_file: str, engine_ca: str, mend: bool) -> int:
+    """Compare what each queue at URL says of itself with what it holds, and print those that are not in order.
+
+    Front ends may go on meanwhile. Without --mend nothing is changed, and the exit code is 1 if a queue is not in
+    order.
+    """
+
+    def look() -> int:
+        from zapq.engine.valkey.check import repair as look_at_queues
+        from zapq.errors import ZapqError
+
+        settings = _settings(url, engine_durability, engine_password_file, engine_ca)
+        found = look_at_queues(settings, mend=mend)
+        left = not mend
+        for queue, what in found:
+            if isinstance(what, ZapqError):
+                left = True
+                print(f"{queue}: {what.detail}")
+                continue
+            wrong = [f"{name} {value}" for name, value in what._asdict().items() if value]
+            print(f"{queue}: {', '.join(wrong)}{'; mended' if mend else ''}")
+        print(f"{len(found)} queues are not in order" if found else "ok")
+        return EXIT_FAILED if found and left else EXIT_OK
+
+    return _refused(look)
+
+
+def _settings(url: str, engine_durability: str, engine_password_file: str, engine_ca: str) -> Settings:
+    # Only here, as all below: the other commands need not wait for it.
+    from zapq.settings import Settings
+
+    return Settings(
+        engine=url,
+        engine_durability=engine_durability,
+        engine_password_file=engine_password_file,
+        engine_ca=engine_ca,
+    )
+
+
+def _refused(look: Callable[[], int]) -> int:
+    """Return the exit code of `look`; what refuses it is one line."""
+    from zapq.errors import InvalidSetting, ZapqError
+
+    try:
+        return look()
+    except InvalidSetting as refusal:
+        return fail(refusal.detail, EXIT_USAGE)
+    except ZapqError as refusal:
+        return fail(refusal.detail, EXIT_FAILED)
+
+
+def _text(report: Report) -> str:
+    kind = "a cluster" if report.clustered else "no cluster"
+    rows = [[str(each.server), each.version, "no" if each.problems else "yes"] for each in report.findings]
+    return "\n".join([
+        f"{kind}, {len(report.findings)} masters, at least {report.replicas} replicas each",
+        f"a change is answered once it is {report.durability}",
+        table([list(COLUMNS), *rows]),
+        *(f"{each.server}: {problem}" for each in report.findings for problem in each.problems),
+        *(f"warning: {each.server}: {warning}" for each in report.findings for warning in each.warnings),
+        "ok" if report.fit else "zapq cannot use it as it is",
+    ])

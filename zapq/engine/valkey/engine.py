@@ -1,0 +1,460 @@
+"""The engine of a front end whose queues are in Valkey or Redis, where other front ends have them in common.
+
+Every verb is one call of a function there, which is atomic. What is asked in one turn travels together, merged by
+queue; one batch is under way to each server. Nothing here keeps a message: what a front end knows beside the
+requests under way is who waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import lru_cache, partial
+from typing import Any
+
+import msgspec
+import trio
+
+from zapq.core.broker import check_name
+from zapq.engine.engine import Outcomes
+from zapq.engine.valkey import procedures
+from zapq.engine.valkey.asked import Asked, may_repeat, size_of, unavailable
+from zapq.engine.valkey.batch import Key
+from zapq.engine.valkey.calls import MAX_WEIGHT, Call, Caps, Codec, Waiting, outbox_waits, server_time, weight_of
+from zapq.engine.valkey.cluster import Topology
+from zapq.engine.valkey.connection import Login, Server
+from zapq.engine.valkey.fleet import Fleet
+from zapq.engine.valkey.keys import shard_of as find_shard
+from zapq.engine.valkey.lines import Line, Lines
+from zapq.engine.valkey.master import durability_said
+from zapq.engine.valkey.tasks import Tasks
+from zapq.errors import Draining, NotWithEngine, QueueFull
+from zapq.limits import ENGINE_FINISH_SECONDS, ENGINE_OPERATION_BYTES, ENGINE_WAITING_BYTES, MIB
+from zapq.service.operations import (
+    ChangeSettings,
+    Configure,
+    Delete,
+    Describe,
+    Drain,
+    Enqueue,
+    Find,
+    List,
+    ListSnapshots,
+    Load,
+    Nothing,
+    Operation,
+    Peek,
+    Purge,
+    Put,
+    Ready,
+    Redrive,
+    Save,
+    SetPaused,
+    Settle,
+    SettleOne,
+    Stats,
+    Take,
+)
+from zapq.service.pending import Pending
+from zapq.service.queue_state import QueueInfo
+from zapq.service.reservation import Budget, Reservation
+from zapq.service.service import ServiceStats
+from zapq.service.waiting import Deliveries, Lender
+
+shard_of = lru_cache(4096)(find_shard)
+
+
+@lru_cache(4096)
+def _place_of(queue: str) -> tuple[int, Key]:
+    """Return the shard of a queue, and the key under which messages for it gather. Raises `InvalidParameter`."""
+    return find_shard(check_name(queue)), (queue, "put")
+
+
+_HEAVY: frozenset[type[Any]] = frozenset({Put, Settle})
+"""Operations that may be about many messages."""
+_VARIED = frozenset({"look", "set"})
+"""Kinds of effect whose operations on one queue are not all alike."""
+_PROBE, _CALL = "probe", "call"
+_READY = 0.5
+"""The part of the shards that must be reachable for the front end to be ready. Were it all of them, the failure of
+one server of many would take every front end out of service, and with them the queues that are well."""
+
+
+class ValkeyQueue:
+    """A queue of the engine, as the lender of messages."""
+
+    __slots__ = ("_engine", "name")
+
+    def __init__(self, engine: ValkeyEngine, name: str) -> None:
+        self._engine = engine
+        self.name = name
+
+    def return_undelivered(self, given: Deliveries) -> None:
+        """Put messages that could not be handed over at their original places, soon."""
+        self._engine.give_back(self.name, given)
+
+    def note_uncertain_delivery(self, number: int) -> None:
+        """Count messages whose bytes may or may not have reached a client that vanished."""
+        self._engine.note_uncertain(self.name, number)
+
+
+class ValkeyEngine:
+    """The queues in Valkey, asked by values; `run` must run as long as it is used."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        seeds: Sequence[Server],
+        login: Login,
+        *,
+        front_end: str,
+        durability: str,
+        max_messages: int,
+        max_bytes: int,
+        max_queues: int,
+        max_message_bytes: int,
+        max_waiters: int,
+    ) -> None:
+        """`front_end` tells it from all others, in hexadecimal digits. `durability` is a key of `master.WAITS`."""
+        self.max_messages, self.max_bytes = max_messages, max_bytes
+        self._max_message_bytes = max_message_bytes
+        said = durability_said(durability)
+        self.codec = Codec(
+            front_end=front_end,
+            caps=Caps(max_messages, max_bytes, max_queues),
+            max_message_bytes=max_message_bytes,
+            lender=self._lender,
+            durability=None if said == "memory" else said,
+        )
+        self.fleet = Fleet(
+            topology,
+            seeds,
+            login,
+            durability=durability,
+            front_end=front_end,
+            calls=self._calls,
+            note_reply=self._note_reply,
+            on_heard=lambda shard: self.lines.note_heard(shard),
+            on_hint=self._take_hint,
+        )
+        self.lines = Lines(max_waiters, ask=self._probe, leave=self._leave, hear=self.fleet.hear)
+        self.tasks = Tasks(self.send)
+        self._room = Budget(max_bytes)
+        self._queues: dict[str, ValkeyQueue] = {}
+        self._corked = self._due = self._is_watched = False
+        self._changed = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+        self.how: dict[type[Any], Callable[[Any, float], Any]] = {
+            Put: self._put,
+            Enqueue: self._enqueue,
+            Take: self._take,
+            Settle: partial(self._ask, "settle"),
+            SettleOne: partial(self._ask, "settle"),
+            Peek: partial(self._ask, "look"),
+            Find: partial(self._ask, "look"),
+            Describe: self._describe,
+            SetPaused: partial(self._ask, "set"),
+            Purge: partial(self._ask, "set"),
+            Configure: self._proceed,
+            ChangeSettings: self._proceed,
+            Delete: self._proceed,
+            Redrive: self._proceed,
+            List: self._list,
+            Stats: self._stats,
+            Drain: lambda asked, now: self.drain(),
+            Ready: self._check_ready,
+            Save: self._refuse,
+            Load: self._refuse,
+            ListSnapshots: self._refuse,
+        }
+
+    def perform(self, operation: Operation, now: float) -> Any:
+        """Have the engine do what is asked; return the outcome, or what it will be. No checkpoint."""
+        return self.how[operation.__class__](operation, now)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep the servers connected, and see to outcomes while no lobby does, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.fleet.run)
+            await nursery.start(self.tasks.run)
+            nursery.start_soon(self.lines.run)
+            nursery.start_soon(self._read)
+            task_status.started()
+
+    async def finish(self) -> None:
+        """Return once all that was asked for is done, or after a while: what goes back must have gone."""
+        with trio.move_on_after(ENGINE_FINISH_SECONDS):
+            # Once, at the end: that is not worth an event for each batch.
+            while any(station.master.busy for station in self.fleet.stations):  # noqa: ASYNC110 (said above)
+                await trio.sleep(0.005)
+
+    def give_up(self) -> None:
+        """Wait for the engine no longer: the tasks that do are told that it does not answer."""
+        self.fleet.give_up()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Have all that is asked in this block travel together; while a batch is under way, with the next one."""
+        self._corked = True
+        try:
+            yield
+        finally:
+            self._corked = False
+            self.fleet.flush()
+
+    @contextmanager
+    def watched(self) -> Iterator[Outcomes | None]:
+        """Have the caller see to outcomes."""
+        self._is_watched = True
+        try:
+            yield self
+        finally:
+            self._is_watched = False
+            self._changed.set()
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when outcomes have arrived."""
+        return self.fleet.poller.fileno()
+
+    def answer(self) -> None:
+        """Have done whatever has an outcome by now."""
+        self.fleet.poller.poll()
+        if not self._corked:
+            self.fleet.flush()
+
+    def check_open(self) -> None:
+        """Raise `Draining` if this front end takes no new messages."""
+        self.lines.check_open()
+
+    def drain(self) -> None:
+        """Refuse new messages here from now on, and answer all that wait here."""
+        self.lines.drain()
+
+    def reservation(self, queue: str) -> Reservation:
+        """Return a reservation, of no bytes yet, for a message that is being received; it counts here only."""
+        return Reservation(self._room, lambda size: QueueFull(queue=queue, limit="max_bytes", current=size))
+
+    def nothing(self, queue: str) -> Nothing:
+        """Say why a consumer that has left its line gets nothing. Raises `Draining`."""
+        return self.lines.nothing(queue)
+
+    def send(self, call: Call) -> Asked:
+        """Have one call of a function made, as part of the next batch."""
+        size = sum(map(len, call.command(b"")))
+        asked = Asked(call, call.shard, size, trio.current_time(), repeatable=call.repeatable)
+        self.fleet.add((call.queue, _CALL), asked)
+        self._schedule()
+        return asked
+
+    def give_back(self, queue: str, given: Deliveries) -> None:
+        """Put messages at their original places, soon."""
+        self.send(self.codec.give_back(queue, given, trio.current_time()))
+
+    def note_uncertain(self, queue: str, number: int) -> None:
+        """Count messages that a client may or may not have got."""
+        self.send(self.codec.note_uncertain(queue, number))
+
+    def _enqueue(self, operation: Enqueue, now: float) -> Asked:
+        # As `_ask`, for the commonest operation: that is done for each message.
+        if self.lines.draining:
+            raise Draining
+        size = len(operation.body)
+        if size > self._max_message_bytes:
+            self.codec.check(operation)
+        shard, key = _place_of(operation.queue)
+        asked = Asked(operation, shard, size + ENGINE_OPERATION_BYTES, now, repeatable=False)
+        self._add(key, asked)
+        return asked
+
+    def _put(self, asked: Put, now: float) -> Pending[Any]:
+        reserved = asked.reserved
+        if reserved is not None:
+            reserved.release()
+        if self.lines.draining and not asked.exempt_from_drain:
+            raise Draining
+        if asked.terms.wait:
+            return self.tasks.start(partial(self._put_when_there_is_room, asked, now + asked.terms.wait))
+        return self._ask("put", asked, now)
+
+    async def _put_when_there_is_room(self, asked: Put, until: float) -> Any:
+        """Store an offer; if its queue is full, again after a while."""
+        pause = 0.05
+        while True:
+            now = trio.current_time()
+            try:
+                return await self.tasks.outcome(self._ask("put", asked, now))
+            except QueueFull:
+                if now + pause > until:
+                    raise
+                self.check_open()
+            await trio.sleep(pause)
+            pause = min(2 * pause, 0.5)
+
+    def _take(self, asked: Take, now: float) -> Pending[Any]:
+        self.codec.check(asked)
+        if asked.wait:
+            return self.lines.join(asked, now)
+        return self._ask("take", asked, now)
+
+    def _describe(self, asked: Describe, now: float) -> Pending[Any]:
+        async def describe() -> QueueInfo:
+            return self._with_waiters(await self.tasks.outcome(self._ask("look", asked, now)))
+
+        return self.tasks.start(describe)
+
+    def _ask(self, effect: str, operation: Any, now: float) -> Asked:
+        self.codec.check(operation)
+        shard = shard_of(operation.queue)
+        asked = Asked(operation, shard, size_of(operation), now, repeatable=may_repeat(operation))
+        self._add((operation.queue, effect), asked)
+        return asked
+
+    def _add(self, key: Key, asked: Asked) -> None:
+        """Let a client's operation be part of the next batch. Raises `StorageUnavailable` if too much waits."""
+        fleet = self.fleet
+        owner = fleet.owners[asked.shard]
+        if owner is None:
+            fleet.add(key, asked)
+        else:
+            gathering = owner.gathering
+            if gathering.bytes > MIB and fleet.waiting_bytes + asked.size > ENGINE_WAITING_BYTES:
+                raise unavailable("it does not keep up")
+            gathering.add(key, asked)
+        if not self._corked:
+            self._schedule()
+
+    def _probe(self, line: Line, operation: Take) -> Asked:
+        asked = Asked(operation, line.shard, size_of(operation), trio.current_time(), repeatable=False)
+        self.fleet.add((line.queue, _PROBE), asked)
+        self._schedule()
+        return asked
+
+    def _leave(self, queue: str) -> None:
+        self.send(self.codec.leave(queue))
+
+    def _calls(self, key: Key, asked: Sequence[Asked]) -> list[tuple[Call, Sequence[Asked]]]:
+        """Return the calls that do what was asked, in order: neighbours that are alike are merged."""
+        queue, effect = key[:2]
+        if effect == _CALL:
+            return [(each.operation, (each,)) for each in asked]
+        waiting = None
+        if effect == _PROBE:
+            line = self.lines.line(queue)
+            if line is not None and line.heard:
+                waiting = Waiting(len(line.waiters), line.since)
+        run_of, varied = self.codec.run_of, effect in _VARIED
+        run = run_of(asked[0].operation)
+        calls: list[tuple[Call, Sequence[Asked]]] = []
+        begin = weight = 0
+        now = trio.current_time()
+        for at, each in enumerate(asked):
+            operation = each.operation
+            mine = weight_of(operation) if operation.__class__ in _HEAVY else 1
+            other = run_of(operation) if varied else run
+            if other != run or (weight and weight + mine > MAX_WEIGHT):
+                calls.append(self._call(asked[begin:at], now, waiting))
+                begin, weight, run = at, 0, other
+            weight += mine
+        calls.append(self._call(asked[begin:], now, waiting))
+        return calls
+
+    def _call(self, asked: Sequence[Asked], now: float, waiting: Waiting | None) -> tuple[Call, Sequence[Asked]]:
+        return self.codec.call([each.operation for each in asked], now, waiting), asked
+
+    def _note_reply(self, call: Call, reply: Any) -> None:
+        queue = call.queue
+        if not queue:
+            return
+        line = self.lines.line(queue)
+        if line is not None and line.under_way:
+            self.lines.note_joined(line, server_time(reply))
+        if outbox_waits(reply):
+            self.tasks.take_care(queue, procedures.flush_outbox(self.codec, queue))
+
+    def _take_hint(self, kind: bytes, queue: str) -> None:
+        if kind == b"-":
+            self.lines.note_deleted(queue)
+        else:
+            self.lines.wake(queue)
+
+    def _proceed(self, asked: Any, now: float) -> Pending[Any]:
+        self.codec.check(asked)
+
+        async def proceed() -> Any:
+            outcome = await self.tasks.proceed(procedures.of(self.codec, asked))
+            if isinstance(outcome, QueueInfo):
+                return self._with_waiters(outcome)
+            if isinstance(outcome, tuple) and isinstance(outcome[-1], QueueInfo):
+                return outcome[0], self._with_waiters(outcome[-1])
+            return outcome
+
+        return self.tasks.start(proceed)
+
+    def _list(self, asked: List, now: float) -> Pending[Any]:
+        async def find() -> list[QueueInfo]:
+            infos: list[QueueInfo] = await self.tasks.remembered(List, lambda: procedures.of(self.codec, List()))
+            return [self._with_waiters(each) for each in infos if fnmatchcase(each.name, asked.pattern)]
+
+        return self.tasks.start(find)
+
+    def _stats(self, asked: Stats, now: float) -> Pending[Any]:
+        async def count() -> ServiceStats:
+            sums: procedures.Sums = await self.tasks.remembered(Stats, lambda: procedures.of(self.codec, Stats()))
+            return ServiceStats(
+                queue=sums.stats,
+                queues=sums.queues,
+                max_messages=self.max_messages,
+                max_bytes=self.max_bytes,
+                dequeues_empty=self.lines.empty + self.fleet.dequeues_empty,
+                waiting=len(self.lines.room),
+                draining=self.lines.draining,
+                delivery_uncertain=sums.uncertain + self.fleet.delivery_uncertain,
+                bytes_reserved=self._room.used,
+                snapshots_written=0,
+                snapshots_failed=0,
+            )
+
+        return self.tasks.start(count)
+
+    def _check_ready(self, asked: Ready, now: float) -> None:
+        self.check_open()
+        if self.fleet.reachable < _READY:
+            problems = [f"{each.master.server}: {each.master.problem}" for each in self.fleet.stations]
+            raise unavailable("; ".join(problems) or "none of its servers is known")
+
+    def _refuse(self, asked: object, now: float) -> Any:
+        raise NotWithEngine
+
+    def _with_waiters(self, info: QueueInfo) -> QueueInfo:
+        return msgspec.structs.replace(info, waiting=self.lines.waiting(info.name))
+
+    def _lender(self, name: str) -> Lender:
+        queue = self._queues.get(name)
+        if queue is None:
+            # There may be very many names over time; those in use are made again.
+            if len(self._queues) > 10_000:
+                self._queues.clear()
+            queue = self._queues[name] = ValkeyQueue(self, name)
+        return queue
+
+    def _schedule(self) -> None:
+        if not (self._corked or self._due):
+            self._due = True
+            self._token.run_sync_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._due = False
+        if not self._corked:
+            self.fleet.flush()
+
+    async def _read(self) -> None:
+        while True:
+            if self._is_watched:
+                if self._changed.is_set():
+                    self._changed = trio.Event()
+                await self._changed.wait()
+                continue
+            await trio.lowlevel.wait_readable(self.fileno())
+            if not self._is_watched:
+                self.answer()

@@ -1,0 +1,55 @@
+"""What an error of the server says of the command it is the reply to."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from zapq.engine.valkey.resp import ReplyError
+
+
+class Failure(Enum):
+    """What to do about an error."""
+
+    MOVED = "another server has the slot"
+    ASK = "another server is getting the slot, and has this queue already"
+    LATER = "it was not done, and may be soon"
+    FULL = "it was not done, for the server has no memory left"
+    LOST = "it was not done, and this connection is of no further use"
+    LIBRARY = "it was not done, for the library is not there"
+    BROKEN = "the library or the codec is wrong"
+
+
+_BY_CODE = {
+    "MOVED": Failure.MOVED,
+    "ASK": Failure.ASK,
+    "TRYAGAIN": Failure.LATER,
+    "CLUSTERDOWN": Failure.LATER,
+    "LOADING": Failure.LATER,
+    "MASTERDOWN": Failure.LATER,
+    "BUSY": Failure.LATER,
+    "NOREPLICAS": Failure.LATER,
+    "MISCONF": Failure.LATER,
+    "READONLY": Failure.LOST,
+    "UNBLOCKED": Failure.LOST,
+    "NOAUTH": Failure.LOST,
+    "NOPERM": Failure.LOST,
+    "OOM": Failure.FULL,
+}
+
+
+def failure_of(error: ReplyError) -> Failure:
+    """Return what an error means for its command."""
+    failure = _BY_CODE.get(error.code)
+    if failure is not None:
+        return failure
+    if "Function not found" in str(error):
+        return Failure.LIBRARY
+    return Failure.BROKEN
+
+
+def redirected_to(error: ReplyError, asked: str) -> tuple[int, str, int]:
+    """Return the slot, the host and the port that MOVED or ASK name; `asked` is the host that answered so."""
+    _, slot, where = str(error).split(" ")[:3]
+    host, _, port = where.rpartition(":")
+    # Without a host it is the one that was asked.
+    return int(slot), host.strip("[]") or asked, int(port)

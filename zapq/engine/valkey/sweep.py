@@ -1,0 +1,125 @@
+"""What is due in queues that are not asked about: each shard is looked at once a second, by one of all front ends.
+
+No front end leads. Each of N takes a random Nth of the shards each second. Two that look at one shard do no harm,
+and one that has died means late, never lost.
+"""
+
+from __future__ import annotations
+
+import random
+from math import ceil
+
+import trio
+
+from zapq.engine.valkey import procedures
+from zapq.engine.valkey.calls import Codec, outbox_waits
+from zapq.engine.valkey.connection import Connection, ConnectionLost
+from zapq.engine.valkey.fleet import Fleet, Station
+from zapq.engine.valkey.keys import FRONT_ENDS, SHARDS, shard_keys
+from zapq.engine.valkey.resp import ReplyError, pack
+from zapq.engine.valkey.tasks import Tasks
+from zapq.errors import ZapqError
+from zapq.limits import SWEEP_SECONDS
+
+_TIME = pack("TIME")
+_AT_ONCE = 256
+"""Shards looked at in one write: some 1 ms of a server's time, if nothing is due there."""
+_ROUNDS = 5
+"""Times at once what is due in a queue is done, a thousand each."""
+_GONE_SECONDS = 5
+"""Seconds after which a front end that does not say that it is there does not count."""
+
+
+class Sweep:
+    """The sweep of one front end."""
+
+    def __init__(self, fleet: Fleet, codec: Codec, tasks: Tasks, front_end: str) -> None:
+        self._fleet = fleet
+        self._codec = codec
+        self._tasks = tasks
+        self._front_end = front_end
+        self._packed: list[bytes] = []
+        self.fronts = 1
+        """How many front ends there are, as far as we know."""
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        # Once: to make so many commands each second would cost more than to send them.
+        self._packed = [pack("ZRANGE", shard_keys(shard)[0], 0, 0, "WITHSCORES") for shard in range(SHARDS)]
+        while True:
+            begun = trio.current_time()
+            await self._count_fronts()
+            for station in self._fleet.stations:
+                await self._sweep(station)
+            await trio.sleep_until(begun + SWEEP_SECONDS * random.uniform(0.9, 1.1))
+
+    async def _sweep(self, station: Station) -> None:
+        shards = self._fleet.shards_of(station.master)
+        if self.fronts > 1:
+            shards = random.sample(shards, ceil(len(shards) / self.fronts))
+        for start in range(0, len(shards), _AT_ONCE):
+            some = shards[start : start + _AT_ONCE]
+            connection = station.admin
+            if connection is not None:
+                await self._look(connection, station, some)
+            await trio.sleep(0.5 * SWEEP_SECONDS * _AT_ONCE / SHARDS)
+
+    async def _look(self, connection: Connection, station: Station, shards: list[int]) -> None:
+        """Look at shards, and have done what is due there."""
+        commands = b"".join([_TIME, *[self._packed[shard] for shard in shards]])
+        try:
+            # A call of a function costs three times as much, and in most shards nothing is due.
+            time, *replies = await connection.call_packed(commands, 1 + len(shards))
+            now = int(time[0]) * 1000 + int(time[1]) // 1000
+            due = [
+                shard
+                for shard, reply in zip(shards, replies, strict=True)
+                if reply and not isinstance(reply, ReplyError) and float(reply[1]) <= now
+            ]
+            if not due:
+                return
+            calls = [procedures.look_at_shard(self._codec, shard).command(b"") for shard in due]
+            claimed = await connection.call_all(calls)
+        except (ConnectionLost, TypeError):
+            station.drop_admin()
+            return
+        queues = [name.decode() for reply in claimed if not isinstance(reply, ReplyError) for name in reply[2]]
+        if queues:
+            self._tasks.take_care(f"sweep of {station.master.server}", self._do(queues))
+
+    def _do(self, queues: list[str]) -> procedures.Procedure:
+        """Do what is due in queues; those with more to do are looked at again."""
+        for _ in range(_ROUNDS):
+            if not queues:
+                return
+            outcomes = yield [procedures.do_what_is_due(self._codec, queue) for queue in queues]
+            more: list[str] = []
+            for queue, [said] in zip(queues, outcomes, strict=True):
+                if isinstance(said, ZapqError):
+                    continue
+                if said[2] == 1:
+                    more.append(queue)
+                if outbox_waits(said):
+                    self._tasks.take_care(queue, procedures.flush_outbox(self._codec, queue))
+            queues = more
+
+    async def _count_fronts(self) -> None:
+        """Say that we are there, and count the front ends that have said so lately."""
+        station = self._fleet.station_of_key(FRONT_ENDS)
+        if station is None or station.admin is None:
+            return
+        try:
+            [seconds, _] = await station.admin.call("TIME")
+            now = int(seconds)
+            replies = await station.admin.call_all([
+                ("ZADD", FRONT_ENDS, now, self._front_end),
+                ("ZREMRANGEBYSCORE", FRONT_ENDS, 0, now - _GONE_SECONDS),
+                ("ZCARD", FRONT_ENDS),
+            ])
+        except ConnectionLost:
+            station.drop_admin()
+            return
+        except ValueError:
+            return
+        if isinstance(replies[2], int):
+            self.fronts = max(replies[2], 1)

@@ -1,7 +1,7 @@
 """Tests about processes, files and tools rather than about Python: how they are shared out, and not measured.
 
-They kill servers, fill disks, attack, and run benches, which takes minutes. Where the gate runs two Pythons, each
-of these tests runs on one of them.
+They kill servers, fill disks, attack, ask a real Valkey, and run benches, which takes minutes. Where the
+gate runs two Pythons, each of these tests runs on one of them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from zlib import crc32
 import pytest
 
 _HERE = Path(__file__).parent
-_FOLDERS = frozenset(_HERE / name for name in ("bench", "durable", "torture"))
+_FOLDERS = frozenset(_HERE / name for name in ("bench", "durable", "engine/valkey", "torture"))
 _TOOLS = frozenset(
     _HERE / f"test_{name}.py" for name in ("scripts", "sdist", "spool", "systemd", "thorough", "watchdog")
 )

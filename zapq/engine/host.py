@@ -323,7 +323,8 @@ class Host:
             self._tell_run(Tell.LEASE, first, common, wire.pack_leases(leases))
         else:
             messages: Sequence[Any] = given
-            self._tell_run(Tell.MESSAGE, first, (state.name, state.tag), [wire.pack_message(each) for each in messages])
+            packed = [wire.pack_message(each) for each in messages]
+            self._tell_run(Tell.MESSAGE, first, (state.name, state.tag), packed)
 
     def _ack(self, queue: str, common: Any, receipts: list[str], now: float) -> None:
         state = self._service.at_hand(queue)

@@ -138,6 +138,45 @@ async def test_a_queue_that_is_gone_takes_nothing_back(
         assert [queue.name for queue in zapq_service.queues()] == ["default"]
 
 
+@pytest.mark.parametrize("lease", [False, True], ids=["given", "leased"])
+async def test_what_goes_back_does_not_go_to_a_new_queue_of_that_name(
+    zapq_service: QueueService, autojump_clock: MockClock, lease: bool
+) -> None:
+    take = Take("jobs", Want(lease=lease))
+    async with front_ends(zapq_service) as [front]:
+        zapq_service.queue("jobs").enqueue_nowait(b"former")
+        former = await ask(front.engine, take)
+        await zapq_service.delete("jobs")
+        jobs = zapq_service.queue("jobs")
+        jobs.enqueue_nowait(b"new")
+        new = await ask(front.engine, take)
+        assert isinstance(former, Delivery)
+        assert isinstance(new, Delivery)
+        former.queue.return_undelivered(former.given)
+        await wait_all_tasks_blocked()
+        assert jobs.info().stats.ready == 0
+        new.queue.return_undelivered(new.given)
+        await wait_all_tasks_blocked()
+        assert body_of(await ask(front.engine, take)) == b"new"
+
+
+async def test_one_that_dies_loses_no_message_that_has_not_been_sent_to_it(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    # Whether it is found dead before or after the message is sent to it, is up to the scheduler.
+    for number in range(20):
+        async with front_ends(zapq_service) as [front]:
+            poll = asked(front, POLL)
+            await wait_all_tasks_blocked()
+            front.die()
+            zapq_service.enqueue_nowait(b"%d" % number)
+            await wait_all_tasks_blocked()
+            assert isinstance(outcome_of(poll), NoAnswer)
+        stats = zapq_service.stats()
+        assert (stats.delivery_uncertain, stats.queue.ready) == (0, 1)
+        await zapq_service.dequeue()
+
+
 async def test_one_that_dies_loses_nothing_that_is_leased(
     zapq_service: QueueService, autojump_clock: MockClock
 ) -> None:

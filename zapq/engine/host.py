@@ -45,7 +45,7 @@ from zapq.service.operations import (
 from zapq.service.pending import Pending, give_back
 from zapq.service.queue_state import QueueState
 from zapq.service.service import QueueService
-from zapq.service.waiting import ONE, Deliveries, Lender, Want
+from zapq.service.waiting import ONE, Deliveries, Want
 
 _UNPACK = msgspec.msgpack.Decoder(list[bytes | Draft])
 
@@ -208,8 +208,8 @@ class Host:
         """Those in the frame that gathers."""
         self._unheard: deque[tuple[int, list[Delivery]]] = deque()
         """Those in frames the front end may not have dealt with yet, by the numbers of the frames."""
-        self._lenders: WeakValueDictionary[str, Lender] = WeakValueDictionary()
-        """The queues that have given it messages."""
+        self._lenders: WeakValueDictionary[str, QueueState] = WeakValueDictionary()
+        """The queues that have given it messages, by their tags."""
         self._tasks: trio.Nursery | None = None
 
     async def run(self) -> None:
@@ -323,7 +323,8 @@ class Host:
             self._tell_run(Tell.LEASE, first, common, wire.pack_leases(leases))
         else:
             messages: Sequence[Any] = given
-            self._tell_run(Tell.MESSAGE, first, state.name, [wire.pack_message(each) for each in messages])
+            packed = [wire.pack_message(each) for each in messages]
+            self._tell_run(Tell.MESSAGE, first, (state.name, state.tag), packed)
 
     def _ack(self, queue: str, common: Any, receipts: list[str], now: float) -> None:
         state = self._service.at_hand(queue)
@@ -376,13 +377,13 @@ class Host:
             del self._pending[number]
             self._refuse(number, ClientGone())
 
-    def _return_messages(self, queue: str, common: Any, messages: list[Any], now: float) -> None:
-        lender = self._lenders.get(queue)
+    def _return_messages(self, queue: str, tag: str, messages: list[Any], now: float) -> None:
+        lender = self._lenders.get(tag)
         if lender is not None:
             lender.return_undelivered([wire.unpack_message(each) for each in messages])
 
     def _return_leases(self, queue: str, common: Any, leases: list[Any], now: float) -> None:
-        lender = self._lenders.get(queue)
+        lender = self._lenders.get(common[0])
         if lender is not None:
             lender.return_undelivered([wire.unpack_lease(each, (queue, *common)) for each in leases])
 
@@ -464,30 +465,31 @@ class Host:
             self._add(number, outcome, Tell.OTHER)
 
     def _tell_delivery(self, number: int, delivery: Delivery) -> None:
-        given, lender = delivery.given, delivery.queue
-        self._note_given(delivery)
+        given, lender = delivery.given, self._note_given(delivery)
         first = given[0]
         if isinstance(first, Lease):
             if len(given) == 1:
                 self._add(number, wire.pack_lease(first), Tell.LEASE, (first.queue, first.tag, first.visibility))
             else:
-                common = (lender.name, (first.tag, first.visibility))
+                common = (lender.name, first.tag, first.visibility)
                 self._add(number, [wire.pack_lease(each) for each in given], Tell.BATCH, common)  # type: ignore[arg-type]
             return
         if isinstance(given, Taken):
-            self._add(number, wire.pack_taken(given), Tell.BATCH, (lender.name, None))
+            self._add(number, wire.pack_taken(given), Tell.BATCH, (lender.name, lender.tag, None))
         elif len(given) == 1:
-            self._add(number, wire.pack_message(first), Tell.MESSAGE, lender.name)
+            self._add(number, wire.pack_message(first), Tell.MESSAGE, (lender.name, lender.tag))
         else:
             messages: Sequence[Any] = given
             packed = [wire.pack_message(each) for each in messages]
-            self._add(number, packed, Tell.BATCH, (lender.name, None))
+            self._add(number, packed, Tell.BATCH, (lender.name, lender.tag, None))
 
-    def _note_given(self, delivery: Delivery) -> None:
+    def _note_given(self, delivery: Delivery) -> QueueState:
         lender = delivery.queue
+        assert isinstance(lender, QueueState)  # those of this process are
         self._given.append(delivery)
-        if self._lenders.get(lender.name) is not lender:
-            self._lenders[lender.name] = lender
+        if lender.tag not in self._lenders:
+            self._lenders[lender.tag] = lender
+        return lender
 
     def _refuse(self, number: int, error: Exception) -> None:
         if not isinstance(error, ZapqError):
@@ -522,13 +524,13 @@ class Host:
         self._break()
         self._due = False
         self._frames += 1
-        if self._given:
-            self._unheard.append((self._frames, self._given))
-            self._given = []
         try:
             self._channel.send(wire.encode((self._frames, is_reply, self._service.draining, columns)))
         except ChannelClosed:
-            return  # the reader sees it, too
+            return  # the reader sees it, too; what was given in this frame has not left
+        if self._given:
+            self._unheard.append((self._frames, self._given))
+            self._given = []
         if self._channel.stuck:
             self._stuck.set()
 

@@ -96,6 +96,8 @@ class QueueState:
     def __init__(self, service: Shared, core: Queue, wait_queue: WaitQueue) -> None:
         self._service = service
         self.core = core
+        self.tag = core.tag
+        """What its receipts begin with. No other queue has it, not even an earlier one of the same name."""
         self.wait_queue = wait_queue
         self._journal = service.journal
         self.durability: Durability | None = "committed" if service.durable else None

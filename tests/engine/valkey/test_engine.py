@@ -119,7 +119,7 @@ async def test_a_front_end_that_stops_answers_its_consumers(zapq_settings: Setti
             answers.append(await ask(url, "POST", f"{JOBS}/receive?wait=20"))
 
         async with serving(settings, shutdown_trigger=stop.wait) as url:
-            nursery.start_soon(poll, url)
+            nursery.start_soon(poll, url)  # noqa: ASYNC111 - it is answered in this block
             await eventually(lambda: joined(valkey, "jobs"), "the consumer to wait")
             stop.set()
             await eventually(lambda: len(answers) == 1, "an answer")

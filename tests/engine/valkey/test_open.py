@@ -55,7 +55,7 @@ def with_replica(directory: Path, *options: str) -> Iterator[tuple[Server, Serve
 
 async def refusal(settings: Settings, kind: type[Exception] = CannotStart) -> str:
     """Return why a server does not start."""
-    with pytest.raises(BaseExceptionGroup) as refused:
+    with pytest.raises(BaseExceptionGroup) as refused:  # noqa: ASYNC401 - it is looked into
         async with serving(settings):
             pass
     found: BaseException | None = refused.value.subgroup(kind)

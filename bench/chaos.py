@@ -56,6 +56,8 @@ MARGIN = 0.1
 """Seconds by which a lease may end early: clocks are read in milliseconds, and by more than one process."""
 PATIENCE = 30.0
 """Seconds after which a request without an answer has been left hanging."""
+MOVED_AT_ONCE = 50
+"""Keys of a slot that move in one step; each Idempotency-Key is one."""
 MENDING_SECONDS = 60.0
 SETTLING_SECONDS = 40.0
 GONE = (OSError, EOFError, trio.BrokenResourceError, trio.ClosedResourceError, h11.ProtocolError)
@@ -100,9 +102,12 @@ class Ledger:
         body, before = given.body, self.holders.get(given.body)
         if body in self.acknowledged:
             self.note("given after its ack", given)
-        elif before is not None and before.receipt not in self.over:
-            if given.got_at < before.asked_at + before.seconds - MARGIN:
-                self.note("given twice within a lease", (before, given))
+        elif (
+            before is not None
+            and before.receipt not in self.over
+            and given.got_at < before.asked_at + before.seconds - MARGIN
+        ):
+            self.note("given twice within a lease", (before, given))
         if body in self.refused:
             self.note("stored though refused", given)
         self.holders[body] = given
@@ -461,7 +466,7 @@ class Chaos:
             target = self.random.choice(sorted(id for id in connections if id != owner))
             connections[target].call("CLUSTER", "SETSLOT", slot, "IMPORTING", owner)
             connections[owner].call("CLUSTER", "SETSLOT", slot, "MIGRATING", target)
-            while keys := connections[owner].call("CLUSTER", "GETKEYSINSLOT", slot, 1):
+            while keys := connections[owner].call("CLUSTER", "GETKEYSINSLOT", slot, MOVED_AT_ONCE):
                 connections[owner].call("MIGRATE", "127.0.0.1", ports[target], "", 0, 5000, "KEYS", *keys)
                 time.sleep(0.02)  # so that calls see half of it there
             for id in (target, owner, *connections):
@@ -564,13 +569,15 @@ async def run(
                 await trio.sleep(1)
                 begun = trio.current_time()
                 left: list[str] = []
-                for number in range(faults):
+                for number in range(1, faults + 1):
                     if trio.current_time() > begun + seconds:
                         break
                     if not left:
                         left = random.sample(kinds, len(kinds))
                     kind = left.pop()
                     silences = await chaos.let_loose(kind)
+                    said = " ".join(f"{role} {silence:.1f} s" for role, silence in silences.items())
+                    print(f"{number}: {kind}: {said}", file=sys.stderr, flush=True)
                     each = seen[kind]
                     each.times += 1
                     each.producers = max(each.producers, silences["producers"])

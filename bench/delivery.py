@@ -38,19 +38,21 @@ def fill(url: str, messages: int) -> None:
         ask(f"{url}/queues/default/messages/batch", "POST", batch, Content_Type="application/msgpack")
 
 
-def lease_and_acknowledge(pid: int, url: str, seconds: int) -> tuple[rig.Figures, rig.Figures]:
-    """Receive for as long as that, and acknowledge for a little less."""
+def lease_and_acknowledge(
+    pid: int, url: str, seconds: int, connections: int = CONNECTIONS, behind: int | None = None
+) -> tuple[rig.Figures, rig.Figures]:
+    """Receive for as long as that, and acknowledge for a little less; `behind` is as in `rig.wrk`."""
     head, _ = ask(f"{url}/queues/default/receive?visibility=3600", "POST")
     tag, _, serial = head["Zapq-Receipt"].rpartition("-")
-    receives = rig.wrk(
-        pid, f"{url}/queues/default/receive?visibility=3600", CONNECTIONS, seconds, post=True, body=False
-    )
+    target = f"{url}/queues/default/receive?visibility=3600"
+    receives = rig.wrk(pid, target, connections, seconds, post=True, body=False, behind=behind)
     # Receipts count up, so each request can name another one without having read it.
     acks = rig.wrk(
         pid,
         url,
-        CONNECTIONS,
+        connections,
         seconds - 1,
+        behind=behind,
         script=f"""
             local serial = {int(serial, 16) - 1}
             wrk.method = "DELETE"

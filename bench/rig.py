@@ -32,6 +32,8 @@ class Figures:
     """Microseconds of the server's CPU for each request."""
     p50_ms: float
     p99_ms: float
+    behind_us: float = 0.0
+    """Microseconds of CPU, for each request, of the process that the server had do something."""
 
 
 def median(rounds: list[Figures]) -> Figures:
@@ -152,9 +154,20 @@ def resident_bytes(pid: int) -> int:
 
 
 def wrk(
-    pid: int, url: str, connections: int, seconds: int, *, post: bool = False, body: bool = True, script: str = ""
+    pid: int,
+    url: str,
+    connections: int,
+    seconds: int,
+    *,
+    post: bool = False,
+    body: bool = True,
+    script: str = "",
+    behind: int | None = None,
 ) -> Figures:
-    """Load `url` with wrk on keep-alive connections; raises RuntimeError if anything was refused."""
+    """Load `url` with wrk on keep-alive connections; raises RuntimeError if anything was refused.
+
+    `behind` is a process that the server, `pid`, has do something for each request.
+    """
     install("wrk", "wrk")
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         if post:
@@ -163,18 +176,20 @@ def wrk(
         file.write(script)
         file.flush()
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", file.name, url]
-        before = cpu_seconds(pid)
+        pids = [pid] if behind is None else [pid, behind]
+        before = [cpu_seconds(each) for each in pids]
         out = subprocess.run([*cores()[1], *command], check=True, capture_output=True, text=True).stdout
-    used = cpu_seconds(pid) - before
+    used = [cpu_seconds(each) - begun for each, begun in zip(pids, before, strict=True)]
     if "Non-2xx" in out or "Socket errors" in out:
         raise RuntimeError(f"not everything was answered:\n{out}")
     requests = int(_find(r"(\d+) requests in", out))
     return Figures(
         requests=requests,
         per_second=float(_find(r"Requests/sec:\s+([\d.]+)", out)),
-        cpu_us=used / requests * 1e6,
+        cpu_us=used[0] / requests * 1e6,
         p50_ms=_milliseconds(_find(r"50%\s+([\d.]+[a-z]+)", out)),
         p99_ms=_milliseconds(_find(r"99%\s+([\d.]+[a-z]+)", out)),
+        behind_us=0.0 if behind is None else used[1] / requests * 1e6,
     )
 
 

@@ -138,7 +138,7 @@ def test_the_sequential_queue_answers_as_the_real_one(program: list[Call]) -> No
     model, real = SequentialQueue(), Broker(max_messages=99, max_bytes=999, max_queues=1).default
     given: dict[str, str] = {}
     """What the real receipt is, if there is one."""
-    unknown = f"{real._tag}-ffff"
+    unknown = f"{real.tag}-ffff"
     releases: Counter[str] = Counter()
     for call in program:
         expected, after = model.perform(call)

@@ -135,6 +135,9 @@ WORKER_RESERVE = 0.1
 """The part of a shutdown that workers leave for ending, and for telling the process that has the queues."""
 COUNTS_SECONDS = 1.0
 """Seconds `/metrics` waits for what the other workers have counted: one that hangs must not hide the others."""
+TURN_SECONDS = 0.002
+"""For how long the process with the queues begins with what front ends ask before its timers and tasks have a
+turn; the last of it may last a thousand requests long, some 3 ms."""
 HEARD_SECONDS = 0.1
 """Seconds after which a front end says that deliveries were handed on, if it has nothing else to say. If it dies
 before, they count as uncertain."""

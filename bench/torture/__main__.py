@@ -20,6 +20,7 @@ import trio
 
 import bench.torture
 from bench import rig
+from bench.torture import server
 from bench.torture.report import Report
 
 HELPERS = {"__main__", "beside", "flood", "probe", "report", "server", "siege"}
@@ -32,8 +33,11 @@ SCENARIOS = sorted(
 @click.argument("name", type=click.Choice(SCENARIOS))
 @click.option("--seed", type=int, help="Do the same again.")
 @click.option("--scale", default=1.0, show_default=True, help="How much of it: 0.1 is a tenth.")
-def main(name: str, seed: int | None, scale: float) -> None:
+@click.option("--workers", default=1, show_default=True, help="Have each server serve with so many workers.")
+def main(name: str, seed: int | None, scale: float, workers: int) -> None:
     """Run one scenario and print what it found."""
+    if workers > 1:
+        server.FURTHER += ["--workers", str(workers)]
     seed = secrets.randbits(32) if seed is None else seed
     print(f"seed {seed}, scale {scale:g}, {rig.machine()}", file=sys.stderr, flush=True)
     begun = time.perf_counter()
@@ -44,6 +48,7 @@ def main(name: str, seed: int | None, scale: float) -> None:
         "run": name,
         "seed": seed,
         "scale": scale,
+        "workers": workers,
         "seconds": round(time.perf_counter() - begun, 1),
         "passed": not failures,
         **report.figures,

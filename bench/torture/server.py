@@ -19,6 +19,8 @@ from tests.support.process import ENVIRON, MODULE, server_command
 from tests.support.wire import Answer, ask
 
 STARTING_SECONDS = 30
+FURTHER: list[str] = []
+"""Flags for every server, besides those a scenario gives it."""
 
 
 @dataclass(slots=True)
@@ -79,9 +81,9 @@ async def running(
     """
     log = directory / name
     if "--engine" in flags:  # which keeps nothing here
-        command = [*MODULE, "--addr", "127.0.0.1:0", *flags]
+        command = [*MODULE, "--addr", "127.0.0.1:0", *FURTHER, *flags]
     else:
-        command = server_command(directory / "data", *flags)
+        command = server_command(directory / "data", *FURTHER, *flags)
     with log.open("wb") as output:
         process = await trio.lowlevel.open_process(
             [*wrapper, *command],
@@ -124,5 +126,8 @@ def _parse(line: str) -> dict[str, Any]:
 def _innermost(pid: int) -> int:
     """Return the process that others were started only for: a wrapper becomes the server, or has it as a child."""
     while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        pid = int(children[0])
+        child = int(children[0])
+        if b"zapq.server.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+            break
+        pid = child
     return pid

@@ -38,12 +38,13 @@ class FrontEnd:
 @asynccontextmanager
 async def front_ends(service: QueueService, number: int = 1) -> AsyncGenerator[list[FrontEnd], None]:
     """Run so many front ends of `service`."""
-    hub = Hub(lambda: {"tasks": 1000})
     local = LocalEngine(service)
+    hub = Hub(local, lambda: {"tasks": 1000})
     fronts: list[FrontEnd] = []
     sockets: list[socket.socket] = []
     try:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(hub.run)
             for each in range(1, number + 1):
                 ours, theirs = socket.socketpair()
                 sockets += (ours, theirs)

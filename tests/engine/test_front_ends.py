@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import count
+from random import Random
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests import linearizability
 from tests.engine.fronts import FrontEnd, ask, front_ends
+from zapq.core.message import Lease
+from zapq.core.queue_settings import QueueSettings
 from zapq.engine.wire import Order
-from zapq.errors import ClientGone, Draining, NoAnswer, QueueFull
+from zapq.errors import ClientGone, Draining, InvalidParameter, NoAnswer, QueueFull
 from zapq.service.operations import (
     Accepted,
     Delivery,
@@ -133,6 +138,45 @@ async def test_a_queue_that_is_gone_takes_nothing_back(
         assert [queue.name for queue in zapq_service.queues()] == ["default"]
 
 
+@pytest.mark.parametrize("lease", [False, True], ids=["given", "leased"])
+async def test_what_goes_back_does_not_go_to_a_new_queue_of_that_name(
+    zapq_service: QueueService, autojump_clock: MockClock, lease: bool
+) -> None:
+    take = Take("jobs", Want(lease=lease))
+    async with front_ends(zapq_service) as [front]:
+        zapq_service.queue("jobs").enqueue_nowait(b"former")
+        former = await ask(front.engine, take)
+        await zapq_service.delete("jobs")
+        jobs = zapq_service.queue("jobs")
+        jobs.enqueue_nowait(b"new")
+        new = await ask(front.engine, take)
+        assert isinstance(former, Delivery)
+        assert isinstance(new, Delivery)
+        former.queue.return_undelivered(former.given)
+        await wait_all_tasks_blocked()
+        assert jobs.info().stats.ready == 0
+        new.queue.return_undelivered(new.given)
+        await wait_all_tasks_blocked()
+        assert body_of(await ask(front.engine, take)) == b"new"
+
+
+async def test_one_that_dies_loses_no_message_that_has_not_been_sent_to_it(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    # Whether it is found dead before or after the message is sent to it, is up to the scheduler.
+    for number in range(20):
+        async with front_ends(zapq_service) as [front]:
+            poll = asked(front, POLL)
+            await wait_all_tasks_blocked()
+            front.die()
+            zapq_service.enqueue_nowait(b"%d" % number)
+            await wait_all_tasks_blocked()
+            assert isinstance(outcome_of(poll), NoAnswer)
+        stats = zapq_service.stats()
+        assert (stats.delivery_uncertain, stats.queue.ready) == (0, 1)
+        await zapq_service.dequeue()
+
+
 async def test_one_that_dies_loses_nothing_that_is_leased(
     zapq_service: QueueService, autojump_clock: MockClock
 ) -> None:
@@ -244,3 +288,102 @@ async def test_receipts_are_good_at_every_front_end(zapq_service: QueueService, 
         assert extended is not None
         assert await ask(other.engine, SettleOne("default", Settlement(receipt=receipt))) is None
         assert isinstance(await ask(front.engine, Take("default", ONE)), Nothing)
+
+
+async def test_requests_of_one_kind_that_travel_together_are_each_answered_by_themselves(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    await zapq_service.configure("jobs", QueueSettings(max_messages=3))
+    async with front_ends(zapq_service) as [front]:
+        with front.engine.turn():
+            puts = [asked(front, Enqueue("jobs", b"%d" % number)) for number in range(5)]
+        await wait_all_tasks_blocked()
+        assert [type(outcome_of(put)) for put in puts] == [Accepted] * 3 + [QueueFull] * 2
+        with front.engine.turn():
+            takes = [asked(front, Take("jobs", Want(lease=True))) for _ in range(5)]
+        await wait_all_tasks_blocked()
+        assert [body(take) for take in takes[:3]] == [b"0", b"1", b"2"]
+        assert [type(outcome_of(take)) for take in takes[3:]] == [Nothing] * 2
+        receipts = [take.result().given[0].receipt for take in takes[:3]]
+        receipts.insert(1, "no receipt")
+        with front.engine.turn():
+            acks = [asked(front, SettleOne("jobs", Settlement(receipt=receipt))) for receipt in receipts]
+        await wait_all_tasks_blocked()
+        assert [type(outcome_of(ack)) for ack in acks] == [type(None), InvalidParameter, type(None), type(None)]
+        assert zapq_service.find("jobs").info().stats.messages == 0
+
+
+async def test_a_lease_of_no_time_is_over_before_the_next_consumer_is_served(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    zapq_service.enqueue_nowait(b"first")
+    zapq_service.enqueue_nowait(b"second")
+    async with front_ends(zapq_service) as [front]:
+        with front.engine.turn():
+            takes = [asked(front, Take("default", Want(lease=True, visibility=0.0))) for _ in range(2)]
+        await wait_all_tasks_blocked()
+        assert [body(take) for take in takes] == [b"first", b"first"]
+
+
+async def test_each_producer_finds_its_messages_in_its_order(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    async with front_ends(zapq_service, 4) as fronts, trio.open_nursery() as nursery:
+
+        async def produce(number: int) -> None:
+            for each in range(25):
+                await ask(fronts[(number + each) % 4].engine, Enqueue("default", b"%d %d" % (number, each)))
+
+        for number in range(4):
+            nursery.start_soon(produce, number)
+    taken = [message.body.split() for message in await zapq_service.default.dequeue_many(1000)]
+    for number in range(4):
+        assert [int(each) for producer, each in taken if int(producer) == number] == list(range(25))
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_four_front_ends_are_one_queue(
+    zapq_service: QueueService, autojump_clock: MockClock, seed: int
+) -> None:
+    history: list[linearizability.Operation] = []
+    times = count()
+
+    async def play(client: int, front: FrontEnd) -> None:
+        choose, held = Random(seed * 100 + client), list[str]()
+        for step in range(12):
+            await trio.sleep(choose.choice((0.0, 0.001)))
+            kind = choose.choice(("enqueue", "dequeue", "receive", "ack", "release"))
+            name, begun = f"{client}.{step}", next(times)
+            call: linearizability.Call
+            result: linearizability.Result
+            if kind == "enqueue":
+                outcome = await ask(front.engine, Enqueue("default", name.encode()))
+                assert isinstance(outcome, Accepted)
+                call, result = linearizability.Enqueue(name), outcome.id
+            elif kind == "dequeue":
+                outcome = await ask(front.engine, Take("default", ONE))
+                call, result = linearizability.Dequeue(), None
+                if isinstance(outcome, Delivery):
+                    result = outcome.given[0].body.decode()
+            elif kind == "receive":
+                outcome = await ask(front.engine, Take("default", Want(lease=True, visibility=600.0)))
+                call, result = linearizability.Receive(name), None
+                if isinstance(outcome, Delivery):
+                    [lease] = outcome.given
+                    assert isinstance(lease, Lease)
+                    call, result = linearizability.Receive(lease.receipt), lease.body.decode()
+                    held.append(lease.receipt)
+            elif not held:
+                continue
+            else:
+                receipt = held.pop()
+                settlement = Settlement(receipt=receipt, action="ack" if kind == "ack" else "release")
+                await ask(front.engine, SettleOne("default", settlement))
+                call = linearizability.Ack(receipt) if kind == "ack" else linearizability.Release(receipt)
+                result = True
+            history.append(linearizability.Operation(client, call, result, begun, next(times)))
+
+    async with front_ends(zapq_service, 4) as fronts, trio.open_nursery() as nursery:
+        for client in range(4):
+            nursery.start_soon(play, client, fronts[client])
+    assert linearizability.check(history) is not None, linearizability.describe(history)

@@ -371,6 +371,55 @@ async def test_what_is_about_all_of_a_queue_begins_after_what_comes_back_is_give
         assert got(poll) == [b"a"]
 
 
+async def test_a_snapshot_holds_nothing_that_is_undone_later(tmp_path: Path, disk: Disk) -> None:
+    async with open_durable(tmp_path) as service:
+        await service.enqueue(b"there")
+        disk.hold()
+        refused = asked(service, Put(b"refused"))
+        await disk.held()
+        async with trio.open_nursery() as nursery:
+            for name in ("saved.msgpack", "saved.json"):
+                nursery.start_soon(service.snapshot, name)
+            await wait_all_tasks_blocked()
+            disk.failing = True
+            disk.go_on()
+        with pytest.raises(StorageUnavailable):
+            refused.result()
+        disk.failing = False
+        await works_again(service)
+        for name in ("saved.msgpack", "saved.json"):
+            assert await service.restore(name) == 1
+            assert await taken(service.default) == [b"there"]
+
+
+async def test_commits_that_rest_on_each_other_are_undone_the_last_of_them_first(
+    tmp_path: Path, disk: Disk
+) -> None:
+    async with open_durable(tmp_path) as service:
+        await service.enqueue(b"there")
+        journal = journal_of(service)
+        disk.hold()
+        put = asked(service, Put(b"new"))
+        journal.flush()
+        await disk.held()
+        taking = asked(service, Take("default", Want(2)))
+        journal.flush()
+        lease = asked(service, Take("default", Want(lease=True), 60.0))
+        assert len(journal._in_flight) == 2
+        disk.failing = True
+        disk.go_on()
+        await eventually(lambda: taking.done, "the disk to fail")
+        for each in (put, taking):
+            with pytest.raises(StorageUnavailable):
+                each.result()
+        disk.failing = False
+        await works_again(service)
+        await service.resolved()
+        assert got(lease) == [b"there"]
+        stats = service.stats().queue
+        assert (stats.messages, stats.bytes, stats.ready, stats.dequeued) == (1, len(b"there"), 0, 0)
+
+
 EXCHANGES: dict[str, Operation] = {
     "purging": Purge("jobs"),
     "deleting": Delete("jobs"),

@@ -23,6 +23,7 @@ from zapq.service.operations import (
     Accepted,
     Delete,
     Delivery,
+    Enqueue,
     List,
     Offer,
     Purge,
@@ -36,7 +37,7 @@ from zapq.service.operations import (
 from zapq.service.pending import Commit, Pending
 from zapq.service.queue_state import QueueState
 from zapq.service.service import QueueService
-from zapq.service.waiting import Waiter, Want
+from zapq.service.waiting import ONE, Waiter, Want
 from zapq.settings import Settings
 
 
@@ -110,6 +111,18 @@ async def test_what_is_asked_while_the_lock_is_held_is_done_when_it_is_free(
     # It lasts from when it was given, not from when it was asked for.
     assert delivery.given[0].deadline == trio.current_time() + 30.0
     assert storing.result() == Accepted(2)
+
+
+async def test_the_commonest_operations_do_not_come_between_the_parts_of_a_change(
+    zapq_service: QueueService,
+) -> None:
+    await zapq_service.enqueue(b"a")
+    async with zapq_service.lock:
+        taking = asked(zapq_service, Take("default", ONE))
+        storing = asked(zapq_service, Enqueue("elsewhere", b"b"))
+        assert ready(zapq_service) == 1
+    await wait_all_tasks_blocked()
+    assert (got(taking), storing.result()) == ([b"a"], Accepted(1))
 
 
 async def test_what_waits_for_the_lock_and_is_abandoned_is_not_begun(
@@ -222,24 +235,26 @@ async def test_messages_whose_asker_leaves_while_they_are_being_taken_are_back_a
     tmp_path: Path, disk: Disk
 ) -> None:
     async with open_durable(tmp_path) as service:
-        await service.default.enqueue_many([b"a", b"b", b"c"])
+        await service.default.enqueue_many([b"a", b"b", b"c", b"d"])
         disk.hold()
         lease, batch = asked(service, LEASE), asked(service, Take("default", Want(2)))
+        one = asked(service, Take("default", ONE))
         assert isinstance(lease, Commit)
-        calls = counting(lease), counting(batch)
+        calls = counting(lease), counting(batch), counting(one)
         assert (lease.done, ready(service)) == (False, 0)
         lease.abandon()
         batch.abandon()
+        one.abandon()
         assert ready(service) == 0, "that they were taken is on its way to the disk"
         disk.go_on()
-        assert await leases(service) == (3, 0, 0)
-        assert calls == ([], [])
+        assert await leases(service) == (4, 0, 0)
+        assert calls == ([], [], [])
         late = asked(service, LEASE)
         await service.stored()
         late.abandon()
-        assert await leases(service) == (3, 0, 0)
+        assert await leases(service) == (4, 0, 0)
     async with open_durable(tmp_path) as service:
-        assert [each.message.body for each in await service.default.peek()] == [b"a", b"b", b"c"]
+        assert [each.message.body for each in await service.default.peek()] == [b"a", b"b", b"c", b"d"]
 
 
 async def test_messages_whose_asker_leaves_and_whose_taking_is_not_written_never_went(

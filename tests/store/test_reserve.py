@@ -204,6 +204,22 @@ def test_messages_the_file_would_have_no_room_for_are_not_stored(database: Datab
     assert number(database) == 10
 
 
+def test_each_commit_on_a_full_disk_is_moved_to_the_file_at_once(
+    tmp_path: Path, database: Database, room: Room
+) -> None:
+    database.commit([group(put(1), put(2))])
+    room.full, room.free = 1, 0
+    database.commit([group(put(3))])
+    for id in (1, 2):
+        database.commit([group(MessagesDeleted((row_of(1, id),)))])
+        database.tidy(idle=False)
+        # Without its log it is what has been moved there.
+        copied = tmp_path / "copied"
+        copied.write_bytes((tmp_path / FILE).read_bytes())
+        with closing(sqlite3.connect(f"file:{copied}?immutable=1", uri=True)) as moved:
+            assert moved.execute("select count(*) from messages").fetchone() == (3 - id,)
+
+
 def test_a_start_without_room_takes_no_more_of_it_than_the_log(tmp_path: Path, room: Room) -> None:
     room.free = MIB
     with closing(opened(tmp_path)) as database:

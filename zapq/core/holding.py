@@ -109,13 +109,13 @@ class Holding:
         "_owner",
         "_ready",
         "_settings",
-        "_tag",
         "alarm",
         "bytes",
         "epoch",
         "messages",
         "name",
         "number",
+        "tag",
     )
 
     def __init__(
@@ -138,8 +138,9 @@ class Holding:
         self.bytes = 0
         self.alarm = inf
         """When `tick` is to be called next; later is harmless, but expired messages then live on."""
+        self.tag = tag
+        """What its receipts begin with."""
         self._owner = owner
-        self._tag = tag
         self._ready = Ready()
         self._late = False
         """Whether more messages have outlived their ttl than one step removes."""

@@ -230,7 +230,7 @@ class Queue(Holding):
         journal = self._journal
         if journal is not None:
             journal.check()
-        serial = serial_of(receipt, self._tag)
+        serial = serial_of(receipt, self.tag)
         lease = self._pop_lease(serial, now)
         owner = self._owner
         if lease is None:
@@ -264,7 +264,7 @@ class Queue(Holding):
         head of the queue. At `max_receives` it goes to the dead-letter queue instead. Raises `ReceiptExpired`.
         """
         self._check_journal()
-        serial = serial_of(receipt, self._tag)
+        serial = serial_of(receipt, self.tag)
         lease = self._pop_lease(serial, now)
         if lease is None:
             raise self._over(serial)
@@ -283,7 +283,7 @@ class Queue(Holding):
 
         By default for as long as it was given. Leases end with the process, so the disk is not told.
         """
-        serial = serial_of(receipt, self._tag)
+        serial = serial_of(receipt, self.tag)
         lease = self._pop_lease(serial, now)
         if lease is None:
             raise self._over(serial)
@@ -397,7 +397,7 @@ class Queue(Holding):
         # One that is asked for no time at all is over at once.
         deadline = now + seconds if seconds else now - self._leases.slack
         lease = Lease(
-            message, self._owner.serial(), message.properties.receives + 1, deadline, self._tag, seconds, self.name
+            message, self._owner.serial(), message.properties.receives + 1, deadline, self.tag, seconds, self.name
         )
         self._leases.put(lease)
         if deadline < self.alarm:

@@ -6,8 +6,11 @@ counted as uncertain; what waits for its clients is given up, so that messages o
 
 from __future__ import annotations
 
+import selectors
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
@@ -18,14 +21,15 @@ import msgspec
 import trio
 
 from zapq import logs
-from zapq.core.message import Draft, Lease
+from zapq.core.message import DEFAULTS, Draft, Lease
 from zapq.core.runs import Taken
 from zapq.engine import wire
 from zapq.engine.channel import Channel, ChannelClosed
+from zapq.engine.engine import Outcomes
 from zapq.engine.local import LocalEngine
 from zapq.engine.wire import Ask, Figures, Order, Tell
 from zapq.errors import ClientGone, ZapqError
-from zapq.limits import COUNTS_SECONDS
+from zapq.limits import COUNTS_SECONDS, TURN_SECONDS
 from zapq.service.operations import (
     Accepted,
     Delivery,
@@ -39,8 +43,9 @@ from zapq.service.operations import (
     Take,
 )
 from zapq.service.pending import Pending, give_back
+from zapq.service.queue_state import QueueState
 from zapq.service.service import QueueService
-from zapq.service.waiting import ONE, Lender, Want
+from zapq.service.waiting import ONE, Deliveries, Want
 
 _UNPACK = msgspec.msgpack.Decoder(list[bytes | Draft])
 
@@ -55,14 +60,77 @@ class Counted(NamedTuple):
 
 
 class Hub:
-    """All front ends of one service."""
+    """All front ends of one service, heard by one task: `run` must run as long as there are any.
 
-    def __init__(self, ours: Callable[[], Figures]) -> None:
+    As in the lobby, a task for each would spend more on being woken than on what a front end asks.
+    """
+
+    def __init__(self, engine: LocalEngine, ours: Callable[[], Figures]) -> None:
         """`ours` tells what there is now in this process."""
         self.hosts: set[Host] = set()
+        self._engine = engine
         self._ours = ours
         self._gone: Figures = {}
         """What front ends had counted that are no more."""
+        self._selector = selectors.DefaultSelector()
+        self._due: list[Host] = []
+        """Those that have something to tell."""
+        self._in_turn = False
+        self._token = trio.lowlevel.current_trio_token()
+
+    async def run(self) -> None:
+        """Hear all front ends until cancelled."""
+        try:
+            with self._engine.watched() as outcomes:
+                if outcomes is not None:
+                    self._selector.register(outcomes, selectors.EVENT_READ, outcomes)
+                while True:
+                    await trio.lowlevel.wait_readable(self._selector.fileno())
+                    while ready := self._selector.select(0):
+                        await self._hear([key.data for key, _ in ready])
+        finally:
+            self._selector.close()
+
+    async def _hear(self, ready: list[Host | Outcomes]) -> None:
+        """Have each dealt with once; other tasks have their turn after `TURN_SECONDS`, and at the end."""
+        left = iter(ready)
+        while True:
+            until = time.perf_counter() + TURN_SECONDS
+            self._in_turn = True
+            with self._engine.turn():
+                for each in left:
+                    each.answer()
+                    if time.perf_counter() > until:
+                        break
+                else:
+                    ready = []
+            self._in_turn = False
+            self._send_due()
+            await trio.lowlevel.checkpoint()
+            if not ready:
+                return
+
+    def add(self, host: Host) -> None:
+        """Hear this one from now on."""
+        self.hosts.add(host)
+        self._selector.register(host, selectors.EVENT_READ, host)
+
+    def stop_hearing(self, host: Host) -> None:
+        """Do not hear this one any more: its front end has closed its end."""
+        # It may have been done before, or the hub have ended.
+        with suppress(KeyError, ValueError, RuntimeError):
+            self._selector.unregister(host)
+
+    def send_soon(self, host: Host) -> None:
+        """Have `host` send what it has to tell, once this turn is over."""
+        if not (self._due or self._in_turn):
+            self._token.run_sync_soon(self._send_due)
+        self._due.append(host)
+
+    def _send_due(self) -> None:
+        due, self._due = self._due, []
+        for host in due:
+            host.send_if_due()
 
     def gather(self, asker: Host, call: Callable[[Figures], object]) -> None:
         """Call `call` with the sum of what all front ends but `asker` have counted, once they have said it.
@@ -87,6 +155,7 @@ class Hub:
     def note_end(self, host: Host) -> None:
         """Keep what a front end has counted that is no more."""
         self.hosts.discard(host)
+        self.stop_hearing(host)
         self._gone = _added(self._gone, host.counts.grown)
 
     def _sum(self, hosts: set[Host]) -> Figures:
@@ -122,6 +191,7 @@ class Host:
         self._service = service
         self._how = engine.how
         self._stuck = trio.Event()
+        self._closed = trio.Event()
         self._asked = 0
         """Operations so far."""
         self._pending: dict[int, Pending[Any]] = {}
@@ -138,27 +208,36 @@ class Host:
         """Those in the frame that gathers."""
         self._unheard: deque[tuple[int, list[Delivery]]] = deque()
         """Those in frames the front end may not have dealt with yet, by the numbers of the frames."""
-        self._lenders: WeakValueDictionary[str, Lender] = WeakValueDictionary()
-        """The queues that have given it messages."""
-        self._token = trio.lowlevel.current_trio_token()
+        self._lenders: WeakValueDictionary[str, QueueState] = WeakValueDictionary()
+        """The queues that have given it messages, by their tags."""
         self._tasks: trio.Nursery | None = None
 
     async def run(self) -> None:
         """Serve until the front end closes its end, or dies; then give up what waits for its clients."""
-        self._hub.hosts.add(self)
+        self._hub.add(self)
         try:
             async with trio.open_nursery() as nursery:
                 self._tasks = nursery
                 nursery.start_soon(self._write)
-                while True:
-                    await trio.lowlevel.wait_readable(self._channel.sock)
-                    for frame in self._channel.receive():
-                        self._take_in(frame)
-                        await trio.lowlevel.checkpoint()
+                await self._closed.wait()
+                nursery.cancel_scope.cancel()
         except* ChannelClosed:
             pass
         finally:
             self._end()
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when the front end has said something."""
+        return self._channel.sock.fileno()
+
+    def answer(self) -> None:
+        """Do what the front end has asked by now."""
+        try:
+            for frame in self._channel.receive():
+                self._take_in(frame)
+        except ChannelClosed:
+            self._hub.stop_hearing(self)
+            self._closed.set()
 
     def greet(self, setup: object) -> None:
         """Send the front end what it has to know before all else."""
@@ -196,31 +275,79 @@ class Host:
             return
         now = trio.current_time()
         self._in_batch = True
-        with self._engine.turn():
-            for kind, queue, common, elements in columns:
-                self._DO[kind](self, queue, common, elements, now)
+        for kind, queue, common, elements in columns:
+            self._DO[kind](self, queue, common, elements, now)
         self._in_batch = False
         self._send(is_reply=True)
 
     def _enqueue(self, queue: str, common: Any, bodies: list[bytes], now: float) -> None:
-        if common is None:
-            operations = [Enqueue(queue, body) for body in bodies]
-        else:
-            properties, delay = wire.unpack_properties(common[0]), common[1]
-            operations = [Enqueue(queue, body, properties, delay) for body in bodies]
-        for operation in operations:
-            self._perform(operation, now)
+        properties, delay = (DEFAULTS, 0.0) if common is None else (wire.unpack_properties(common[0]), common[1])
+        state = self._service.at_hand(queue)
+        if state is None:
+            for body in bodies:
+                self._perform(Enqueue(queue, body, properties, delay), now)
+            return
+        store, first, ids = state.store_one, self._asked + 1, []
+        for body in bodies:
+            self._asked += 1
+            try:
+                ids.append(store(body, properties, delay, now).id)
+            except Exception as error:
+                self._tell_run(Tell.ACCEPTED, first, state.durability, ids)
+                self._refuse(self._asked, error)
+                first, ids = self._asked + 1, []
+        self._tell_run(Tell.ACCEPTED, first, state.durability, ids)
 
     def _take(self, queue: str, common: Any, elements: list[int], now: float) -> None:
         limit, lease, visibility, wait = common
+        [left] = elements
+        state = self._service.at_hand(queue) if limit == 1 else None
+        while state is not None and left:
+            given = state.take_for_many(Want(left, lease, visibility), now)
+            if not given:
+                break
+            self._tell_given(state, given)
+            left -= len(given)
         want = ONE if limit == 1 and not lease else Want(limit, lease, visibility)
         operation = Take(queue, want, wait)
-        for _ in range(elements[0]):
+        for _ in range(left):
             self._perform(operation, now)
 
+    def _tell_given(self, state: QueueState, given: Deliveries) -> None:
+        """Tell as many operations, each of which is given one of these."""
+        self._note_given(Delivery(state, given))
+        first, self._asked = self._asked + 1, self._asked + len(given)
+        if isinstance(given[0], Lease):
+            leases: Sequence[Any] = given
+            common = (given[0].queue, given[0].tag, given[0].visibility)
+            self._tell_run(Tell.LEASE, first, common, wire.pack_leases(leases))
+        else:
+            messages: Sequence[Any] = given
+            packed = [wire.pack_message(each) for each in messages]
+            self._tell_run(Tell.MESSAGE, first, (state.name, state.tag), packed)
+
     def _ack(self, queue: str, common: Any, receipts: list[str], now: float) -> None:
+        state = self._service.at_hand(queue)
+        if state is None:
+            for receipt in receipts:
+                self._perform(SettleOne(queue, Settlement(receipt=receipt)), now)
+            return
+        ack, first = state.ack, self._asked + 1
         for receipt in receipts:
-            self._perform(SettleOne(queue, Settlement(receipt=receipt)), now)
+            self._asked += 1
+            try:
+                ack(receipt, now)
+            except Exception as error:
+                self._tell_run(Tell.SETTLED, first, None, [self._asked - first])
+                self._refuse(self._asked, error)
+                first = self._asked + 1
+        self._tell_run(Tell.SETTLED, first, None, [self._asked + 1 - first])
+
+    def _tell_run(self, kind: Tell, first: int, common: object, elements: list[Any]) -> None:
+        """Tell what has come of operations that follow each other, if there are any."""
+        if elements and elements != [0]:
+            self._break()
+            self._columns.append((kind, first, common, elements))
 
     def _other(self, name: str, common: Any, elements: list[Any], now: float) -> None:
         kind = wire.KINDS[name]
@@ -250,13 +377,13 @@ class Host:
             del self._pending[number]
             self._refuse(number, ClientGone())
 
-    def _return_messages(self, queue: str, common: Any, messages: list[Any], now: float) -> None:
-        lender = self._lenders.get(queue)
+    def _return_messages(self, queue: str, tag: str, messages: list[Any], now: float) -> None:
+        lender = self._lenders.get(tag)
         if lender is not None:
             lender.return_undelivered([wire.unpack_message(each) for each in messages])
 
     def _return_leases(self, queue: str, common: Any, leases: list[Any], now: float) -> None:
-        lender = self._lenders.get(queue)
+        lender = self._lenders.get(common[0])
         if lender is not None:
             lender.return_undelivered([wire.unpack_lease(each, (queue, *common)) for each in leases])
 
@@ -338,26 +465,31 @@ class Host:
             self._add(number, outcome, Tell.OTHER)
 
     def _tell_delivery(self, number: int, delivery: Delivery) -> None:
-        given, lender = delivery.given, delivery.queue
-        self._given.append(delivery)
-        if self._lenders.get(lender.name) is not lender:
-            self._lenders[lender.name] = lender
+        given, lender = delivery.given, self._note_given(delivery)
         first = given[0]
         if isinstance(first, Lease):
             if len(given) == 1:
                 self._add(number, wire.pack_lease(first), Tell.LEASE, (first.queue, first.tag, first.visibility))
             else:
-                common = (lender.name, (first.tag, first.visibility))
+                common = (lender.name, first.tag, first.visibility)
                 self._add(number, [wire.pack_lease(each) for each in given], Tell.BATCH, common)  # type: ignore[arg-type]
             return
         if isinstance(given, Taken):
-            self._add(number, wire.pack_taken(given), Tell.BATCH, (lender.name, None))
+            self._add(number, wire.pack_taken(given), Tell.BATCH, (lender.name, lender.tag, None))
         elif len(given) == 1:
-            self._add(number, wire.pack_message(first), Tell.MESSAGE, lender.name)
+            self._add(number, wire.pack_message(first), Tell.MESSAGE, (lender.name, lender.tag))
         else:
             messages: Sequence[Any] = given
             packed = [wire.pack_message(each) for each in messages]
-            self._add(number, packed, Tell.BATCH, (lender.name, None))
+            self._add(number, packed, Tell.BATCH, (lender.name, lender.tag, None))
+
+    def _note_given(self, delivery: Delivery) -> QueueState:
+        lender = delivery.queue
+        assert isinstance(lender, QueueState)  # those of this process are
+        self._given.append(delivery)
+        if lender.tag not in self._lenders:
+            self._lenders[lender.tag] = lender
+        return lender
 
     def _refuse(self, number: int, error: Exception) -> None:
         if not isinstance(error, ZapqError):
@@ -380,9 +512,10 @@ class Host:
     def _schedule(self) -> None:
         if not (self._in_batch or self._due):
             self._due = True
-            self._token.run_sync_soon(self._send_if_due)
+            self._hub.send_soon(self)
 
-    def _send_if_due(self) -> None:
+    def send_if_due(self) -> None:
+        """Send what there is to tell, unless that has gone with something else."""
         if self._due and self._columns:
             self._send(is_reply=False)
 
@@ -391,13 +524,13 @@ class Host:
         self._break()
         self._due = False
         self._frames += 1
-        if self._given:
-            self._unheard.append((self._frames, self._given))
-            self._given = []
         try:
             self._channel.send(wire.encode((self._frames, is_reply, self._service.draining, columns)))
         except ChannelClosed:
-            return  # the reader sees it, too
+            return  # the reader sees it, too; what was given in this frame has not left
+        if self._given:
+            self._unheard.append((self._frames, self._given))
+            self._given = []
         if self._channel.stuck:
             self._stuck.set()
 

@@ -128,11 +128,12 @@ class Asked(Pending[Any]):
 class RemoteQueue:
     """A queue of the other process, as the lender of messages."""
 
-    __slots__ = ("_engine", "name")
+    __slots__ = ("_engine", "name", "tag")
 
-    def __init__(self, engine: RemoteEngine, name: str) -> None:
+    def __init__(self, engine: RemoteEngine, name: str, tag: str) -> None:
         self._engine = engine
         self.name = name
+        self.tag = tag
 
     def return_undelivered(self, given: Deliveries) -> None:
         """Put messages that could not be handed over at their original places, soon."""
@@ -142,7 +143,7 @@ class RemoteQueue:
             common = leases[0].tag, leases[0].visibility  # they were given at once
             self._engine.tell(Ask.RETURN_LEASES, self.name, [wire.pack_lease(each) for each in leases], common)
         if messages:
-            self._engine.tell(Ask.RETURN_MESSAGES, self.name, messages)
+            self._engine.tell(Ask.RETURN_MESSAGES, self.name, messages, self.tag)
 
     def note_uncertain_delivery(self, number: int) -> None:
         """Count messages whose bytes may or may not have reached a client that vanished."""
@@ -361,11 +362,11 @@ class RemoteEngine:
             for number in range(first, first + elements[0]):
                 pop(number).complete(None)
         elif kind == Tell.MESSAGE:
-            queue = self._queue(common)
+            queue = self._queue(*common)
             for number, packed in enumerate(elements, first):
                 pop(number).complete(Delivery(queue, (wire.unpack_message(packed),)))
         elif kind == Tell.LEASE:
-            queue = self._queue(common[0])
+            queue = self._queue(common[0], common[1])
             for number, packed in enumerate(elements, first):
                 pop(number).complete(Delivery(queue, (wire.unpack_lease(packed, common),)))
         elif kind == Tell.ORDER:
@@ -384,26 +385,26 @@ class RemoteEngine:
         elif kind == Tell.NOTHING:
             asked.complete(Nothing(*packed))
         elif kind == Tell.BATCH:
-            queue, lent = common
+            queue, tag, visibility = common
             given: Deliveries
-            if lent is None:
+            if visibility is None:
                 given = wire.unpack_taken(packed)
             else:
-                given = [wire.unpack_lease(each, (queue, *lent)) for each in packed]
-            asked.complete(Delivery(self._queue(queue), given))
+                given = [wire.unpack_lease(each, common) for each in packed]
+            asked.complete(Delivery(self._queue(queue, tag), given))
         elif isinstance(asked.operation, Settle):
             asked.complete(wire.unpack_settled(packed))
         else:
             outcome = wire.OUTCOMES.get(type(asked.operation))
             asked.complete(None if outcome is None else msgspec.convert(packed, outcome))
 
-    def _queue(self, name: str) -> RemoteQueue:
-        queue = self._queues.get(name)
+    def _queue(self, name: str, tag: str) -> RemoteQueue:
+        queue = self._queues.get(tag)
         if queue is None:
-            # There may be very many names over time; those in use are made again.
+            # There may be very many over time; those in use are made again.
             if len(self._queues) > 10_000:
                 self._queues.clear()
-            queue = self._queues[name] = RemoteQueue(self, name)
+            queue = self._queues[tag] = RemoteQueue(self, name, tag)
         return queue
 
     async def _read(self) -> None:

@@ -40,9 +40,9 @@ class Ask(IntEnum):
     GIVE_UP = 4
     """Numbers of operations whose clients have left."""
     RETURN_MESSAGES = 5
-    """Messages that could not be handed over; in common: the queue."""
+    """Messages that could not be handed over; in common: the queue and its tag."""
     RETURN_LEASES = 6
-    """Leases on such messages; in common: the queue, the tag of their receipts, and for how long."""
+    """Leases on such messages; in common: the queue, its tag, and for how long."""
     UNCERTAIN = 7
     """How many messages may or may not have been handed over; in common: the queue."""
     COUNTS = 8
@@ -57,13 +57,13 @@ class Tell(IntEnum):
     ACCEPTED = 0
     """Ids; in common: what the messages survive."""
     MESSAGE = 1
-    """Messages given for good; in common: their queue."""
+    """Messages given for good; in common: their queue and its tag."""
     LEASE = 2
-    """Leased messages; in common: their queue, the tag of its receipts, and for how long."""
+    """Leased messages; in common: their queue, its tag, and for how long."""
     SETTLED = 3
     """How many leases are over."""
     BATCH = 4
-    """Lists of messages; in common: their queue, and how they are given."""
+    """Lists of messages; in common: their queue, its tag, and for how long, or None if for good."""
     NOTHING = 5
     """Why a consumer gets nothing, and until when."""
     REFUSED = 6
@@ -144,6 +144,17 @@ def unpack_message(packed: Sequence[Any]) -> Message:
 def pack_lease(lease: Lease) -> tuple[Any, ...]:
     """Return a lease as a column has it, without what those of one queue have in common."""
     return (lease.serial, lease.receives, lease.deadline, *pack_message(lease.message))
+
+
+def pack_leases(leases: Sequence[Lease]) -> list[tuple[Any, ...]]:
+    """Return leases as a column has them."""
+    # As `pack_lease`, without the calls: this is done for each message leased.
+    return [
+        (lease.serial, lease.receives, lease.deadline, message.id, message.body)
+        if (message := lease.message).properties is DEFAULTS
+        else pack_lease(lease)
+        for lease in leases
+    ]
 
 
 def unpack_lease(packed: Sequence[Any], common: Sequence[Any]) -> Lease:

@@ -53,7 +53,7 @@ class Workers:
         self._service = service
         self._settings = settings
         self._listening = listening
-        self._hub = Hub(there_now)
+        self._hub = Hub(engine, there_now)
         self._started = time.monotonic()
         self._clock_offset = trio.current_time() - time.perf_counter()
         self._stopped = trio.Event()
@@ -68,9 +68,7 @@ class Workers:
         Raises `CannotStart` if one of them ends instead. Whenever `reload_trigger` returns, they read the token
         file and the certificates again.
         """
-        async with trio.open_nursery() as starting:
-            for number in range(1, self._settings.workers + 1):
-                starting.start_soon(connections.start, self._keep, number)
+        await connections.start(self._keep_all)
         if self._failed:
             raise CannotStart(self._failed[0])
         accepting.start_soon(self._reload, reload_trigger)
@@ -86,6 +84,16 @@ class Workers:
             await trigger()
             for host in self._hub.hosts:
                 host.order(Order.RELOAD)
+
+    async def _keep_all(self, *, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as hearing:
+            hearing.start_soon(self._hub.run)
+            async with trio.open_nursery() as keeping:
+                async with trio.open_nursery() as starting:
+                    for number in range(1, self._settings.workers + 1):
+                        starting.start_soon(keeping.start, self._keep, number)
+                task_status.started()
+            hearing.cancel_scope.cancel()
 
     async def _keep(self, number: int, *, task_status: trio.TaskStatus[None]) -> None:
         """Keep one front end running until they are stopped, with a pause between two starts that grows."""

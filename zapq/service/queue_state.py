@@ -96,6 +96,8 @@ class QueueState:
     def __init__(self, service: Shared, core: Queue, wait_queue: WaitQueue) -> None:
         self._service = service
         self.core = core
+        self.tag = core.tag
+        """What its receipts begin with. No other queue has it, not even an earlier one of the same name."""
         self.wait_queue = wait_queue
         self._journal = service.journal
         self.durability: Durability | None = "committed" if service.durable else None
@@ -241,6 +243,12 @@ class QueueState:
             return () if message is None else (message,)
         return core.dequeue_many(want.limit, now)
 
+    def take_for_many(self, want: Want, now: float) -> Deliveries:
+        """Take messages for `want.limit` consumers that want one each; those left over may get one by `take`."""
+        if want.lease and not (self.core.settings.visibility if want.visibility is None else want.visibility):
+            return ()  # such a lease is over at once, and its message is for the next one of them
+        return self.take(want, now)
+
     def nothing(self, now: float) -> Nothing:
         """Count a consumer that gets nothing, and say why. Raises `Draining`."""
         self._dispatcher.check_open()
@@ -265,6 +273,14 @@ class QueueState:
         self.core.release(settlement.receipt, settlement.delay, now)
         self._dispatcher.hand_out()
         return None
+
+    def ack(self, receipt: str, now: float) -> None:
+        """Acknowledge one lease. Raises `ReceiptExpired`. As `settle_one` does; this is done for each message."""
+        if self._deleted:
+            raise QueueNotFound(queue=self.name)
+        if self._dispatcher.offers:
+            self._dispatcher.note_room()
+        self.core.ack(receipt, now)
 
     def settle(self, settlements: Sequence[Settlement], now: float) -> list[ZapqError | None]:
         """Acknowledge, release and extend, 1 to 1000 at once; for each, None or why it was refused."""

@@ -177,6 +177,16 @@ class QueueService:
             raise QueueNotFound(queue=check_name(name))
         return state
 
+    def at_hand(self, name: str) -> QueueState | None:
+        """Return the state of the queue called `name` if its steps can be taken now, and count at once; else None.
+
+        Then `attempt` adds nothing to the step.
+        """
+        if self.lock.locked() or self.journal.commit is not None:
+            return None
+        state = self._states.get(name)
+        return None if state is None or state.provisional else state
+
     def attempt(self, step: Callable[[float], Pending[T] | T], now: float) -> Pending[T] | T:
         """Take one synchronous step: `now` if no task holds the lock, else as soon as none does.
 

@@ -188,10 +188,9 @@ async def test_snapshots_are_refused(zapq_settings: Settings, valkey: Server) ->
 
 
 async def test_a_server_that_is_not_there_is_said_at_the_start(zapq_settings: Settings) -> None:
-    with pytest.raises(BaseExceptionGroup) as refused:
+    with pytest.RaisesGroup(pytest.RaisesExc(CannotStart, match="No such file"), flatten_subgroups=True):
         async with serving(replace(zapq_settings, engine="valkey+unix:/nowhere/s", data_dir=".")):
             pass
-    assert refused.group_contains(CannotStart, match="No such file")
 
 
 @pytest.mark.parametrize("wanted", ["replicated"])
@@ -199,10 +198,9 @@ async def test_what_a_server_cannot_promise_is_said_at_the_start(
     zapq_settings: Settings, valkey: Server, wanted: str
 ) -> None:
     settings = replace(with_engine(zapq_settings, valkey), engine_durability=wanted)
-    with pytest.raises(BaseExceptionGroup) as refused:
+    with pytest.RaisesGroup(pytest.RaisesExc(CannotStart, match="needs a replica"), flatten_subgroups=True):
         async with serving(settings):
             pass
-    assert refused.group_contains(CannotStart, match="needs a replica")
 
 
 async def test_a_front_end_that_is_killed_keeps_no_message_from_the_others(

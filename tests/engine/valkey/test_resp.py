@@ -82,7 +82,7 @@ def test_what_is_no_reply_is_told(sent: bytes) -> None:
 
 
 def test_a_reader_is_there_without_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resp, "hiredis", None)
+    monkeypatch.setattr(resp, "FastReader", None)
     assert isinstance(open_reader(), PlainReader)
 
 

@@ -278,7 +278,7 @@ async def play(steps: list[Any], server: Server, data_dir: str) -> None:
 def _examples() -> int:
     """Return how many programs to play: many in the gate, for so much can be asked in so many orders."""
     most = settings().max_examples
-    return 6 * most if most == settings.get_profile("gate").max_examples else most
+    return 2 * most if most == settings.get_profile("gate").max_examples else most
 
 
 @given(steps=_steps)

@@ -19,7 +19,7 @@ LAYOUT = b"{zapq}:layout"
 FRONT_ENDS = b"{zapq}:fronts"
 """The sorted set of front ends, each with the time of the server at which it was last heard of."""
 QUEUE_PARTS = (b"h", b"l", b"b", b"d", b"x", b"m", b"e", b"w", b"o")
-"""What a queue's keys end in; `library.lua` says what each of them holds."""
+"""What a queue's keys end in; `functions/begin.lua` says what each of them holds."""
 
 
 def shard_of(queue: str) -> int:

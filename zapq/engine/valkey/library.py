@@ -13,6 +13,21 @@ VERSION = 1
 """What the function `version` answers. A library of another number is replaced."""
 PREFIX = b"zapq_1_"
 """What the names of its functions begin with."""
+_PARTS = (
+    "begin",
+    "step",
+    "messages",
+    "put",
+    "take",
+    "look",
+    "operate",
+    "dead_letters",
+    "polls",
+    "shard",
+    "repair",
+    "offer",
+)
+"""The files of the text. Each uses what those before it define."""
 _VALUES = {
     "DEFAULT_VISIBILITY": limits.DEFAULT_VISIBILITY,
     "MAX_BATCH_BYTES": limits.MAX_BATCH_BYTES,
@@ -32,7 +47,8 @@ _VALUES = {
 @cache
 def text(*, test: bool = False) -> bytes:
     """Return what `FUNCTION LOAD` takes. In one for tests, callers may say what time it is."""
-    source = (files(__package__) / "library.lua").read_text()
+    folder = files(__package__) / "functions"
+    source = "\n".join((folder / f"{part}.lua").read_text() for part in _PARTS)
     source = re.sub("@([A-Z_]+)@", lambda found: str(int(_VALUES[found[1]])), source)
     if test:
         source = source.replace("local TEST = false", "local TEST = true")

@@ -82,7 +82,7 @@ async def open_engine(settings: Settings) -> AsyncGenerator[ValkeyEngine, None]:
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
-        nursery.start_soon(Sweep(engine.fleet, engine.codec, engine.tasks, front_end).run)
+        nursery.start_soon(Sweep(engine.fleet, engine.codec, engine.tasks, front_end).run)  # noqa: ASYNC113 - it may begin later
         await engine.fleet.wait_until_connected(ENGINE_CONNECT_SECONDS)
         yield engine
         await engine.finish()

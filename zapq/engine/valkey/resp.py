@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 try:
-    import hiredis
+    from hiredis import Reader as FastReader
 except ImportError:
-    hiredis = None
+    FastReader = None  # type: ignore[assignment,misc] # it is an extra
 
 INCOMPLETE = object()
 """What `gets` returns while no reply is complete."""
@@ -59,9 +59,9 @@ def pack_all(arguments: Iterable[bytes | str | float]) -> bytes:
 
 def open_reader() -> Reader:
     """Return a reader for one connection."""
-    if hiredis is None:
+    if FastReader is None:
         return PlainReader()
-    reader: Reader = hiredis.Reader(notEnoughData=INCOMPLETE, replyError=ReplyError, protocolError=ProtocolError)
+    reader: Reader = FastReader(notEnoughData=INCOMPLETE, replyError=ReplyError, protocolError=ProtocolError)
     return reader
 
 

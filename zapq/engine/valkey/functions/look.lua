@@ -1,0 +1,97 @@
+-- Looking: peek, find, describe
+
+-- Does what is due before a look, for a client that asks must not be told of what is over.
+local function look(K, A)
+  local u = begin(K, A)
+  if u.q and u.q[DUE] > 0 and u.q[DUE] <= u.now then
+    tick(u)
+    save(u)
+  end
+  return u
+end
+
+-- Returns a message as a look shows it: id, value, receives, releases, state, when it is ready again.
+local function view(u, id, value, state, at)
+  local receives, releases = attempts(u, id)
+  return { id, value, receives, releases, state, at }
+end
+
+-- Shows messages. ARGV: 3 the plan {state, limit}: 0 ready, 1 delayed, 2 leased. No more than a batch has bytes.
+local function peek(K, A)
+  local u, plan = look(K, A), cmsgpack.unpack(A[3])
+  if not u.q then return missing(u) end
+  local state, limit, ids, times = plan[1], plan[2], {}, {}
+  if state == 0 then
+    ids = first_ready(u, limit)
+  else
+    local found = redis.call('ZRANGE', state == 1 and K[D] or K[X], 0, limit - 1, 'WITHSCORES')
+    for at = 1, #found, 2 do
+      local _, _, id = parse(found[at])
+      ids[#ids + 1] = string.format('%d', id)
+      times[#ids] = found[at + 1] - (state == 2 and LEASE_SLACK or 0)
+    end
+  end
+  local views, size, piece = {}, 0, math.max(1, math.floor(MAX_BATCH_BYTES / math.max(u.q[LARGEST], 1)))
+  for first = 1, #ids, piece do
+    local last = math.min(first + piece - 1, #ids)
+    for at, value in ipairs(redis.call('HMGET', K[H], unpack(ids, first, last))) do
+      local place = first + at - 1
+      if value then
+        size = size + #value
+        if size > MAX_BATCH_BYTES and #views > 0 then return answer(u, views) end
+        views[#views + 1] = view(u, ids[place], value, state, times[place] or 0)
+      end
+    end
+  end
+  return answer(u, views)
+end
+
+-- Returns the receipt of the lease on a message, and when it ends. Its receipt is not known, so all leases are
+-- looked through; those of the same beginning lie together only where their times are equal.
+local function find_lease(u, badge_of)
+  local first = 0
+  while true do
+    local found = redis.call('ZRANGE', u.K[X], first, first + AT_ONCE - 1, 'WITHSCORES')
+    for at = 1, #found, 2 do
+      if string.sub(found[at], 1, 14) == badge_of then return found[at], tonumber(found[at + 1]) end
+    end
+    if #found < 2 * AT_ONCE then return nil end
+    first = first + AT_ONCE
+  end
+end
+
+-- Shows one message. ARGV: 3 its id.
+local function find(K, A)
+  local u = look(K, A)
+  if not u.q then return missing(u) end
+  local id = tonumber(A[3])
+  local value = redis.call('HGET', K[H], id)
+  if not value then return answer(u, 0) end
+  local priority, expires = read_head(value)
+  local of = badge(priority, expires > 0, id)
+  local due = redis.call('ZSCORE', K[D], of .. string.format('-%x', #value - head_length(value)))
+  if due then return answer(u, view(u, id, value, 1, tonumber(due))) end
+  local first = redis.call('LINDEX', K[L], 0)
+  -- The ids in l rise, and a plain one that is not yet given out is there.
+  local is_in_line = first and id >= tonumber(first) and priority == 0 and expires == 0
+  if not is_in_line and not redis.call('ZSCORE', K[B], id) then
+    local _, ends = find_lease(u, of)
+    if ends then return answer(u, view(u, id, value, 2, ends - LEASE_SLACK)) end
+  end
+  return answer(u, view(u, id, value, 0, 0))
+end
+
+-- Returns what a queue holds and has done: messages, bytes, delayed, leased, paused, and what it has counted.
+local function figures_of(q, delayed, leased)
+  local row = { q[COUNT], q[BYTES], delayed, leased, q[PAUSED], q[OUT] }
+  for place = ENQUEUED, UNCERTAIN do row[#row + 1] = q[place] end
+  return row
+end
+
+-- Shows settings and figures.
+local function describe(K, A)
+  local u = look(K, A)
+  if not u.q then return missing(u) end
+  local row = figures_of(u.q, redis.call('ZCARD', K[D]), redis.call('ZCARD', K[X]))
+  return answer(u, row, redis.call('HGET', K[H], 'c') or '')
+end

@@ -185,7 +185,7 @@ class Link:
         elif answer.status != 503:
             now = trio.current_time()
             silences = self._chaos.silences
-            silences[self._role] = max(silences[self._role], now - self.good_at)
+            silences[self._role] = max(silences[self._role], now - max(self.good_at, self._chaos.loose_at))
             self.good_at = now
         return answer
 
@@ -205,6 +205,8 @@ class Chaos:
         self.fronts: list[FrontEnd] = []
         self.silences: dict[str, float] = {"producers": 0.0, "consumers": 0.0}
         """By role, the longest since the last fault began."""
+        self.loose_at = 0.0
+        """When that was."""
         self.worked = [f"worked{number}" for number in range(QUEUES)]
         self.kept = [f"kept{number}" for number in range(QUEUES)]
         self._flags = [
@@ -326,6 +328,7 @@ class Chaos:
     async def let_loose(self, kind: str) -> dict[str, float]:
         """Let a fault loose, wait until all is well again, and return the longest silences meanwhile."""
         self.silences.update(dict.fromkeys(self.silences, 0.0))
+        self.loose_at = trio.current_time()
         await KINDS[kind](self)
         with trio.fail_after(MENDING_SECONDS):
             while not await trio.to_thread.run_sync(self._is_well):

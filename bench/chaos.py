@@ -38,7 +38,7 @@ from bench.torture.server import Server as FrontEnd
 from bench.torture.server import running
 from tests.engine.valkey.servers import Connection, Server, cluster_running, valkey_program
 from tests.engine.valkey.serving import engine_url
-from tests.support.wire import Answer, Client, connect
+from tests.support.wire import Answer, Client, connect, socket_below
 from zapq.engine.valkey import library
 from zapq.engine.valkey.keys import shard_of, slot_of
 
@@ -179,7 +179,7 @@ class Link:
         if answer is None:
             if patience.cancelled_caught:
                 self._chaos.ledger.note("left hanging", f"{method} {target}")
-            await self.close()
+            self.close()
             self._place += 1
             await trio.sleep(PAUSE)
         elif answer.status != 503:
@@ -189,11 +189,11 @@ class Link:
             self.good_at = now
         return answer
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End the connection."""
         client, self._client = self._client, None
         if client is not None:
-            await trio.aclose_forcefully(client.stream)
+            socket_below(client.stream).close()
 
 
 class Chaos:
@@ -230,8 +230,9 @@ class Chaos:
                 self.fronts.append(await self._start(place))
             yield
         finally:
-            for stack in self._stacks:
-                await stack.aclose()
+            with trio.move_on_after(PATIENCE, shield=True):
+                for stack in self._stacks:
+                    await stack.aclose()
 
     async def _start(self, place: int) -> FrontEnd:
         self._starts += 1
@@ -292,14 +293,24 @@ class Chaos:
         """Acknowledge a message later: too late, perhaps."""
         await trio.sleep(after)
         link = Link(self, "consumers", self.random.randrange(FRONT_ENDS))
-        await self._settle(given, link)
-        await link.close()
+        try:
+            await self._settle(given, link)
+        finally:
+            link.close()
 
     async def _settle(self, given: Given, link: Link) -> None:
         self.ledger.over.add(given.receipt)
         asked_at = time.monotonic()
         answer = await link.ask("DELETE", f"/queues/{queue_of(given.body)}/receipts/{given.receipt}")
         self.ledger.settle(given, asked_at, answer)
+
+    def close(self) -> None:
+        """Close the clients' connections, and end the servers."""
+        for link in self._links:
+            link.close()
+        for server in self.servers:
+            server.process.kill()
+            server.process.wait()
 
     async def audit(self) -> None:
         """Have producers end and consumers finish, and look for what is missing."""
@@ -321,7 +332,7 @@ class Chaos:
                     break
                 found += msgspec.msgpack.decode(answer.body)
             self.ledger.empty(queue, found)
-        await link.close()
+        link.close()
 
     # Faults
 
@@ -386,6 +397,9 @@ class Chaos:
         master.process.wait()
         os.kill(replica.process.pid, signal.SIGCONT)
         await self._until_it_takes_over(replica)
+        self._start_again(master)
+
+    def _start_again(self, master: Server) -> None:
         process = subprocess.Popen(
             master.process.args,
             stdin=subprocess.DEVNULL,
@@ -423,13 +437,11 @@ class Chaos:
         """A master goes on without its replica for a while and dies; the replica knows nothing of that time."""
         master, replica = self._pair()
         os.kill(replica.process.pid, signal.SIGSTOP)
-        try:
-            # What its kernel has already got, the replica would read later.
-            with master.connect() as connection:
-                connection.call("CLIENT", "KILL", "TYPE", "replica")
-            await trio.sleep(1.5)
-        finally:
-            await self._replace(master, replica)
+        # What its kernel has already got, the replica would read later.
+        with master.connect() as connection:
+            connection.call("CLIENT", "KILL", "TYPE", "replica")
+        await trio.sleep(1.5)
+        await self._replace(master, replica)
 
     async def slow(self) -> None:
         """A master does one thing for a second."""
@@ -588,9 +600,7 @@ async def run(
                 await chaos.audit()
                 nursery.cancel_scope.cancel()
         finally:
-            for server in chaos.servers:
-                server.process.kill()
-                server.process.wait()
+            chaos.close()
     return Result(chaos.ledger, seen)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import trio
 
 from bench import rig
-from tests.support.process import ENVIRON, server_command
+from tests.support.process import ENVIRON, MODULE, server_command
 from tests.support.wire import Answer, ask
 
 STARTING_SECONDS = 30
@@ -80,9 +80,13 @@ async def running(
     `wrapper` is a command that starts it, such as `prlimit --nofile=64` or strace.
     """
     log = directory / name
+    if "--engine" in flags:  # which keeps nothing here
+        command = [*MODULE, "--addr", "127.0.0.1:0", *FURTHER, *flags]
+    else:
+        command = server_command(directory / "data", *FURTHER, *flags)
     with log.open("wb") as output:
         process = await trio.lowlevel.open_process(
-            [*wrapper, *server_command(directory / "data", *FURTHER, *flags)],
+            [*wrapper, *command],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=ENVIRON,

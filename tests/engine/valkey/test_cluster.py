@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,10 @@ from tests.engine.valkey.servers import Connection, Server, cluster_running, run
 from tests.engine.valkey.serving import empty, front_ends, with_engine
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, open_client
-from zapq.engine.valkey.keys import shard_of, slot_of, tag_of
+from zapq.engine.valkey.cluster import Topology, find_topology
+from zapq.engine.valkey.connection import Login
+from zapq.engine.valkey.connection import Server as Address
+from zapq.engine.valkey.keys import LAYOUT, shard_of, slot_of, tag_of
 from zapq.settings import Settings
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
@@ -99,6 +102,22 @@ async def audit(url: str, producers: list[Producer]) -> None:
     """Take everything, and compare it with what was accepted."""
     for producer in producers:
         assert await take_all(url, producer.queue) == producer.accepted
+
+
+async def test_while_a_shard_has_no_master_the_servers_are_asked_again(
+    settings: Settings, cluster: list[Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in the moment before a replica takes over: nothing else would tell when it has.
+    async def find_part(servers: Sequence[Address], login: Login) -> Topology:
+        found = await find_topology(servers, login)
+        kept = found.server_of(LAYOUT)
+        return replace(found, ranges=tuple(each for each in found.ranges if each[2] == kept))
+
+    monkeypatch.setattr("zapq.engine.valkey.open.find_topology", find_part)
+    empty(*cluster[:3])
+    async with front_ends(settings, *cluster[:3]) as [url]:
+        for name in NAMES:
+            assert (await ask(url, "POST", f"/queues/{name}/messages", b"x")).status == 202
 
 
 async def test_a_shard_moves_while_producers_send(settings: Settings, cluster: list[Server]) -> None:

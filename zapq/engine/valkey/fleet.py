@@ -267,8 +267,10 @@ class Fleet:
     async def _watch_topology(self) -> None:
         said = ""
         while True:
-            with trio.move_on_after(_CHECK_SECONDS if self._topology.clustered else inf):
-                await self._trouble.wait()
+            # While a part has no server, nothing else tells when it has one again.
+            if None not in self.owners:
+                with trio.move_on_after(_CHECK_SECONDS if self._topology.clustered else inf):
+                    await self._trouble.wait()
             self._trouble = trio.Event()
             known = self._topology.servers if self._topology.clustered else []
             servers = dict.fromkeys([*known, *self._seeds])

@@ -78,7 +78,7 @@ class Lobby:
         *,
         shares_door: bool = False,
     ) -> None:
-        """If it `shares_door`, lobbies of other processes accept from the same socket: it leaves clients to them."""
+        """If it `shares_door`, lobbies of other processes accept from the same socket, and get their part."""
         self._listening = listening
         self._shares_door = shares_door
         self._accepts = 1 if shares_door else ACCEPTS

@@ -63,6 +63,34 @@ async def test_consumers_of_all_front_ends_stand_in_one_line(
         assert [body(poll) for poll in polls] == [b"0", b"1", b"2", b"3", b"4", b"5"]
 
 
+@pytest.mark.parametrize("seed", range(8))
+async def test_four_front_ends_have_one_line_whatever_comes_and_goes(
+    zapq_service: QueueService, autojump_clock: MockClock, seed: int
+) -> None:
+    choose = Random(seed)
+    async with front_ends(zapq_service, 4) as fronts:
+        line: list[Pending[Any]] = []
+        served: list[tuple[Pending[Any], bytes]] = []
+        for step in range(100):
+            kind = choose.choice(("poll", "poll", "lease", "leave", "enqueue"))
+            front = choose.choice(fronts)
+            if kind == "leave":
+                if line:
+                    line.pop(choose.randrange(len(line))).abandon()
+            elif kind == "enqueue":
+                if line:
+                    name = b"%d" % step
+                    await ask(front.engine, Enqueue("default", name))
+                    served.append((line.pop(0), name))
+            else:
+                want = ONE if kind == "poll" else Want(lease=True, visibility=600.0)
+                line.append(asked(front, Take("default", want, 60.0)))
+            await wait_all_tasks_blocked()
+        assert [body(poll) for poll, _ in served] == [name for _, name in served]
+        assert not any(poll.done for poll in line)
+        assert zapq_service.stats().waiting == len(line)
+
+
 async def test_what_is_asked_in_one_turn_is_one_frame(
     zapq_service: QueueService, autojump_clock: MockClock
 ) -> None:
@@ -251,6 +279,18 @@ async def test_one_that_hangs_does_not_hide_what_the_others_have_counted(
             stats = await ask(one.engine, Stats())
         assert isinstance(stats, ServiceStats)
         assert stats.elsewhere == {"requests": 5, "tasks": 1050}  # as they said before
+
+
+async def test_asking_for_counts_leaves_no_task_behind(
+    zapq_service: QueueService, autojump_clock: MockClock
+) -> None:
+    async with front_ends(zapq_service, 3) as [one, *_]:
+        before = trio.lowlevel.current_statistics().tasks_living
+        for _ in range(10):
+            await ask(one.engine, Stats())
+        # Not a second later: `/metrics` would count them.
+        await wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().tasks_living == before
 
 
 async def test_orders_arrive_and_draining_is_known(zapq_service: QueueService, autojump_clock: MockClock) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 import re
+from dataclasses import replace
 
 import msgspec
 import pytest
 import trio
 import trio.testing
 
+from tests.engine.fronts import front_ends
 from zapq.access.access import Access
 from zapq.engine.local import LocalEngine
 from zapq.http import render
@@ -18,9 +20,9 @@ from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
-from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES
+from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_BATCH_BYTES, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES, MIB
 from zapq.logs import Throttle
-from zapq.server.hotpath import HotPath
+from zapq.server.hotpath import Answers, HotPath
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
@@ -147,6 +149,39 @@ async def test_no_further_answer_is_begun_once_there_is_much_to_send(
     assert answers.then == "more"
     assert MAX_ANSWERS_BYTES <= len(answers.data) < MAX_ANSWERS_BYTES + 101_000
     assert zapq_service.stats().queue.messages == 10 - answers.requests
+
+
+async def test_a_pipeline_of_consumers_travels_together_unless_messages_were_large(
+    zapq_service: QueueService, zapq_settings: Settings, counts: ServerCounts
+) -> None:
+    guard = Guard(zapq_settings, Hosts(zapq_settings, "127.0.0.1"), Access(zapq_settings))
+    async with front_ends(zapq_service) as [front]:
+        hot = HotPath(front.engine, zapq_settings, counts, TraceIds(), Throttle(), guard)
+
+        async def take(number: int) -> Answers:
+            answers = hot.respond(DEQUEUE * number)
+            assert answers.pending is not None
+            await trio.testing.wait_all_tasks_blocked()
+            hot.complete(answers)
+            return answers
+
+        for size in (10, *[100_000] * 20, *[10] * 200):
+            zapq_service.enqueue_nowait(bytes(size))
+        assert (await take(16)).requests == 16
+        # As many as will be the most of what is made at once.
+        answers = await take(16)
+        assert (answers.requests, answers.then) == (3, "more")
+        assert MAX_ANSWERS_BYTES <= len(answers.data) < MAX_ANSWERS_BYTES + 101_000
+        for _ in range(2):
+            await take(1)
+        # Small ones make up for it.
+        while (answers := await take(16)).requests < 16:
+            assert answers.requests >= 3
+        assert zapq_service.stats().queue.messages > 0
+        # However large they turn out to be, they are no more than a batch.
+        settings = replace(zapq_settings, max_message_bytes=4 * MIB)
+        hot = HotPath(front.engine, settings, counts, TraceIds(), Throttle(), guard)
+        assert (await take(16)).requests == MAX_BATCH_BYTES // (4 * MIB)
 
 
 async def test_while_a_task_holds_the_lock_a_request_waits_for_it(

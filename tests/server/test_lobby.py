@@ -5,7 +5,7 @@ from __future__ import annotations
 import selectors
 import socket
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,11 +19,16 @@ import zapq
 from tests.support.serving import plain_and_tls
 from tests.support.waiting import eventually
 from tests.support.wire import Stream, ask, connection, open_client, vanish
+from zapq.access.access import Access
+from zapq.engine.local import LocalEngine
 from zapq.http import render
+from zapq.http.metrics import ServerCounts
 from zapq.limits import BYTES_PER_COST, MAX_ANSWERS, TURN_COST
 from zapq.server.connection import Handoff
+from zapq.server.front import Front
 from zapq.server.guest import Guest
 from zapq.server.hotpath import Answers, HotPath
+from zapq.server.listeners import open_listening_socket
 from zapq.server.lobby import Lobby
 from zapq.server.tls import Wire
 from zapq.service.service import QueueService, ServiceStats
@@ -529,3 +534,30 @@ async def test_over_the_cap_connections_are_refused_and_room_is_made_again(
     async with open_client(url) as fourth:
         counts = (await fourth.request("GET", "/%6detrics")).json
     assert (counts["connections"], counts["connections_refused"]) == (1, 1)
+
+
+@pytest.mark.parametrize("share", [1, 2])
+async def test_one_that_shares_its_door_lets_the_others_run_before_each_client_it_accepts(
+    zapq_service: QueueService, zapq_settings: Settings, monkeypatch: pytest.MonkeyPatch, share: int
+) -> None:
+    done: list[str] = []
+    accept = socket.socket.accept
+
+    def note_accept(self: socket.socket) -> tuple[socket.socket, object]:
+        accepted = accept(self)
+        done.append("accept")
+        return accepted
+
+    monkeypatch.setattr(socket.socket, "accept", note_accept)
+    monkeypatch.setattr("os.sched_yield", lambda: done.append("yield"))
+    with open_listening_socket(zapq_settings) as door, ExitStack() as stack:
+        # All of them are there when it opens.
+        for _ in range(8):
+            stack.enter_context(socket.create_connection(door.sock.getsockname()))
+        engine, access = LocalEngine(zapq_service), Access(zapq_settings)
+        front = Front(engine, zapq_settings, door, access, ServerCounts(), share=share)
+        async with trio.open_nursery() as nursery:
+            await front.start(nursery, nursery, trio.sleep_forever)
+            await eventually(lambda: done.count("accept") == 8, "all to be accepted")
+            nursery.cancel_scope.cancel()
+    assert done[:16] == (["accept"] * 8 if share == 1 else ["yield", "accept"] * 8)

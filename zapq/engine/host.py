@@ -145,9 +145,10 @@ class Hub:
             waiting -= number
             if waiting <= 0 and not called:
                 called = True
+                no_longer()
                 call(self._sum(others))
 
-        asker.call_later(COUNTS_SECONDS, partial(note, len(others)))
+        no_longer = asker.call_later(COUNTS_SECONDS, partial(note, len(others)))
         for each in others:
             each.ask_for_counts(note)
         note(0)
@@ -249,15 +250,18 @@ class Host:
         self._columns.append((Tell.ORDER, 0, order, [value]))
         self._schedule()
 
-    def call_later(self, seconds: float, call: Callable[[], object]) -> None:
-        """Call `call` after so many seconds, unless the front end has ended by then."""
+    def call_later(self, seconds: float, call: Callable[[], object]) -> Callable[[], object]:
+        """Call `call` after so many seconds, unless the front end has ended or what is returned was called."""
+        scope = trio.CancelScope()
 
         async def wait() -> None:
-            await trio.sleep(seconds)
-            call()
+            with scope:
+                await trio.sleep(seconds)
+                call()
 
         if self._tasks is not None:
             self._tasks.start_soon(wait)
+        return scope.cancel
 
     def ask_for_counts(self, call: Callable[[], object]) -> None:
         """Have `call` called once the front end has said what it has counted, or has ended."""

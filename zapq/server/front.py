@@ -46,6 +46,7 @@ class Front:
         self._engine = engine
         self._listening = listening
         self._access = access
+        self._shares_door = share > 1
         trace_ids, refusals = TraceIds(), logs.Throttle()
         guard = Guard(settings, Hosts(settings, listening.bound), access)
         app = ASGIWrapper(create_app(engine, settings, counts, refusals, guard))
@@ -63,7 +64,9 @@ class Front:
         Whenever `reload_trigger` returns, the token file and the certificates are read again.
         """
         if self._hot is not None and Lobby.possible():
-            lobby = Lobby(self._listening, self._site, self._hot, self._engine, connections)
+            lobby = Lobby(
+                self._listening, self._site, self._hot, self._engine, connections, shares_door=self._shares_door
+            )
             accepting.start_soon(lobby.run)
         else:
             accepting.start_soon(_accept, self._listening, self._site, connections)

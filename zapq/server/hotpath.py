@@ -30,6 +30,7 @@ from zapq.limits import (
     HEADS_REMEMBERED,
     MAX_ANSWERS,
     MAX_ANSWERS_BYTES,
+    MAX_BATCH_BYTES,
     MAX_HOT_HEAD_BYTES,
     SMALL_BODY_BYTES,
 )
@@ -132,6 +133,12 @@ class HotPath:
         self._engine = engine
         self._how = engine.how
         self._max_message_bytes = settings.max_message_bytes
+        self._least_bytes = settings.max_message_bytes * MAX_ANSWERS_BYTES / MAX_BATCH_BYTES
+        """So that answers which turn out larger than thought are no larger together than a batch can be."""
+        self._usual_bytes = self._least_bytes
+        """What a message is thought to need that is not there yet, by the size of those that came last.
+
+        Were it thought the largest there may be, consumers that pipeline would be answered two by two."""
         self._counts = counts
         self._trace_ids = trace_ids.fields()
         self._throttle = throttle
@@ -171,7 +178,8 @@ class HotPath:
         parts: list[bytes] = []
         unfinished: list[Unfinished] = []
         frame = self._frame
-        at = size = to_come = 0
+        at = size = 0
+        to_come = 0.0
         alone = False
         length = len(data)
         while at < length:
@@ -246,7 +254,7 @@ class HotPath:
                     unfinished.append(Unfinished(len(parts), outcome, head, operation, argument))
                     answers.pending = outcome
                     if operation.__class__ is Take:
-                        to_come += self._max_message_bytes  # at most
+                        to_come += self._usual_bytes
                     alone = outcome.patient
                     if alone:
                         answers.waiting_head = data[at:end]
@@ -299,6 +307,7 @@ class HotPath:
                 parts[at] = self._refusal(error, head, trace, sock, argument)
             else:
                 if isinstance(outcome, Delivery):
+                    self._usual_bytes = max(len(parts[at]), self._least_bytes, self._usual_bytes * 0.9)
                     before = sum(map(len, parts[:at]))
                     answers.taken = (*answers.taken, _handed(outcome, head, parts[at], before, trace))
         if left:

@@ -23,6 +23,7 @@ What the states of a guest are, and which may follow which, is in `zapq/server/s
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import socket
 import time
@@ -74,8 +75,13 @@ class Lobby:
         hot: HotPath,
         engine: Engine,
         connections: trio.Nursery,
+        *,
+        shares_door: bool = False,
     ) -> None:
+        """If it `shares_door`, lobbies of other processes accept from the same socket, and get their part."""
         self._listening = listening
+        self._shares_door = shares_door
+        self._accepts = 1 if shares_door else ACCEPTS
         self._engine = engine
         self._site = site
         self._hot = hot
@@ -501,7 +507,11 @@ class Lobby:
 
     def _accept(self, nursery: trio.Nursery) -> int:
         """Accept the clients at the door, and return what it cost."""
-        for accepted in range(ACCEPTS):
+        if self._shares_door:
+            # The others were woken, too: on a core that they share with this process, they would else run when it
+            # has accepted all that came at once.
+            os.sched_yield()
+        for accepted in range(self._accepts):
             try:
                 entered = self._site.accept(self._listening)
             except BlockingIOError:
@@ -520,7 +530,7 @@ class Lobby:
                 self._site.note_no_resources(error, 1)
                 self._site.leave(network)
                 sock.close()
-        return ACCEPTS
+        return self._accepts
 
     async def _reopen(self) -> None:
         """Accept again after a pause, once the kernel can watch the door."""

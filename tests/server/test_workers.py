@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -63,33 +62,6 @@ async def test_all_workers_serve_the_same_queues(tmp_path: Path) -> None:
         await server.stop()
         assert await server.process.wait() == 0
     assert "worker ended" not in server.lines()
-
-
-def sockets_of(pid: int) -> int:
-    """Return how many sockets a process has open."""
-    count = 0
-    for each in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(FileNotFoundError):
-            count += os.readlink(each).startswith("socket:")
-    return count
-
-
-async def test_clients_that_come_at_once_are_spread(tmp_path: Path) -> None:
-    async with running_zapq(tmp_path, *WORKERS) as server:
-        await served_by_each(server)
-        await eventually(lambda: len({sockets_of(pid) for pid in children_of(server)}) == 1, "both to be idle")
-        before = {pid: sockets_of(pid) for pid in children_of(server)}
-        with ExitStack() as stack:
-            for _ in range(64):
-                client = stack.enter_context(socket.socket())
-                client.setblocking(False)
-                client.connect_ex(("127.0.0.1", int(server.url.rpartition(":")[2])))
-
-            def accepted() -> list[int]:
-                return [sockets_of(pid) - number for pid, number in before.items()]
-
-            await eventually(lambda: sum(accepted()) == 64, "all to be accepted")
-            assert min(accepted()) >= 8, accepted()
 
 
 @pytest.mark.parametrize("durable", [(), ("--durable",)])

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, Protocol
 import trio
 
 from zapq import logs
-from zapq.core.message import Lease
 from zapq.engine.valkey.asked import Asked, unknown
 from zapq.engine.valkey.batch import Gathering, Key
 from zapq.engine.valkey.calls import AGAIN, Call, error_of
@@ -313,20 +312,14 @@ def _live(asked: Sequence[Asked], reason: str) -> list[Asked]:
 def _changes(operation: object) -> bool:
     """Whether an operation may do something that must reach the replicas before it is answered.
 
-    That a message is leased need not: if that is lost, the message is given once more.
+    So must a lease: if it were lost in a failover, another consumer would get the message within it.
     """
-    if isinstance(operation, Take):
-        return not operation.want.lease
     return operation.__class__ not in _LOOKS
 
 
 def _counts(operation: object, outcome: object) -> bool:
     """Whether something was changed that must have reached the replicas."""
-    if isinstance(outcome, ZapqError | Nothing):
-        return False
-    if isinstance(outcome, Delivery):
-        return not isinstance(outcome.given[0], Lease)
-    return _changes(operation)
+    return not isinstance(outcome, ZapqError | Nothing) and _changes(operation)
 
 
 def _reached(replies: Sequence[Any], durability: str) -> bool:

@@ -1,7 +1,7 @@
-"""Tests about processes, files and tools rather than about Python: how they are shared out, and not measured.
+"""Which tests one Python of the gate runs, and not both; and those that are not measured.
 
-They kill servers, fill disks, attack, ask a real Valkey, and run benches, which takes minutes. Where the
-gate runs two Pythons, each of these tests runs on one of them.
+They are about processes, files and tools rather than about Python, and take minutes. Where the gate runs two Pythons,
+the newest runs those that cover code of ours, for it is the one that measures, and the other one all others.
 """
 
 from __future__ import annotations
@@ -9,27 +9,24 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from zlib import crc32
 
 import pytest
 
 _HERE = Path(__file__).parent
-_FOLDERS = frozenset(_HERE / name for name in ("bench", "durable", "engine/valkey", "torture"))
-_TOOLS = frozenset(
-    _HERE / f"test_{name}.py" for name in ("scripts", "sdist", "spool", "systemd", "thorough", "watchdog")
+_NEWEST = frozenset(_HERE / name for name in ("durable", "engine/valkey", "test_spool.py", "test_systemd.py"))
+_OTHER = frozenset(
+    _HERE / name
+    for name in ("bench", "torture", "test_scripts.py", "test_sdist.py", "test_thorough.py", "test_watchdog.py")
 )
+_UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "torture"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out those that the other Python of the gate runs."""
     if not os.environ.get("TESTS_SHARED"):
         return
-    mine = sys.version_info >= (3, 13)
-    others = {
-        item
-        for item in items
-        if (item.path.parent in _FOLDERS or item.path in _TOOLS) and crc32(item.nodeid.encode()) % 2 != mine
-    }
+    elsewhere = _OTHER if sys.version_info >= (3, 13) else _NEWEST
+    others = {item for item in items if item.path in elsewhere or item.path.parent in elsewhere}
     items[:] = [item for item in items if item not in others]
     config.hook.pytest_deselected(items=list(others))
 
@@ -37,5 +34,5 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def started_unmeasured(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure the coverage of such a test, and not of the servers it starts: other tests run the same of zapq."""
-    if request.path.parent in _FOLDERS:
+    if request.path.parent in _UNMEASURED:
         monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)

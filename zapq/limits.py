@@ -114,6 +114,10 @@ LOOK_SECONDS = 0.5
 """Seconds between two looks whether the database's files are at their places: two system calls, 10 us."""
 CLOCK_SECONDS = 1.0
 """Seconds after which a commit keeps the time as well: one row of 12 bytes."""
+QUICK_SECONDS = 0.002
+"""A commit that takes less is quick. An event loop that is held up for so long is held up by no more than a turn."""
+QUICK_COMMITS = 10
+"""So many commits in a row must have been quick before the event loop waits for the next one."""
 COMMITS_REMEMBERED = 1024
 """Commits of which the metrics know how long they took."""
 CLOSE_SECONDS = 5.0

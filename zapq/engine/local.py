@@ -97,7 +97,7 @@ class LocalEngine:
             yield
         finally:
             journal.corked = False
-            journal.flush()
+            journal.flush_and_see()
 
     @contextmanager
     def watched(self) -> Iterator[Outcomes | None]:

@@ -9,6 +9,7 @@ records may rest on it; what they did is undone, the last of it first.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import trio
 from zapq import logs
 from zapq.core.records import IdsReserved, Record
 from zapq.errors import StorageUnavailable
-from zapq.limits import COMMITS_REMEMBERED
+from zapq.limits import COMMITS_REMEMBERED, QUICK_COMMITS, QUICK_SECONDS
 from zapq.service.memory_journal import MemoryJournal
 from zapq.service.section import Section
 from zapq.store.port import CommitGroup, Store
@@ -130,6 +131,10 @@ class Journal:
         self._in_flight: deque[OpenCommit] = deque()
         self._commits = self._changes = self._failures = 0
         self._seconds = 0.0
+        self._slow = QUICK_COMMITS
+        """Commits that must be quick before we wait for one."""
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._lately: deque[float] = deque(maxlen=COMMITS_REMEMBERED)
 
     async def run(self) -> None:
@@ -278,6 +283,28 @@ class Journal:
             if self._abandoned:
                 self._give_up()
 
+    def flush_and_see(self) -> None:
+        """Hand over the open commit, and take note at once of what becomes of it if the disk is quick; blocks.
+
+        To wake the event loop takes longer than a quick disk does. And while both threads run, they wait for each
+        other's turn in the interpreter. A disk that is not quick any more holds the loop up for `QUICK_SECONDS`, once.
+        """
+        if self._slow or self._in_flight:
+            self.flush()
+            return
+        self._writer.bells.append(self._bell)
+        self.flush()
+        if self._in_flight and self._bell.acquire(timeout=QUICK_SECONDS):
+            self.collect()
+            return
+        try:
+            self._writer.bells.pop()
+        except IndexError:
+            self._bell.acquire()  # it rings at this moment
+            self.collect()
+        if self._in_flight:
+            self._slow = QUICK_COMMITS
+
     def when_resolved(self, call: Callable[[bool], object]) -> None:
         """Call `call` once nothing done so far has to be undone any more, with whether all of it stays done."""
         commit = self.unresolved
@@ -350,6 +377,8 @@ class Journal:
             self._commits += 1
             self._seconds += written.seconds
             self._lately.append(written.seconds)
+            quick = written.seconds < QUICK_SECONDS
+            self._slow = max(0, self._slow - 1) if quick else QUICK_COMMITS
         for commit in written.commits:
             if isinstance(commit, OpenCommit) and not commit.resolved:  # else it was given up
                 self._in_flight.popleft()

@@ -7,6 +7,7 @@ hundred it is a hundred, and each costs the same fsync (group commit).
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -44,6 +45,8 @@ class Writer:
     def __init__(self, store: Store, wake: Callable[[], object]) -> None:
         self.written: deque[Written] = deque()
         self.wake = wake
+        self.bells: list[threading.Lock] = []
+        """A lock to be released, once, in place of `wake`: by the thread that waits for it right now."""
         self._store = store
         self._inbox: queue.SimpleQueue[CommitGroup | None] = queue.SimpleQueue()
         self._failures = 0
@@ -129,4 +132,9 @@ class Writer:
             self._failures += 1
         self._told = self._store.no_room
         self.written.append(Written(commits, failure, seconds, self._told))
-        self.wake()
+        try:
+            bell = self.bells.pop()
+        except IndexError:
+            self.wake()
+        else:
+            bell.release()

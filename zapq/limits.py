@@ -115,7 +115,7 @@ LOOK_SECONDS = 0.5
 CLOCK_SECONDS = 1.0
 """Seconds after which a commit keeps the time as well: one row of 12 bytes."""
 QUICK_SECONDS = 0.002
-"""A commit that takes less is quick. An event loop that is held up for so long is held up by no more than a turn."""
+"""A commit that takes less is quick. The event loop may be held up for so long: that is no more than a turn."""
 QUICK_COMMITS = 10
 """So many commits in a row must have been quick before the event loop waits for the next one."""
 COMMITS_REMEMBERED = 1024

@@ -1,4 +1,4 @@
-"""While the disk is quick, the event loop waits for a commit rather than being woken for it; never for a slow one."""
+"""While the disk is quick, the event loop waits for a commit rather than being woken for it."""
 
 from __future__ import annotations
 

@@ -287,7 +287,8 @@ class Journal:
         """Hand over the open commit, and take note at once of what becomes of it if the disk is quick; blocks.
 
         To wake the event loop takes longer than a quick disk does. And while both threads run, they wait for each
-        other's turn in the interpreter. A disk that is not quick any more holds the loop up for `QUICK_SECONDS`, once.
+        other's turn in the interpreter. A disk that is not quick any more holds the loop up for `QUICK_SECONDS`,
+        once.
         """
         if self._slow or self._in_flight:
             self.flush()

@@ -6,8 +6,7 @@ next one gathers, so the batches grow with the load by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 from typing import Any
@@ -18,9 +17,9 @@ import trio
 from zapq.core.message import DEFAULTS, Lease, Message, Properties
 from zapq.engine import wire
 from zapq.engine.channel import Channel
-from zapq.engine.engine import Outcomes
+from zapq.engine.elsewhere import Elsewhere
 from zapq.engine.wire import Ask, Figures, Tell
-from zapq.errors import ClientGone, Draining, NoAnswer, QueueFull
+from zapq.errors import ClientGone, Draining, NoAnswer
 from zapq.limits import HEARD_SECONDS
 from zapq.service.operations import (
     Accepted,
@@ -44,7 +43,6 @@ from zapq.service.operations import (
     Take,
 )
 from zapq.service.pending import Pending, give_back
-from zapq.service.reservation import Budget, Reservation
 from zapq.service.waiting import Deliveries
 
 _PATIENT = frozenset({
@@ -150,7 +148,7 @@ class RemoteQueue:
         self._engine.tell(Ask.UNCERTAIN, self.name, [number])
 
 
-class RemoteEngine:
+class RemoteEngine(Elsewhere):
     """The queues of another process, asked by values; `run` must run as long as it is used."""
 
     def __init__(
@@ -166,10 +164,10 @@ class RemoteEngine:
         `counts` tells what we have counted that only grows, and what there is now. `on_order` is called when the
         other process has an `Order`.
         """
+        super().__init__(max_body_bytes)
         self._channel = channel
         self._counts = counts
         self._on_order = on_order
-        self._room = Budget(max_body_bytes)
         self._columns: list[tuple[int, Any, Any, list[Any]]] = []
         """What gathers for the next batch."""
         self._last: tuple[object, ...] = ()
@@ -181,12 +179,7 @@ class RemoteEngine:
         """Batches without a reply."""
         self._heard = self._said = 0
         """The last frame of outcomes that arrived, and the last of which the other process knows that it did."""
-        self._corked = False
-        self._due = False
         self._draining = False
-        self._is_watched = False
-        self._changed = trio.Event()
-        self._token = trio.lowlevel.current_trio_token()
         self._queues: dict[str, RemoteQueue] = {}
         self.how: dict[type[Any], Callable[[Any, float], Any]] = {
             kind: partial(self._ask, kind in _PATIENT) for kind in wire.KINDS.values()
@@ -212,26 +205,6 @@ class RemoteEngine:
             for each in pending.values():
                 each.fail(NoAnswer())
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Have all that is asked in this block travel together; while a batch is under way, with the next one."""
-        self._corked = True
-        try:
-            yield
-        finally:
-            self._corked = False
-            self._flush()
-
-    @contextmanager
-    def watched(self) -> Iterator[Outcomes | None]:
-        """Have the caller see to outcomes."""
-        self._is_watched = True
-        try:
-            yield self
-        finally:
-            self._is_watched = False
-            self._changed.set()
-
     def fileno(self) -> int:
         """Return the descriptor that is readable when outcomes have arrived."""
         return self._channel.sock.fileno()
@@ -244,8 +217,7 @@ class RemoteEngine:
             self._heard = number
             for kind, first, common, elements in columns:
                 self._complete(kind, first, common, elements)
-        if not self._corked:
-            self._flush()
+        self._flush()
 
     def check_open(self) -> None:
         """Raise `Draining` if new messages were refused when we last heard."""
@@ -259,10 +231,6 @@ class RemoteEngine:
     def close(self) -> None:
         """Say the last there is to say: which deliveries were handed on, and what goes back."""
         self._send()
-
-    def reservation(self, queue: str) -> Reservation:
-        """Return a reservation, of no bytes yet, for a message that is being received; it counts here only."""
-        return Reservation(self._room, lambda size: QueueFull(queue=queue, limit="max_bytes", current=size))
 
     def nothing(self, queue: str) -> Nothing:
         """Say why a consumer that has left its line gets nothing. Raises `Draining`."""
@@ -335,13 +303,7 @@ class RemoteEngine:
             self._schedule()
         return pending
 
-    def _schedule(self) -> None:
-        if not (self._corked or self._due):
-            self._due = True
-            self._token.run_sync_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._due = False
+    def _send_gathered(self) -> None:
         if self._columns and not self._under_way:
             self._send()
 
@@ -407,15 +369,6 @@ class RemoteEngine:
             queue = self._queues[tag] = RemoteQueue(self, name, tag)
         return queue
 
-    async def _read(self) -> None:
-        while True:
-            if self._is_watched:
-                await self._wait_for_change()
-                continue
-            await trio.lowlevel.wait_readable(self._channel.sock)
-            if not self._is_watched:
-                self.answer()
-
     async def _write(self) -> None:
         while True:
             if not self._channel.stuck:
@@ -423,11 +376,6 @@ class RemoteEngine:
                 continue
             await trio.lowlevel.wait_writable(self._channel.sock)
             self._channel.flush()
-
-    async def _wait_for_change(self) -> None:
-        if self._changed.is_set():
-            self._changed = trio.Event()
-        await self._changed.wait()
 
     async def _say_what_was_heard(self) -> None:
         """Let the other process know, at the latest after a moment, that deliveries were handed on."""

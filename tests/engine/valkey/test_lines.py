@@ -1,4 +1,4 @@
-"""Long polls of one front end: who gets what, and what the engine is asked."""
+"""Long polls of one front end: which consumer is next, and what the engine is asked."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def server_time(reply: Sequence[Any]) -> int:
 
 
 def outbox_waits(reply: Sequence[Any]) -> bool:
-    """Whether the queue has messages in its outbox, for `Codec.flush_outbox` to move."""
+    """Whether the queue has messages in its outbox, for `procedures.flush_outbox` to move."""
     return bool(reply[1])
 
 

@@ -7,8 +7,7 @@ requests under way is who waits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from typing import Any
@@ -17,7 +16,7 @@ import msgspec
 import trio
 
 from zapq.core.broker import check_name
-from zapq.engine.engine import Outcomes
+from zapq.engine.elsewhere import Elsewhere
 from zapq.engine.valkey import procedures
 from zapq.engine.valkey.asked import Asked, may_repeat, size_of, unavailable
 from zapq.engine.valkey.batch import Key
@@ -58,7 +57,6 @@ from zapq.service.operations import (
 )
 from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo
-from zapq.service.reservation import Budget, Reservation
 from zapq.service.service import ServiceStats
 from zapq.service.waiting import Deliveries, Lender
 
@@ -99,7 +97,7 @@ class ValkeyQueue:
         self._engine.note_uncertain(self.name, number)
 
 
-class ValkeyEngine:
+class ValkeyEngine(Elsewhere):
     """The queues in Valkey, asked by values; `run` must run as long as it is used."""
 
     def __init__(
@@ -117,6 +115,7 @@ class ValkeyEngine:
         max_waiters: int,
     ) -> None:
         """`front_end` tells it from all others, in hexadecimal digits. `durability` is a key of `master.WAITS`."""
+        super().__init__(max_bytes)
         self.max_messages, self.max_bytes = max_messages, max_bytes
         self._max_message_bytes = max_message_bytes
         said = durability_said(durability)
@@ -140,11 +139,7 @@ class ValkeyEngine:
         )
         self.lines = Lines(max_waiters, ask=self._probe, leave=self._leave, hear=self.fleet.hear)
         self.tasks = Tasks(self.send)
-        self._room = Budget(max_bytes)
         self._queues: dict[str, ValkeyQueue] = {}
-        self._corked = self._due = self._is_watched = False
-        self._changed = trio.Event()
-        self._token = trio.lowlevel.current_trio_token()
         self.how: dict[type[Any], Callable[[Any, float], Any]] = {
             Put: self._put,
             Enqueue: self._enqueue,
@@ -193,26 +188,6 @@ class ValkeyEngine:
         """Wait for the engine no longer: the tasks that do are told that it does not answer."""
         self.fleet.give_up()
 
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Have all that is asked in this block travel together; while a batch is under way, with the next one."""
-        self._corked = True
-        try:
-            yield
-        finally:
-            self._corked = False
-            self.fleet.flush()
-
-    @contextmanager
-    def watched(self) -> Iterator[Outcomes | None]:
-        """Have the caller see to outcomes."""
-        self._is_watched = True
-        try:
-            yield self
-        finally:
-            self._is_watched = False
-            self._changed.set()
-
     def fileno(self) -> int:
         """Return the descriptor that is readable when outcomes have arrived."""
         return self.fleet.poller.fileno()
@@ -220,8 +195,7 @@ class ValkeyEngine:
     def answer(self) -> None:
         """Have done whatever has an outcome by now."""
         self.fleet.poller.poll()
-        if not self._corked:
-            self.fleet.flush()
+        self._flush()
 
     def check_open(self) -> None:
         """Raise `Draining` if this front end takes no new messages."""
@@ -230,10 +204,6 @@ class ValkeyEngine:
     def drain(self) -> None:
         """Refuse new messages here from now on, and answer all that wait here."""
         self.lines.drain()
-
-    def reservation(self, queue: str) -> Reservation:
-        """Return a reservation, of no bytes yet, for a message that is being received; it counts here only."""
-        return Reservation(self._room, lambda size: QueueFull(queue=queue, limit="max_bytes", current=size))
 
     def nothing(self, queue: str) -> Nothing:
         """Say why a consumer that has left its line gets nothing. Raises `Draining`."""
@@ -438,23 +408,5 @@ class ValkeyEngine:
             queue = self._queues[name] = ValkeyQueue(self, name)
         return queue
 
-    def _schedule(self) -> None:
-        if not (self._corked or self._due):
-            self._due = True
-            self._token.run_sync_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._due = False
-        if not self._corked:
-            self.fleet.flush()
-
-    async def _read(self) -> None:
-        while True:
-            if self._is_watched:
-                if self._changed.is_set():
-                    self._changed = trio.Event()
-                await self._changed.wait()
-                continue
-            await trio.lowlevel.wait_readable(self.fileno())
-            if not self._is_watched:
-                self.answer()
+    def _send_gathered(self) -> None:
+        self.fleet.flush()

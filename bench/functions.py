@@ -29,7 +29,7 @@ from tests.engine.valkey.driver import PLENTY
 from tests.engine.valkey.servers import Connection, free_ports, redis_program, running, valkey_program
 from zapq.core.message import Draft, Lease, Properties
 from zapq.engine.valkey import library
-from zapq.engine.valkey.calls import Codec
+from zapq.engine.valkey.codec import Codec
 from zapq.service.operations import Delivery, Enqueue, Operation, Put, Settle, Settlement, SettleOne, Take, Terms
 from zapq.service.waiting import Lender, Want
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from tests.engine.valkey.servers import Connection
 from zapq.engine.valkey import keys, procedures
-from zapq.engine.valkey.calls import AGAIN, Call, Caps, Codec, Waiting, outbox_waits
+from zapq.engine.valkey.call import AGAIN, Call, outbox_waits
+from zapq.engine.valkey.codec import Caps, Codec, Waiting
 from zapq.engine.valkey.procedures import Procedure, Swept
 from zapq.errors import ZapqError
 from zapq.service.operations import Durability, Operation

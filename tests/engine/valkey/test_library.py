@@ -13,7 +13,9 @@ from tests.engine.valkey.servers import Connection, Server, ServerError
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys, library, procedures
-from zapq.engine.valkey.calls import AGAIN, Call, Caps, Waiting, error_of, outbox_waits, server_time, weight_of
+from zapq.engine.valkey.call import AGAIN, Call, outbox_waits, server_time
+from zapq.engine.valkey.codec import Caps, Waiting, weight_of
+from zapq.engine.valkey.replies import error_of
 from zapq.errors import KeyReused, QueueFull, QueueInUse, QueueNotFound, ReceiptExpired, TooManyQueues
 from zapq.limits import MAX_BATCH_BYTES, MIB
 from zapq.service.operations import (

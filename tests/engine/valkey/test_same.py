@@ -23,7 +23,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import MessageView, QueueStats
 from zapq.engine.local import LocalEngine
 from zapq.engine.valkey import procedures
-from zapq.engine.valkey.calls import Caps
+from zapq.engine.valkey.codec import Caps
 from zapq.engine.valkey.procedures import Sums
 from zapq.errors import QueueNotFound, ZapqError
 from zapq.service.open import open_service

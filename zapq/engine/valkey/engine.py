@@ -20,8 +20,9 @@ from zapq.engine.elsewhere import Elsewhere
 from zapq.engine.valkey import procedures
 from zapq.engine.valkey.asked import Asked, may_repeat, size_of, unavailable
 from zapq.engine.valkey.batch import Key
-from zapq.engine.valkey.calls import MAX_WEIGHT, Call, Caps, Codec, Waiting, outbox_waits, server_time, weight_of
+from zapq.engine.valkey.call import Call, outbox_waits, server_time
 from zapq.engine.valkey.cluster import Topology
+from zapq.engine.valkey.codec import MAX_WEIGHT, Caps, Codec, Waiting, weight_of
 from zapq.engine.valkey.connection import Login, Server
 from zapq.engine.valkey.fleet import Fleet
 from zapq.engine.valkey.keys import shard_of as find_shard

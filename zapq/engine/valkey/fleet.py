@@ -17,7 +17,7 @@ import trio
 from zapq import logs
 from zapq.engine.valkey.asked import Asked
 from zapq.engine.valkey.batch import Gathering, Key
-from zapq.engine.valkey.calls import Call
+from zapq.engine.valkey.call import Call
 from zapq.engine.valkey.cluster import SHARDS_OF_SLOT, Topology, find_topology
 from zapq.engine.valkey.connection import Connection, ConnectionLost, Login, Server, open_connection
 from zapq.engine.valkey.hints import Hints

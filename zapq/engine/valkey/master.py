@@ -14,10 +14,11 @@ import trio
 from zapq import logs
 from zapq.engine.valkey.asked import Asked, unknown
 from zapq.engine.valkey.batch import Gathering, Key
-from zapq.engine.valkey.calls import AGAIN, Call, error_of
+from zapq.engine.valkey.call import AGAIN, Call
 from zapq.engine.valkey.connection import Connection, ConnectionLost, Server
 from zapq.engine.valkey.failures import Failure, failure_of, redirected_to
 from zapq.engine.valkey.poller import Poller
+from zapq.engine.valkey.replies import error_of
 from zapq.engine.valkey.resp import ReplyError, pack, pack_all
 from zapq.errors import ZapqError
 from zapq.limits import ENGINE_ANSWER_SECONDS, ENGINE_PAUSE, REPLICAS_SECONDS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zapq.engine.valkey import library
-from zapq.engine.valkey.calls import epoch_of
+from zapq.engine.valkey.call import epoch_of
 from zapq.engine.valkey.cluster import replication
 from zapq.engine.valkey.connection import Connection, ConnectionLost
 from zapq.engine.valkey.resp import ReplyError

@@ -16,8 +16,9 @@ from zapq.core.broker import Redriven
 from zapq.core.complaints import plainly
 from zapq.core.queue_settings import QueueSettings, changed
 from zapq.core.stats import QueueStats
-from zapq.engine.valkey import calls, keys
-from zapq.engine.valkey.calls import Call, Codec
+from zapq.engine.valkey import keys, replies
+from zapq.engine.valkey.call import Call
+from zapq.engine.valkey.codec import Codec
 from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, ZapqError
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import (
@@ -151,7 +152,7 @@ def _check_settings(codec: Codec, queue: str, settings: QueueSettings) -> Proced
             )
         seen.add(after)
         [[there]] = yield [_describe(codec, after)]
-        after = None if isinstance(there, ZapqError) else calls.settings_of(there[1]).dead_letter
+        after = None if isinstance(there, ZapqError) else replies.settings_of(there[1]).dead_letter
 
 
 def _configured(codec: Codec, queue: str, settings: QueueSettings, before: bytes | None) -> Procedure:
@@ -161,14 +162,14 @@ def _configured(codec: Codec, queue: str, settings: QueueSettings, before: bytes
     if dead_letter is not None:
         # First there, so that no dead letter is ever sent to a queue that may be deleted.
         _only((yield [_feed(codec, dead_letter, queue, True)]))
-    arguments = [b"%d" % most, calls.pack_settings(settings)]
+    arguments = [b"%d" % most, replies.pack_settings(settings)]
     if before is not None:
         arguments.append(before)
     said = _only((yield [codec.step(b"configure", queue, *arguments, decode=_made)]))
     if said is None:
         return None
     is_made, former = said
-    old = calls.settings_of(former).dead_letter
+    old = replies.settings_of(former).dead_letter
     if old is not None and old != dead_letter:
         yield [_feed(codec, old, queue, False)]
     return is_made
@@ -176,7 +177,7 @@ def _configured(codec: Codec, queue: str, settings: QueueSettings, before: bytes
 
 def _made(reply: list[Any]) -> Any:
     if isinstance(reply[2], list):
-        return calls.too_many_queues(reply[2])
+        return replies.too_many_queues(reply[2])
     if reply[2] == b"changed":
         return None
     return bool(reply[2]), reply[3]
@@ -184,7 +185,7 @@ def _made(reply: list[Any]) -> Any:
 
 def _feed(codec: Codec, queue: str, other: str, comes: bool) -> Call:
     def decode(reply: list[Any]) -> Any:
-        return calls.too_many_queues(reply[2]) if isinstance(reply[2], list) else None
+        return replies.too_many_queues(reply[2]) if isinstance(reply[2], list) else None
 
     return codec.step(b"feed", queue, _pack((codec.caps.queues_of_shard, other, comes)), decode=decode)
 
@@ -194,7 +195,7 @@ def configure(codec: Codec, queue: str, settings: QueueSettings) -> Procedure:
     yield from _check_settings(codec, queue, settings)
     is_made = yield from _configured(codec, queue, settings, None)
     row, packed = _only((yield [_describe(codec, queue)]))
-    return is_made, calls.info_of(queue, row, packed)
+    return is_made, replies.info_of(queue, row, packed)
 
 
 def change_settings(codec: Codec, queue: str, changes: dict[str, object]) -> Procedure:
@@ -202,13 +203,13 @@ def change_settings(codec: Codec, queue: str, changes: dict[str, object]) -> Pro
     for _ in range(ATTEMPTS):
         _, packed = _only((yield [_describe(codec, queue)]))
         try:
-            settings = changed(calls.settings_of(packed), changes)
+            settings = changed(replies.settings_of(packed), changes)
         except msgspec.ValidationError as error:
             raise _not_valid(str(error)) from None
         yield from _check_settings(codec, queue, settings)
         if (yield from _configured(codec, queue, settings, packed)) is not None:
             row, packed = _only((yield [_describe(codec, queue)]))
-            return calls.info_of(queue, row, packed)
+            return replies.info_of(queue, row, packed)
     raise QueueInUse("Others change the settings of this queue all the time. Try again later.", queue=queue)
 
 
@@ -223,7 +224,7 @@ def delete(codec: Codec, queue: str) -> Procedure:
     for _ in range(ATTEMPTS):
         said = _only((yield [codec.step(b"delete", queue, _pack(wrong), further=further)]))
         if said[2] == b"done":
-            dead_letter = calls.settings_of(packed).dead_letter
+            dead_letter = replies.settings_of(packed).dead_letter
             if dead_letter is not None:
                 yield [_feed(codec, dead_letter, queue, False)]
             return None
@@ -234,7 +235,7 @@ def delete(codec: Codec, queue: str) -> Procedure:
         feeders = [name.decode() for name in said[3]]
         outcomes = yield [_describe(codec, name) for name in feeders]
         for name, [there] in zip(feeders, outcomes, strict=True):
-            if not isinstance(there, ZapqError) and calls.settings_of(there[1]).dead_letter == queue:
+            if not isinstance(there, ZapqError) and replies.settings_of(there[1]).dead_letter == queue:
                 raise QueueInUse(
                     f"{queue} is the dead-letter queue of {name}. Change the settings of {name} first.",
                     queue=queue,
@@ -294,7 +295,7 @@ def list_queues(codec: Codec, pattern: str) -> Procedure:
     def page(reply: list[Any]) -> bytes:
         for name, row, packed in reply[2]:
             queue = name.decode()
-            infos[queue] = calls.info_of(queue, row, packed)
+            infos[queue] = replies.info_of(queue, row, packed)
         return bytes(reply[3])
 
     yield from _all_shards(codec, b"figures", page)
@@ -317,7 +318,7 @@ def sums(codec: Codec) -> Procedure:
         return bytes(reply[4])
 
     yield from _all_shards(codec, b"sums", page)
-    return Sums(calls.stats_of(total), queues, total[5], total[19])
+    return Sums(replies.stats_of(total), queues, total[5], total[19])
 
 
 def _all_shards(codec: Codec, name: bytes, page: Callable[[list[Any]], bytes]) -> Procedure:

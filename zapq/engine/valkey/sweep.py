@@ -12,7 +12,8 @@ from math import ceil
 import trio
 
 from zapq.engine.valkey import procedures
-from zapq.engine.valkey.calls import Codec, outbox_waits
+from zapq.engine.valkey.call import outbox_waits
+from zapq.engine.valkey.codec import Codec
 from zapq.engine.valkey.connection import Connection, ConnectionLost
 from zapq.engine.valkey.fleet import Fleet, Station
 from zapq.engine.valkey.keys import FRONT_ENDS, SHARDS, shard_keys

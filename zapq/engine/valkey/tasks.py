@@ -11,7 +11,7 @@ import trio
 
 from zapq import logs
 from zapq.engine.valkey.asked import Asked
-from zapq.engine.valkey.calls import Call
+from zapq.engine.valkey.call import Call
 from zapq.errors import Draining, ZapqError
 from zapq.limits import LISTING_SECONDS
 from zapq.service.pending import Ending, Later, Pending

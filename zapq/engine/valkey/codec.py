@@ -1,4 +1,4 @@
-"""What is said to the library of functions in Valkey, and what its answers mean: pure, without input or output.
+"""Operations to calls of the library, and its answers to outcomes: pure, without input or output.
 
 Operations of one kind on one queue become one `Call`, and its answer one outcome for each of them. What concerns
 more than one queue is a `Procedure` (procedures.py): it yields calls, and is sent what came of them.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import struct
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache, partial
 from math import ceil, inf
@@ -23,24 +22,26 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from zapq.core.broker import check_name
-from zapq.core.leases import End
 from zapq.core.message import DEFAULTS, OCTETS, Draft, Lease, Message, Properties
-from zapq.core.queue_settings import QueueSettings
-from zapq.core.receipt import serial_of
 from zapq.core.runs import Taken
-from zapq.core.stats import STATES, MessageView, QueueStats
+from zapq.core.stats import STATES
 from zapq.engine.valkey import keys
-from zapq.engine.valkey.library import PREFIX
+from zapq.engine.valkey.call import AGAIN, Call
+from zapq.engine.valkey.replies import (
+    info_of,
+    lease_of,
+    message_of,
+    refusal,
+    settled_one,
+    too_many_queues,
+    view_of,
+    wrong_receipt,
+)
 from zapq.errors import (
-    InvalidParameter,
-    KeyReused,
     MessageNotFound,
     MessageTooLarge,
     NotDurable,
-    QueueFull,
     QueueNotFound,
-    ReceiptExpired,
-    TooManyQueues,
     ZapqError,
 )
 from zapq.service.operations import (
@@ -62,7 +63,7 @@ from zapq.service.operations import (
     Take,
     checked_limit,
 )
-from zapq.service.queue_state import QueueInfo, fingerprint_of, terms_of
+from zapq.service.queue_state import fingerprint_of, terms_of
 from zapq.service.waiting import Deliveries, Lender
 
 MAX_RUN = 512
@@ -70,11 +71,8 @@ MAX_RUN = 512
 MAX_WEIGHT = 2000
 """Messages that those of one call store or settle, at most, unless one of them alone has more: some 10 ms."""
 _RECEIPT = re.compile("[0-9][01][0-9a-f]{12}-[0-9a-f]{28}-[0-9a-f]{1,8}")
-_DOUBLE = struct.Struct(">d")
 _ACTIONS = {"ack": 0, "release": 1, "extend": 2}
-_OF_ANOTHER = 9
 _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
-_settings: Callable[[bytes], QueueSettings] = msgspec.msgpack.Decoder(QueueSettings).decode
 
 
 def weight_of(operation: Operation) -> int:
@@ -82,17 +80,6 @@ def weight_of(operation: Operation) -> int:
     if isinstance(operation, Put) and not isinstance(operation.content, bytes):
         return len(operation.content)
     return len(operation.settlements) if isinstance(operation, Settle) else 1
-
-
-class _Again:
-    """Says that nothing was done for an operation, and that it is to be asked again."""
-
-    def __repr__(self) -> str:
-        return "AGAIN"
-
-
-AGAIN = _Again()
-"""Comes of an operation for which nothing was done: its call was cut short, and it is to be asked again."""
 
 
 class Caps(NamedTuple):
@@ -123,78 +110,6 @@ class Run(NamedTuple):
     kind: str
     queue: str
     more: Hashable = None
-
-
-class Call:
-    """One call of a function on one shard."""
-
-    __slots__ = ("_arguments", "_keys", "_name", "_number", "_outcomes", "_time", "queue", "repeatable", "shard")
-
-    def __init__(
-        self,
-        name: bytes,
-        *,
-        shard: int,
-        keys: Sequence[bytes],
-        time: bytes,
-        arguments: Sequence[bytes] = (),
-        outcomes: Callable[[list[Any], float], list[Any]],
-        repeatable: bool = True,
-        queue: str = "",
-        number: int = 1,
-    ) -> None:
-        self.shard = shard
-        self.queue = queue
-        """The queue it is about; empty if that is the shard."""
-        self.repeatable = repeatable
-        """Whether it does no harm to send it again if no answer came."""
-        self._name = PREFIX + name
-        self._keys = keys
-        self._time = time
-        self._arguments = arguments
-        self._outcomes = outcomes
-        self._number = number
-
-    def command(self, epoch: bytes) -> list[bytes]:
-        """Return the command with all its arguments; `epoch` is that of the master it is sent to."""
-        return [b"FCALL", self._name, b"%d" % len(self._keys), *self._keys, epoch, self._time, *self._arguments]
-
-    def outcomes(self, reply: list[Any], now: float) -> list[Any]:
-        """Return what came of each operation: an outcome, a `ZapqError`, or `AGAIN`.
-
-        `now` is the time of Trio's clock when the call was sent: so no consumer is told that its lease lasts
-        longer than it does.
-        """
-        if self.queue and len(reply) == 3 and reply[2] == b"missing":
-            return self._missing(reply, now)
-        return self._outcomes(reply, now)
-
-    def _missing(self, reply: list[Any], now: float) -> list[Any]:
-        if self._name == PREFIX + b"take":
-            return self._outcomes(reply, now)
-        return [QueueNotFound(queue=self.queue) for _ in range(self._number)]
-
-
-def server_time(reply: Sequence[Any]) -> int:
-    """Return the server's time in milliseconds when it made this answer."""
-    return int(reply[0])
-
-
-def outbox_waits(reply: Sequence[Any]) -> bool:
-    """Whether the queue has messages in its outbox, for `procedures.flush_outbox` to move."""
-    return bool(reply[1])
-
-
-def epoch_of(replication_id: bytes) -> bytes:
-    """Return the epoch of a master with this `master_replid`."""
-    return bytes.fromhex(replication_id[:12].decode())
-
-
-def error_of(message: str) -> ZapqError | None:
-    """Return what to tell a client for an error of the server; None if it says nothing about the request."""
-    if message.startswith("OOM"):
-        return QueueFull("Valkey has no memory left for the message. Nothing was stored. Send it again later.")
-    return None
 
 
 def milliseconds(seconds: float) -> int:
@@ -439,13 +354,13 @@ class Codec:
                     outcomes += (
                         self._ids((each,), operations, len(outcomes))
                         if isinstance(each, int)
-                        else [_refusal(queue, each)]
+                        else [refusal(queue, each)]
                     )
             elif result[0] == b"replayed":
                 asked = operations[len(outcomes)]
                 outcomes.append(Accepted(int(result[1]), True, asked.terms.durability or self.durability))
             else:
-                outcomes += (_refusal(queue, result) for _ in range(number))
+                outcomes += (refusal(queue, result) for _ in range(number))
         return outcomes
 
     def _ids(self, ids: Sequence[int], operations: Sequence[Any], first: int) -> list[Accepted]:
@@ -507,17 +422,17 @@ class Codec:
                         queue,
                     )
                     given: Any = [
-                        _lease(ids[each], values[each], noted.get(each + 1), ours, how)
+                        lease_of(ids[each], values[each], noted.get(each + 1), ours, how)
                         for each in range(place, last)
                     ]
                     if limit == 1:
                         given = (given[0],)
                 elif limit == 1:
-                    given = (_message(ids[place], values[place], noted.get(place + 1), ours)[0],)
+                    given = (message_of(ids[place], values[place], noted.get(place + 1), ours)[0],)
                 else:
                     given = Taken()
                     for each in range(place, last):
-                        given.add(_message(ids[each], values[each], noted.get(each + 1), ours)[0])
+                        given.add(message_of(ids[each], values[each], noted.get(each + 1), ours)[0])
                 outcomes.append(Delivery(lender, given))
                 place = last
         return outcomes
@@ -558,7 +473,7 @@ class Codec:
         for place, settlement in enumerate(settlements):
             receipt = settlement.receipt
             if _RECEIPT.fullmatch(receipt) is None:
-                wrong[place] = _wrong_receipt(receipt)
+                wrong[place] = wrong_receipt(receipt)
                 receipt = ""
             receipts.append(receipt.encode())
             action = _ACTIONS[settlement.action]
@@ -592,7 +507,7 @@ class Codec:
             ]
         ours = now - reply[0] / 1000
         results = [
-            wrong.get(place) or _settled_one(queue, settlement.receipt, code, ours)
+            wrong.get(place) or settled_one(queue, settlement.receipt, code, ours)
             for place, (settlement, code) in enumerate(zip(settlements, codes, strict=True))
         ]
         outcomes: list[Any] = []
@@ -613,7 +528,7 @@ class Codec:
         plan = _pack((STATES.index(operations[0].state), operations[0].limit))
 
         def decode(reply: list[Any], now: float) -> list[Any]:
-            views = [_view(each, now - reply[0] / 1000) for each in reply[2]]
+            views = [view_of(each, now - reply[0] / 1000) for each in reply[2]]
             return [list(views) for _ in operations]
 
         return self._asked(b"peek", run.queue, [plan], decode, number=len(operations))
@@ -624,7 +539,7 @@ class Codec:
         def decode(reply: list[Any], now: float) -> list[Any]:
             if reply[2] == 0:
                 return [MessageNotFound(queue=run.queue, message_id=id) for _ in operations]
-            return [_view(reply[2], now - reply[0] / 1000) for _ in operations]
+            return [view_of(reply[2], now - reply[0] / 1000) for _ in operations]
 
         return self._asked(b"find", run.queue, [b"%d" % id], decode, number=len(operations))
 
@@ -693,102 +608,6 @@ def _none(reply: list[Any], now: float) -> list[Any]:
     return [None]
 
 
-def _wrong_receipt(receipt: str) -> ZapqError:
-    try:
-        serial_of(receipt, "")
-    except (InvalidParameter, ReceiptExpired) as error:
-        return error.with_traceback(None)
-    raise AssertionError("no receipt has an empty tag")
-
-
-def too_many_queues(said: Sequence[Any]) -> TooManyQueues:
-    return TooManyQueues(limit="max_queues", current=said[1], max_queues=said[2])
-
-
-def _refusal(queue: str, said: Sequence[Any]) -> ZapqError:
-    if said[0] == b"reused":
-        return KeyReused(parameter="Idempotency-Key")
-    _, limit, cap, current, most, retry_after = said
-    full = QueueFull(None, queue=queue, limit=limit.decode(), current=current, **{cap.decode(): most})
-    full.retry_after = retry_after
-    return full
-
-
-@lru_cache(1024)
-def _typed(kind: bytes, receives: int, releases: int) -> Properties:
-    return Properties(kind.decode() or OCTETS, receives=receives, releases=releases)
-
-
-def _properties(value: bytes, receives: int, releases: int, ours: float) -> tuple[Properties, bytes]:
-    """Return what the head of a value says, with `ours` seconds for which our clock is ahead, and the body."""
-    form = value[0]
-    if form == 0:
-        body = value[1:]
-        return (_typed(b"", receives, releases) if receives or releases else DEFAULTS), body
-    if form == 1:
-        last = 2 + value[1]
-        return _typed(value[2:last], receives, releases), value[last:]
-    priority = value[1]
-    [expires] = _DOUBLE.unpack_from(value, 2)
-    middle = 12 + value[10]
-    last = middle + value[11]
-    properties = Properties(
-        value[12:middle].decode() or OCTETS,
-        priority,
-        expires / 1000 + ours if expires else inf,
-        receives,
-        releases,
-        value[middle:last].decode(),
-    )
-    return properties, value[last:]
-
-
-def _message(id: bytes, value: bytes, note: Sequence[int] | None, ours: float) -> tuple[Message, int]:
-    """Return a message, and how often it was leased before."""
-    if note is None:
-        if value[0] == 0:
-            return Message(int(id), value[1:]), 0
-        properties, body = _properties(value, 0, 0, ours)
-        return Message(int(id), body, properties), 0
-    _, receives, releases = note
-    properties, body = _properties(value, receives, releases, ours)
-    return Message(int(id), body, properties), receives
-
-
-def _lease(
-    id: bytes, value: bytes, note: Sequence[int] | None, ours: float, how: tuple[str, float, float, str]
-) -> Lease:
-    message, receives = _message(id, value, note, ours)
-    common, deadline, visibility, queue = how
-    properties = message.properties
-    is_mortal = 1 if properties.expires < inf else 0
-    tag = f"{9 - properties.priority}{is_mortal}{message.id:012x}{common}"
-    return Lease(message, len(message.body), receives + 1, deadline, tag, visibility, queue)
-
-
-def _settled_one(queue: str, receipt: str, code: Any, ours: float) -> ZapqError | Lease | None:
-    if code == 0:
-        return None
-    if code == _OF_ANOTHER:
-        return _wrong_receipt(receipt)
-    if isinstance(code, int):
-        return ReceiptExpired(End(code - 1).sentence, parameter="receipt")
-    ends, value, receives, releases = code
-    tag, _, size = receipt.rpartition("-")
-    properties, body = _properties(value, receives, releases, ours)
-    message = Message(int(tag[2:14], 16), body, properties)
-    visibility = int(tag[35:], 16) / 1000
-    return Lease(message, int(size, 16), receives + 1, ends / 1000 + ours, tag, visibility, queue)
-
-
-def _view(said: Sequence[Any], ours: float) -> MessageView:
-    id, value, receives, releases, state, at = said
-    properties, body = _properties(value, receives, releases, ours)
-    message = Message(int(id), body, properties)
-    name = STATES[state]
-    return MessageView(message, name, receives + (name == "leased"), at / 1000 + ours if at else None)
-
-
 def _about(id: int, properties: Properties, now: float) -> tuple[Any, ...]:
     """Return what is to be known of a message that goes back."""
     left = milliseconds(max(properties.expires - now, 0.001)) if properties.expires < inf else 0
@@ -802,26 +621,3 @@ def _about(id: int, properties: Properties, now: float) -> tuple[Any, ...]:
         kind,
         properties.failed_in,
     )
-
-
-def settings_of(packed: bytes) -> QueueSettings:
-    """Return settings from what the library keeps of them: those that are not the default."""
-    return _settings(packed) if packed else QueueSettings()
-
-
-def pack_settings(settings: QueueSettings) -> bytes:
-    """Return settings as the library keeps them."""
-    defaults = msgspec.to_builtins(QueueSettings())
-    others = {name: value for name, value in msgspec.to_builtins(settings).items() if value != defaults.get(name)}
-    return _pack(others) if others else b""
-
-
-def stats_of(row: Sequence[int]) -> QueueStats:
-    """Return the statistics of a queue, or of many, from their figures."""
-    messages, size, delayed, leased = row[:4]
-    return QueueStats(messages, size, messages - delayed - leased, delayed, leased, *row[6:18])
-
-
-def info_of(queue: str, row: Sequence[int], packed: bytes) -> QueueInfo:
-    """Return what there is to know of a queue, from its figures and what it has of its settings."""
-    return QueueInfo(queue, settings_of(packed), stats_of(row), bool(row[4]), 0)

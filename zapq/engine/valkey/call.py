@@ -1,0 +1,85 @@
+"""One call of a function of the library, and what every answer begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zapq.engine.valkey.library import PREFIX
+from zapq.errors import QueueNotFound
+
+
+class _Again:
+    """Says that nothing was done for an operation, and that it is to be asked again."""
+
+    def __repr__(self) -> str:
+        return "AGAIN"
+
+
+AGAIN = _Again()
+"""Comes of an operation for which nothing was done: its call was cut short, and it is to be asked again."""
+
+
+class Call:
+    """One call of a function on one shard."""
+
+    __slots__ = ("_arguments", "_keys", "_name", "_number", "_outcomes", "_time", "queue", "repeatable", "shard")
+
+    def __init__(
+        self,
+        name: bytes,
+        *,
+        shard: int,
+        keys: Sequence[bytes],
+        time: bytes,
+        arguments: Sequence[bytes] = (),
+        outcomes: Callable[[list[Any], float], list[Any]],
+        repeatable: bool = True,
+        queue: str = "",
+        number: int = 1,
+    ) -> None:
+        self.shard = shard
+        self.queue = queue
+        """The queue it is about; empty if that is the shard."""
+        self.repeatable = repeatable
+        """Whether it does no harm to send it again if no answer came."""
+        self._name = PREFIX + name
+        self._keys = keys
+        self._time = time
+        self._arguments = arguments
+        self._outcomes = outcomes
+        self._number = number
+
+    def command(self, epoch: bytes) -> list[bytes]:
+        """Return the command with all its arguments; `epoch` is that of the master it is sent to."""
+        return [b"FCALL", self._name, b"%d" % len(self._keys), *self._keys, epoch, self._time, *self._arguments]
+
+    def outcomes(self, reply: list[Any], now: float) -> list[Any]:
+        """Return what came of each operation: an outcome, a `ZapqError`, or `AGAIN`.
+
+        `now` is the time of Trio's clock when the call was sent: so no consumer is told that its lease lasts
+        longer than it does.
+        """
+        if self.queue and len(reply) == 3 and reply[2] == b"missing":
+            return self._missing(reply, now)
+        return self._outcomes(reply, now)
+
+    def _missing(self, reply: list[Any], now: float) -> list[Any]:
+        if self._name == PREFIX + b"take":
+            return self._outcomes(reply, now)
+        return [QueueNotFound(queue=self.queue) for _ in range(self._number)]
+
+
+def server_time(reply: Sequence[Any]) -> int:
+    """Return the server's time in milliseconds when it made this answer."""
+    return int(reply[0])
+
+
+def outbox_waits(reply: Sequence[Any]) -> bool:
+    """Whether the queue has messages in its outbox, for `procedures.flush_outbox` to move."""
+    return bool(reply[1])
+
+
+def epoch_of(replication_id: bytes) -> bytes:
+    """Return the epoch of a master with this `master_replid`."""
+    return bytes.fromhex(replication_id[:12].decode())

@@ -1,0 +1,150 @@
+"""What the library's answers hold: messages, leases, figures and refusals, from the values it sends."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import inf
+from typing import Any
+
+import msgspec
+
+from zapq.core.leases import End
+from zapq.core.message import DEFAULTS, OCTETS, Lease, Message, Properties
+from zapq.core.queue_settings import QueueSettings
+from zapq.core.receipt import serial_of
+from zapq.core.stats import STATES, MessageView, QueueStats
+from zapq.errors import InvalidParameter, KeyReused, QueueFull, ReceiptExpired, TooManyQueues, ZapqError
+from zapq.service.queue_state import QueueInfo
+
+_DOUBLE = struct.Struct(">d")
+_OF_ANOTHER = 9
+_pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
+_settings: Callable[[bytes], QueueSettings] = msgspec.msgpack.Decoder(QueueSettings).decode
+
+
+def error_of(message: str) -> ZapqError | None:
+    """Return what to tell a client for an error of the server; None if it says nothing about the request."""
+    if message.startswith("OOM"):
+        return QueueFull("Valkey has no memory left for the message. Nothing was stored. Send it again later.")
+    return None
+
+
+def wrong_receipt(receipt: str) -> ZapqError:
+    try:
+        serial_of(receipt, "")
+    except (InvalidParameter, ReceiptExpired) as error:
+        return error.with_traceback(None)
+    raise AssertionError("no receipt has an empty tag")
+
+
+def too_many_queues(said: Sequence[Any]) -> TooManyQueues:
+    return TooManyQueues(limit="max_queues", current=said[1], max_queues=said[2])
+
+
+def refusal(queue: str, said: Sequence[Any]) -> ZapqError:
+    if said[0] == b"reused":
+        return KeyReused(parameter="Idempotency-Key")
+    _, limit, cap, current, most, retry_after = said
+    full = QueueFull(None, queue=queue, limit=limit.decode(), current=current, **{cap.decode(): most})
+    full.retry_after = retry_after
+    return full
+
+
+@lru_cache(1024)
+def _typed(kind: bytes, receives: int, releases: int) -> Properties:
+    return Properties(kind.decode() or OCTETS, receives=receives, releases=releases)
+
+
+def properties_of(value: bytes, receives: int, releases: int, ours: float) -> tuple[Properties, bytes]:
+    """Return what the head of a value says, with `ours` seconds for which our clock is ahead, and the body."""
+    form = value[0]
+    if form == 0:
+        body = value[1:]
+        return (_typed(b"", receives, releases) if receives or releases else DEFAULTS), body
+    if form == 1:
+        last = 2 + value[1]
+        return _typed(value[2:last], receives, releases), value[last:]
+    priority = value[1]
+    [expires] = _DOUBLE.unpack_from(value, 2)
+    middle = 12 + value[10]
+    last = middle + value[11]
+    properties = Properties(
+        value[12:middle].decode() or OCTETS,
+        priority,
+        expires / 1000 + ours if expires else inf,
+        receives,
+        releases,
+        value[middle:last].decode(),
+    )
+    return properties, value[last:]
+
+
+def message_of(id: bytes, value: bytes, note: Sequence[int] | None, ours: float) -> tuple[Message, int]:
+    """Return a message, and how often it was leased before."""
+    if note is None:
+        if value[0] == 0:
+            return Message(int(id), value[1:]), 0
+        properties, body = properties_of(value, 0, 0, ours)
+        return Message(int(id), body, properties), 0
+    _, receives, releases = note
+    properties, body = properties_of(value, receives, releases, ours)
+    return Message(int(id), body, properties), receives
+
+
+def lease_of(
+    id: bytes, value: bytes, note: Sequence[int] | None, ours: float, how: tuple[str, float, float, str]
+) -> Lease:
+    message, receives = message_of(id, value, note, ours)
+    common, deadline, visibility, queue = how
+    properties = message.properties
+    is_mortal = 1 if properties.expires < inf else 0
+    tag = f"{9 - properties.priority}{is_mortal}{message.id:012x}{common}"
+    return Lease(message, len(message.body), receives + 1, deadline, tag, visibility, queue)
+
+
+def settled_one(queue: str, receipt: str, code: Any, ours: float) -> ZapqError | Lease | None:
+    if code == 0:
+        return None
+    if code == _OF_ANOTHER:
+        return wrong_receipt(receipt)
+    if isinstance(code, int):
+        return ReceiptExpired(End(code - 1).sentence, parameter="receipt")
+    ends, value, receives, releases = code
+    tag, _, size = receipt.rpartition("-")
+    properties, body = properties_of(value, receives, releases, ours)
+    message = Message(int(tag[2:14], 16), body, properties)
+    visibility = int(tag[35:], 16) / 1000
+    return Lease(message, int(size, 16), receives + 1, ends / 1000 + ours, tag, visibility, queue)
+
+
+def view_of(said: Sequence[Any], ours: float) -> MessageView:
+    id, value, receives, releases, state, at = said
+    properties, body = properties_of(value, receives, releases, ours)
+    message = Message(int(id), body, properties)
+    name = STATES[state]
+    return MessageView(message, name, receives + (name == "leased"), at / 1000 + ours if at else None)
+
+
+def settings_of(packed: bytes) -> QueueSettings:
+    """Return settings from what the library keeps of them: those that are not the default."""
+    return _settings(packed) if packed else QueueSettings()
+
+
+def pack_settings(settings: QueueSettings) -> bytes:
+    """Return settings as the library keeps them."""
+    defaults = msgspec.to_builtins(QueueSettings())
+    others = {name: value for name, value in msgspec.to_builtins(settings).items() if value != defaults.get(name)}
+    return _pack(others) if others else b""
+
+
+def stats_of(row: Sequence[int]) -> QueueStats:
+    """Return the statistics of a queue, or of many, from their figures."""
+    messages, size, delayed, leased = row[:4]
+    return QueueStats(messages, size, messages - delayed - leased, delayed, leased, *row[6:18])
+
+
+def info_of(queue: str, row: Sequence[int], packed: bytes) -> QueueInfo:
+    """Return what there is to know of a queue, from its figures and what it has of its settings."""
+    return QueueInfo(queue, settings_of(packed), stats_of(row), bool(row[4]), 0)

@@ -21,7 +21,8 @@ MODULES = {
 MAY_USE = {
     "errors": set[str](),
     "limits": set[str](),
-    "settings": {"errors", "limits", "core"},
+    "addresses": set[str](),
+    "settings": {"addresses", "errors", "limits", "core"},
     "core": {"errors", "limits"},
     "access": {"errors", "limits", "settings"},
     "logs": {"limits", "settings", "spool"},
@@ -30,9 +31,10 @@ MAY_USE = {
     "store": {"limits", "errors", "settings", "core"},
     "service": {"limits", "errors", "settings", "core", "store", "logs"},
     "wakeup": {"limits"},
-    "engine": {"limits", "errors", "settings", "core", "service", "logs", "wakeup"},
-    "http": {"limits", "errors", "settings", "core", "access", "service", "engine", "logs"},
+    "engine": {"addresses", "limits", "errors", "settings", "core", "service", "logs", "wakeup"},
+    "http": {"addresses", "limits", "errors", "settings", "core", "access", "service", "engine", "logs"},
     "server": {
+        "addresses",
         "limits",
         "errors",
         "settings",

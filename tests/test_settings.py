@@ -8,18 +8,15 @@ from typing import Any
 
 import pytest
 
+from zapq.addresses import Address, EngineAddress, parse_address, parse_engine
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidSetting
 from zapq.settings import (
-    Address,
-    EngineAddress,
     Option,
     Settings,
     load,
     options,
-    parse_address,
     parse_duration,
-    parse_engine,
     parse_size,
     unknown_variables,
 )

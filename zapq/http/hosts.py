@@ -14,7 +14,8 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from zapq.settings import HOST_NAME, Settings, parse_hosts
+from zapq.addresses import HOST_NAME, parse_hosts
+from zapq.settings import Settings
 
 _HOST = re.compile(rf"(?:\[([0-9a-f:.]*:[0-9a-f:.]*)\]|({HOST_NAME})\.?)(?::[0-9]*)?")
 _PRIVATE = (".localhost", ".local", ".internal", ".svc", ".lan", ".home.arpa", ".test")

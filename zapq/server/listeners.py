@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from zapq.addresses import Address
 from zapq.errors import CannotStart
 from zapq.limits import ACCEPTS, BACKLOG
 from zapq.server.certificates import Certificates
 from zapq.server.tls import Buffers, TlsSocket, Wire
-from zapq.settings import Address, Settings
+from zapq.settings import Settings
 
 OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """Why accepting can fail for a while."""

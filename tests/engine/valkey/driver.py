@@ -6,17 +6,31 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tests.engine.valkey.servers import Connection
+from zapq.core.message import Lease
+from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys, procedures
 from zapq.engine.valkey.call import AGAIN, Call, outbox_waits
 from zapq.engine.valkey.codec import Caps, Codec, Waiting
 from zapq.engine.valkey.procedures import Procedure, Swept
 from zapq.errors import ZapqError
-from zapq.service.operations import Durability, Operation
-from zapq.service.waiting import Deliveries
+from zapq.service.operations import (
+    Configure,
+    Delivery,
+    Durability,
+    Enqueue,
+    Operation,
+    Settle,
+    Settlement,
+    SettleOne,
+    Take,
+)
+from zapq.service.waiting import Deliveries, Want
 
 PLENTY = Caps(10**6, 2**40, 10**6)
 AHEAD = 1_000_000
 """Milliseconds for which the server's clock is ahead."""
+LEASE = Want(1, True, 10.0)
+MANY = Want(1000, True, 10.0)
 EPOCH = b"\1\2\3\4\5\6"
 
 
@@ -144,3 +158,39 @@ class Lent:
     def note_uncertain_delivery(self, number: int) -> None:
         """Count messages that may or may not have been handed over."""
         self._driver.make(self._driver.codec.note_uncertain(self.name, number))
+
+
+class Clock:
+    """The time of a test, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def bodies_of(outcome: Any) -> list[bytes]:
+    assert isinstance(outcome, Delivery)
+    return [each.body for each in outcome.given]
+
+
+def lease(driver: Driver, queue: str = "a") -> Lease:
+    delivery = driver.one(Take(queue, LEASE))
+    assert isinstance(delivery, Delivery)
+    [given] = delivery.given
+    assert isinstance(given, Lease)
+    return given
+
+
+def ack(receipt: str, queue: str = "a") -> SettleOne:
+    return SettleOne(queue, Settlement(receipt=receipt))
+
+
+def letters_of(driver: Driver, number: int = 3) -> None:
+    """Have so many messages of `a` fail, so that they are in its outbox."""
+    driver.one(Configure("a", QueueSettings(max_receives=1, dead_letter="dead")))
+    driver.ask([Enqueue("a", b"%d" % each) for each in range(number)])
+    [delivery] = driver.ask([Take("a", MANY)])
+    releases = [Settlement(receipt=each.receipt, action="release") for each in delivery.given]
+    driver.make(driver.codec.call([Settle("a", releases)], driver.clock()))

@@ -67,7 +67,7 @@ class Asked(Pending[Any]):
 
     def __init__(self, engine: RemoteEngine, number: int, operation: Operation, *, patient: bool) -> None:
         # Not by `super`: this is done for each request.
-        self.done = False
+        self._done = False
         self._call: Callable[[], object] | None = None
         self.patient = patient
         self.abandoned = self.withdrawn = False
@@ -82,7 +82,7 @@ class Asked(Pending[Any]):
         if self.abandoned:
             give_back(outcome)
         self._outcome = outcome
-        self.done = True
+        self._done = True
         call, self._call = self._call, None
         if call is not None:
             call()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from email.utils import formatdate
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
@@ -46,7 +46,7 @@ from zapq.server.hot_head import (
 )
 from zapq.server.peer_network import Socket, peer_of_socket
 from zapq.service.operations import Accepted, Delivery, Enqueue, Put, Settle, SettleOne, Take
-from zapq.service.pending import Pending, give_back
+from zapq.service.pending import Commit, Group, Pending, give_back
 from zapq.service.reservation import Reservation
 from zapq.service.waiting import Deliveries, Lender
 from zapq.settings import Settings
@@ -58,7 +58,7 @@ _SHORTEST = len("GET / HTTP/1.1")
 Then = Literal["idle", "more", "large", "head", "body", "wait", "cold", "close"]
 
 
-class Unfinished(NamedTuple):
+class Unfinished(msgspec.Struct, frozen=True):
     """A request whose answer is not known yet."""
 
     at: int
@@ -101,6 +101,8 @@ class Answers:
     """Of `body`: the head."""
     pending: Pending[Any] | None = None
     """When it is done, and none is `awaited`, `HotPath.complete` makes `data` out of `parts`."""
+    group: Group | None = None
+    """What all outcomes that are not known yet depend on: if it does not fail, `data` is what to send."""
     waiting_head = b""
     """The head of the request that may wait long."""
     parts: list[bytes]
@@ -177,6 +179,7 @@ class HotPath:
         answers = Answers()
         parts: list[bytes] = []
         unfinished: list[Unfinished] = []
+        group: Group | None = None
         frame = self._frame
         at = size = 0
         to_come = 0.0
@@ -218,6 +221,7 @@ class HotPath:
             last = head.last
             frame.tail = trace + (self._last if last else self._date)
             outcome: Any = None
+            commit: Commit[Any] | None = None
             try:
                 operation = head.operation
                 if head.fill is not None:
@@ -225,6 +229,10 @@ class HotPath:
                 if operation is not None:
                     outcome = self._how[operation.__class__](operation, frame.now)
                 kind = outcome.__class__
+                if kind is Commit:
+                    # It hardly ever fails: its answer is made now, and sent when it is known.
+                    commit, outcome = outcome, outcome.expected
+                    kind = outcome.__class__
                 if kind is Accepted or kind is Delivery or not isinstance(outcome, Pending):
                     part = head.render(head.plan, operation, outcome, frame)
                 else:
@@ -233,7 +241,11 @@ class HotPath:
                 if head.stored and isinstance(error, Draining):
                     answers.then = "cold"  # Quart's road knows whether it had begun before
                     break
-                give_back(outcome)
+                if commit is None:
+                    give_back(outcome)
+                else:
+                    commit.abandon()
+                    commit = None
                 part = self._refusal(error, head, trace, sock, argument)
             else:
                 if kind is Delivery:
@@ -252,12 +264,16 @@ class HotPath:
                         answers.then = "more" if parts else "cold"
                         break
                     unfinished.append(Unfinished(len(parts), outcome, head, operation, argument))
-                    answers.pending = outcome
+                    answers.pending, group = outcome, None
                     if operation.__class__ is Take:
                         to_come += self._usual_bytes
                     alone = outcome.patient
                     if alone:
                         answers.waiting_head = data[at:end]
+            if commit is not None:
+                group = commit.group if not unfinished or group is commit.group else None
+                unfinished.append(Unfinished(len(parts), commit, head, operation, argument))
+                answers.pending = commit
             parts.append(part)
             size += len(part)
             at = stop
@@ -269,8 +285,8 @@ class HotPath:
         answers.cost = number + (at + size) // BYTES_PER_COST
         self._counts.hot_requests += number
         if unfinished:
-            answers.parts, answers.unfinished = parts, unfinished
-        else:
+            answers.parts, answers.unfinished, answers.group = parts, unfinished, group
+        if group is not None or not unfinished:
             answers.data = b"".join(parts)
         return answers
 
@@ -295,24 +311,28 @@ class HotPath:
         client may have closed only its own half: then it gets the answer that there is nothing for it.
         """
         parts, frame = answers.parts, self._frame
-        for at, pending, head, operation, argument in answers.unfinished:
+        for each in answers.unfinished:
+            head, operation = each.head, each.operation
             trace = head.trace or next(self._trace_ids)
             frame.tail = trace + (self._last if head.last else self._date)
+            before = sum(map(len, parts[: each.at]))
             outcome: object = None
             try:
-                outcome = self._outcome(pending, operation, left=left, draining=draining)
-                parts[at] = head.render(head.plan, operation, outcome, frame)
+                outcome = self._outcome(each.pending, operation, left=left, draining=draining)
+                part = head.render(head.plan, operation, outcome, frame)
             except Exception as error:
                 give_back(outcome)
-                parts[at] = self._refusal(error, head, trace, sock, argument)
-            else:
-                if isinstance(outcome, Delivery):
-                    self._usual_bytes = max(len(parts[at]), self._least_bytes, self._usual_bytes * 0.9)
-                    before = sum(map(len, parts[:at]))
-                    answers.taken = (*answers.taken, _handed(outcome, head, parts[at], before, trace))
+                outcome = None
+                part = self._refusal(error, head, trace, sock, each.argument)
+            if answers.taken:
+                answers.taken = _moved(answers.taken, before, len(parts[each.at]), len(part))
+            parts[each.at] = part
+            if isinstance(outcome, Delivery):
+                self._usual_bytes = max(len(part), self._least_bytes, self._usual_bytes * 0.9)
+                answers.taken = (*answers.taken, _handed(outcome, head, part, before, trace))
         if left:
             answers.then = "close"
-        answers.pending = None
+        answers.pending = answers.group = None
         answers.data = b"".join(parts)
         answers.cost = 1 + len(answers.data) // BYTES_PER_COST
         del answers.parts, answers.unfinished
@@ -422,6 +442,18 @@ def _path(head: Head, argument: str) -> bytes:
 
 def _effect(head: Head) -> str:
     return _EFFECT.get(head.plan.operation.__class__, "look")
+
+
+def _moved(taken: tuple[Handed, ...], start: int, size: int, new_size: int) -> tuple[Handed, ...]:
+    """Return where messages are once the part at `start` is another one: those in it are not in the answers."""
+    end, shift = start + size, new_size - size
+    return tuple(
+        each
+        if each.start < start
+        else msgspec.structs.replace(each, start=each.start + shift, end=each.end + shift)
+        for each in taken
+        if not start <= each.start < end
+    )
 
 
 def _handed(outcome: Delivery, head: Head, part: bytes, before: int, trace: bytes) -> Handed:

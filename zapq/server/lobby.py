@@ -54,6 +54,7 @@ from zapq.server.site import NoResources, Site
 from zapq.server.states import GuestState
 from zapq.server.stream import ClientStream
 from zapq.server.tls import PlainHTTP, TlsSocket, Wire
+from zapq.service.pending import Group
 from zapq.wakeup import Wakeup
 
 # Looked up for every request: as members of the class they cost more.
@@ -93,6 +94,9 @@ class Lobby:
         """Whose turn is next; None is the door."""
         self._answered: list[tuple[Guest, Answers, bytes]] = []
         """Guests, the answers to send them, and the bytes of theirs that these do not answer."""
+        self._held: list[tuple[Guest, Answers, bytes]] = []
+        """Those whose answers are made, and leave when it is known what became of `_group`."""
+        self._group: Group | None = None
         self._newcomers = Newcomers(self._selector)
         self._large: deque[Guest] = deque()
         """Those with a request that may take milliseconds."""
@@ -186,6 +190,8 @@ class Lobby:
             if due:
                 # Not those that came since: guests that were ready with them have not had their turn.
                 self._serve_large(due)
+        if self._answered:
+            self._send_answers()
         if self._newcomers.ready:
             self._take_handshake_step(self._newcomers.pop())
 
@@ -258,6 +264,8 @@ class Lobby:
         rest = data[answers.used :]
         if answers.pending is None:
             self._answered.append((guest, answers, rest))
+        elif answers.group is not None:
+            self._hold(guest, answers, rest, answers.group)
         else:
             self._wait(guest, answers, rest)
         return 1 + answers.cost
@@ -308,11 +316,43 @@ class Lobby:
             if sent < len(answers.data):
                 self._promote(guest, Handoff(rest, unsent=answers, sent=sent))
                 return
-        if guest.state is _IDLE and answers.then == "idle":
+        state = guest.state
+        if answers.then == "idle" and (state is _IDLE or (state is _COMMIT and guest.events == _READ)):
+            if state is _COMMIT:
+                guest.become(_IDLE)
             # Later than before, so no alarm need be set.
             guest.deadline = self._now + self._settings.keep_alive
         else:
             self._follow(guest, answers, rest)
+
+    def _hold(self, guest: Guest, answers: Answers, rest: bytes, group: Group) -> None:
+        """Keep answers that are made until it is known what became of `group`, with others that wait for it."""
+        if group is not self._group:
+            self._group, self._held = group, []
+            group.after.append(partial(self._let_go, group, self._held))
+        guest.answers = answers
+        if rest or guest.rest:
+            guest.rest = bytearray(rest)
+        guest.become(_COMMIT)
+        if guest.events != _READ:
+            self._watch(guest, _READ)
+        self._held.append((guest, answers, rest))
+
+    def _let_go(self, group: Group, held: list[tuple[Guest, Answers, bytes]]) -> None:
+        """Have answers sent that waited for `group`; if it failed, they are refusals."""
+        for guest, answers, rest in held:
+            if guest.answers is not answers:
+                continue  # it has left
+            guest.answers = None
+            if rest:
+                guest.rest = bytearray()
+            if group.failure:
+                self._hot.complete(answers, guest.sock)
+            answers.pending = None
+            self._answered.append((guest, answers, rest))
+        held.clear()
+        if not self._in_turn:
+            self._wakeup.wake()
 
     def _wait(self, guest: Guest, answers: Answers, rest: bytes) -> None:
         """Keep `answers` until their outcome is known."""

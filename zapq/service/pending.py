@@ -26,6 +26,8 @@ class Group(Protocol):
     """Called in order once it is known whether it is on the disk."""
     failure: str
     """Why it is not."""
+    resolved: bool
+    """Whether that is known."""
 
     def refusal(self) -> ZapqError:
         """Return what to tell a client whose change could not be written."""
@@ -34,7 +36,7 @@ class Group(Protocol):
 class Pending(Generic[T]):
     """An outcome to come."""
 
-    __slots__ = ("_call", "done")
+    __slots__ = ("_call", "_done")
 
     patient = False
     """Whether it may take long by its nature, so that the caller should watch whether its client has left."""
@@ -42,8 +44,13 @@ class Pending(Generic[T]):
     """Whether it was withdrawn, and is done for that reason: nothing has happened."""
 
     def __init__(self) -> None:
-        self.done = False
+        self._done = False
         self._call: Callable[[], object] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is known."""
+        return self._done
 
     def when_done(self, call: Callable[[], object]) -> None:
         """Have `call` called once, when the outcome is known, unless it was abandoned before.
@@ -57,7 +64,7 @@ class Pending(Generic[T]):
 
     def finish(self) -> None:
         """Let the outcome be known."""
-        self.done = True
+        self._done = True
         call, self._call = self._call, None
         if call is not None:
             call()
@@ -154,32 +161,43 @@ class Poll(Pending[Delivery | Nothing]):
 class Commit(Pending[T]):
     """Something that has been done in memory, and counts once `group` is on the disk."""
 
-    __slots__ = ("_abandoned", "_group", "_outcome")
+    __slots__ = ("expected", "group")
 
-    def __init__(self, group: Group, outcome: T) -> None:
-        super().__init__()
-        self._group = group
-        self._outcome = outcome
-        self._abandoned = False
-        group.after.append(self._settle)
+    def __init__(self, group: Group, expected: T) -> None:
+        # Not by `super`, and not entered in `group`: this is made for each request, and mostly looked at together
+        # with all others of its group.
+        self._call = None
+        self.group = group
+        self.expected = expected
+        """The outcome, if `group` does not fail."""
 
-    def _settle(self) -> None:
-        if self._abandoned and not self._group.failure:
-            give_back(self._outcome)
-        self.finish()
+    @property
+    def done(self) -> bool:
+        """Whether the outcome is known."""
+        return self.group.resolved
+
+    def when_done(self, call: Callable[[], object]) -> None:
+        """Have `call` called once, when the outcome is known, unless it was abandoned before."""
+        if not self.group.resolved:
+            self.group.after.append(self.finish)
+        super().when_done(call)
 
     def result(self) -> T:
         """Return the outcome, or raise `StorageUnavailable`: then the change was undone."""
-        if self._group.failure:
-            raise self._group.refusal()
-        return self._outcome
+        if self.group.failure:
+            raise self.group.refusal()
+        return self.expected
 
     def _give_up(self) -> None:
         # Messages are given back once it is known that they were taken.
-        if not self.done:
-            self._abandoned = True
-        elif not self._group.failure:
-            give_back(self._outcome)
+        if self.group.resolved:
+            self._return()
+        else:
+            self.group.after.append(self._return)
+
+    def _return(self) -> None:
+        if not self.group.failure:
+            give_back(self.expected)
 
 
 class Refusal(Pending[T]):

@@ -44,7 +44,7 @@ class Asked(Pending[Any]):
 
     def __init__(self, operation: Any, shard: int, size: int, now: float, *, repeatable: bool) -> None:
         # Not by `super`: this is done for each request.
-        self.done = False
+        self._done = False
         self._call: Callable[[], object] | None = None
         self._abandoned = False
         self._outcome: Any = None

@@ -53,21 +53,25 @@ def gather(commits: Sequence[CommitGroup]) -> Gathered:
     for commit in commits:
         clock_offset = commit.clock_offset
         for record in commit.records:
+            # Most are of two kinds: these are told apart without `match`, which takes three times as long.
+            if type(record) is Put:
+                row, body = record.row, record.body
+                if row in deleted:
+                    del deleted[row]
+                    returned.add(row)
+                    # In place of that from before, which is not deleted any more.
+                    states[row] = state_of(row, record.properties, record.due, clock_offset)
+                puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
+                size += len(body)
+                if record.properties is not DEFAULTS or record.due:
+                    states[row] = state_of(row, record.properties, record.due, clock_offset)
+                continue
+            if type(record) is MessagesDeleted:
+                deleted.update(dict.fromkeys(record.rows))
+                continue
             match record:
-                case Put(row, body, properties, due):
-                    if row in deleted:
-                        del deleted[row]
-                        returned.add(row)
-                        # In place of that from before, which is not deleted any more.
-                        states[row] = state_of(row, properties, due, clock_offset)
-                    puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
-                    size += len(body)
-                    if properties is not DEFAULTS or due:
-                        states[row] = state_of(row, properties, due, clock_offset)
                 case MessageState(row, properties, due):
                     states[row] = state_of(row, properties, due, clock_offset)
-                case MessagesDeleted(rows):
-                    deleted.update(dict.fromkeys(rows))
                 case PutMany(first, bodies, properties):
                     for row, body in enumerate(bodies, first):
                         puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)

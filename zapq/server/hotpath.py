@@ -315,7 +315,7 @@ class HotPath:
             head, operation = each.head, each.operation
             trace = head.trace or next(self._trace_ids)
             frame.tail = trace + (self._last if head.last else self._date)
-            before = sum(map(len, parts[: each.at]))
+            before = sum(map(len, parts[: each.at])) if each.at else 0
             outcome: object = None
             try:
                 outcome = self._outcome(each.pending, operation, left=left, draining=draining)
@@ -327,13 +327,13 @@ class HotPath:
             if answers.taken:
                 answers.taken = _moved(answers.taken, before, len(parts[each.at]), len(part))
             parts[each.at] = part
-            if isinstance(outcome, Delivery):
+            if outcome.__class__ is Delivery:
                 self._usual_bytes = max(len(part), self._least_bytes, self._usual_bytes * 0.9)
                 answers.taken = (*answers.taken, _handed(outcome, head, part, before, trace))
         if left:
             answers.then = "close"
         answers.pending = answers.group = None
-        answers.data = b"".join(parts)
+        answers.data = parts[0] if len(parts) == 1 else b"".join(parts)
         answers.cost = 1 + len(answers.data) // BYTES_PER_COST
         del answers.parts, answers.unfinished
 
@@ -352,7 +352,7 @@ class HotPath:
 
     def _outcome(self, pending: Pending[Any], operation: object, *, left: bool, draining: bool) -> object:
         # What was taken goes back, even if that is known by now.
-        if (left and isinstance(operation, Take)) or ((left or draining) and not pending.done):
+        if (left or draining) and ((left and isinstance(operation, Take)) or not pending.done):
             pending.abandon()
             if not left:
                 raise Draining

@@ -54,7 +54,7 @@ from zapq.server.site import NoResources, Site
 from zapq.server.states import GuestState
 from zapq.server.stream import ClientStream
 from zapq.server.tls import PlainHTTP, TlsSocket, Wire
-from zapq.service.pending import Group
+from zapq.service.pending import Group, Pending
 from zapq.wakeup import Wakeup
 
 # Looked up for every request: as members of the class they cost more.
@@ -359,7 +359,8 @@ class Lobby:
         pending = answers.pending
         assert pending is not None
         guest.answers = answers
-        guest.rest = bytearray(rest)
+        if rest or guest.rest:
+            guest.rest = bytearray(rest)
         if pending.patient:
             # The queue's line sees to its time; ours is when its client's credential may end.
             self._set_deadline(guest, self._when_credentials_end())
@@ -368,6 +369,9 @@ class Lobby:
         else:
             guest.become(_COMMIT)
             self._watch(guest, _READ)
+            if len(answers.unfinished) == 1:
+                pending.when_done(partial(self._on_known, guest, answers, pending))
+                return
         pending.when_done(partial(self._on_done, guest))
 
     def _when_credentials_end(self) -> float:
@@ -406,6 +410,15 @@ class Lobby:
         if not self._in_turn:
             self._wakeup.wake()
 
+    def _on_known(self, guest: Guest, answers: Answers, pending: Pending[object]) -> None:
+        """Have answers sent as soon as the one outcome is known that they wait for; most of many are like this."""
+        if pending.withdrawn:
+            self._on_done(guest)
+            return
+        self._finish(guest, answers)
+        if not self._in_turn:
+            self._wakeup.wake()
+
     def _look_after(self, guest: Guest, answers: Answers) -> int:
         """Answer a guest whose outcome is known, or that has left, which is looked for first."""
         pending, left = answers.pending, False
@@ -439,7 +452,9 @@ class Lobby:
         """Make the answers that waited, and go on with what came behind them."""
         guest.answers = None
         self._hot.complete(answers, guest.sock, left=left, draining=draining)
-        rest, guest.rest = bytes(guest.rest), bytearray()
+        rest = b""
+        if guest.rest:
+            rest, guest.rest = bytes(guest.rest), bytearray()
         if answers.then == "wait":
             answers.then = "more" if rest else "idle"
         # Until they are sent it stays in its state, so that what comes next is not read before `rest` has had its

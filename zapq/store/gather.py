@@ -81,7 +81,7 @@ def gather(commits: Sequence[CommitGroup]) -> Gathered:
                 case KeyPut():
                     others.append(msgspec.structs.replace(record, until=record.until + clock_offset))
                 case _:
-                    others.append(record)
+                    others.append(record)  # type: ignore[arg-type]  # `type(...) is` narrows nothing here
     for row in deleted:
         states.pop(row, None)
     gone = list(deleted)

@@ -176,6 +176,23 @@ async def test_what_cannot_be_written_is_503_and_has_not_happened(tmp_path: Path
         assert (await ask(url, "GET", "/dequeue")).status == 204
 
 
+async def test_pipelined_takes_that_cannot_be_written_are_each_refused(tmp_path: Path, way: Way, disk: Disk) -> None:
+    async with way.serving(tmp_path) as (url, service):
+        for body in (b"a", b"b"):
+            await ask(url, "POST", "/enqueue", body)
+        disk.failing = True
+        stream = await raw(url, 2 * DEQUEUE)
+        received = b""
+        while received.count(b"storage-unavailable") < 2:
+            received += await read_until(stream, b"}")
+        assert received.count(b"HTTP/1.1 503 Service Unavailable\r\n") == 2
+        await stream.aclose()
+        disk.failing = False
+        await until_ready(url)
+        assert [(await ask(url, "GET", "/dequeue")).body for _ in range(3)] == [b"a", b"b", b""]
+        assert service.stats().queue.dequeued == 2
+
+
 async def test_a_client_that_left_before_the_commit_gets_nothing_and_loses_nothing(
     tmp_path: Path, way: Way, disk: Disk
 ) -> None:

@@ -72,11 +72,16 @@ async def ask_topology(connection: Connection, *, tls: bool) -> Topology:
         shards = await connection.call("CLUSTER", "SHARDS")
         if isinstance(shards, ReplyError):
             raise ConnectionLost(f"CLUSTER SHARDS: {shards}")
-        return read_shards(shards, connection.server, tls=tls)
+        try:
+            return read_shards(shards, connection.server, tls=tls)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise ConnectionLost("what CLUSTER SHARDS says cannot be read") from error
     if info.get("role") != "master":
         raise ConnectionLost("it is a replica")
-    server = connection.server
-    return Topology(((0, SLOTS - 1, server),), int(info.get("connected_slaves", 0)), clustered=False)
+    replicas = info.get("connected_slaves", "0")
+    if not replicas.isdecimal():
+        raise ConnectionLost("what INFO says cannot be read")
+    return Topology(((0, SLOTS - 1, connection.server),), int(replicas), clustered=False)
 
 
 def read_shards(shards: Sequence[Any], asked: Server, *, tls: bool = False) -> Topology:
@@ -117,7 +122,9 @@ async def info_of(connection: Connection, section: str) -> dict[str, str]:
     reply = await connection.call("INFO", section)
     if isinstance(reply, ReplyError):
         raise ConnectionLost(f"INFO: {reply}")
-    lines = reply.decode().splitlines()
+    if not isinstance(reply, bytes):
+        raise ConnectionLost("what INFO says cannot be read")
+    lines = reply.decode("utf-8", "replace").splitlines()
     return dict(line.partition(":")[::2] for line in lines if ":" in line)
 
 

@@ -131,6 +131,8 @@ class Connection:
                 replies += self.receive()
                 if len(replies) < number:
                     await trio.lowlevel.wait_readable(self.sock)
+        if len(replies) > number:
+            raise ConnectionLost("the server answers more than it was asked")
         return replies
 
     def close(self) -> None:
@@ -174,6 +176,8 @@ async def _connect(server: Server) -> socket.socket:
             sock = (await trio.open_tcp_stream(server.host, server.port)).socket
     except OSError as error:
         raise ConnectionLost(_reason(error)) from error
+    except UnicodeError as error:
+        raise ConnectionLost("this is no name of a host") from error
     # Trio's socket is a coat around one of Python's: we need that, without the coat.
     return socket.socket(fileno=sock.detach())
 
@@ -205,12 +209,22 @@ async def _greet(connection: Connection, login: Login) -> None:
     if login.password:
         command += ["AUTH", login.user or "default", login.password]
     reply = await connection.call(*command, "SETNAME", "zapq")
-    if not isinstance(reply, ReplyError):
-        return
-    if reply.code in {"NOAUTH", "WRONGPASS"} or "password" in str(reply).lower():
-        raise LoginRefused(f"the login was refused ({reply.code})")
-    # Without its text: it may repeat what was sent.
-    raise ConnectionLost(f"the server does not take HELLO ({reply.code})")
+    if isinstance(reply, ReplyError):
+        raise _not_greeted(reply)
+
+
+def _not_greeted(reply: ReplyError) -> ConnectionLost:
+    """Return why a server has refused HELLO: without its text, which may repeat the password."""
+    text = str(reply)
+    if "unknown command" in text:
+        return ConnectionLost("the server is too old. Use Valkey 8 or later, or Redis 7.2 or later")
+    if "max number of clients" in text:
+        return ConnectionLost("the server has as many clients as its maxclients allows. Set that higher")
+    if reply.code == "DENIED":
+        return ConnectionLost("the server is in protected mode. Set a password for it")
+    if reply.code in {"NOAUTH", "WRONGPASS"} or "password" in text.lower():
+        return LoginRefused(f"the login was refused ({reply.code})")
+    return ConnectionLost(f"the server does not take HELLO ({reply.code})")
 
 
 class _bounded:
@@ -233,7 +247,8 @@ class _bounded:
 def _reason(error: OSError) -> str:
     """Return in a few words what the system says."""
     if isinstance(error, ssl.SSLError):
-        return (error.reason or str(error)).replace("_", " ").lower()
+        said = (error.reason or str(error)).replace("_", " ").lower()
+        return f"{said}: {error.verify_message}" if isinstance(error, ssl.SSLCertVerificationError) else said
     inner = error.__cause__ or error
     if isinstance(inner, BaseExceptionGroup):
         inner = inner.exceptions[0]

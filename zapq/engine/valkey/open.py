@@ -19,7 +19,7 @@ from zapq.engine.valkey.engine import ValkeyEngine
 from zapq.engine.valkey.keys import LAYOUT, SHARDS
 from zapq.engine.valkey.master import durability_said
 from zapq.engine.valkey.poller import Poller
-from zapq.engine.valkey.prepare import load_library
+from zapq.engine.valkey.prepare import prepare
 from zapq.engine.valkey.resp import ReplyError
 from zapq.engine.valkey.sweep import Sweep
 from zapq.errors import CannotStart, InvalidSetting
@@ -61,7 +61,10 @@ async def open_engine(settings: Settings) -> AsyncGenerator[ValkeyEngine, None]:
             f"--engine: {error}. Give the user and password in the URL, or the password in --engine-password-file."
         ) from None
     except ConnectionLost as error:
-        raise CannotStart(f"--engine: {error}. Check that the servers run, and that the URL is right.") from None
+        remedy = "Check that the servers run, and that the URL is right: valkeys:// with TLS, valkey:// without."
+        if login.tls is not None:
+            remedy += " --engine-ca names the certificates to trust."
+        raise CannotStart(f"--engine: {error}. {remedy}") from None
     about = {
         "masters": len(topology.servers),
         "replicas": topology.replicas,
@@ -177,7 +180,7 @@ async def _look_at(connection: Connection, durability: str) -> Finding:
         warnings.append("CONFIG GET is not allowed: see to maxmemory-policy noeviction and appendonly yourself.")
     if not problems:
         try:
-            await load_library(connection)
+            await prepare(connection)
         except ConnectionLost as error:
             problems.append(f"{error}.")
     return Finding(connection.server, f"{name} {version}", tuple(problems), tuple(warnings))

@@ -17,11 +17,14 @@ async def prepare(connection: Connection) -> bytes:
     about = await replication(connection)
     if about.get("role") != "master":
         raise ConnectionLost("it is a replica")
-    await load_library(connection)
-    return epoch_of(about["master_replid"].encode())
+    await _load_library(connection)
+    try:
+        return epoch_of(about["master_replid"].encode())
+    except (LookupError, ValueError) as error:
+        raise ConnectionLost("INFO does not tell its master_replid") from error
 
 
-async def load_library(connection: Connection) -> None:
+async def _load_library(connection: Connection) -> None:
     """Load the library, unless the server has it in this version or a newer one. Raises `ConnectionLost`."""
     version = await connection.call("FCALL", f"{library.NAME}_version", 0)
     if isinstance(version, int) and version >= library.VERSION:

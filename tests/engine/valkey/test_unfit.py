@@ -74,6 +74,10 @@ async def refusal(server: Scripted, **changes: str) -> str:
         pytest.param("COMMAND INFO", [None, None, None], "Use Valkey 8 or later, or Redis 7.2 or later", id="old"),
         pytest.param("COMMAND INFO", error("ERR unknown command"), "Use Valkey 8 or later", id="no-command"),
         pytest.param("FCALL", error("LOADING Valkey is loading the dataset in memory"), "LOADING", id="loading"),
+        pytest.param(
+            "SSUBSCRIBE", error("NOPERM no permissions to access a channel"), "allchannels", id="unheard"
+        ),
+        pytest.param("SPUBLISH", error("NOPERM no permissions to access a channel"), "allchannels", id="unsaid"),
         pytest.param("GET {zapq}", error("NOPERM no permissions to access a key"), "NOPERM", id="layout"),
         pytest.param("GET {zapq}", b"4096 shards, layout 2", "Use that version, or another engine", id="layout-2"),
     ],

@@ -320,11 +320,18 @@ class Fleet:
                         await trio.sleep(pause)
                         pause = min(2 * pause, MAX_ENGINE_PAUSE)
                         continue
-                    pause, station.problem = ENGINE_PAUSE, ""
+                    station.problem = ""
                     logs.say(logging.INFO, "engine connected", server=server)
                     self._connected.set()
+                    begun = trio.current_time()
                     await station.broken.wait()
                     logs.say(logging.WARNING, "engine connection lost", server=server)
+                    if trio.current_time() - begun > MAX_ENGINE_PAUSE:
+                        pause = ENGINE_PAUSE
+                    else:
+                        # A server that takes connections and ends them is not stormed.
+                        await trio.sleep(pause)
+                        pause = min(2 * pause, MAX_ENGINE_PAUSE)
         finally:
             station.close("the server has left the engine")
             self._move(station.master.gathering)

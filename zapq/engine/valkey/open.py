@@ -26,6 +26,7 @@ from zapq.errors import CannotStart, InvalidSetting
 from zapq.limits import ENGINE_CONNECT_SECONDS
 from zapq.settings import Settings
 
+_CHANNEL = b"{zapq}:check"
 _LAYOUT = b"%d shards, layout 1" % SHARDS
 
 
@@ -183,6 +184,14 @@ async def _look_at(connection: Connection, durability: str) -> Finding:
             await prepare(connection)
         except ConnectionLost as error:
             problems.append(f"{error}.")
+    # Last: a connection that listens takes no other commands.
+    for reply in await connection.call_all([("SPUBLISH", _CHANNEL, ""), ("SSUBSCRIBE", _CHANNEL)]):
+        # MOVED is well: another server would do it.
+        if isinstance(reply, ReplyError) and reply.code == "NOPERM":
+            problems.append(
+                f"{reply}. Without channels no consumer is woken. Allow the user all of them: allchannels."
+            )
+            break
     return Finding(connection.server, f"{name} {version}", tuple(problems), tuple(warnings))
 
 

@@ -27,6 +27,8 @@ _AT_ONCE = 256
 """Shards looked at in one write: some 1 ms of a server's time, if nothing is due there."""
 _ROUNDS = 5
 """Times at once what is due in a queue is done, a thousand each."""
+_UNUSABLE = (ConnectionLost, TypeError, ValueError, LookupError, AttributeError)
+"""Ends of a connection, and answers that cannot be read."""
 _GONE_SECONDS = 5
 """Seconds after which a front end that does not say that it is there does not count."""
 
@@ -71,6 +73,8 @@ class Sweep:
         try:
             # A call of a function costs three times as much, and in most shards nothing is due.
             time, *replies = await connection.call_packed(commands, 1 + len(shards))
+            if isinstance(time, ReplyError):
+                return  # as one that is busy with a script of another client
             now = int(time[0]) * 1000 + int(time[1]) // 1000
             due = [
                 shard
@@ -81,10 +85,10 @@ class Sweep:
                 return
             calls = [procedures.look_at_shard(self._codec, shard).command(b"") for shard in due]
             claimed = await connection.call_all(calls)
-        except (ConnectionLost, TypeError):
+            queues = [name.decode() for reply in claimed if not isinstance(reply, ReplyError) for name in reply[2]]
+        except _UNUSABLE:
             station.drop_admin()
             return
-        queues = [name.decode() for reply in claimed if not isinstance(reply, ReplyError) for name in reply[2]]
         if queues:
             self._tasks.take_care(f"sweep of {station.master.server}", self._do(queues))
 
@@ -110,17 +114,17 @@ class Sweep:
         if station is None or station.admin is None:
             return
         try:
-            [seconds, _] = await station.admin.call("TIME")
-            now = int(seconds)
+            time = await station.admin.call("TIME")
+            if isinstance(time, ReplyError):
+                return
+            now = int(time[0])
             replies = await station.admin.call_all([
                 ("ZADD", FRONT_ENDS, now, self._front_end),
                 ("ZREMRANGEBYSCORE", FRONT_ENDS, 0, now - _GONE_SECONDS),
                 ("ZCARD", FRONT_ENDS),
             ])
-        except ConnectionLost:
+        except _UNUSABLE:
             station.drop_admin()
-            return
-        except ValueError:
             return
         if isinstance(replies[2], int):
             self.fronts = max(replies[2], 1)

@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 import trio
 
 from tests.engine.valkey import servers
 from zapq.engine.valkey.connection import Server
-from zapq.engine.valkey.resp import INCOMPLETE, PlainReader, ProtocolError, ReplyError
+from zapq.engine.valkey.resp import INCOMPLETE, ProtocolError, ReplyError, open_reader
 from zapq.limits import CHANNEL_BYTES
 from zapq.settings import Settings
 
@@ -30,6 +31,8 @@ _HEALTHY = {
     "CONFIG GET appendonly": [b"appendonly", b"yes"],
     "CONFIG GET appendfsync": [b"appendfsync", b"always"],
     "FCALL zapq_1_version": 1,
+    "SPUBLISH": 0,
+    "SSUBSCRIBE": [b"ssubscribe", b"channel", 1],
     "SET {zapq}:layout": b"OK",
     "GET {zapq}:layout": b"4096 shards, layout 1",
 }
@@ -49,8 +52,12 @@ class raw:
 @dataclass
 class _Rule:
     begins: str
+    queue: str
     answer: Answer | Callable[[], Answer]
     left: float
+
+    def fits(self, command: str) -> bool:
+        return self.left > 0 and command.startswith(self.begins) and f":q:{self.queue}" in command + ":q:"
 
 
 @dataclass(eq=False)
@@ -59,7 +66,14 @@ class _Client:
     behind: trio.SocketStream | None
     replies: deque[bytes | None] = field(default_factory=deque)
     """Answers that are to be sent in this order; None for one that the real server is to give."""
+    for_behind: list[bytes] = field(default_factory=list)
+    """Commands that the real server is to be sent next."""
     ended: bool = False
+    lock: trio.Lock = field(default_factory=trio.Lock)
+
+    async def send(self, data: bytes) -> None:
+        async with self.lock:
+            await self.stream.send_all(data)
 
 
 class Scripted:
@@ -70,6 +84,8 @@ class Scripted:
         """All commands that came, each by its first words."""
         self.frozen = False
         """Whether it reads nothing."""
+        self.held = 0
+        """Bytes that have come meanwhile."""
         self.refusing = False
         """Whether new connections end at once."""
         self.port = 0
@@ -98,9 +114,14 @@ class Scripted:
         """Return settings of a front end whose queues are here."""
         return replace(settings, engine=self.url, data_dir=".")
 
-    def answer(self, begins: str, answer: Answer | Callable[[], Answer], *, times: float = float("inf")) -> None:
-        """Answer so whatever begins with these words from now on, so many times; the last rule counts."""
-        self._rules.insert(0, _Rule(begins, answer, times))
+    def answer(
+        self, begins: str, answer: Answer | Callable[[], Answer], *, times: float = inf, queue: str = ""
+    ) -> None:
+        """Answer so whatever begins with these words from now on, so many times; the last rule counts.
+
+        With `queue`, only what is about the queue of that name.
+        """
+        self._rules.insert(0, _Rule(begins, f"{queue}:" if queue else "", answer, times))
 
     def seen(self, begins: str) -> int:
         """Return how many commands have come that begin with these words."""
@@ -109,7 +130,7 @@ class Scripted:
     async def say(self, data: bytes) -> None:
         """Send something that was not asked for to all clients."""
         for client in list(self._clients):
-            await client.stream.send_all(data)
+            await client.send(data)
 
     def hang_up(self) -> None:
         """End all connections."""
@@ -149,58 +170,67 @@ class Scripted:
                 await trio.aclose_forcefully(behind)
 
     async def _listen(self, client: _Client) -> None:
-        reader = PlainReader()
+        reader = open_reader()
         while not client.ended:
             data = await client.stream.receive_some(CHANNEL_BYTES)
             if not data:
                 return
+            self.held += len(data)
             while self.frozen:
                 await trio.sleep(0.005)
+            self.held -= len(data)
             reader.feed(data)
             try:
                 while (command := reader.gets()) is not INCOMPLETE:
-                    await self._take(client, command)
+                    self._take(client, command)
             except ProtocolError:
-                await client.stream.send_all(b"-ERR Protocol error: unbalanced quotes in request\r\n")
+                await client.send(b"-ERR Protocol error: unbalanced quotes in request\r\n")
                 return
+            if client.behind is not None and client.for_behind:
+                data, client.for_behind = b"".join(client.for_behind), []
+                await client.behind.send_all(data)
+            await self._send(client)
 
-    async def _take(self, client: _Client, command: Sequence[bytes]) -> None:
-        words = " ".join(word.decode("latin-1") for word in command[:3])
+    def _take(self, client: _Client, command: Sequence[bytes]) -> None:
+        words = " ".join(word.decode("latin-1") for word in command[:4])
         self.commands.append(words)
         answer: Answer
-        rule = next((each for each in self._rules if words.startswith(each.begins) and each.left > 0), None)
+        rule = next((each for each in self._rules if each.fits(words)), None)
         if rule is not None:
             rule.left -= 1
             answer = rule.answer() if callable(rule.answer) else rule.answer
         elif client.behind is not None:
             client.replies.append(None)
-            await client.behind.send_all(encoded(list(command)))
+            client.for_behind.append(encoded(list(command)))
             return
         else:
             known = next((each for each in _HEALTHY if words.startswith(each)), None)
             answer = ReplyError(f"ERR unknown command {words!r}") if known is None else _HEALTHY[known]
         client.replies.append(answer.data if isinstance(answer, raw) else encoded(answer))
-        await self._send(client)
 
     async def _pass_on(self, client: _Client, behind: trio.SocketStream) -> None:
-        reader = PlainReader()
+        reader = open_reader()
         while data := await behind.receive_some(CHANNEL_BYTES):
             reader.feed(data)
             while (reply := reader.gets()) is not INCOMPLETE:
                 if client.replies:
-                    client.replies.popleft()
-                await client.stream.send_all(encoded(reply))
-                await self._send(client)
+                    place = client.replies.index(None)
+                    client.replies[place] = encoded(reply)
+                else:
+                    client.replies.append(encoded(reply))
+            await self._send(client)
 
     async def _send(self, client: _Client) -> None:
         """Send the answers whose turn it is."""
-        while client.replies and (data := client.replies[0]) is not None:
+        ready: list[bytes] = []
+        while client.replies and (data := client.replies[0]) is not None and not client.ended:
             client.replies.popleft()
-            await client.stream.send_all(data.removesuffix(HANG_UP))
-            if data.endswith(HANG_UP):
-                client.ended = True
-                client.stream.socket.shutdown(trio.socket.SHUT_RDWR)
-                return
+            client.ended = data.endswith(HANG_UP)
+            ready.append(data.removesuffix(HANG_UP))
+        if ready:
+            await client.send(b"".join(ready))
+        if client.ended:
+            client.stream.socket.shutdown(trio.socket.SHUT_RDWR)
 
 
 def encoded(value: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 
 from zapq.engine.valkey.resp import ReplyError
@@ -36,10 +37,15 @@ _BY_CODE = {
     "OOM": Failure.FULL,
 }
 
+_ELSEWHERE = frozenset({Failure.MOVED, Failure.ASK})
+_REDIRECTION = re.compile(r"[A-Z]+ ([0-9]+) (\S*):([0-9]{1,5})(?: .*)?")
+
 
 def failure_of(error: ReplyError) -> Failure:
     """Return what an error means for its command."""
     failure = _BY_CODE.get(error.code)
+    if failure in _ELSEWHERE and _REDIRECTION.fullmatch(str(error)) is None:
+        return Failure.BROKEN
     if failure is not None:
         return failure
     if "Function not found" in str(error):
@@ -49,7 +55,8 @@ def failure_of(error: ReplyError) -> Failure:
 
 def redirected_to(error: ReplyError, asked: str) -> tuple[int, str, int]:
     """Return the slot, the host and the port that MOVED or ASK name; `asked` is the host that answered so."""
-    _, slot, where = str(error).split(" ")[:3]
-    host, _, port = where.rpartition(":")
+    found = _REDIRECTION.fullmatch(str(error))
+    assert found is not None
+    slot, host, port = found.groups()
     # Without a host it is the one that was asked.
-    return int(slot), host.strip("[]") or asked, int(port)
+    return int(slot), asked if host in {"", "?"} else host.strip("[]"), int(port)

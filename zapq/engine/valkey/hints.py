@@ -105,4 +105,4 @@ class Hints:
             self._asked.discard(shard)
             self._on_trouble()
         elif kind == b"smessage":
-            self._on_hint(content[:1], content[1:].decode())
+            self._on_hint(content[:1], content[1:].decode("utf-8", "replace"))

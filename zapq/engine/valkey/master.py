@@ -18,7 +18,7 @@ from zapq.engine.valkey.call import AGAIN, Call
 from zapq.engine.valkey.connection import Connection, ConnectionLost, Server
 from zapq.engine.valkey.failures import Failure, failure_of, redirected_to
 from zapq.engine.valkey.poller import Poller
-from zapq.engine.valkey.replies import error_of
+from zapq.engine.valkey.replies import no_memory
 from zapq.engine.valkey.resp import ReplyError, pack, pack_all
 from zapq.errors import ZapqError
 from zapq.limits import ENGINE_ANSWER_SECONDS, ENGINE_PAUSE, REPLICAS_SECONDS
@@ -95,6 +95,8 @@ class Master:
         """How many of the expected replies are to what waits for replicas."""
         self._replies: list[Any] = []
         self._sent_at = 0.0
+        self._refused = ""
+        """Why it did nothing of the last batch for now, as one that is loading."""
         self._rests_until = 0.0
 
     @property
@@ -162,10 +164,17 @@ class Master:
         except ConnectionLost as error:
             self.lose(str(error))
             return
-        if self._sent and len(self._replies) >= self._expected:
+        if len(self._replies) < self._expected:
+            return
+        if len(self._replies) > self._expected:
+            # Which of them answers which call is not known.
+            self._replies = []
+            self.lose("it answers more than it was asked")
+        elif self._sent:
             sent, replies = self._sent, self._replies
-            self._sent, self._replies = [], []
-            self._settle_all(sent, replies, _reached(replies[self._expected - self._waits :], self.durability))
+            first_wait = self._expected - self._waits
+            self._sent, self._replies, self._expected, self._refused = [], [], 0, ""
+            self._settle_all(sent, replies, _reached(replies[first_wait:], self.durability))
 
     def lose(self, reason: str) -> None:
         """Give the connection up: what was sent is done again, if it may be, or not known."""
@@ -176,7 +185,7 @@ class Master:
         self.problem = reason
         self._on_lost()
         sent, replies = self._sent, self._replies
-        self._sent, self._replies = [], []
+        self._sent, self._replies, self._expected = [], [], 0
         answered = [each for each in sent if each.at < len(replies)]
         # In front of what gathers, in their order: so the last first.
         for each in reversed(sent[len(answered) :]):
@@ -189,7 +198,7 @@ class Master:
         if self._sent and now > self._sent_at + ENGINE_ANSWER_SECONDS:
             self.lose(f"it did not answer within {ENGINE_ANSWER_SECONDS:g} s")
         if self.gathering:
-            reason = self.problem or "it does not keep up"
+            reason = self.problem or self._refused or "it does not keep up"
             for asked in self.gathering.drop(lambda each: now > each.until):
                 asked.give_up(f"{self.server}: {reason}")
             self.flush()
@@ -203,13 +212,15 @@ class Master:
                 continue
             try:
                 outcomes = each.call.outcomes(reply, self._sent_at)
+                if isinstance(each.asked[0].operation, Call):
+                    outcomes = [outcomes]
+                if len(outcomes) != len(each.asked):
+                    raise ValueError(f"{len(outcomes)} outcomes of {len(each.asked)} operations")
                 self._owner.note_reply(each.call, reply)
             except Exception as error:
                 _fail(each.asked, error)
                 continue
             later: list[Asked] = []
-            if isinstance(each.asked[0].operation, Call):
-                outcomes = [outcomes]
             for asked, outcome in zip(each.asked, outcomes, strict=True):
                 if outcome is AGAIN:
                     later.append(asked)
@@ -242,9 +253,12 @@ class Master:
                     self._try_again(sent, reason)
                 else:
                     # The server it is asked now says where it is the next time.
-                    master.gathering.put_back((*sent.key[:2], "asking"), _live(sent.asked, reason))
-                    master.flush()
+                    live = _live(sent.asked, reason)
+                    if live:
+                        master.gathering.put_back((*sent.key[:2], "asking"), live)
+                        master.flush()
             case Failure.LATER:
+                self._refused = error.code
                 self.rest()
                 owner.note_trouble()
                 self._try_again(sent, reason)
@@ -252,10 +266,8 @@ class Master:
                 self._try_again(sent, reason)
                 self.lose(str(error))
             case Failure.FULL:
-                full = error_of(str(error))
                 for asked in sent.asked:
-                    asked.fail(full if full is not None else unknown(reason))
-                    full = error_of(str(error))
+                    asked.fail(no_memory())
             case Failure.BROKEN:
                 logs.log.error("engine failed", exc_info=error)
                 for asked in sent.asked:
@@ -289,7 +301,8 @@ class Master:
         if isinstance(outcome, Delivery):
             # A consumer can have it once it is where it was.
             give_back(outcome)
-        reason = f"{self.server}: too few replicas have it"
+        alone = self.durability == "committed alone"
+        reason = f"{self.server}: {'its disk has not confirmed it' if alone else 'too few replicas have it'}"
         if asked.repeatable and trio.current_time() < asked.until:
             asked.maybe_done = True
             self.rest()
@@ -325,11 +338,13 @@ def _counts(operation: object, outcome: object) -> bool:
 
 def _reached(replies: Sequence[Any], durability: str) -> bool:
     """Whether what is behind a batch says that enough have it."""
-    if durability == "committed alone":
-        return all(isinstance(each, list) and each[0] >= 1 for each in replies)
-    return all(
-        each >= 1 if isinstance(each, int) else isinstance(each, list) and min(each) >= 1 for each in replies
-    )
+    for each in replies:
+        numbers = each if isinstance(each, list) else [each]
+        if durability == "committed alone":
+            numbers = numbers[:1]  # the second one counts replicas
+        if not numbers or not all(isinstance(number, int) and number >= 1 for number in numbers):
+            return False
+    return True
 
 
 def _fail(asked: Sequence[Asked], error: Exception) -> None:

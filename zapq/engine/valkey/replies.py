@@ -24,11 +24,9 @@ _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 _settings: Callable[[bytes], QueueSettings] = msgspec.msgpack.Decoder(QueueSettings).decode
 
 
-def error_of(message: str) -> ZapqError | None:
-    """Return what to tell a client for an error of the server; None if it says nothing about the request."""
-    if message.startswith("OOM"):
-        return QueueFull("Valkey has no memory left for the message. Nothing was stored. Send it again later.")
-    return None
+def no_memory() -> QueueFull:
+    """Return what to tell a client of a server without memory."""
+    return QueueFull("Valkey has no memory left for the message. Nothing was stored. Send it again later.")
 
 
 def wrong_receipt(receipt: str) -> ZapqError:

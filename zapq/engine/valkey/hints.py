@@ -26,7 +26,7 @@ class Hints:
         on_trouble: Callable[[], object],
         poller: Poller,
     ) -> None:
-        """`on_heard` is called with a shard once its hints arrive, `on_hint` with the kind and queue of each."""
+        """`on_heard` is called with a shard when its hints begin to arrive or cease to, `on_hint` with each hint."""
         self.connection: Connection | None = None
         self._front_end = front_end
         self._on_heard = on_heard
@@ -103,6 +103,7 @@ class Hints:
         elif kind == b"sunsubscribe":
             self._heard.discard(shard)
             self._asked.discard(shard)
-            self._on_trouble()
+            # It has moved. The engine is asked again for its consumers, and told again that they wait.
+            self._on_heard(shard)
         elif kind == b"smessage":
             self._on_hint(content[:1], content[1:].decode("utf-8", "replace"))

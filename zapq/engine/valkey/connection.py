@@ -122,22 +122,28 @@ class Connection:
     async def call_packed(self, commands: bytes, number: int) -> list[Any]:
         """Send so many commands as they are, and return their replies. See `call_all`."""
         replies: list[Any] = []
-        with _bounded("did not answer"):
-            self.send(commands)
-            while self.stuck:
-                await trio.lowlevel.wait_writable(self.sock)
-                self.flush()
-            while len(replies) < number:
-                replies += self.receive()
-                if len(replies) < number:
-                    await trio.lowlevel.wait_readable(self.sock)
+        try:
+            with _bounded("did not answer"):
+                self.send(commands)
+                while self.stuck:
+                    await trio.lowlevel.wait_writable(self.sock)
+                    self.flush()
+                while len(replies) < number:
+                    replies += self.receive()
+                    if len(replies) < number:
+                        await trio.lowlevel.wait_readable(self.sock)
+        except trio.ClosedResourceError as error:
+            raise ConnectionLost("the connection was closed here") from error
         if len(replies) > number:
             raise ConnectionLost("the server answers more than it was asked")
         return replies
 
     def close(self) -> None:
-        """Close it."""
-        self.sock.close()
+        """Close it; what waits for it ends with `ConnectionLost`."""
+        if self.sock.fileno() >= 0:
+            # Else that would wait for whatever gets the descriptor next.
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()
 
     def _send(self, data: bytes) -> int:
         try:

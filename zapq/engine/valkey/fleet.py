@@ -221,6 +221,7 @@ class Fleet:
         """Try nothing any more: all that is asked is refused, or not known."""
         self._ended = True
         for station in self._stations.values():
+            station.scope.cancel()
             station.close("the front end is stopping")
             for _, asked in station.master.gathering.take_all():
                 for each in asked:

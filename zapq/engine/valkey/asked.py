@@ -146,8 +146,6 @@ def may_repeat(operation: Any) -> bool:
 def size_of(operation: Any) -> int:
     """Return the bytes an operation counts as."""
     kind = operation.__class__
-    if kind is Enqueue:
-        return ENGINE_OPERATION_BYTES + len(operation.body)
     if kind is Put:
         content = operation.content
         if isinstance(content, bytes):

@@ -9,14 +9,7 @@ from zapq.engine.valkey.library import PREFIX
 from zapq.errors import QueueNotFound
 
 
-class _Again:
-    """Says that nothing was done for an operation, and that it is to be asked again."""
-
-    def __repr__(self) -> str:
-        return "AGAIN"
-
-
-AGAIN = _Again()
+AGAIN = object()
 """Comes of an operation for which nothing was done: its call was cut short, and it is to be asked again."""
 
 

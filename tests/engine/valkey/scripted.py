@@ -69,6 +69,8 @@ class _Client:
     for_behind: list[bytes] = field(default_factory=list)
     """Commands that the real server is to be sent next."""
     ended: bool = False
+    last: str = ""
+    """Its last command."""
     lock: trio.Lock = field(default_factory=trio.Lock)
 
     async def send(self, data: bytes) -> None:
@@ -126,6 +128,16 @@ class Scripted:
     def seen(self, begins: str) -> int:
         """Return how many commands have come that begin with these words."""
         return sum(each.startswith(begins) for each in self.commands)
+
+    def last(self, begins: str) -> str:
+        """Return the last command that begins with these words."""
+        return next(each for each in reversed(self.commands) if each.startswith(begins))
+
+    async def tell(self, begins: str, data: bytes) -> None:
+        """Send something that was not asked for to the clients whose last command began with these words."""
+        for client in list(self._clients):
+            if client.last.startswith(begins):
+                await client.send(data)
 
     async def say(self, data: bytes) -> None:
         """Send something that was not asked for to all clients."""
@@ -194,6 +206,7 @@ class Scripted:
     def _take(self, client: _Client, command: Sequence[bytes]) -> None:
         words = " ".join(word.decode("latin-1") for word in command[:4])
         self.commands.append(words)
+        client.last = words
         answer: Answer
         rule = next((each for each in self._rules if each.fits(words)), None)
         if rule is not None:

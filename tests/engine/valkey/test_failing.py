@@ -1,4 +1,4 @@
-"""A server that fails while it is used: what each client is told, what is done again, and that all goes on after."""
+"""A server that fails while it is used: what clients are told, what is done again, and that all goes on after."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tests.engine.valkey.serving import empty
 from tests.support.serving import serving
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, metrics, open_client
+from zapq.limits import MAX_BATCH_BYTES
 from zapq.settings import Settings
 
 JOBS = "/queues/jobs"
@@ -34,7 +35,8 @@ async def server(valkey: Server) -> AsyncGenerator[Scripted, None]:
 @pytest.fixture
 async def url(server: Scripted, zapq_settings: Settings) -> AsyncGenerator[str, None]:
     """A front end whose queues are in that server."""
-    async with serving(server.engine(replace(zapq_settings, max_msgs=10**6))) as found:
+    settings = replace(zapq_settings, max_msgs=10**6, max_message_bytes=2**21)
+    async with serving(server.engine(settings)) as found:
         yield found
 
 
@@ -338,3 +340,41 @@ async def test_a_front_end_outlives_a_server_that_is_busy_with_another_client(
         seen = server.seen("ZRANGE")
         await eventually(lambda: server.seen("ZRANGE") > seen, "a sweep")
         assert await bodies(url) == [b"x"]
+
+
+async def asked_in_one_turn(url: str, *targets: str) -> list[Answer]:
+    """Send requests without bodies in one write, so that they are one batch."""
+    requests = [
+        f"{target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nAccept: application/msgpack\r\n\r\n"
+        for target in targets
+    ]
+    async with open_client(url) as client:
+        await client.stream.send_all("".join(requests).encode())
+        return [await client.answer_unasked() for _ in targets]
+
+
+async def test_consumers_for_whom_a_call_was_too_long_are_served_by_the_next_one(
+    server: Scripted, url: str
+) -> None:
+    number = MAX_BATCH_BYTES // 10**6 + 3
+    for place in range(number):
+        assert (await put(url, b"%2d" % place + b"x" * 10**6)).status == 202
+    answers = await asked_in_one_turn(url, *[f"POST {JOBS}/receive?ack=auto"] * number)
+    assert [int(answer.body[:2]) for answer in answers] == list(range(number))
+    assert server.seen(TAKE) == 2  # what one call gives is bounded
+
+
+async def test_questions_that_differ_each_have_their_own_answer(url: str) -> None:
+    await pipelined(url, "jobs", "jobs", "jobs")
+    looks = [f"GET {JOBS}/messages?limit={limit}" for limit in (1, 2, 2, 3)]
+    answers = await asked_in_one_turn(url, *looks, f"GET {JOBS}/messages/2")
+    assert [len(answer.json) for answer in answers[:4]] == [1, 2, 2, 3]
+    assert answers[4].status == 200
+
+
+async def test_a_queue_is_set_in_the_order_of_the_requests(server: Scripted, url: str) -> None:
+    await put(url)
+    sets = [f"POST {JOBS}/{what}" for what in ("pause", "pause", "resume", "purge")]
+    assert [answer.status // 100 for answer in await asked_in_one_turn(url, *sets)] == [2] * 4
+    about = (await ask(url, "GET", JOBS)).json
+    assert (about["paused"], about["ready"]) == (False, 0)

@@ -14,7 +14,9 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys, library, procedures
 from zapq.engine.valkey.call import Call, outbox_waits, server_time
 from zapq.engine.valkey.codec import Waiting
-from zapq.engine.valkey.replies import error_of
+from zapq.engine.valkey.failures import Failure, failure_of
+from zapq.engine.valkey.replies import no_memory
+from zapq.engine.valkey.resp import ReplyError
 from zapq.errors import QueueFull, QueueInUse, QueueNotFound, ReceiptExpired
 from zapq.service.operations import (
     Accepted,
@@ -110,9 +112,8 @@ def test_over_the_memory_limit_producers_are_refused_and_consumers_served(driver
     try:
         with pytest.raises(ServerError) as refusal:
             driver.one(Enqueue("a", b"y"))
-        error = error_of(str(refusal.value))
-        assert isinstance(error, QueueFull)
-        assert error.retry_after == 1
+        assert failure_of(ReplyError(str(refusal.value))) is Failure.FULL
+        assert no_memory().retry_after == 1
         assert driver.one(ack(first.receipt)) is None
         assert bodies_of(driver.one(Take("a", ONE))) == [b"x" * 1000]
         extension = Settlement(receipt=second.receipt, action="extend", visibility=20.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.engine.valkey.servers import Connection
 from zapq.core.message import Lease
@@ -11,7 +11,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys, procedures
 from zapq.engine.valkey.call import AGAIN, Call, outbox_waits
 from zapq.engine.valkey.codec import Caps, Codec, Waiting
-from zapq.engine.valkey.procedures import Procedure, Swept
+from zapq.engine.valkey.procedures import Procedure
 from zapq.errors import ZapqError
 from zapq.service.operations import (
     Configure,
@@ -32,6 +32,32 @@ AHEAD = 1_000_000
 LEASE = Want(1, True, 10.0)
 MANY = Want(1000, True, 10.0)
 EPOCH = b"\1\2\3\4\5\6"
+
+
+class Swept(NamedTuple):
+    """What comes of a sweep."""
+
+    outboxes: list[str]
+    """Queues with messages for other queues."""
+    more: bool
+    """Whether there is more to do now."""
+
+
+def sweep(codec: Codec, shards: Sequence[int]) -> Procedure:
+    """Do what is due in queues that no consumer waits in; returns `Swept`."""
+    outcomes = yield [procedures.look_at_shard(codec, shard) for shard in shards]
+    due = [name.decode() for [found] in outcomes if not isinstance(found, ZapqError) for name in found]
+    more = any(not isinstance(found, ZapqError) and len(found) == procedures.SWEPT_AT_ONCE for [found] in outcomes)
+    if not due:
+        return Swept([], False)
+    outcomes = yield [procedures.do_what_is_due(codec, name) for name in due]
+    outboxes = []
+    for name, [said] in zip(due, outcomes, strict=True):
+        if not isinstance(said, ZapqError):
+            more = more or said[2] == 1
+            if said[1]:
+                outboxes.append(name)
+    return Swept(outboxes, more)
 
 
 class Driver:
@@ -135,7 +161,7 @@ class Driver:
     def sweep(self, queues: Iterable[str]) -> None:
         """Do all that is due in these queues, and move what waits in their outboxes."""
         for _ in range(100):
-            swept: Swept = self.run(procedures.sweep(self.codec, sorted({keys.shard_of(each) for each in queues})))
+            swept: Swept = self.run(sweep(self.codec, sorted({keys.shard_of(each) for each in queues})))
             self.outboxes.update(dict.fromkeys(swept.outboxes))
             self.flush()
             if not swept.more and not swept.outboxes:

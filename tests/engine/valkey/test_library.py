@@ -7,7 +7,19 @@ from math import inf
 
 import pytest
 
-from tests.engine.valkey.driver import AHEAD, LEASE, MANY, Clock, Driver, ack, bodies_of, lease, letters_of
+from tests.engine.valkey.driver import (
+    AHEAD,
+    LEASE,
+    MANY,
+    Clock,
+    Driver,
+    Swept,
+    ack,
+    bodies_of,
+    lease,
+    letters_of,
+    sweep,
+)
 from tests.engine.valkey.servers import Connection, Server, ServerError
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
@@ -17,7 +29,7 @@ from zapq.engine.valkey.codec import Waiting
 from zapq.engine.valkey.failures import Failure, failure_of
 from zapq.engine.valkey.replies import no_memory
 from zapq.engine.valkey.resp import ReplyError
-from zapq.errors import QueueFull, QueueInUse, QueueNotFound, ReceiptExpired
+from zapq.errors import QueueInUse, QueueNotFound, ReceiptExpired
 from zapq.service.operations import (
     Accepted,
     ChangeSettings,
@@ -395,10 +407,10 @@ def test_a_sweep_does_what_is_due_in_bounded_steps(
         names = ["a", "b", "c"]
         for name in names:
             driver.one(Put(b"", Terms(ttl=1.0), queue=name))
-        assert driver.run(procedures.sweep(driver.codec, [7])) == procedures.Swept([], False)
+        assert driver.run(sweep(driver.codec, [7])) == Swept([], False)
         clock.now += 1
-        assert driver.run(procedures.sweep(driver.codec, [7])).more
-        assert not driver.run(procedures.sweep(driver.codec, [7])).more
+        assert driver.run(sweep(driver.codec, [7])).more
+        assert not driver.run(sweep(driver.codec, [7])).more
         assert [driver.one(Describe(name)).stats.expired for name in names] == [1, 1, 1]
         # There is nothing left to look at.
         assert driver.connection.call("ZCARD", keys.shard_keys(7)[0]) == 0
@@ -410,11 +422,11 @@ def test_a_sweep_has_what_it_found_to_itself_for_a_while(driver: Driver, clock: 
     driver.one(Put(b"", Terms(ttl=1.0), queue="a"))
     clock.now += 1
     shard = keys.shard_of("a")
-    [first], [second] = (next(procedures.sweep(driver.codec, [shard])) for _ in range(2))
+    [first], [second] = (next(sweep(driver.codec, [shard])) for _ in range(2))
     assert driver.make(first) == [[b"a"]]
     assert driver.make(second) == [[]]
     clock.now += procedures.CLAIM_SECONDS
-    [third] = next(procedures.sweep(driver.codec, [shard]))
+    [third] = next(sweep(driver.codec, [shard]))
     assert driver.make(third) == [[b"a"]]
 
 
@@ -422,7 +434,7 @@ def test_much_that_is_due_at_once_is_done_in_pieces(driver: Driver, clock: Clock
     for _ in range(3):
         driver.one(Put((Draft(body=b"", ttl=1.0),) * 1000, queue="a"))
     clock.now += 1
-    swept = driver.run(procedures.sweep(driver.codec, [keys.shard_of("a")]))
+    swept = driver.run(sweep(driver.codec, [keys.shard_of("a")]))
     assert swept.more
     driver.sweep(["a"])
     stats = driver.one(Describe("a")).stats

@@ -70,15 +70,6 @@ class Sums(NamedTuple):
     """Messages that may or may not have been handed over."""
 
 
-class Swept(NamedTuple):
-    """What comes of a sweep."""
-
-    outboxes: list[str]
-    """Queues with messages for other queues."""
-    more: bool
-    """Whether there is more to do now."""
-
-
 class Repaired(NamedTuple):
     """What a repair of a queue has found, and mended if it was to."""
 
@@ -271,10 +262,8 @@ def flush_outbox(codec: Codec, queue: str) -> Procedure:
         by_target: dict[str, list[_Entry]] = {}
         for entry in entries:
             by_target.setdefault(entry[1].decode(), []).append(entry)
-        outcomes = yield [_adopt(codec, target, f"{queue}:{born}", theirs) for target, theirs in by_target.items()]
-        for [outcome] in outcomes:
-            if isinstance(outcome, ZapqError):
-                raise outcome
+        # This is never refused: they were accepted once.
+        yield [_adopt(codec, target, f"{queue}:{born}", theirs) for target, theirs in by_target.items()]
         last = entries[-1][0]
         yield [codec.step(b"done", queue, b"%d" % born, b"%d" % last)]
         moved += len(entries)
@@ -346,23 +335,6 @@ def look_at_shard(codec: Codec, shard: int) -> Call:
 def do_what_is_due(codec: Codec, queue: str) -> Call:
     """Return the call that does what is due in a queue; its answer says whether there is more."""
     return codec.step(b"due", queue)
-
-
-def sweep(codec: Codec, shards: Sequence[int]) -> Procedure:
-    """Do what is due in queues that no consumer waits in; returns `Swept`."""
-    outcomes = yield [look_at_shard(codec, shard) for shard in shards]
-    due = [name.decode() for [found] in outcomes if not isinstance(found, ZapqError) for name in found]
-    more = any(not isinstance(found, ZapqError) and len(found) == SWEPT_AT_ONCE for [found] in outcomes)
-    if not due:
-        return Swept([], False)
-    outcomes = yield [do_what_is_due(codec, name) for name in due]
-    outboxes = []
-    for name, [said] in zip(due, outcomes, strict=True):
-        if not isinstance(said, ZapqError):
-            more = more or said[2] == 1
-            if said[1]:
-                outboxes.append(name)
-    return Swept(outboxes, more)
 
 
 def repair(codec: Codec, queue: str, *, mend: bool) -> Procedure:

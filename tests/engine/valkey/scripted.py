@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -73,6 +73,11 @@ class _Client:
     """Its last command."""
     lock: trio.Lock = field(default_factory=trio.Lock)
 
+    def hang_up(self) -> None:
+        self.ended = True
+        with suppress(OSError):  # it may have left by itself
+            self.stream.socket.shutdown(trio.socket.SHUT_RDWR)
+
     async def send(self, data: bytes) -> None:
         async with self.lock:
             await self.stream.send_all(data)
@@ -125,6 +130,11 @@ class Scripted:
         """
         self._rules.insert(0, _Rule(begins, f"{queue}:" if queue else "", answer, times))
 
+    @property
+    def used_up(self) -> bool:
+        """Whether all answers have been given that were to be given so many times."""
+        return not any(rule.left for rule in self._rules if rule.left < inf)
+
     def seen(self, begins: str) -> int:
         """Return how many commands have come that begin with these words."""
         return sum(each.startswith(begins) for each in self.commands)
@@ -147,8 +157,7 @@ class Scripted:
     def hang_up(self) -> None:
         """End all connections."""
         for client in list(self._clients):
-            client.ended = True
-            client.stream.socket.shutdown(trio.socket.SHUT_RDWR)
+            client.hang_up()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Serve until cancelled."""
@@ -243,7 +252,7 @@ class Scripted:
         if ready:
             await client.send(b"".join(ready))
         if client.ended:
-            client.stream.socket.shutdown(trio.socket.SHUT_RDWR)
+            client.hang_up()
 
 
 def encoded(value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""What becomes of an operation that travels: its outcome is told once, and messages that reach no asker go back."""
+"""What becomes of an operation that travels: its outcome is told once, and messages no asker gets go back."""
 
 from __future__ import annotations
 

@@ -17,7 +17,10 @@ from tests.engine.valkey.serving import empty
 from tests.support.serving import serving
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, metrics, open_client
+from zapq.engine.valkey.open import open_engine
 from zapq.limits import MAX_BATCH_BYTES
+from zapq.service.operations import Enqueue, Take
+from zapq.service.waiting import ONE
 from zapq.settings import Settings
 
 JOBS = "/queues/jobs"
@@ -354,14 +357,18 @@ async def asked_in_one_turn(url: str, *targets: str) -> list[Answer]:
 
 
 async def test_consumers_for_whom_a_call_was_too_long_are_served_by_the_next_one(
-    server: Scripted, url: str
+    server: Scripted, zapq_settings: Settings
 ) -> None:
     number = MAX_BATCH_BYTES // 10**6 + 3
-    for place in range(number):
-        assert (await put(url, b"%2d" % place + b"x" * 10**6)).status == 202
-    answers = await asked_in_one_turn(url, *[f"POST {JOBS}/receive?ack=auto"] * number)
-    assert [int(answer.body[:2]) for answer in answers] == list(range(number))
-    assert server.seen(TAKE) == 2  # what one call gives is bounded
+    settings = server.engine(replace(zapq_settings, max_message_bytes=2**21))
+    async with open_engine(settings) as engine:
+        now = trio.current_time()
+        for place in range(number):
+            await engine.perform(Enqueue("jobs", b"%2d" % place + b"x" * 10**6), now).wait()
+        asked = [engine.perform(Take("jobs", ONE), now) for _ in range(number)]
+        given = [(await each.wait()).given for each in asked]
+        assert [int(message.body[:2]) for [message] in given] == list(range(number))
+        assert server.seen(TAKE) == 2  # what one call gives is bounded
 
 
 async def test_questions_that_differ_each_have_their_own_answer(url: str) -> None:

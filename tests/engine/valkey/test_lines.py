@@ -14,6 +14,7 @@ from zapq.core.message import Message
 from zapq.engine.valkey.asked import Asked
 from zapq.engine.valkey.lines import Line, Lines
 from zapq.errors import Draining, QueueNotFound, StorageUnavailable, TooManyWaiters
+from zapq.limits import DISMISSALS
 from zapq.service.operations import Delivery, Nothing, Take
 from zapq.service.pending import Poll
 from zapq.service.waiting import ONE, Deliveries, Want
@@ -35,20 +36,20 @@ class Queue:
 class FakeEngine:
     """What is asked, and what the lines are told."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_waiters: int = 3) -> None:
         self.asked: list[Asked] = []
         self.left: list[str] = []
         self.heard = True
         self.queue = Queue()
-        self.lines = Lines(3, ask=self.ask, leave=self.left.append, hear=lambda shard: self.heard)
+        self.lines = Lines(max_waiters, ask=self.ask, leave=self.left.append, hear=lambda shard: self.heard)
 
     def ask(self, line: Line, operation: Take) -> Asked:
         asked = Asked(operation, line.shard, 1, 0.0, repeatable=False)
         self.asked.append(asked)
         return asked
 
-    def join(self, wait: float = 10.0, want: Want = ONE) -> Poll:
-        return self.lines.join(Take("jobs", want, wait), trio.current_time())
+    def join(self, wait: float = 10.0, want: Want = ONE, queue: str = "jobs") -> Poll:
+        return self.lines.join(Take(queue, want, wait), trio.current_time())
 
     def answer(self, *outcomes: object) -> None:
         asked, self.asked = self.asked, []
@@ -220,3 +221,90 @@ async def test_waiters_are_bounded(engine: FakeEngine) -> None:
     with pytest.raises(TooManyWaiters):
         engine.join()
     await wait_all_tasks_blocked()
+
+
+async def test_many_that_wait_are_all_told_that_we_are_draining(autojump_clock: MockClock) -> None:
+    fake = FakeEngine(max_waiters=10 * DISMISSALS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fake.lines.run)
+        polls = [fake.join() for _ in range(3 * DISMISSALS)]
+        fake.lines.drain()
+        for poll in polls:
+            with pytest.raises(Draining):
+                await poll.wait()
+        fake.answer(1)  # it was asked for before that
+        assert fake.queue.back == [1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_many_whose_time_ends_at_once_are_all_answered(autojump_clock: MockClock) -> None:
+    fake = FakeEngine(max_waiters=10 * DISMISSALS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fake.lines.run)
+        polls = [fake.join(wait=1.0) for _ in range(3 * DISMISSALS)]
+        for _ in range(11):
+            fake.answer(*[EMPTY] * len(fake.asked))
+            await trio.sleep(0.1)
+        fake.answer(*[EMPTY] * len(fake.asked))
+        begun = trio.current_time()
+        assert [await poll.wait() for poll in polls] == [EMPTY] * len(polls)
+        assert trio.current_time() == begun
+        assert fake.lines.empty == len(polls)
+        nursery.cancel_scope.cancel()
+
+
+async def test_each_consumer_gets_as_many_as_it_wants(engine: FakeEngine) -> None:
+    one, many = engine.join(), engine.join(want=Want(5))
+    engine.answer(EMPTY)
+    engine.lines.wake("jobs")
+    engine.answer(EMPTY, 2)  # what was asked for the second one is not for the first
+    assert (taken(one), taken(many)) == (None, 2)
+
+
+async def test_a_refusal_is_for_one_that_wanted_such(engine: FakeEngine) -> None:
+    one, many = engine.join(), engine.join(want=Want(5))
+    engine.answer(EMPTY)
+    engine.lines.wake("jobs")
+    engine.answer(EMPTY, StorageUnavailable())
+    with pytest.raises(StorageUnavailable):
+        many.result()
+    assert not one.done
+    engine.lines.wake("jobs")
+    one.abandon()
+    engine.answer(StorageUnavailable())  # none is left to be told
+    assert engine.lines.waiting("jobs") == 0
+
+
+async def test_what_is_due_while_the_engine_is_asked_is_not_asked_for_twice(
+    engine: FakeEngine, autojump_clock: MockClock
+) -> None:
+    poll = engine.join(wait=60.0)
+    engine.answer(Nothing("delayed", 2.0))
+    await trio.sleep(1.9)
+    engine.lines.wake("jobs")
+    await trio.sleep(1)
+    assert len(engine.asked) == 1
+    engine.answer(7)
+    assert taken(poll) == 7
+
+
+async def test_why_there_was_nothing_is_kept_for_so_many_queues_only(autojump_clock: MockClock) -> None:
+    fake = FakeEngine(max_waiters=5000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fake.lines.run)
+        first = fake.join(wait=1.0)
+        fake.answer(Nothing("paused", inf))
+        polls = [fake.join(queue=f"q{number}") for number in range(1001)]
+        fake.answer(*[Nothing("paused", inf)] * 1001)
+        assert await first.wait() == EMPTY
+        for poll in polls:
+            poll.abandon()
+        assert len(fake.left) == 1002
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_deleted_queue_that_no_consumer_waits_for_changes_nothing(engine: FakeEngine) -> None:
+    poll = engine.join()
+    engine.lines.note_deleted("another")
+    engine.answer(7)
+    assert taken(poll) == 7

@@ -1,4 +1,4 @@
-"""Shards that have no server for a while, servers that join and leave, and connections that listen and are lost."""
+"""Shards without a server for a while, servers that join and leave, and connections that listen and are lost."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_a_front_end_that_stops_refuses_what_waits_for_a_server(
         gathers = engine.perform(Enqueue(LOW, b"x"), trio.current_time())
         engine.give_up()
         for each in (waiting, gathers):
-            with pytest.raises(StorageUnavailable, match="the front end is stopping. Nothing was changed"):
+            with pytest.raises(StorageUnavailable, match=r"the front end is stopping\. Nothing was changed"):
                 await each.wait()
         with pytest.raises(OutcomeUnknown, match="the front end is stopping"):
             await under_way.wait()
@@ -213,22 +213,25 @@ async def alone(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerat
 async def test_a_front_end_that_hears_no_more_listens_again(
     zapq_settings: Settings, alone: Scripted, valkey: Server, how: str
 ) -> None:
-    async with serving(alone.engine(zapq_settings)) as url, scripted(valkey) as other:
-        async with serving(other.engine(zapq_settings)) as another:
-            if how == "refused":
-                alone.answer(LISTEN, error("MOVED 7 127.0.0.1:1"), times=2)
-            elif how.startswith("cut"):
-                alone.answer(LISTEN, raw((b"*3\r\n$10" if how == "cut-inside" else b"") + HANG_UP), times=2)
-            async with polling(url, LOW) as answers:
-                tries = 1 if how in {"unsubscribed", "garbage"} else 3
-                await eventually(lambda: alone.seen(LISTEN) == tries, "it to listen")
-                if tries == 1:
-                    channel = alone.last(LISTEN).split()[1].encode()
-                    gone = encoded([b"sunsubscribe", channel, 0]) if how == "unsubscribed" else b"?\r\n"
-                    await alone.tell(LISTEN, gone)
-                    await eventually(lambda: alone.seen(LISTEN) == 2, "it to listen again")
-                assert (await put(another, LOW)).status == 202
-            assert [answer.body for answer in answers] == [LOW.encode()]
+    async with (
+        serving(alone.engine(zapq_settings)) as url,
+        scripted(valkey) as other,
+        serving(other.engine(zapq_settings)) as another,
+    ):
+        if how == "refused":
+            alone.answer(LISTEN, error("MOVED 7 127.0.0.1:1"), times=2)
+        elif how.startswith("cut"):
+            alone.answer(LISTEN, raw((b"*3\r\n$10" if how == "cut-inside" else b"") + HANG_UP), times=2)
+        async with polling(url, LOW) as answers:
+            tries = 1 if how in {"unsubscribed", "garbage"} else 3
+            await eventually(lambda: alone.seen(LISTEN) == tries, "it to listen")
+            if tries == 1:
+                channel = alone.last(LISTEN).split()[1].encode()
+                gone = encoded([b"sunsubscribe", channel, 0]) if how == "unsubscribed" else b"?\r\n"
+                await alone.tell(LISTEN, gone)
+                await eventually(lambda: alone.seen(LISTEN) == 2, "it to listen again")
+            assert (await put(another, LOW)).status == 202
+        assert [answer.body for answer in answers] == [LOW.encode()]
 
 
 async def test_what_is_no_hint_is_passed_over(zapq_settings: Settings, alone: Scripted, valkey: Server) -> None:

@@ -9,7 +9,6 @@ from zapq.errors import OutcomeUnknown, ReceiptExpired, StorageUnavailable, Zapq
 from zapq.limits import ENGINE_OPERATION_BYTES, ENGINE_REPEAT_SECONDS, ENGINE_RETRY_SECONDS
 from zapq.service.operations import (
     Describe,
-    Enqueue,
     Find,
     Peek,
     Put,

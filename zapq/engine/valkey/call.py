@@ -8,7 +8,6 @@ from typing import Any
 from zapq.engine.valkey.library import PREFIX
 from zapq.errors import QueueNotFound
 
-
 AGAIN = object()
 """Comes of an operation for which nothing was done: its call was cut short, and it is to be asked again."""
 

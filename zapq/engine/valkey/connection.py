@@ -182,8 +182,8 @@ async def _connect(server: Server) -> socket.socket:
             sock = (await trio.open_tcp_stream(server.host, server.port)).socket
     except OSError as error:
         raise ConnectionLost(_reason(error)) from error
-    except (UnicodeError, OverflowError) as error:
-        raise ConnectionLost("there is no such host or port") from error
+    except UnicodeError as error:
+        raise ConnectionLost("there is no such host") from error
     # Trio's socket is a coat around one of Python's: we need that, without the coat.
     return socket.socket(fileno=sock.detach())
 

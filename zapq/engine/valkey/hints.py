@@ -26,7 +26,7 @@ class Hints:
         on_trouble: Callable[[], object],
         poller: Poller,
     ) -> None:
-        """`on_heard` is called with a shard when its hints begin to arrive or cease to, `on_hint` with each hint."""
+        """`on_heard` is called with a shard when its hints begin or cease to arrive, `on_hint` with each hint."""
         self.connection: Connection | None = None
         self._front_end = front_end
         self._on_heard = on_heard

@@ -112,8 +112,6 @@ def _server(node: dict[str, Any], asked: Server, tls: bool) -> Server:
 
 def _named(pairs: Any) -> dict[str, Any]:
     """Return a map of the protocol's second version, which is a list, as a dictionary."""
-    if isinstance(pairs, dict):
-        return {name.decode(): value for name, value in pairs.items()}
     return {name.decode(): value for name, value in zip(pairs[::2], pairs[1::2], strict=True)}
 
 

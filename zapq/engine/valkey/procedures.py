@@ -98,10 +98,9 @@ def of(codec: Codec, operation: Operation) -> Procedure:
             return redrive(codec, queue, checked_limit(limit, "limit"))
         case List(pattern):
             return list_queues(codec, pattern)
-        case Stats():
-            return sums(codec)
         case _:
-            raise AssertionError(f"{operation} is no procedure")
+            assert isinstance(operation, Stats)
+            return sums(codec)
 
 
 def _only(outcomes: list[list[Any]]) -> Any:

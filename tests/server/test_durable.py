@@ -176,7 +176,9 @@ async def test_what_cannot_be_written_is_503_and_has_not_happened(tmp_path: Path
         assert (await ask(url, "GET", "/dequeue")).status == 204
 
 
-async def test_pipelined_takes_that_cannot_be_written_are_each_refused(tmp_path: Path, way: Way, disk: Disk) -> None:
+async def test_pipelined_takes_that_cannot_be_written_are_each_refused(
+    tmp_path: Path, way: Way, disk: Disk
+) -> None:
     async with way.serving(tmp_path) as (url, service):
         for body in (b"a", b"b"):
             await ask(url, "POST", "/enqueue", body)

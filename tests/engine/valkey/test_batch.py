@@ -52,6 +52,16 @@ def test_a_large_operation_is_a_batch_of_its_own() -> None:
     assert gathering.cut() == []
 
 
+def test_what_does_not_fit_is_in_the_next_batch_with_what_follows_it() -> None:
+    gathering = Gathering()
+    small, large, last = asked(), asked(size=ENGINE_BATCH_BYTES), asked()
+    for key, each in (("a", small), ("b", large), ("c", last)):
+        gathering.add((key, "put"), each)
+    assert gathering.cut() == [(("a", "put"), [small])]
+    assert gathering.cut() == [(("b", "put"), [large])]
+    assert gathering.cut() == [(("c", "put"), [last])]
+
+
 def test_what_has_waited_for_too_long_leaves() -> None:
     gathering = Gathering()
     old, young = asked(), asked()

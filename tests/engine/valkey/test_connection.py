@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from zapq.engine.valkey.connection import Connection, ConnectionLost, Login, Server, open_connection
 from zapq.engine.valkey.hints import Hints
@@ -52,7 +53,7 @@ class Pair:
 def pair() -> Iterator[Pair]:
     both = Pair()
     yield both
-    both.connection.close()
+    both.connection.sock.close()
     both.theirs.close()
 
 
@@ -63,7 +64,7 @@ def poller() -> Iterator[Poller]:
     found.close()
 
 
-def test_what_the_socket_does_not_take_is_kept_and_sent_in_order(pair: Pair) -> None:
+async def test_what_the_socket_does_not_take_is_kept_and_sent_in_order(pair: Pair) -> None:
     connection = pair.connection
     connection.send(b"1" + MUCH)
     assert connection.stuck
@@ -88,7 +89,7 @@ async def test_a_command_larger_than_the_socket_holds_is_sent_whole(pair: Pair) 
         assert await pair.connection.call("SET", "key", MUCH) == b"OK"
 
 
-def test_a_server_that_is_gone_is_told_by_what_is_sent(pair: Pair) -> None:
+async def test_a_server_that_is_gone_is_told_by_what_is_sent(pair: Pair) -> None:
     pair.theirs.close()
     with pytest.raises(ConnectionLost, match="Broken pipe"):
         pair.connection.send(b"x")
@@ -96,7 +97,7 @@ def test_a_server_that_is_gone_is_told_by_what_is_sent(pair: Pair) -> None:
         pair.connection.receive()
 
 
-def test_replies_before_the_end_that_fill_a_packet_are_not_lost(pair: Pair) -> None:
+async def test_replies_before_the_end_that_fill_a_packet_are_not_lost(pair: Pair) -> None:
     pair.theirs.send(b":1\r\n:2\r\n")
     pair.theirs.close()
     assert pair.connection.receive() == [1, 2]
@@ -104,7 +105,7 @@ def test_replies_before_the_end_that_fill_a_packet_are_not_lost(pair: Pair) -> N
         pair.connection.receive()
 
 
-def test_the_selector_calls_for_room_only_while_something_is_to_be_sent(pair: Pair, poller: Poller) -> None:
+async def test_the_selector_calls_for_room_only_while_something_is_to_be_sent(pair: Pair, poller: Poller) -> None:
     connection, calls = pair.connection, list[int]()
 
     def call() -> None:
@@ -123,7 +124,7 @@ def test_the_selector_calls_for_room_only_while_something_is_to_be_sent(pair: Pa
     assert not calls
 
 
-def test_a_connection_that_another_call_has_closed_is_not_called_for(poller: Poller) -> None:
+async def test_a_connection_that_another_call_has_closed_is_not_called_for(poller: Poller) -> None:
     pairs, calls = [Pair(), Pair()], list[Pair]()
 
     def call(mine: Pair, other: Pair) -> None:
@@ -162,7 +163,7 @@ class Heard:
         self.trouble += 1
 
 
-def test_many_channels_are_asked_for_though_the_server_is_slow(pair: Pair, poller: Poller) -> None:
+async def test_many_channels_are_asked_for_though_the_server_is_slow(pair: Pair, poller: Poller) -> None:
     heard = Heard(poller)
     listener = heard.listener
     poller.watch(pair.connection, listener.receive)
@@ -180,7 +181,9 @@ def test_many_channels_are_asked_for_though_the_server_is_slow(pair: Pair, polle
     assert listener.hear(7)
 
 
-def test_a_connection_that_ends_while_a_channel_is_asked_for_is_given_up_once(pair: Pair, poller: Poller) -> None:
+async def test_a_connection_that_ends_while_a_channel_is_asked_for_is_given_up_once(
+    pair: Pair, poller: Poller
+) -> None:
     heard = Heard(poller)
     poller.watch(pair.connection, heard.listener.receive)
     heard.listener.use(pair.connection)
@@ -192,6 +195,24 @@ def test_a_connection_that_ends_while_a_channel_is_asked_for_is_given_up_once(pa
     heard.listener.lose()
     assert not heard.listener.hear(1)
     assert heard.trouble == 1
+
+
+async def test_what_is_waited_for_ends_with_the_connection() -> None:
+    for command in (["PING"], ["SET", "key", MUCH]):  # one waits for its answer, the other for room
+        both = Pair()
+        ended: list[str] = []
+
+        async def call(connection: Connection, command: list[bytes | str], ended: list[str]) -> None:
+            with pytest.raises(ConnectionLost) as lost:
+                await connection.call(*command)
+            ended.append(str(lost.value))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call, both.connection, command, ended)
+            await trio.testing.wait_all_tasks_blocked()
+            both.connection.close()
+        assert ended == ["the connection was closed here"]
+        both.theirs.close()
 
 
 async def test_a_socket_that_is_not_there_is_said(tmp_path: object) -> None:

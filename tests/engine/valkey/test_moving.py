@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -158,6 +159,26 @@ async def test_connections_to_a_server_that_has_left_are_closed_when_its_batch_i
         await eventually(lambda: answers, "the answer of the server that has left")
         assert answers[0].status == 202
         await eventually(lambda: not second.open, "its connections to be closed")
+
+
+async def test_a_server_that_leaves_while_it_is_swept_does_not_hold_up_the_sweep_of_others(
+    zapq_settings: Settings, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zapq.engine.valkey.sweep.SWEEP_SECONDS", 0.02)
+    cluster.shares = [(0, HALF - 1), (HALF, SLOTS - 1)]
+    first, second = cluster.servers
+    async with front(zapq_settings, cluster) as url:
+        second.answer("ZRANGE", raw(b""))
+        seen = second.seen("ZRANGE")
+        await eventually(lambda: second.seen("ZRANGE") > seen, "the sweep to wait")
+        cluster.shares = [(0, SLOTS - 1), None]
+        first.answer(PUT, error("CLUSTERDOWN Hash slot not served"), queue=LOW, times=1)
+        assert (await put(url, LOW)).status == 202
+        await eventually(lambda: not second.open, "its connections to be closed")
+        seen, begun = first.seen("ZRANGE"), time.monotonic()
+        await eventually(lambda: first.seen("ZRANGE") > seen, "another sweep")
+        assert time.monotonic() - begun < 2  # not when the server has not answered for so long
+        assert (await put(url, LOW)).status == 202
 
 
 async def test_a_server_that_becomes_a_replica_is_used_no_more(zapq_settings: Settings, cluster: Cluster) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from tests.support.wire import ask
 from zapq.command.commands import Commands
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import procedures
+from zapq.engine.valkey.check import repair
 from zapq.engine.valkey.engine import ValkeyEngine
 from zapq.engine.valkey.open import open_engine
 from zapq.errors import Draining, MessageTooLarge
@@ -47,9 +49,10 @@ async def done(engine: ValkeyEngine, operation: Operation) -> Any:
     return await outcome.wait() if isinstance(outcome, Pending) else outcome
 
 
-async def test_very_much_that_is_due_is_repairedwithout_being_asked_for(
-    server: Scripted, zapq_settings: Settings, valkey: Server
+async def test_very_much_that_is_due_is_done_without_being_asked_for(
+    server: Scripted, zapq_settings: Settings, valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("zapq.engine.valkey.sweep._ROUNDS", 2)  # the next sweep goes on
     async with serving(server.engine(zapq_settings)) as url:
         body = msgspec.msgpack.encode([{"body": b"x", "ttl": 0.2}] * 1000)
         for _ in range(3):
@@ -99,6 +102,7 @@ async def test_a_sweep_that_fails_is_followed_by_another(
 
 
 async def test_all_queues_are_asked_for_once_a_second_at_most(server: Scripted, zapq_settings: Settings) -> None:
+    server.answer("FCALL zapq_1_figures", [1, 0, [], b""])
     async with open_engine(server.engine(zapq_settings)) as engine:
         for _ in range(3):
             assert [each.name for each in await done(engine, List())] == ["default"]
@@ -110,6 +114,7 @@ async def test_a_step_that_is_refused_refuses_all_of_it(server: Scripted, zapq_s
         server.answer("FCALL zapq_1_configure", error("OOM command not allowed"), times=1)
         refused = await ask(url, "PUT", JOBS, b"{}")
         assert (refused.status, refused.json["type"]) == (429, "/problems/queue-full")
+        server.answer("FCALL zapq_1_figures", [1, 0, [], b""])
         server.answer("FCALL zapq_1_figures", error("ERR it is broken"), times=1)
         listed = await ask(url, "GET", "/queues")
         assert (listed.status, listed.json["type"]) == (503, "/problems/outcome-unknown")
@@ -147,6 +152,18 @@ async def test_a_message_that_is_too_large_is_refused_here(server: Scripted, zap
         with pytest.raises(MessageTooLarge):
             await done(engine, Enqueue("jobs", b"x" * (zapq_settings.max_message_bytes + 1)))
         assert server.seen("FCALL zapq_1_put") == 0
+
+
+async def test_a_queue_that_is_deleted_while_all_are_repaired_is_passed_over(
+    server: Scripted, zapq_settings: Settings
+) -> None:
+    async with open_engine(server.engine(zapq_settings)) as engine:
+        for queue in ("a", "b"):
+            await done(engine, Enqueue(queue, b"x"))
+    server.answer("FCALL zapq_1_repair", [1, 0, b"missing"], queue="a")
+    server.answer("FCALL zapq_1_repair", [1, 0, 3, 0, 0, 0, 0], queue="b")
+    found = await trio.to_thread.run_sync(partial(repair, server.engine(zapq_settings), mend=False))
+    assert [(queue, each) for queue, each in found if queue != "default"] == [("b", (3, 0, 0, 0, False))]
 
 
 def test_a_queue_too_large_to_be_repaired_is_named_and_the_others_are_repaired(

@@ -24,7 +24,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import click
@@ -64,7 +63,7 @@ def served(*, workers: bool) -> Iterator[tuple[str, int, int | None]]:
             yield url, pid, None
             return
         _wait_for_both(url)
-        front, other = _children(pid)
+        front, other = rig.children(pid)
         os.kill(other, signal.SIGSTOP)
         try:
             yield url, front, pid
@@ -81,11 +80,6 @@ def _wait_for_both(url: str) -> None:
             return
         time.sleep(0.01)
     raise RuntimeError("one of the front ends does not answer")
-
-
-def _children(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for children in tasks for child in children.read_text().split()]
 
 
 def measure_http(seconds: int, connections: int) -> dict[tuple[str, bool], rig.Figures]:

@@ -212,6 +212,12 @@ def hey(pid: int, url: str, connections: int, requests: int) -> Figures:
     )
 
 
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started, whichever of its threads did."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for each in tasks for child in each.read_text().split()]
+
+
 def machine() -> str:
     """Describe this machine in a few words."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())

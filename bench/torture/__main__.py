@@ -28,16 +28,22 @@ SCENARIOS = sorted(
     module.name for module in pkgutil.iter_modules(bench.torture.__path__) if module.name not in HELPERS
 )
 
+WITH_ENGINE = {"auth", "input", "disconnect", "sigterm", "overload", "exhaust", "soak"}
+
 
 @click.command(help=__doc__)
 @click.argument("name", type=click.Choice(SCENARIOS))
 @click.option("--seed", type=int, help="Do the same again.")
 @click.option("--scale", default=1.0, show_default=True, help="How much of it: 0.1 is a tenth.")
 @click.option("--workers", default=1, show_default=True, help="Have each server serve with so many workers.")
-def main(name: str, seed: int | None, scale: float, workers: int) -> None:
+@click.option("--engine", is_flag=True, help="Give each server a Valkey that has its queues.")
+def main(name: str, seed: int | None, scale: float, workers: int, engine: bool) -> None:
     """Run one scenario and print what it found."""
-    if workers > 1:
-        server.FURTHER += ["--workers", str(workers)]
+    if engine and workers > 1:
+        raise click.UsageError("--engine is for one process. Leave out --workers.")
+    if engine and name not in WITH_ENGINE:
+        raise click.UsageError(f"{name} is about what zapq keeps itself. Leave out --engine.")
+    server.KIND.workers, server.KIND.engine = workers, engine
     seed = secrets.randbits(32) if seed is None else seed
     print(f"seed {seed}, scale {scale:g}, {rig.machine()}", file=sys.stderr, flush=True)
     begun = time.perf_counter()
@@ -49,6 +55,7 @@ def main(name: str, seed: int | None, scale: float, workers: int) -> None:
         "seed": seed,
         "scale": scale,
         "workers": workers,
+        "engine": engine,
         "seconds": round(time.perf_counter() - begun, 1),
         "passed": not failures,
         **report.figures,

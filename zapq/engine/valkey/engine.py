@@ -30,7 +30,13 @@ from zapq.engine.valkey.lines import Line, Lines
 from zapq.engine.valkey.master import durability_said
 from zapq.engine.valkey.tasks import Tasks
 from zapq.errors import Draining, NotWithEngine, QueueFull
-from zapq.limits import ENGINE_FINISH_SECONDS, ENGINE_OPERATION_BYTES, ENGINE_WAITING_BYTES, MIB
+from zapq.limits import (
+    ENGINE_FINISH_SECONDS,
+    ENGINE_OPERATION_BYTES,
+    ENGINE_WAITING_BYTES,
+    ENGINE_WAITING_OTHERS_BYTES,
+    MIB,
+)
 from zapq.service.operations import (
     ChangeSettings,
     Configure,
@@ -289,8 +295,10 @@ class ValkeyEngine(Elsewhere):
             fleet.add(key, asked)
         else:
             gathering = owner.gathering
-            if gathering.bytes > MIB and fleet.waiting_bytes + asked.size > ENGINE_WAITING_BYTES:
-                raise unavailable("it does not keep up")
+            if gathering.bytes > MIB:
+                others = 0 if key[1] == "put" else ENGINE_WAITING_OTHERS_BYTES
+                if fleet.waiting_bytes + asked.size > ENGINE_WAITING_BYTES + others:
+                    raise unavailable("it does not keep up")
             gathering.add(key, asked)
         if not self._corked:
             self._schedule()

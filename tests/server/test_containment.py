@@ -22,6 +22,7 @@ from tests.support.wire import open_client
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.limits import MIB
+from zapq.logs import Throttle
 from zapq.server.front import _accept
 from zapq.server.listeners import ListeningSocket
 from zapq.server.protocols import HTTP1
@@ -133,7 +134,13 @@ async def test_running_out_of_descriptors_is_a_pause_and_a_few_log_lines(
     async def app(*_: object) -> None: ...
 
     site = Site(
-        ASGIWrapper(app), Config(), zapq_settings, counts=ServerCounts(), trace_ids=TraceIds(), unsent=Unsent(MIB)
+        ASGIWrapper(app),
+        Config(),
+        zapq_settings,
+        counts=ServerCounts(),
+        trace_ids=TraceIds(),
+        unsent=Unsent(MIB),
+        throttle=Throttle(),
     )
     begun = trio.current_time()
     ends = socket.socketpair()

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -170,3 +171,20 @@ async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
         while not received.endswith(b"\r\n\r\n3"):
             received += await client.stream.receive_some()
         assert [int(each[:3]) for each in received.split(b"HTTP/1.1 ")[1:]] == [202, 202, 200, 200, 204, 202, 200]
+
+
+async def test_all_workers_together_log_ten_lines_of_a_kind_in_a_second(tmp_path: Path) -> None:
+    async with running_zapq(tmp_path, *WORKERS) as server:
+        await served_by_each(server)
+        async with trio.open_nursery() as nursery:
+            for _ in range(60):
+                nursery.start_soon(ask, server.url, "GET", "/dequeue?wait=often")
+        await server.stop()
+        assert await server.process.wait() == 0
+    times = [
+        datetime.fromisoformat(line["time"][:26]).timestamp()
+        for line in server.messages()
+        if line["msg"] == "refused"
+    ]
+    # A line is made a moment after it was let through.
+    assert max(sum(first <= time < first + 0.9 for time in times) for first in times) <= 10

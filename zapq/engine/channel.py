@@ -58,6 +58,7 @@ class Channel:
                 raise ChannelClosed from error
             if not data:
                 raise ChannelClosed
+            all_there_was = len(data) < CHANNEL_BYTES
             if self._received:
                 self._received += data
                 data = bytes(self._received) if self._is_whole() else b""
@@ -72,7 +73,7 @@ class Channel:
                 self._received = bytearray(data[at:] if at else data)
             elif data:
                 self._received = bytearray()
-            if length < CHANNEL_BYTES:
+            if all_there_was:
                 return
 
     def close(self) -> None:

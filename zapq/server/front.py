@@ -47,13 +47,22 @@ class Front:
         self._listening = listening
         self._access = access
         self._shares_door = share > 1
-        trace_ids, refusals = TraceIds(), logs.Throttle()
+        # What clients can have logged is bounded for all workers together; but each says something.
+        rate = max(1, logs.LINES_PER_SECOND // share)
+        trace_ids, refusals = TraceIds(), logs.Throttle(rate)
         guard = Guard(settings, Hosts(settings, listening.bound), access)
         app = ASGIWrapper(create_app(engine, settings, counts, refusals, guard))
         self._hot = HotPath(engine, settings, counts, trace_ids, refusals, guard) if settings.hot_path else None
         unsent = Unsent(MAX_UNSENT_BYTES // share)
         self._site = Site(
-            app, _config(settings), settings, counts=counts, trace_ids=trace_ids, unsent=unsent, hot=self._hot
+            app,
+            _config(settings),
+            settings,
+            counts=counts,
+            trace_ids=trace_ids,
+            unsent=unsent,
+            throttle=logs.Throttle(rate),
+            hot=self._hot,
         )
 
     async def start(

@@ -48,6 +48,7 @@ class Site:
         counts: ServerCounts,
         trace_ids: TraceIds,
         unsent: Unsent,
+        throttle: logs.Throttle,
         hot: HotPath | None = None,
     ) -> None:
         self.app = app
@@ -57,7 +58,7 @@ class Site:
         self.trace_ids = trace_ids
         self.hot = hot
         self.context = WorkerContext(None)
-        self.throttle = logs.Throttle()
+        self.throttle = throttle
         self._shortage = logs.Throttle(logs.STATE_LINES_PER_SECOND)
         self._networks: dict[str, int] = {}
         """Open connections by where they come from, as far as that is capped."""

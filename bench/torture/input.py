@@ -2,10 +2,11 @@
 
 The wire table, row by row, with the hot path and without. Then 200,000 streams of bytes: requests to all
 endpoints, alone and pipelined, with bodies and parameters that were tampered with, framed rightly or not, and
-damaged at random after that, sent in pieces, and ended in order or not. The servers are in this process and in
-memory, behind a unix socket, a fresh one every 10,000 streams and every second one without the hot path. None may
-end, fail on a connection, log an error, answer 500 (but for a snapshot that cannot be read: there it is the
-answer), write an answer that is not whole, or keep anything of a connection that is over; and then it serves.
+damaged at random after that, sent in pieces, and ended in order or not. The servers are in memory, a fresh one
+every 10,000 streams and every second one without the hot path; in this process and behind a unix socket, unless
+they have workers or an engine. None may end, fail on a connection, log an error, answer 500 (except where a
+snapshot cannot be read: there it is the answer), write an answer that is not whole, or keep anything of a
+connection that is over; and then it serves.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 import zapq
+from bench.torture import server
 from bench.torture.report import Report
 from tests.server.wire_table import ANSWERED, REFUSED, ROWS, UPGRADES
 from tests.support.wire import ask, connect, open_client
-from zapq.service.service import QueueService
 from zapq.settings import Settings
 
 STREAMS = 200_000
@@ -53,6 +54,11 @@ SETTINGS = Settings(
     send_timeout=0.5,
     grace=1.0,
 )
+LIMITS = (
+    *("max_msgs", "max_bytes", "max_message_bytes", "max_queues"),
+    *("keep_alive", "head_timeout", "body_timeout", "send_timeout", "grace"),
+)
+"""Which of these are limits."""
 RECEIPT = b"1f2e3d-1-9"
 """Stands for the receipt that was given last, whatever that was."""
 
@@ -287,7 +293,6 @@ class Target:
     """A server in this process."""
 
     url: str
-    service: QueueService
     report: Report
     statuses: Counter[int] = field(default_factory=Counter)
     receipt: bytes = RECEIPT
@@ -344,14 +349,19 @@ class Target:
             yield int(status[1]), behind[:size]
             rest = behind[size:]
 
+    async def metrics(self) -> dict[str, int]:
+        """Return what the server says of itself."""
+        metrics: dict[str, int] = (await ask(self.url, "GET", "/metrics")).json
+        return metrics
+
     async def is_well(self, tasks: int) -> None:
         """Wait until nobody is connected, and see that nothing is left and that it serves."""
         expect = self.report.expect
         living, metrics = 0, dict[str, int]()
         with trio.move_on_after(20):
             while True:
-                metrics = (await ask(self.url, "GET", "/metrics")).json
-                living = trio.lowlevel.current_statistics().tasks_living
+                metrics = await self.metrics()
+                living = metrics["goroutines"]
                 if metrics["connections"] == 1 and metrics["waiting"] == 0 and living <= tasks:
                     break
                 await trio.sleep(0.02)
@@ -361,22 +371,32 @@ class Target:
         expect((await ask(self.url, "GET", "/health")).body == b"ok", "no longer healthy")
         await ask(self.url, "POST", "/queues/default/resume")
         await ask(self.url, "POST", "/clear")
-        if not self.service.draining:
+        if (await ask(self.url, "GET", "/readyz")).status == 200:
             expect((await ask(self.url, "POST", "/enqueue", b"well?")).status == 202, "no longer takes a message")
             expect((await ask(self.url, "POST", "/dequeue")).body == b"well?", "no longer gives it back")
 
 
 @asynccontextmanager
 async def serving(settings: Settings, report: Report) -> AsyncGenerator[Target, None]:
-    """Run a server for the length of the block."""
-    async with zapq.open_service(settings) as service, trio.open_nursery() as nursery:
-
-        async def run(*, task_status: trio.TaskStatus[list[str]]) -> None:
-            await zapq.serve(settings, service=service, task_status=task_status)
-
-        [url] = await nursery.start(run)
-        yield Target(url, service, report)
+    """Run a server for the length of the block, of the kind that `server` has."""
+    if not server.KIND.is_plain:
+        async with server.running(Path(settings.data_dir).parent, *_flags(settings)) as other:
+            yield Target(other.url, report)
+            report.expect(await other.stop() == 0, f"ended with {other.process.returncode}")
+            report.failures += [line for line in other.complaints() if "'msg': 'refused'" not in line]
+        return
+    async with trio.open_nursery() as nursery:
+        [url] = await nursery.start(zapq.serve, settings)
+        yield Target(url, report)
         nursery.cancel_scope.cancel()
+
+
+def _flags(settings: Settings) -> list[str]:
+    """Return what tells a server in a process of its own what differs from the defaults."""
+    flags = [] if settings.hot_path else ["--no-hot-path"]
+    for name in LIMITS:
+        flags += [f"--{name.replace('_', '-')}", f"{getattr(settings, name)}"]
+    return flags
 
 
 async def table(settings: Settings, report: Report) -> int:
@@ -397,8 +417,9 @@ async def table(settings: Settings, report: Report) -> int:
                     report.expect(answer.headers["connection"] == "close", f"{row}: does not announce its end")
                     report.expect(await client.reads_eof(), f"{row}: the connection goes on")
         accepted = sum(status == 202 for status, _ in ANSWERED.values())
-        counts = target.service.stats().queue
-        report.expect(counts.enqueued == counts.messages == accepted, f"{counts} and not {accepted} messages")
+        counts = await target.metrics()
+        stored = counts["enqueues"], counts["queue_length"]
+        report.expect(stored == (accepted, accepted), f"{stored} and not {accepted} messages")
     return len(ROWS) + len(ANSWERED)
 
 
@@ -410,6 +431,7 @@ class Round:
     numbers: range
     hot_path: bool
     drains: bool
+    kind: server.Kind
 
 
 @dataclass(slots=True)
@@ -437,7 +459,7 @@ async def attack(this: Round) -> Findings:
         async with serving(settings, report) as target:
             await ask(target.url, "GET", "/health")
             await wait_all_tasks_blocked(0.05)
-            tasks = trio.lowlevel.current_statistics().tasks_living
+            tasks = (await target.metrics())["goroutines"]
             async with trio.open_nursery() as nursery:
                 for _ in range(AT_ONCE):
                     nursery.start_soon(client, target)
@@ -447,6 +469,7 @@ async def attack(this: Round) -> Findings:
 
 def attack_apart(this: Round) -> Findings:
     """Do that in a process of its own."""
+    server.KIND.workers, server.KIND.engine = this.kind.workers, this.kind.engine
     return trio.run(attack, this)
 
 
@@ -464,7 +487,7 @@ async def run(seed: int, scale: float) -> Report:
     streams = int(STREAMS * scale)
     step = min(ROUND, max(1, streams // 2))
     rounds = [
-        Round(seed, range(start, min(start + step, streams)), hot_path=turn % 2 == 0, drains=turn % 10 == 9)
+        Round(seed, range(start, min(start + step, streams)), turn % 2 == 0, turn % 10 == 9, server.KIND)
         for turn, start in enumerate(range(0, streams, step))
     ]
     rows = 0

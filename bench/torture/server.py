@@ -34,6 +34,11 @@ class Kind:
     engine: bool = False
     """Whether its queues are in a Valkey, which is started for it and belongs to it."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one process and no more."""
+        return self.workers == 1 and not self.engine
+
 
 KIND = Kind()
 

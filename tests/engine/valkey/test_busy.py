@@ -77,23 +77,29 @@ async def test_producers_that_wait_for_the_engine_do_not_keep_consumers_from_ask
         settings = replace(with_engine(zapq_settings, server), max_message_bytes=MIB)
         async with open_engine(settings) as engine:
 
+            def send(number: int) -> None:
+                for _ in range(number):
+                    engine.perform(Enqueue("jobs", body), trio.current_time())
+
             def take() -> Asked:
                 asked = engine.perform(Take("jobs", Want(1, True)), trio.current_time())
                 assert isinstance(asked, Asked)
                 return asked
+
+            def take_many(number: int) -> None:
+                for _ in range(number):
+                    take()
 
             await engine.perform(Enqueue("jobs", b"first"), trio.current_time()).wait()
             lease = (await take().wait()).given[0]
             os.kill(server.process.pid, signal.SIGSTOP)
             try:
                 with pytest.raises(StorageUnavailable):
-                    for _ in range(20):
-                        engine.perform(Enqueue("jobs", body), trio.current_time())
+                    send(20)
                 taken = take()
                 settled = engine.perform(SettleOne("jobs", Settlement(receipt=lease.receipt)), trio.current_time())
                 with pytest.raises(StorageUnavailable):
-                    for _ in range(5):
-                        take()
+                    take_many(5)
             finally:
                 os.kill(server.process.pid, signal.SIGCONT)
             assert isinstance(await taken.wait(), Delivery)

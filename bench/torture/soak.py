@@ -228,7 +228,7 @@ async def run(seed: int, scale: float) -> Report:
         "answers": {str(status): number for status, number in sorted(answers.items())},
         "answers_per_second": round(answers.total() / seconds),
         "cpu_share": round(share, 2),
-        "rss_mib": round(samples[-1][1], 1),
+        "rss_mib": [round(samples[len(samples) * quarter // 4 - 1][1], 1) for quarter in (1, 2, 3, 4)],
         "rss_mib_a_minute": round(resident, 3),
         "descriptors_a_minute": round(descriptors, 3),
         "tasks_a_minute": round(tasks, 3),

@@ -4,8 +4,8 @@
 these there are fewer with workers), some stopped in the middle of a body, some are idle, some wait in a long poll,
 and some ask on and on. One stop in ten has idle clients only. Each must end within its grace, with exit code 0
 and nothing in the log that does not belong there; idle clients alone must not take half a second. Another in ten
-gets a storm of 20 signals, from the first moment on it listens: a second signal ends it at once, so 130 and 143 are
-right as well, but a traceback never is.
+gets a storm of 20 signals, from the first moment on it listens: a second signal ends it at once, so 130 and 143
+are right as well, but a traceback never is.
 """
 
 from __future__ import annotations

@@ -198,6 +198,8 @@ BACKLOG = 4096
 usual 100, a burst of clients loses SYNs, and each lost one costs its client a second."""
 ACCEPT_PAUSE = 0.1
 """Seconds without accepting after the process ran out of descriptors: some are free again by then."""
+DOOR_PAUSE = 0.001
+"""Seconds for which a worker leaves new clients to those that have fewer: several of their turns."""
 RECEIVE_BYTES = 64 * KIB
 """Bytes read in one go: most messages whole, and no more than a fair share of a turn."""
 SEND_PIECE_BYTES = 64 * KIB

@@ -19,6 +19,7 @@ from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, MAX_HEAD_BYTES, MAX_UNSENT_BYTES
+from zapq.server.balance import Balance
 from zapq.server.connection import Connection
 from zapq.server.hotpath import HotPath
 from zapq.server.listeners import ListeningSocket
@@ -41,8 +42,12 @@ class Front:
         counts: ServerCounts,
         *,
         share: int = 1,
+        balance: Balance | None = None,
     ) -> None:
-        """It is one of `share` that have what no limit of `settings` is about in common."""
+        """It is one of `share` that have what no limit of `settings` is about in common.
+
+        `balance` tells it how many connections the others have.
+        """
         self._engine = engine
         self._listening = listening
         self._access = access
@@ -63,6 +68,7 @@ class Front:
             unsent=unsent,
             throttle=logs.Throttle(rate),
             hot=self._hot,
+            balance=balance,
         )
 
     async def start(

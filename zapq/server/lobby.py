@@ -40,6 +40,7 @@ from zapq.limits import (
     ACCEPT_PAUSE,
     ACCEPTS,
     BYTES_PER_COST,
+    DOOR_PAUSE,
     HANDSHAKE_SECONDS,
     LARGE_SECONDS,
     RECEIVE_BYTES,
@@ -83,6 +84,8 @@ class Lobby:
         self._listening = listening
         self._shares_door = shares_door
         self._accepts = 1 if shares_door else ACCEPTS
+        self._has_waited = False
+        """Whether the clients at the door were left to others for a moment."""
         self._engine = engine
         self._site = site
         self._hot = hot
@@ -566,6 +569,9 @@ class Lobby:
             # The others were woken, too: on a core that they share with this process, they would else run when it
             # has accepted all that came at once.
             os.sched_yield()
+            if self._leaves_door_to_others():
+                self._close_door_for(DOOR_PAUSE, nursery)
+                return 1
         for accepted in range(self._accepts):
             try:
                 entered = self._site.accept(self._listening)
@@ -573,8 +579,7 @@ class Lobby:
                 return accepted
             except NoResources as shortage:
                 if shortage.turned_away is None:
-                    self._selector.unregister(self._listening.sock)
-                    nursery.start_soon(self._reopen)
+                    self._close_door_for(ACCEPT_PAUSE, nursery)
                 return 1 + accepted + (shortage.turned_away or 0)
             if entered is None:
                 continue
@@ -587,14 +592,26 @@ class Lobby:
                 sock.close()
         return self._accepts
 
-    async def _reopen(self) -> None:
+    def _leaves_door_to_others(self) -> bool:
+        """Whether workers that have fewer connections are to accept the clients that are there, once."""
+        balance = self._site.balance
+        self._has_waited = balance is not None and not self._has_waited and balance.is_ahead()
+        return self._has_waited
+
+    def _close_door_for(self, seconds: float, nursery: trio.Nursery) -> None:
+        """Accept nobody for so long."""
+        self._selector.unregister(self._listening.sock)
+        nursery.start_soon(self._reopen, seconds)
+
+    async def _reopen(self, pause: float) -> None:
         """Accept again after a pause, once the kernel can watch the door."""
         while True:
-            await trio.sleep(ACCEPT_PAUSE)
+            await trio.sleep(pause)
             try:
                 self._selector.register(self._listening.sock, _READ, None)
             except OSError as error:
                 self._site.note_no_resources(error, None)
+                pause = ACCEPT_PAUSE
             else:
                 return
 

@@ -15,6 +15,7 @@ from hypercorn.typing import AppWrapper
 from zapq import logs
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
+from zapq.server.balance import Balance
 from zapq.server.hotpath import HotPath
 from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, ListeningSocket
 from zapq.server.peer_network import Socket, peer_network, peer_of_socket
@@ -50,6 +51,7 @@ class Site:
         unsent: Unsent,
         throttle: logs.Throttle,
         hot: HotPath | None = None,
+        balance: Balance | None = None,
     ) -> None:
         self.app = app
         self.config = config
@@ -57,6 +59,9 @@ class Site:
         self.counts = counts
         self.trace_ids = trace_ids
         self.hot = hot
+        self.balance = balance
+        if balance is not None:
+            balance.note(0)
         self.context = WorkerContext(None)
         self.throttle = throttle
         self._shortage = logs.Throttle(logs.STATE_LINES_PER_SECOND)
@@ -104,18 +109,23 @@ class Site:
                 self._turn_away(network, "max_connections_per_address", most)
                 return False
             self._networks[network] = number + 1
-        self.counts.connections += 1
+        self._count(1)
         return True
 
     def leave(self, network: str) -> None:
         """Note that a connection from `network` is closed."""
-        self.counts.connections -= 1
+        self._count(-1)
         number = self._networks.get(network)
         if number is not None:
             if number > 1:
                 self._networks[network] = number - 1
             else:
                 del self._networks[network]
+
+    def _count(self, change: int) -> None:
+        self.counts.connections += change
+        if self.balance is not None:
+            self.balance.note(self.counts.connections)
 
     def _turn_away(self, network: str, cap: str, limit: int) -> None:
         self.counts.connections_refused += 1

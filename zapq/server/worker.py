@@ -1,7 +1,8 @@
-"""The process of one front end: `python -m zapq.server.worker SOCKET LISTENING`, started by `workers.py` only.
+"""The process of one front end: `python -m zapq.server.worker SOCKET LISTENING [MEMORY]`, started by `workers.py`.
 
-The two arguments are descriptors: of the socket to the process that has the queues, and of the one to accept
-clients from. The first of them also brings its orders, and it ends when that closes.
+The arguments are descriptors: of the socket to the process that has the queues, of the one to accept clients from,
+and of memory in which workers tell each other how many connections they have. The first of them also brings its
+orders, and it ends when that closes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from zapq.engine.remote import RemoteEngine
 from zapq.engine.wire import Order
 from zapq.http.metrics import ServerCounts, grown, there_now
 from zapq.limits import MAX_OTHER_BODIES_BYTES, WORKER_RESERVE
+from zapq.server.balance import Balance
 from zapq.server.front import Front
 from zapq.server.listeners import open_listening_socket
 from zapq.server.workers import Setup
@@ -54,12 +56,13 @@ def main(arguments: list[str]) -> None:
     """Serve until told to stop, or until the process that has the queues is no more."""
     # It is stopped by what it is told: on a terminal, the same signal is for the process that tells it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    descriptor, listening = map(int, arguments)
+    descriptor, listening, *memory = map(int, arguments)
     sock = socket.socket(fileno=descriptor)
     setup = msgspec.msgpack.decode(_receive_first(sock), type=Setup)
     settings = Settings(**setup.settings)
     with logs.written_aside(settings):
-        trio.run(_run, setup, settings, Channel(sock), listening, clock=SharedClock(setup.clock_offset))
+        balance = Balance(memory[0], setup.number) if memory else None
+        trio.run(_run, setup, settings, Channel(sock), listening, balance, clock=SharedClock(setup.clock_offset))
 
 
 def _receive_first(sock: socket.socket) -> bytes:
@@ -68,15 +71,19 @@ def _receive_first(sock: socket.socket) -> bytes:
         return file.read(int.from_bytes(file.read(4) or b"", "big")) or b""
 
 
-async def _run(setup: Setup, settings: Settings, channel: Channel, listening: int) -> None:
+async def _run(
+    setup: Setup, settings: Settings, channel: Channel, listening: int, balance: Balance | None
+) -> None:
     try:
-        await _serve(setup, settings, channel, listening)
+        await _serve(setup, settings, channel, listening, balance)
     except* ChannelClosed:
         # What was asked may or may not have happened; clients learn that from connections without an answer.
         logs.say(logging.ERROR, "worker ended, for the server is no more", worker=setup.number)
 
 
-async def _serve(setup: Setup, settings: Settings, channel: Channel, listening: int) -> None:
+async def _serve(
+    setup: Setup, settings: Settings, channel: Channel, listening: int, balance: Balance | None
+) -> None:
     share = settings.workers
     counts = ServerCounts(started=setup.started, other_bodies=Budget(MAX_OTHER_BODIES_BYTES // share))
     stop, reload, until = trio.Event(), trio.Event(), 0.0
@@ -106,7 +113,7 @@ async def _serve(setup: Setup, settings: Settings, channel: Channel, listening: 
         max_connections_per_address=ceil(settings.max_connections_per_address / share),
     )
     with open_listening_socket(replace(settings, addr=f"fd://{listening}")) as door:
-        front = Front(engine, settings, door, Access(settings), counts, share=share)
+        front = Front(engine, settings, door, Access(settings), counts, share=share, balance=balance)
         async with trio.open_nursery() as life:
             life.start_soon(engine.run)
             async with trio.open_nursery() as connections:

@@ -26,6 +26,7 @@ from zapq.engine.wire import Order
 from zapq.errors import CannotStart
 from zapq.http.metrics import there_now
 from zapq.limits import MAX_RESTART_PAUSE, RESTART_PAUSE, WORKER_IS_WELL
+from zapq.server.balance import Balance, balance_memory
 from zapq.server.listeners import ListeningSocket
 from zapq.service.service import QueueService
 from zapq.settings import Settings, options
@@ -53,6 +54,8 @@ class Workers:
         self._service = service
         self._settings = settings
         self._listening = listening
+        self._memory: int | None = None
+        """The descriptor of what workers tell each other."""
         self._hub = Hub(engine, there_now)
         self._started = time.monotonic()
         self._clock_offset = trio.current_time() - time.perf_counter()
@@ -86,6 +89,10 @@ class Workers:
                 host.order(Order.RELOAD)
 
     async def _keep_all(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with balance_memory(self._settings.workers) as self._memory:
+            await self._hear_and_keep(task_status)
+
+    async def _hear_and_keep(self, task_status: trio.TaskStatus[None]) -> None:
         async with trio.open_nursery() as hearing:
             hearing.start_soon(self._hub.run)
             async with trio.open_nursery() as keeping:
@@ -133,7 +140,9 @@ class Workers:
         try:
             async with trio.open_nursery() as nursery:
                 with theirs:
-                    handed = (theirs.fileno(), self._listening.sock.fileno())
+                    handed = [theirs.fileno(), self._listening.sock.fileno()]
+                    if self._memory is not None:
+                        handed.append(self._memory)
                     command = [sys.executable, "-m", "zapq.server.worker", *map(str, handed)]
                     process: trio.Process = await nursery.start(
                         partial(
@@ -148,6 +157,8 @@ class Workers:
                 await host.run()
         finally:
             channel.close()
+            if self._memory is not None:
+                Balance(self._memory).note_end(number)
         return process.returncode or 0
 
 

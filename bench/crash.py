@@ -2,6 +2,7 @@
 
     scripts/bench crash --rounds 1000
     scripts/bench crash --points
+    scripts/bench crash --points --call fdatasync
 
 Starts zapq with `--durable`, lets clients use it in every way there is, kills it with SIGKILL, starts it again on
 the same directory and compares all there is with what the clients were told; and again. With `--points` it is
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
@@ -46,18 +48,23 @@ def rounds(directory: Path, number: int, seconds: float, seed: str) -> dict[str,
         }
 
 
-def points(every: int) -> dict[str, int]:
+def points(kinds: Sequence[str], every: int) -> dict[str, int]:
     """Kill at every point, at one of so many writes, and return how many that were of each kind."""
     found: dict[str, int] = {}
-    for calls, fresh in product(CALLS, (True, False)):
-        number, tried, died = 1, 0, True
-        while died:
-            with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as made:
-                died = Point(calls, number, fresh).run(Path(directory), make(Path(made)))
-            tried += died
-            number += every if calls == WRITES else 1
-        found[calls] = found.get(calls, 0) + tried
-        print(f"{calls}: {tried} points{' of a first start' * fresh}, all recovered", flush=True)
+    with tempfile.TemporaryDirectory() as made:
+        make(Path(made))
+        for calls, fresh in product(kinds, (True, False)):
+            number, tried, died = 1, 0, True
+            begun = time.monotonic()
+            while died:
+                with tempfile.TemporaryDirectory() as directory:
+                    died = Point(calls, number, fresh).run(Path(directory), Path(made))
+                tried += died
+                number += every if calls == WRITES else 1
+            found[calls] = found.get(calls, 0) + tried
+            seconds = time.monotonic() - begun
+            of = " of a first start" * fresh
+            print(f"{calls}: {tried} points{of} in {seconds:.0f} s, all recovered", flush=True)
     return found
 
 
@@ -66,11 +73,12 @@ def points(every: int) -> dict[str, int]:
 @click.option("--seconds", default=3600.0, show_default=True, help="Stop after so long.")
 @click.option("--seed", default="", help="Default: the time.")
 @click.option("--points", "at_points", is_flag=True, help="Kill at every call instead of at random moments.")
+@click.option("--call", "calls", type=click.Choice(CALLS), multiple=True, help="With --points: only these.")
 @click.option("--every", default=53, show_default=True, help="With --points: which of the writes.")
-def main(number: int, seconds: float, seed: str, at_points: bool, every: int) -> None:
+def main(number: int, seconds: float, seed: str, at_points: bool, calls: tuple[str, ...], every: int) -> None:
     """Crash and print."""
     if at_points:
-        print(msgspec.json.encode(points(every)).decode())
+        print(msgspec.json.encode(points(calls or CALLS, every)).decode())
         return
     seed = seed or f"{time.time():.0f}"
     print(f"seed {seed}")

@@ -86,7 +86,11 @@ class Server:
 
     def resident_bytes(self) -> int:
         """Return how much memory all its processes hold."""
-        return sum(map(rig.resident_bytes, self.processes()))
+        return sum(self.resident_bytes_of_each())
+
+    def resident_bytes_of_each(self) -> list[int]:
+        """Return how much memory each of its processes holds, in the order of `processes`."""
+        return [rig.resident_bytes(pid) for pid in self.processes()]
 
     def others_bytes(self) -> int:
         """Return how much of it is no more than there being several processes."""

@@ -11,7 +11,9 @@ from __future__ import annotations
 import random
 import tempfile
 from collections import Counter
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -194,7 +196,7 @@ async def run(seed: int, scale: float) -> Report:
     report = Report()
     answers: Counter[int] = Counter()
     throttle = Throttle()
-    samples: list[tuple[float, float, float, float]] = []
+    samples: list[Sample] = []
     # So small that it is full now and then: then what it holds is no reason to grow.
     flags = ("--max-msgs", "1000", "--max-bytes", "32M")
     with tempfile.TemporaryDirectory() as directory:
@@ -221,14 +223,15 @@ async def run(seed: int, scale: float) -> Report:
             metrics = await server.metrics()
             code = await server.stop()
             complaints = server.complaints()
-    minutes = [each[0] / 60 for each in samples]
-    resident, descriptors, tasks = (slope(minutes, [each[n] for each in samples]) for n in (1, 2, 3))
+    resident = slope([(each.seconds / 60, sum(each.resident_mib)) for each in samples])
+    descriptors = slope([(each.seconds / 60, each.descriptors) for each in lowest(samples, "descriptors")])
+    tasks = slope([(each.seconds / 60, each.tasks) for each in lowest(samples, "tasks")])
     hung = sum(customer.hung for customer in customers)
     report.figures |= {
         "answers": {str(status): number for status, number in sorted(answers.items())},
         "answers_per_second": round(answers.total() / seconds),
         "cpu_share": round(share, 2),
-        "rss_mib": [round(samples[len(samples) * quarter // 4 - 1][1], 1) for quarter in (1, 2, 3, 4)],
+        "rss_mib": [samples[len(samples) * quarter // 4 - 1].resident_mib for quarter in (1, 2, 3, 4)],
         "rss_mib_a_minute": round(resident, 3),
         "descriptors_a_minute": round(descriptors, 3),
         "tasks_a_minute": round(tasks, 3),
@@ -248,17 +251,35 @@ async def run(seed: int, scale: float) -> Report:
     return report
 
 
-async def _sample(server: Server, seconds: float, samples: list[tuple[float, float, float, float]]) -> None:
-    """Note the time, resident MiB, descriptors and tasks again and again."""
+class Sample(NamedTuple):
+    """What a server held at one moment."""
+
+    seconds: float
+    resident_mib: list[float]
+    """Of each of its processes."""
+    descriptors: float
+    tasks: float
+
+
+async def _sample(server: Server, seconds: float, samples: list[Sample]) -> None:
+    """Note what the server holds again and again."""
     begun = trio.current_time()
     while (elapsed := trio.current_time() - begun) < seconds:
         tasks = (await server.metrics())["goroutines"]
-        samples.append((elapsed, server.resident_bytes() / MIB, server.descriptors(), tasks))
+        resident = [round(each / MIB, 1) for each in server.resident_bytes_of_each()]
+        samples.append(Sample(elapsed, resident, server.descriptors(), tasks))
         await trio.sleep(1 / SAMPLES_A_SECOND)
 
 
-def slope(times: list[float], values: list[float]) -> float:
-    """Return by how much `values` grow for each unit of `times`, by least squares."""
+def lowest(samples: list[Sample], name: str) -> list[Sample]:
+    """Return the sample of each few seconds that has the least: what comes and goes is not what grows."""
+    together = 5 * SAMPLES_A_SECOND
+    return [min(samples[at : at + together], key=attrgetter(name)) for at in range(0, len(samples), together)]
+
+
+def slope(points: list[tuple[float, float]]) -> float:
+    """Return by how much the second numbers grow for each unit of the first ones, by least squares."""
+    times, values = [each[0] for each in points], [each[1] for each in points]
     mean, level = sum(times) / len(times), sum(values) / len(values)
     spread = sum((each - mean) ** 2 for each in times)
     return sum((each - mean) * (value - level) for each, value in zip(times, values, strict=True)) / (

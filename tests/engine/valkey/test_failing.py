@@ -29,8 +29,10 @@ NOT_READ = "its answer could not be read"
 
 
 @pytest.fixture
-async def server(valkey: Server) -> AsyncGenerator[Scripted, None]:
+async def server(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Scripted, None]:
     empty(valkey)
+    monkeypatch.setattr("zapq.engine.valkey.asked.ENGINE_RETRY_SECONDS", 30.0)  # for a busy machine
+    monkeypatch.setattr("zapq.engine.valkey.asked.ENGINE_REPEAT_SECONDS", 30.0)
     async with scripted(valkey) as fake:
         yield fake
 
@@ -163,9 +165,10 @@ async def test_what_was_answered_before_the_end_of_a_connection_is_known(server:
 async def test_a_server_that_does_not_answer_is_given_up(
     server: Scripted, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zapq.engine.valkey.master.ENGINE_ANSWER_SECONDS", 0.1)
     server.answer(PUT, raw(SILENCE), times=1)
-    assert is_unknown(await put(url), "it did not answer within 0.1 s")
+    with monkeypatch.context() as patch:
+        patch.setattr("zapq.engine.valkey.master.ENGINE_ANSWER_SECONDS", 0.1)
+        assert is_unknown(await put(url), "it did not answer within 0.1 s")
     await eventually(lambda: connected(url), "the engine to be connected")
     assert (await put(url)).status == 202
 

@@ -58,6 +58,7 @@ class Cluster:
 async def cluster(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Cluster, None]:
     empty(valkey)
     monkeypatch.setattr("zapq.engine.valkey.open.ENGINE_CONNECT_SECONDS", 0.1)
+    monkeypatch.setattr("zapq.engine.valkey.asked.ENGINE_RETRY_SECONDS", 30.0)  # for a busy machine
     monkeypatch.setattr("zapq.engine.valkey.fleet.ENGINE_PAUSE", 0.005)
     async with AsyncExitStack() as stack:
         yield Cluster([await stack.enter_async_context(scripted(valkey)) for _ in range(2)])
@@ -76,18 +77,18 @@ async def put(url: str, queue: str) -> Answer:
 async def test_queues_without_a_server_are_refused_and_the_others_are_served(
     zapq_settings: Settings, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zapq.engine.valkey.asked.ENGINE_RETRY_SECONDS", 0.2)
     cluster.shares = [(0, SLOTS - 1), None]
     first, _ = cluster.servers
     async with front(zapq_settings, cluster) as url:
         cluster.shares = [(0, HALF - 1), None]
         first.answer(PUT, error("CLUSTERDOWN Hash slot not served"), queue=HIGH, times=1)
-        refused = await put(url, HIGH)
+        with monkeypatch.context() as patch:
+            patch.setattr("zapq.engine.valkey.asked.ENGINE_RETRY_SECONDS", 0.2)
+            refused = await put(url, HIGH)
         assert (refused.status, refused.json["type"]) == (503, "/problems/storage-unavailable")
         assert "no server has the queue at the moment" in refused.json["detail"]
         assert (await put(url, LOW)).status == 202
         # One that waits is served as soon as a server has its queue.
-        monkeypatch.setattr("zapq.engine.valkey.asked.ENGINE_RETRY_SECONDS", 30.0)
         answers: list[Answer] = []
 
         async def send() -> None:
@@ -108,11 +109,10 @@ async def test_a_front_end_that_stops_refuses_what_waits_for_a_server(
 ) -> None:
     cluster.shares = [(0, SLOTS - 1), None]
     first, _ = cluster.servers
-    monkeypatch.setattr("zapq.engine.valkey.asked.ENGINE_RETRY_SECONDS", 0.3)
     async with open_engine(first.engine(zapq_settings)) as engine:
         cluster.shares = [(0, HALF - 1), None]
         engine.fleet.note_trouble()
-        await eventually(lambda: engine.fleet.reachable < 1, "a half without a server")
+        await eventually(lambda: None in engine.fleet.owners, "a half without a server")
         waiting = engine.perform(Enqueue(HIGH, b"x"), trio.current_time())
         first.answer(PUT, raw(b""))
         under_way = engine.perform(Enqueue(LOW, b"x"), trio.current_time())
@@ -125,6 +125,7 @@ async def test_a_front_end_that_stops_refuses_what_waits_for_a_server(
         with pytest.raises(OutcomeUnknown, match="the front end is stopping"):
             await under_way.wait()
         # Nor is anything tried that comes later; no server is connected to again.
+        monkeypatch.setattr("zapq.engine.valkey.asked.ENGINE_RETRY_SECONDS", 0.1)
         for queue in (LOW, HIGH):
             late = engine.perform(Enqueue(queue, b"x"), trio.current_time())
             with pytest.raises(StorageUnavailable):
@@ -146,18 +147,18 @@ async def test_connections_to_a_server_that_has_left_are_closed_when_its_batch_i
 
         assert (await put(url, HIGH)).status == 202
         assert second.open
-        second.frozen = True
+        second.answer(PUT, raw(b""), times=1)
         nursery.start_soon(send)
-        await eventually(lambda: second.held, "a batch to be under way")
+        await eventually(lambda: second.seen(PUT) == 2, "a batch to be under way")
         # A server that moves a slot away is what tells of it.
         cluster.shares = [(0, SLOTS - 1), None]
         first.answer(PUT, error("CLUSTERDOWN Hash slot not served"), queue=LOW, times=1)
         assert (await put(url, LOW)).status == 202
         assert (await put(url, HIGH)).status == 202
         assert second.open
-        second.frozen = False
+        await second.tell(PUT, encoded(error("OOM command not allowed when used memory > 'maxmemory'.")))
         await eventually(lambda: answers, "the answer of the server that has left")
-        assert answers[0].status == 202
+        assert (answers[0].status, answers[0].json["type"]) == (429, "/problems/queue-full")
         await eventually(lambda: not second.open, "its connections to be closed")
 
 
@@ -177,7 +178,7 @@ async def test_a_server_that_leaves_while_it_is_swept_does_not_hold_up_the_sweep
         await eventually(lambda: not second.open, "its connections to be closed")
         seen, begun = first.seen("ZRANGE"), time.monotonic()
         await eventually(lambda: first.seen("ZRANGE") > seen, "another sweep")
-        assert time.monotonic() - begun < 2  # not when the server has not answered for so long
+        assert time.monotonic() - begun < 4  # not when the server has not answered for so long
         assert (await put(url, LOW)).status == 202
 
 

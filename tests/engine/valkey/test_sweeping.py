@@ -39,6 +39,7 @@ async def server(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> AsyncGenera
     """A server that is swept all the time."""
     empty(valkey)
     monkeypatch.setattr("zapq.engine.valkey.sweep.SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr("zapq.engine.valkey.asked.ENGINE_RETRY_SECONDS", 30.0)  # for a busy machine
     monkeypatch.setattr(procedures, "CLAIM_SECONDS", 0.05)
     async with scripted(valkey) as fake:
         yield fake
@@ -58,7 +59,6 @@ async def test_very_much_that_is_due_is_done_without_being_asked_for(
         for _ in range(3):
             target, kind = f"{JOBS}/messages/batch", {"Content-Type": "application/msgpack"}
             assert (await ask(url, "POST", target, body, kind)).status == 202
-        assert messages(valkey) == 3000
         await eventually(lambda: messages(valkey) == 0, "the messages to expire")
         assert server.seen(DUE) >= 3  # each a thousand
 
@@ -94,14 +94,17 @@ async def test_a_sweep_that_fails_is_followed_by_another(
     server: Scripted, zapq_settings: Settings, valkey: Server, command: str, answer: object
 ) -> None:
     async with serving(server.engine(zapq_settings)) as url:
-        assert (await ask(url, "POST", f"{JOBS}/messages?ttl=0.1", b"x")).status == 202
         server.answer(command, answer, times=1)
+        assert (await ask(url, "POST", f"{JOBS}/messages?ttl=0.1", b"x")).status == 202
         await eventually(lambda: messages(valkey) == 0, "the message to expire")
         await eventually(lambda: server.used_up, "the failure")
         assert (await ask(url, "POST", f"{JOBS}/messages", b"x")).status == 202
 
 
-async def test_all_queues_are_asked_for_once_a_second_at_most(server: Scripted, zapq_settings: Settings) -> None:
+async def test_all_queues_are_asked_for_once_in_a_while(
+    server: Scripted, zapq_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zapq.engine.valkey.tasks.LISTING_SECONDS", 60.0)
     server.answer("FCALL zapq_1_figures", [1, 0, [], b""])
     async with open_engine(server.engine(zapq_settings)) as engine:
         for _ in range(3):

@@ -109,3 +109,12 @@ async def test_clients_do_not_wait_for_a_worker_that_does_not_come(
             await eventually(lambda: workers.connections() == [12], "all to be accepted")
             assert 0 < trio.current_time() - begun < 100 * DOOR_PAUSE
             nursery.cancel_scope.cancel()
+
+
+def test_without_such_memory_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr("os.memfd_create", refuse)
+    with balance_memory(2) as descriptor:
+        assert descriptor is None

@@ -44,15 +44,23 @@ class Balance:
 @contextmanager
 def balance_memory(workers: int) -> Iterator[int | None]:
     """Make memory for so many workers, and yield its descriptor; None where the platform has no such memory."""
-    if not hasattr(os, "memfd_create"):
+    descriptor = _memory(_BYTES * workers)
+    if descriptor is None:
         yield None
         return
-    descriptor = os.memfd_create("zapq-workers")
     try:
-        os.truncate(descriptor, _BYTES * workers)
         board = Balance(descriptor)
         for number in range(1, workers + 1):
             board.note_end(number)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _memory(size: int) -> int | None:
+    try:
+        descriptor = os.memfd_create("zapq-workers")
+    except (AttributeError, OSError):  # not Linux, or not allowed: then whichever worker is free first accepts
+        return None
+    os.truncate(descriptor, size)
+    return descriptor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from math import inf
 
 import trio
 
@@ -12,8 +13,8 @@ from zapq.access.access import Access
 from zapq.engine.valkey.engine import ValkeyEngine
 from zapq.engine.valkey.open import open_engine
 from zapq.http.metrics import ServerCounts
-from zapq.limits import CLOSING_RESERVE
 from zapq.server.front import Front
+from zapq.server.in_order import closing_reserve, serve_in_order
 from zapq.server.listeners import open_listening_socket
 from zapq.service.operations import Configure
 from zapq.service.pending import Pending
@@ -36,21 +37,28 @@ async def run_with_engine(
                 if isinstance(made, Pending):
                     await made.wait()
             front = Front(engine, settings, listening, access, ServerCounts())
+            until = inf
+
+            async def told_to_stop() -> float:
+                nonlocal until
+                await shutdown_trigger()
+                until = trio.current_time() + settings.grace - closing_reserve(settings.grace)
+                return until
+
+            def drain() -> None:
+                watching.start_soon(_give_up_at, until, engine)
+                engine.drain()
+
             async with trio.open_nursery() as watching:
-                async with trio.open_nursery() as connections:
-                    async with trio.open_nursery() as accepting:
-                        await front.start(accepting, connections, reload_trigger)
-                        task_status.started([listening.url])
-                        await shutdown_trigger()
-                        deadline = trio.current_time() + settings.grace
-                        reserve = min(1.0, settings.grace * CLOSING_RESERVE)
-                        await front.stop(deadline - reserve)
-                        accepting.cancel_scope.cancel()
-                    listening.sock.close()
-                    connections.cancel_scope.deadline = deadline - reserve
-                    watching.start_soon(_give_up_at, deadline - reserve, engine)
-                    engine.drain()
-                if connections.cancel_scope.cancelled_caught:
+                orderly = await serve_in_order(
+                    front,
+                    listening,
+                    reload_trigger=reload_trigger,
+                    on_ready=lambda: task_status.started([listening.url]),
+                    told_to_stop=told_to_stop,
+                    drain=drain,
+                )
+                if not orderly:
                     logs.say(logging.WARNING, "grace ran out; connections were cut", grace=settings.grace)
                 watching.cancel_scope.cancel()
 

@@ -26,6 +26,7 @@ from zapq.engine.wire import Order
 from zapq.http.metrics import ServerCounts, grown, there_now
 from zapq.limits import MAX_OTHER_BODIES_BYTES, WORKER_RESERVE
 from zapq.server.front import Front
+from zapq.server.in_order import serve_in_order
 from zapq.server.listeners import open_listening_socket
 from zapq.server.workers import Setup
 from zapq.service.reservation import Budget
@@ -89,10 +90,18 @@ async def _serve(setup: Setup, settings: Settings, channel: Channel, listening: 
         else:
             reload.set()
 
+    async def told_to_stop() -> float:
+        await stop.wait()
+        return until
+
     async def told_to_reload() -> None:
         nonlocal reload
         await reload.wait()
         reload = trio.Event()
+
+    def accepts() -> None:
+        engine.say_ready()
+        settle_in()
 
     engine = RemoteEngine(
         channel,
@@ -109,17 +118,14 @@ async def _serve(setup: Setup, settings: Settings, channel: Channel, listening: 
         front = Front(engine, settings, door, Access(settings), counts, share=share)
         async with trio.open_nursery() as life:
             life.start_soon(engine.run)
-            async with trio.open_nursery() as connections:
-                async with trio.open_nursery() as accepting:
-                    await front.start(accepting, connections, told_to_reload)
-                    engine.say_ready()
-                    settle_in()
-                    await stop.wait()
-                    await front.stop(until)
-                    accepting.cancel_scope.cancel()
-                door.sock.close()
-                connections.cancel_scope.deadline = until
-                engine.drain()
+            await serve_in_order(
+                front,
+                door,
+                reload_trigger=told_to_reload,
+                on_ready=accepts,
+                told_to_stop=told_to_stop,
+                drain=engine.drain,
+            )
             engine.close()
             life.cancel_scope.cancel()
 

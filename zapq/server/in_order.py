@@ -6,13 +6,16 @@ with the request they are at, and what the caller has around that ends last.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import trio
 
+from zapq import logs
 from zapq.limits import CLOSING_RESERVE
 from zapq.server.listeners import ListeningSocket
+from zapq.settings import Settings
 
 
 class Serving(Protocol):
@@ -52,6 +55,11 @@ async def serve_in_order(
         connections.cancel_scope.deadline = deadline
         drain()
     return not connections.cancel_scope.cancelled_caught
+
+
+def say_cut(settings: Settings) -> None:
+    """Log that connections had not ended in time."""
+    logs.say(logging.WARNING, "grace ran out; connections were cut", grace=settings.grace)
 
 
 def closing_reserve(grace: float) -> float:

@@ -15,11 +15,13 @@ import trio
 
 from zapq import logs
 from zapq.access.access import Access
+from zapq.engine.host import Host
+from zapq.engine.hub import Hub
 from zapq.engine.local import LocalEngine
 from zapq.errors import SnapshotFailed
-from zapq.http.metrics import ServerCounts
+from zapq.http.metrics import ServerCounts, there_now
 from zapq.limits import ENDING_RESERVE, SAVING_RESERVE
-from zapq.server.in_order import Serving, closing_reserve, serve_in_order
+from zapq.server.in_order import Serving, closing_reserve, say_cut, serve_in_order
 from zapq.server.listeners import open_listening_socket
 from zapq.server.workers import Workers
 from zapq.service.open import open_service
@@ -51,7 +53,12 @@ async def run_server(
 
                 front = Front(engine, settings, listening, access, ServerCounts())
             else:
-                front = Workers(engine, queues, settings, listening)
+                front = Workers(
+                    settings,
+                    listening,
+                    Hub(engine, there_now),
+                    lambda channel, hub, on_ready: Host(channel, engine, queues, hub, on_ready),
+                )
             orderly = False
             deadline = inf
 
@@ -87,7 +94,7 @@ async def run_server(
                     except SnapshotFailed as error:
                         failed = error
             if not orderly:
-                logs.say(logging.WARNING, "grace ran out; connections were cut", grace=settings.grace)
+                say_cut(settings)
             if saves and budget.cancelled_caught:
                 queues.snapshots.at_exit = ""
                 failed = SnapshotFailed(

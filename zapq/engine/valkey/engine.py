@@ -29,6 +29,7 @@ from zapq.engine.valkey.keys import shard_of as find_shard
 from zapq.engine.valkey.lines import Line, Lines
 from zapq.engine.valkey.master import durability_said
 from zapq.engine.valkey.tasks import Tasks
+from zapq.engine.wire import Figures
 from zapq.errors import Draining, NotWithEngine, QueueFull
 from zapq.limits import ENGINE_FINISH_SECONDS, ENGINE_OPERATION_BYTES, ENGINE_WAITING_BYTES, MIB
 from zapq.service.operations import (
@@ -114,9 +115,15 @@ class ValkeyEngine(Elsewhere):
         max_queues: int,
         max_message_bytes: int,
         max_waiters: int,
+        max_body_bytes: int,
     ) -> None:
-        """`front_end` tells it from all others, in hexadecimal digits. `durability` is a key of `master.WAITS`."""
-        super().__init__(max_bytes)
+        """`front_end` tells it from all others, in hexadecimal digits. `durability` is a key of `master.WAITS`.
+
+        `max_body_bytes` is the room for messages that are being received.
+        """
+        super().__init__(max_body_bytes)
+        self.figures_of_others: Callable[[], Pending[Figures]] | None = None
+        """Asks what all other front ends of the same server have counted, if there are any."""
         self.max_messages, self.max_bytes = max_messages, max_bytes
         self._max_message_bytes = max_message_bytes
         said = durability_said(durability)
@@ -185,9 +192,24 @@ class ValkeyEngine(Elsewhere):
             while any(station.master.busy for station in self.fleet.stations):  # noqa: ASYNC110 (said above)
                 await trio.sleep(0.005)
 
-    def give_up(self) -> None:
-        """Wait for the engine no longer: the tasks that do are told that it does not answer."""
+    async def give_up_at(self, deadline: float) -> None:
+        """Wait for the engine no longer than until `deadline`; the tasks that do are told that it does not answer.
+
+        A wait for what may have happened is shielded, so cancelling would not do.
+        """
+        await trio.sleep_until(deadline)
         self.fleet.give_up()
+
+    def figures(self) -> tuple[Figures, Figures]:
+        """Return what we have counted that only grows, and what there is now, by the names of the metrics."""
+        lines, fleet = self.lines, self.fleet
+        return (
+            {
+                "dequeues_empty": lines.empty + fleet.dequeues_empty,
+                "delivery_uncertain": fleet.delivery_uncertain,
+            },
+            {"waiting": len(lines.room), "bodies_bytes": self._room.used},
+        )
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when outcomes have arrived."""
@@ -372,6 +394,7 @@ class ValkeyEngine(Elsewhere):
     def _stats(self, asked: Stats, now: float) -> Pending[Any]:
         async def count() -> ServiceStats:
             sums: procedures.Sums = await self.tasks.remembered(Stats, lambda: procedures.of(self.codec, Stats()))
+            others = {} if self.figures_of_others is None else await self.tasks.outcome(self.figures_of_others())
             return ServiceStats(
                 queue=sums.stats,
                 queues=sums.queues,
@@ -384,6 +407,7 @@ class ValkeyEngine(Elsewhere):
                 bytes_reserved=self._room.used,
                 snapshots_written=0,
                 snapshots_failed=0,
+                elsewhere=others,
             )
 
         return self.tasks.start(count)

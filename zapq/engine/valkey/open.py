@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import ceil
 
 import trio
 
@@ -41,8 +42,11 @@ class Finding:
 
 
 @asynccontextmanager
-async def open_engine(settings: Settings) -> AsyncGenerator[ValkeyEngine, None]:
-    """Run the engine that `settings` name. Raises `CannotStart` and `InvalidSetting`."""
+async def open_engine(settings: Settings, *, share: int = 1) -> AsyncGenerator[ValkeyEngine, None]:
+    """Run the engine that `settings` name. Raises `CannotStart` and `InvalidSetting`.
+
+    This front end is one of `share` of one server, which divide what may wait in it and be received by it.
+    """
     if not Poller.possible():
         raise CannotStart("--engine needs epoll or kqueue, which this platform does not have.")
     seeds, login = read_engine(settings)
@@ -79,7 +83,8 @@ async def open_engine(settings: Settings) -> AsyncGenerator[ValkeyEngine, None]:
         max_bytes=settings.max_bytes,
         max_queues=settings.max_queues,
         max_message_bytes=settings.max_message_bytes,
-        max_waiters=settings.max_waiters,
+        max_waiters=ceil(settings.max_waiters / share),
+        max_body_bytes=settings.max_bytes // share,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)

@@ -24,7 +24,7 @@ from zapq.engine.valkey.prepare import load_library
 from zapq.engine.valkey.resp import ReplyError
 from zapq.engine.valkey.sweep import Sweep
 from zapq.errors import CannotStart, InvalidSetting
-from zapq.limits import ENGINE_CONNECT_SECONDS
+from zapq.limits import ENGINE_CONNECT_SECONDS, MAX_WAITING_BYTES
 from zapq.settings import Settings
 
 _LAYOUT = b"%d shards, layout 1" % SHARDS
@@ -85,6 +85,7 @@ async def open_engine(settings: Settings, *, share: int = 1) -> AsyncGenerator[V
         max_message_bytes=settings.max_message_bytes,
         max_waiters=ceil(settings.max_waiters / share),
         max_body_bytes=settings.max_bytes // share,
+        max_waiting_bytes=MAX_WAITING_BYTES // share,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)

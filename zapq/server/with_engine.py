@@ -9,14 +9,11 @@ import trio
 
 from zapq.access.access import Access
 from zapq.engine.hub import Hub
-from zapq.engine.valkey.engine import ValkeyEngine
-from zapq.engine.valkey.open import open_engine
+from zapq.engine.valkey.open import declare, open_engine
 from zapq.http.metrics import ServerCounts, there_now
 from zapq.server.in_order import Serving, closing_reserve, say_cut, serve_in_order
 from zapq.server.listeners import ListeningSocket, open_listening_socket
 from zapq.server.workers import Workers
-from zapq.service.operations import Configure
-from zapq.service.pending import Pending
 from zapq.settings import Settings
 
 
@@ -51,7 +48,7 @@ async def run_with_engine(
     access = Access(settings)
     with open_listening_socket(settings) as listening:
         async with open_engine(settings) as engine:
-            await _declare(engine, settings)
+            await declare(engine, settings)
             if settings.workers == 1:
                 # Here, for it imports Quart, which a process that serves no clients does not need.
                 from zapq.server.front import Front
@@ -68,11 +65,3 @@ async def run_with_engine(
                 return
         # By now the engine is known to be fit. Each front end has connections of its own to it.
         await serve(Workers(settings, listening, Hub(None, there_now)), listening, lambda: None)
-
-
-async def _declare(engine: ValkeyEngine, settings: Settings) -> None:
-    """Make the queues that are declared, and set them so."""
-    for name, about in settings.queues.items():
-        made = engine.perform(Configure(name, about), trio.current_time())
-        if isinstance(made, Pending):
-            await made.wait()

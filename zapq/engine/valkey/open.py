@@ -25,6 +25,8 @@ from zapq.engine.valkey.resp import ReplyError
 from zapq.engine.valkey.sweep import Sweep
 from zapq.errors import CannotStart, InvalidSetting
 from zapq.limits import ENGINE_CONNECT_SECONDS, MAX_WAITING_BYTES
+from zapq.service.operations import Configure
+from zapq.service.pending import Pending
 from zapq.settings import Settings
 
 _LAYOUT = b"%d shards, layout 1" % SHARDS
@@ -87,13 +89,33 @@ async def open_engine(settings: Settings, *, share: int = 1) -> AsyncGenerator[V
         max_body_bytes=settings.max_bytes // share,
         max_waiting_bytes=MAX_WAITING_BYTES // share,
     )
+    # The engine goes on when the block is cancelled: messages that then reach no consumer must go back.
+    life = trio.CancelScope(shield=True)
+
+    async def live(*, task_status: trio.TaskStatus[None]) -> None:
+        with life:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(engine.run)
+                nursery.start_soon(Sweep(engine.fleet, engine.codec, engine.tasks, front_end).run)  # noqa: ASYNC113 - it may begin later
+                task_status.started()
+
     async with trio.open_nursery() as nursery:
-        await nursery.start(engine.run)
-        nursery.start_soon(Sweep(engine.fleet, engine.codec, engine.tasks, front_end).run)  # noqa: ASYNC113 - it may begin later
-        await engine.fleet.wait_until_connected(ENGINE_CONNECT_SECONDS)
-        yield engine
-        await engine.finish()
-        nursery.cancel_scope.cancel()
+        await nursery.start(live)
+        try:
+            await engine.fleet.wait_until_connected(ENGINE_CONNECT_SECONDS)
+            yield engine
+        finally:
+            with trio.CancelScope(shield=True):  # it ends by itself
+                await engine.finish()  # noqa: ASYNC102 - said above
+            life.cancel()
+
+
+async def declare(engine: ValkeyEngine, settings: Settings) -> None:
+    """Make the queues that are declared, and set them so."""
+    for name, about in settings.queues.items():
+        made = engine.perform(Configure(name, about), trio.current_time())
+        if isinstance(made, Pending):
+            await made.wait()
 
 
 def read_engine(settings: Settings) -> tuple[list[Server], Login]:

@@ -142,6 +142,24 @@ async def test_a_reload_reaches_all_of_them(flags: tuple[str, ...], tmp_path: Pa
             assert (await ask(server.url, "POST", "/enqueue", b"x", headers)).status == 202
 
 
+async def test_systemd_hears_of_the_process_it_started(flags: tuple[str, ...], tmp_path: Path) -> None:
+    place = tmp_path / "notify"
+    told = ("env", f"NOTIFY_SOCKET={place}", "WATCHDOG_USEC=600000")
+    with trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_DGRAM) as manager:
+        await manager.bind(str(place))
+        async with running_zapq(tmp_path, *flags, wrapper=told) as server:
+            assert (await manager.recv(4096)).startswith(b"READY=1\n")
+            assert await manager.recv(4096) == b"WATCHDOG=1"
+            for worker in children_of(server):
+                assert b"NOTIFY_SOCKET" not in Path(f"/proc/{worker}/environ").read_bytes()
+            await server.stop()
+            heard = b"WATCHDOG=1"
+            while heard == b"WATCHDOG=1":
+                heard = await manager.recv(4096)
+            assert heard.startswith(b"STOPPING=1\n")
+            assert await server.process.wait() == 0
+
+
 async def test_queues_of_the_configuration_are_made_once_for_all(flags: tuple[str, ...], tmp_path: Path) -> None:
     config = tmp_path / "zapq.toml"
     config.write_text("[queues.jobs]\nvisibility = 7\n")

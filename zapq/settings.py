@@ -324,7 +324,7 @@ class Settings:
         1,
         "ZAPQ_WORKERS",
         "cores",
-        "Processes that serve clients (auto: one a core). Without --engine, one more has the queues, from 2 on.",
+        "Processes that serve clients (auto: one a core). From 2 on, without --engine, one more has the queues.",
         low=1,
         high=MAX_WORKERS,
     )

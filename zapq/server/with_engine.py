@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from math import inf
 
 import trio
@@ -63,5 +64,7 @@ async def run_with_engine(
                     await serve(front, listening, drain)
                     watching.cancel_scope.cancel()
                 return
+            # All promise the same, also one that is started again when a replica has gone.
+            settings = replace(settings, engine_durability=engine.durability)
         # By now the engine is known to be fit. Each front end has connections of its own to it.
         await serve(Workers(settings, listening, Hub(None, there_now)), listening, lambda: None)

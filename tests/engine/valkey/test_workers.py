@@ -13,6 +13,7 @@ import trio
 
 from tests.engine.valkey.servers import Server, running, valkey_program
 from tests.engine.valkey.serving import empty, engine_url
+from tests.engine.valkey.test_open import with_replica
 from tests.support.process import running_zapq
 from tests.support.waiting import eventually
 from tests.support.wire import ask, connection, metrics
@@ -165,6 +166,21 @@ async def test_queues_of_the_configuration_are_made_once_for_all(flags: tuple[st
     config.write_text("[queues.jobs]\nvisibility = 7\n")
     async with running_zapq(tmp_path, *flags, "--config", str(config)) as server:
         assert (await ask(server.url, "GET", "/queues/jobs")).json["settings"]["visibility"] == 7
+
+
+async def test_all_workers_promise_the_same_also_one_that_comes_later(tmp_path: Path) -> None:
+    with with_replica(tmp_path) as (master, replica):
+        async with running_zapq(tmp_path, "--workers", "2", "--engine", engine_url(master)) as server:
+            assert (await ask(server.url, "POST", JOBS, b"x")).headers["zapq-durability"] == "replicated"
+            replica.process.kill()
+            replica.process.wait()
+            with master.connect() as connection:
+                await eventually(
+                    lambda: b"connected_slaves:0" in connection.call("INFO", "replication"), "its end"
+                )
+            os.kill(min(children_of(server)), signal.SIGKILL)
+            await eventually(lambda: "worker cannot serve" in server.lines(), "its complaint")
+            assert "replicated needs a replica" in server.lines()
 
 
 async def test_a_worker_that_finds_no_engine_says_so_in_one_line_and_is_started_again(tmp_path: Path) -> None:

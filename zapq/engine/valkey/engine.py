@@ -129,7 +129,8 @@ class ValkeyEngine(Elsewhere):
         """Asks what all other front ends of the same server have counted, if there are any."""
         self.max_messages, self.max_bytes = max_messages, max_bytes
         self._max_message_bytes = max_message_bytes
-        said = durability_said(durability)
+        self.durability = said = durability_said(durability)
+        """What an accepted message survives."""
         self.codec = Codec(
             front_end=front_end,
             caps=Caps(max_messages, max_bytes, max_queues),

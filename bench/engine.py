@@ -34,7 +34,8 @@ from bench.delivery import ask, lease_and_acknowledge
 from zapq.allocator import settle_in
 from zapq.engine import wire
 from zapq.engine.channel import Channel
-from zapq.engine.host import Host, Hub
+from zapq.engine.host import Host
+from zapq.engine.hub import Hub
 from zapq.engine.local import LocalEngine
 from zapq.engine.wire import Ask, Tell
 from zapq.http.metrics import there_now

@@ -53,7 +53,7 @@ MAY_USE = {
     "allocator": {"limits"},
     "cli": {"allocator", "errors", "settings", "logs", "systemd", "command", ""},
     "__main__": {"command", "cli"},
-    "": {"errors", "settings", "core", "service", "server"},
+    "": {"errors", "settings", "core", "engine", "service", "server"},
 }
 # Where each library may appear at all.
 LIBRARIES = {

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from zapq.core.message import Message as Message
     from zapq.core.queue_settings import QueueSettings as QueueSettings
     from zapq.core.stats import QueueStats as QueueStats
+    from zapq.engine.open import open_queues as open_queues
+    from zapq.engine.queues import EngineQueue as EngineQueue
+    from zapq.engine.queues import Queues as Queues
     from zapq.errors import ZapqError as ZapqError
     from zapq.server import serve as serve
     from zapq.service.named_queue import NamedQueue as NamedQueue
@@ -39,6 +42,9 @@ _HOMES = {
     "Message": "zapq.core.message",
     "QueueSettings": "zapq.core.queue_settings",
     "QueueStats": "zapq.core.stats",
+    "EngineQueue": "zapq.engine.queues",
+    "Queues": "zapq.engine.queues",
+    "open_queues": "zapq.engine.open",
     "ZapqError": "zapq.errors",
     "serve": "zapq.server",
     "NamedQueue": "zapq.service.named_queue",

@@ -8,7 +8,7 @@ to act on it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ZapqError(Exception):
@@ -25,6 +25,13 @@ class ZapqError(Exception):
         self.detail = detail or " ".join((type(self).__doc__ or "").split())
         self.members = members
         super().__init__(self.detail)
+
+    def anew(self) -> Self:
+        """Return the same refusal, never raised: one that was raised holds the frames it passed."""
+        again = type(self)(self.detail, **self.members)
+        again.retry_after = self.retry_after
+        again.challenge = self.challenge
+        return again
 
 
 class InvalidSetting(ZapqError):

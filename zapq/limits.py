@@ -173,6 +173,12 @@ REPLICAS_SECONDS = 1.0
 """Seconds a batch waits for its replicas, which need a millisecond each if they are well."""
 RENEWAL_SECONDS = 5.0
 """Seconds after which a front end says again that consumers wait in it: a hint that was lost costs so much."""
+ROOM_PAUSE = 0.05
+"""Seconds until the first producer that waits for room in a queue of the engine is tried again; each time twice as
+long ..."""
+MAX_ROOM_PAUSE = 0.5
+"""... up to this: room that other front ends make is seen so late. What is taken or settled here is seen at
+once."""
 PROBED_AT_ONCE = 64
 """Consumers of one queue for which messages are asked at once: those of a batch, about."""
 SWEEP_SECONDS = 1.0

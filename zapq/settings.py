@@ -324,7 +324,7 @@ class Settings:
         1,
         "ZAPQ_WORKERS",
         "cores",
-        "Processes that serve clients (auto: one a core). With 2 or more, another one has the queues.",
+        "Processes that serve clients (auto: one a core). From 2 on, without --engine, one more has the queues.",
         low=1,
         high=MAX_WORKERS,
     )
@@ -470,7 +470,6 @@ _NOT_WITH_ENGINE = {
     "snapshot_every": "Back up the engine itself.",
     "snapshot_on_exit": "Back up the engine itself.",
     "load_on_start": "Restore the engine itself.",
-    "workers": "Start more front ends with the same --engine, each on a port of its own.",
 }
 
 

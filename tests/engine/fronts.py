@@ -13,7 +13,8 @@ import trio.testing
 
 from zapq.engine.channel import Channel, ChannelClosed
 from zapq.engine.engine import Engine
-from zapq.engine.host import Host, Hub
+from zapq.engine.host import Host
+from zapq.engine.hub import Hub
 from zapq.engine.local import LocalEngine
 from zapq.engine.remote import RemoteEngine
 from zapq.service.operations import Operation

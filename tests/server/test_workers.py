@@ -17,29 +17,11 @@ import zapq
 from tests.support.process import Zapq, run, running_zapq
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, connection, metrics, open_client
+from tests.support.workers import children_of, served_by_each
 from zapq.errors import CannotStart
 from zapq.settings import Settings
 
 WORKERS = ("--workers", "2")
-
-
-def children_of(server: Zapq) -> set[int]:
-    """Return the processes it has started."""
-    # Linux has them by the threads that started them.
-    tasks = Path(f"/proc/{server.process.pid}/task").glob("*/children")
-    return {int(pid) for children in tasks for pid in children.read_text().split()}
-
-
-async def served_by_each(server: Zapq, number: int = 2) -> None:
-    """Return once each worker has answered a request."""
-
-    async def all_have() -> bool:
-        traces = {
-            (await ask(server.url, "GET", "/health")).headers["x-trace-id"].partition("-")[2] for _ in range(8)
-        }
-        return len(traces) >= number
-
-    await eventually(all_have, "each worker to answer")
 
 
 async def receive(server: Zapq, query: str = "") -> Answer:

@@ -56,8 +56,12 @@ def messages(output: str) -> list[dict[str, Any]]:
 
 
 def server_command(directory: Path, *flags: str) -> list[str]:
-    """Return the command that serves the data in `directory`, on a free port if `flags` say nothing else."""
-    return [*MODULE, "--addr", "127.0.0.1:0", "--data-dir", str(directory), *flags]
+    """Return the command that serves the data in `directory`, on a free port if `flags` say nothing else.
+
+    With an engine elsewhere there is none.
+    """
+    data = () if "--engine" in flags else ("--data-dir", str(directory))
+    return [*MODULE, "--addr", "127.0.0.1:0", *data, *flags]
 
 
 def listening(log: Iterable[str]) -> dict[str, Any] | None:
@@ -131,7 +135,7 @@ async def running_zapq(
     wrapper: Sequence[str] = (),
     preexec_fn: Callable[[], object] | None = None,
 ) -> AsyncGenerator[Zapq, None]:
-    """Serve the data in `directory` for the length of the block. Killed if it is left over.
+    """Serve the data in `directory`, or an engine, for the length of the block. Killed if it is left over.
 
     What it prints goes to a file. `wrapper` is a command that starts it, such as strace.
     """

@@ -6,15 +6,11 @@ counted as uncertain; what waits for its clients is given up, so that messages o
 
 from __future__ import annotations
 
-import selectors
-import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -24,12 +20,11 @@ from zapq import logs
 from zapq.core.message import DEFAULTS, Draft, Lease
 from zapq.core.runs import Taken
 from zapq.engine import wire
-from zapq.engine.channel import Channel, ChannelClosed
-from zapq.engine.engine import Outcomes
+from zapq.engine.channel import Channel
+from zapq.engine.hub import FrontEnd, Hub
 from zapq.engine.local import LocalEngine
-from zapq.engine.wire import Ask, Figures, Order, Tell
+from zapq.engine.wire import Ask, Figures, Tell
 from zapq.errors import ClientGone, ZapqError
-from zapq.limits import COUNTS_SECONDS, TURN_SECONDS
 from zapq.service.operations import (
     Accepted,
     Delivery,
@@ -50,127 +45,7 @@ from zapq.service.waiting import ONE, Deliveries, Want
 _UNPACK = msgspec.msgpack.Decoder(list[bytes | Draft])
 
 
-class Counted(NamedTuple):
-    """What a front end has counted, by the names of the metrics."""
-
-    grown: Mapping[str, int] = MappingProxyType({})
-    """What only grows."""
-    now: Mapping[str, int] = MappingProxyType({})
-    """What there is now."""
-
-
-class Hub:
-    """All front ends of one service, heard by one task: `run` must run as long as there are any.
-
-    As in the lobby, a task for each would spend more on being woken than on what a front end asks.
-    """
-
-    def __init__(self, engine: LocalEngine, ours: Callable[[], Figures]) -> None:
-        """`ours` tells what there is now in this process."""
-        self.hosts: set[Host] = set()
-        self._engine = engine
-        self._ours = ours
-        self._gone: Figures = {}
-        """What front ends had counted that are no more."""
-        self._selector = selectors.DefaultSelector()
-        self._due: list[Host] = []
-        """Those that have something to tell."""
-        self._in_turn = False
-        self._token = trio.lowlevel.current_trio_token()
-
-    async def run(self) -> None:
-        """Hear all front ends until cancelled."""
-        try:
-            with self._engine.watched() as outcomes:
-                if outcomes is not None:
-                    self._selector.register(outcomes, selectors.EVENT_READ, outcomes)
-                while True:
-                    await trio.lowlevel.wait_readable(self._selector.fileno())
-                    while ready := self._selector.select(0):
-                        await self._hear([key.data for key, _ in ready])
-        finally:
-            self._selector.close()
-
-    async def _hear(self, ready: list[Host | Outcomes]) -> None:
-        """Have each dealt with once; other tasks have their turn after `TURN_SECONDS`, and at the end."""
-        left = iter(ready)
-        while True:
-            until = time.perf_counter() + TURN_SECONDS
-            self._in_turn = True
-            with self._engine.turn():
-                for each in left:
-                    each.answer()
-                    if time.perf_counter() > until:
-                        break
-                else:
-                    ready = []
-            self._in_turn = False
-            self._send_due()
-            await trio.lowlevel.checkpoint()
-            if not ready:
-                return
-
-    def add(self, host: Host) -> None:
-        """Hear this one from now on."""
-        self.hosts.add(host)
-        self._selector.register(host, selectors.EVENT_READ, host)
-
-    def stop_hearing(self, host: Host) -> None:
-        """Do not hear this one any more: its front end has closed its end."""
-        # It may have been done before, or the hub have ended.
-        with suppress(KeyError, ValueError, RuntimeError):
-            self._selector.unregister(host)
-
-    def send_soon(self, host: Host) -> None:
-        """Have `host` send what it has to tell, once this turn is over."""
-        if not (self._due or self._in_turn):
-            self._token.run_sync_soon(self._send_due)
-        self._due.append(host)
-
-    def _send_due(self) -> None:
-        due, self._due = self._due, []
-        for host in due:
-            host.send_if_due()
-
-    def gather(self, asker: Host, call: Callable[[Figures], object]) -> None:
-        """Call `call` with the sum of what all front ends but `asker` have counted, once they have said it.
-
-        One that does not answer within `COUNTS_SECONDS` counts with what it said before.
-        """
-        others = self.hosts - {asker}
-        waiting, called = len(others), False
-
-        def note(number: int = 1) -> None:
-            nonlocal waiting, called
-            waiting -= number
-            if waiting <= 0 and not called:
-                called = True
-                no_longer()
-                call(self._sum(others))
-
-        no_longer = asker.call_later(COUNTS_SECONDS, partial(note, len(others)))
-        for each in others:
-            each.ask_for_counts(note)
-        note(0)
-
-    def note_end(self, host: Host) -> None:
-        """Keep what a front end has counted that is no more."""
-        self.hosts.discard(host)
-        self.stop_hearing(host)
-        self._gone = _added(self._gone, host.counts.grown)
-
-    def _sum(self, hosts: set[Host]) -> Figures:
-        total = _added(self._gone, self._ours())
-        for host in hosts & self.hosts:
-            total = _added(_added(total, host.counts.grown), host.counts.now)
-        return total
-
-
-def _added(some: Mapping[str, int], others: Mapping[str, int]) -> Figures:
-    return {name: some.get(name, 0) + others.get(name, 0) for name in some.keys() | others.keys()}
-
-
-class Host:
+class Host(FrontEnd):
     """Does what one front end asks over `channel`, until it ends."""
 
     def __init__(
@@ -182,93 +57,23 @@ class Host:
         on_ready: Callable[[], object] = int,
     ) -> None:
         """`on_ready` is called when the front end accepts clients."""
-        self.counts = Counted()
-        """What the front end has counted when it last said so."""
-        self._hub = hub
-        self._on_ready = on_ready
-        self._on_counts: list[Callable[[], object]] = []
-        self._channel = channel
-        self._engine = engine
+        super().__init__(channel, hub, on_ready)
         self._service = service
         self._how = engine.how
-        self._stuck = trio.Event()
-        self._closed = trio.Event()
         self._asked = 0
         """Operations so far."""
         self._pending: dict[int, Pending[Any]] = {}
-        self._columns: list[tuple[int, int, Any, list[Any]]] = []
-        """What gathers for the next frame of outcomes."""
         self._common: tuple[Any, ...] = ()
-        """The kind of the last of them, and what its elements have in common."""
+        """The kind of the last column that gathers, and what its elements have in common."""
         self._next = 0
         """The number of the outcome that would continue it."""
-        self._due = False
         self._in_batch = False
-        self._frames = 0
         self._given: list[Delivery] = []
         """Those in the frame that gathers."""
         self._unheard: deque[tuple[int, list[Delivery]]] = deque()
         """Those in frames the front end may not have dealt with yet, by the numbers of the frames."""
         self._lenders: WeakValueDictionary[str, QueueState] = WeakValueDictionary()
         """The queues that have given it messages, by their tags."""
-        self._tasks: trio.Nursery | None = None
-
-    async def run(self) -> None:
-        """Serve until the front end closes its end, or dies; then give up what waits for its clients."""
-        self._hub.add(self)
-        try:
-            async with trio.open_nursery() as nursery:
-                self._tasks = nursery
-                nursery.start_soon(self._write)
-                await self._closed.wait()
-                nursery.cancel_scope.cancel()
-        except* ChannelClosed:
-            pass
-        finally:
-            self._end()
-
-    def fileno(self) -> int:
-        """Return the descriptor that is readable when the front end has said something."""
-        return self._channel.sock.fileno()
-
-    def answer(self) -> None:
-        """Do what the front end has asked by now."""
-        try:
-            for frame in self._channel.receive():
-                self._take_in(frame)
-        except ChannelClosed:
-            self._hub.stop_hearing(self)
-            self._closed.set()
-
-    def greet(self, setup: object) -> None:
-        """Send the front end what it has to know before all else."""
-        self._channel.send(wire.encode(setup))
-
-    def order(self, order: Order, value: float = 0.0) -> None:
-        """Have the front end do something."""
-        self._break()
-        self._columns.append((Tell.ORDER, 0, order, [value]))
-        self._schedule()
-
-    def call_later(self, seconds: float, call: Callable[[], object]) -> Callable[[], object]:
-        """Call `call` after so many seconds, unless the front end has ended or what is returned was called."""
-        scope = trio.CancelScope()
-
-        async def wait() -> None:
-            with scope:
-                await trio.sleep(seconds)
-                call()
-
-        if self._tasks is not None:
-            self._tasks.start_soon(wait)
-        return scope.cancel
-
-    def ask_for_counts(self, call: Callable[[], object]) -> None:
-        """Have `call` called once the front end has said what it has counted, or has ended."""
-        self._on_counts.append(call)
-        self._break()
-        self._columns.append((Tell.COUNTS, 0, None, []))
-        self._schedule()
 
     def _take_in(self, frame: bytes) -> None:
         heard, columns = wire.Requests.decode(frame)
@@ -394,18 +199,12 @@ class Host:
     def _note_uncertain(self, queue: str, common: Any, numbers: list[int], now: float) -> None:
         self._service.note_uncertain_delivery(sum(numbers))
 
-    def _take_counts(self, queue: None, common: Any, elements: list[Any], now: float) -> None:
-        self.counts = Counted(*elements[0])
-        self._tell_of_counts()
-
-    def _note_ready(self, queue: None, common: Any, elements: list[Any], now: float) -> None:
-        self._on_ready()
-
     def _tell_stats(self, number: int, elsewhere: Figures) -> None:
         self._add(number, replace(self._service.stats(), elsewhere=elsewhere), Tell.OTHER)
         self._schedule()
 
     _DO: ClassVar[dict[int, Callable[..., None]]] = {
+        **FrontEnd._DO,
         Ask.ENQUEUE: _enqueue,
         Ask.TAKE: _take,
         Ask.ACK: _ack,
@@ -414,14 +213,7 @@ class Host:
         Ask.RETURN_MESSAGES: _return_messages,
         Ask.RETURN_LEASES: _return_leases,
         Ask.UNCERTAIN: _note_uncertain,
-        Ask.COUNTS: _take_counts,
-        Ask.READY: _note_ready,
     }
-
-    def _tell_of_counts(self) -> None:
-        calls, self._on_counts = self._on_counts, []
-        for call in calls:
-            call()
 
     def _perform(self, operation: Any, now: float) -> None:
         self._asked += 1
@@ -435,7 +227,7 @@ class Host:
             self._pending[number] = outcome
             outcome.when_done(partial(self._on_done, number, operation))
         else:
-            self._tell(number, operation, outcome)
+            self._tell_outcome(number, operation, outcome)
 
     def _on_done(self, number: int, operation: Any) -> None:
         pending = self._pending.pop(number, None)
@@ -446,10 +238,10 @@ class Host:
         except Exception as error:
             self._refuse(number, error)
         else:
-            self._tell(number, operation, outcome)
+            self._tell_outcome(number, operation, outcome)
         self._schedule()
 
-    def _tell(self, number: int, operation: Any, outcome: Any) -> None:
+    def _tell_outcome(self, number: int, operation: Any, outcome: Any) -> None:
         kind = outcome.__class__
         if kind is Accepted and not outcome.replayed:
             self._add(number, outcome.id, Tell.ACCEPTED, outcome.durability)
@@ -513,38 +305,25 @@ class Host:
         self._common = ()
         self._next = 0
 
-    def _schedule(self) -> None:
-        if not (self._in_batch or self._due):
-            self._due = True
-            self._hub.send_soon(self)
-
-    def send_if_due(self) -> None:
-        """Send what there is to tell, unless that has gone with something else."""
-        if self._due and self._columns:
-            self._send(is_reply=False)
-
-    def _send(self, *, is_reply: bool) -> None:
-        columns, self._columns = self._columns, []
+    def _tell(self, kind: Tell, common: object, elements: list[Any]) -> None:
         self._break()
-        self._due = False
-        self._frames += 1
-        try:
-            self._channel.send(wire.encode((self._frames, is_reply, self._service.draining, columns)))
-        except ChannelClosed:
-            return  # the reader sees it, too; what was given in this frame has not left
-        if self._given:
+        super()._tell(kind, common, elements)
+
+    def _schedule(self) -> None:
+        if not self._in_batch:
+            super()._schedule()
+
+    def _is_draining(self) -> bool:
+        return self._service.draining
+
+    def _send(self, *, is_reply: bool) -> bool:
+        self._break()
+        sent = super()._send(is_reply=is_reply)
+        # What was given in a frame that could not be sent has not left.
+        if sent and self._given:
             self._unheard.append((self._frames, self._given))
             self._given = []
-        if self._channel.stuck:
-            self._stuck.set()
-
-    async def _write(self) -> None:
-        while True:
-            await self._stuck.wait()
-            await trio.lowlevel.wait_writable(self._channel.sock)
-            self._channel.flush()
-            if not self._channel.stuck:
-                self._stuck = trio.Event()
+        return sent
 
     def _end(self) -> None:
         """Give up what the front end's clients wait for, and count what may or may not have reached them."""
@@ -559,5 +338,4 @@ class Host:
                     delivery.queue.note_uncertain_delivery(len(delivery.given))
         self._given.clear()
         self._unheard.clear()
-        self._hub.note_end(self)
-        self._tell_of_counts()
+        super()._end()

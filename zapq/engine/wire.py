@@ -8,7 +8,7 @@ front ends have from the process that has the queues.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -49,6 +49,8 @@ class Ask(IntEnum):
     """What the front end has counted, in one element."""
     READY = 9
     """That it accepts clients; no elements."""
+    FIGURES = 10
+    """That it wants to know what all others have counted; no elements."""
 
 
 class Tell(IntEnum):
@@ -74,6 +76,8 @@ class Tell(IntEnum):
     """No outcome: the front end is asked for what it has counted."""
     ORDER = 9
     """No outcome: the front end is to do something. In common: an `Order`; the element says more."""
+    FIGURES = 10
+    """What all others have counted, in one element: so many it is told of as it has asked for, in order."""
 
 
 class Order(IntEnum):
@@ -87,6 +91,13 @@ class Order(IntEnum):
 
 Figures = dict[str, int]
 """What a process has counted, by the names of the metrics."""
+
+
+def added(some: Mapping[str, int], others: Mapping[str, int]) -> Figures:
+    """Return the sum of what two processes have counted."""
+    return {name: some.get(name, 0) + others.get(name, 0) for name in some.keys() | others.keys()}
+
+
 Column = tuple[int, Any, Any, list[Any]]
 """Its kind; what its elements have in common, or the number of the first; more of that; the elements."""
 Requests = msgspec.msgpack.Decoder(tuple[int, list[Column]])

@@ -1,7 +1,7 @@
 """The composition root: settings to a served queue, and an orderly way back down.
 
-Nesting is the dependency graph: listener, then service, then connections, then the accepting. On the way
-down the innermost ends first, and one cancel scope is the budget for all of it.
+Nesting is the dependency graph: listener, then service, then what `serve_in_order` has. On the way down the
+innermost ends first, and one cancel scope is the budget for all of it.
 """
 
 from __future__ import annotations
@@ -9,15 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from math import inf
 
 import trio
 
 from zapq import logs
 from zapq.access.access import Access
+from zapq.engine.host import Host
+from zapq.engine.hub import Hub
 from zapq.engine.local import LocalEngine
 from zapq.errors import SnapshotFailed
-from zapq.http.metrics import ServerCounts
-from zapq.limits import CLOSING_RESERVE, ENDING_RESERVE, SAVING_RESERVE
+from zapq.http.metrics import ServerCounts, there_now
+from zapq.limits import ENDING_RESERVE, SAVING_RESERVE
+from zapq.server.in_order import Serving, closing_reserve, say_cut, serve_in_order
 from zapq.server.listeners import open_listening_socket
 from zapq.server.workers import Workers
 from zapq.service.open import open_service
@@ -40,52 +44,64 @@ async def run_server(
         async with AsyncExitStack() as stack:
             ours = service is None
             saves = ours and settings.snapshot_on_exit != ""
-            if service is None:
-                service = await stack.enter_async_context(open_service(settings))
-            engine = LocalEngine(service)
-            front: Front | Workers
+            queues = await stack.enter_async_context(open_service(settings)) if service is None else service
+            engine = LocalEngine(queues)
+            front: Serving
             if settings.workers == 1:
                 # Here, for it imports Quart, which the process that only has the queues does not need.
                 from zapq.server.front import Front
 
                 front = Front(engine, settings, listening, access, ServerCounts())
             else:
-                front = Workers(engine, service, settings, listening)
+                front = Workers(
+                    settings,
+                    listening,
+                    Hub(engine, there_now),
+                    lambda channel, hub, on_ready: Host(channel, engine, queues, hub, on_ready),
+                )
             orderly = False
+            deadline = inf
+
+            async def told_to_stop() -> float:
+                nonlocal deadline
+                await shutdown_trigger()
+                deadline = trio.current_time() + settings.grace
+                reserve = closing_reserve(settings.grace)
+                if ours:
+                    queues.close_by = deadline - reserve * ENDING_RESERVE
+                if saves:
+                    reserve = max(reserve, settings.grace * SAVING_RESERVE)
+                return deadline - reserve
+
+            def drain() -> None:
+                budget.deadline = deadline
+                queues.drain()
+
             with trio.CancelScope() as budget:
-                async with _abandoning_storage(service, budget), trio.open_nursery() as connections:
-                    async with trio.open_nursery() as accepting:
-                        await front.start(accepting, connections, reload_trigger)
-                        task_status.started([listening.url])
-                        await shutdown_trigger()
-                        deadline = trio.current_time() + settings.grace
-                        reserve = min(1.0, settings.grace * CLOSING_RESERVE)
-                        if ours:
-                            service.close_by = deadline - reserve * ENDING_RESERVE
-                        if saves:
-                            reserve = max(reserve, settings.grace * SAVING_RESERVE)
-                        await front.stop(deadline - reserve)
-                        accepting.cancel_scope.cancel()
-                    listening.sock.close()
-                    budget.deadline = deadline
-                    connections.cancel_scope.deadline = deadline - reserve
-                    service.drain()
-                orderly = not connections.cancel_scope.cancelled_caught
+                async with _abandoning_storage(queues, budget):
+                    orderly = await serve_in_order(
+                        front,
+                        listening,
+                        reload_trigger=reload_trigger,
+                        on_ready=lambda: task_status.started([listening.url]),
+                        told_to_stop=told_to_stop,
+                        drain=drain,
+                    )
                 if saves:
                     # Here and not as the service is closed, for it is to be done within the grace.
                     try:
-                        await service.snapshots.save_at_exit()
+                        await queues.snapshots.save_at_exit()
                     except SnapshotFailed as error:
                         failed = error
             if not orderly:
-                logs.say(logging.WARNING, "grace ran out; connections were cut", grace=settings.grace)
+                say_cut(settings)
             if saves and budget.cancelled_caught:
-                service.snapshots.at_exit = ""
+                queues.snapshots.at_exit = ""
                 failed = SnapshotFailed(
                     f"{settings.snapshot_on_exit} could not be written because the grace ran out. Raise --grace."
                 )
             if ours and failed is None:
-                _warn_of_losses(service, settings)
+                _warn_of_losses(queues, settings)
     if failed is not None:
         raise failed
 

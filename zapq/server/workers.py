@@ -1,4 +1,4 @@
-"""Front ends in processes of their own, each with its tasks, sockets and TLS; the queues stay in this process.
+"""Front ends in processes of their own, each with its tasks, sockets and TLS; the queues are here, or elsewhere.
 
 This process holds the listening socket and hands it down, starts a front end again that dies, and stops them in
 order. Front ends know it by a socket that was made for each of them: when that closes, they end.
@@ -20,15 +20,12 @@ import trio
 
 from zapq import logs
 from zapq.engine.channel import Channel
-from zapq.engine.host import Host, Hub
-from zapq.engine.local import LocalEngine
+from zapq.engine.hub import FrontEnd, Hub
 from zapq.engine.wire import Order
 from zapq.errors import CannotStart
-from zapq.http.metrics import there_now
 from zapq.limits import MAX_RESTART_PAUSE, RESTART_PAUSE, WORKER_IS_WELL
 from zapq.server.balance import Balance, balance_memory
 from zapq.server.listeners import ListeningSocket
-from zapq.service.service import QueueService
 from zapq.settings import Settings, options
 
 
@@ -48,15 +45,19 @@ class Workers:
     """The front ends of one server."""
 
     def __init__(
-        self, engine: LocalEngine, service: QueueService, settings: Settings, listening: ListeningSocket
+        self,
+        settings: Settings,
+        listening: ListeningSocket,
+        hub: Hub,
+        front_end: Callable[[Channel, Hub, Callable[[], object]], FrontEnd] = FrontEnd,
     ) -> None:
-        self._engine = engine
-        self._service = service
+        """`front_end` makes what speaks to one of them; where the queues are in this process, a `Host`."""
         self._settings = settings
         self._listening = listening
         self._memory: int | None = None
         """The descriptor of what workers tell each other."""
-        self._hub = Hub(engine, there_now)
+        self._hub = hub
+        self._front_end = front_end
         self._started = time.monotonic()
         self._clock_offset = trio.current_time() - time.perf_counter()
         self._stopped = trio.Event()
@@ -79,14 +80,14 @@ class Workers:
     async def stop(self, deadline: float) -> None:
         """Let them end in order, until `deadline`; then they cut what is left."""
         self._stopped.set()
-        for host in self._hub.hosts:
-            host.order(Order.STOP, max(deadline - trio.current_time(), 0.0))
+        for each in self._hub.front_ends:
+            each.order(Order.STOP, max(deadline - trio.current_time(), 0.0))
 
     async def _reload(self, trigger: Callable[[], Awaitable[object]]) -> None:
         while True:
             await trigger()
-            for host in self._hub.hosts:
-                host.order(Order.RELOAD)
+            for each in self._hub.front_ends:
+                each.order(Order.RELOAD)
 
     async def _keep_all(self, *, task_status: trio.TaskStatus[None]) -> None:
         with balance_memory(self._settings.workers) as self._memory:
@@ -135,8 +136,8 @@ class Workers:
         """Run one front end until it ends, and return its status."""
         ours, theirs = socket.socketpair()
         channel = Channel(ours)
-        host = Host(channel, self._engine, self._service, self._hub, on_ready)
-        host.greet(Setup(_plain(self._settings), number, self._clock_offset, self._started))
+        front_end = self._front_end(channel, self._hub, on_ready)
+        front_end.greet(Setup(_plain(self._settings), number, self._clock_offset, self._started))
         try:
             async with trio.open_nursery() as nursery:
                 with theirs:
@@ -154,7 +155,7 @@ class Workers:
                             deliver_cancel=_kill,
                         )
                     )
-                await host.run()
+                await front_end.run()
         finally:
             channel.close()
             if self._memory is not None:

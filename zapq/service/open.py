@@ -16,7 +16,7 @@ import trio
 from zapq import logs
 from zapq.core.broker import Broker
 from zapq.core.queue_settings import QueueSettings
-from zapq.errors import CannotStart, InvalidParameter, ZapqError
+from zapq.errors import CannotStart, InvalidParameter, InvalidSetting, ZapqError
 from zapq.service.autosave import Autosave
 from zapq.service.service import QueueService
 from zapq.settings import Settings, queue_section
@@ -31,9 +31,14 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
     (raises `CannotStart` if any of that is impossible) and starts the service's one timer. When the block ends,
     waiting consumers are answered; if it ended without an exception, `settings.snapshot_on_exit` is saved (raises
     `SnapshotFailed`). Then the queues, being memory, are gone; with `Settings.durable` they are on the disk, and
-    are there again the next time.
+    are there again the next time. Raises `InvalidSetting` with `Settings.engine`: that is for `open_queues`.
     """
     settings = settings or Settings()
+    if settings.engine:
+        raise InvalidSetting(
+            "open_service has queues in this process, and settings.engine has them elsewhere. Use open_queues.",
+            setting="engine",
+        )
     with SnapshotStore(settings) as snapshots:
         if snapshots.created:
             # If its name is misspelt, this is what tells that nothing is lost.

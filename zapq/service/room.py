@@ -93,7 +93,7 @@ class Room:
         try:
             return put(now)
         except QueueFull as full:
-            refusal = _again(full)
+            refusal = full.anew()
         waiting = WaitingOffer(self, next(self._numbers), queue, put, offer, refusal)
         return self._join(waiting, now + offer.terms.wait)
 
@@ -101,7 +101,7 @@ class Room:
         dispatcher = self._service.dispatcher
         dispatcher.check_open()
         if dispatcher.is_crowded or not self._fits(offer, alone=True) or not self._held.reserve(offer.held):
-            raise _again(offer.full)
+            raise offer.full.anew()
         self._lines.setdefault(offer.queue, OrderedDict())[offer.number] = offer
         self._patience.put(offer.number, deadline, offer)
         dispatcher.offers = len(self)
@@ -174,7 +174,7 @@ class Room:
             offer.complete(self._service.take_step(offer.put, now))
         except Exception as error:
             # Whatever it is, it is about this offer, and must not end the timer, which is for all.
-            offer.fail(_again(error) if isinstance(error, QueueFull) else error)
+            offer.fail(error.anew() if isinstance(error, QueueFull) else error)
         finally:
             self._turn = ""
             self.tell(offer.queue)
@@ -199,7 +199,7 @@ class Room:
         """Return the refusal of an offer that would overtake others."""
         first = next(iter(self._lines[queue].values()))
         self._count_refused(first, 1)
-        return _again(first.full)
+        return first.full.anew()
 
     def _count_refused(self, offer: WaitingOffer, number: int) -> None:
         broker = self._service.broker
@@ -212,10 +212,3 @@ def _measure(offer: Offer) -> tuple[int, int]:
     if isinstance(content, bytes):
         return 1, len(content)
     return len(content), sum(len(each.body if isinstance(each, Draft) else each) for each in content)
-
-
-def _again(full: QueueFull) -> QueueFull:
-    """Return the same refusal anew: one that was raised holds the frames it passed."""
-    again = QueueFull(full.detail, **full.members)
-    again.retry_after = full.retry_after
-    return again

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -202,7 +203,7 @@ async def test_what_is_waited_for_ends_with_the_connection() -> None:
         both = Pair()
         ended: list[str] = []
 
-        async def call(connection: Connection, command: list[bytes | str], ended: list[str]) -> None:
+        async def call(connection: Connection, command: Sequence[Any], ended: list[str]) -> None:
             with pytest.raises(ConnectionLost) as lost:
                 await connection.call(*command)
             ended.append(str(lost.value))

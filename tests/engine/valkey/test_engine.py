@@ -15,7 +15,7 @@ from tests.engine.valkey.serving import empty, engine_url, front_ends, with_engi
 from tests.support.process import running_zapq
 from tests.support.serving import serving
 from tests.support.waiting import eventually
-from tests.support.wire import Answer, ask
+from tests.support.wire import Answer, ask, metrics
 from zapq.errors import CannotStart
 from zapq.settings import Settings
 
@@ -168,6 +168,29 @@ async def test_a_producer_waits_for_room(zapq_settings: Settings, valkey: Server
             await trio.sleep(0.1)
             assert (await ask(other, "POST", f"{JOBS}/receive?ack=auto")).body == b"x"
         assert [answer.status for answer in answers] == [202]
+
+
+async def test_producers_of_one_front_end_are_served_in_order(zapq_settings: Settings, valkey: Server) -> None:
+    async with front_ends(replace(zapq_settings, max_msgs=1), valkey, number=2) as [one, other]:
+        assert (await ask(one, "POST", f"{JOBS}/messages", b"0")).status == 202
+
+        async def send(body: bytes) -> None:
+            assert (await ask(one, "POST", f"{JOBS}/messages?wait=20", body)).status == 202
+
+        async with trio.open_nursery() as nursery:
+            for number in range(1, 6):
+                nursery.start_soon(send, b"%d" % number)
+
+                async def waits(number: int = number) -> bool:
+                    return (await metrics(one))["waiting"] == number
+
+                await eventually(waits, "it to wait")
+            # One that does not wait has no place before them, whichever front end makes room.
+            for number, consumer in enumerate((one, other, one, one, other)):
+                taken = await ask(consumer, "POST", f"{JOBS}/receive?ack=auto&wait=20")
+                assert taken.body == b"%d" % number
+                assert (await ask(one, "POST", f"{JOBS}/messages", b"late")).status == 429
+        assert (await ask(one, "POST", f"{JOBS}/receive?ack=auto")).body == b"5"
 
 
 async def test_a_message_whose_consumer_has_left_goes_back(zapq_settings: Settings, valkey: Server) -> None:

@@ -592,6 +592,7 @@ def test_every_verb_names_all_its_keys(cluster: list[Server], clock: Clock) -> N
         connections = {int(each.address[1]): stack.enter_context(each.connect()) for each in cluster[:3]}
         for each in connections.values():
             each.call("FUNCTION", "LOAD", "REPLACE", library.text(test=True))
+            each.call("FLUSHALL")
         driver = ClusterDriver(connections, clock)
         names = ["alpha", "beta", "gamma", "delta", "mail", "jobs"]
         assert len({keys.slot_of(keys.shard_of(name)) // 5462 for name in [*names, "dead"]}) == 3

@@ -112,7 +112,7 @@ async def test_more_or_fewer_outcomes_than_operations_are_none(number: int) -> N
 
 
 async def test_what_was_cut_short_is_first_in_the_next_batch() -> None:
-    outcomes = [[Accepted(1), AGAIN, AGAIN], [Accepted(2), Accepted(3), Accepted(4)]]
+    outcomes: list[list[object]] = [[Accepted(1), AGAIN, AGAIN], [Accepted(2), Accepted(3), Accepted(4)]]
     mine = owner(lambda asked: outcomes.pop(0)[: len(asked)])
     first, second, third = mine.ask(*[Enqueue("jobs", b"")] * 3)
     [late] = mine.ask(Enqueue("jobs", b"late"))

@@ -22,7 +22,7 @@ from zapq.errors import OutcomeUnknown, StorageUnavailable
 from zapq.service.operations import Enqueue
 from zapq.settings import Settings
 
-PUT = "FCALL zapq_1_put"
+PUT, TAKE = "FCALL zapq_1_put", "FCALL zapq_1_take"
 HALF = SLOTS // 2
 LOW = next(name for name in map("q{}".format, range(100)) if slot_of(shard_of(name)) < HALF)
 LISTEN = f"SSUBSCRIBE {tag_of(shard_of(LOW)).decode()}"
@@ -118,7 +118,7 @@ async def test_a_front_end_that_stops_refuses_what_waits_for_a_server(
         under_way = engine.perform(Enqueue(LOW, b"x"), trio.current_time())
         await eventually(lambda: first.seen(PUT), "one to be sent")
         gathers = engine.perform(Enqueue(LOW, b"x"), trio.current_time())
-        engine.give_up()
+        await engine.give_up_at(trio.current_time())
         for each in (waiting, gathers):
             with pytest.raises(StorageUnavailable, match=r"the front end is stopping\. Nothing was changed"):
                 await each.wait()
@@ -248,6 +248,8 @@ async def test_a_front_end_that_hears_no_more_listens_again(
             tries = 1 if how in {"unsubscribed", "garbage"} else 3
             await eventually(lambda: alone.seen(LISTEN) == tries, "it to listen")
             if tries == 1:
+                # Told before it knows that it is heard, it would take the one for the other.
+                await eventually(lambda: alone.seen(TAKE) == 2, "it to say that a consumer waits")
                 channel = alone.last(LISTEN).split()[1].encode()
                 gone = encoded([b"sunsubscribe", channel, 0]) if how == "unsubscribed" else b"?\r\n"
                 await alone.tell(LISTEN, gone)

@@ -12,6 +12,9 @@ AGAIN = object()
 """Comes of an operation for which nothing was done: its call was cut short, and it is to be asked again."""
 
 
+_MAKE_ROOM = frozenset({PREFIX + each for each in (b"take", b"settle", b"purge")})
+
+
 class Call:
     """One call of a function on one shard."""
 
@@ -41,6 +44,11 @@ class Call:
         self._arguments = arguments
         self._outcomes = outcomes
         self._number = number
+
+    @property
+    def may_make_room(self) -> bool:
+        """Whether producers that wait for room in its queue should be tried after it."""
+        return self._name in _MAKE_ROOM
 
     def command(self, epoch: bytes) -> list[bytes]:
         """Return the command with all its arguments; `epoch` is that of the master it is sent to."""

@@ -28,8 +28,10 @@ from zapq.engine.valkey.fleet import Fleet
 from zapq.engine.valkey.keys import shard_of as find_shard
 from zapq.engine.valkey.lines import Line, Lines
 from zapq.engine.valkey.master import durability_said
+from zapq.engine.valkey.offers import Offers
 from zapq.engine.valkey.tasks import Tasks
-from zapq.errors import Draining, NotWithEngine, QueueFull
+from zapq.engine.wire import Figures
+from zapq.errors import Draining, NotWithEngine
 from zapq.limits import (
     ENGINE_FINISH_SECONDS,
     ENGINE_OPERATION_BYTES,
@@ -120,12 +122,21 @@ class ValkeyEngine(Elsewhere):
         max_queues: int,
         max_message_bytes: int,
         max_waiters: int,
+        max_body_bytes: int,
+        max_waiting_bytes: int,
     ) -> None:
-        """`front_end` tells it from all others, in hexadecimal digits. `durability` is a key of `master.WAITS`."""
-        super().__init__(max_bytes)
+        """`front_end` tells it from all others, in hexadecimal digits. `durability` is a key of `master.WAITS`.
+
+        `max_body_bytes` is the room for messages that are being received, `max_waiting_bytes` for those that wait
+        for room in their queues.
+        """
+        super().__init__(max_body_bytes)
+        self.figures_of_others: Callable[[], Pending[Figures]] | None = None
+        """Asks what all other front ends of the same server have counted, if there are any."""
         self.max_messages, self.max_bytes = max_messages, max_bytes
         self._max_message_bytes = max_message_bytes
-        said = durability_said(durability)
+        self.durability = said = durability_said(durability)
+        """What an accepted message survives."""
         self.codec = Codec(
             front_end=front_end,
             caps=Caps(max_messages, max_bytes, max_queues),
@@ -144,8 +155,17 @@ class ValkeyEngine(Elsewhere):
             on_heard=lambda shard: self.lines.note_heard(shard),
             on_hint=self._take_hint,
         )
-        self.lines = Lines(max_waiters, ask=self._probe, leave=self._leave, hear=self.fleet.hear)
+        self.lines = Lines(
+            max_waiters,
+            ask=self._probe,
+            leave=self._leave,
+            hear=self.fleet.hear,
+            others=lambda: len(self.offers),
+        )
         self.tasks = Tasks(self.send)
+        self.offers = Offers(
+            self._put_now, self.tasks, most_bytes=max_waiting_bytes, is_crowded=lambda: self.lines.is_crowded
+        )
         self._queues: dict[str, ValkeyQueue] = {}
         self.how: dict[type[Any], Callable[[Any, float], Any]] = {
             Put: self._put,
@@ -191,9 +211,24 @@ class ValkeyEngine(Elsewhere):
             while any(station.master.busy for station in self.fleet.stations):  # noqa: ASYNC110 (said above)
                 await trio.sleep(0.005)
 
-    def give_up(self) -> None:
-        """Wait for the engine no longer: the tasks that do are told that it does not answer."""
+    async def give_up_at(self, deadline: float) -> None:
+        """Wait for the engine no longer than until `deadline`; the tasks that do are told that it does not answer.
+
+        A wait for what may have happened is shielded, so cancelling would not do.
+        """
+        await trio.sleep_until(deadline)
         self.fleet.give_up()
+
+    def figures(self) -> tuple[Figures, Figures]:
+        """Return what we have counted that only grows, and what there is now, by the names of the metrics."""
+        lines, fleet = self.lines, self.fleet
+        return (
+            {
+                "dequeues_empty": lines.empty + fleet.dequeues_empty,
+                "delivery_uncertain": fleet.delivery_uncertain,
+            },
+            {"waiting": lines.number, "bodies_bytes": self._room.used},
+        )
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when outcomes have arrived."""
@@ -211,6 +246,7 @@ class ValkeyEngine(Elsewhere):
     def drain(self) -> None:
         """Refuse new messages here from now on, and answer all that wait here."""
         self.lines.drain()
+        self.offers.drain()
 
     def nothing(self, queue: str) -> Nothing:
         """Say why a consumer that has left its line gets nothing. Raises `Draining`."""
@@ -232,13 +268,15 @@ class ValkeyEngine(Elsewhere):
         """Count messages that a client may or may not have got."""
         self.send(self.codec.note_uncertain(queue, number))
 
-    def _enqueue(self, operation: Enqueue, now: float) -> Asked:
+    def _enqueue(self, operation: Enqueue, now: float) -> Pending[Any]:
         # As `_ask`, for the commonest operation: that is done for each message.
         if self.lines.draining:
             raise Draining
         size = len(operation.body)
         if size > self._max_message_bytes:
             self.codec.check(operation)
+        if operation.queue in self.offers.lines:
+            return self.offers.join(operation, 0.0, now)
         shard, key = _place_of(operation.queue)
         asked = Asked(operation, shard, size + ENGINE_OPERATION_BYTES, now, repeatable=False)
         self._add(key, asked)
@@ -250,23 +288,15 @@ class ValkeyEngine(Elsewhere):
             reserved.release()
         if self.lines.draining and not asked.exempt_from_drain:
             raise Draining
-        if asked.terms.wait:
-            return self.tasks.start(partial(self._put_when_there_is_room, asked, now + asked.terms.wait))
+        waits = asked.terms.wait > 0
+        # One with a key may be a repetition, which needs no room.
+        if not self.lines.draining and (waits or (asked.queue in self.offers.lines and not asked.key)):
+            self.codec.check(asked)
+            return self.offers.join(asked, asked.terms.wait, now)
         return self._ask("put", asked, now)
 
-    async def _put_when_there_is_room(self, asked: Put, until: float) -> Any:
-        """Store an offer; if its queue is full, again after a while."""
-        pause = 0.05
-        while True:
-            now = trio.current_time()
-            try:
-                return await self.tasks.outcome(self._ask("put", asked, now))
-            except QueueFull:
-                if now + pause > until:
-                    raise
-                self.check_open()
-            await trio.sleep(pause)
-            pause = min(2 * pause, 0.5)
+    def _put_now(self, operation: Put | Enqueue, now: float) -> Asked:
+        return self._ask("put", operation, now)
 
     def _take(self, asked: Take, now: float) -> Pending[Any]:
         self.codec.check(asked)
@@ -348,6 +378,8 @@ class ValkeyEngine(Elsewhere):
         line = self.lines.line(queue)
         if line is not None and line.under_way:
             self.lines.note_joined(line, server_time(reply))
+        if queue in self.offers.lines and call.may_make_room:
+            self.offers.wake(queue)
         if outbox_waits(reply):
             self.tasks.take_care(queue, procedures.flush_outbox(self.codec, queue))
 
@@ -380,18 +412,20 @@ class ValkeyEngine(Elsewhere):
     def _stats(self, asked: Stats, now: float) -> Pending[Any]:
         async def count() -> ServiceStats:
             sums: procedures.Sums = await self.tasks.remembered(Stats, lambda: procedures.of(self.codec, Stats()))
+            others = {} if self.figures_of_others is None else await self.tasks.outcome(self.figures_of_others())
             return ServiceStats(
                 queue=sums.stats,
                 queues=sums.queues,
                 max_messages=self.max_messages,
                 max_bytes=self.max_bytes,
                 dequeues_empty=self.lines.empty + self.fleet.dequeues_empty,
-                waiting=len(self.lines.room),
+                waiting=self.lines.number,
                 draining=self.lines.draining,
                 delivery_uncertain=sums.uncertain + self.fleet.delivery_uncertain,
                 bytes_reserved=self._room.used,
                 snapshots_written=0,
                 snapshots_failed=0,
+                elsewhere=others,
             )
 
         return self.tasks.start(count)

@@ -68,8 +68,12 @@ class Lines:
         ask: Callable[[Line, Take], Pending[Any]],
         leave: Callable[[str], object],
         hear: Callable[[int], bool],
+        others: Callable[[], int] = int,
     ) -> None:
-        """`hear` has hints about a shard sent to us from now on, and says whether they are already."""
+        """`hear` has hints about a shard sent to us from now on, and says whether they are already.
+
+        `others` tells how many wait that are no consumers.
+        """
         self.room = WaitingRoom()
         self.empty = 0
         """Consumers that got nothing."""
@@ -78,6 +82,7 @@ class Lines:
         self._ask = ask
         self._leave = leave
         self._hear = hear
+        self._others = others
         self._lines: dict[str, Line] = {}
         self._shards: dict[int, set[Line]] = {}
         self._numbers = 0
@@ -88,6 +93,16 @@ class Lines:
         self._alarm_changed = trio.Event()
         self._why: dict[str, tuple[str, float]] = {}
         """Why queues had nothing when they were last asked, and when they will have something."""
+
+    @property
+    def number(self) -> int:
+        """How many requests wait here, for messages or for room."""
+        return len(self.room) + self._others()
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether as many requests wait here as may."""
+        return self.number >= self._max_waiters
 
     def waiting(self, queue: str) -> int:
         """Return how many consumers wait for messages of a queue."""
@@ -106,7 +121,7 @@ class Lines:
     def join(self, asked: Take, now: float) -> Poll:
         """Let a consumer stand in line. Raises `Draining` and `TooManyWaiters`."""
         self.check_open()
-        if len(self.room) >= self._max_waiters:
+        if self.is_crowded:
             raise TooManyWaiters(limit=self._max_waiters)
         line = self._lines.get(asked.queue)
         if line is None:

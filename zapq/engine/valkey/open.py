@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from math import ceil
 
 import trio
 
@@ -23,7 +24,9 @@ from zapq.engine.valkey.prepare import prepare
 from zapq.engine.valkey.resp import ReplyError
 from zapq.engine.valkey.sweep import Sweep
 from zapq.errors import CannotStart, InvalidSetting
-from zapq.limits import ENGINE_CONNECT_SECONDS
+from zapq.limits import ENGINE_CONNECT_SECONDS, MAX_WAITING_BYTES
+from zapq.service.operations import Configure
+from zapq.service.pending import Pending
 from zapq.settings import Settings
 
 _CHANNEL = b"{zapq}:check"
@@ -42,8 +45,11 @@ class Finding:
 
 
 @asynccontextmanager
-async def open_engine(settings: Settings) -> AsyncGenerator[ValkeyEngine, None]:
-    """Run the engine that `settings` name. Raises `CannotStart` and `InvalidSetting`."""
+async def open_engine(settings: Settings, *, share: int = 1) -> AsyncGenerator[ValkeyEngine, None]:
+    """Run the engine that `settings` name. Raises `CannotStart` and `InvalidSetting`.
+
+    This front end is one of `share` of one server, which divide what may wait in it and be received by it.
+    """
     if not Poller.possible():
         raise CannotStart("--engine needs epoll or kqueue, which this platform does not have.")
     seeds, login = read_engine(settings)
@@ -83,15 +89,37 @@ async def open_engine(settings: Settings) -> AsyncGenerator[ValkeyEngine, None]:
         max_bytes=settings.max_bytes,
         max_queues=settings.max_queues,
         max_message_bytes=settings.max_message_bytes,
-        max_waiters=settings.max_waiters,
+        max_waiters=ceil(settings.max_waiters / share),
+        max_body_bytes=settings.max_bytes // share,
+        max_waiting_bytes=MAX_WAITING_BYTES // share,
     )
+    # The engine goes on when the block is cancelled: messages that then reach no consumer must go back.
+    life = trio.CancelScope(shield=True)
+
+    async def live(*, task_status: trio.TaskStatus[None]) -> None:
+        with life:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(engine.run)
+                nursery.start_soon(Sweep(engine.fleet, engine.codec, engine.tasks, front_end).run)  # noqa: ASYNC113 - it may begin later
+                task_status.started()
+
     async with trio.open_nursery() as nursery:
-        await nursery.start(engine.run)
-        nursery.start_soon(Sweep(engine.fleet, engine.codec, engine.tasks, front_end).run)  # noqa: ASYNC113 - it may begin later
-        await engine.fleet.wait_until_connected(ENGINE_CONNECT_SECONDS)
-        yield engine
-        await engine.finish()
-        nursery.cancel_scope.cancel()
+        await nursery.start(live)
+        try:
+            await engine.fleet.wait_until_connected(ENGINE_CONNECT_SECONDS)
+            yield engine
+        finally:
+            with trio.CancelScope(shield=True):  # it ends by itself
+                await engine.finish()  # noqa: ASYNC102 - said above
+            life.cancel()
+
+
+async def declare(engine: ValkeyEngine, settings: Settings) -> None:
+    """Make the queues that are declared, and set them so."""
+    for name, about in settings.queues.items():
+        made = engine.perform(Configure(name, about), trio.current_time())
+        if isinstance(made, Pending):
+            await made.wait()
 
 
 def read_engine(settings: Settings) -> tuple[list[Server], Login]:

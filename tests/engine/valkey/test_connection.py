@@ -199,7 +199,8 @@ async def test_a_connection_that_ends_while_a_channel_is_asked_for_is_given_up_o
 
 
 async def test_what_is_waited_for_ends_with_the_connection() -> None:
-    for command in (["PING"], ["SET", "key", MUCH]):  # one waits for its answer, the other for room
+    commands: list[list[bytes | str]] = [["PING"], ["SET", "key", MUCH]]
+    for command in commands:  # one waits for its answer, the other for room
         both = Pair()
         ended: list[str] = []
 

@@ -161,8 +161,6 @@ async def test_a_server_that_cannot_do_is_refused_with_the_remedy(
     [port] = free_ports(1)
     with ExitStack() as stack:
         if "--requirepass" in options:
-            program = valkey_program()
-            assert program is not None
             server = stack.enter_context(password_server(tmp_path))
         else:
             server = stack.enter_context(own_server(tmp_path, *options, port=port))

@@ -181,12 +181,6 @@ async def test_a_message_whose_consumer_has_left_goes_back(zapq_settings: Settin
         assert (await ask(one, "POST", f"{JOBS}/receive?wait=20")).body == b"x"
 
 
-async def test_snapshots_are_refused(zapq_settings: Settings, valkey: Server) -> None:
-    async with front_ends(zapq_settings, valkey) as [url]:
-        answer = await ask(url, "POST", "/load?file=a.msgpack")
-        assert (answer.status, answer.json["type"]) == (400, "/problems/not-with-engine")
-
-
 async def test_a_server_that_is_not_there_is_said_at_the_start(zapq_settings: Settings) -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(CannotStart, match="No such file"), flatten_subgroups=True):
         async with serving(replace(zapq_settings, engine="valkey+unix:/nowhere/s", data_dir=".")):

@@ -28,8 +28,9 @@ from zapq.engine.valkey.fleet import Fleet
 from zapq.engine.valkey.keys import shard_of as find_shard
 from zapq.engine.valkey.lines import Line, Lines
 from zapq.engine.valkey.master import durability_said
+from zapq.engine.valkey.snapshots import EngineSnapshots
 from zapq.engine.valkey.tasks import Tasks
-from zapq.errors import Draining, NotWithEngine, QueueFull
+from zapq.errors import Draining, QueueFull
 from zapq.limits import (
     ENGINE_FINISH_SECONDS,
     ENGINE_OPERATION_BYTES,
@@ -66,6 +67,7 @@ from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo
 from zapq.service.service import ServiceStats
 from zapq.service.waiting import Deliveries, Lender
+from zapq.store.snapshot import SnapshotStore
 
 shard_of = lru_cache(4096)(find_shard)
 
@@ -120,8 +122,12 @@ class ValkeyEngine(Elsewhere):
         max_queues: int,
         max_message_bytes: int,
         max_waiters: int,
+        open_store: Callable[[], SnapshotStore],
     ) -> None:
-        """`front_end` tells it from all others, in hexadecimal digits. `durability` is a key of `master.WAITS`."""
+        """`front_end` tells it from all others, in hexadecimal digits. `durability` is a key of `master.WAITS`.
+
+        `open_store` returns the snapshots of this front end's data directory.
+        """
         super().__init__(max_bytes)
         self.max_messages, self.max_bytes = max_messages, max_bytes
         self._max_message_bytes = max_message_bytes
@@ -146,6 +152,7 @@ class ValkeyEngine(Elsewhere):
         )
         self.lines = Lines(max_waiters, ask=self._probe, leave=self._leave, hear=self.fleet.hear)
         self.tasks = Tasks(self.send)
+        self.snapshots = EngineSnapshots(open_store, self.codec, self.tasks, self.fleet, self.check_open)
         self._queues: dict[str, ValkeyQueue] = {}
         self.how: dict[type[Any], Callable[[Any, float], Any]] = {
             Put: self._put,
@@ -166,9 +173,9 @@ class ValkeyEngine(Elsewhere):
             Stats: self._stats,
             Drain: lambda asked, now: self.drain(),
             Ready: self._check_ready,
-            Save: self._refuse,
-            Load: self._refuse,
-            ListSnapshots: self._refuse,
+            Save: lambda asked, now: self.tasks.start(partial(self.snapshots.save, asked.file)),
+            Load: lambda asked, now: self.tasks.start(partial(self.snapshots.load, asked.file)),
+            ListSnapshots: lambda asked, now: self.tasks.start(self.snapshots.files),
         }
 
     def perform(self, operation: Operation, now: float) -> Any:
@@ -390,8 +397,8 @@ class ValkeyEngine(Elsewhere):
                 draining=self.lines.draining,
                 delivery_uncertain=sums.uncertain + self.fleet.delivery_uncertain,
                 bytes_reserved=self._room.used,
-                snapshots_written=0,
-                snapshots_failed=0,
+                snapshots_written=self.snapshots.written,
+                snapshots_failed=self.snapshots.failed,
             )
 
         return self.tasks.start(count)
@@ -401,9 +408,6 @@ class ValkeyEngine(Elsewhere):
         if self.fleet.reachable < _READY:
             problems = [f"{each.master.server}: {each.master.problem}" for each in self.fleet.stations]
             raise unavailable("; ".join(problems) or "none of its servers is known")
-
-    def _refuse(self, asked: object, now: float) -> Any:
-        raise NotWithEngine
 
     def _with_waiters(self, info: QueueInfo) -> QueueInfo:
         return msgspec.structs.replace(info, waiting=self.lines.waiting(info.name))

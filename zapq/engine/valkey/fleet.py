@@ -129,6 +129,22 @@ class Fleet:
         """The part of the shards whose servers are connected."""
         return sum(owner is not None and owner.connection is not None for owner in self.owners) / SHARDS
 
+    @property
+    def servers(self) -> list[Server]:
+        """The servers that have shards."""
+        return self._topology.servers
+
+    async def open(self, server: Server) -> Connection:
+        """Open a connection to a server for the caller alone, which closes it. Raises `ConnectionLost`."""
+        return await open_connection(server, self._login)
+
+    async def open_to(self, key: bytes) -> Connection:
+        """Open one to the server that has a key whose hash tag it begins with. Raises `ConnectionLost`."""
+        server = self._topology.server_of(key)
+        if server is None:
+            raise ConnectionLost("a part of the slots has no server")
+        return await self.open(server)
+
     def station_of_key(self, key: bytes) -> Station | None:
         """Return the server that has a key whose hash tag it begins with, as far as is known."""
         server = self._topology.server_of(key)

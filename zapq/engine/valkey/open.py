@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -25,6 +26,7 @@ from zapq.engine.valkey.sweep import Sweep
 from zapq.errors import CannotStart, InvalidSetting
 from zapq.limits import ENGINE_CONNECT_SECONDS
 from zapq.settings import Settings
+from zapq.store.snapshot import SnapshotStore
 
 _CHANNEL = b"{zapq}:check"
 _LAYOUT = b"%d shards, layout 1" % SHARDS
@@ -84,6 +86,7 @@ async def open_engine(settings: Settings) -> AsyncGenerator[ValkeyEngine, None]:
         max_queues=settings.max_queues,
         max_message_bytes=settings.max_message_bytes,
         max_waiters=settings.max_waiters,
+        open_store=partial(SnapshotStore, settings),
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)

@@ -151,7 +151,7 @@ def _configured(codec: Codec, queue: str, settings: QueueSettings, before: bytes
     dead_letter = settings.dead_letter
     if dead_letter is not None:
         # First there, so that no dead letter is ever sent to a queue that may be deleted.
-        _only((yield [_feed(codec, dead_letter, queue, True)]))
+        _only((yield [feed(codec, dead_letter, queue, True)]))
     arguments = [b"%d" % most, replies.pack_settings(settings)]
     if before is not None:
         arguments.append(before)
@@ -161,7 +161,7 @@ def _configured(codec: Codec, queue: str, settings: QueueSettings, before: bytes
     is_made, former = said
     old = replies.settings_of(former).dead_letter
     if old is not None and old != dead_letter:
-        yield [_feed(codec, old, queue, False)]
+        yield [feed(codec, old, queue, False)]
     return is_made
 
 
@@ -173,7 +173,9 @@ def _made(reply: list[Any]) -> Any:
     return bool(reply[2]), reply[3]
 
 
-def _feed(codec: Codec, queue: str, other: str, comes: bool) -> Call:
+def feed(codec: Codec, queue: str, other: str, comes: bool) -> Call:
+    """Return the call that notes at `queue` that dead letters of `other` come to it, or no longer do."""
+
     def decode(reply: list[Any]) -> Any:
         return replies.too_many_queues(reply[2]) if isinstance(reply[2], list) else None
 
@@ -216,7 +218,7 @@ def delete(codec: Codec, queue: str) -> Procedure:
         if said[2] == b"done":
             dead_letter = replies.settings_of(packed).dead_letter
             if dead_letter is not None:
-                yield [_feed(codec, dead_letter, queue, False)]
+                yield [feed(codec, dead_letter, queue, False)]
             return None
         if said[2] == b"outbox":
             yield from flush_outbox(codec, queue)

@@ -58,7 +58,7 @@ class Tasks:
             calls = next(procedure)
             while True:
                 try:
-                    outcomes = await self._send_all(calls)
+                    outcomes = await self.send_all(calls)
                 except ZapqError as error:
                     calls = procedure.throw(error)
                 else:
@@ -92,7 +92,7 @@ class Tasks:
             raise
         return pending.result()
 
-    async def _send_all(self, calls: list[Call]) -> list[list[Any]]:
+    async def send_all(self, calls: list[Call]) -> list[list[Any]]:
         """Make calls at once, and return what comes of each. Raises what refuses one, when all have ended."""
         sent = [self._send(call) for call in calls]
         outcomes: list[list[Any]] = []

@@ -328,6 +328,8 @@ def _changes(operation: object) -> bool:
 
     So must a lease: if it were lost in a failover, another consumer would get the message within it.
     """
+    if isinstance(operation, Call):
+        return not operation.looks
     return operation.__class__ not in _LOOKS
 
 

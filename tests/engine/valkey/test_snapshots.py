@@ -469,8 +469,7 @@ async def test_a_save_whose_server_dies_says_so_and_leaves_the_older_file(
             await load(url, "a.msgpack")
             said = await refused(url, "/persist?file=a.msgpack", 500, "snapshot-failed")
             assert said.startswith("a.msgpack could not be written: The engine ")
-            metrics = (await ask(url, "GET", "/metrics")).status
-            assert metrics == 503
+            assert (await ask(url, "GET", "/readyz")).status == 503
     assert (tmp_path / "a.msgpack").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
 

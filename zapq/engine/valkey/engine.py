@@ -8,6 +8,7 @@ requests under way is who waits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from typing import Any
@@ -30,14 +31,16 @@ from zapq.engine.valkey.lines import Line, Lines
 from zapq.engine.valkey.master import durability_said
 from zapq.engine.valkey.snapshots import EngineSnapshots
 from zapq.engine.valkey.tasks import Tasks
-from zapq.errors import Draining, QueueFull
+from zapq.errors import Draining, QueueFull, ZapqError
 from zapq.limits import (
     ENGINE_FINISH_SECONDS,
     ENGINE_OPERATION_BYTES,
     ENGINE_WAITING_BYTES,
     ENGINE_WAITING_OTHERS_BYTES,
     MIB,
+    STATS_SECONDS,
 )
+from zapq.service.engine_stats import EngineStats
 from zapq.service.operations import (
     ChangeSettings,
     Configure,
@@ -154,6 +157,9 @@ class ValkeyEngine(Elsewhere):
         self.tasks = Tasks(self.send)
         self.snapshots = EngineSnapshots(open_store, self.codec, self.tasks, self.fleet, self.check_open)
         self._queues: dict[str, ValkeyQueue] = {}
+        self._summed_up = trio.Event()
+        """Set unless the engine is being asked what its queues hold."""
+        self._summed_up.set()
         self.how: dict[type[Any], Callable[[Any, float], Any]] = {
             Put: self._put,
             Enqueue: self._enqueue,
@@ -386,7 +392,7 @@ class ValkeyEngine(Elsewhere):
 
     def _stats(self, asked: Stats, now: float) -> Pending[Any]:
         async def count() -> ServiceStats:
-            sums: procedures.Sums = await self.tasks.remembered(Stats, lambda: procedures.of(self.codec, Stats()))
+            at, sums = await self._sums()
             return ServiceStats(
                 queue=sums.stats,
                 queues=sums.queues,
@@ -399,9 +405,52 @@ class ValkeyEngine(Elsewhere):
                 bytes_reserved=self._room.used,
                 snapshots_written=self.snapshots.written,
                 snapshots_failed=self.snapshots.failed,
+                engine=self._engine_stats(trio.current_time() - at),
             )
 
         return self.tasks.start(count)
+
+    async def _sums(self) -> tuple[float, procedures.Sums]:
+        """Return what all queues hold, or last held if the engine does not say, and when it was asked."""
+        if self.tasks.last(Stats) is None:
+            await self._sum_up()
+        else:
+            if self._summed_up.is_set():
+                self._summed_up = trio.Event()
+                self.tasks.start(self._sum_up_again)
+            # Not cancelled then: very many queues may take longer.
+            with trio.move_on_after(STATS_SECONDS):
+                await self._summed_up.wait()
+        found = self.tasks.last(Stats)
+        assert found is not None
+        return found
+
+    async def _sum_up_again(self) -> None:
+        try:
+            with suppress(ZapqError):
+                await self._sum_up()
+        finally:
+            self._summed_up.set()
+
+    async def _sum_up(self) -> None:
+        await self.tasks.remembered(Stats, lambda: procedures.of(self.codec, Stats()))
+
+    def _engine_stats(self, age: float) -> EngineStats:
+        fleet, counts = self.fleet, self.fleet.counts
+        return EngineStats(
+            servers=",".join(map(str, fleet.servers)),
+            durability=durability_said(fleet.durability),
+            masters=len(fleet.servers),
+            reachable=fleet.reachable,
+            round_trips=counts.round_trips,
+            calls=counts.calls,
+            operations=counts.operations,
+            wait_seconds=counts.wait_seconds,
+            refusals=counts.refusals,
+            reconnects=counts.reconnects,
+            outcomes_unknown=counts.outcomes_unknown,
+            figures_age=age,
+        )
 
     def _check_ready(self, asked: Ready, now: float) -> None:
         self.check_open()

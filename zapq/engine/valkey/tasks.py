@@ -75,6 +75,10 @@ class Tasks:
                 self._remembered[kind] = trio.current_time(), outcome
         return outcome
 
+    def last(self, kind: type[Any]) -> tuple[float, Any] | None:
+        """Return when a procedure of this kind had its last outcome, and that; None if there is none."""
+        return self._remembered.get(kind)
+
     async def outcome(self, pending: Pending[Any]) -> Any:
         """Wait for an outcome and return it, or raise what refuses it. If cancelled, it is not known.
 

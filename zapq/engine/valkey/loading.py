@@ -101,6 +101,17 @@ class Loading:
                 calls += self._key_calls(records)
             elif kind != QUEUE:
                 calls += self._message_calls(queue, records)
+        await self._store(calls)
+
+    async def look_back(self) -> None:
+        """See whether the masters that have stored what was read are still the same. Raises `ZapqError`."""
+        one_of_shard = {keys.shard_of(name): name for name in self._survey.queues}
+        names = list(one_of_shard.values())
+        for first in range(0, len(names), _QUEUES_AT_ONCE):
+            some = names[first : first + _QUEUES_AT_ONCE]
+            await self._store([self._codec.step(b"import_some", name, _pack([self._mark])) for name in some])
+
+    async def _store(self, calls: Sequence[Call]) -> None:
         for call, [said] in zip(calls, await self._tasks.send_all(calls), strict=True):
             if isinstance(said, ZapqError):
                 raise said

@@ -106,6 +106,7 @@ class EngineSnapshots:
                         break
                     loading.begin_pass()
                     await trio.to_thread.run_sync(self._read, name, survey, loading)
+                    await loading.look_back()
                     if loading.complete:
                         break
                 else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from math import inf
 from typing import Any
 
@@ -96,7 +96,7 @@ class Tasks:
             raise
         return pending.result()
 
-    async def send_all(self, calls: list[Call]) -> list[list[Any]]:
+    async def send_all(self, calls: Sequence[Call]) -> list[list[Any]]:
         """Make calls at once, and return what comes of each. Raises what refuses one, when all have ended."""
         sent = [self._send(call) for call in calls]
         outcomes: list[list[Any]] = []

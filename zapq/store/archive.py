@@ -379,24 +379,28 @@ def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoin
     The caps on messages and bytes hold for each queue by itself. Raises as `decode` does.
     """
     queues: dict[str, QueueRecord] = {}
-    keys = messages = size = 0
+    keys = 0
+    filling: _Filling | None = None
     before = archive.totals
     for place, kind, records in archive:
-        if kind == QUEUE:
-            if records.name in queues:
-                raise archive.damage(place, f"the queue {records.name} is there twice")
-            queues[records.name] = records
-            before = archive.totals
-        elif kind == KEYS:
-            keys += len(records)
-            if keys > MAX_KEYS or not {each.queue for each in records} <= queues.keys():
-                raise archive.damage(place, "there are too many keys, or keys of a queue that is not in the file")
-        elif not queues:
-            raise archive.damage(place, "there are messages before the first queue")
-        else:
-            last = max(each.first + len(each.bodies) for each in records)
-            if last > next(reversed(queues.values())).next_id:
-                raise archive.damage(place, "a message has an id that its queue has not given yet")
+        try:
+            if kind == QUEUE:
+                if records.name in queues:
+                    raise ValueError(f"the queue {records.name} is there twice")
+                filling = _Filling(records, 0.0)
+                queues[records.name] = records
+                before = archive.totals
+            elif kind == KEYS:
+                keys += len(records)
+                if keys > MAX_KEYS or not {each.queue for each in records} <= queues.keys():
+                    raise ValueError("there are too many keys, or keys of a queue that is not in the file")
+            elif filling is None:
+                raise ValueError("there are messages before the first queue")
+            else:
+                filling.add(kind, records)
+                filling.forget()
+        except ValueError as error:
+            raise archive.damage(place, str(error)) from None
         messages, size = archive.totals.messages - before.messages, archive.totals.bytes - before.bytes
         _check_caps(name, caps, Totals(len(queues), messages, size), archive.longest, DEFAULT_QUEUE in queues)
         checkpoint()
@@ -501,9 +505,14 @@ class _Filling:
             else:
                 self._add_others(record)
 
+    def forget(self) -> None:
+        """Keep of the messages so far only their ids."""
+        self._ordered.clear()
+        self._others.clear()
+
     def _add_ordered(self, record: MessageRecord) -> None:
         properties, first, count = self._properties(record.properties), record.first, len(record.bodies)
-        if self._others or (self._ranges and first <= self._ranges[-1][1]):
+        if self._ids or (self._ranges and first <= self._ranges[-1][1]):
             raise ValueError("the messages are not in the order of their ids")
         if properties.priority or properties.expires < inf or record.due:
             raise ValueError("a message has a priority, ttl or delay where none is allowed")

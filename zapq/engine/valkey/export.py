@@ -33,8 +33,6 @@ from zapq.errors import QueueNotFound, SnapshotFailed, ZapqError
 from zapq.limits import MAX_KEYS, MIB
 from zapq.store.archive import ORDERED, OTHERS, Block, key_blocks, message_blocks, queue_block
 
-_SHARDS_AT_ONCE = 128
-"""Listing them takes some 4 ms of a server, and as long here."""
 _QUEUES_AT_ONCE = 50
 _SMALL, _SMALL_BYTES = b"200", b"65536"
 """What a queue has at most that is read in one step: 50 of them take some 20 ms of a server."""
@@ -127,8 +125,8 @@ class Export:
 
     async def _listed(self) -> AsyncGenerator[list[Any], None]:
         """Yield names, figures and settings of queues, as the library tells them."""
-        for first in range(0, keys.SHARDS, _SHARDS_AT_ONCE):
-            after = dict.fromkeys(range(first, min(first + _SHARDS_AT_ONCE, keys.SHARDS)), b"")
+        for first in range(0, keys.SHARDS, procedures.SHARDS_AT_ONCE):
+            after = dict.fromkeys(range(first, min(first + procedures.SHARDS_AT_ONCE, keys.SHARDS)), b"")
             while after:
                 outcomes = await self._tasks.send_all([
                     self._codec.shard_step(

@@ -40,8 +40,8 @@ _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 _Entry: TypeAlias = tuple[int, bytes, int, bytes]
 """Of an outbox: number, the queue it is for, priority, and the message as that queue keeps it."""
 
-SHARDS_AT_ONCE = 512
-"""Shards asked at once: some 2 ms of a single server."""
+SHARDS_AT_ONCE = 128
+"""Shards asked at once: some 2 ms of a single server, and as long here, in which no request is answered."""
 QUEUES_AT_ONCE = 500
 """Queues of one shard listed at once: some 5 ms."""
 SWEPT_AT_ONCE = 100

@@ -1,7 +1,8 @@
 """Snapshots of queues in Valkey, in the files of all other snapshots: so queues can move between engines.
 
 A worker thread writes or reads the file, and has one page after the other fetched from the engine, or stored
-there: never more than some MiB are here. The data directory is this front end's, and opened only when it is used.
+there: only some MiB of messages are here at a time. The data directory is this front end's, and opened only when
+it is used.
 """
 
 from __future__ import annotations

@@ -395,6 +395,29 @@ async def connected(url: str) -> None:
             await trio.sleep(0.01)
 
 
+async def test_a_queue_that_is_sent_messages_before_its_turn_is_not_loaded_over(
+    zapq_settings: Settings, valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(zapq_settings, "a.msgpack")
+    begin = Loading.begin
+
+    async with front_ends(zapq_settings, valkey, number=2) as [url, other]:
+
+        async def begin_late(self: Loading) -> None:
+            await begin(self)
+            await ask(other, "POST", "/queues/many/messages", b"first")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Loading, "begin", begin_late)
+            said = await refused(url, "/load?file=a.msgpack", 500, "snapshot-failed")
+        assert "The queue many was sent messages meanwhile. Stop the producers, and purge it." in said
+        # What comes later, comes behind what is loaded.
+        await ask(url, "POST", "/queues/many/purge")
+        await load(url, "a.msgpack")
+        sent = await ask(other, "POST", "/queues/many/messages", b"last")
+        assert int(sent.headers["zapq-message-id"]) > 2100
+
+
 async def test_a_load_whose_last_step_fails_is_ended_by_another_one_and_stores_nothing_twice(
     zapq_settings: Settings, valkey: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -284,6 +284,28 @@ async def test_dead_letters_on_their_way_are_in_the_file(
     assert [(body, origin) for _, body, *_, origin in found.others["dead"]] == [(b"x", "a")]
 
 
+async def test_settings_that_change_meanwhile_make_no_file_that_cannot_be_loaded(
+    zapq_settings: Settings, tmp_path: Path, valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = Export._names
+
+    async def names(self: Export) -> AsyncGenerator[list[str], None]:
+        found = [name async for some in listed(self) for name in some]
+        yield [name for name in found if name != "z"]
+        await ask(url, "PATCH", "/queues/z", b'{"max_receives": 1, "dead_letter": "a"}')
+        yield ["z"]
+
+    async with front_ends(zapq_settings, valkey) as [url]:
+        for name in "az":
+            await ask(url, "PUT", f"/queues/{name}", b"{}")
+        with monkeypatch.context() as patch:
+            patch.setattr(Export, "_names", names)
+            said = await refused(url, "/persist?file=a.msgpack", 500, "snapshot-failed")
+        assert said == "Settings of queues were changed while they were read. Save the snapshot again."
+        await save(url, "a.msgpack")
+    assert contents(tmp_path / "a.msgpack").queues["z"][0].dead_letter == "a"
+
+
 # What is refused
 
 

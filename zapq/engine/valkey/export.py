@@ -94,6 +94,9 @@ class Export:
         self._tasks = tasks
         self._fleet = fleet
         self._clock_offset = clock_offset
+        self._targets: set[str | None] = {None}
+        """Queues that dead letters of others go to."""
+        self._targets_read: set[str | None] = {None}
         self._claims: dict[str, list[_Claim]] = {}
         self._kept: list[_Claim] = []
 
@@ -112,6 +115,8 @@ class Export:
             async with aclosing(self._read([name], None)) as pages:
                 async for page in pages:
                     yield page
+        if not self._targets <= self._targets_read:
+            raise SnapshotFailed("Settings of queues were changed while they were read. Save the snapshot again.")
         self._kept.sort(key=lambda claim: claim.until)
         yield list(key_blocks((claim.image for claim in self._kept), self._clock_offset))
 
@@ -160,6 +165,9 @@ class Export:
                 fed[found.name] = found.settings.dead_letter
                 continue
             self._keep_keys(found)
+            self._targets.add(found.settings.dead_letter)
+            if fed is None:
+                self._targets_read.add(found.name)
             page.append(
                 queue_block(found.name, found.settings, paused=found.paused, next_id=found.next_id),
             )

@@ -41,6 +41,19 @@ async def test_what_is_due_is_done_although_no_client_asks(
             await eventually(lambda: held(connection, "dead") == 1, "the dead letter to be moved")
 
 
+async def test_very_many_queues_are_done_some_at_a_time(
+    zapq_settings: Settings, valkey: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zapq.engine.valkey.sweep._MOST_DUE", 10)
+    monkeypatch.setattr("zapq.engine.valkey.sweep._DONE_AT_ONCE", 3)
+    names = [f"q{number}" for number in range(60)]
+    async with front_ends(zapq_settings, valkey) as [url]:
+        for name in names:
+            await ask(url, "POST", f"/queues/{name}/messages?ttl=0.1", b"x")
+        with valkey.connect() as connection:
+            await eventually(lambda: not any(held(connection, name) for name in names), "the messages to end")
+
+
 def held(connection: Blocking, name: str) -> int:
     """Return how many messages a queue has, without a function, which would do what is due."""
     fields = connection.call("HKEYS", keys.queue_keys(name)[0])
@@ -53,9 +66,9 @@ async def test_nothing_is_asked_of_a_shard_before_something_is_due_there(
     asked: list[int] = []
     look = procedures.look_at_shard
 
-    def note(codec: Codec, shard: int) -> Call:
+    def note(codec: Codec, shard: int, most: int | None = None) -> Call:
         asked.append(shard)
-        return look(codec, shard)
+        return look(codec, shard, most)
 
     monkeypatch.setattr(procedures, "look_at_shard", note)
     async with front_ends(zapq_settings, valkey) as [url]:

@@ -327,10 +327,14 @@ def _all_shards(codec: Codec, name: bytes, page: Callable[[list[Any]], bytes]) -
             asked = {shard: after for shard, after in afters.items() if after}
 
 
-def look_at_shard(codec: Codec, shard: int) -> Call:
-    """Return the call that finds the queues of a shard in which something is due, and claims them for a while."""
+def look_at_shard(codec: Codec, shard: int, most: int | None = None) -> Call:
+    """Return the call that finds queues of a shard in which something is due, and claims them for a while.
+
+    No more than `SWEPT_AT_ONCE`, nor than `most`.
+    """
+    number = SWEPT_AT_ONCE if most is None else min(most, SWEPT_AT_ONCE)
     claim = b"%d" % (1000 * CLAIM_SECONDS)
-    return codec.shard_step(b"sweep", shard, b"%d" % SWEPT_AT_ONCE, claim, decode=lambda reply: reply[2])
+    return codec.shard_step(b"sweep", shard, b"%d" % number, claim, decode=lambda reply: reply[2])
 
 
 def do_what_is_due(codec: Codec, queue: str) -> Call:

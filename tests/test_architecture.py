@@ -31,7 +31,7 @@ MAY_USE = {
     "store": {"limits", "errors", "settings", "core"},
     "service": {"limits", "errors", "settings", "core", "store", "logs"},
     "wakeup": {"limits"},
-    "engine": {"addresses", "limits", "errors", "settings", "core", "service", "logs", "wakeup"},
+    "engine": {"addresses", "limits", "errors", "settings", "core", "service", "store", "logs", "wakeup"},
     "http": {"addresses", "limits", "errors", "settings", "core", "access", "service", "engine", "logs"},
     "server": {
         "addresses",

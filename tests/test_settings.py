@@ -529,7 +529,6 @@ def test_a_refusal_does_not_show_the_password_of_an_engine() -> None:
         {"snapshot_every": 60.0},
         {"snapshot_on_exit": "a.msgpack"},
         {"load_on_start": "a.msgpack"},
-        {"data_dir": "elsewhere"},
     ],
 )
 def test_what_has_no_meaning_with_an_engine_is_refused(given: dict[str, Any]) -> None:

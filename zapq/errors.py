@@ -270,7 +270,7 @@ class OutcomeUnknown(ZapqError):
 
 
 class NotWithEngine(ZapqError):
-    """The queues of this server are in an engine elsewhere, which has no snapshots. Back up the engine itself."""
+    """The queues of this server are in an engine elsewhere. Save all of them, and load, as a .msgpack file."""
 
     problem = "not-with-engine"
     status = 400

@@ -183,6 +183,8 @@ PROBED_AT_ONCE = 64
 """Consumers of one queue for which messages are asked at once: those of a batch, about."""
 SWEEP_SECONDS = 1.0
 """Seconds in which each shard of the engine is looked at once, by one of all front ends."""
+STATS_SECONDS = 1.0
+"""Seconds `/metrics` waits for what the engine's queues hold, before it says what they held last."""
 LISTING_SECONDS = 1.0
 """Seconds for which a listing of the engine's queues is remembered: making one asks every shard."""
 MAX_MESSAGE_BYTES = 16 * MIB

@@ -465,11 +465,10 @@ class Settings:
 
 
 _NOT_WITH_ENGINE = {
-    "data_dir": "Nothing is kept on this machine.",
     "durable": "The engine keeps the queues: see --engine-durability.",
-    "snapshot_every": "Back up the engine itself.",
-    "snapshot_on_exit": "Back up the engine itself.",
-    "load_on_start": "Restore the engine itself.",
+    "snapshot_every": "Back up the engine itself, or save by hand (zapq snapshot save).",
+    "snapshot_on_exit": "Back up the engine itself, or save by hand (zapq snapshot save).",
+    "load_on_start": "Restore the engine itself, or load by hand (zapq snapshot load).",
 }
 
 

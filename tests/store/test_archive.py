@@ -28,7 +28,7 @@ from zapq.errors import SnapshotFailed
 from zapq.limits import MAX_BLOCK_BYTES
 from zapq.settings import Settings
 from zapq.store import archive, slices
-from zapq.store.archive import Archive, Caps
+from zapq.store.archive import Archive, Caps, Survey, survey
 from zapq.store.snapshot import SnapshotStore
 
 FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -82,6 +82,14 @@ def written(image: Image, clock_offset: float = 0.0) -> bytes:
 def read(data: bytes, caps: Caps = CAPS, clock_offset: float = 0.0) -> Image:
     opened = Archive(io.BytesIO(data), len(data), "x.msgpack")
     return archive.decode(opened, "x.msgpack", caps, clock_offset, lambda: None)
+
+
+def surveyed(data: bytes, caps: Caps = CAPS) -> Survey:
+    return survey(Archive(io.BytesIO(data), len(data), "x.msgpack"), "x.msgpack", caps, lambda: None)
+
+
+READERS = pytest.mark.parametrize("read", [read, surveyed])
+"""What refuses one refuses the other."""
 
 
 def pictured(image: Image) -> tuple[object, object]:
@@ -310,9 +318,10 @@ STRANGE: list[tuple[str, list[tuple[bytes, bytes]]]] = [
 ]
 
 
+@READERS
 @pytest.mark.parametrize(("complaint", "parts"), STRANGE, ids=lambda value: str(value)[:60])
 def test_what_zapq_did_not_write_is_refused_with_the_place(
-    complaint: str, parts: list[tuple[bytes, bytes]]
+    complaint: str, parts: list[tuple[bytes, bytes]], read: Callable[[bytes], object]
 ) -> None:
     place = len(forged(*parts[:-1]))
     tracemalloc.start()
@@ -356,7 +365,8 @@ def test_what_the_end_says_has_to_be_so() -> None:
     ],
     ids=repr,
 )
-def test_dead_letters_need_a_place_to_go_to(own: list[dict[str, object]]) -> None:
+@READERS
+def test_dead_letters_need_a_place_to_go_to(own: list[dict[str, object]], read: Callable[[bytes], object]) -> None:
     parts = [(b"Q", queue_record(name=name, settings=each)) for name, each in zip("ab", own, strict=False)]
     with pytest.raises(SnapshotFailed, match=r"dead.letter"):
         read(forged(*parts, totals=(len(own), 0, 0)))
@@ -376,6 +386,18 @@ def test_caps_are_checked_while_reading(caps: Caps, limit: str) -> None:
     with pytest.raises(SnapshotFailed, match=f"--{limit.replace('_', '-')}") as refusal:
         read(written(everything()), caps)
     assert refusal.value.members == {"limit": limit}
+
+
+def test_a_survey_says_what_there_is_and_caps_hold_for_each_queue() -> None:
+    other = jobs(name="dead", settings=QueueSettings(), in_order=deque([Message(1, b"xyz")]), others=[])
+    data = written(Image([jobs(), other], [KEY]))
+    found = surveyed(data, Caps(6, 13, 4, 3))
+    assert [*found.queues] == ["jobs", "dead"]
+    assert found.messages == 7
+    assert found.number == Archive(io.BytesIO(data), len(data), "x").number
+    for caps in (Caps(5, 13, 4, 3), Caps(6, 12, 4, 3), Caps(6, 13, 3, 3), Caps(6, 13, 4, 2)):
+        with pytest.raises(SnapshotFailed, match="Raise it, and load the file again"):
+            surveyed(data, caps)
 
 
 # Files

@@ -13,6 +13,7 @@ import trio
 
 from zapq import logs
 from zapq.limits import MAX_OTHER_BODIES_BYTES
+from zapq.service.engine_stats import EngineStats
 from zapq.service.journal import JournalStats
 from zapq.service.reservation import Budget
 from zapq.service.service import ServiceStats
@@ -39,10 +40,10 @@ class ServerCounts:
     """For bodies that are being received and are no messages."""
 
 
-def as_json(stats: ServiceStats, counts: ServerCounts) -> dict[str, int | float]:
+def as_json(stats: ServiceStats, counts: ServerCounts) -> dict[str, int | float | str]:
     """Return the metrics by name; the first nine are the original's."""
     queue = stats.queue
-    metrics = {
+    metrics: dict[str, int | float] = {
         "uptime_sec": round(time.monotonic() - counts.started, 3),
         "enqueues": queue.enqueued,
         "dequeues_ok": queue.dequeued,
@@ -86,7 +87,7 @@ def as_json(stats: ServiceStats, counts: ServerCounts) -> dict[str, int | float]
     for figures in (grown(counts), there_now(counts), stats.elsewhere):
         for name, value in figures.items():
             metrics[name] += value
-    return metrics
+    return {**metrics, **_engine(stats.engine)} if stats.engine is not None else {**metrics}
 
 
 def grown(counts: ServerCounts) -> dict[str, int]:
@@ -124,6 +125,23 @@ def _journal(stats: JournalStats) -> dict[str, int | float]:
         "journal_commit_seconds": round(stats.seconds, 6),
         "journal_commit_p50_seconds": round(stats.p50, 6),
         "journal_commit_p99_seconds": round(stats.p99, 6),
+    }
+
+
+def _engine(stats: EngineStats) -> dict[str, int | float | str]:
+    return {
+        "engine": stats.servers,
+        "engine_durability": stats.durability,
+        "engine_masters": stats.masters,
+        "engine_reachable": round(stats.reachable, 3),
+        "engine_round_trips": stats.round_trips,
+        "engine_calls": stats.calls,
+        "engine_operations": stats.operations,
+        "engine_wait_seconds": round(stats.wait_seconds, 6),
+        "engine_refusals": stats.refusals,
+        "engine_reconnects": stats.reconnects,
+        "engine_outcomes_unknown": stats.outcomes_unknown,
+        "engine_figures_age_sec": round(stats.figures_age, 3),
     }
 
 

@@ -192,7 +192,7 @@ async def _open_remote(settings: Settings, channel: Channel, counts: ServerCount
         on_order=orders.obey,
     )
     async with trio.open_nursery() as life:
-        life.start_soon(engine.run)
+        life.start_soon(engine.run)  # noqa: ASYNC113 - it may begin later
         yield Behind(engine, engine.say_ready, orders, lambda until: engine.drain())
         engine.close()
         life.cancel_scope.cancel()

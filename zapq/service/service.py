@@ -35,6 +35,7 @@ from zapq.errors import (
 from zapq.limits import DEFAULT_QUEUE, MAX_TURN
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
+from zapq.service.engine_stats import EngineStats
 from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, JournalStats, QuiescentSection
 from zapq.service.memory_journal import MemoryJournal
 from zapq.service.named_queue import NamedQueue
@@ -75,6 +76,8 @@ class ServiceStats:
     snapshots_failed: int
     journal: JournalStats | None = None
     """The journal's, if the queues are on the disk."""
+    engine: EngineStats | None = None
+    """What there is to know of the engine, if the queues are in one elsewhere."""
     elsewhere: dict[str, int] = field(default_factory=dict)
     """What processes other than the one that was asked have counted, by the names of the metrics."""
 

@@ -64,6 +64,15 @@ class Totals(NamedTuple):
     bytes: int
 
 
+class Block(NamedTuple):
+    """One block as it is to be written."""
+
+    kind: bytes
+    content: object
+    messages: int
+    bytes: int
+
+
 class QueueRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A queue without its messages, as it is written."""
 
@@ -122,12 +131,17 @@ def encode(image: Image, clock_offset: float, written: float) -> Iterator[bytes 
     What was yielded is taken out of the image, so that messages that nothing else holds by then are also freed
     piece by piece.
     """
+    return encode_blocks(_blocks(image, clock_offset), written)
+
+
+def encode_blocks(blocks: Iterable[Block], written: float) -> Iterator[bytes | bytearray]:
+    """Yield the file that has `blocks`, in pieces, each to be used before the next one is made."""
     number = secrets.token_bytes(8)
     head = _HEAD.pack(_MAGIC, VERSION, number, written, 0)[:-4]
     # Blocks are made where they are written from: copying them would cost more than all the rest.
     piece = bytearray(head + crc32(head).to_bytes(4, "big"))
     before = steps = queues = messages = total = 0
-    for kind, value, count, weight in _blocks(image, clock_offset):
+    for kind, value, count, weight in blocks:
         queues += kind == QUEUE
         messages += count
         total += weight
@@ -158,23 +172,36 @@ def _checksum(number: bytes, place: int, kind: bytes, content: bytes | memoryvie
     return crc32(content, crc32(struct.pack(">8sQcI", number, place, kind, len(content))))
 
 
-def _blocks(image: Image, clock_offset: float) -> Iterator[tuple[bytes, object, int, int]]:
-    """Yield the kind and the content of each block, and of how many messages and bytes it is."""
+def _blocks(image: Image, clock_offset: float) -> Iterator[Block]:
     for queue in image.queues:
-        record = QueueRecord(name=queue.name, settings=queue.settings, paused=queue.paused, next_id=queue.next_id)
-        yield QUEUE, record, 0, 0
+        yield queue_block(queue.name, queue.settings, paused=queue.paused, next_id=queue.next_id)
         in_order = ((message, 0.0) for message in _emptied(queue.in_order))
-        for kind, messages in ((ORDERED, in_order), (OTHERS, iter(queue.others))):
-            for records, count, size in _records(messages, clock_offset):
-                yield kind, records, count, size
+        yield from message_blocks(ORDERED, in_order, clock_offset)
+        yield from message_blocks(OTHERS, queue.others, clock_offset)
+    yield from key_blocks(image.keys, clock_offset)
+
+
+def queue_block(name: str, settings: QueueSettings, *, paused: bool, next_id: int) -> Block:
+    """Return the block that a queue begins with."""
+    return Block(QUEUE, QueueRecord(name=name, settings=settings, paused=paused, next_id=next_id), 0, 0)
+
+
+def message_blocks(kind: bytes, messages: Iterable[tuple[Message, float]], clock_offset: float) -> Iterator[Block]:
+    """Yield blocks of messages, each with when it is ready, 0 for at once; `kind` is ORDERED or OTHERS."""
+    for records, count, size in _records(messages, clock_offset):
+        yield Block(kind, records, count, size)
+
+
+def key_blocks(image: Iterable[KeyImage], clock_offset: float) -> Iterator[Block]:
+    """Yield blocks of Idempotency-Keys."""
     keys: list[KeyRecord] = []
-    for key in image.keys:
+    for key in image:
         keys.append(KeyRecord(key.queue, key.key, key.fingerprint, key.id, key.until + clock_offset))
         if len(keys) == slices.SLICE_MESSAGES:
-            yield KEYS, keys, 0, 0
+            yield Block(KEYS, keys, 0, 0)
             keys = []
     if keys:
-        yield KEYS, keys, 0, 0
+        yield Block(KEYS, keys, 0, 0)
 
 
 def _emptied(items: deque[Message | Run]) -> Iterator[Message]:
@@ -241,7 +268,7 @@ class Archive:
         self._size = size
         self._name = name
         head = self._take(0, _HEAD.size)
-        magic, self.version, self._number, self.written, checksum = _HEAD.unpack(head)
+        magic, self.version, self.number, self.written, checksum = _HEAD.unpack(head)
         if magic != _MAGIC:
             raise self.damage(0, "the file is not a snapshot in this format")
         if crc32(head[:-4]) != checksum or not 0 <= self.written <= 1e12:
@@ -300,7 +327,7 @@ class Archive:
         if length > MAX_BLOCK_BYTES:
             raise self.damage(place, "the block is longer than zapq writes them")
         content = self._take(place, length, _BLOCK.size)
-        if _checksum(self._number, place, kind, content) != checksum:
+        if _checksum(self.number, place, kind, content) != checksum:
             raise self.damage(place, "the checksum does not match")
         return kind, content
 
@@ -337,6 +364,50 @@ class Caps(NamedTuple):
     queues: int
 
 
+class Survey(NamedTuple):
+    """What there is to know of an archive before its messages are read."""
+
+    number: bytes
+    """Tells the file from all others."""
+    messages: int
+    queues: dict[str, QueueRecord]
+
+
+def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoint) -> Survey:
+    """Verify every byte of an archive, and return what queues it holds, calling `checkpoint` after each block.
+
+    The caps on messages and bytes hold for each queue by itself. Raises as `decode` does.
+    """
+    queues: dict[str, QueueRecord] = {}
+    keys = 0
+    filling: _Filling | None = None
+    before = archive.totals
+    for place, kind, records in archive:
+        try:
+            if kind == QUEUE:
+                if records.name in queues:
+                    raise ValueError(f"the queue {records.name} is there twice")
+                filling = _Filling(records, 0.0)
+                queues[records.name] = records
+                before = archive.totals
+            elif kind == KEYS:
+                keys += len(records)
+                if keys > MAX_KEYS or not {each.queue for each in records} <= queues.keys():
+                    raise ValueError("there are too many keys, or keys of a queue that is not in the file")
+            elif filling is None:
+                raise ValueError("there are messages before the first queue")
+            else:
+                filling.add(kind, records)
+                filling.forget()
+        except ValueError as error:
+            raise archive.damage(place, str(error)) from None
+        messages, size = archive.totals.messages - before.messages, archive.totals.bytes - before.bytes
+        _check_caps(name, caps, Totals(len(queues), messages, size), archive.longest, DEFAULT_QUEUE in queues)
+        checkpoint()
+    _check_dead_letters(name, {each.name: each.settings for each in queues.values()})
+    return Survey(archive.number, archive.totals.messages, queues)
+
+
 def decode(archive: Archive, name: str, caps: Caps, clock_offset: float, checkpoint: slices.Checkpoint) -> Image:
     """Return the image an archive keeps, calling `checkpoint` after each block.
 
@@ -362,24 +433,27 @@ def decode(archive: Archive, name: str, caps: Caps, clock_offset: float, checkpo
                 filling.add(kind, records)
         except ValueError as error:
             raise archive.damage(place, str(error)) from None
-        number, messages, size = archive.totals
-        number += DEFAULT_QUEUE not in queues  # which is there in any case
-        for what, count, cap in (
-            ("queues", number, caps.queues),
-            ("msgs", messages, caps.messages),
-            ("bytes", size, caps.bytes),
-            ("message_bytes", archive.longest, caps.message_bytes),
-        ):
-            if count > cap:
-                option = f"max_{what}"
-                raise SnapshotFailed(
-                    f"{name} holds more than --{option.replace('_', '-')} allows. Raise it, and load the file"
-                    " again.",
-                    limit=option,
-                )
+        _check_caps(name, caps, archive.totals, archive.longest, DEFAULT_QUEUE in queues)
         checkpoint()
     _check_dead_letters(name, {each.name: each.settings for each in queues.values()})
     return Image(list(queues.values()), keys)
+
+
+def _check_caps(name: str, caps: Caps, totals: Totals, longest: int, has_default: bool) -> None:
+    """Raise `SnapshotFailed` if there is more than the caps allow."""
+    queues, messages, size = totals
+    for what, count, cap in (
+        ("queues", queues + (not has_default), caps.queues),  # the default queue is there in any case
+        ("msgs", messages, caps.messages),
+        ("bytes", size, caps.bytes),
+        ("message_bytes", longest, caps.message_bytes),
+    ):
+        if count > cap:
+            option = f"max_{what}"
+            raise SnapshotFailed(
+                f"{name} holds more than --{option.replace('_', '-')} allows. Raise it, and load the file again.",
+                limit=option,
+            )
 
 
 def _check_dead_letters(name: str, settings: dict[str, QueueSettings]) -> None:
@@ -431,9 +505,14 @@ class _Filling:
             else:
                 self._add_others(record)
 
+    def forget(self) -> None:
+        """Keep of the messages so far only their ids."""
+        self._ordered.clear()
+        self._others.clear()
+
     def _add_ordered(self, record: MessageRecord) -> None:
         properties, first, count = self._properties(record.properties), record.first, len(record.bodies)
-        if self._others or (self._ranges and first <= self._ranges[-1][1]):
+        if self._ids or (self._ranges and first <= self._ranges[-1][1]):
             raise ValueError("the messages are not in the order of their ids")
         if properties.priority or properties.expires < inf or record.due:
             raise ValueError("a message has a priority, ttl or delay where none is allowed")

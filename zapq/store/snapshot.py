@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
@@ -23,7 +23,7 @@ from zapq.errors import InvalidParameter, SnapshotFailed, SnapshotNotFound
 from zapq.limits import KIB, MAX_KEYS, MIB
 from zapq.settings import Settings, is_snapshot_name
 from zapq.store import slices
-from zapq.store.archive import Archive, Caps, Totals, decode, encode
+from zapq.store.archive import Archive, Block, Caps, Survey, Totals, decode, encode, encode_blocks, survey
 from zapq.store.directory import Directory
 from zapq.store.slices import Checkpoint, yield_gil
 
@@ -125,6 +125,12 @@ class SnapshotStore:
         """
         self._write(name, encode(image, clock_offset, written), checkpoint)
 
+    def save_blocks(
+        self, name: str, blocks: Iterable[Block], written: float, checkpoint: Checkpoint = yield_gil
+    ) -> None:
+        """Write `blocks` as the file `name`, whole and on the disk, or raise `SnapshotFailed`; see `save_all`."""
+        self._write(name, encode_blocks(blocks, written), checkpoint)
+
     def load(self, name: str, checkpoint: Checkpoint = yield_gil) -> list[bytes]:
         """Return the bodies in the file `name`, oldest first.
 
@@ -172,6 +178,25 @@ class SnapshotStore:
                 if size > self._max_archive_bytes:
                     raise SnapshotFailed(_TOO_LARGE.format(name), limit="max_bytes")
                 return decode(Archive(file, size, name), name, self._caps, clock_offset, checkpoint)
+        except FileNotFoundError:
+            raise _not_found(name) from None
+        except OSError as error:
+            raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
+
+    def survey(self, name: str, checkpoint: Checkpoint = yield_gil) -> Survey:
+        """Verify every byte of the file `name`, and return what queues it holds. Raises as `load_all` does.
+
+        The caps on messages and bytes hold for each queue by itself.
+        """
+        with self.archive(name) as archive:
+            return survey(archive, name, self._caps, checkpoint)
+
+    @contextmanager
+    def archive(self, name: str) -> Iterator[Archive]:
+        """Give the file `name` to read, block by block, however large it is. Raises as `load_all` does."""
+        try:
+            with self._directory.open(name) as (file, size):
+                yield Archive(file, size, name)
         except FileNotFoundError:
             raise _not_found(name) from None
         except OSError as error:

@@ -21,7 +21,7 @@ def engine_url(*servers: Server) -> str:
 
 def with_engine(settings: Settings, *servers: Server) -> Settings:
     """Return settings of a front end whose queues are in these servers."""
-    return replace(settings, engine=engine_url(*servers), data_dir=".")
+    return replace(settings, engine=engine_url(*servers))
 
 
 def empty(*servers: Server) -> None:

@@ -14,12 +14,15 @@ import trio
 
 from tests.engine.valkey.servers import Connection, Server, cluster_running, running, valkey_program
 from tests.engine.valkey.serving import empty, front_ends, with_engine
+from tests.engine.valkey.test_snapshots import contents
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, open_client
 from zapq.engine.valkey.cluster import Topology, find_topology
 from zapq.engine.valkey.connection import Login
 from zapq.engine.valkey.connection import Server as Address
 from zapq.engine.valkey.keys import LAYOUT, shard_of, slot_of, tag_of
+from zapq.engine.valkey.loading import Loading, Page
+from zapq.service.open import open_service
 from zapq.settings import Settings
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
@@ -238,6 +241,53 @@ async def test_a_master_dies_and_its_replica_takes_over(
                 producer.stopped = True
         async with front_ends(settings, *alive) as [url]:
             await audit(url, producers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("durability", ["memory", "replicated"])
+async def test_a_master_dies_while_a_snapshot_is_loaded_and_all_of_it_is_there_in_the_end(
+    settings: Settings,
+    own_cluster: list[Server],
+    durability: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with open_service(settings) as service:
+        for name in NAMES:
+            for first in range(0, 3000, 1000):
+                await service.queue(name).enqueue_many([b"%d" % each for each in range(first, first + 1000)])
+        await service.snapshot("a.msgpack")
+    take, pages = Loading.take, 0
+
+    async def take_one(self: Loading, page: Page) -> None:
+        nonlocal pages
+        pages += 1
+        await take(self, page)
+        if pages == 20:
+            own_cluster[0].process.kill()
+            own_cluster[0].process.wait()
+
+    monkeypatch.setattr(Loading, "take", take_one)
+    settings = replace(with_engine(settings, *own_cluster), engine_durability=durability)
+    with ExitStack() as stack:
+        async with front_ends(settings, *own_cluster) as [url]:
+            answer = await ask(url, "POST", "/load?file=a.msgpack")
+            if durability == "replicated":
+                stack.enter_context(restarted(own_cluster[0], tmp_path / "0"))
+
+            async def loaded() -> bool:
+                nonlocal answer
+                if answer.status != 200:
+                    assert "is loaded in part only" in answer.json["detail"]
+                    answer = await ask(url, "POST", "/load?file=a.msgpack")
+                return answer.status == 200
+
+            await eventually(loaded, "the load to be done")
+            assert (await ask(url, "POST", "/persist?file=b.msgpack")).status == 200
+    before, after = contents(tmp_path / "a.msgpack"), contents(tmp_path / "b.msgpack")
+    assert before.in_order.keys() <= after.in_order.keys()
+    for name in before.in_order:
+        assert before.bodies(name) == after.bodies(name)
 
 
 def test_the_tag_of_a_queue_decides_its_slot() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import trio
 
+from tests.engine.valkey.relay import relaying
 from tests.engine.valkey.servers import Server
 from tests.engine.valkey.serving import empty, engine_url, front_ends, with_engine
 from tests.support.process import running_zapq
@@ -17,6 +19,8 @@ from tests.support.serving import serving
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, metrics
 from zapq.errors import CannotStart
+from zapq.http.metrics import _engine
+from zapq.service.engine_stats import EngineStats
 from zapq.settings import Settings
 
 JOBS = "/queues/jobs"
@@ -204,12 +208,6 @@ async def test_a_message_whose_consumer_has_left_goes_back(zapq_settings: Settin
         assert (await ask(one, "POST", f"{JOBS}/receive?wait=20")).body == b"x"
 
 
-async def test_snapshots_are_refused(zapq_settings: Settings, valkey: Server) -> None:
-    async with front_ends(zapq_settings, valkey) as [url]:
-        answer = await ask(url, "POST", "/load?file=a.msgpack")
-        assert (answer.status, answer.json["type"]) == (400, "/problems/not-with-engine")
-
-
 async def test_a_server_that_is_not_there_is_said_at_the_start(zapq_settings: Settings) -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(CannotStart, match="No such file"), flatten_subgroups=True):
         async with serving(replace(zapq_settings, engine="valkey+unix:/nowhere/s", data_dir=".")):
@@ -259,3 +257,43 @@ async def test_a_server_started_by_the_command_stops_in_order(valkey: Server, tm
         await server.stop()
         assert await server.process.wait() == 0
         assert [said["msg"] for said in server.messages()][-1] == "bye"
+
+
+async def test_metrics_tell_of_the_engine(zapq_settings: Settings, valkey: Server, tmp_path: Path) -> None:
+    async with relaying(tmp_path, valkey) as (relay, server), front_ends(zapq_settings, server) as [url]:
+
+        async def figures() -> dict[str, Any]:
+            metrics: dict[str, Any] = (await ask(url, "GET", "/metrics")).json
+            return {name: value for name, value in metrics.items() if name.startswith("engine")}
+
+        before = await figures()
+        assert before["engine"] == f"unix:{relay.address}"
+        assert before["engine_durability"] == "memory"
+        assert (before["engine_masters"], before["engine_reachable"]) == (1, 1)
+        assert before["engine_figures_age_sec"] < 1
+        await ask(url, "POST", f"{JOBS}/messages", b"x")
+        after = await figures()
+        assert after["engine_operations"] > before["engine_operations"]
+        assert after["engine_round_trips"] > before["engine_round_trips"]
+        assert after["engine_wait_seconds"] > before["engine_wait_seconds"]
+        assert (after["engine_reconnects"], after["engine_outcomes_unknown"]) == (0, 0)
+        relay.deaf = True
+        assert (await ask(url, "POST", f"{JOBS}/messages", b"y")).status == 503
+        relay.refusing = True
+        relay.hang_up()
+        # What the queues hold is not known, and what was last known is said.
+        down = await figures()
+        assert (down["engine_reachable"], down["engine_outcomes_unknown"]) == (0, 1)
+        relay.refusing = relay.deaf = False
+        await eventually(lambda: _is_ready(url), "the engine to be connected")
+        assert (await figures())["engine_reconnects"] > 0
+
+
+async def _is_ready(url: str) -> bool:
+    return (await ask(url, "GET", "/readyz")).status == 200
+
+
+def test_the_table_of_metrics_is_complete() -> None:
+    table = (Path(__file__).parents[3] / "docs/many-machines.md").read_text().partition("## Metrics")[2]
+    for name in _engine(EngineStats("", "", 0, 0.0, 0, 0, 0, 0.0, 0, 0, 0, 0.0)):
+        assert f"`{name}`" in table.partition("\n## ")[0], name

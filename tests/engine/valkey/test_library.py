@@ -419,6 +419,20 @@ def test_a_sweep_does_what_is_due_in_bounded_steps(
         keys.queue_keys.cache_clear()
 
 
+def test_a_sweep_shrinks_a_queue_that_its_consumers_have_emptied(driver: Driver, clock: Clock) -> None:
+    driver.one(Configure("a", QueueSettings(visibility=10.0)))
+    driver.one(Enqueue("a", b"x" * 1000))
+    driver.one(ack(lease(driver).receipt))
+    name = keys.queue_keys("a")[0]
+    assert driver.connection.call("OBJECT", "ENCODING", name) == b"hashtable"
+    before = driver.one(Describe("a"))
+    clock.now += 11.0
+    driver.sweep(["a"])
+    assert driver.connection.call("OBJECT", "ENCODING", name) == b"listpack"
+    assert driver.one(Describe("a")) == before
+    assert driver.one(Enqueue("a", b"y")) == Accepted(2)
+
+
 def test_a_sweep_has_what_it_found_to_itself_for_a_while(driver: Driver, clock: Clock) -> None:
     driver.one(Put(b"", Terms(ttl=1.0), queue="a"))
     clock.now += 1

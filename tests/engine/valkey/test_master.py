@@ -13,6 +13,7 @@ from zapq.engine.valkey.asked import Asked, may_repeat
 from zapq.engine.valkey.batch import Key
 from zapq.engine.valkey.call import AGAIN, Call
 from zapq.engine.valkey.connection import Connection, Server
+from zapq.engine.valkey.counts import Counts
 from zapq.engine.valkey.master import Master
 from zapq.engine.valkey.poller import Poller
 from zapq.errors import OutcomeUnknown, StorageUnavailable
@@ -28,6 +29,7 @@ class Owner:
     def __init__(self, outcomes: Callable[[Sequence[Asked]], list[Any]]) -> None:
         self.routed: list[Asked] = []
         self.uncertain = self.empty = self.lost = 0
+        self.counts = Counts()
         self._outcomes = outcomes
         self.poller = Poller()
         ours, self.theirs = socket.socketpair()

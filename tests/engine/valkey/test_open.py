@@ -98,6 +98,20 @@ async def test_without_its_replica_what_was_promised_is_not_known(zapq_settings:
             await eventually(is_back, "the message to be back at its place")
 
 
+async def test_without_its_replica_queues_are_still_shown_and_saved(
+    zapq_settings: Settings, tmp_path: Path
+) -> None:
+    with with_replica(tmp_path) as (master, replica):
+        settings = replace(with_engine(zapq_settings, master), engine_durability="replicated")
+        async with serving(settings) as url:
+            assert (await ask(url, "POST", "/enqueue", b"x")).status == 202
+            replica.process.kill()
+            replica.process.wait()
+            assert (await ask(url, "GET", "/metrics")).json["queue_length"] == 1
+            assert (await ask(url, "GET", "/queues")).json[0]["messages"] == 1
+            assert (await ask(url, "POST", "/persist?file=a.msgpack")).status == 200
+
+
 async def test_a_server_alone_can_commit_to_its_own_disk(zapq_settings: Settings, tmp_path: Path) -> None:
     with own_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         async with serving(replace(with_engine(zapq_settings, server), engine_durability="committed")) as url:

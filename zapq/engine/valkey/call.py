@@ -13,12 +13,25 @@ AGAIN = object()
 
 
 _MAKE_ROOM = frozenset({PREFIX + each for each in (b"take", b"settle", b"purge")})
+_LOOKS = frozenset({b"figures", b"sums", b"outbox", b"export", b"export_ids", b"export_some"})
+"""Functions that only look."""
 
 
 class Call:
     """One call of a function on one shard."""
 
-    __slots__ = ("_arguments", "_keys", "_name", "_number", "_outcomes", "_time", "queue", "repeatable", "shard")
+    __slots__ = (
+        "_arguments",
+        "_keys",
+        "_name",
+        "_number",
+        "_outcomes",
+        "_time",
+        "looks",
+        "queue",
+        "repeatable",
+        "shard",
+    )
 
     def __init__(
         self,
@@ -38,6 +51,8 @@ class Call:
         """The queue it is about; empty if that is the shard."""
         self.repeatable = repeatable
         """Whether it does no harm to send it again if no answer came."""
+        self.looks = name in _LOOKS
+        """Whether it changes nothing, so that no replica need have it."""
         self._name = PREFIX + name
         self._keys = keys
         self._time = time

@@ -88,24 +88,36 @@ class Connection:
     def receive(self) -> list[Any]:
         """Return the replies that have arrived whole. Raises `ConnectionLost`."""
         replies: list[Any] = []
-        gets, whole = self._reader.gets, self.sock.__class__ is socket.socket
-        while True:
-            try:
-                data = self.sock.recv(CHANNEL_BYTES)
-            except (BlockingIOError, ssl.SSLWantReadError):
-                return replies
-            except OSError as error:
-                raise ConnectionLost(_reason(error)) from error
-            if not data:
-                raise ConnectionLost("the server has closed the connection")
-            self._reader.feed(data)
-            try:
-                while (reply := gets()) is not INCOMPLETE:
-                    replies.append(reply)
-            except ProtocolError as error:
-                raise ConnectionLost(f"what answers does not speak Valkey's protocol: {error}") from error
+        whole = self.sock.__class__ is socket.socket
+        while data := self._receive_some():
+            replies += self._read(data)
             if whole and len(data) < CHANNEL_BYTES:
-                return replies
+                break
+        return replies
+
+    def _receive_some(self) -> bytes:
+        """Return bytes that have arrived, or nothing if there are none now. Raises `ConnectionLost`."""
+        try:
+            data = self.sock.recv(CHANNEL_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return b""
+        except OSError as error:
+            raise ConnectionLost(_reason(error)) from error
+        if not data:
+            raise ConnectionLost("the server has closed the connection")
+        return data
+
+    def _read(self, data: bytes) -> list[Any]:
+        """Return the replies that are whole with these bytes. Raises `ConnectionLost`."""
+        replies: list[Any] = []
+        gets = self._reader.gets
+        self._reader.feed(data)
+        try:
+            while (reply := gets()) is not INCOMPLETE:
+                replies.append(reply)
+        except ProtocolError as error:
+            raise ConnectionLost(f"what answers does not speak Valkey's protocol: {error}") from error
+        return replies
 
     async def call(self, *arguments: bytes | str | float) -> Any:
         """Send one command and return its reply, which may be a `ReplyError`. Raises `ConnectionLost`."""
@@ -122,21 +134,50 @@ class Connection:
     async def call_packed(self, commands: bytes, number: int) -> list[Any]:
         """Send so many commands as they are, and return their replies. See `call_all`."""
         replies: list[Any] = []
-        try:
-            with _bounded("did not answer"):
-                self.send(commands)
-                while self.stuck:
-                    await trio.lowlevel.wait_writable(self.sock)
-                    self.flush()
-                while len(replies) < number:
-                    replies += self.receive()
-                    if len(replies) < number:
-                        await trio.lowlevel.wait_readable(self.sock)
-        except trio.ClosedResourceError as error:
-            raise ConnectionLost("the connection was closed here") from error
+        with _bounded("did not answer"):
+            await self._send_all(commands)
+            while len(replies) < number:
+                replies += self.receive()
+                if len(replies) < number:
+                    await trio.lowlevel.wait_readable(self.sock)
+        return self._exactly(number, replies)
+
+    async def call_alike(self, commands: bytes, number: int, usual: bytes, pause: float) -> list[Any] | None:
+        """Send so many commands as they are; return their replies, or None if each is `usual`. See `call_all`.
+
+        Replies are looked at after `pause` seconds: to be woken for each piece of them would cost more than all
+        the rest. They are compared in one go: to make values of them would cost ten times as much.
+        """
+        expected, data = usual * number, b""
+        with _bounded("did not answer"):
+            await self._send_all(commands)
+            await trio.sleep(pause)
+            while len(data) < len(expected) and expected.startswith(data):
+                more = self._receive_some()
+                data += more
+                if not more:
+                    await trio.lowlevel.wait_readable(self.sock)
+            if data == expected:
+                return None
+            replies = self._read(data)
+            while len(replies) < number:
+                replies += self.receive()
+                if len(replies) < number:
+                    await trio.lowlevel.wait_readable(self.sock)
+        return self._exactly(number, replies)
+
+    @staticmethod
+    def _exactly(number: int, replies: list[Any]) -> list[Any]:
+        """Return `replies` if they are so many. Raises `ConnectionLost`."""
         if len(replies) > number:
             raise ConnectionLost("the server answers more than it was asked")
         return replies
+
+    async def _send_all(self, data: bytes) -> None:
+        self.send(data)
+        while self.stuck:
+            await trio.lowlevel.wait_writable(self.sock)
+            self.flush()
 
     def close(self) -> None:
         """Close it; what waits for it ends with `ConnectionLost`."""
@@ -245,6 +286,8 @@ class _bounded:
 
     def __exit__(self, *error: Any) -> bool:
         caught = self._scope.__exit__(*error)
+        if isinstance(error[1], trio.ClosedResourceError):
+            raise ConnectionLost("the connection was closed here") from error[1]
         if self._scope.cancelled_caught:
             raise ConnectionLost(f"the server {self._what} within {ENGINE_CONNECT_SECONDS:g} s")
         return bool(caught)

@@ -8,6 +8,7 @@ requests under way is who waits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from typing import Any
@@ -29,16 +30,19 @@ from zapq.engine.valkey.keys import shard_of as find_shard
 from zapq.engine.valkey.lines import Line, Lines
 from zapq.engine.valkey.master import durability_said
 from zapq.engine.valkey.offers import Offers
+from zapq.engine.valkey.snapshots import EngineSnapshots
 from zapq.engine.valkey.tasks import Tasks
 from zapq.engine.wire import Figures
-from zapq.errors import Draining, NotWithEngine
+from zapq.errors import Draining, ZapqError
 from zapq.limits import (
     ENGINE_FINISH_SECONDS,
     ENGINE_OPERATION_BYTES,
     ENGINE_WAITING_BYTES,
     ENGINE_WAITING_OTHERS_BYTES,
     MIB,
+    STATS_SECONDS,
 )
+from zapq.service.engine_stats import EngineStats
 from zapq.service.operations import (
     ChangeSettings,
     Configure,
@@ -68,6 +72,7 @@ from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo
 from zapq.service.service import ServiceStats
 from zapq.service.waiting import Deliveries, Lender
+from zapq.store.snapshot import SnapshotStore
 
 shard_of = lru_cache(4096)(find_shard)
 
@@ -124,11 +129,12 @@ class ValkeyEngine(Elsewhere):
         max_waiters: int,
         max_body_bytes: int,
         max_waiting_bytes: int,
+        open_store: Callable[[], SnapshotStore],
     ) -> None:
         """`front_end` tells it from all others, in hexadecimal digits. `durability` is a key of `master.WAITS`.
 
         `max_body_bytes` is the room for messages that are being received, `max_waiting_bytes` for those that wait
-        for room in their queues.
+        for room in their queues. `open_store` returns the snapshots of this front end's data directory.
         """
         super().__init__(max_body_bytes)
         self.figures_of_others: Callable[[], Pending[Figures]] | None = None
@@ -166,7 +172,11 @@ class ValkeyEngine(Elsewhere):
         self.offers = Offers(
             self._put_now, self.tasks, most_bytes=max_waiting_bytes, is_crowded=lambda: self.lines.is_crowded
         )
+        self.snapshots = EngineSnapshots(open_store, self.codec, self.tasks, self.fleet, self.check_open)
         self._queues: dict[str, ValkeyQueue] = {}
+        self._summed_up = trio.Event()
+        """Set unless the engine is being asked what its queues hold."""
+        self._summed_up.set()
         self.how: dict[type[Any], Callable[[Any, float], Any]] = {
             Put: self._put,
             Enqueue: self._enqueue,
@@ -186,9 +196,9 @@ class ValkeyEngine(Elsewhere):
             Stats: self._stats,
             Drain: lambda asked, now: self.drain(),
             Ready: self._check_ready,
-            Save: self._refuse,
-            Load: self._refuse,
-            ListSnapshots: self._refuse,
+            Save: lambda asked, now: self.tasks.start(partial(self.snapshots.save, asked.file)),
+            Load: lambda asked, now: self.tasks.start(partial(self.snapshots.load, asked.file)),
+            ListSnapshots: lambda asked, now: self.tasks.start(self.snapshots.files),
         }
 
     def perform(self, operation: Operation, now: float) -> Any:
@@ -411,7 +421,7 @@ class ValkeyEngine(Elsewhere):
 
     def _stats(self, asked: Stats, now: float) -> Pending[Any]:
         async def count() -> ServiceStats:
-            sums: procedures.Sums = await self.tasks.remembered(Stats, lambda: procedures.of(self.codec, Stats()))
+            at, sums = await self._sums()
             others = {} if self.figures_of_others is None else await self.tasks.outcome(self.figures_of_others())
             return ServiceStats(
                 queue=sums.stats,
@@ -423,21 +433,61 @@ class ValkeyEngine(Elsewhere):
                 draining=self.lines.draining,
                 delivery_uncertain=sums.uncertain + self.fleet.delivery_uncertain,
                 bytes_reserved=self._room.used,
-                snapshots_written=0,
-                snapshots_failed=0,
+                snapshots_written=self.snapshots.written,
+                snapshots_failed=self.snapshots.failed,
                 elsewhere=others,
+                engine=self._engine_stats(trio.current_time() - at),
             )
 
         return self.tasks.start(count)
+
+    async def _sums(self) -> tuple[float, procedures.Sums]:
+        """Return what all queues hold, or last held if the engine does not say, and when it was asked."""
+        if self.tasks.last(Stats) is None:
+            await self._sum_up()
+        else:
+            if self._summed_up.is_set():
+                self._summed_up = trio.Event()
+                self.tasks.start(self._sum_up_again)
+            # Not cancelled then: very many queues may take longer.
+            with trio.move_on_after(STATS_SECONDS):
+                await self._summed_up.wait()
+        found = self.tasks.last(Stats)
+        assert found is not None
+        return found
+
+    async def _sum_up_again(self) -> None:
+        try:
+            with suppress(ZapqError):
+                await self._sum_up()
+        finally:
+            self._summed_up.set()
+
+    async def _sum_up(self) -> None:
+        await self.tasks.remembered(Stats, lambda: procedures.of(self.codec, Stats()))
+
+    def _engine_stats(self, age: float) -> EngineStats:
+        fleet, counts = self.fleet, self.fleet.counts
+        return EngineStats(
+            servers=",".join(map(str, fleet.servers)),
+            durability=durability_said(fleet.durability),
+            masters=len(fleet.servers),
+            reachable=fleet.reachable,
+            round_trips=counts.round_trips,
+            calls=counts.calls,
+            operations=counts.operations,
+            wait_seconds=counts.wait_seconds,
+            refusals=counts.refusals,
+            reconnects=counts.reconnects,
+            outcomes_unknown=counts.outcomes_unknown,
+            figures_age=age,
+        )
 
     def _check_ready(self, asked: Ready, now: float) -> None:
         self.check_open()
         if self.fleet.reachable < _READY:
             problems = [f"{each.master.server}: {each.master.problem}" for each in self.fleet.stations]
             raise unavailable("; ".join(problems) or "none of its servers is known")
-
-    def _refuse(self, asked: object, now: float) -> Any:
-        raise NotWithEngine
 
     def _with_waiters(self, info: QueueInfo) -> QueueInfo:
         return msgspec.structs.replace(info, waiting=self.lines.waiting(info.name))

@@ -20,6 +20,7 @@ from zapq.engine.valkey.batch import Gathering, Key
 from zapq.engine.valkey.call import Call
 from zapq.engine.valkey.cluster import SHARDS_OF_SLOT, Topology, find_topology
 from zapq.engine.valkey.connection import Connection, ConnectionLost, Login, Server, open_connection
+from zapq.engine.valkey.counts import Counts
 from zapq.engine.valkey.hints import Hints
 from zapq.engine.valkey.keys import SHARDS
 from zapq.engine.valkey.master import Master
@@ -52,6 +53,8 @@ class Station:
         """For what is no batch, as the sweep."""
         self.problem = ""
         """Why it was not reached when it was last tried."""
+        self.connected = False
+        """Whether it was connected before."""
         self.broken = trio.Event()
         """Set when a connection has ended."""
         self.scope = trio.CancelScope()
@@ -93,6 +96,7 @@ class Fleet:
     ) -> None:
         self.poller = Poller()
         self.durability = durability
+        self.counts = Counts()
         self.dequeues_empty = self.delivery_uncertain = 0
         self.calls = calls
         self._note_reply = note_reply
@@ -128,6 +132,22 @@ class Fleet:
     def reachable(self) -> float:
         """The part of the shards whose servers are connected."""
         return sum(owner is not None and owner.connection is not None for owner in self.owners) / SHARDS
+
+    @property
+    def servers(self) -> list[Server]:
+        """The servers that have shards."""
+        return self._topology.servers
+
+    async def open(self, server: Server) -> Connection:
+        """Open a connection to a server for the caller alone, which closes it. Raises `ConnectionLost`."""
+        return await open_connection(server, self._login)
+
+    async def open_to(self, key: bytes) -> Connection:
+        """Open one to the server that has a key whose hash tag it begins with. Raises `ConnectionLost`."""
+        server = self._topology.server_of(key)
+        if server is None:
+            raise ConnectionLost("a part of the slots has no server")
+        return await self.open(server)
 
     def station_of_key(self, key: bytes) -> Station | None:
         """Return the server that has a key whose hash tag it begins with, as far as is known."""
@@ -165,7 +185,7 @@ class Fleet:
         gathering = self._homeless if owner is None else owner.gathering
         if self._ended:
             for each in asked:
-                each.give_up("the front end is stopping")
+                self.counts.give_up(each, "the front end is stopping")
         elif first:
             gathering.put_back(key, asked)
         else:
@@ -225,10 +245,10 @@ class Fleet:
             station.close("the front end is stopping")
             for _, asked in station.master.gathering.take_all():
                 for each in asked:
-                    each.give_up("the front end is stopping")
+                    self.counts.give_up(each, "the front end is stopping")
         for _, asked in self._homeless.take_all():
             for each in asked:
-                each.give_up("the front end is stopping")
+                self.counts.give_up(each, "the front end is stopping")
 
     def _station(self, server: Server) -> Station:
         station = self._stations.get(server)
@@ -301,7 +321,7 @@ class Fleet:
             self._retired = [station for station in self._retired if station.master.busy]
             if self._homeless:
                 for asked in self._homeless.drop(partial(_is_over, now)):
-                    asked.give_up("no server has the queue at the moment")
+                    self.counts.give_up(asked, "no server has the queue at the moment")
 
     async def _keep(self, station: Station) -> None:
         """Keep one server connected until it is no more of the engine's."""
@@ -322,6 +342,8 @@ class Fleet:
                         pause = min(2 * pause, MAX_ENGINE_PAUSE)
                         continue
                     station.problem = ""
+                    self.counts.reconnects += station.connected
+                    station.connected = True
                     logs.say(logging.INFO, "engine connected", server=server)
                     self._connected.set()
                     begun = trio.current_time()

@@ -16,6 +16,8 @@ SLOTS = 16_384
 """Slots of a cluster."""
 LAYOUT = b"{zapq}:layout"
 """The key that says how many shards there are, and for which version of the library."""
+LOADING = b"{zapq}:loading"
+"""The key that says which file is being loaded, and how far that is."""
 FRONT_ENDS = b"{zapq}:fronts"
 """The sorted set of front ends, each with the time of the server at which it was last heard of."""
 QUEUE_PARTS = (b"h", b"l", b"b", b"d", b"x", b"m", b"e", b"w", b"o")

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, Protocol
 import trio
 
 from zapq import logs
-from zapq.engine.valkey.asked import Asked, unknown
+from zapq.engine.valkey.asked import Asked
 from zapq.engine.valkey.batch import Gathering, Key
 from zapq.engine.valkey.call import AGAIN, Call
 from zapq.engine.valkey.connection import Connection, ConnectionLost, Server
+from zapq.engine.valkey.counts import Counts
 from zapq.engine.valkey.failures import Failure, failure_of, redirected_to
 from zapq.engine.valkey.poller import Poller
 from zapq.engine.valkey.replies import no_memory
@@ -51,6 +52,10 @@ class Sent(NamedTuple):
 class Owner(Protocol):
     """What a master has done by the engine it belongs to."""
 
+    @property
+    def counts(self) -> Counts:
+        """What is counted of all servers."""
+
     def calls(self, key: Key, asked: Sequence[Asked]) -> list[tuple[Call, Sequence[Asked]]]:
         """Return the calls that do what was asked, in order."""
 
@@ -83,9 +88,9 @@ class Master:
         self.gathering = Gathering()
         self.connection: Connection | None = None
         self.problem = "it is not connected yet"
-        self.batches = self.operations = 0
         self.durability = durability
         self._owner = owner
+        self._counts = owner.counts
         self._on_lost = on_lost
         self._poller = poller
         self._epoch = b""
@@ -124,7 +129,7 @@ class Master:
             try:
                 calls = self._owner.calls(key, group)
             except Exception as error:
-                _fail(group, error)
+                self._fail(group, error)
                 continue
             for call, asked in calls:
                 if asked[0].asking:
@@ -133,7 +138,7 @@ class Master:
                 data.append(pack_all(call.command(self._epoch)))
                 self._sent.append(Sent(call, asked, at, key))
                 at += 1
-                self.operations += len(asked)
+                self._counts.operations += len(asked)
                 changes = changes or _changes(asked[0].operation)
         if not self._sent:
             return
@@ -142,7 +147,8 @@ class Master:
         self._waits = len(waits)
         self._expected = at + len(waits)
         self._sent_at = now
-        self.batches += 1
+        self._counts.round_trips += 1
+        self._counts.calls += len(self._sent)
         try:
             connection.send(b"".join(data))
         except ConnectionLost as error:
@@ -174,6 +180,7 @@ class Master:
             sent, replies = self._sent, self._replies
             first_wait = self._expected - self._waits
             self._sent, self._replies, self._expected, self._refused = [], [], 0, ""
+            self._counts.wait_seconds += trio.current_time() - self._sent_at
             self._settle_all(sent, replies, _reached(replies[first_wait:], self.durability))
 
     def lose(self, reason: str) -> None:
@@ -200,7 +207,7 @@ class Master:
         if self.gathering:
             reason = self.problem or self._refused or "it does not keep up"
             for asked in self.gathering.drop(lambda each: now > each.until):
-                asked.give_up(f"{self.server}: {reason}")
+                self._counts.give_up(asked, f"{self.server}: {reason}")
             self.flush()
 
     def _settle_all(self, sent: Sequence[Sent], replies: Sequence[Any], reached: bool) -> None:
@@ -218,7 +225,7 @@ class Master:
                     raise ValueError(f"{len(outcomes)} outcomes of {len(each.asked)} operations")
                 self._owner.note_reply(each.call, reply)
             except Exception as error:
-                _fail(each.asked, error)
+                self._fail(each.asked, error)
                 continue
             later: list[Asked] = []
             for asked, outcome in zip(each.asked, outcomes, strict=True):
@@ -240,6 +247,7 @@ class Master:
     def _refuse(self, sent: Sent, error: ReplyError) -> None:
         """See to calls that were refused before they did anything."""
         failure = failure_of(error)
+        self._counts.refusals += 1
         owner = self._owner
         reason = f"{self.server}: {error.code}"
         match failure:
@@ -253,7 +261,7 @@ class Master:
                     self._try_again(sent, reason)
                 else:
                     # The server it is asked now says where it is the next time.
-                    live = _live(sent.asked, reason)
+                    live = self._live(sent.asked, reason)
                     if live:
                         master.gathering.put_back((*sent.key[:2], "asking"), live)
                         master.flush()
@@ -271,10 +279,10 @@ class Master:
             case Failure.BROKEN:
                 logs.log.error("engine failed", exc_info=error)
                 for asked in sent.asked:
-                    asked.fail(unknown(f"{self.server}: the function failed"))
+                    self._counts.leave_unknown(asked, f"{self.server}: the function failed")
 
     def _try_again(self, sent: Sent, reason: str) -> None:
-        self._owner.route(sent.key, _live(sent.asked, reason), first=True)
+        self._owner.route(sent.key, self._live(sent.asked, reason), first=True)
 
     def _repeat(self, key: Key, asked: Sequence[Asked], reason: str) -> None:
         """Do again what was sent without an answer, as far as that does no harm."""
@@ -288,7 +296,7 @@ class Master:
             operation = each.operation
             if isinstance(operation, Take) and not operation.want.lease:
                 self._owner.note_uncertain(operation.want.limit)
-            each.fail(unknown(f"{self.server}: {reason}"))
+            self._counts.leave_unknown(each, f"{self.server}: {reason}")
         if again:
             self._owner.route(key, again, first=True)
 
@@ -308,19 +316,27 @@ class Master:
             self.rest()
             self._owner.route(key, [asked], first=True)
         else:
-            asked.fail(unknown(reason))
+            self._counts.leave_unknown(asked, reason)
 
+    def _live(self, asked: Sequence[Asked], reason: str) -> list[Asked]:
+        """Return those for which there is time to try again; the others are given up."""
+        now = trio.current_time()
+        live: list[Asked] = []
+        for each in asked:
+            if now < each.until:
+                live.append(each)
+            else:
+                self._counts.give_up(each, reason)
+        return live
 
-def _live(asked: Sequence[Asked], reason: str) -> list[Asked]:
-    """Return those for which there is time to try again; the others are given up."""
-    now = trio.current_time()
-    live: list[Asked] = []
-    for each in asked:
-        if now < each.until:
-            live.append(each)
-        else:
-            each.give_up(reason)
-    return live
+    def _fail(self, asked: Sequence[Asked], error: Exception) -> None:
+        """Let operations fail that we could not say, or whose answer we could not read."""
+        logs.log.error("engine failed", exc_info=error)
+        for each in asked:
+            if isinstance(error, ZapqError):
+                each.fail(error)
+            else:
+                self._counts.leave_unknown(each, "its answer could not be read")
 
 
 def _changes(operation: object) -> bool:
@@ -328,6 +344,8 @@ def _changes(operation: object) -> bool:
 
     So must a lease: if it were lost in a failover, another consumer would get the message within it.
     """
+    if isinstance(operation, Call):
+        return not operation.looks
     return operation.__class__ not in _LOOKS
 
 
@@ -345,13 +363,6 @@ def _reached(replies: Sequence[Any], durability: str) -> bool:
         if not numbers or not all(isinstance(number, int) and number >= 1 for number in numbers):
             return False
     return True
-
-
-def _fail(asked: Sequence[Asked], error: Exception) -> None:
-    """Let operations fail that we could not say, or whose answer we could not read."""
-    logs.log.error("engine failed", exc_info=error)
-    for each in asked:
-        each.fail(error if isinstance(error, ZapqError) else unknown("its answer could not be read"))
 
 
 def durability_said(durability: str) -> Durability:

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 import trio
@@ -28,6 +29,7 @@ from zapq.limits import ENGINE_CONNECT_SECONDS, MAX_WAITING_BYTES
 from zapq.service.operations import Configure
 from zapq.service.pending import Pending
 from zapq.settings import Settings
+from zapq.store.snapshot import SnapshotStore
 
 _CHANNEL = b"{zapq}:check"
 _LAYOUT = b"%d shards, layout 1" % SHARDS
@@ -92,6 +94,7 @@ async def open_engine(settings: Settings, *, share: int = 1) -> AsyncGenerator[V
         max_waiters=ceil(settings.max_waiters / share),
         max_body_bytes=settings.max_bytes // share,
         max_waiting_bytes=MAX_WAITING_BYTES // share,
+        open_store=partial(SnapshotStore, settings),
     )
     # The engine goes on when the block is cancelled: messages that then reach no consumer must go back.
     life = trio.CancelScope(shield=True)

@@ -40,8 +40,8 @@ _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 _Entry: TypeAlias = tuple[int, bytes, int, bytes]
 """Of an outbox: number, the queue it is for, priority, and the message as that queue keeps it."""
 
-SHARDS_AT_ONCE = 512
-"""Shards asked at once: some 2 ms of a single server."""
+SHARDS_AT_ONCE = 128
+"""Shards asked at once: some 2 ms of a single server, and as long here, in which no request is answered."""
 QUEUES_AT_ONCE = 500
 """Queues of one shard listed at once: some 5 ms."""
 SWEPT_AT_ONCE = 100
@@ -151,7 +151,7 @@ def _configured(codec: Codec, queue: str, settings: QueueSettings, before: bytes
     dead_letter = settings.dead_letter
     if dead_letter is not None:
         # First there, so that no dead letter is ever sent to a queue that may be deleted.
-        _only((yield [_feed(codec, dead_letter, queue, True)]))
+        _only((yield [feed(codec, dead_letter, queue, True)]))
     arguments = [b"%d" % most, replies.pack_settings(settings)]
     if before is not None:
         arguments.append(before)
@@ -161,7 +161,7 @@ def _configured(codec: Codec, queue: str, settings: QueueSettings, before: bytes
     is_made, former = said
     old = replies.settings_of(former).dead_letter
     if old is not None and old != dead_letter:
-        yield [_feed(codec, old, queue, False)]
+        yield [feed(codec, old, queue, False)]
     return is_made
 
 
@@ -173,7 +173,9 @@ def _made(reply: list[Any]) -> Any:
     return bool(reply[2]), reply[3]
 
 
-def _feed(codec: Codec, queue: str, other: str, comes: bool) -> Call:
+def feed(codec: Codec, queue: str, other: str, comes: bool) -> Call:
+    """Return the call that notes at `queue` that dead letters of `other` come to it, or no longer do."""
+
     def decode(reply: list[Any]) -> Any:
         return replies.too_many_queues(reply[2]) if isinstance(reply[2], list) else None
 
@@ -216,7 +218,7 @@ def delete(codec: Codec, queue: str) -> Procedure:
         if said[2] == b"done":
             dead_letter = replies.settings_of(packed).dead_letter
             if dead_letter is not None:
-                yield [_feed(codec, dead_letter, queue, False)]
+                yield [feed(codec, dead_letter, queue, False)]
             return None
         if said[2] == b"outbox":
             yield from flush_outbox(codec, queue)
@@ -325,10 +327,14 @@ def _all_shards(codec: Codec, name: bytes, page: Callable[[list[Any]], bytes]) -
             asked = {shard: after for shard, after in afters.items() if after}
 
 
-def look_at_shard(codec: Codec, shard: int) -> Call:
-    """Return the call that finds the queues of a shard in which something is due, and claims them for a while."""
+def look_at_shard(codec: Codec, shard: int, most: int | None = None) -> Call:
+    """Return the call that finds queues of a shard in which something is due, and claims them for a while.
+
+    No more than `SWEPT_AT_ONCE`, nor than `most`.
+    """
+    number = SWEPT_AT_ONCE if most is None else min(most, SWEPT_AT_ONCE)
     claim = b"%d" % (1000 * CLAIM_SECONDS)
-    return codec.shard_step(b"sweep", shard, b"%d" % SWEPT_AT_ONCE, claim, decode=lambda reply: reply[2])
+    return codec.shard_step(b"sweep", shard, b"%d" % number, claim, decode=lambda reply: reply[2])
 
 
 def do_what_is_due(codec: Codec, queue: str) -> Call:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from math import inf
 from typing import Any
 
@@ -58,7 +58,7 @@ class Tasks:
             calls = next(procedure)
             while True:
                 try:
-                    outcomes = await self._send_all(calls)
+                    outcomes = await self.send_all(calls)
                 except ZapqError as error:
                     calls = procedure.throw(error)
                 else:
@@ -74,6 +74,10 @@ class Tasks:
                 outcome = await self.proceed(begin())
                 self._remembered[kind] = trio.current_time(), outcome
         return outcome
+
+    def last(self, kind: type[Any]) -> tuple[float, Any] | None:
+        """Return when a procedure of this kind had its last outcome, and that; None if there is none."""
+        return self._remembered.get(kind)
 
     async def outcome(self, pending: Pending[Any]) -> Any:
         """Wait for an outcome and return it, or raise what refuses it. If cancelled, it is not known.
@@ -92,7 +96,7 @@ class Tasks:
             raise
         return pending.result()
 
-    async def _send_all(self, calls: list[Call]) -> list[list[Any]]:
+    async def send_all(self, calls: Sequence[Call]) -> list[list[Any]]:
         """Make calls at once, and return what comes of each. Raises what refuses one, when all have ended."""
         sent = [self._send(call) for call in calls]
         outcomes: list[list[Any]] = []

@@ -7,6 +7,7 @@
 --              c          the settings, where some are not the default
 --              r          how fast it is emptied, once a producer was refused
 --              f          the queues whose dead letters come here
+--              i          the mark of the file that is being loaded into it
 --              ID         the body of a message, its head before it: written once, so replicated once
 --              c ID       how often a message was delivered, once it came back
 --   l  list    ids of messages that are ready for the first time and have neither a priority nor a ttl, oldest first
@@ -36,7 +37,7 @@
 -- and no function sees half a queue. Only `figures` and `sums`, which change nothing, look further.
 
 local TEST = false -- whether callers may say what time it is
-local VERSION = 1
+local VERSION = 2
 
 -- Limits, from limits.py
 local DEFAULT_VISIBILITY = @DEFAULT_VISIBILITY@

@@ -11,6 +11,18 @@ local function sweep(K, A)
   return { now, 0, found }
 end
 
+-- Makes h anew. It grows with the bodies in it, and does not shrink when they leave: of a queue that is empty, half
+-- of the memory would be for nothing.
+local function shrink(u)
+  local K, fields = u.K, { 'c', 'r', 'f', 'i' }
+  local kept = redis.call('HMGET', K[H], unpack(fields))
+  redis.call('DEL', K[H])
+  for place, field in ipairs(fields) do
+    if kept[place] then redis.call('HSET', K[H], field, kept[place]) end
+  end
+  u.q[LARGEST] = 0
+end
+
 -- Does what is due in a queue, and puts right when the next is. Answers 1 if there is more to do now.
 local function due(K, A)
   local u = begin(K, A)
@@ -26,6 +38,7 @@ local function due(K, A)
   if at > 0 then redis.call('ZADD', K[DUE_INDEX], at, name) else redis.call('ZREM', K[DUE_INDEX], name) end
   q[INDEXED] = at
   u.sent = false
+  if q[COUNT] == 0 and q[LARGEST] > 0 then shrink(u) end
   save(u)
   return answer(u, more and 1 or 0)
 end

@@ -28,6 +28,12 @@ class Properties(msgspec.Struct, frozen=True, gc=False):
     """How often it was given back without a delay."""
     failed_in: str = ""
     """The queue it failed in, if it is a dead letter."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """What its producer said of it, by name in lower case, in the order given. Consumers get them as they are."""
+    group: str = ""
+    """The group within which messages are delivered in strict order; empty if it is in none."""
+    unique: str = ""
+    """The key that at most one message of its queue has at a time; empty if it has none."""
 
 
 DEFAULTS = Properties()

@@ -135,7 +135,10 @@ def pack_properties(properties: Properties) -> tuple[Any, ...] | None:
 
 def unpack_properties(packed: Sequence[Any] | None) -> Properties:
     """Return properties from what a column has of them."""
-    return DEFAULTS if packed is None else Properties(*packed)
+    if packed is None:
+        return DEFAULTS
+    *known, headers, group, unique = packed
+    return Properties(*known, tuple((name, value) for name, value in headers), group, unique)
 
 
 def pack_message(message: Message) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from zapq.core.headers import Headers
 from zapq.core.message import OCTETS
 from zapq.errors import InvalidParameter, ProblemNotFound
 from zapq.http import render, wire
@@ -51,6 +52,17 @@ def put(asked: Asked) -> Plan:
     if how.ttl is None and how.durability is None and not how.wait:
         simple = Enqueue(asked.queue, b"", how.properties, how.delay)
     return Plan(Put(b"", how, queue=asked.queue), simple=simple)
+
+
+def with_headers(plan: Plan, headers: Headers) -> Plan:
+    """Return the plan of `put` or `put_many` for messages that have `headers`, unless they bring their own."""
+    template: Any = plan.operation
+    properties = msgspec.structs.replace(template.terms.properties, headers=headers)
+    how = msgspec.structs.replace(template.terms, properties=properties)
+    simple = plan.simple
+    if simple is not None:
+        simple = Enqueue(simple.queue, b"", properties, simple.delay)
+    return Plan(Put(b"", how, queue=template.queue), plan.media_type, simple=simple)
 
 
 def fill_put(

@@ -8,17 +8,19 @@ request slow, but not mean something else. What the request line may ask for is 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from zapq.errors import ZapqError
+from zapq.errors import InvalidParameter, ZapqError
 from zapq.http import tracing, wire
 from zapq.http.endpoints import ENDPOINTS, Endpoint, Fill
+from zapq.http.headers import carries_header, headers_of
 from zapq.http.plan import Asked, Frame, Plan
+from zapq.http.plans import with_headers
 from zapq.http.routing import Route, find_route
 from zapq.limits import HEADS_REMEMBERED, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES
 from zapq.server.wire_guard import check_head
@@ -50,8 +52,12 @@ _ARGUMENT = re.compile(rb"/(?:receipts/([0-9A-Za-z-]{1,64})|messages/([0-9]{1,18
 _CUT = {"", "-", "0"}
 """What `cut_argument` leaves in the place of what it cuts out. What it finds too odd to cut out is not plain."""
 _VARYING = re.compile(
-    rb"\r\n(idempotency-key|x-trace-id|traceparent):[\t ]*([\x21-\x7e]{1,255})[\t ]*(?=\r\n)", re.IGNORECASE
+    rb"\r\n(?:(idempotency-key|x-trace-id):[\t ]*([\x21-\x7e]{1,255})"
+    rb"|(traceparent|tracestate|baggage|(?:ce|zapq-header)-[!#$%&'*+.^_`|~0-9A-Za-z-]+):"
+    rb"[\t ]*+((?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?))[\t ]*(?=\r\n)",
+    re.IGNORECASE,
 )
+"""What is cut out: a key or trace id, or a field that carries a header of a message."""
 
 
 class Fields(msgspec.Struct, frozen=True):
@@ -124,26 +130,39 @@ def cut_argument(head: bytes) -> tuple[bytes, str]:
     return b"%b%b%b" % (head[:start], b"-" if found == 1 else b"0", head[end:]), match[found].decode()
 
 
-def cut_varying(head: bytes) -> tuple[bytes, dict[bytes, bytes]] | None:
+class Varying(NamedTuple):
+    """The fields of a head that differ from request to request."""
+
+    key: bytes = b""
+    """The Idempotency-Key."""
+    trace_id: bytes = b""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    """Those that carry headers of a message, their names in lower case."""
+
+
+_NOTHING = Varying()
+
+
+def cut_varying(head: bytes) -> tuple[bytes, Varying] | None:
     """Take out the fields that differ from request to request; return the rest, and the fields.
 
     None if one of them is there twice: that is not plain.
     """
-    varying: dict[bytes, bytes] = {}
-    while (match := _VARYING.search(head)) is not None:
-        name = match[1].lower()
-        if name in varying:
-            return None
-        varying[name] = match[2]
-        start, end = match.span()
-        head = head[:start] + head[end:]
-    return head, varying
+    found = _VARYING.findall(head)
+    if not found:
+        return head, _NOTHING
+    others = {name.lower(): value for name, value, _, _ in found if name}
+    headers = [(name.lower(), value) for _, _, name, value in found if name]
+    if len(others) + len({name for name, _ in headers}) < len(found):
+        return None
+    varying = Varying(others.get(b"idempotency-key", b""), others.get(b"x-trace-id", b""), headers)
+    return _VARYING.sub(b"", head), varying
 
 
 def parse_head(head: bytes) -> Line | None:
     """Return what a request's head (with its empty line) says, or None if it is not plain.
 
-    It is to be given without receipt, message id, key and trace id.
+    It is to be given without receipt, message id, and the fields that `cut_varying` takes out.
     """
     line, _, block = head.partition(b"\r\n")
     match = _LINE.fullmatch(line.decode("latin-1"))
@@ -202,6 +221,8 @@ def _parse_fields(block: bytes) -> Fields | None:
     values = dict(fields)
     if len(names) > MAX_HOT_FIELDS or not _COLD_FIELDS.isdisjoint(names):
         return None
+    if any(carries_header(name.decode()) for name in names):
+        return None  # `cut_varying` has found it too odd
     if any(names.count(name) > 1 for name in _SINGLE_FIELDS):
         return None
     host = values.get(b"host", b"")
@@ -219,7 +240,14 @@ def _parse_fields(block: bytes) -> Fields | None:
     )
 
 
-def trace_of(varying: dict[bytes, bytes]) -> bytes:
-    """Return the field with the client's trace id if it is one that is kept, else nothing."""
-    value = varying.get(b"x-trace-id", b"")
-    return tracing.FIELD + value if value and tracing.acceptable(value) else b""
+def vary(head: Head, varying: Varying) -> Head | None:
+    """Return what a head says that has these fields as well; None if it is refused: the other road says why."""
+    plan = head.plan
+    if varying.headers and head.stored and plan is not REFUSED:
+        try:
+            plan = with_headers(plan, headers_of(varying.headers))
+        except InvalidParameter:
+            return None
+    key = varying.key.decode() if head.endpoint.keyed else ""
+    trace = tracing.FIELD + varying.trace_id if tracing.acceptable(varying.trace_id) else b""
+    return msgspec.structs.replace(head, plan=plan, key=key, trace=trace)

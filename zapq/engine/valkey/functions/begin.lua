@@ -36,7 +36,7 @@
 -- and no function sees half a queue. Only `figures` and `sums`, which change nothing, look further.
 
 local TEST = false -- whether callers may say what time it is
-local VERSION = 1
+local VERSION = 2
 
 -- Limits, from limits.py
 local DEFAULT_VISIBILITY = @DEFAULT_VISIBILITY@

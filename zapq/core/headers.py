@@ -18,6 +18,10 @@ Headers: TypeAlias = "tuple[tuple[str, str], ...]"
 
 TRACING = frozenset({"traceparent", "tracestate", "baggage"})
 """Those of W3C Trace Context and Baggage: they say what led to a message."""
+FIELD = "zapq-header-"
+"""What the field of HTTP that carries a header is called before the header's name ..."""
+EVENT = "ce-"
+"""... except for those for tracing, and those of CloudEvents, which begin with this: these are the fields' names."""
 HEADER_NAME = rf"[!#$%&'*+.^_`|~0-9a-z-]{{1,{MAX_HEADER_NAME}}}"
 """What the name of a kept header looks like."""
 HEADER_VALUE = r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?"
@@ -26,6 +30,18 @@ _NAME = re.compile(HEADER_NAME, re.ASCII | re.IGNORECASE)
 _VALUE = re.compile(HEADER_VALUE)
 _SHOWN = 100
 """Characters of a name that a refusal says again."""
+
+
+def header_in(field: str) -> str | None:
+    """Return the header that the field of this name, in lower case, carries; None if it carries none."""
+    if field.startswith(FIELD):
+        return field.removeprefix(FIELD)
+    return field if field in TRACING or field.startswith(EVENT) else None
+
+
+def field_of(header: str) -> str:
+    """Return the name of the field that carries this header."""
+    return header if header in TRACING or header.startswith(EVENT) else FIELD + header
 
 
 def size_of(headers: Headers) -> int:

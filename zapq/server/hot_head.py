@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from zapq.core.headers import header_in
 from zapq.errors import InvalidParameter, ZapqError
 from zapq.http import tracing, wire
 from zapq.http.endpoints import ENDPOINTS, Endpoint, Fill
-from zapq.http.headers import carries_header, headers_of
+from zapq.http.headers import headers_of
 from zapq.http.plan import Asked, Frame, Plan
 from zapq.http.plans import with_headers
 from zapq.http.routing import Route, find_route
@@ -221,7 +222,7 @@ def _parse_fields(block: bytes) -> Fields | None:
     values = dict(fields)
     if len(names) > MAX_HOT_FIELDS or not _COLD_FIELDS.isdisjoint(names):
         return None
-    if any(carries_header(name.decode()) for name in names):
+    if any(header_in(name.decode()) is not None for name in names):
         return None  # `cut_varying` has found it too odd
     if any(names.count(name) > 1 for name in _SINGLE_FIELDS):
         return None

@@ -21,7 +21,7 @@ TRACING = frozenset({"traceparent", "tracestate", "baggage"})
 FIELD = "zapq-header-"
 """What the field of HTTP that carries a header is called before the header's name ..."""
 EVENT = "ce-"
-"""... except for those for tracing, and those of CloudEvents, which begin with this: these are the fields' names."""
+"""... except for those for tracing and those of CloudEvents, which begin with this: they are named like fields."""
 HEADER_NAME = rf"[!#$%&'*+.^_`|~0-9a-z-]{{1,{MAX_HEADER_NAME}}}"
 """What the name of a kept header looks like."""
 HEADER_VALUE = r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?"

@@ -41,7 +41,7 @@ Batch = list[Draft]
             Batch,
             "value of headers of entry 1 must be text, not a whole number",
         ),
-        ([{"body": b"", "headers": []}], Batch, "headers of entry 1 must be an object, not a list"),
+        ([{"body": b"", "headers": []}], Batch, "headers of entry 1 must be an object or null, not a list"),
         (
             [{"body": b"", "content_type": "\n"}],
             Batch,

@@ -111,7 +111,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_
     delay: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY)] = 0.0
     ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
     content_type: Annotated[str, msgspec.Meta(pattern=rf"^{CONTENT_TYPE}\Z")] = OCTETS
-    headers: dict[str, str] = {}
+    headers: dict[str, str] | None = None
     """At most 16, of at most 8 KiB together; names are without regard to case."""
 
     def properties(self, now: float) -> Properties:

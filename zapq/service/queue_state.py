@@ -8,7 +8,7 @@ consumers are served.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
@@ -463,52 +463,51 @@ def draft_of(each: bytes | Draft, properties: Properties) -> Draft:
     return each
 
 
+class _Told(msgspec.Struct, frozen=True, gc=False):
+    """What makes a message another one. Fingerprints are kept, so this stays what it is."""
+
+    body: bytes
+    priority: int
+    delay: float
+    ttl: float | None
+    content_type: str
+
+
+class _ToldWithHeaders(_Told, frozen=True, gc=False):
+    headers: dict[str, str]
+
+
 def fingerprint_of(offer: Offer) -> bytes:
     """Return what tells an offer from others under its key; it does not withstand a forger."""
     content, how = offer.content, offer.terms
     properties = how.properties
     told: object
     if isinstance(content, bytes):
-        told = _told(content, properties.priority, how.delay, how.ttl, properties.content_type, properties.headers)
+        one = _Told(content, properties.priority, how.delay, how.ttl, properties.content_type)
+        told = _with_headers(one, dict(properties.headers)) if properties.headers else one
     else:
-        told = (
-            properties.content_type,
-            [
-                _told(each.body, each.priority, each.delay, each.ttl, each.content_type, each.headers.items())
-                if isinstance(each, Draft)
-                else each
-                for each in content
-            ],
-        )
+        told = (properties.content_type, [_told(each) if isinstance(each, Draft) else each for each in content])
         if properties.headers:
-            told = (*told, _said(properties.headers))
+            told = (*told, _said(dict(properties.headers)))
     return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=16).digest()
 
 
-def _told(
-    body: bytes,
-    priority: int,
-    delay: float,
-    ttl: float | None,
-    content_type: str,
-    headers: Iterable[tuple[str, str]],
-) -> dict[str, object]:
-    # Fingerprints are kept: those of messages without headers must be what they were before there were any.
-    told: dict[str, object] = {
-        "body": body,
-        "priority": priority,
-        "delay": delay,
-        "ttl": ttl,
-        "content_type": content_type,
-    }
-    if said := _said(headers):
-        told["headers"] = said
-    return told
+def _told(draft: Draft) -> _Told:
+    one = _Told(draft.body, draft.priority, draft.delay, draft.ttl, draft.content_type)
+    return _with_headers(one, draft.headers) if draft.headers else one
 
 
-def _said(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+def _with_headers(one: _Told, headers: Mapping[str, str]) -> _Told:
+    said = _said(headers)
+    if not said:
+        return one
+    return _ToldWithHeaders(one.body, one.priority, one.delay, one.ttl, one.content_type, said)
+
+
+def _said(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers that make a message another one: a request that is repeated is traced anew."""
-    return {name.lower(): value for name, value in headers if name.lower() not in TRACING}
+    named = {name.lower(): value for name, value in headers.items()}
+    return {name: value for name, value in named.items() if name not in TRACING}
 
 
 def _size_together(batch: Sequence[bytes | Draft], *, little: bool) -> int:

@@ -32,14 +32,14 @@ def queue(broker: Broker) -> Queue:
 
 def test_names_are_kept_in_lower_case_and_in_the_order_given() -> None:
     given = {"B": "1", "a.B_c-d": "two\twords", "Empty": "", "!#$%&'*+.^_`|~": "~"}
-    assert checked_headers(given) == (
+    assert checked_headers(given.items()) == (
         ("b", "1"),
         ("a.b_c-d", "two\twords"),
         ("empty", ""),
         ("!#$%&'*+.^_`|~", "~"),
     )
     assert checked_headers([("A", "1")]) == (("a", "1"),)
-    assert checked_headers({}) == ()
+    assert checked_headers([]) == ()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_as_many_and_as_long_as_may_be_are_taken() -> None:
     name = "n" * MAX_HEADER_NAME
     most = {name: "x" * (MAX_MESSAGE_HEADERS_BYTES - MAX_HEADER_NAME - 15 * 2)}
     most |= {f"{each:x}": "y" for each in range(15)}
-    assert size_of(checked_headers(most)) == MAX_MESSAGE_HEADERS_BYTES
+    assert size_of(checked_headers(most.items())) == MAX_MESSAGE_HEADERS_BYTES
 
 
 def test_headers_for_tracing_and_events_are_fields_by_their_own_names() -> None:

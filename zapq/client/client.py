@@ -319,7 +319,7 @@ class Client:
 
 def _sent(key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
     """Return the fields of a request that stores messages; raises `InvalidParameter`."""
-    fields = {field_of(name): value for name, value in checked_headers(headers or {})}
+    fields = {field_of(name): value for name, value in checked_headers(headers.items() if headers else ())}
     return {"Idempotency-Key": key or secrets.token_hex(16), **fields}
 
 

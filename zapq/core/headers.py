@@ -7,7 +7,8 @@ value is visible ASCII with spaces and tabs only between: what every client and 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import TypeAlias
 
 from zapq.errors import InvalidParameter
@@ -49,37 +50,46 @@ def size_of(headers: Headers) -> int:
     return sum(len(name) + len(value) for name, value in headers)
 
 
-def checked_headers(given: Mapping[str, str] | Iterable[tuple[str, str]]) -> Headers:
+@lru_cache(1024)
+def _lower(name: str) -> str:
+    """Return a name as it is kept, empty if it cannot be one. Producers have few different ones."""
+    return name.lower() if _NAME.fullmatch(name) else ""
+
+
+def checked_headers(given: Iterable[tuple[str, str]]) -> Headers:
     """Return headers as they are kept; `InvalidParameter` says what is wrong with them."""
-    pairs = list(given.items() if isinstance(given, Mapping) else given)
+    pairs = list(given)
     if len(pairs) > MAX_MESSAGE_HEADERS:
         raise InvalidParameter(
             f"A message can have {MAX_MESSAGE_HEADERS} headers. This one has {len(pairs)}. Send fewer.",
             parameter="headers",
         )
+    size = 0
     headers: dict[str, str] = {}
     for name, value in pairs:
-        shown = name[:_SHOWN]
-        if not _NAME.fullmatch(name):
+        lower, shown = _lower(name), name[:_SHOWN]
+        if not lower:
             raise InvalidParameter(
                 f"The name of a header must be 1 to {MAX_HEADER_NAME} ASCII letters, digits, and characters such"
                 " as - . _ between them. Rename it.",
                 parameter=shown,
             )
-        if not _VALUE.fullmatch(value):
+        # Most are printable; the pattern takes several times as long.
+        is_plain = value.isascii() and value.isprintable() and value == value.strip()
+        if not (is_plain or _VALUE.fullmatch(value)):
             raise InvalidParameter(
                 f"The value of the header {shown} must be visible ASCII characters, with spaces and tabs only"
                 " between them. Encode other text, such as in percent-encoding or base64.",
                 parameter=shown,
             )
-        if (lower := name.lower()) in headers:
+        if lower in headers:
             raise InvalidParameter(f"The header {shown} is given more than once. Give it once.", parameter=shown)
         headers[lower] = value
-    kept = tuple(headers.items())
-    if (size := size_of(kept)) > MAX_MESSAGE_HEADERS_BYTES:
+        size += len(lower) + len(value)
+    if size > MAX_MESSAGE_HEADERS_BYTES:
         raise InvalidParameter(
             f"The headers of a message can have {MAX_MESSAGE_HEADERS_BYTES // KIB} KiB together, names and values."
             f" These have {size} bytes. Send less, or put it into the body.",
             parameter="headers",
         )
-    return kept
+    return tuple(headers.items())

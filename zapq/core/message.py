@@ -118,7 +118,9 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_
         """What is to be known of the message besides its bytes, if it is sent now. Raises `InvalidParameter`."""
         expires = inf if self.ttl is None else now + self.ttl
         if self.headers:
-            return Properties(self.content_type, self.priority, expires, headers=checked_headers(self.headers))
+            return Properties(
+                self.content_type, self.priority, expires, headers=checked_headers(self.headers.items())
+            )
         return Properties(self.content_type, self.priority, expires)
 
     @property

@@ -282,7 +282,9 @@ def terms(
     if content_type == OCTETS and priority == 0 and not headers:
         properties = DEFAULTS
     elif _CONTENT_TYPE.fullmatch(content_type):
-        properties = Properties(content_type, priority, headers=checked_headers(headers or {}))
+        properties = Properties(
+            content_type, priority, headers=checked_headers(headers.items() if headers else ())
+        )
     else:
         raise InvalidParameter(
             "content_type must be 1 to 255 visible ASCII characters and spaces.", parameter="content_type"

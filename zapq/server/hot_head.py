@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -53,10 +53,10 @@ _ARGUMENT = re.compile(rb"/(?:receipts/([0-9A-Za-z-]{1,64})|messages/([0-9]{1,18
 _CUT = {"", "-", "0"}
 """What `cut_argument` leaves in the place of what it cuts out. What it finds too odd to cut out is not plain."""
 _VARYING = re.compile(
-    rb"\r\n(?:(idempotency-key|x-trace-id):[\t ]*([\x21-\x7e]{1,255})"
-    rb"|(traceparent|tracestate|baggage|(?:ce|zapq-header)-[!#$%&'*+.^_`|~0-9A-Za-z-]+):"
-    rb"[\t ]*+((?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?))[\t ]*(?=\r\n)",
-    re.IGNORECASE,
+    # Where case makes no difference is said as narrowly as can be: each character there takes ten times as long.
+    rb"\r\n(?:((?i:idempotency-key|x-trace-id)):[\t ]*([\x21-\x7e]{1,255})"
+    rb"|((?i:traceparent|tracestate|baggage)|(?i:ce|zapq-header)-[!#$%&'*+.^_`|~0-9A-Za-z-]+):"
+    rb"[\t ]*+((?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?))[\t ]*(?=\r\n)"
 )
 """What is cut out: a key or trace id, or a field that carries a header of a message."""
 
@@ -131,7 +131,7 @@ def cut_argument(head: bytes) -> tuple[bytes, str]:
     return b"%b%b%b" % (head[:start], b"-" if found == 1 else b"0", head[end:]), match[found].decode()
 
 
-class Varying(NamedTuple):
+class Varying(msgspec.Struct, frozen=True):
     """The fields of a head that differ from request to request."""
 
     key: bytes = b""
@@ -149,15 +149,27 @@ def cut_varying(head: bytes) -> tuple[bytes, Varying] | None:
 
     None if one of them is there twice: that is not plain.
     """
-    found = _VARYING.findall(head)
-    if not found:
+    parts = _VARYING.split(head)
+    if len(parts) == 1:
         return head, _NOTHING
-    others = {name.lower(): value for name, value, _, _ in found if name}
-    headers = [(name.lower(), value) for _, _, name, value in found if name]
-    if len(others) + len({name for name, _ in headers}) < len(found):
-        return None
-    varying = Varying(others.get(b"idempotency-key", b""), others.get(b"x-trace-id", b""), headers)
-    return _VARYING.sub(b"", head), varying
+    key = trace_id = b""
+    headers: dict[bytes, bytes] = {}
+    # Between two pieces of the rest are the four groups of what was there, two of them None.
+    for at in range(1, len(parts), _VARYING.groups + 1):
+        once, text, carrier, value = parts[at : at + _VARYING.groups]
+        if carrier:
+            if carrier.lower() in headers:
+                return None
+            headers[carrier.lower()] = value
+        elif once.lower() == b"x-trace-id":
+            if trace_id:
+                return None
+            trace_id = text
+        elif key:
+            return None
+        else:
+            key = text
+    return b"".join(parts[:: _VARYING.groups + 1]), Varying(key, trace_id, tuple(headers.items()))
 
 
 def parse_head(head: bytes) -> Line | None:

@@ -195,6 +195,12 @@ MAX_HEAD_BYTES = 16 * KIB
 """Request line and headers; between nginx's 8 KiB and node's 16 KiB of headers alone."""
 MAX_HEADERS = 100
 """Header fields of a request, as Apache: more is an attack on the parser."""
+MAX_MESSAGE_HEADERS = 16
+"""Headers of one message: enough for tracing, routing and the attributes of an event. What is more is a body."""
+MAX_MESSAGE_HEADERS_BYTES = 8 * KIB
+"""Bytes of them together, names and values: so they always fit into the head of a request, and of an answer."""
+MAX_HEADER_NAME = 256
+"""Characters of a header's name, as of an attribute's with Amazon's SQS."""
 MAX_TARGET_BYTES = 2 * KIB
 """Path and query; ours need less than 200 bytes."""
 MAX_CHUNKS = 1024

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 
 from tests.client.doubles import ENQUEUED, Script, refusal, response, scripted
 from tests.support.serving import with_tls
-from zapq import errors
+from zapq import Draft, errors
 from zapq.access.token import digest
 from zapq.client import HeldLease, Lease, open_client
 from zapq.client.answers import error_of
@@ -45,6 +45,26 @@ class TestVerbs:
     @pytest.fixture
     def zapq_settings(self, trusting: tuple[Settings, ssl.SSLContext]) -> Settings:
         return trusting[0]
+
+    async def test_send_and_give_headers(
+        self, zapq_server: ZapqServer, trusting: tuple[Settings, ssl.SSLContext]
+    ) -> None:
+        async with open_client(zapq_server.url, verify=trusting[1]) as client:
+            headers = {"Order": "17", "traceparent": "00-1"}
+            kept = {"order": "17", "traceparent": "00-1"}
+            await client.enqueue("emails", b"a", headers=headers)
+            await client.enqueue("emails", b"b", headers=headers)
+            batch: list[bytes | Draft] = [b"c", Draft(body=b"d"), Draft(body=b"e", headers={"ce-id": "1"})]
+            await client.enqueue_many("emails", batch, headers=headers)
+            lease = await client.receive("emails")
+            message = await client.dequeue("emails")
+            assert lease is not None
+            assert message is not None
+            assert (lease.headers, message.headers) == (kept, kept)
+            leases = await client.receive_many("emails")
+            assert [each.headers for each in leases] == [kept, kept, {"ce-id": "1"}]
+            with pytest.raises(errors.InvalidParameter, match="value of the header"):
+                await client.enqueue("emails", b"x", headers={"a": "b\nc: d"})
 
     async def test_say_what_the_queues_verbs_say(
         self, zapq_server: ZapqServer, trusting: tuple[Settings, ssl.SSLContext]

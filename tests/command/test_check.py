@@ -86,7 +86,7 @@ async def test_it_says_what_is_there_and_changes_nothing(tmp_path: Path) -> None
             "leer": QueueReport("leer", True, 0, 0, 0, 0, 0, None),
             "purged": QueueReport("purged", False, 0, 0, 0, 0, 0, None),
         }
-        assert (report.format, report.keys, report.warning) == (1, 1, "")
+        assert (report.format, report.keys, report.warning) == (2, 1, "")
         assert report.size == (directory / FILE).stat().st_size
         assert (report.log is None) == (directory == stopped)
     assert check(str(killed)).garbage > GARBAGE_ROWS / 2
@@ -97,7 +97,7 @@ async def test_the_command_says_it_in_a_table(stopped: Path) -> None:
     shown = run("check", str(stopped))
     assert (shown.returncode, shown.stderr) == (0, "")
     lines = shown.stdout.splitlines()
-    assert lines[0] == f"format 1, {(stopped / FILE).stat().st_size} bytes, no log"
+    assert lines[0] == f"format 2, {(stopped / FILE).stat().st_size} bytes, no log"
     assert lines[1].startswith("4 queues, 1 idempotency keys, ")
     assert lines[2].split() == ["queue", "ready", "delayed", "received", "expired", "bytes", "oldest", "id"]
     assert ["jobs", "2", "1", "1", "0", "8", "1"] in [line.split() for line in lines]
@@ -157,9 +157,9 @@ async def test_a_key_and_a_row_of_garbage_have_checksums_too(stopped: Path) -> N
 async def test_a_newer_format_is_told(stopped: Path) -> None:
     with open(stopped / FILE, "r+b") as file:
         file.seek(60)  # user_version
-        file.write(struct.pack(">I", 2))
+        file.write(struct.pack(">I", 3))
     assert_one_line(
-        run("check", str(stopped)), 1, "written by a newer zapq, in format 2. This zapq reads format 1."
+        run("check", str(stopped)), 1, "written by a newer zapq, in format 3. This zapq reads formats up to 2."
     )
 
 
@@ -167,7 +167,7 @@ async def test_a_newer_format_is_told(stopped: Path) -> None:
 async def test_other_tables_than_ours_are_not_taken_for_them(stopped: Path, table: str) -> None:
     with closing(sqlite3.connect(stopped / FILE, isolation_level=None)) as connection:
         connection.execute(table)
-    with pytest.raises(CannotStart, match="tables are not those of format 1"):
+    with pytest.raises(CannotStart, match="tables are not those of format 2"):
         check(str(stopped))
 
 

@@ -94,6 +94,18 @@ async def test_push_says_how_to_keep_the_message(run: Run, emails: NamedQueue) -
         assert shown(await run("push", "emails", "x", "--key", "invoice-7")) == (0, b"3\n", b"")
 
 
+async def test_push_sends_headers(run: Run, emails: NamedQueue) -> None:
+    pushed = await run(
+        "push", "emails", "--lines", "--header", "Order=a=b", "--header", "ce-id=e 1", stdin=b"1\n2\n"
+    )
+    assert shown(pushed) == (0, b"1\n2\n", b"")
+    messages = await emails.dequeue_many(9)
+    assert [message.headers for message in messages] == [{"order": "a=b", "ce-id": "e 1"}] * 2
+    refused = await run("push", "emails", "x", "--header", f"Long={'x' * 9000}")
+    assert refused.returncode == 1
+    assert b"8 KiB" in refused.stderr
+
+
 async def test_pop_prints_exactly_the_message_and_takes_it(run: Run, emails: NamedQueue) -> None:
     await emails.enqueue_many([b"\xff\n\0", b""])
     assert shown(await run("pop", "emails")) == (0, b"\xff\n\0", b"")
@@ -322,6 +334,10 @@ async def test_a_connection_closed_while_idle_is_opened_again(run: Run, nursery:
         (["push", "emails", "--lines", "--key", "x"], "--key is for one message"),
         (["push", "emails", "x", "--priority", "10"], "--priority"),
         (["push", "emails", "x", "--delay", "-1"], "--delay"),
+        (["push", "emails", "x", "--header", "order"], "--header 'order' is not NAME=VALUE"),
+        (["push", "emails", "x", "--header", "=17"], "--header '=17' is not NAME=VALUE"),
+        (["push", "emails", "x", "--header", "a=\u00fc"], "is not NAME=VALUE in visible ASCII"),
+        (["push", "emails", "x", "--header", "a=1", "--header", "A=2"], "--header gives A twice"),
         (["pop", "emails", "--wait", "61"], "--wait"),
         (["pop", "emails", "--follow", "--wait", "5"], "--follow waits by itself"),
         (["stats", "--url", "localhost:8080"], "give http://host:port"),

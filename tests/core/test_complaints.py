@@ -37,6 +37,12 @@ Batch = list[Draft]
         ([{"body": b""}, {"delay": 1}], Batch, "`body` is missing in entry 2"),
         ([{"body": "??"}], Batch, "body of entry 1 must be base64"),
         (
+            [{"body": b"", "headers": {"a": 5}}],
+            Batch,
+            "value of headers of entry 1 must be text, not a whole number",
+        ),
+        ([{"body": b"", "headers": []}], Batch, "headers of entry 1 must be an object or null, not a list"),
+        (
             [{"body": b"", "content_type": "\n"}],
             Batch,
             "content_type of entry 1 must be 1 to 255 visible ASCII characters and spaces",

@@ -28,6 +28,7 @@ STEPS = st.lists(
                 priority=st.sampled_from([0, 0, 5, 9]),
                 delay=st.sampled_from([0.0, 0.0, 3.0]),
                 ttl=st.sampled_from([None, None, 4.0]),
+                headers=st.sampled_from([{}, {}, {"a": "1", "b": ""}]),
             ),
         ),
         st.tuples(st.just("receive"), st.integers(1, 3)),

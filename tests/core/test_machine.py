@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from zapq.core.broker import Broker, Redriven
+from zapq.core.headers import Headers
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
@@ -30,6 +31,7 @@ MAX_RECEIVES = 2
 VISIBILITY = 5.0
 NAMES = ("default", "work", "dead")
 BODIES = st.binary(max_size=8)
+HEADERS = st.sampled_from([(), (), (("a", "1"),), (("b", ""), ("a", "22"))])
 SECONDS = st.sampled_from([0.0, 1.0, 2.0, 3.0, 10.0])
 QUEUES = st.sampled_from(NAMES)
 
@@ -52,6 +54,11 @@ class Held:
     serial: int = 0
     lapsed: int = 0
     """The lease that expired before it came back, if it was not given out since."""
+    headers: Headers = ()
+
+    @property
+    def size(self) -> int:
+        return len(self.body) + sum(len(name) + len(value) for name, value in self.headers)
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -136,10 +143,10 @@ class QueuesAgainstList(RuleBasedStateMachine):
         held = [each for each in self.held if each.queue == name and each.state in (states or STATES)]
         return sorted(held, key=lambda each: each.rank)
 
-    def fits(self, name: str, bodies: list[bytes]) -> bool:
-        size = sum(map(len, bodies))
+    def fits(self, name: str, bodies: list[bytes], headers: Headers = ()) -> bool:
+        size = sum(Held(name, 0, body, headers=headers).size for body in bodies)
         full = len(self.held) + len(bodies) > MAX_MESSAGES and bodies
-        heavy = sum(len(each.body) for each in self.held) + size > MAX_BYTES and size
+        heavy = sum(each.size for each in self.held) + size > MAX_BYTES and size
         own = name == "work" and len(self.of(name)) + len(bodies) > OWN_MESSAGES and bodies
         return not (full or heavy or own)
 
@@ -155,7 +162,9 @@ class QueuesAgainstList(RuleBasedStateMachine):
     def come_back(self, each: Held, delay: float = 0.0, lapsed: int = 0) -> None:
         """Let a lease of the model end."""
         if each.queue == "work" and each.receives >= MAX_RECEIVES:
-            dead = Held("dead", self.new_id("dead"), each.body, each.priority, failed_in="work")
+            dead = Held(
+                "dead", self.new_id("dead"), each.body, each.priority, failed_in="work", headers=each.headers
+            )
             self.counts["work", "dead_lettered"] += 1
             self.change(each, dead)
         elif each.expires <= self.now:
@@ -179,11 +188,15 @@ class QueuesAgainstList(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 1, 9]),
         delay=st.sampled_from([0.0, 0.0, 2.0]),
         ttl=st.sampled_from([None, None, 1.0, 3.0]),
+        headers=HEADERS,
     )
-    def enqueue(self, name: str, body: bytes, priority: int, delay: float, ttl: float | None) -> None:
+    def enqueue(
+        self, name: str, body: bytes, priority: int, delay: float, ttl: float | None, headers: Headers
+    ) -> None:
         expires = inf if ttl is None else self.now + ttl
-        properties = Properties(priority=priority, expires=expires) if priority or ttl else DEFAULTS
-        if not self.fits(name, [body]):
+        is_plain = not (priority or ttl or headers)
+        properties = DEFAULTS if is_plain else Properties(priority=priority, expires=expires, headers=headers)
+        if not self.fits(name, [body], headers):
             with pytest.raises(QueueFull) as refusal:
                 self.queue(name).enqueue(body, properties, delay=delay, now=self.now)
             assert 1 <= (refusal.value.retry_after or 0) <= 60
@@ -193,16 +206,18 @@ class QueuesAgainstList(RuleBasedStateMachine):
         assert (message.id, message.body) == (self.new_id(name), body)
         self.counts[name, "enqueued"] += 1
         until, state = (min(self.now + delay, expires), "delayed") if delay else (inf, "ready")
-        self.held.append(Held(name, message.id, body, priority, expires, state, until))
+        self.held.append(Held(name, message.id, body, priority, expires, state, until, headers=headers))
 
-    @rule(name=QUEUES, bodies=st.lists(BODIES, min_size=1, max_size=4), drafts=st.booleans())
-    def enqueue_many(self, name: str, bodies: list[bytes], drafts: bool) -> None:
-        fits = self.fits(name, bodies)
+    @rule(name=QUEUES, bodies=st.lists(BODIES, min_size=1, max_size=4), drafts=st.booleans(), headers=HEADERS)
+    def enqueue_many(self, name: str, bodies: list[bytes], drafts: bool, headers: Headers) -> None:
+        fits = self.fits(name, bodies, headers)
         try:
             if drafts:
-                first = self.queue(name).enqueue_drafts([Draft(body=body) for body in bodies], now=self.now)
+                batch = [Draft(body=body, headers=dict(headers)) for body in bodies]
+                first = self.queue(name).enqueue_drafts(batch, now=self.now)
             else:
-                first = self.queue(name).enqueue_bodies(bodies, now=self.now)
+                properties = Properties(headers=headers) if headers else DEFAULTS
+                first = self.queue(name).enqueue_bodies(bodies, properties, now=self.now)
         except QueueFull:
             assert not fits
             self.counts[name, "refused"] += 1
@@ -210,7 +225,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
         assert fits
         for number, body in enumerate(bodies):
             assert first + number == self.new_id(name)
-            self.held.append(Held(name, first + number, body))
+            self.held.append(Held(name, first + number, body, headers=headers))
         self.counts[name, "enqueued"] += len(bodies)
 
     @rule(name=QUEUES, limit=st.sampled_from([1, 1, 2, 9]))
@@ -222,7 +237,9 @@ class QueuesAgainstList(RuleBasedStateMachine):
         else:
             messages = list(self.queue(name).dequeue_many(limit, self.now))
         assert [message.id for message in messages] == [each.id for each in expected]
-        assert [message.body for message in messages] == [each.body for each in expected]
+        assert [(message.body, message.properties.headers) for message in messages] == [
+            (each.body, each.headers) for each in expected
+        ]
         for each, message in zip(expected, messages, strict=True):
             self.change(each, None)
             self.out.append((name, message))
@@ -252,6 +269,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
                 receives,
                 releases,
                 failed_in,
+                headers=properties.headers,
             )
         )
         self.tick()
@@ -384,7 +402,8 @@ class QueuesAgainstList(RuleBasedStateMachine):
         for each in self.of("dead", "ready"):
             room = len(self.of("work")) < OWN_MESSAGES
             if each.failed_in == "work" and room and moved < limit:
-                self.change(each, Held("work", self.new_id("work"), each.body, each.priority))
+                there = Held("work", self.new_id("work"), each.body, each.priority, headers=each.headers)
+                self.change(each, there)
                 moved += 1
         redriven = self.do_redrive("dead", limit)
         assert (redriven.moved, redriven.left) == (moved, len(self.of("dead", "ready")))
@@ -399,8 +418,8 @@ class QueuesAgainstList(RuleBasedStateMachine):
         others = [each for each in self.held if each.queue != "default"]
         size = sum(map(len, bodies))
         more_messages = len(others) + len(bodies) > max(MAX_MESSAGES, len(self.held))
-        more_bytes = sum(len(each.body) for each in others) + size > max(
-            MAX_BYTES, sum(len(each.body) for each in self.held)
+        more_bytes = sum(each.size for each in others) + size > max(
+            MAX_BYTES, sum(each.size for each in self.held)
         )
         try:
             self.do_replace("default", messages, size)
@@ -448,8 +467,8 @@ class QueuesAgainstList(RuleBasedStateMachine):
                     self.learn_places()
                 if state != "ready":
                     expected.sort(key=lambda each: (each.until, self.places.get(each.serial, each.id)))
-                assert [(one.message.id, one.message.body) for one in seen] == [
-                    (each.id, each.body) for each in expected
+                assert [(one.message.id, one.message.body, one.message.properties.headers) for one in seen] == [
+                    (each.id, each.body, each.headers) for each in expected
                 ]
                 assert [one.receives for one in seen] == [each.receives for each in expected]
                 assert [one.due or inf for one in seen] == [each.until for each in expected]
@@ -464,7 +483,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
     def all_that_is_counted_is_right(self) -> None:
         for name in NAMES:
             stats, held = self.queue(name).stats(), self.of(name)
-            assert (stats.messages, stats.bytes) == (len(held), sum(len(each.body) for each in held))
+            assert (stats.messages, stats.bytes) == (len(held), sum(each.size for each in held))
             assert (stats.ready, stats.delayed, stats.leased) == tuple(len(self.of(name, one)) for one in STATES)
             for what in [
                 "enqueued",
@@ -482,13 +501,13 @@ class QueuesAgainstList(RuleBasedStateMachine):
             ]:
                 assert getattr(stats, what) == self.counts[name, what], (name, what)
         totals = self.broker.totals()
-        assert (totals.messages, totals.bytes) == (len(self.held), sum(len(each.body) for each in self.held))
+        assert (totals.messages, totals.bytes) == (len(self.held), sum(each.size for each in self.held))
         assert (self.broker.messages, self.broker.bytes) == (totals.messages, totals.bytes)
 
     @invariant()
     def only_a_message_coming_back_takes_the_queues_beyond_a_cap(self) -> None:
         over = {"messages": len(self.held) > MAX_MESSAGES}
-        over["bytes"] = sum(len(each.body) for each in self.held) > MAX_BYTES
+        over["bytes"] = sum(each.size for each in self.held) > MAX_BYTES
         over["own"] = len(self.of("work")) > OWN_MESSAGES
         if not self.came_back:
             assert all(self.over_before[what] for what in over if over[what])

@@ -311,7 +311,7 @@ class QueuesInStore(QueuesAgainstList):
         if noticed:
             self.settle_up()
         else:
-            self.enqueue("dead", b"", 0, 0.0, None)
+            self.enqueue("dead", b"", 0, 0.0, None, ())
             self.what_was_done_is_handed_over()
             self.the_disk_writes_what_was_handed_over()
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from zapq.core.broker import Broker
 from zapq.core.image import Image, QueueImage
-from zapq.core.message import Draft, Lease, Message, Properties
+from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import PutMany, Record, row_of, rows_of
 from zapq.core.runs import flatten
@@ -145,11 +145,16 @@ class World(Generic[J]):
                 queue.enqueue(body, delay=seconds * (number % 2), now=now)
             case "enqueue otherwise":
                 expires = now + 2 * seconds if seconds and number % 2 else inf
-                queue.enqueue(body, Properties(priority=number % 10, expires=expires), delay=seconds, now=now)
+                headers = (("of", "x" * number),) if number % 3 else ()
+                properties = Properties(priority=number % 10, expires=expires, headers=headers)
+                queue.enqueue(body, properties, delay=seconds, now=now)
             case "enqueue many":
-                queue.enqueue_bodies([body] * (1 + number % 4), now=now)
+                properties = Properties(headers=(("many", "x"),)) if number % 2 else DEFAULTS
+                queue.enqueue_bodies([body] * (1 + number % 4), properties, now=now)
             case "enqueue drafts":
-                queue.enqueue_drafts([Draft(body=body, delay=seconds), Draft(body=body, priority=3)], now=now)
+                queue.enqueue_drafts(
+                    [Draft(body=body, delay=seconds), Draft(body=body, priority=3, headers={"b": ""})], now=now
+                )
             case "dequeue":
                 message = queue.dequeue(now)
                 self.taken += [(name, queue.number, message)] if message else []

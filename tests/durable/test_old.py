@@ -1,7 +1,7 @@
 """A data directory that an earlier zapq has left opens with everything in it, and without a step by hand.
 
 `data/first-format.db.gz` was made over HTTP by a server whose database did not know the time yet, which was then
-stopped in order.
+stopped in order. `data/format-1.db.gz` was made by a service of the last version whose database was in format 1.
 """
 
 from __future__ import annotations
@@ -13,26 +13,33 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.service.asking import taken
+from tests.service.asking import leased, taken
 from tests.support.disk import open_durable
+from zapq.core.message import DEFAULTS, Properties
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.stats import STATES
 from zapq.limits import IDEMPOTENCY_WINDOW
-from zapq.service.operations import Offer
+from zapq.service.operations import Offer, terms
 from zapq.store.check import check
-from zapq.store.schema import FILE
+from zapq.store.schema import FILE, FORMAT
 
-STOPPED = 1795916008.0
-"""When the server was stopped, in seconds since 1970."""
+STOPPED = {"first-format": 1795916008.0, "format-1": 1795947637.0}
+"""When each was stopped, in seconds since 1970."""
 SLACK = 5.0
 """Seconds the test may take, and the server may have taken."""
 
 
 @pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def name() -> str:
+    return "first-format"
+
+
+@pytest.fixture
+def data(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory as it was left, at the time when it was."""
     begun = time.monotonic()
-    monkeypatch.setattr(time, "time", lambda: STOPPED + time.monotonic() - begun)
-    packed = Path(__file__).parent / "data" / "first-format.db.gz"
+    monkeypatch.setattr(time, "time", lambda: STOPPED[name] + time.monotonic() - begun)
+    packed = Path(__file__).parent / "data" / f"{name}.db.gz"
     (tmp_path / FILE).write_bytes(gzip.decompress(packed.read_bytes()))
     return tmp_path
 
@@ -74,3 +81,38 @@ async def test_what_an_earlier_version_has_left_is_all_there(data: Path) -> None
         assert (await service.queue("work").enqueue(b"next")).id == 5
         assert await taken(service.queue("dead")) == [b"ending"]
         assert await taken(service.queue("work")) == [b"urgent", b"keyed", b"next"]
+
+
+@pytest.mark.parametrize("name", ["format-1"])
+async def test_a_database_of_the_format_before_is_of_this_one_once_it_is_written_to(data: Path) -> None:
+    report = check(str(data))
+    assert report.format == 1
+    assert {queue.name: queue.ready + queue.delayed for queue in report.queues} == {
+        "default": 4,
+        "work": 4,
+        "dead": 1,
+    }
+    async with open_durable(data) as service:
+        await service.enqueue(b"new", headers={"Order": "17"})
+        lease = await leased(service.queue("work"))
+        assert (lease.body, lease.receives, lease.headers) == (b"urgent", 2, {})
+    report = check(str(data))
+    assert (report.format, report.garbage) == (FORMAT, 0)
+    async with open_durable(data) as service:
+        shown = {
+            each.message.body: each.message.properties
+            for queue in service.queues()
+            for state in STATES
+            for each in await queue.peek(state)
+        }
+        assert shown[b"plain"] == DEFAULTS
+        assert shown[b"{}"] == Properties("application/json")
+        assert shown[b"run 2"] == Properties("text/plain")
+        assert shown[b"ending"] == Properties(failed_in="work")
+        assert shown[b"delayed"] == Properties("text/html")
+        # Leased for as often as it may be when the service ended.
+        assert shown[b"urgent"] == Properties(priority=7, failed_in="work")
+        assert shown[b"new"] == Properties(headers=(("order", "17"),))
+        assert 0 < shown[b"mortal"].expires - trio.current_time() <= 86400
+        again = await service.queue("work").put(Offer(b"keyed", terms(content_type="a/b"), key="a-key"))
+        assert again.replayed

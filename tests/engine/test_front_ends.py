@@ -12,7 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests import linearizability
 from tests.engine.fronts import FrontEnd, ask, front_ends
-from zapq.core.message import Lease
+from zapq.core.message import Draft, Lease, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.wire import Order
 from zapq.errors import ClientGone, Draining, InvalidParameter, NoAnswer, QueueFull
@@ -427,3 +427,35 @@ async def test_four_front_ends_are_one_queue(
         for client in range(4):
             nursery.start_soon(play, client, fronts[client])
     assert linearizability.check(history) is not None, linearizability.describe(history)
+
+
+async def test_headers_cross_the_line_both_ways(zapq_service: QueueService, autojump_clock: MockClock) -> None:
+    headers = (("order", "17"), ("empty", ""))
+    properties = Properties("text/plain", headers=headers)
+    async with front_ends(zapq_service) as [front]:
+
+        async def given(operation: Take) -> Delivery:
+            outcome = await ask(front.engine, operation)
+            assert isinstance(outcome, Delivery)
+            return outcome
+
+        await ask(front.engine, Enqueue("default", b"a", properties))
+        await ask(front.engine, Put([b"b", b"c"], Terms(properties)))
+        await ask(front.engine, Put([Draft(body=b"d", headers={"Order": "17", "empty": ""})]))
+        await ask(front.engine, Enqueue("default", b"e"))
+        leased = await given(LEASE)
+        assert leased.given[0].headers == dict(headers)
+        many = await given(Take("default", Want(9)))
+        assert [each.headers for each in many.given] == [*[dict(headers)] * 3, {}]
+        # What could not be handed over goes back with them.
+        leased.queue.return_undelivered(leased.given)
+        many.queue.return_undelivered(many.given)
+        await wait_all_tasks_blocked()
+        held = [each.message for each in zapq_service.broker.default.peek("ready", 9)]
+        assert [(message.body, message.properties.headers) for message in held] == [
+            (b"a", headers),
+            (b"b", headers),
+            (b"c", headers),
+            (b"d", headers),
+            (b"e", ()),
+        ]

@@ -50,14 +50,20 @@ from zapq.service.waiting import ONE, Want
 from zapq.settings import Settings
 
 _TOGETHER = (b"one", b"two")
-_MIXED = (Draft(body=b"one", priority=1), b"two")
+_MIXED = (Draft(body=b"one", priority=1), b"two", Draft(body=b"three", headers={"C": "3"}))
 _queues = st.sampled_from(["default", "a", "b", "no/queue"])
 _bodies = st.sampled_from([b"", b"x", b"y" * 40])
 _numbers = st.sampled_from([0, 1, 2, 1000, 1001])
 _seconds = st.sampled_from([0.0, 0.5, 30.0])
+_headers = st.sampled_from([(), (), (("b", "1"), ("a", "")), (("traceparent", "00-1"),)])
 _terms = st.builds(
     Terms,
-    st.builds(Properties, st.sampled_from(["application/octet-stream", "text/plain"]), st.sampled_from([0, 9])),
+    st.builds(
+        Properties,
+        st.sampled_from(["application/octet-stream", "text/plain"]),
+        st.sampled_from([0, 9]),
+        headers=_headers,
+    ),
     _seconds,
     st.sampled_from([None, 0.7]),
     st.sampled_from([None, "memory", "committed"]),
@@ -75,6 +81,7 @@ _wants = st.sampled_from([ONE, Want(3), Want(1, True, 0.4), Want(1, True), Want(
 _operations = st.one_of(
     st.builds(Enqueue, _queues, _bodies),
     st.builds(Enqueue, _queues, _bodies, st.just(Properties("text/plain", 3)), _seconds),
+    st.builds(Enqueue, _queues, _bodies, st.builds(Properties, headers=_headers)),
     st.builds(Put, _bodies, _terms, st.sampled_from(["", "k"]), queue=_queues),
     st.builds(Put, _contents, _terms, st.sampled_from(["", "k"]), queue=_queues),
     st.builds(Put, st.just(_TOGETHER), packed=st.just(msgspec.msgpack.encode(_TOGETHER)), queue=_queues),

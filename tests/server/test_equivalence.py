@@ -45,7 +45,9 @@ from tests.server.vocabulary import (
 )
 from tests.support.certificates import write_certificate
 from tests.support.wire import Stream, connect
+from zapq.core.headers import Headers
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.stats import STATES
 from zapq.http import problems
 from zapq.service.open import open_service
 from zapq.service.service import QueueService
@@ -80,7 +82,7 @@ class Outcome:
 
     answer: bytes
     closed: bool
-    bodies: dict[str, list[bytes]]
+    held: dict[str, list[tuple[bytes, Headers]]]
     counts: tuple[int, ...]
 
 
@@ -164,14 +166,21 @@ class Target:
         for pattern, name in VARYING:
             answer = re.sub(pattern, name, answer)
         stats = self.service.stats()
-        bodies = {name: queue.bodies() for name, queue in self.service.broker.queues.items()}
+        held = {
+            name: [
+                (each.message.body, each.message.properties.headers)
+                for state in STATES
+                for each in queue.peek(state, 100)
+            ]
+            for name, queue in self.service.broker.queues.items()
+        }
         counts = (
             *msgspec.structs.astuple(stats.queue),
             stats.dequeues_empty,
             stats.delivery_uncertain,
             stats.waiting,
         )
-        return Outcome(answer, wire.closed, bodies, counts)
+        return Outcome(answer, wire.closed, held, counts)
 
 
 def without_the_id(head: re.Match[bytes]) -> bytes:
@@ -292,6 +301,7 @@ def batches(draw: st.DrawFn) -> bytes:
     draft = {
         "body": b"x",
         **draw(st.dictionaries(st.sampled_from(["priority", "delay", "ttl", "odd"]), st.integers(0, 10))),
+        **draw(st.sampled_from([{}, {}, {"headers": {"A": "1", "ce-id": ""}}, {"headers": {"a": "\n"}}])),
     }
     media_type, body = draw(
         st.sampled_from([
@@ -310,10 +320,8 @@ def batches(draw: st.DrawFn) -> bytes:
     if draw(st.integers(0, 5)) == 0:
         body = body[: draw(st.integers(0, len(body)))]
     line = draw(st.sampled_from(BATCHES))
-    return (
-        head(line, "1.1", ["Host: localhost", f"Content-Type: {media_type}", f"Content-Length: {len(body)}"])
-        + body
-    )
+    fields = ["Host: localhost", f"Content-Type: {media_type}", f"Content-Length: {len(body)}"]
+    return head(line, "1.1", [*fields, *draw(st.lists(st.sampled_from(HARMLESS), max_size=1))]) + body
 
 
 @st.composite
@@ -446,10 +454,23 @@ def catalogue() -> Generator[tuple[str, bytes], None, None]:
             f"length {length!r}",
             head("POST /enqueue", "1.1", ["Host: localhost", f"Content-Length:{length}"]) + b"a",
         )
+    headed = head(f"POST {DEFAULT}/messages?priority=9", "1.1", ["Host: localhost", *HEADED])
+    for line in TAKING:
+        yield f"{line} of a message with headers", headed + head(line, "1.1", ["Host: localhost"])
+        yield f"{line} of it in JSON", headed + head(line, "1.1", ["Host: localhost", "Accept: application/json"])
+        yield (
+            f"{line} of it in msgpack",
+            headed + head(line, "1.1", ["Host: localhost", "Accept: application/msgpack"]),
+        )
+    for number in (16, 17):
+        headers = [f"Zapq-Header-{each}: x" for each in range(number)]
+        yield f"{number} headers", head("POST /enqueue", "1.1", ["Host: localhost", *headers])
     yield "33 fields", head("POST /enqueue", "1.1", ["Host: localhost", *["A: b"] * 32])
     yield "101 fields", head("POST /enqueue", "1.1", ["Host: localhost", *["A: b"] * 100])
 
 
+HEADED = ["Zapq-Header-Order: 17", "traceparent: 00-1-2-01", "baggage: a=1", "Baggage: b=2", "ce-id: x"]
+"""The fields of a message with headers; those of one list are two."""
 WAYS = ("whole", "cut off", "in pieces")
 
 

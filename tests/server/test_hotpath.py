@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import re
+import time
 from dataclasses import replace
 
 import msgspec
@@ -45,6 +46,7 @@ def enqueue(body: bytes, *fields: bytes) -> bytes:
     return b"\r\n".join(lines) + body
 
 
+HEADERS = (b"Zapq-Header-Order: 17", b"traceparent: 00-1-2-01", b"CE-Id:\t e-1 ")
 DEQUEUE = b"GET /dequeue HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -551,3 +553,65 @@ async def test_a_refusal_is_logged_with_the_path_that_was_asked_for(
 )
 async def test_an_id_or_receipt_that_is_too_long_to_be_one_is_left_to_h11(hot: HotPath, line: bytes) -> None:
     assert hot.respond(line + b" HTTP/1.1\r\nHost: localhost\r\n\r\n").then == "cold"
+
+
+async def test_messages_with_headers_are_hot_and_what_varies_in_them_makes_no_head_a_new_one(
+    hot: HotPath, counts: ServerCounts, zapq_service: QueueService
+) -> None:
+    for number in range(3):
+        answers = hot.respond(enqueue(b"x", *HEADERS, b"Zapq-Header-Number: %d" % number))
+        assert (answers.then, answers.requests) == ("idle", 1)
+    # All three were remembered as one, without the fields that vary.
+    assert hot._remember_bare.cache_info().misses == 1
+    answers = hot.respond(DEQUEUE * 2)
+    assert answers.data.count(b"\r\nZapq-Header-Order: 17\r\nTraceparent: 00-1-2-01\r\nCe-Id: e-1\r\n") == 2
+    assert [b"Zapq-Header-Number: %d\r\n" % number in answers.data for number in range(3)] == [True, True, False]
+    assert counts.hot_requests == 5
+    message = await zapq_service.dequeue()
+    assert message is not None
+    assert message.headers == {"order": "17", "traceparent": "00-1-2-01", "ce-id": "e-1", "number": "2"}
+
+
+async def test_headers_of_one_message_are_not_those_of_the_next(hot: HotPath, zapq_service: QueueService) -> None:
+    hot.respond(enqueue(b"a", *HEADERS) + enqueue(b"b") + enqueue(b"c", HEADERS[0]) + enqueue(b"d"))
+    messages = await zapq_service.default.dequeue_many(9)
+    assert [len(message.headers) for message in messages] == [3, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [b"Zapq-Header-: x"],
+        [b"Zapq-Header-A: \xfc"],
+        [b"Zapq-Header-A: 1", b"zapq-header-a: 2"],
+        [b"baggage: a=1", b"baggage: b=2"],
+        [b"Zapq-Header-%d: x" % number for number in range(17)],
+        [b"ce-a: \x01"],
+    ],
+)
+async def test_odd_headers_are_for_the_other_road(
+    hot: HotPath, zapq_service: QueueService, fields: list[bytes]
+) -> None:
+    assert hot.respond(enqueue(b"x", *fields)).then == "cold"
+    assert zapq_service.stats().queue.messages == 0
+
+
+@pytest.mark.parametrize("spaces", [b" ", b"\t"])
+async def test_a_field_of_very_many_blanks_costs_no_more_than_its_length(hot: HotPath, spaces: bytes) -> None:
+    begun = time.process_time()
+    for number in range(50):
+        fields = [b"Zapq-Header-A:" + spaces * 1700 + b"\xfc", b"X-Number: %d" % number]
+        assert hot.respond(enqueue(b"x", *fields)).then == "cold"
+    assert time.process_time() - begun < 0.5  # with a step for each pair of blanks it would be several seconds
+
+
+async def test_a_message_with_headers_whose_answer_breaks_off_goes_back_with_them(
+    hot: HotPath, zapq_service: QueueService
+) -> None:
+    hot.respond(enqueue(b"hello", *HEADERS))
+    answers = hot.respond(DEQUEUE)
+    head = answers.data.index(b"\r\n\r\n") + 4
+    hot.reconcile(answers, head)
+    message = await zapq_service.dequeue()
+    assert message is not None
+    assert (message.body, len(message.headers)) == (b"hello", 3)

@@ -211,6 +211,18 @@ HARMLESS = [
     "Range: bytes=0-1",
     "Forwarded: for=1.2.3.4",
     "X-HTTP-Method-Override: DELETE",
+    "Zapq-Header-Order: 17",
+    "zapq-header-ORDER:\ttwo words\t ",
+    "Zapq-Header-b.c_d: x",
+    "Zapq-Header-Empty:",
+    "Zapq-Header-Traceparent: mine",
+    "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "Tracestate: a=1",
+    "tracestate: b=2",
+    "baggage: user=7,c=d",
+    "Baggage:",
+    "ce-id: 1",
+    "CE-Type: a.b",
 ]
 ODD = [
     "Transfer-Encoding: chunked",
@@ -253,6 +265,17 @@ ODD = [
     "X-Long: " + "x" * 1900,
     "X-Longer: " + "x" * 17_000,
     "X-Trace-Id: another",
+    "Zapq-Header-: no name",
+    "Zapq-Header-X: a\u00fc",
+    "Zapq-Header-X: a\x01b",
+    "Zapq-Header-Long: " + "x" * 1900,
+    "Zapq-Header-Longer: " + "x" * 9000,
+    "Zapq-Header-" + "n" * 256 + ": x",
+    "Zapq-Header-" + "n" * 257 + ": x",
+    "Zapq-Header-Order: again",
+    "Zapq-Header-a/b: x",
+    "traceparent: \u00fc",
+    "ce-: x",
 ]
 HOSTS = ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:80", "a.localhost"]
 FOREIGN_HOSTS = [

@@ -212,9 +212,81 @@ def test_nothing_may_follow_the_end() -> None:
             read(data + more)
 
 
+def headed() -> QueueImage:
+    return jobs(
+        in_order=deque([
+            Message(8, b"x", Properties(headers=(("a", "1"), ("b", "")))),
+            Run(9, 2, 6, Properties(headers=(("a", "1"),)), apart=(b"y", b"z")),
+        ]),
+        others=[
+            (Message(3, b"all", Properties("a/b", 9, 80.0, 2, 1, "other", (("c", "d"),), "group", "key")), 0.0)
+        ],
+    )
+
+
+def test_headers_come_back() -> None:
+    image = Image([headed(), dead()])
+    assert pictured(read(written(image))) == pictured(Image([headed(), dead()]))
+    [run] = [item for item in read(written(Image([headed(), dead()]))).queues[0].in_order if isinstance(item, Run)]
+    assert run.size == 6
+
+
+def held_in(image: QueueImage) -> list[Message]:
+    in_order = [each for item in image.in_order for each in (item if isinstance(item, Run) else [item])]
+    return [*in_order, *(message for message, _ in image.others)]
+
+
+def test_what_the_version_before_has_written_is_all_read() -> None:
+    path = Path(__file__).parents[1] / "durable" / "data" / "version-1.msgpack"
+    opened = Archive(io.BytesIO(path.read_bytes()), path.stat().st_size, path.name)
+    image = archive.decode(opened, path.name, CAPS, 0.0, lambda: None)
+    assert opened.version == 1
+    held = {queue.name: held_in(queue) for queue in image.queues}
+    assert {name: [message.body for message in messages] for name, messages in held.items()} == {
+        "dead": [b"ending"],
+        "default": [b"plain", b"{}", b"run 1", b"run 2"],
+        "work": [b"keyed", b"mortal", b"urgent", b"delayed"],
+    }
+    assert {message.content_type for message in held["default"]} == {
+        "application/octet-stream",
+        "application/json",
+        "text/plain",
+    }
+    assert held["dead"][0].properties.failed_in == "work"
+    assert {message.properties.headers for messages in held.values() for message in messages} == {()}
+    assert [key.key for key in image.keys] == ["a-key"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [["A", "x"]],
+        [["a b", "x"]],
+        [["a", "x\r\nb: y"]],
+        [["a", "\u00fc"]],
+        [["a"]],
+        [["a", "b"]] * 17,
+        {"a": "b"},
+    ],
+    ids=repr,
+)
+def test_headers_that_cannot_stand_in_an_answer_do_not_come_in(headers: object) -> None:
+    properties = ["a/b", 0, None, 0, 0, "", headers]
+    with pytest.raises(SnapshotFailed, match="damaged at byte"):
+        read(forged(Q, (b"P", messages([1, properties, 0, [b"abc"]])), totals=(1, 1, 3)))
+
+
+def test_headers_count_in_the_caps_of_the_server() -> None:
+    data = written(Image([headed(), dead()]))
+    size = sum(message.size for message in held_in(headed()))
+    assert read(data, CAPS._replace(bytes=size)).queues
+    with pytest.raises(SnapshotFailed, match="--max-bytes"):
+        read(data, CAPS._replace(bytes=size - 1))
+
+
 def test_a_newer_format_is_refused_as_such() -> None:
-    head = struct.pack(">8sH8sd", b"zapq\r\n\x1a\n", 2, bytes(8), 0.0)
-    with pytest.raises(SnapshotFailed, match=r"^x\.msgpack was written by a newer zapq, in format 2\."):
+    head = struct.pack(">8sH8sd", b"zapq\r\n\x1a\n", 3, bytes(8), 0.0)
+    with pytest.raises(SnapshotFailed, match=r"^x\.msgpack was written by a newer zapq, in format 3\."):
         read(head + crc32(head).to_bytes(4, "big") + b"what nobody knows yet")
 
 

@@ -7,6 +7,7 @@ import re
 import httpx2
 import msgspec
 
+from zapq.core.headers import Headers, header_in
 from zapq.errors import BY_PROBLEM, ServerError, ZapqError
 
 _PROBLEM = "application/problem+json"
@@ -48,6 +49,12 @@ def field(answer: httpx2.Response, name: str) -> str:
             status=answer.status_code,
         )
     return str(text)
+
+
+def headers_in(answer: httpx2.Response) -> Headers:
+    """Return the headers of the message that an answer gives."""
+    named = ((header_in(name.lower()), value) for name, value in answer.headers.items())
+    return tuple((name, value) for name, value in named if name is not None)
 
 
 def number(answer: httpx2.Response, name: str) -> int:

@@ -14,11 +14,12 @@ import msgspec
 import trio
 
 from zapq.client import consumer
-from zapq.client.answers import error_of, field, number
+from zapq.client.answers import error_of, field, headers_in, number
 from zapq.client.lease import Lease
 from zapq.client.retry import Retry
 from zapq.core.broker import check_name
-from zapq.core.message import OCTETS, Message, Properties
+from zapq.core.headers import checked_headers, field_of
+from zapq.core.message import OCTETS, Draft, Message, Properties
 from zapq.errors import InvalidParameter, NoAnswer, ServerError, Unreachable, ZapqError
 from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, MAX_BATCH
 
@@ -36,6 +37,7 @@ class _Delivery(msgspec.Struct):
     receive_count: int
     content_type: str
     body: bytes
+    headers: dict[str, str] = {}
 
 
 @asynccontextmanager
@@ -104,14 +106,16 @@ class Client:
         delay: float = 0.0,
         ttl: float | None = None,
         content_type: str = OCTETS,
+        headers: Mapping[str, str] | None = None,
         key: str | None = None,
     ) -> int:
         """Store a message once and return its id; the first one makes the queue.
 
         `priority` is 0 to 9, 9 first; it is ready after `delay` seconds, and gone after `ttl` seconds unless
-        a consumer has it then. `key` (by default a random one) makes it safe to send again: within 300 s the same
-        message under the same key is stored once. Raises `MessageTooLarge`, `QueueFull`, `Draining`, `KeyReused`,
-        `TooManyQueues`, `InvalidParameter`.
+        a consumer has it then. Consumers get its `headers` with each delivery: at most 16 and 8 KiB together,
+        names without regard to case, values of visible ASCII. `key` (by default a random one) makes it safe to
+        send again: within 300 s the same message under the same key is stored once. Raises `MessageTooLarge`,
+        `QueueFull`, `Draining`, `KeyReused`, `TooManyQueues`, `InvalidParameter`.
         """
         values = {"priority": str(priority) if priority else None, "delay": _seconds(delay or None)}
         answer = await self._request(
@@ -120,22 +124,30 @@ class Client:
             "/messages",
             {**values, "ttl": _seconds(ttl)},
             content=body,
-            headers={"Content-Type": content_type, "Idempotency-Key": key or secrets.token_hex(16)},
+            headers={"Content-Type": content_type, **_sent(key, headers)},
         )
         return number(answer, "Zapq-Message-Id")
 
-    async def enqueue_many(self, queue: str, bodies: Sequence[bytes], *, key: str | None = None) -> int:
+    async def enqueue_many(
+        self,
+        queue: str,
+        bodies: Sequence[bytes | Draft],
+        *,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> int:
         """Store 1 to 1000 messages once, all or nothing, in order, and return the first id; the others follow it.
 
-        `key` (by default a random one) makes it safe to send again, as with `enqueue`. Raises the errors of
-        `enqueue` raises.
+        A `zapq.Draft` brings its own priority, delay, ttl, type and headers; `headers` are those of every message
+        that brings none. `key` (by default a random one) makes it safe to send again, as with `enqueue`. Raises
+        the errors of `enqueue`.
         """
         answer = await self._request(
             "POST",
             queue,
             "/messages/batch",
             content=msgspec.msgpack.encode(bodies),
-            headers={"Content-Type": _MSGPACK, "Idempotency-Key": key or secrets.token_hex(16)},
+            headers={"Content-Type": _MSGPACK, **_sent(key, headers)},
         )
         return _decoded(answer, dict[str, int])["first_id"]
 
@@ -150,7 +162,7 @@ class Client:
         )
         if answer.status_code == 204:
             return None
-        properties = Properties(content_type=field(answer, "Content-Type"))
+        properties = Properties(field(answer, "Content-Type"), headers=headers_in(answer))
         return Message(number(answer, "Zapq-Message-Id"), answer.content, properties)
 
     async def receive(self, queue: str, *, wait: float = 0.0, visibility: float | None = None) -> Lease | None:
@@ -171,6 +183,7 @@ class Client:
             number(answer, "Zapq-Receive-Count"),
             field(answer, "Content-Type"),
             answer.content,
+            dict(headers_in(answer)),
         )
 
     async def receive_many(
@@ -184,7 +197,7 @@ class Client:
         if answer.status_code == 204:
             return []
         return [
-            Lease(queue, each.id, each.receipt, each.receive_count, each.content_type, each.body)
+            Lease(queue, each.id, each.receipt, each.receive_count, each.content_type, each.body, each.headers)
             for each in _decoded(answer, list[_Delivery])
         ]
 
@@ -302,6 +315,12 @@ class Client:
         if not answer.is_success:
             raise error_of(answer)
         return answer
+
+
+def _sent(key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the fields of a request that stores messages; raises `InvalidParameter`."""
+    fields = {field_of(name): value for name, value in checked_headers(headers.items() if headers else ())}
+    return {"Idempotency-Key": key or secrets.token_hex(16), **fields}
 
 
 def _receipt(lease: Lease) -> str:

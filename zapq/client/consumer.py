@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Protocol
@@ -79,6 +79,11 @@ class HeldLease:
     def content_type(self) -> str:
         """The Content-Type its producer gave."""
         return self.lease.content_type
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What its producer said of it, by name in lower case."""
+        return self.lease.headers
 
     @property
     def body(self) -> bytes:

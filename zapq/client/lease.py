@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +19,5 @@ class Lease:
     """How often the message has been leased, this time included."""
     content_type: str
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What its producer said of it, by name in lower case."""

@@ -73,6 +73,13 @@ COLUMNS = {
     help="Content-Type to store with the message.",
 )
 @click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Header to store with the message, which consumers get back. Can be given several times.",
+)
+@click.option(
     "--key", metavar="TEXT", help="Idempotency key: a message sent again with the same key is stored only once."
 )
 def push(
@@ -84,6 +91,7 @@ def push(
     delay: float | None,
     ttl: float | None,
     content_type: str,
+    headers: tuple[str, ...],
     key: str | None,
 ) -> None:
     """Send a message to QUEUE and print its id.
@@ -94,12 +102,13 @@ def push(
         raise click.UsageError("--lines reads standard input. Give no BODY.")
     if lines and key is not None:
         raise click.UsageError("--key is for one message, --lines sends many. Give only one of them.")
+    given = _fields(headers)
     connection = Connection(url)
     values = _given(priority=priority, delay=delay, ttl=ttl)
     for message in _messages(body, lines):
         # A key of its own makes it safe to send a message again if the connection breaks.
-        headers = {"Content-Type": content_type, "Idempotency-Key": key or os.urandom(16).hex()}
-        answer = connection.request("POST", _path(queue, "messages"), values=values, body=message, headers=headers)
+        fields = {"Content-Type": content_type, "Idempotency-Key": key or os.urandom(16).hex(), **given}
+        answer = connection.request("POST", _path(queue, "messages"), values=values, body=message, headers=fields)
         print(answer.field("Zapq-Message-Id"))
 
 
@@ -166,6 +175,22 @@ def health(url: SplitResult) -> None:
     """
     Connection(url).request("GET", "/readyz", timeout=HEALTH_TIMEOUT)
     print("ok")
+
+
+def _fields(headers: tuple[str, ...]) -> dict[str, str]:
+    """Return the fields of a request that carry these headers of a message."""
+    fields: dict[str, str] = {}
+    for header in headers:
+        name, separator, value = header.partition("=")
+        field = f"Zapq-Header-{name}".title()
+        if not name or not separator or not header.isascii() or not header.isprintable():
+            raise click.UsageError(
+                f"--header {header!r} is not NAME=VALUE in visible ASCII. Give --header NAME=VALUE."
+            )
+        if field in fields:
+            raise click.UsageError(f"--header gives {name} twice. Give it once.")
+        fields[field] = value
+    return fields
 
 
 def _messages(body: str | None, lines: bool) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from zapq.core.holding import Held
 from zapq.core.image import KeptQueue, KeyImage
 from zapq.core.journal import Journal
 from zapq.core.leases import End
-from zapq.core.message import Message, Properties
+from zapq.core.message import Message
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings, changed
 from zapq.core.records import ID_BITS, KeyPut, KeysCleared, QueueDeleted, Record
@@ -354,7 +354,7 @@ class Broker:
         source = self.find(name)
         letters = self._letters_with_room(source, limit, now)
         for letter, target in letters:
-            source.move(letter, target, Properties(letter.content_type, letter.priority))
+            source.move(letter, target, letter.properties.moved())
         source.note_redriven(len(letters))
         return Redriven(len(letters), source.stats().ready)
 
@@ -375,10 +375,10 @@ class Broker:
                 break
             _, letter, target, letters = heads[0]
             number, size = coming[target.name, "messages"], coming[target.name, "bytes"]
-            if target.has_room_for(size + len(letter.body), number + 1):
+            if target.has_room_for(size + letter.size, number + 1):
                 taken.append((letter, target))
                 coming[target.name, "messages"] += 1
-                coming[target.name, "bytes"] += len(letter.body)
+                coming[target.name, "bytes"] += letter.size
             elif not target.has_room_for(size + 1, number + 1):
                 heappop(heads)
                 continue
@@ -431,11 +431,9 @@ class Broker:
 
     def dead_letter(self, queue: Queue, message: Message) -> None:
         """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
-        properties = message.properties
         name = queue.settings.dead_letter
         assert name is not None
-        failed = Properties(properties.content_type, properties.priority, failed_in=queue.name)
-        self.queues[name].accept_moved(message, failed)
+        self.queues[name].accept_moved(message, message.properties.moved(queue.name))
 
 
 def _nothing() -> None:

@@ -32,8 +32,9 @@ def plainly(complaint: str) -> str:
     """
     place = _PLACE.search(complaint)
     said = complaint[: place.start()] if place else complaint
-    steps = _STEP.findall(place[1]) if place else []
-    if place and "".join(f"[{number}]" if number else f".{name}" for number, name in steps) != place[1]:
+    path = place[1].replace(".headers[...]", ".headers.value") if place else ""
+    steps = _STEP.findall(path)
+    if "".join(f"[{number}]" if number else f".{name}" for number, name in steps) != path:
         return complaint
     where = " of ".join(f"entry {int(number) + 1}" if number else name for number, name in reversed(steps))
     name = steps[-1][1] if steps else ""

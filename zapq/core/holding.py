@@ -305,13 +305,13 @@ class Holding:
         number = size = 0
         for item in image.in_order:
             number += len(item) if isinstance(item, Run) else 1
-            size += item.size if isinstance(item, Run) else len(item.body)
+            size += item.size
         self._ready.fill(image.in_order)
         failed: list[Message] = []
         limit = image.settings.max_receives
         for message, due in image.others:
             number += 1
-            size += len(message.body)
+            size += message.size
             if limit is not None and message.properties.receives >= limit:
                 failed.append(message)
             elif due > now:

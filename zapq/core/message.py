@@ -1,4 +1,8 @@
-"""The nouns: a message, what its producer asked for, and the lease a consumer holds on it."""
+"""The nouns: a message, what its producer asked for, and the lease a consumer holds on it.
+
+A message counts in the caps with its body and its headers: `Message.size`, and `Properties.size` for the part that
+is not its body. The verbs that are done for each message write that out, and look at the headers first.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import Annotated
 
 import msgspec
 
+from zapq.core.headers import Headers, checked_headers, size_of
 from zapq.limits import MAX_DELAY, MAX_PRIORITY
 
 OCTETS = "application/octet-stream"
@@ -28,6 +33,24 @@ class Properties(msgspec.Struct, frozen=True, gc=False):
     """How often it was given back without a delay."""
     failed_in: str = ""
     """The queue it failed in, if it is a dead letter."""
+    headers: Headers = ()
+    """What its producer said of it, by name in lower case, in the order given. Consumers get them as they are."""
+    group: str = ""
+    """The group within which messages are delivered in strict order; empty if it is in none."""
+    unique: str = ""
+    """The key that at most one message of its queue has at a time; empty if it has none."""
+
+    @property
+    def size(self) -> int:
+        """The bytes that each message with these properties counts beside its body: those of its headers."""
+        return size_of(self.headers) if self.headers else 0
+
+    def moved(self, failed_in: str = "") -> Properties:
+        """Return what stays the same of a message that goes to another queue and begins anew there.
+
+        `failed_in` is the queue it comes from, if it is a dead letter.
+        """
+        return Properties(self.content_type, self.priority, failed_in=failed_in, headers=self.headers)
 
 
 DEFAULTS = Properties()
@@ -65,6 +88,16 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         return self.properties.priority
 
     @property
+    def headers(self) -> dict[str, str]:
+        """What its producer said of it, by name in lower case."""
+        return dict(self.properties.headers)
+
+    @property
+    def size(self) -> int:
+        """The bytes it counts in the caps: body and headers."""
+        return len(self.body) + self.properties.size
+
+    @property
     def rank(self) -> int:
         """Its place in the order of its queue, smaller first: by priority, then by id."""
         return self.id - (self.properties.priority << 56)
@@ -78,10 +111,22 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_
     delay: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY)] = 0.0
     ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
     content_type: Annotated[str, msgspec.Meta(pattern=rf"^{CONTENT_TYPE}\Z")] = OCTETS
+    headers: dict[str, str] | None = None
+    """At most 16, of at most 8 KiB together; names are without regard to case."""
 
     def properties(self, now: float) -> Properties:
-        """What is to be known of the message besides its bytes, if it is sent now."""
-        return Properties(self.content_type, self.priority, inf if self.ttl is None else now + self.ttl)
+        """What is to be known of the message besides its bytes, if it is sent now. Raises `InvalidParameter`."""
+        expires = inf if self.ttl is None else now + self.ttl
+        if self.headers:
+            return Properties(
+                self.content_type, self.priority, expires, headers=checked_headers(self.headers.items())
+            )
+        return Properties(self.content_type, self.priority, expires)
+
+    @property
+    def size(self) -> int:
+        """The bytes the message will count in the caps."""
+        return len(self.body) + (size_of(tuple(self.headers.items())) if self.headers else 0)
 
 
 class Lease(msgspec.Struct, frozen=True, gc=False):
@@ -115,6 +160,11 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     def content_type(self) -> str:
         """The Content-Type the message's producer gave."""
         return self.message.properties.content_type
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the message's producer said of it, by name in lower case."""
+        return dict(self.message.properties.headers)
 
     @property
     def receipt(self) -> str:

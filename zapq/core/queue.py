@@ -66,6 +66,8 @@ class Queue(Holding):
         if journal is not None:
             journal.check_room()
         owner, size = self._owner, len(body)
+        if properties.headers:
+            size += properties.size
         if owner.messages >= owner.max_messages or owner.bytes + size > owner.max_bytes or self._capped:
             self._check_room(1, size, now)
         if self._settings.ttl is not None:
@@ -103,12 +105,14 @@ class Queue(Holding):
     ) -> int:
         """Add a message for each body, all or none, and return the first id; the others follow it.
 
-        `size` is that of all together, and `packed` all of them as msgpack in its shortest form, for callers that
-        have them.
+        `size` is that of all bodies together, and `packed` all of them as msgpack in its shortest form, for
+        callers that have them.
         """
         if self._journal is not None:
             self._journal.check_room()
         size = sum(map(len, bodies)) if size is None else size
+        if properties.headers:
+            size += len(bodies) * properties.size
         self._check_room(len(bodies), size, now)
         properties = self._expiring_as_set(properties, now)
         first = self.reserve(len(bodies))
@@ -125,7 +129,7 @@ class Queue(Holding):
         """Add a message for each draft, all or none, and return the first id; the others follow it."""
         if self._journal is not None:
             self._journal.check_room()
-        self._check_room(len(drafts), sum(len(draft.body) for draft in drafts), now)
+        self._check_room(len(drafts), sum(draft.size for draft in drafts), now)
         first = self._next_id
         for draft in drafts:
             self.enqueue(draft.body, draft.properties(now), delay=draft.delay, now=now)
@@ -146,6 +150,8 @@ class Queue(Holding):
             if journal is not None:
                 journal.enter(MessagesDeleted((self.epoch << ID_BITS | message.id,)), self._undo_take, (message,))
             size, owner = len(message.body), self._owner
+            if message.properties.headers:
+                size = message.size
             self.messages -= 1
             self.bytes -= size
             owner.messages -= 1
@@ -180,7 +186,7 @@ class Queue(Holding):
             if there.message.body != message.body:
                 self.accept_moved(message, message.properties)
             return
-        self._hold(1, len(message.body))
+        self._hold(1, message.size)
         self._become_ready(message)
         if self._journal is not None:
             # A consumer that did not get it can be given no refusal: this stays done, whatever the disk does.
@@ -247,6 +253,8 @@ class Queue(Holding):
         else:
             message = lease.message
         size = len(message.body)
+        if message.properties.headers:
+            size = message.size
         owner.note_end(serial, End.ACKED)
         self.messages -= 1
         self.bytes -= size
@@ -296,7 +304,7 @@ class Queue(Holding):
         """Take over a message another queue has held: at the end, with an id of this queue. Never refused."""
         mine = Message(self.reserve(1), message.body, properties)
         self._counts.arrived += 1
-        self._hold(1, len(message.body))
+        self._hold(1, mine.size)
         self._ready.append(mine)
         record = Put(row_of(self.epoch, mine.id), mine.body, mine.properties)
         self._enter(record, self._undo_arrival, mine)
@@ -321,7 +329,7 @@ class Queue(Holding):
         self._ready.remove(letter)
         if self._lapses.serials:
             self._note_given(letter.id)
-        self._hold(-1, -len(letter.body))
+        self._hold(-1, -letter.size)
         self._enter(MessagesDeleted((row_of(self.epoch, letter.id),)), self._undo_move, letter)
         target.accept_moved(letter, properties)
 
@@ -381,10 +389,10 @@ class Queue(Holding):
                         self._leave_rest(now)
                     break
                 continue
-            size += len(message.body)
+            size += message.size
             if size > MAX_BATCH_BYTES and len(taken):
                 self._become_ready(message)
-                return taken, size - len(message.body)
+                return taken, size - message.size
             taken.add(message)
             if len(taken) == limit:
                 break
@@ -477,7 +485,7 @@ class Queue(Holding):
 
     def _fail(self, message: Message) -> None:
         """Give a message up to the dead-letter queue."""
-        self._hold(-1, -len(message.body))
+        self._hold(-1, -message.size)
         self._counts.dead_lettered += 1
         self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), self._undo_fail, message)
         self._owner.dead_letter(self, message)
@@ -505,7 +513,7 @@ class Queue(Holding):
     def _expire(self, message: Message) -> None:
         if self._lapses.serials:
             self._close_lapse(message.id, End.OUTLIVED)
-        self._hold(-1, -len(message.body))
+        self._hold(-1, -message.size)
         self._counts.expired += 1
         self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), self._undo_expire, message)
 
@@ -528,7 +536,7 @@ class Queue(Holding):
     def _undo_enqueue(self, message: Message) -> None:
         self._take_out(message)
         self._counts.enqueued -= 1
-        self._hold(-1, -len(message.body))
+        self._hold(-1, -message.size)
 
     def _undo_enqueuing(self, first: int, number: int, size: int, priority: int) -> None:
         self._ready.withdraw(first, number, priority)
@@ -538,10 +546,10 @@ class Queue(Holding):
     def _undo_arrival(self, message: Message) -> None:
         self._take_out(message)
         self._counts.arrived -= 1
-        self._hold(-1, -len(message.body))
+        self._hold(-1, -message.size)
 
     def _undo_move(self, letter: Message) -> None:
-        self._hold(1, len(letter.body))
+        self._hold(1, letter.size)
         self._become_ready(letter)
 
     def _undo_redrive(self, number: int) -> None:
@@ -550,7 +558,7 @@ class Queue(Holding):
     def _undo_take(self, messages: Sequence[Message]) -> None:
         self._counts.dequeued -= len(messages)
         for message in messages:
-            self._hold(1, len(message.body))
+            self._hold(1, message.size)
             self._become_ready(message)
 
     def _undo_grant(self, lease: Lease) -> None:
@@ -561,7 +569,7 @@ class Queue(Holding):
 
     def _undo_ack(self, serial: int, message: Message, lease: Lease | None) -> None:
         self._counts.acked -= 1
-        self._hold(1, len(message.body))
+        self._hold(1, message.size)
         if lease is not None:
             self._lease_again(lease)
         else:
@@ -582,11 +590,11 @@ class Queue(Holding):
 
     def _undo_fail(self, message: Message) -> None:
         self._counts.dead_lettered -= 1
-        self._hold(1, len(message.body))
+        self._hold(1, message.size)
 
     def _undo_expire(self, message: Message) -> None:
         self._counts.expired -= 1
-        self._hold(1, len(message.body))
+        self._hold(1, message.size)
 
     def _undo_close(self, serial: int, message: Message) -> None:
         self._owner.note_end(serial, End.EXPIRED)

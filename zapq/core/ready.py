@@ -47,7 +47,7 @@ class ReadyQueue:
     def extend(
         self, first: int, bodies: Sequence[bytes], size: int, properties: Properties, packed: bytes = b""
     ) -> None:
-        """Add messages with these bodies, of `size` together, and ids from `first` on.
+        """Add messages with these bodies, that count `size` together, and ids from `first` on.
 
         `packed` is the array of msgpack they came as, in its shortest form.
         """
@@ -80,10 +80,11 @@ class ReadyQueue:
         while items and len(taken) < limit:
             head = items[0]
             if isinstance(head, Message):
-                if size + len(head.body) > max_bytes and len(taken):
+                more = head.size if head.properties.headers else len(head.body)
+                if size + more > max_bytes and len(taken):
                     break
                 items.popleft()
-                size += len(head.body)
+                size += more
                 taken.add(head)
             elif head.count <= limit - len(taken) and size + head.size <= max_bytes:
                 items.popleft()
@@ -107,9 +108,9 @@ class ReadyQueue:
 
     def _part(self, head: Run, limit: int, room: int, *, alone: bool) -> Run | None:
         """Take the first of a run of which not all may be taken; None if that is none of them."""
-        number = 0
+        number, beside = 0, head.properties.size
         for body in islice(head.bodies(), limit):
-            room -= len(body)
+            room -= len(body) + beside
             if room < 0 and (number or not alone):
                 break
             number += 1

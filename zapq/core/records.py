@@ -137,13 +137,13 @@ def rows_of(image: QueueImage, epoch: int) -> Iterator[list[Record]]:
             size += item.size + MAX_BATCH_BYTES * len(item) // MAX_BATCH
         else:
             records.append(Put(row_of(epoch, item.id), item.body, item.properties))
-            size += len(item.body) + MAX_BATCH_BYTES // MAX_BATCH
+            size += item.size + MAX_BATCH_BYTES // MAX_BATCH
         if size >= MAX_BATCH_BYTES:
             yield records
             records, size = [], 0
     for message, due in image.others:
         records.append(Put(row_of(epoch, message.id), message.body, message.properties, due))
-        size += len(message.body) + MAX_BATCH_BYTES // MAX_BATCH
+        size += message.size + MAX_BATCH_BYTES // MAX_BATCH
         if size >= MAX_BATCH_BYTES:
             yield records
             records, size = [], 0

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from zapq.core.image import QueueImage
 from zapq.core.leases import End
-from zapq.core.message import Message, Properties
+from zapq.core.message import Message
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.limits import DEFAULT_QUEUE
@@ -82,9 +82,6 @@ class Replacement:
 
     def dead_letter(self, queue: Queue, message: Message) -> None:
         """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
-        properties = message.properties
         assert queue.settings.dead_letter is not None
         target = self.queues[queue.settings.dead_letter]
-        target.accept_moved(
-            message, Properties(properties.content_type, properties.priority, failed_in=queue.name)
-        )
+        target.accept_moved(message, message.properties.moved(queue.name))

@@ -30,7 +30,7 @@ class Run(msgspec.Struct, gc=False):
     count: int
     """How many are left."""
     size: int
-    """Bytes of the bodies that are left."""
+    """Bytes that those which are left count in the caps."""
     properties: Properties = DEFAULTS
     packed: bytes = b""
     """All of them as an array of msgpack; empty once they were taken apart."""
@@ -58,7 +58,8 @@ class Run(msgspec.Struct, gc=False):
     def take(self, number: int) -> Run:
         """Remove the first `number` of them, and return them as a run of their own."""
         bodies = self.bodies()[:number]
-        part = Run(self.first, number, sum(map(len, bodies)), self.properties, apart=bodies)
+        size = sum(map(len, bodies)) + number * self.properties.size
+        part = Run(self.first, number, size, self.properties, apart=bodies)
         self.first += number
         self.count -= number
         self.size -= part.size
@@ -72,7 +73,7 @@ class Run(msgspec.Struct, gc=False):
         message = Message(self.first, body, self.properties)
         self.first += 1
         self.count -= 1
-        self.size -= len(body)
+        self.size -= message.size if self.properties.headers else len(body)
         return message
 
 
@@ -107,6 +108,11 @@ class Taken(Sequence[Message]):
     def parts(self) -> Sequence[Message | Run]:
         """The messages as they were put in: one by one, or as runs."""
         return self._parts
+
+    @property
+    def has_headers(self) -> bool:
+        """Whether any of the messages has headers."""
+        return any(part.properties.headers for part in self._parts)
 
     @property
     def bodies(self) -> list[bytes]:

@@ -89,6 +89,8 @@ class Order(IntEnum):
     """Read the token file and the certificates again."""
 
 
+_MOSTLY = Properties.__struct_fields__.index("headers")
+"""How many fields of properties are sent if those behind them are empty."""
 Figures = dict[str, int]
 """What a process has counted, by the names of the metrics."""
 
@@ -130,12 +132,21 @@ OUTCOMES: dict[type[Any], Any] = {
 
 def pack_properties(properties: Properties) -> tuple[Any, ...] | None:
     """Return properties as a column has them."""
-    return None if properties is DEFAULTS or properties == DEFAULTS else msgspec.structs.astuple(properties)
+    if properties is DEFAULTS or properties == DEFAULTS:
+        return None
+    known = msgspec.structs.astuple(properties)
+    return known if properties.headers or properties.group or properties.unique else known[:_MOSTLY]
 
 
 def unpack_properties(packed: Sequence[Any] | None) -> Properties:
     """Return properties from what a column has of them."""
-    return DEFAULTS if packed is None else Properties(*packed)
+    if packed is None:
+        return DEFAULTS
+    properties = Properties(*packed)
+    if len(packed) == _MOSTLY:
+        return properties
+    # Arrays come as lists.
+    return msgspec.structs.replace(properties, headers=tuple(map(tuple, properties.headers)))
 
 
 def pack_message(message: Message) -> tuple[Any, ...]:

@@ -19,8 +19,10 @@ from zapq.errors import ClientGone, InvalidParameter
 from zapq.http import wire
 from zapq.http.endpoints import Body, Endpoint
 from zapq.http.exchange import Exchange, declares_body
+from zapq.http.headers import headers_of
 from zapq.http.metrics import ServerCounts
 from zapq.http.plan import Asked, Frame, Plan
+from zapq.http.plans import with_headers
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation, Put, Take
 from zapq.service.pending import Pending
@@ -57,6 +59,8 @@ class Answering:
             queues="*" if exchange.grant is None else exchange.grant.queues,
         )
         plan = endpoint.plan(asked)
+        if endpoint.body.stored and (headers := headers_of(request.scope["headers"])):
+            plan = with_headers(plan, headers)
         key = _key(request) if endpoint.keyed else ""
         if endpoint.body.stored and not (exchange.exempt_from_drain or key):
             # A key is looked up first: what it led to is answered while draining as well.

@@ -19,6 +19,7 @@ from zapq.core.message import Lease, Message
 from zapq.core.runs import Taken
 from zapq.core.stats import MessageView, QueueStats
 from zapq.errors import ZapqError
+from zapq.http.headers import fields_of
 from zapq.http.plan import BodyEncoding, Frame, Plan
 from zapq.http.problems import MEDIA_TYPE as PROBLEM
 from zapq.http.problems import PHRASES, render_error, render_status
@@ -89,6 +90,8 @@ def dequeued(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Fr
         return empty(frame.tail)
     message: Any = outcome.given[0]  # type: ignore[union-attr]  # it is a delivery
     body, tail = message.body, frame.tail
+    if message.properties.headers:
+        tail = fields_of(message.properties.headers) + tail
     return (
         b"HTTP/1.1 200 OK\r\nZapq-Message-Id: %d\r\nX-Content-Type-Options: nosniff\r\n"
         b"Cache-Control: no-store\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n%b\r\n%b"
@@ -99,6 +102,8 @@ def dequeued(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Fr
 def _taken(message: Message, tail: bytes) -> bytes:
     """The answer that gives a message away, with its type."""
     body = message.body
+    if message.properties.headers:
+        tail = fields_of(message.properties.headers) + tail
     return (
         b"HTTP/1.1 200 OK\r\nZapq-Message-Id: %d\r\nX-Content-Type-Options: nosniff\r\n"
         b"Cache-Control: no-store\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n%b"
@@ -112,6 +117,8 @@ def received(given: Message | Lease, clock_offset: float, tail: bytes) -> bytes:
         return _taken(given, tail)
     message, lease = given.message, given
     body = message.body
+    if message.properties.headers:
+        tail = fields_of(message.properties.headers) + tail
     return (
         b"HTTP/1.1 200 OK\r\nZapq-Message-Id: %d\r\nZapq-Receipt: %b\r\nZapq-Receive-Count: %d\r\n"
         b"Zapq-Visible-Until: %b\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
@@ -138,17 +145,19 @@ def received_many(
 ) -> bytes:
     """The answer that gives a batch or leases it.
 
-    In msgpack messages that are given for good are bodies alone: what a batch is sent as.
+    In msgpack messages that are given for good are bodies alone: what a batch is sent as. Only those that have
+    headers are shown as JSON shows them.
     """
     visible = _visible_until(given[0], clock_offset) if given else b""
     if media_type != MSGPACK:
         shapes = [shape(each, encoding, clock_offset) for each in given]
         body = msgspec.json.encode(shapes) if media_type == JSON else _lines(shapes)
-    elif isinstance(given, Taken):
+    elif isinstance(given, Taken) and not given.has_headers:
         body = given.packed()
     else:
         body = msgspec.msgpack.encode([
-            shape(each, None, clock_offset) if isinstance(each, Lease) else each.body for each in given
+            shape(each, None, clock_offset) if isinstance(each, Lease) or each.properties.headers else each.body
+            for each in given
         ])
     return _ok(body, media_type, tail, b"%bX-Content-Type-Options: nosniff\r\n" % visible)
 
@@ -181,6 +190,8 @@ def shape(given: Message | Lease, encoding: BodyEncoding | None, clock_offset: f
     _add_body(shown, message.body, encoding)
     if properties.priority:
         shown["priority"] = properties.priority
+    if properties.headers:
+        shown["headers"] = dict(properties.headers)
     return shown
 
 
@@ -336,6 +347,8 @@ def message(seen: MessageView, encoding: BodyEncoding, now: float) -> dict[str, 
         "receive_count": seen.receives,
         "content_type": properties.content_type,
     }
+    if properties.headers:
+        shown["headers"] = dict(properties.headers)
     _add_body(shown, seen.message.body, encoding)
     if seen.due is not None and seen.due < math.inf:
         shown["visible_in"] = round(max(seen.due - now, 0.0), 3)
@@ -351,7 +364,7 @@ def messages(seen: list[MessageView], encoding: BodyEncoding, now: float) -> lis
     size = 0
     shown: list[dict[str, object]] = []
     for each in seen:
-        size += len(each.message.body)
+        size += each.message.size
         if shown and size > MAX_BATCH_BYTES:
             break
         shown.append(message(each, encoding, now))

@@ -42,7 +42,7 @@ from zapq.server.hot_head import (
     may_be_hot,
     parse_head,
     plan_head,
-    trace_of,
+    vary,
 )
 from zapq.server.peer_network import Socket, peer_of_socket
 from zapq.service.operations import Accepted, Delivery, Enqueue, Put, Settle, SettleOne, Take
@@ -388,10 +388,7 @@ class HotPath:
             return None
         bare, varying = cut
         head = self._remember_bare(bare, identities)
-        if head is None or not varying:
-            return head
-        key = varying.get(b"idempotency-key", b"").decode() if head.endpoint.keyed else ""
-        return msgspec.structs.replace(head, key=key, trace=trace_of(varying))
+        return head if head is None or bare is text else vary(head, varying)
 
     def _admit(self, text: bytes, identities: Identities) -> Head | None:
         line = parse_head(text)

@@ -8,7 +8,7 @@ did.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from math import inf
@@ -88,12 +88,13 @@ class NamedQueue:
         delay: float = 0.0,
         ttl: float | None = None,
         content_type: str = OCTETS,
+        headers: Mapping[str, str] | None = None,
     ) -> Message:
         """Store a message and return it; atomic, without a checkpoint. See `enqueue`.
 
         Also raises `trio.WouldBlock` while another task holds the lock; then nothing is stored.
         """
-        return self._do_nowait(self._storing(body, priority, delay, ttl, content_type))
+        return self._do_nowait(self._storing(body, priority, delay, ttl, content_type, headers))
 
     async def enqueue(
         self,
@@ -103,16 +104,18 @@ class NamedQueue:
         delay: float = 0.0,
         ttl: float | None = None,
         content_type: str = OCTETS,
+        headers: Mapping[str, str] | None = None,
         durability: Durability | None = None,
     ) -> Message:
         """Store a message at the end of its priority (9 is served first) and return it.
 
-        It is ready after `delay` seconds, and gone after `ttl` seconds unless a consumer has it then. With
-        `durability="memory"` a durable service does not wait for the disk, as it does otherwise. Raises
+        It is ready after `delay` seconds, and gone after `ttl` seconds unless a consumer has it then. Consumers
+        get its `headers` with each delivery: at most 16 and 8 KiB together, names without regard to case, values
+        of visible ASCII. With `durability="memory"` a durable service does not wait for the disk. Raises
         `MessageTooLarge`, `QueueFull`, `Draining`, `InvalidParameter` for a value out of range, and `NotDurable`
         for `durability="committed"` in memory. If cancelled, nothing is stored.
         """
-        return await self._do(self._storing(body, priority, delay, ttl, content_type, durability))
+        return await self._do(self._storing(body, priority, delay, ttl, content_type, headers, durability))
 
     def _storing(
         self,
@@ -121,9 +124,10 @@ class NamedQueue:
         delay: float,
         ttl: float | None,
         content_type: str,
+        headers: Mapping[str, str] | None,
         durability: Durability | None = None,
     ) -> Callable[[float], Message]:
-        how = terms(priority=priority, delay=delay, ttl=ttl, content_type=content_type)
+        how = terms(priority=priority, delay=delay, ttl=ttl, content_type=content_type, headers=headers)
 
         def store(now: float) -> Message:
             with self._state.asked_for(durability):
@@ -136,8 +140,8 @@ class NamedQueue:
     ) -> int:
         """Store a batch of 1 to 1000, all or nothing, in order, and return the first id; the others follow it.
 
-        `content_type` is that of bare bodies; drafts have their own. Raises the errors of `enqueue`; if one
-        of the messages is refused, or if cancelled, none is stored.
+        `content_type` is that of bare bodies; drafts have their own. Raises the errors of `enqueue`; if one of the
+        messages is refused, or if cancelled, none is stored.
         """
         return (await self.put(Offer(batch, terms(content_type=content_type, durability=durability)))).id
 

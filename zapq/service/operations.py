@@ -7,11 +7,12 @@ its answer. So what a request means is separate from how it is written.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
 
+from zapq.core.headers import checked_headers
 from zapq.core.message import CONTENT_TYPE, DEFAULTS, OCTETS, Draft, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import State
@@ -267,6 +268,7 @@ def terms(
     delay: float = 0.0,
     ttl: float | None = None,
     content_type: str = OCTETS,
+    headers: Mapping[str, str] | None = None,
     durability: Durability | None = None,
     wait: float = 0.0,
 ) -> Terms:
@@ -277,10 +279,12 @@ def terms(
     check("wait", wait, 0, MAX_WAIT)
     if ttl == 0:
         raise InvalidParameter("ttl must be more than 0 seconds.", parameter="ttl")
-    if content_type == OCTETS and priority == 0:
+    if content_type == OCTETS and priority == 0 and not headers:
         properties = DEFAULTS
     elif _CONTENT_TYPE.fullmatch(content_type):
-        properties = Properties(content_type, priority)
+        properties = Properties(
+            content_type, priority, headers=checked_headers(headers.items() if headers else ())
+        )
     else:
         raise InvalidParameter(
             "content_type must be 1 to 255 visible ASCII characters and spaces.", parameter="content_type"

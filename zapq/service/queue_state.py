@@ -8,7 +8,7 @@ consumers are served.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from zapq.core.broker import Broker, Redriven
+from zapq.core.headers import TRACING
 from zapq.core.idempotency import Keys
 from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue import Queue
@@ -203,10 +204,7 @@ class QueueState:
         try:
             size = _size_together(batch, little=0 < len(packed) < RECEIVE_BYTES)
         except TypeError:
-            drafts = [
-                each if isinstance(each, Draft) else Draft(body=each, content_type=properties.content_type)
-                for each in batch
-            ]
+            drafts = [draft_of(each, properties) for each in batch]
             self._check_size(max(len(draft.body) for draft in drafts))
             for draft in drafts:
                 terms_of(draft)
@@ -447,25 +445,69 @@ class QueueState:
 
 def terms_of(draft: Draft) -> Terms:
     """Return the terms of a message that brings its own; `InvalidParameter` for a value out of range."""
-    return terms(priority=draft.priority, delay=draft.delay, ttl=draft.ttl, content_type=draft.content_type)
+    return terms(
+        priority=draft.priority,
+        delay=draft.delay,
+        ttl=draft.ttl,
+        content_type=draft.content_type,
+        headers=draft.headers,
+    )
+
+
+def draft_of(each: bytes | Draft, properties: Properties) -> Draft:
+    """Return a message of a batch as a draft; `properties` are those of messages that do not bring their own."""
+    if not isinstance(each, Draft):
+        return Draft(body=each, content_type=properties.content_type, headers=dict(properties.headers))
+    if properties.headers and not each.headers:
+        return msgspec.structs.replace(each, headers=dict(properties.headers))
+    return each
+
+
+class _Told(msgspec.Struct, frozen=True, gc=False):
+    """What makes a message another one. Fingerprints are kept, so this stays what it is."""
+
+    body: bytes
+    priority: int
+    delay: float
+    ttl: float | None
+    content_type: str
+
+
+class _ToldWithHeaders(_Told, frozen=True, gc=False):
+    headers: dict[str, str]
 
 
 def fingerprint_of(offer: Offer) -> bytes:
     """Return what tells an offer from others under its key; it does not withstand a forger."""
     content, how = offer.content, offer.terms
+    properties = how.properties
     told: object
     if isinstance(content, bytes):
-        properties = how.properties
-        told = Draft(
-            body=content,
-            priority=properties.priority,
-            delay=how.delay,
-            ttl=how.ttl,
-            content_type=properties.content_type,
-        )
+        one = _Told(content, properties.priority, how.delay, how.ttl, properties.content_type)
+        told = _with_headers(one, dict(properties.headers)) if properties.headers else one
     else:
-        told = (how.properties.content_type, list(content))
+        told = (properties.content_type, [_told(each) if isinstance(each, Draft) else each for each in content])
+        if properties.headers:
+            told = (*told, _said(dict(properties.headers)))
     return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=16).digest()
+
+
+def _told(draft: Draft) -> _Told:
+    one = _Told(draft.body, draft.priority, draft.delay, draft.ttl, draft.content_type)
+    return _with_headers(one, draft.headers) if draft.headers else one
+
+
+def _with_headers(one: _Told, headers: Mapping[str, str]) -> _Told:
+    said = _said(headers)
+    if not said:
+        return one
+    return _ToldWithHeaders(one.body, one.priority, one.delay, one.ttl, one.content_type, said)
+
+
+def _said(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that make a message another one: a request that is repeated is traced anew."""
+    named = {name.lower(): value for name, value in headers.items()}
+    return {name: value for name, value in named.items() if name not in TRACING}
 
 
 def _size_together(batch: Sequence[bytes | Draft], *, little: bool) -> int:

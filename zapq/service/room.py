@@ -17,13 +17,13 @@ from typing import Protocol
 
 from zapq.core.broker import Broker
 from zapq.core.deadlines import Deadlines
-from zapq.core.message import Draft
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import Draining, QueueFull
 from zapq.limits import BYTES_PER_COST, DISMISSALS, MAX_WAITING_BYTES, TURN_COST, WAITING_MESSAGE_BYTES
 from zapq.service.dispatch import Dispatcher
 from zapq.service.operations import Accepted, Offer
 from zapq.service.pending import Later, Pending
+from zapq.service.queue_state import draft_of
 from zapq.service.reservation import Budget
 
 Putting = Callable[[float], Pending[Accepted] | Accepted]
@@ -208,7 +208,7 @@ class Room:
 
 def _measure(offer: Offer) -> tuple[int, int]:
     """Return how many messages an offer has, and of how many bytes."""
-    content = offer.content
+    content, properties = offer.content, offer.terms.properties
     if isinstance(content, bytes):
-        return 1, len(content)
-    return len(content), sum(len(each.body if isinstance(each, Draft) else each) for each in content)
+        return 1, len(content) + properties.size
+    return len(content), sum(draft_of(each, properties).size for each in content)

@@ -14,8 +14,8 @@ length, and of what is in it: a block that is changed, cut, moved, or from anoth
 that is missing is missed at the end. Times are those of the wall clock, in seconds since 1970, for no other
 outlives a process; the caller says by `clock_offset` how far it is ahead of its own clock.
 
-Everything here is synchronous, meant for a worker thread, and done block by block. A newer format will begin with
-the same head and another version.
+Everything here is synchronous, meant for a worker thread, and done block by block. Every version begins with the
+same head. In version 1 nothing was known of messages behind the queue they failed in; it is read as it is.
 """
 
 from __future__ import annotations
@@ -31,15 +31,24 @@ from zlib import crc32
 
 import msgspec
 
+from zapq.core.headers import HEADER_NAME, HEADER_VALUE, size_of
 from zapq.core.image import Image, KeyImage, QueueImage
 from zapq.core.message import CONTENT_TYPE, OCTETS, Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.runs import Run
 from zapq.errors import SnapshotFailed
-from zapq.limits import DEFAULT_QUEUE, MAX_BLOCK_BYTES, MAX_KEYS, MAX_PRIORITY, QUEUE_NAME
+from zapq.limits import (
+    DEFAULT_QUEUE,
+    MAX_BLOCK_BYTES,
+    MAX_KEYS,
+    MAX_MESSAGE_HEADERS,
+    MAX_MESSAGE_HEADERS_BYTES,
+    MAX_PRIORITY,
+    QUEUE_NAME,
+)
 from zapq.store import slices
 
-VERSION = 1
+VERSION = 2
 _MAGIC = b"zapq\r\n\x1a\n"
 """Not text, and no longer the same after a program has treated it as text."""
 _HEAD = struct.Struct(">8sH8sdI")
@@ -53,6 +62,9 @@ QUEUE, ORDERED, OTHERS, KEYS, _END = b"Q", b"P", b"O", b"K", b"E"
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Id = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 _Time = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+_HeaderName = Annotated[str, msgspec.Meta(pattern=rf"^{HEADER_NAME}\Z")]
+_HeaderValue = Annotated[str, msgspec.Meta(pattern=rf"^{HEADER_VALUE}\Z", max_length=MAX_MESSAGE_HEADERS_BYTES)]
+_Label = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{0,128}\Z")]
 _Name = Annotated[str, msgspec.Meta(pattern=rf"^{QUEUE_NAME}\Z")]
 
 
@@ -91,6 +103,16 @@ class PropertiesRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unkn
     receives: _Count = 0
     releases: _Count = 0
     failed_in: Annotated[str, msgspec.Meta(pattern=rf"^({QUEUE_NAME})?\Z")] = ""
+    headers: Annotated[
+        tuple[tuple[_HeaderName, _HeaderValue], ...], msgspec.Meta(max_length=MAX_MESSAGE_HEADERS)
+    ] = ()
+    group: _Label = ""
+    unique: _Label = ""
+
+    @property
+    def size(self) -> int:
+        """The bytes that each of the messages counts beside its body."""
+        return size_of(self.headers) if self.headers else 0
 
 
 class MessageRecord(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -233,7 +255,7 @@ def _records(
             )
         last, next_id = alike, message.id + 1
         count += 1
-        size += len(message.body)
+        size += message.size
         if count == slices.SLICE_MESSAGES or size >= slices.SLICE_BYTES:
             yield records, count, size
             records, count, size, last = [], 0, 0, None
@@ -250,6 +272,9 @@ def _properties_record(properties: Properties, clock_offset: float) -> Propertie
         properties.receives,
         properties.releases,
         properties.failed_in,
+        properties.headers,
+        properties.group,
+        properties.unique,
     )
 
 
@@ -281,7 +306,7 @@ class Archive:
         self.totals = Totals(0, 0, 0)
         """What was read so far."""
         self.longest = 0
-        """Bytes of the longest message that was."""
+        """Bytes of the longest body that was."""
 
     def __iter__(self) -> Iterator[tuple[int, bytes, Any]]:
         place = _HEAD.size
@@ -350,7 +375,7 @@ class Archive:
         elif kind in {ORDERED, OTHERS}:
             lengths = [len(body) for record in records for body in record.bodies]
             messages += len(lengths)
-            size += sum(lengths)
+            size += sum(lengths) + sum(len(record.bodies) * record.properties.size for record in records)
             self.longest = max(self.longest, *lengths)
         self.totals = Totals(queues, messages, size)
 
@@ -520,7 +545,7 @@ class _Filling:
         if count == 1:
             self._ordered.append(Message(first, record.bodies[0], properties))
         else:
-            size = sum(map(len, record.bodies))
+            size = sum(map(len, record.bodies)) + count * properties.size
             self._ordered.append(Run(first, count, size, properties, apart=tuple(record.bodies)))
 
     def _add_others(self, record: MessageRecord) -> None:
@@ -536,5 +561,13 @@ class _Filling:
     def _properties(self, record: PropertiesRecord) -> Properties:
         expires = inf if record.expires is None else record.expires - self._clock_offset
         return Properties(
-            record.content_type, record.priority, expires, record.receives, record.releases, record.failed_in
+            record.content_type,
+            record.priority,
+            expires,
+            record.receives,
+            record.releases,
+            record.failed_in,
+            record.headers,
+            record.group,
+            record.unique,
         )

@@ -17,7 +17,7 @@ from zapq.core.message import Message
 from zapq.errors import CannotStart
 from zapq.store.database import refusal
 from zapq.store.open_database import is_there, lock, open_existing
-from zapq.store.schema import FILE, FORMAT
+from zapq.store.schema import FILE
 from zapq.store.wal import Damaged, log_of
 
 
@@ -106,11 +106,11 @@ def _read(copy: Path, size: int, log: int | None) -> Report:
     database = open_existing(copy)
     now = database.clock()
     try:
-        contents = database.read(now, 0.0)
+        format, contents = database.format, database.read(now, 0.0)
     finally:
         database.close()
     queues = [_describe(each.image, now) for each in contents.queues]
-    return Report(FORMAT, size, log, queues, len(contents.keys), contents.garbage, contents.warning)
+    return Report(format, size, log, queues, len(contents.keys), contents.garbage, contents.warning)
 
 
 def _describe(image: QueueImage, now: float) -> QueueReport:
@@ -126,6 +126,6 @@ def _describe(image: QueueImage, now: float) -> QueueReport:
         delayed=delayed,
         received=sum(message.properties.receives > 0 for message in messages),
         expired=len(kept) - len(others),
-        bytes=sum(len(message.body) for message in messages),
+        bytes=sum(message.size for message in messages),
         oldest=min((message.id for message in messages), default=None),
     )

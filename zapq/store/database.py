@@ -54,6 +54,7 @@ from zapq.store.port import CommitGroup, Contents
 from zapq.store.reserve import Reserve, allocate
 from zapq.store.schema import (
     FILE,
+    FORMAT,
     MAX_ID,
     STATES,
     TABLES,
@@ -120,6 +121,12 @@ class Database:
         self._probe = 64 * KIB
         self._marked = False
         """Whether it says that its log is in use."""
+
+    @property
+    def format(self) -> int:
+        """The format the file is in."""
+        version: int = self._connection.execute("pragma user_version").fetchone()[0]
+        return version
 
     @property
     def untidy(self) -> bool:
@@ -280,6 +287,9 @@ class Database:
 
     def _begin_log(self) -> None:
         execute = self._connection.execute
+        if self.format < FORMAT:
+            # The version that made it refuses it from here on, and does not misread what is written now.
+            execute(f"pragma user_version = {FORMAT}")
         execute(
             "delete from keys where until <= ? or until <"
             " (select min(until) from (select until from keys order by until desc limit ?))",
@@ -519,9 +529,19 @@ class _Known:
         properties = self._read.get(raw)
         if properties is not None:
             return properties, 0.0
-        content_type, priority, expires, receives, releases, failed_in, due = STATES.decode(raw)
-        ends = inf if expires is None else expires - self._clock_offset
-        properties = Properties(content_type, priority, ends, receives, releases, failed_in)
+        known = STATES.decode(raw)
+        expires, due = known.expires, known.due
+        properties = Properties(
+            known.content_type,
+            known.priority,
+            inf if expires is None else expires - self._clock_offset,
+            known.receives,
+            known.releases,
+            known.failed_in,
+            known.headers,
+            known.group,
+            known.unique,
+        )
         if due:
             return properties, due - self._clock_offset
         self._read[raw] = properties

@@ -37,7 +37,7 @@ class Gathered(NamedTuple):
     gone: list[int]
     others: list[Other]
     size: int
-    """Bytes of the bodies."""
+    """Bytes of the bodies and headers."""
 
 
 def gather(commits: Sequence[CommitGroup]) -> Gathered:
@@ -64,6 +64,7 @@ def gather(commits: Sequence[CommitGroup]) -> Gathered:
                 puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
                 size += len(body)
                 if record.properties is not DEFAULTS or record.due:
+                    size += record.properties.size
                     states[row] = state_of(row, record.properties, record.due, clock_offset)
                 continue
             if type(record) is MessagesDeleted:
@@ -73,6 +74,7 @@ def gather(commits: Sequence[CommitGroup]) -> Gathered:
                 case MessageState(row, properties, due):
                     states[row] = state_of(row, properties, due, clock_offset)
                 case PutMany(first, bodies, properties):
+                    size += len(bodies) * properties.size
                     for row, body in enumerate(bodies, first):
                         puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
                         size += len(body)

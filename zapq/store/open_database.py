@@ -13,7 +13,7 @@ from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES
 from zapq.store.database import Database, code_of, refusal, time_in
 from zapq.store.directory import let_write
-from zapq.store.schema import APPLICATION, FILE, FORMAT, our_tables, set_up, tables
+from zapq.store.schema import APPLICATION, FILE, FORMAT, OLDEST, our_tables, set_up, tables
 from zapq.store.wal import Damaged, damage_in_log, log_of
 
 NEW = ".zapq.db.new"
@@ -136,9 +136,9 @@ def _set_modes(connection: sqlite3.Connection) -> None:
         raise CannotStart(f"{FILE} is a database of another program. Give another --data-dir.")
     if version > FORMAT:
         raise CannotStart(
-            f"{FILE} was written by a newer zapq, in format {version}. This zapq reads format {FORMAT}."
+            f"{FILE} was written by a newer zapq, in format {version}. This zapq reads formats up to {FORMAT}."
         )
-    if version < FORMAT or tables(connection) != our_tables():
+    if version < OLDEST or tables(connection) != our_tables():
         raise refusal(Damaged(f"its tables are not those of format {FORMAT}"))
     mode = execute("pragma journal_mode = wal").fetchone()[0]
     if mode != "wal":

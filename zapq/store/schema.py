@@ -1,10 +1,13 @@
 """What stands in the file: its tables, its rows, and their checksums.
 
-Format 1. A message is a row of `messages`, numbered by its queue's epoch and its id, so that a queue's messages
+Format 2. A message is a row of `messages`, numbered by its queue's epoch and its id, so that a queue's messages
 lie side by side in their order, and new ones come at the end. What can change of a message, and what most messages
 have not, is a row of `states` with the same number: so a body is written once. Rows of an epoch no queue has are
 garbage, removed little by little: thus a purge is one small write, whatever it drops. Every row carries a checksum
 that covers its number, for SQLite has none of its own.
+
+Format 1 is the same without the last three things in a state: headers, group and key. So it is read as it is, and
+the file is marked as one of format 2 before anything is written to it.
 
 `probe` has rows of three kinds: what is written to see whether the disk takes it (1), the sign that there is a log
 (2), and the latest time the database knows of (3).
@@ -26,7 +29,9 @@ from zapq.core.message import Properties
 from zapq.core.records import ID_BITS
 
 FILE = "zapq.db"
-FORMAT = 1
+FORMAT = 2
+OLDEST = 1
+"""The first format that is read."""
 APPLICATION = 0x7A617071
 """`zapq` in ASCII: what `file` and SQLite's tools show."""
 MAX_ID = (1 << ID_BITS) - 1
@@ -57,6 +62,13 @@ class State(NamedTuple):
     releases: int
     failed_in: str
     due: float
+    headers: tuple[tuple[str, str], ...] = ()
+    group: str = ""
+    unique: str = ""
+
+
+_WITHOUT = 7
+"""How many of these are written of messages that have none of the rest: as in format 1."""
 
 
 _TIME = struct.Struct(">dI")
@@ -98,8 +110,12 @@ def state_of(row: int, properties: Properties, due: float, clock_offset: float) 
         properties.releases,
         properties.failed_in,
         due + clock_offset if due else 0.0,
+        properties.headers,
+        properties.group,
+        properties.unique,
     )
-    raw = msgspec.msgpack.encode(state)
+    is_short = not (properties.headers or properties.group or properties.unique)
+    raw = msgspec.msgpack.encode(state[:_WITHOUT] if is_short else state)
     return zlib.crc32(raw, seed(row)).to_bytes(4, "big") + raw
 
 

@@ -66,7 +66,7 @@ def summarise(path: str) -> Summary:
                 for record in records:
                     number = len(record.bodies)
                     queue.messages += number
-                    queue.bytes += sum(map(len, record.bodies))
+                    queue.bytes += sum(map(len, record.bodies)) + number * record.properties.size
                     queue.delayed += number if record.due else 0
                     queue.received += number if record.properties.receives else 0
         return summary

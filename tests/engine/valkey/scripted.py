@@ -12,6 +12,7 @@ from typing import Any
 import trio
 
 from tests.engine.valkey import servers
+from zapq.engine.valkey import library
 from zapq.engine.valkey.connection import Server
 from zapq.engine.valkey.resp import INCOMPLETE, ProtocolError, ReplyError, open_reader
 from zapq.limits import CHANNEL_BYTES
@@ -30,7 +31,7 @@ _HEALTHY = {
     "CONFIG GET maxmemory-policy": [b"maxmemory-policy", b"noeviction"],
     "CONFIG GET appendonly": [b"appendonly", b"yes"],
     "CONFIG GET appendfsync": [b"appendfsync", b"always"],
-    "FCALL zapq_1_version": 1,
+    "FCALL zapq_1_version": library.VERSION,
     "SPUBLISH": 0,
     "SSUBSCRIBE": [b"ssubscribe", b"channel", 1],
     "SET {zapq}:layout": b"OK",

@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine.valkey.driver import LEASE, MANY, Clock, Driver, ack, bodies_of, lease
 from tests.engine.valkey.servers import Connection
-from zapq.core.message import Draft
+from zapq.core.message import Draft, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys
 from zapq.engine.valkey.call import AGAIN
@@ -27,6 +27,7 @@ from zapq.service.operations import (
     Operation,
     Peek,
     Put,
+    Redrive,
     SetPaused,
     Settle,
     Settlement,
@@ -355,3 +356,70 @@ def test_a_receipt_of_a_deleted_queue_fits_no_lease_of_a_new_one(driver: Driver)
     with pytest.raises(ReceiptExpired):
         driver.one(ack(old.receipt))
     assert driver.one(Describe("a")).stats.leased == 1
+
+
+# Headers
+
+HEADERS = (("order", "17"), ("empty", ""), ("long", "x" * 3000))
+HEADED = Properties("text/plain", headers=HEADERS)
+HEADED_SIZE = 1 + HEADED.size
+
+
+def test_headers_come_back_with_each_delivery(driver: Driver) -> None:
+    driver.ask([
+        Enqueue("a", b"1", HEADED),
+        Enqueue("a", b"2", HEADED),
+        Enqueue("a", b"3"),
+        Put(b"4", Terms(HEADED, ttl=60.0), queue="a"),
+        Put((b"5", Draft(body=b"6"), Draft(body=b"7", headers={"C": "3"})), Terms(HEADED), queue="a"),
+    ])
+    assert driver.one(Describe("a")).stats.bytes == 2 * HEADED_SIZE + 1 + HEADED_SIZE + 2 * HEADED_SIZE + 3
+    leased = lease(driver)
+    assert (leased.body, leased.message.properties) == (b"1", HEADED)
+    extended = driver.one(SettleOne("a", Settlement(receipt=leased.receipt, action="extend", visibility=9.0)))
+    assert extended.message.properties == HEADED
+    given = driver.one(Take("a", Want(9))).given
+    assert [(each.body, each.properties.headers) for each in given] == [
+        (b"2", HEADERS),
+        (b"3", ()),
+        (b"4", HEADERS),
+        (b"5", HEADERS),
+        (b"6", HEADERS),
+        (b"7", (("c", "3"),)),
+    ]
+    assert driver.one(ack(leased.receipt)) is None
+    assert driver.one(Describe("a")).stats.bytes == 0
+
+
+def test_headers_count_in_the_caps(connection: Connection, clock: Clock) -> None:
+    driver = Driver(connection, clock, caps=Caps(100, HEADED_SIZE, 100))
+    with pytest.raises(QueueFull):
+        driver.one(Enqueue("a", b"12", HEADED))
+    driver.one(Enqueue("a", b"1", HEADED))
+    with pytest.raises(QueueFull):
+        driver.one(Enqueue("a", b"1"))
+
+
+def test_headers_go_with_a_dead_letter_and_back_again(driver: Driver) -> None:
+    driver.one(Configure("dead", QueueSettings()))
+    driver.one(Configure("a", QueueSettings(max_receives=1, dead_letter="dead")))
+    driver.one(Enqueue("a", b"1", HEADED))
+    leased = lease(driver)
+    driver.one(SettleOne("a", Settlement(receipt=leased.receipt, action="release")))
+    [seen] = driver.one(Peek("dead"))
+    assert seen.message.properties == Properties("text/plain", failed_in="a", headers=HEADERS)
+    assert driver.one(Redrive("dead")).moved == 1
+    [seen] = driver.one(Peek("a"))
+    assert seen.message.properties == HEADED
+    assert driver.one(Describe("a")).stats.bytes == HEADED_SIZE
+    assert driver.one(Describe("dead")).stats.bytes == 0
+
+
+def test_what_goes_back_has_its_headers(driver: Driver) -> None:
+    driver.ask([Enqueue("a", b"1", HEADED), Enqueue("a", b"2", HEADED)])
+    taken = driver.one(Take("a", ONE))
+    driver.make(driver.codec.give_back("a", taken.given, driver.clock()))
+    leased = driver.one(Take("a", LEASE))
+    driver.make(driver.codec.give_back("a", leased.given, driver.clock()))
+    given = driver.one(Take("a", Want(9))).given
+    assert [(each.body, each.properties) for each in given] == [(b"1", HEADED), (b"2", HEADED)]

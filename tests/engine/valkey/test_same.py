@@ -60,9 +60,15 @@ _queues = st.sampled_from(["default", "a", "a", "b", "dead"])
 _bodies = st.sampled_from([b"", b"x", b"xyz", b"y" * 20, b"y" * 31])
 # Times are exact in binary, so both sides agree on what comes first.
 _seconds = st.sampled_from([0.0, 0.5, 30.0])
+_headers = st.sampled_from([(), (), (("b", "1"), ("a", "")), (("traceparent", "00"),)])
 _terms = st.builds(
     Terms,
-    st.builds(Properties, st.sampled_from(["application/octet-stream", "text/plain"]), st.sampled_from([0, 9])),
+    st.builds(
+        Properties,
+        st.sampled_from(["application/octet-stream", "text/plain"]),
+        st.sampled_from([0, 9]),
+        headers=_headers,
+    ),
     _seconds,
     st.sampled_from([None, 0.75]),
     st.sampled_from([None, "memory", "committed"]),
@@ -71,6 +77,7 @@ _contents = st.sampled_from([
     (b"one", b"two"),
     (Draft(body=b"p", priority=4), Draft(body=b"q", delay=1.0)),
     (Draft(body=b"r", ttl=0.5), b"s", Draft(body=b"t", content_type="text/html")),
+    (Draft(body=b"u", headers={"C": "3"}), b"v", Draft(body=b"w", headers={"c": "3"}, priority=1)),
     (),
 ])
 _settings = st.builds(
@@ -106,6 +113,7 @@ _put = st.one_of(
     st.builds(Enqueue, st.just(""), _bodies),
     st.builds(Enqueue, st.just(""), _bodies),
     st.builds(Enqueue, st.just(""), _bodies, st.just(Properties("text/plain", 3)), _seconds),
+    st.builds(Enqueue, st.just(""), _bodies, st.builds(Properties, headers=_headers)),
     st.builds(Put, _bodies, _terms),
     st.builds(Put, _contents, _terms),
     # What is wrong by itself is refused before its key is looked at.

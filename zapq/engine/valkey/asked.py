@@ -148,9 +148,9 @@ def size_of(operation: Any) -> int:
     if kind is Put:
         content = operation.content
         if isinstance(content, bytes):
-            return ENGINE_OPERATION_BYTES + len(content)
+            return ENGINE_OPERATION_BYTES + len(content) + int(operation.terms.properties.size)
         return ENGINE_OPERATION_BYTES + sum(
-            ENGINE_OPERATION_BYTES // 8 + len(each if isinstance(each, bytes) else each.body) for each in content
+            ENGINE_OPERATION_BYTES // 8 + (len(each) if isinstance(each, bytes) else each.size) for each in content
         )
     if kind is Settle:
         return ENGINE_OPERATION_BYTES + 64 * len(operation.settlements)

@@ -33,8 +33,10 @@ from zapq.engine.valkey.replies import (
     message_of,
     refusal,
     settled_one,
+    shape_of,
     too_many_queues,
     view_of,
+    with_headers,
     wrong_receipt,
 )
 from zapq.errors import (
@@ -63,7 +65,7 @@ from zapq.service.operations import (
     Take,
     checked_limit,
 )
-from zapq.service.queue_state import fingerprint_of, terms_of
+from zapq.service.queue_state import draft_of, fingerprint_of, terms_of
 from zapq.service.waiting import Deliveries, Lender
 
 MAX_RUN = 512
@@ -117,8 +119,10 @@ def milliseconds(seconds: float) -> int:
     return max(round(seconds * 1000), 1) if seconds > 0 else 0
 
 
-Parts: TypeAlias = "list[tuple[int, int, int, int, str]]"
-"""Of messages to store: how many, and what they have in common: priority, delay, ttl, type."""
+How: TypeAlias = "tuple[Any, ...]"
+"""What messages to store have in common: priority, delay, ttl, type, and the shape of their headers, if any."""
+Parts: TypeAlias = "list[tuple[Any, ...]]"
+"""Of messages to store: how many, and what they have in common."""
 
 
 def _random() -> int:
@@ -274,18 +278,19 @@ class Codec:
         last: tuple[Any, ...] | None = None
         for asked in operations:
             if isinstance(asked, Enqueue):
-                how = self._how(asked.properties, asked.delay, None, now)
-                body = asked.body
+                properties, body = asked.properties, asked.body
+                how = self._how(properties, asked.delay, None, now)
             else:
                 terms = asked.terms
-                how = self._how(terms.properties, terms.delay, terms.ttl, now)
+                properties = terms.properties
+                how = self._how(properties, terms.delay, terms.ttl, now)
                 if asked.key or not isinstance(asked.content, bytes):
                     last = None
                     requests.append(self._request(asked, how, bodies, further))
                     numbers.append(1)
                     continue
                 body = asked.content
-            bodies.append(body)
+            bodies.append(with_headers(properties.headers, body))
             if how == last:
                 numbers[-1] += 1
                 requests[-1][1][0][0] += 1
@@ -300,35 +305,36 @@ class Codec:
         )
 
     @staticmethod
-    def _how(properties: Properties, delay: float, ttl: float | None, now: float) -> tuple[int, int, int, str]:
+    def _how(properties: Properties, delay: float, ttl: float | None, now: float) -> How:
         if properties is DEFAULTS and not delay and ttl is None:
             return _PLAINLY
         kind = "" if properties.content_type == OCTETS else properties.content_type
         if ttl is None and properties.expires < inf:
             ttl = max(properties.expires - now, 0.001)
-        return properties.priority, milliseconds(delay), milliseconds(ttl or 0), kind
+        plain = properties.priority, milliseconds(delay), milliseconds(ttl or 0), kind
+        return (*plain, shape_of(properties.headers)) if properties.headers else plain
 
-    def _request(
-        self, asked: Put, how: tuple[int, int, int, str], bodies: list[bytes], further: list[bytes]
-    ) -> tuple[Any, ...]:
+    def _request(self, asked: Put, how: How, bodies: list[bytes], further: list[bytes]) -> tuple[Any, ...]:
         content = asked.content
         parts: Parts
+        common = asked.terms.properties
         if isinstance(content, bytes):
             parts = [(1, *how)]
-            bodies.append(content)
+            bodies.append(with_headers(common.headers, content))
         else:
             parts = []
             # Terms have no delay or ttl for a batch, and a priority only where no message brings its own.
             has_drafts = any(isinstance(each, Draft) for each in content)
-            bare = (0 if has_drafts else how[0], 0, 0, how[3])
+            bare: How = (0 if has_drafts else how[0], 0, 0, *how[3:])
             for each in content:
                 if isinstance(each, Draft):
-                    kind = "" if each.content_type == OCTETS else each.content_type
-                    mine = each.priority, milliseconds(each.delay), milliseconds(each.ttl or 0), kind
-                    bodies.append(each.body)
+                    draft = draft_of(each, common)
+                    properties = draft.properties(0.0)
+                    mine = self._how(properties, draft.delay, draft.ttl, 0.0)
+                    bodies.append(with_headers(properties.headers, draft.body))
                 else:
                     mine = bare
-                    bodies.append(each)
+                    bodies.append(with_headers(common.headers, each))
                 if parts and parts[-1][1:] == mine:
                     parts[-1] = (parts[-1][0] + 1, *mine)
                 else:
@@ -442,7 +448,7 @@ class Codec:
         receipts = [each.receipt for each in given if isinstance(each, Lease)]
         messages = [each for each in given if isinstance(each, Message)]
         about = [_about(each.id, each.properties, now) for each in messages]
-        bodies = [each.body for each in messages]
+        bodies = [with_headers(each.properties.headers, each.body) for each in messages]
         # A message that is back may be given to another consumer before this is repeated, and then be there twice.
         return self._asked(
             b"give_back", queue, [_pack((0, receipts, about)), *bodies], _none, repeatable=not messages
@@ -620,4 +626,5 @@ def _about(id: int, properties: Properties, now: float) -> tuple[Any, ...]:
         left,
         kind,
         properties.failed_in,
+        shape_of(properties.headers),
     )

@@ -287,6 +287,8 @@ class ValkeyEngine(Elsewhere):
             self.codec.check(operation)
         if operation.queue in self.offers.lines:
             return self.offers.join(operation, 0.0, now)
+        if operation.properties.headers:
+            size += operation.properties.size
         shard, key = _place_of(operation.queue)
         asked = Asked(operation, shard, size + ENGINE_OPERATION_BYTES, now, repeatable=False)
         self._add(key, asked)

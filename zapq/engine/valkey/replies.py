@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from zapq.core.headers import Headers
 from zapq.core.leases import End
 from zapq.core.message import DEFAULTS, OCTETS, Lease, Message, Properties
 from zapq.core.queue_settings import QueueSettings
@@ -66,17 +67,49 @@ def properties_of(value: bytes, receives: int, releases: int, ours: float) -> tu
         return _typed(value[2:last], receives, releases), value[last:]
     priority = value[1]
     [expires] = _DOUBLE.unpack_from(value, 2)
-    middle = 12 + value[10]
+    first = 12 if form == 2 else 14
+    middle = first + value[10]
     last = middle + value[11]
+    headers: Headers = ()
+    end = last
+    if form == 3:
+        names = last + int.from_bytes(value[12:14], "big")
+        headers, end = _headers_in(value, value[last:names], names)
     properties = Properties(
-        value[12:middle].decode() or OCTETS,
+        value[first:middle].decode() or OCTETS,
         priority,
         expires / 1000 + ours if expires else inf,
         receives,
         releases,
         value[middle:last].decode(),
+        headers,
     )
-    return properties, value[last:]
+    return properties, value[end:]
+
+
+def shape_of(headers: Headers) -> str:
+    """Return how long the names and values of headers are, as the library keeps it: 14 bits each, in ASCII.
+
+    What it unpacks may be text, but not bytes.
+    """
+    return "".join(chr(len(text) >> 7) + chr(len(text) & 127) for header in headers for text in header)
+
+
+def with_headers(headers: Headers, body: bytes) -> bytes:
+    """Return a body with the names and values of headers before it, as the library keeps it."""
+    if not headers:
+        return body
+    return b"".join([*(text.encode() for header in headers for text in header), body])
+
+
+def _headers_in(value: bytes, shape: bytes, at: int) -> tuple[Headers, int]:
+    """Return the headers whose names and values begin at `at`, and where the body begins behind them."""
+    texts: list[str] = []
+    for high, low in zip(shape[::2], shape[1::2], strict=True):
+        end = at + (high << 7 | low)
+        texts.append(value[at:end].decode())
+        at = end
+    return tuple(zip(texts[::2], texts[1::2], strict=True)), at
 
 
 def message_of(id: bytes, value: bytes, note: Sequence[int] | None, ours: float) -> tuple[Message, int]:
@@ -99,7 +132,7 @@ def lease_of(
     properties = message.properties
     is_mortal = 1 if properties.expires < inf else 0
     tag = f"{9 - properties.priority}{is_mortal}{message.id:012x}{common}"
-    return Lease(message, len(message.body), receives + 1, deadline, tag, visibility, queue)
+    return Lease(message, message.size, receives + 1, deadline, tag, visibility, queue)
 
 
 def settled_one(queue: str, receipt: str, code: Any, ours: float) -> ZapqError | Lease | None:

@@ -118,8 +118,8 @@ local function redrive(K, A)
     local ids = redis.call('ZRANGE', K[B], first, first + 99)
     if #ids == 0 then break end
     for at, value in ipairs(redis.call('HMGET', K[H], unpack(ids))) do
-      local id, priority, expires, kind, origin = ids[at], 0, 0, '', ''
-      if value then priority, expires, kind, origin = read_head(value) end
+      local id, priority, expires, kind, origin, shape = ids[at], 0, 0, '', '', ''
+      if value then priority, expires, kind, origin, shape = read_head(value) end
       local there, goes = rooms[origin], false
       if there and origin ~= '' then
         looks = looks + 1
@@ -129,7 +129,7 @@ local function redrive(K, A)
           goes = true
           if messages > 0 then there[1] = messages - 1 end
           if bytes >= 0 then there[2] = bytes - #body end
-          send(u, origin, priority, head(priority, 0, kind, '') .. body)
+          send(u, origin, priority, head(priority, 0, kind, '', shape) .. body)
           local _, _, lapsed, is_noted = attempts(u, id)
           close_lapse(u, lapsed, END_GIVEN)
           redis.call('ZREM', K[B], id)

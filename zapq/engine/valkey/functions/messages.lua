@@ -1,8 +1,13 @@
 -- Messages: their heads, and where they are
 
 -- The head of a value. Its first byte says what follows: nothing (0), the length of the type and the type (1), or
--- (2) the priority, when the ttl is over or 0, the length of the type, that of the origin, type and origin.
-local function head(priority, expires, kind, origin)
+-- (2) the priority, when the ttl is over or 0, the length of the type, that of the origin, type and origin. For a
+-- message with headers (3) it is as with 2, but the length of the shape comes behind the other two, and the shape at
+-- the end: how long the names and values are that stand between the head and the body. They count as the body does.
+local function head(priority, expires, kind, origin, shape)
+  if shape ~= '' then
+    return '\3' .. struct.pack('>BdBBH', priority, expires, #kind, #origin, #shape) .. kind .. origin .. shape
+  end
   if expires == 0 and origin == '' and priority == 0 then
     if kind == '' then return '\0' end
     return '\1' .. string.char(#kind) .. kind
@@ -14,16 +19,24 @@ local function head_length(value)
   local form = string.byte(value)
   if form == 0 then return 1 end
   if form == 1 then return 2 + string.byte(value, 2) end
+  if form == 3 then
+    local kind, origin, shape = struct.unpack('>BBH', value, 11)
+    return 14 + kind + origin + shape
+  end
   return 12 + string.byte(value, 11) + string.byte(value, 12)
 end
 
--- Returns what the head of a value says: priority, when its ttl is over or 0, type, origin.
+-- Returns what the head of a value says: priority, when its ttl is over or 0, type, origin, shape.
 local function read_head(value)
   local form = string.byte(value)
-  if form == 0 then return 0, 0, '', '' end
-  if form == 1 then return 0, 0, string.sub(value, 3, 2 + string.byte(value, 2)), '' end
+  if form == 0 then return 0, 0, '', '', '' end
+  if form == 1 then return 0, 0, string.sub(value, 3, 2 + string.byte(value, 2)), '', '' end
   local priority, expires, kind, origin = struct.unpack('>BdBB', value, 2)
-  return priority, expires, string.sub(value, 13, 12 + kind), string.sub(value, 13 + kind, 12 + kind + origin)
+  local at, shape = 12, 0
+  if form == 3 then at, shape = 14, struct.unpack('>H', value, 13) end
+  local middle, last = at + kind, at + kind + origin
+  return priority, expires, string.sub(value, at + 1, middle), string.sub(value, middle + 1, last),
+    string.sub(value, last + 1, last + shape)
 end
 
 -- Returns what a member of d or m, or a receipt begins with.
@@ -121,10 +134,10 @@ end
 -- Sends a message that failed too often to the dead-letter queue, without its ttl.
 local function give_up(u, id, priority, size, is_noted)
   local q, value = u.q, kept(u, id)
-  local _, _, kind = read_head(value)
+  local _, _, kind, _, shape = read_head(value)
   local _, name = names(u)
   local body = string.sub(value, head_length(value) + 1)
-  send(u, u.settings.dead_letter, priority, head(priority, 0, kind, name) .. body)
+  send(u, u.settings.dead_letter, priority, head(priority, 0, kind, name, shape) .. body)
   q[DEAD_LETTERED] = q[DEAD_LETTERED] + 1
   drop(u, id, size, is_noted)
 end

@@ -43,11 +43,11 @@ local function refuse(u, limit, cap, current, most, over)
   return { 'full', limit, cap, current, most, retry_after(u, over) }
 end
 
--- Stores messages. ARGV: 3 the plan, 4... the bodies. Further keys: of Idempotency-Keys.
+-- Stores messages. ARGV: 3 the plan, 4... the bodies, headers before them. Further keys: of Idempotency-Keys.
 --
 -- The plan is {max_messages, max_bytes, max_queues, request...}. A request is {form, parts, key, fingerprint}; key
--- is the place among the further keys, or 0. A part is {number, priority, delay, ttl, type}: what so many messages
--- have in common. Form 0: each message is stored or refused by itself, and there is one part. Form 1: all or none.
+-- is the place among the further keys, or 0. A part is {number, priority, delay, ttl, type, shape}: what so many
+-- messages have in common; those that have no headers have no shape. Form 0: each message is stored or refused by itself, and there is one part. Form 1: all or none.
 --
 -- The answer has for each request the id of the first message if all were stored, which all have ids that follow
 -- each other. Else it is a refusal, or in form 0 a list of {'each', id or refusal, ...}.
@@ -78,7 +78,7 @@ local function put(K, A)
     local priority, delay, ttl, kind = part[2], part[3], part[4], part[5]
     if ttl == 0 then ttl = default_ttl end
     local expires = ttl > 0 and u.now + ttl or 0
-    local before = head(priority, expires, kind, '')
+    local before = head(priority, expires, kind, '', part[6] or '')
     local is_plain = priority == 0 and expires == 0 and delay == 0
     local id, size, largest, at = q[NEXT], 0, q[LARGEST], #fields
     for place = first, last do

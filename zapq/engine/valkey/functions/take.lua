@@ -256,7 +256,7 @@ end
 
 -- Puts messages back at their places that could not be handed over, as if they had not been taken. ARGV: 3 the plan
 -- {how many messages may or may not have been handed over, receipts, {{id, priority, receives, releases, the rest of
--- the ttl or 0, type, origin}, ...}}; 4... the bodies of those that were given for good. Never refused: all of it was
+-- the ttl or 0, type, origin, shape}, ...}}; 4... the bodies of those that were given for good. Never refused: all of it was
 -- accepted once.
 local function give_back(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
@@ -272,11 +272,11 @@ local function give_back(K, A)
     end
   end
   for place, about in ipairs(plan[3]) do
-    local id, priority, receives, releases, left, kind, origin = unpack(about)
+    local id, priority, receives, releases, left, kind, origin, shape = unpack(about)
     local body = A[3 + place]
     local expires = left > 0 and u.now + left or 0
     -- What is there already was put back before, or a failover has lost that it was taken.
-    if redis.call('HSETNX', K[H], id, head(priority, expires, kind, origin) .. body) == 1 then
+    if redis.call('HSETNX', K[H], id, head(priority, expires, kind, origin, shape or '') .. body) == 1 then
       local size = #body
       q[COUNT], q[BYTES], q[RETURNED] = q[COUNT] + 1, q[BYTES] + size, q[RETURNED] + 1
       q[LARGEST] = math.max(q[LARGEST], size)

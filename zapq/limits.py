@@ -17,6 +17,14 @@ MAX_PRIORITY = 9
 """Priorities are 0 to this one; each has a line of its own in every queue."""
 MAX_RECEIVES = 1_000_000
 """The highest `max_receives`: more would mean no limit."""
+MIN_RATE = 1e-5
+"""Deliveries of a queue in a second, the lowest `rate`: a little less than one a day. Slower is a calendar."""
+MAX_RATE = 1e6
+"""The highest: by far more than a queue can give, so more would mean no limit."""
+MAX_BURST = 1_000_000
+"""The highest `burst`, for the same reason."""
+MAX_LEASED = 1_000_000_000
+"""The highest `max_leased`: more than there can be in memory."""
 RELEASES_AT_ONCE = 3
 """Times a message may be given back without a delay before it rests: transient failures pass, poison does not."""
 BACKOFF = 1.0

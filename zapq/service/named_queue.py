@@ -370,7 +370,7 @@ class NamedQueue:
         return self._state.info()
 
     def why_empty(self) -> str:
-        """Say why a consumer gets nothing: `paused`, `leased`, `delayed` (whichever ends first) or `empty`."""
+        """Say why a consumer gets nothing: `paused`, `limited`, `leased`, `delayed` (see `Nothing`) or `empty`."""
         return self._state.core.why_empty()
 
     def next_visible_in(self) -> float:

@@ -414,6 +414,7 @@ class QueueService:
         async with self.section:
             settings = self.broker.changed_settings(name, changes)
             self.broker.configure(name, settings, trio.current_time())
+            self.hand_out()
 
     async def delete(self, name: str) -> None:
         """Remove the queue called `name` with all it holds; waiting consumers are answered with `QueueNotFound`.

@@ -374,7 +374,7 @@ class NamedQueue:
         return self._state.core.why_empty()
 
     def next_visible_in(self) -> float:
-        """Seconds until a message that is delayed or leased will be ready, if nothing happens before."""
+        """Seconds until a consumer may get a message, if nothing happens before. See `Nothing`."""
         return self._state.next_visible_in(trio.current_time())
 
     async def _do(self, step: Callable[[float], Pending[T] | T]) -> T:

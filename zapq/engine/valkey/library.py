@@ -9,7 +9,7 @@ from importlib.resources import files
 from zapq import limits
 
 NAME = "zapq_1"
-VERSION = 1
+VERSION = 2
 """What the function `version` answers. A library of another number is replaced."""
 PREFIX = b"zapq_1_"
 """What the names of its functions begin with."""
@@ -17,6 +17,7 @@ _PARTS = (
     "begin",
     "step",
     "messages",
+    "pace",
     "put",
     "take",
     "look",

@@ -6,6 +6,7 @@
 --   h  hash    s          the state, as below
 --              c          the settings, where some are not the default
 --              r          how fast it is emptied, once a producer was refused
+--              p          when its bucket of tokens is full again, if its deliveries are limited
 --              f          the queues whose dead letters come here
 --              ID         the body of a message, its head before it: written once, so replicated once
 --              c ID       how often a message was delivered, once it came back
@@ -36,7 +37,7 @@
 -- and no function sees half a queue. Only `figures` and `sums`, which change nothing, look further.
 
 local TEST = false -- whether callers may say what time it is
-local VERSION = 1
+local VERSION = 2
 
 -- Limits, from limits.py
 local DEFAULT_VISIBILITY = @DEFAULT_VISIBILITY@

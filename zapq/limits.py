@@ -51,8 +51,8 @@ SNAPSHOT_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """A snapshot's file name, as a regular expression: a bare one, not hidden, and no option of a command."""
 MIN_SNAPSHOT_EVERY = 1.0
 """Seconds between two automatic snapshots at least: their names tell seconds."""
-QUEUE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
-"""A queue's name, as a regular expression: plain in a path, a file name and a metric's label."""
+QUEUE_NAME = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}"
+"""A queue's name, as a regular expression: plain in a path and a metric's label, and never `.` or `..`."""
 ACKS_REMEMBERED = 2**20
 """Deliveries for which it is known how they ended: a byte each, some 20 s at full speed."""
 LAPSES_REMEMBERED = 10_000

@@ -300,6 +300,19 @@ async def test_what_an_administrator_does_is_done(zapq_server: ZapqServer) -> No
     assert (await ask(zapq_server.url, "GET", QUEUE)).json["messages"] == 0
 
 
+@pytest.mark.parametrize("name", ["-", "--jobs", "_jobs", "-.."])
+@pytest.mark.parametrize("road", [{}, COLD])
+async def test_a_name_may_begin_with_a_dash_or_an_underscore(
+    zapq_server: ZapqServer, name: str, road: dict[str, str]
+) -> None:
+    path = f"/queues/{name}"
+    sent = await ask(zapq_server.url, "POST", f"{path}/messages", b"x", road)
+    assert (sent.status, sent.headers["location"]) == (202, f"{path}/messages/1")
+    assert (await ask(zapq_server.url, "GET", f"{path}/messages/1", b"", road)).status == 200
+    assert (await ask(zapq_server.url, "POST", f"{path}/receive?ack=auto", b"", road)).body == b"x"
+    assert (await ask(zapq_server.url, "DELETE", path, b"", road)).status == 204
+
+
 async def test_a_queue_that_is_limited_says_so_and_when_to_come_back(zapq_server: ZapqServer) -> None:
     assert (await ask(zapq_server.url, "PUT", QUEUE, b'{"rate": 0.01, "burst": 2, "max_leased": 1}')).status == 201
     await zapq_server.service.queue("emails").enqueue_many([b"a", b"b", b"c"])

@@ -145,8 +145,8 @@ class QueueService:
     def queue(self, name: str = DEFAULT_QUEUE) -> NamedQueue:
         """Return the queue called `name`, made now if there was none.
 
-        Raises `InvalidParameter` for a name that is not 1 to 80 letters, digits, dots, dashes and underscores, the
-        first a letter or digit, and `TooManyQueues`.
+        Raises `InvalidParameter` for a name that is not 1 to 80 letters, digits, dots, dashes and underscores, or
+        begins with a dot, and `TooManyQueues`.
         """
         state = self.state(name)
         state.provisional = False

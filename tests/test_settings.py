@@ -349,13 +349,16 @@ def test_the_file_declares_queues(tmp_path: Path) -> None:
         max_bytes = "64M"
         [queues."jobs.dead"]
         ttl = 86400
+        rate = 0.5
+        burst = 3
+        max_leased = 4
         [queues.plain]
         """,
     )
     assert settings.max_msgs == 5
     assert settings.queues == {
         "jobs": QueueSettings(visibility=300, max_receives=5, dead_letter="jobs.dead", max_bytes=64 << 20),
-        "jobs.dead": QueueSettings(ttl=86400),
+        "jobs.dead": QueueSettings(ttl=86400, rate=0.5, burst=3, max_leased=4),
         "plain": QueueSettings(),
     }
 

@@ -17,6 +17,14 @@ MAX_PRIORITY = 9
 """Priorities are 0 to this one; each has a line of its own in every queue."""
 MAX_RECEIVES = 1_000_000
 """The highest `max_receives`: more would mean no limit."""
+MIN_RATE = 1e-5
+"""Deliveries of a queue in a second, the lowest `rate`: a little less than one a day. Slower is a calendar."""
+MAX_RATE = 1e6
+"""The highest: by far more than a queue can give, so more would mean no limit."""
+MAX_BURST = 1_000_000
+"""The highest `burst`, for the same reason."""
+MAX_LEASED = 1_000_000_000
+"""The highest `max_leased`: more than there can be in memory."""
 RELEASES_AT_ONCE = 3
 """Times a message may be given back without a delay before it rests: transient failures pass, poison does not."""
 BACKOFF = 1.0
@@ -43,8 +51,8 @@ SNAPSHOT_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 """A snapshot's file name, as a regular expression: a bare one, not hidden, and no option of a command."""
 MIN_SNAPSHOT_EVERY = 1.0
 """Seconds between two automatic snapshots at least: their names tell seconds."""
-QUEUE_NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
-"""A queue's name, as a regular expression: plain in a path, a file name and a metric's label."""
+QUEUE_NAME = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}"
+"""A queue's name, as a regular expression: plain in a path and a metric's label, and never `.` or `..`."""
 ACKS_REMEMBERED = 2**20
 """Deliveries for which it is known how they ended: a byte each, some 20 s at full speed."""
 LAPSES_REMEMBERED = 10_000

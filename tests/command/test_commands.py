@@ -68,6 +68,12 @@ async def test_push_stores_its_argument_or_standard_input(run: Run, emails: Name
     assert [message.body for message in await emails.dequeue_many(9)] == [b"hello", b"a\nb\n", b"\xff\0", b""]
 
 
+async def test_a_queue_whose_name_begins_with_a_dash_stands_behind_two(run: Run, zapq_server: ZapqServer) -> None:
+    assert shown(await run("push", "--", "--jobs", "-x")) == (0, b"1\n", b"")
+    assert (await run("stats", "--", "--jobs")).returncode == 0
+    assert shown(await run("pop", "--", "--jobs")) == (0, b"-x", b"")
+
+
 async def test_push_can_send_every_line(run: Run, emails: NamedQueue) -> None:
     assert shown(await run("push", "emails", "--lines", stdin=b"one\n\nthree")) == (0, b"1\n2\n3\n", b"")
     assert [message.body for message in await emails.dequeue_many(9)] == [b"one", b"", b"three"]
@@ -347,6 +353,7 @@ async def test_a_connection_closed_while_idle_is_opened_again(run: Run, nursery:
         (["stats", "--url", "http://a b"], "give http://host:port"),
         (["stats", "--url", "unix:"], "give http://host:port"),
         (["health", "--nothing"], "No such option"),
+        (["pop", "-jobs"], "If a queue is called so, write -- before it: zapq pop -- QUEUE."),
     ],
     ids=repr,
 )

@@ -32,14 +32,14 @@ def bodies(queue: Queue, now: float = 0.0) -> list[bytes]:
     return taken
 
 
-@pytest.mark.parametrize("name", ["a", "A.b-c_9", "0", "x" * 80])
+@pytest.mark.parametrize("name", ["a", "A.b-c_9", "0", "x" * 80, "-", "--jobs", "_jobs", "-.."])
 def test_a_queue_is_made_once_for_a_name(broker: Broker, name: str) -> None:
     queue = broker.open(name, 0.0)
     assert broker.open(name, 0.0) is broker.find(name) is queue
     assert queue.name == name
 
 
-@pytest.mark.parametrize("name", ["", ".a", "-a", "_a", "a b", "a/b", "ä", "a\n", "x" * 81, "..", "٣"])
+@pytest.mark.parametrize("name", ["", ".a", "~a", "a b", "a/b", "ä", "a\n", "x" * 81, "..", "٣"])
 def test_a_name_that_is_not_plain_is_refused(broker: Broker, name: str) -> None:
     for attempt in (
         lambda: broker.open(name, 0.0),

@@ -29,6 +29,10 @@ OWN_MESSAGES = 4
 """The cap of the queue called work."""
 MAX_RECEIVES = 2
 VISIBILITY = 5.0
+RATE = 0.5
+BURST = 2
+MAX_LEASED = 2
+"""The limits of the queue called default, while it has any."""
 NAMES = ("default", "work", "dead")
 BODIES = st.binary(max_size=8)
 HEADERS = st.sampled_from([(), (), (("a", "1"),), (("b", ""), ("a", "22"))])
@@ -92,6 +96,10 @@ class QueuesAgainstList(RuleBasedStateMachine):
         self.paused: set[str] = set()
         self.newest: Counter[str] = Counter()
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.is_limited = False
+        self.tokens = float(BURST)
+        self.counted_at = self.now
+        """When `tokens` was right."""
         self.places: dict[int, int] = {}
         """Which comes first, of leases that end at one time: by their serial."""
         self.over_before: dict[str, bool] = {}
@@ -149,6 +157,20 @@ class QueuesAgainstList(RuleBasedStateMachine):
         heavy = sum(each.size for each in self.held) + size > MAX_BYTES and size
         own = name == "work" and len(self.of(name)) + len(bodies) > OWN_MESSAGES and bodies
         return not (full or heavy or own)
+
+    def allowed(self, name: str, limit: int, *, lease: bool) -> int:
+        """How many messages the limits of a queue let through."""
+        if name != "default" or not self.is_limited:
+            return limit
+        self.tokens = min(self.tokens + (self.now - self.counted_at) * RATE, BURST)
+        self.counted_at = self.now
+        room = MAX_LEASED - len(self.of(name, "leased")) if lease else limit
+        return max(min(limit, int(self.tokens), room), 0)
+
+    def spend(self, name: str, number: int) -> None:
+        if name == "default" and self.is_limited:
+            self.allowed(name, 0, lease=False)
+            self.tokens = min(self.tokens - number, BURST)
 
     def change(self, old: Held, new: Held | None) -> None:
         self.held.remove(old)
@@ -230,7 +252,9 @@ class QueuesAgainstList(RuleBasedStateMachine):
 
     @rule(name=QUEUES, limit=st.sampled_from([1, 1, 2, 9]))
     def dequeue(self, name: str, limit: int) -> None:
-        expected = [] if name in self.paused else self.of(name, "ready")[:limit]
+        allowed = self.allowed(name, limit, lease=False)
+        expected = [] if name in self.paused else self.of(name, "ready")[:allowed]
+        self.spend(name, len(expected))
         if limit == 1:
             one = self.queue(name).dequeue(self.now)
             messages = [] if one is None else [one]
@@ -254,6 +278,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
         name, message = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
         properties = message.properties
         self.queue(name).put_back(message)
+        self.spend(name, -1)
         self.counts[name, "returned"] += 1
         self.came_back = True
         receives, releases, failed_in = properties.receives, properties.releases, properties.failed_in
@@ -276,7 +301,9 @@ class QueuesAgainstList(RuleBasedStateMachine):
 
     @rule(name=QUEUES, limit=st.sampled_from([1, 1, 3]), visibility=st.sampled_from([None, 1.0, 4.0, inf]))
     def receive(self, name: str, limit: int, visibility: float | None) -> None:
-        expected = [] if name in self.paused else self.of(name, "ready")[:limit]
+        allowed = self.allowed(name, limit, lease=True)
+        expected = [] if name in self.paused else self.of(name, "ready")[:allowed]
+        self.spend(name, len(expected))
         if limit == 1:
             one = self.queue(name).receive(visibility, self.now)
             leases = [] if one is None else [one]
@@ -311,6 +338,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
         if each is None or each.until != lease.deadline:
             return  # only what was just given can fail to be handed over
         self.queue(name).take_back(lease)
+        self.spend(name, -1)
         self.counts[name, "received"] -= 1
         self.counts[name, "returned"] += 1
         self.change(each, replace(each, state="ready", until=inf, receives=each.receives - 1, serial=0))
@@ -395,6 +423,13 @@ class QueuesAgainstList(RuleBasedStateMachine):
     def pause_or_resume(self, name: str) -> None:
         self.paused ^= {name}
         self.do_pause(name, name in self.paused)
+
+    @rule()
+    def limit_or_not(self) -> None:
+        self.is_limited = not self.is_limited
+        self.tokens, self.counted_at = float(BURST), self.now
+        limits = QueueSettings(rate=RATE, burst=BURST, max_leased=MAX_LEASED)
+        self.do_configure("default", limits if self.is_limited else QueueSettings())
 
     @rule(limit=st.sampled_from([1, 9]))
     def redrive(self, limit: int) -> None:
@@ -518,6 +553,13 @@ class QueuesAgainstList(RuleBasedStateMachine):
         for name in NAMES:
             queue, waiting = self.queue(name), self.of(name, "delayed", "leased")
             until = min((each.until for each in waiting), default=inf)
+            if queue.why_empty() == "limited":
+                # So a take was told. Since then only time has passed, which the queue is not told of here.
+                assert name == "default"
+                assert self.is_limited
+                assert self.of(name, "ready")
+                assert not queue.available
+                continue
             assert queue.next_visible() == (inf if name in self.paused else until)
             if name in self.paused:
                 assert queue.why_empty() == "paused"
@@ -526,6 +568,14 @@ class QueuesAgainstList(RuleBasedStateMachine):
             else:
                 assert queue.why_empty() in {each.state for each in waiting if each.until == until}
             assert queue.available == (bool(self.of(name, "ready")) and name not in self.paused)
+
+    @invariant()
+    def limits_hold_nothing_back_that_they_need_not(self) -> None:
+        queue = self.queue("default")
+        if self.is_limited and self.of("default", "ready") and "default" not in self.paused:
+            allowed = self.allowed("default", 1, lease=True)
+            queue.tick(self.now, 1000)
+            assert queue.available or not allowed
 
     @invariant()
     def the_alarm_is_not_later_than_what_is_due_next(self) -> None:

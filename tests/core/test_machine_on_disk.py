@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from tests.core.test_machine import (
+    BURST,
     MAX_BYTES,
     MAX_MESSAGES,
     MAX_RECEIVES,
@@ -108,6 +109,9 @@ class Moment(NamedTuple):
     newest: Counter[str]
     counts: Counter[tuple[str, str]]
     granting: dict[int, Lease]
+    is_limited: bool
+    tokens: float
+    counted_at: float
 
 
 class QueuesInStore(QueuesAgainstList):
@@ -217,6 +221,9 @@ class QueuesInStore(QueuesAgainstList):
             self.newest.copy(),
             self.counts.copy(),
             self.granting.copy(),
+            self.is_limited,
+            self.tokens,
+            self.counted_at,
         )
 
     def change(self, old: Held, new: Held | None) -> None:
@@ -241,7 +248,9 @@ class QueuesInStore(QueuesAgainstList):
     def step_back(self) -> None:
         """Let all that is not written not have been. Ids are not given again, and refusals stay counted."""
         refused = {what: number for what, number in self.counts.items() if what[1] == "refused"}
-        self.held, self.out, self.leases, self.acked, self.paused, _, self.counts, _ = self.written
+        self.held, self.out, self.leases, self.acked, self.paused, _, self.counts, _, *_ = self.written
+        self.is_limited, self.tokens = self.written.is_limited, self.written.tokens
+        self.counted_at = self.written.counted_at
         self.held = self.with_ends(self.held)
         self.counts.update({what: number - self.counts[what] for what, number in refused.items()})
         self.came_back = True
@@ -333,6 +342,7 @@ class QueuesInStore(QueuesAgainstList):
         self.catch_up()
         last = self.written if self.slow else self.moment()
         self.held, self.paused = last.held, last.paused
+        self.is_limited, self.tokens, self.counted_at = last.is_limited, float(BURST), self.now
         self.out, self.leases, self.acked, self.granting = [], [], set(), {}
         self.counts.clear()
         self.slow = self.failed = False

@@ -106,6 +106,7 @@ class World(Generic[J]):
         )
         self.broker.open("dead", 0.0)
         self.broker.configure("work", QueueSettings(max_receives=2, dead_letter="dead", visibility=3.0), 0.0)
+        self.broker.configure("default", QueueSettings(rate=1.0, burst=3, max_leased=4), 0.0)
 
     def do(self, step: Step) -> None:
         with suppress(ZapqError):  # that refusals change nothing is for others to show
@@ -120,7 +121,9 @@ class World(Generic[J]):
         elif verb == "delete":
             broker.delete("work")
         elif verb == "configure":
-            broker.configure("work", QueueSettings(max_receives=1 + number % 3, dead_letter="dead"), now)
+            limits = [{}, {"rate": 0.5, "burst": 1 + number % 5, "max_leased": 3}, {"rate": 2.0}][number % 3]
+            settings = {"max_receives": 1 + number % 3, "dead_letter": "dead", **limits}
+            broker.configure("work", QueueSettings(**settings), now)  # type: ignore[arg-type]  # as they are here
         elif verb == "redrive":
             broker.redrive("dead", number, now)
         elif verb == "replace all":
@@ -233,6 +236,7 @@ class World(Generic[J]):
                 stats,
                 queue.settings,
                 queue.paused,
+                queue._pace and queue._pace.tokens(now),
                 queue.epoch,
                 queue.number,
                 queue.peek("ready", 1000),
@@ -252,6 +256,24 @@ def kept(number: int, epoch: int, image: QueueImage, now: float) -> tuple[Any, .
         for each, due in chain(((each, 0.0) for each in flatten(image.in_order)), image.others)
     }
     return image.name, number, epoch, image.settings, image.paused, messages
+
+
+def test_takes_that_are_undone_give_their_tokens_back() -> None:
+    world = World(Undoing())
+    queue = world.broker.default
+    queue.enqueue_bodies([b"x"] * 9)
+    mark = len(world.journal.steps)
+    assert queue.dequeue(5.0) is not None
+    assert queue.receive(60.0, 5.0) is not None
+    assert len(queue.dequeue_many(9, 5.0)) == 1
+    world.broker.configure("default", QueueSettings(rate=0.1, max_leased=1), 5.0)
+    assert len(queue.receive_many(9, 60.0, 5.0)) == 0
+    assert queue.why_empty() == "limited"
+    world.journal.undo_to(mark)
+    assert queue.available
+    assert len(queue.receive_many(9, 60.0, 5.0)) == 3
+    world.journal.undo_to(mark)
+    assert len(queue.dequeue_many(9, 5.0)) == 3
 
 
 VERBS = (

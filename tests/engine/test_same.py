@@ -75,6 +75,8 @@ _settings = st.builds(
     max_messages=st.sampled_from([None, 3]),
     visibility=st.sampled_from([0.5, 30.0]),
     max_receives=st.sampled_from([None, 1]),
+    rate=st.sampled_from([None, None, 0.001]),
+    max_leased=st.sampled_from([None, None, 2]),
     dead_letter=st.sampled_from([None, "a"]),
 )
 _wants = st.sampled_from([ONE, Want(3), Want(1, True, 0.4), Want(1, True), Want(1000, True, 5.0)])

@@ -235,6 +235,9 @@ async def test_a_queue_is_set_shown_and_removed(zapq_server: ZapqServer) -> None
         "max_receives": 3,
         "dead_letter": "dead",
         "ttl": None,
+        "rate": None,
+        "burst": None,
+        "max_leased": None,
     }
     assert (await ask(zapq_server.url, "PUT", QUEUE, settings)).status == 200
     names = [queue["name"] for queue in (await ask(zapq_server.url, "GET", "/queues")).json]
@@ -295,6 +298,44 @@ async def test_what_an_administrator_does_is_done(zapq_server: ZapqServer) -> No
     assert (await ask(zapq_server.url, "POST", f"{QUEUE}/resume")).json == {"paused": False}
     assert (await ask(zapq_server.url, "POST", f"{QUEUE}/purge")).json == {"purged": 2}
     assert (await ask(zapq_server.url, "GET", QUEUE)).json["messages"] == 0
+
+
+@pytest.mark.parametrize("name", ["-", "--jobs", "_jobs", "-.."])
+@pytest.mark.parametrize("road", [{}, COLD])
+async def test_a_name_may_begin_with_a_dash_or_an_underscore(
+    zapq_server: ZapqServer, name: str, road: dict[str, str]
+) -> None:
+    path = f"/queues/{name}"
+    sent = await ask(zapq_server.url, "POST", f"{path}/messages", b"x", road)
+    assert (sent.status, sent.headers["location"]) == (202, f"{path}/messages/1")
+    assert (await ask(zapq_server.url, "GET", f"{path}/messages/1", b"", road)).status == 200
+    assert (await ask(zapq_server.url, "POST", f"{path}/receive?ack=auto", b"", road)).body == b"x"
+    assert (await ask(zapq_server.url, "DELETE", path, b"", road)).status == 204
+
+
+async def test_a_queue_that_is_limited_says_so_and_when_to_come_back(zapq_server: ZapqServer) -> None:
+    assert (await ask(zapq_server.url, "PUT", QUEUE, b'{"rate": 0.01, "burst": 2, "max_leased": 1}')).status == 201
+    await zapq_server.service.queue("emails").enqueue_many([b"a", b"b", b"c"])
+    as_json = {"Accept": "application/json"}
+    batch = await ask(zapq_server.url, "POST", f"{QUEUE}/receive/batch?max=9&visibility=60", b"", as_json)
+    [lease] = batch.json
+    nothing = await ask(zapq_server.url, "POST", f"{QUEUE}/receive")
+    assert (nothing.status, nothing.headers["zapq-empty"]) == (204, "limited")
+    assert 58 < float(nothing.headers["zapq-next-visible-in"]) <= 60.1
+    assert (await ask(zapq_server.url, "POST", f"{QUEUE}/receive?ack=auto")).body == b"b"
+    for path in ("receive?ack=auto", "receive?wait=0.01", "receive/batch?max=9"):
+        nothing = await ask(zapq_server.url, "POST", f"{QUEUE}/{path}")
+        assert (nothing.status, nothing.headers["zapq-empty"]) == (204, "limited")
+        assert 98 < float(nothing.headers["zapq-next-visible-in"]) <= 100
+    assert (await ask(zapq_server.url, "PATCH", QUEUE, b'{"rate": null, "burst": null}')).status == 200
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(expect_body, zapq_server, b"c")
+        await until_waiting(zapq_server.service)
+        assert (await ask(zapq_server.url, "DELETE", f"{QUEUE}/receipts/{lease['receipt']}")).status == 204
+
+
+async def expect_body(server: ZapqServer, body: bytes) -> None:
+    assert (await ask(server.url, "POST", f"{QUEUE}/receive?wait=20")).body == body
 
 
 async def test_draining_takes_nothing_new_and_goes_on_with_the_rest(zapq_server: ZapqServer) -> None:

@@ -254,7 +254,7 @@ BATCH = "/queues/default/messages/batch"
         (head(BATCH, 9, "Content-Type: application/json") + b"[", b'"eHh4"]  ', 202),
         (head(BATCH, 9, "Content-Type: application/json") + b"[", b"no batch", 400),
         (head("/enqueue", 9, "Idempotency-Key: a") + b"1", b"23456789", 202),
-        (head("/queues/-/messages", 9) + b"1", b"23456789", 400),
+        (head("/queues/~/messages", 9) + b"1", b"23456789", 400),
         (head("/queues/default/messages", 9, "X-Cold: \xe9") + b"1", b"23456789", 202),
     ],
 )

@@ -57,7 +57,7 @@ ODD_LINES = [
     f"PUT {DEFAULT}/messages",
     "POST /queues/new/messages",
     "POST /queues/new/receive",
-    "POST /queues/-/messages",
+    "POST /queues/~/messages",
     "POST /queues/%64efault/messages",
     f"POST /queues/{'x' * 80}/messages",
     f"POST /queues/{'x' * 81}/messages",

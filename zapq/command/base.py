@@ -52,6 +52,15 @@ class Remote(Local):
             )
         )
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; a queue's name that was taken for an option is told its place."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if any(each.name == "queue" for each in self.params):
+                error.message += f" If a queue is called so, write -- before it: {ctx.command_path} -- QUEUE."
+            raise
+
 
 def _parse_url(ctx: click.Context, parameter: click.Parameter, text: str) -> SplitResult:
     try:

@@ -20,7 +20,7 @@ from zapq.core.journal import Journal
 from zapq.core.leases import End
 from zapq.core.message import Message
 from zapq.core.queue import Queue
-from zapq.core.queue_settings import QueueSettings, changed
+from zapq.core.queue_settings import QueueSettings, changed, check_together
 from zapq.core.records import ID_BITS, KeyPut, KeysCleared, QueueDeleted, Record
 from zapq.core.replacement import Replacement
 from zapq.core.stats import QueueStats, total
@@ -48,8 +48,8 @@ def check_name(name: str, parameter: str = "queue") -> str:
     """Return `name` if a queue can have it, else raise `InvalidParameter`."""
     if not _NAME.fullmatch(name):
         raise InvalidParameter(
-            f"{parameter} must be 1 to 80 letters, digits, dots, dashes and underscores, beginning with a letter"
-            " or digit.",
+            f"{parameter} must be 1 to 80 letters, digits, dots, dashes and underscores, and must not begin with a"
+            " dot.",
             parameter=parameter,
         )
     return name
@@ -199,13 +199,8 @@ class Broker:
             raise InvalidParameter(
                 f"The settings are not valid: {plainly(str(error))}.", parameter="body"
             ) from None
+        check_together(settings)
         dead_letter = settings.dead_letter
-        if (dead_letter is None) != (settings.max_receives is None):
-            raise InvalidParameter(
-                "max_receives and dead_letter must be set together: after how many deliveries a message is moved,"
-                " and to which queue.",
-                parameter="dead_letter",
-            )
         seen, after = {name}, dead_letter
         while after is not None:
             if after in seen:

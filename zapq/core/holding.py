@@ -22,6 +22,7 @@ from zapq.core.image import QueueImage, in_no_order
 from zapq.core.journal import Journal
 from zapq.core.leases import End, Lapses, Leases
 from zapq.core.message import Message, Properties
+from zapq.core.pace import CountedLeases, Pace
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.ready import Dropped, Ready
 from zapq.core.records import (
@@ -107,6 +108,7 @@ class Holding:
         "_leases",
         "_next_id",
         "_owner",
+        "_pace",
         "_ready",
         "_settings",
         "alarm",
@@ -143,7 +145,8 @@ class Holding:
         self._owner = owner
         self._ready = Ready()
         self._late = False
-        """Whether more messages have outlived their ttl than one step removes."""
+        """Whether nothing is given until `tick`: more messages have outlived their ttl than one step removes, or
+        the queue's limits hold takes back."""
         self._delayed: Deadlines[Message] = Deadlines()
         self._leases = Leases(owner.lease_slack)
         self._lapses = Lapses()
@@ -156,6 +159,8 @@ class Holding:
         self._journal = journal
         self._ids_kept = IDS_AT_ONCE
         """Ids below this one are set aside on the disk."""
+        self._pace: Pace | None = None
+        """The limits within which messages are given, if there are any."""
         self._granting: set[int] = set()
         """Serials of leases whose consumers are not answered yet: their grant is on its way to the disk."""
         self._apply(QueueSettings())
@@ -181,10 +186,10 @@ class Holding:
 
     def configure(self, settings: QueueSettings) -> None:
         """Let `settings` hold from now on; what is held already stays, also beyond a new cap."""
-        before = self._settings
+        before, pace = self._settings, self._pace
         self._apply(settings)
         if self._journal is not None:
-            self._journal.enter(self.kept(), self._undo_configure, before)
+            self._journal.enter(self.kept(), self._undo_configure, before, pace)
 
     def kept(self) -> QueuePut:
         """Return the record that keeps this queue on the disk."""
@@ -207,6 +212,35 @@ class Holding:
         self._caps.configure(settings)
         # Looked at for each message.
         self._capped = self._caps.limited
+        self._pace = Pace.of(settings, self._pace)
+        self._ready.paced = self._pace is not None
+        self._leases = self._counted(self._leases)
+        self._late = False
+
+    def _counted(self, leases: Leases) -> Leases:
+        """Return the same leases, as the queue needs them: those that are limited are told of when they end."""
+        if self._settings.max_leased is not None:
+            return CountedLeases(leases, self._let_through)
+        if isinstance(leases, CountedLeases):
+            others = Leases()
+            others.take_over(leases)
+            return others
+        return leases
+
+    def _let_through(self) -> None:
+        """Let takes that were held back try again: a lease has ended, or a token has come back."""
+        pace = self._pace
+        if pace is not None and pace.is_shut:
+            pace.open()
+            self._late = False
+            # The timer serves consumers that wait.
+            self._watch(-inf)
+
+    def _give_back(self, number: int) -> None:
+        """Put tokens back for messages that were not given after all."""
+        if self._pace is not None:
+            self._pace.give_back(number)
+            self._let_through()
 
     @property
     def available(self) -> bool:
@@ -219,13 +253,24 @@ class Holding:
         return self._caps.leave_room(self, messages, size)
 
     def next_visible(self) -> float:
-        """When the next message that is delayed or leased will be there, if nothing happens before."""
-        return inf if self.paused else min(self._delayed.next(), self._leases.next())
+        """When a consumer may get a message that is not given now, if nothing happens before.
+
+        That is when the next message that is delayed or leased will be there; or, if the queue's limits hold ready
+        ones back, when they let one through.
+        """
+        if self.paused:
+            return inf
+        pace = self._pace
+        if pace is not None and pace.is_shut and self._ready.count:
+            return max(pace.opens, self._leases.next()) if pace.is_full else pace.opens
+        return min(self._delayed.next(), self._leases.next())
 
     def why_empty(self) -> str:
-        """Say why a consumer gets nothing: paused, leased, delayed (whichever ends first) or empty."""
+        """Say why a consumer gets nothing: paused, limited, leased, delayed (whichever ends first) or empty."""
         if self.paused:
             return "paused"
+        if self._pace is not None and self._pace.is_shut and self._ready.count:
+            return "limited"
         if not self._leases and not self._delayed:
             return "empty"
         return "leased" if self._leases.next() < self._delayed.next() or not self._delayed else "delayed"
@@ -241,9 +286,12 @@ class Holding:
     def _clear(self, epoch: int) -> Held:
         held = self.held()
         self._ready = Ready()
-        self._ready.paused = held.ready.paused
-        self._delayed, self._leases, self._lapses = Deadlines(), Leases(self._leases.slack), Lapses()
+        self._ready.paused, self._ready.paced = held.ready.paused, held.ready.paced
+        self._delayed, self._lapses = Deadlines(), Lapses()
+        self._leases = self._counted(Leases(self._leases.slack))
         self._late = False
+        if self._pace is not None:
+            self._pace.open()
         self.alarm = inf
         self._counts.cleared += held.messages
         self._hold(-held.messages, -held.bytes)
@@ -493,7 +541,8 @@ class Holding:
         self._ready.paused = paused
         self._keep_again()
 
-    def _undo_configure(self, settings: QueueSettings) -> None:
+    def _undo_configure(self, settings: QueueSettings, pace: Pace | None) -> None:
+        self._pace = pace
         self._apply(settings)
         self._keep_again()
 

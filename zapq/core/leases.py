@@ -112,6 +112,11 @@ class Leases:
         self._by_message: dict[int, Lease] | None = None
         """By the message's id. Only kept once a lease was looked for by it, or when there are many."""
 
+    def take_over(self, former: Leases) -> None:
+        """Hold what `former` holds, in its place."""
+        for name in Leases.__slots__:
+            setattr(self, name, getattr(former, name))
+
     def __len__(self) -> int:
         return len(self._timely) if self._orderly else len(self._timely) + len(self._others)
 

@@ -37,6 +37,7 @@ from zapq.core.holding import Holding
 from zapq.core.journal import Journal
 from zapq.core.leases import End, backoff, counted
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
+from zapq.core.pace import Pace
 from zapq.core.receipt import serial_of
 from zapq.core.records import (
     ID_BITS,
@@ -143,7 +144,7 @@ class Queue(Holding):
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
         ready = self._ready
-        message = ready.pop_plain() if ready.simple else self._pop_living(now)
+        message = ready.pop_plain() if ready.simple else self._pop_fit(now)
         if message is not None:
             if self._lapses.serials:
                 self._note_given(message.id)
@@ -163,7 +164,7 @@ class Queue(Holding):
         """Remove and return the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together."""
         if self._ready.count or now >= self.alarm:
             self._check_journal()
-        taken, size = self._pop_many(limit, now)
+        taken, size = self._pop_fit_many(limit, now)
         if self._lapses.serials:
             for id in taken.ids():
                 self._note_given(id)
@@ -188,6 +189,7 @@ class Queue(Holding):
             return
         self._hold(1, message.size)
         self._become_ready(message)
+        self._give_back(1)
         if self._journal is not None:
             # A consumer that did not get it can be given no refusal: this stays done, whatever the disk does.
             self._journal.note(Put(row_of(self.epoch, message.id), message.body, message.properties))
@@ -200,7 +202,7 @@ class Queue(Holding):
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
         ready = self._ready
-        message = ready.pop_plain() if ready.simple else self._pop_living(now)
+        message = ready.pop_plain() if ready.simple else self._pop_fit(now, lease=True)
         if message is None:
             return None
         lease = self._lease(message, visibility, now)
@@ -212,7 +214,8 @@ class Queue(Holding):
         """Lease the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together."""
         if self._ready.count or now >= self.alarm:
             self._check_journal()
-        leases = [self._lease(message, visibility, now) for message in self._pop_many(limit, now)[0]]
+        taken, _ = self._pop_fit_many(limit, now, lease=True)
+        leases = [self._lease(message, visibility, now) for message in taken]
         if self._journal is not None and leases:
             self._enter_grant(leases, self._journal)
         return leases
@@ -224,6 +227,7 @@ class Queue(Holding):
             self._counts.received -= 1
             self._counts.returned += 1
             self._become_ready(message)
+            self._give_back(1)
             if self._journal is not None:
                 # As in `put_back`.
                 self._journal.note(MessageState(row_of(self.epoch, message.id), message.properties))
@@ -356,7 +360,55 @@ class Queue(Holding):
             self._expire_ready(message)
         self._late = False
         self.alarm = min(self._leases.next(), self._delayed.next(), self._ready.expiring.next())
+        if self._pace is not None:
+            self._reopen(self._pace, now)
         return self.alarm <= now
+
+    def _reopen(self, pace: Pace, now: float) -> None:
+        """Let takes that were held back try again, unless a token is to come first."""
+        if now < pace.opens:
+            self._late = True
+            self.alarm = min(self.alarm, pace.opens)
+        else:
+            pace.open()
+
+    def _pop_fit(self, now: float, *, lease: bool = False) -> Message | None:
+        """Remove the first ready message that may be given, if the queue's limits let it."""
+        pace = self._pace
+        if pace is None:
+            return self._pop_living(now)
+        if not self._allowed(1, now, lease=lease):
+            return None
+        message = self._pop_living(now)
+        if message is not None:
+            pace.spend(1, now)
+        return message
+
+    def _pop_fit_many(self, limit: int, now: float, *, lease: bool = False) -> tuple[Taken, int]:
+        """Remove the first ready messages, as `_pop_many` does, and as many as the queue's limits let."""
+        pace = self._pace
+        if pace is None:
+            return self._pop_many(limit, now)
+        if now >= self.alarm:
+            self.tick(now, TICK_LIMIT)
+        limit = self._allowed(limit, now, lease=lease)
+        if not limit:
+            return Taken(), 0
+        taken, size = self._pop_many(limit, now)
+        pace.spend(len(taken), now)
+        return taken, size
+
+    def _allowed(self, limit: int, now: float, *, lease: bool) -> int:
+        """How many messages the queue's limits let through, at most `limit`; if none, takes are held back."""
+        pace, leased = self._pace, len(self._leases) if lease else None
+        assert pace is not None
+        limit = pace.allowed(limit, leased, now)
+        if not limit and self._ready.count and not self.paused:
+            opens = pace.shut(leased, now)
+            self._late = True
+            if opens > now:
+                self._watch(opens)
+        return limit
 
     def _pop_living(self, now: float) -> Message | None:
         """Remove the first ready message that may be given; those before it go where they belong."""
@@ -557,6 +609,7 @@ class Queue(Holding):
 
     def _undo_take(self, messages: Sequence[Message]) -> None:
         self._counts.dequeued -= len(messages)
+        self._give_back(len(messages))
         for message in messages:
             self._hold(1, message.size)
             self._become_ready(message)
@@ -565,6 +618,7 @@ class Queue(Holding):
         self._granting.discard(lease.serial)
         self._leases.pop(lease.serial)
         self._counts.received -= 1
+        self._give_back(1)
         self._become_ready(lease.message)
 
     def _undo_ack(self, serial: int, message: Message, lease: Lease | None) -> None:

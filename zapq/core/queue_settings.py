@@ -7,7 +7,18 @@ from typing import Annotated
 
 import msgspec
 
-from zapq.limits import DEFAULT_VISIBILITY, MAX_DELAY, MAX_RECEIVES, MAX_VISIBILITY, QUEUE_NAME
+from zapq.errors import InvalidParameter
+from zapq.limits import (
+    DEFAULT_VISIBILITY,
+    MAX_BURST,
+    MAX_DELAY,
+    MAX_LEASED,
+    MAX_RATE,
+    MAX_RECEIVES,
+    MAX_VISIBILITY,
+    MIN_RATE,
+    QUEUE_NAME,
+)
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,6 +33,27 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dead_letter: Annotated[str, msgspec.Meta(pattern=rf"^{QUEUE_NAME}\Z")] | None = None
     ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
     """Seconds a message is kept for consumers when the producer does not say."""
+    rate: Annotated[float, msgspec.Meta(ge=MIN_RATE, le=MAX_RATE)] | None = None
+    """Messages given to consumers in a second, at most, for good or as leases."""
+    burst: Annotated[int, msgspec.Meta(ge=1, le=MAX_BURST)] | None = None
+    """How many of them at once after a pause; None: as many as `rate` allows in a second, and at least one."""
+    max_leased: Annotated[int, msgspec.Meta(ge=1, le=MAX_LEASED)] | None = None
+    """Leases at once, at most."""
+
+
+def check_together(settings: QueueSettings) -> None:
+    """Raise `InvalidParameter` for settings of which one needs another that is not there."""
+    if (settings.dead_letter is None) != (settings.max_receives is None):
+        raise InvalidParameter(
+            "max_receives and dead_letter must be set together: after how many deliveries a message is moved,"
+            " and to which queue.",
+            parameter="dead_letter",
+        )
+    if settings.burst is not None and settings.rate is None:
+        raise InvalidParameter(
+            "burst says how many messages of a rate may be given at once. Set rate as well, or leave burst out.",
+            parameter="burst",
+        )
 
 
 def changed(settings: QueueSettings, changes: Mapping[str, object]) -> QueueSettings:

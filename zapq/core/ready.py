@@ -123,11 +123,11 @@ class ReadyQueue:
 class Ready:
     """The ready messages of one queue. `count` says how many; callers that append to `plain` count it up."""
 
-    __slots__ = ("_apart", "_by_priority", "_paused", "_top", "count", "expiring", "plain", "simple")
+    __slots__ = ("_apart", "_by_priority", "_paced", "_paused", "_top", "count", "expiring", "plain", "simple")
 
     def __init__(self) -> None:
         self.count = 0
-        self._paused = False
+        self._paused = self._paced = False
         self._reset()
 
     def _reset(self) -> None:
@@ -140,7 +140,7 @@ class Ready:
         """The others by rank: dead letters by the queue they failed in, the rest under the empty name."""
         self.expiring: Deadlines[Message] = Deadlines()
         """Those with a ttl, by when it is over."""
-        self.simple = not self._paused
+        self.simple = not (self._paused or self._paced)
         """Whether `plain` is all there is to look at; if not, `pop` finds out when that is so again."""
 
     @property
@@ -151,6 +151,16 @@ class Ready:
     @paused.setter
     def paused(self, paused: bool) -> None:
         self._paused = paused
+        self.simple = False
+
+    @property
+    def paced(self) -> bool:
+        """Whether there are limits to be asked before anything is given: then nothing is simple."""
+        return self._paced
+
+    @paced.setter
+    def paced(self, paced: bool) -> None:
+        self._paced = paced
         self.simple = False
 
     def append(self, message: Message) -> None:
@@ -367,7 +377,7 @@ class Ready:
         if self._apart:
             for name in [name for name, line in self._apart.items() if not line]:
                 del self._apart[name]
-        self.simple = not (self._top or self._apart or self._paused)
+        self.simple = not (self._top or self._apart or self._paused or self._paced)
 
 
 def _last_id(item: Message | Run) -> int:

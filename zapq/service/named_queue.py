@@ -374,11 +374,11 @@ class NamedQueue:
         return self._state.info()
 
     def why_empty(self) -> str:
-        """Say why a consumer gets nothing: `paused`, `leased`, `delayed` (whichever ends first) or `empty`."""
+        """Say why a consumer gets nothing: `paused`, `limited`, `leased`, `delayed` (see `Nothing`) or `empty`."""
         return self._state.core.why_empty()
 
     def next_visible_in(self) -> float:
-        """Seconds until a message that is delayed or leased will be ready, if nothing happens before."""
+        """Seconds until a consumer may get a message, if nothing happens before. See `Nothing`."""
         return self._state.next_visible_in(trio.current_time())
 
     async def _do(self, step: Callable[[float], Pending[T] | T]) -> T:

@@ -257,9 +257,10 @@ class Nothing(msgspec.Struct, frozen=True, gc=False):
     """What comes of taking, if there is nothing."""
 
     why: str
-    """`paused`, `leased`, `delayed` (whichever ends first) or `empty`."""
+    """`paused`, `limited`, `leased`, `delayed` (whichever ends first) or `empty`."""
     next_visible_in: float
-    """Seconds until a message that is delayed or leased will be ready, if nothing happens before."""
+    """Seconds until a message that is delayed or leased will be ready, or the queue's limits let one through, if
+    nothing happens before."""
 
 
 def terms(

@@ -254,7 +254,7 @@ class QueueState:
         return Nothing(self.core.why_empty(), self.next_visible_in(now))
 
     def next_visible_in(self, now: float) -> float:
-        """Return the seconds until a message that is delayed or leased is ready, if nothing happens before."""
+        """Return the seconds until a consumer may get a message, if nothing happens before. See `Nothing`."""
         return max(self.core.next_visible() - now, 0.0)
 
     def settle_one(self, settlement: Settlement, now: float) -> Lease | None:

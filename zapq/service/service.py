@@ -148,8 +148,8 @@ class QueueService:
     def queue(self, name: str = DEFAULT_QUEUE) -> NamedQueue:
         """Return the queue called `name`, made now if there was none.
 
-        Raises `InvalidParameter` for a name that is not 1 to 80 letters, digits, dots, dashes and underscores, the
-        first a letter or digit, and `TooManyQueues`.
+        Raises `InvalidParameter` for a name that is not 1 to 80 letters, digits, dots, dashes and underscores, or
+        begins with a dot, and `TooManyQueues`.
         """
         state = self.state(name)
         state.provisional = False
@@ -417,6 +417,7 @@ class QueueService:
         async with self.section:
             settings = self.broker.changed_settings(name, changes)
             self.broker.configure(name, settings, trio.current_time())
+            self.hand_out()
 
     async def delete(self, name: str) -> None:
         """Remove the queue called `name` with all it holds; waiting consumers are answered with `QueueNotFound`.

@@ -157,6 +157,32 @@ async def test_dead_letters_arrive_though_no_consumer_asks(zapq_settings: Settin
         assert got.body == b"poison"
 
 
+async def test_consumers_that_wait_at_a_queue_with_limits_are_served(
+    zapq_settings: Settings, valkey: Server
+) -> None:
+    async with front_ends(zapq_settings, valkey, number=2) as [one, other]:
+        assert (await ask(one, "PUT", JOBS, b'{"max_leased": 1}')).status == 201
+        for body in (b"1", b"2", b"3"):
+            await ask(one, "POST", f"{JOBS}/messages", body)
+        first = await ask(one, "POST", f"{JOBS}/receive")
+        answers: list[Answer] = []
+
+        async def poll() -> None:
+            answers.append(await ask(other, "POST", f"{JOBS}/receive?wait=20"))
+
+        with trio.fail_after(4):  # sooner than front ends ask again without a reason
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(poll)
+                await eventually(lambda: joined(valkey, "jobs"), "the consumer to wait")
+                receipt = first.headers["zapq-receipt"]
+                assert (await ask(one, "DELETE", f"{JOBS}/receipts/{receipt}")).status == 204
+            assert answers[0].body == b"2"
+            assert (await ask(one, "PUT", JOBS, b'{"rate": 20, "burst": 1}')).status == 200
+            assert (await ask(one, "POST", f"{JOBS}/receive")).body == b"3"
+            await ask(one, "POST", f"{JOBS}/messages", b"4")
+            assert (await ask(other, "POST", f"{JOBS}/receive?wait=20")).body == b"4"
+
+
 async def test_a_producer_waits_for_room(zapq_settings: Settings, valkey: Server) -> None:
     async with front_ends(replace(zapq_settings, max_msgs=1), valkey, number=2) as [one, other]:
         assert (await ask(one, "POST", f"{JOBS}/messages", b"x")).status == 202

@@ -89,6 +89,12 @@ _settings = st.builds(
     dead_letter=st.sampled_from([None, "dead", "a"]),
     ttl=st.sampled_from([None, None, 2.0]),
 )
+_limits = st.builds(
+    QueueSettings,
+    rate=st.sampled_from([None, 0.5, 2.0]),
+    max_leased=st.sampled_from([None, 1, 3]),
+    visibility=st.sampled_from([0.5, 30.0]),
+)
 _wants = st.sampled_from([
     ONE,
     ONE,
@@ -142,6 +148,8 @@ _other = st.one_of(
     st.builds(List, st.sampled_from(["*", "a*"])),
     st.builds(Configure, _queues, _settings),
     st.builds(Configure, st.just("a"), st.just(QueueSettings(max_receives=2, dead_letter="dead", visibility=0.5))),
+    st.builds(Configure, _queues, _limits),
+    st.builds(Configure, st.just("a"), _limits),
     st.builds(ChangeSettings, _queues, st.sampled_from([{"visibility": 1.0}, {"max_bytes": "no"}, {"ttl": None}])),
     st.builds(Delete, _queues),
     st.builds(Purge, _queues),

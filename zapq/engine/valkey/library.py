@@ -17,6 +17,7 @@ _PARTS = (
     "begin",
     "step",
     "messages",
+    "pace",
     "put",
     "take",
     "look",

@@ -14,7 +14,7 @@ import msgspec
 
 from zapq.core.broker import Redriven
 from zapq.core.complaints import plainly
-from zapq.core.queue_settings import QueueSettings, changed
+from zapq.core.queue_settings import QueueSettings, changed, check_together
 from zapq.core.stats import QueueStats
 from zapq.engine.valkey import keys, replies
 from zapq.engine.valkey.call import Call
@@ -126,12 +126,7 @@ def _check_settings(codec: Codec, queue: str, settings: QueueSettings) -> Proced
         msgspec.convert(msgspec.to_builtins(settings), QueueSettings)
     except msgspec.ValidationError as error:
         raise _not_valid(str(error)) from None
-    if (settings.dead_letter is None) != (settings.max_receives is None):
-        raise InvalidParameter(
-            "max_receives and dead_letter must be set together: after how many deliveries a message is moved,"
-            " and to which queue.",
-            parameter="dead_letter",
-        )
+    check_together(settings)
     seen, after = {queue}, settings.dead_letter
     while after is not None:
         if after in seen or len(seen) > MAX_CHAIN:

@@ -6,6 +6,7 @@
 --   h  hash    s          the state, as below
 --              c          the settings, where some are not the default
 --              r          how fast it is emptied, once a producer was refused
+--              p          when its bucket of tokens is full again, if its deliveries are limited
 --              f          the queues whose dead letters come here
 --              i          the mark of the file that is being loaded into it
 --              ID         the body of a message, its head before it: written once, so replicated once

@@ -11,6 +11,12 @@ local function configure(K, A)
   local is_made = not u.q
   local refusal = ensure(u, tonumber(A[3]))
   if refusal then return { u.now, 0, refusal } end
+  local own = A[4] == '' and {} or cmsgpack.unpack(A[4])
+  if own.rate ~= u.settings.rate or burst_of(own) ~= burst_of(u.settings) then redis.call('HDEL', K[H], 'p') end
+  if u.settings.rate or u.settings.max_leased then
+    -- Consumers that these limits held back try again.
+    u.ready = redis.call('LLEN', K[L]) + u.q[LINED]
+  end
   if A[4] == '' then redis.call('HDEL', K[H], 'c') else redis.call('HSET', K[H], 'c', A[4]) end
   save(u)
   return answer(u, is_made and 1 or 0, before)
@@ -47,9 +53,9 @@ end
 
 local function empty(u)
   local K, q = u.K, u.q
-  local kept = redis.call('HMGET', K[H], 'c', 'r', 'f')
+  local kept = redis.call('HMGET', K[H], 'c', 'r', 'f', 'p')
   redis.call('UNLINK', K[H], K[L], K[B], K[D], K[X], K[M])
-  for place, field in ipairs({ 'c', 'r', 'f' }) do
+  for place, field in ipairs({ 'c', 'r', 'f', 'p' }) do
     if kept[place] then redis.call('HSET', K[H], field, kept[place]) end
   end
   q[CLEARED] = q[CLEARED] + q[COUNT]

@@ -104,6 +104,11 @@ local function save(u, fields)
     local at = #fields
     fields[at + 1], fields[at + 2] = 'r', u.rate
   end
+  if u.has_spent then
+    fields = fields or { '', '', '' }
+    local at = #fields
+    fields[at + 1], fields[at + 2] = 'p', string.format('%.17g', u.full_at)
+  end
   if fields then
     fields[1], fields[2], fields[3] = K[H], 's', cmsgpack.pack(q)
     redis.call('HSET', unpack(fields))

@@ -108,6 +108,7 @@ end
 -- Returns why a consumer gets nothing, and when that may change: 0 if it does not by itself.
 local function reason(u)
   if u.q[PAUSED] == 1 then return 'paused', 0 end
+  if u.limited then return 'limited', let_through_at(u) end
   local lease, delay = first_time(u.K[X]), first_time(u.K[D])
   if lease == 0 and delay == 0 then return 'empty', 0 end
   if delay == 0 or (lease > 0 and lease < delay) then return 'leased', lease end
@@ -163,6 +164,7 @@ local function take(K, A)
       ends[at - 4], lasts[at - 4] = 0, 0
     end
     local from, is_cut = #taken[1], false
+    local has_limits = u.settings.rate or u.settings.max_leased
     if q[PAUSED] == 1 then
       looked = looked + number
       local none = {}
@@ -170,14 +172,19 @@ local function take(K, A)
       numbers[at - 4] = limit == 1 and 0 or none
     elseif limit == 1 then
       -- What is given to many consumers is bounded together.
-      room = room - pop(u, number, got == 0 and MAX_BATCH_BYTES or room, taken)
+      local may = has_limits and allowed(u, number, is_lease, 0) or number
+      if may > 0 then room = room - pop(u, may, got == 0 and MAX_BATCH_BYTES or room, taken) end
       local more = #taken[1] - from
+      spend(u, more)
       numbers[at - 4] = more
       got = got + more
       looked = looked + more
       if more < number then
-        -- Either there are no more, or they are too large.
-        if q[COUNT] > 0 and (redis.call('LLEN', K[L]) > 0 or q[LINED] > 0) then
+        -- Either no more may be given, or there are no more, or they are too large.
+        if more == may then
+          looked = looked + number - more
+          hold_back(u, is_lease, more)
+        elseif q[COUNT] > 0 and (redis.call('LLEN', K[L]) > 0 or q[LINED] > 0) then
           is_cut = true
         else
           looked = looked + number - more
@@ -192,8 +199,14 @@ local function take(K, A)
           break
         end
         local before = #taken[1]
-        room = room - pop(u, limit, MAX_BATCH_BYTES, taken)
+        local may = has_limits and allowed(u, limit, is_lease, before - from) or limit
+        if may > 0 then
+          room = room - pop(u, may, MAX_BATCH_BYTES, taken)
+        else
+          hold_back(u, is_lease, before - from)
+        end
         local more = #taken[1] - before
+        spend(u, more)
         looked = looked + 1
         each[consumer] = more
         if more > 0 then got = got + 1 end
@@ -237,7 +250,8 @@ local function take(K, A)
         q[DEQUEUED] = q[DEQUEUED] + last - from
       end
     end
-    if is_cut then break end
+    -- What others want may not be limited, and they would be told another reason.
+    if is_cut or u.limited then break end
   end
   u.ready = u.ready - #taken[1]
   if front_end ~= '' then line_up(u, front_end, consumers - got, since) end
@@ -268,6 +282,7 @@ local function give_back(K, A)
     if redis.call('ZREM', K[X], receipt) == 1 then
       note_end(u, receipt, END_UNKNOWN)
       q[RECEIVED], q[RETURNED] = q[RECEIVED] - 1, q[RETURNED] + 1
+      spend(u, -1)
       make_ready(u, id, priority, size, is_mortal and expiry(u, id) or 0)
     end
   end
@@ -280,6 +295,7 @@ local function give_back(K, A)
       local size = #body
       q[COUNT], q[BYTES], q[RETURNED] = q[COUNT] + 1, q[BYTES] + size, q[RETURNED] + 1
       q[LARGEST] = math.max(q[LARGEST], size)
+      spend(u, -1)
       if id >= q[NEXT] then q[NEXT] = id + 1 end
       if receives > 0 or releases > 0 then note_attempts(u, id, receives, releases, '', false) end
       make_ready(u, id, priority, size, expires)
@@ -322,6 +338,7 @@ local function ack_all(u, receipts)
     q[NOTED] = q[NOTED] - redis.call('HDEL', K[H], unpack(noted))
   end
   q[COUNT], q[BYTES], q[ACKED] = q[COUNT] - count, q[BYTES] - size, q[ACKED] + count
+  let_through(u, count)
   return true
 end
 
@@ -349,6 +366,7 @@ local function settle_one(u, action, receipt, number)
       redis.call('ZREM', K[X], receipt)
       local _, _, _, is_noted = attempts(u, id)
       drop(u, id, size, is_noted)
+      let_through(u, 1)
     else
       local _, _, lapsed, is_noted = attempts(u, id)
       if lapsed ~= receipt then
@@ -378,6 +396,7 @@ local function settle_one(u, action, receipt, number)
   q[RELEASED] = q[RELEASED] + 1
   note_end(u, receipt, END_RELEASED)
   come_back(u, id, priority, is_mortal, size, number, true, '')
+  let_through(u, 1)
   return 0
 end
 

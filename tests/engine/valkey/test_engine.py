@@ -18,9 +18,12 @@ from tests.support.process import running_zapq
 from tests.support.serving import serving
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, metrics
-from zapq.errors import CannotStart
+from zapq.engine.valkey.offers import WaitingOffer
+from zapq.engine.valkey.open import open_engine
+from zapq.errors import CannotStart, QueueFull
 from zapq.http.metrics import _engine
 from zapq.service.engine_stats import EngineStats
+from zapq.service.operations import Enqueue, Put, terms
 from zapq.settings import Settings
 
 JOBS = "/queues/jobs"
@@ -198,6 +201,22 @@ async def test_a_producer_waits_for_room(zapq_settings: Settings, valkey: Server
             await trio.sleep(0.1)
             assert (await ask(other, "POST", f"{JOBS}/receive?ack=auto")).body == b"x"
         assert [answer.status for answer in answers] == [202]
+
+
+async def test_what_comes_behind_a_producer_that_waits_counts_with_its_bytes(
+    zapq_settings: Settings, valkey: Server
+) -> None:
+    empty(valkey)
+    settings = with_engine(replace(zapq_settings, max_msgs=1), valkey)
+    async with open_engine(settings) as engine:
+        await engine.perform(Enqueue("jobs", b"x"), trio.current_time()).wait()
+        first = engine.perform(Put(b"y", terms(wait=60), queue="jobs"), trio.current_time())
+        behind = engine.perform(Enqueue("jobs", b"z" * 1000), trio.current_time())
+        assert isinstance(behind, WaitingOffer)
+        assert behind.held > 1000
+        with pytest.raises(QueueFull):
+            await behind.wait()
+        first.abandon()
 
 
 async def test_producers_of_one_front_end_are_served_in_order(zapq_settings: Settings, valkey: Server) -> None:

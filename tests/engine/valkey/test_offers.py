@@ -12,7 +12,7 @@ from zapq.engine.valkey.asked import unavailable
 from zapq.engine.valkey.offers import Offers
 from zapq.engine.valkey.tasks import Tasks
 from zapq.errors import Draining, QueueFull, StorageUnavailable
-from zapq.service.operations import Accepted, Enqueue, Put
+from zapq.service.operations import Accepted, Put
 from zapq.service.pending import Later, Pending
 
 
@@ -33,7 +33,7 @@ class FakeEngine:
             self.put, tasks, most_bytes=10_000, is_crowded=lambda: len(self.offers) >= self.most_waiting
         )
 
-    def put(self, operation: Put | Enqueue, now: float) -> Pending[Accepted]:
+    def put(self, operation: Put, now: float) -> Pending[Accepted]:
         later: Later[Accepted] = Later(begun=True)
         if self.slow:
             self.tasks.start(lambda: self.later(operation, later))
@@ -41,15 +41,15 @@ class FakeEngine:
             self.answer(operation, later)
         return later
 
-    async def later(self, operation: Put | Enqueue, later: Later[Accepted]) -> None:
+    async def later(self, operation: Put, later: Later[Accepted]) -> None:
         await trio.sleep(1)
         self.answer(operation, later)
 
-    def answer(self, operation: Put | Enqueue, later: Later[Accepted]) -> None:
-        content = operation.body if isinstance(operation, Enqueue) else operation.content
+    def answer(self, operation: Put, later: Later[Accepted]) -> None:
+        content = operation.content
         bodies = [content] if isinstance(content, bytes) else [bytes(each) for each in content]  # type: ignore[arg-type]  # no drafts
         self.tried += bodies
-        key = operation.key if isinstance(operation, Put) else ""
+        key = operation.key
         if self.error is not None:
             later.fail(self.error)
         elif key and bodies[0] in self.stored:
@@ -124,11 +124,11 @@ async def test_one_without_a_wait_has_its_turn_behind_them(autojump_clock: MockC
     await trio.sleep(1.001)
     # It does not find the room that the first does not find, and has the first tried at once.
     with pytest.raises(QueueFull):
-        await engine.offers.join(Enqueue("jobs", b"b"), 0.0, trio.current_time()).wait()
+        await engine.offers.join(Put(b"b", queue="jobs"), 0.0, trio.current_time()).wait()
     assert engine.tried[-1] == b"a"
     engine.room = 2
     began = trio.current_time()
-    await engine.offers.join(Enqueue("jobs", b"c"), 0.0, trio.current_time()).wait()
+    await engine.offers.join(Put(b"c", queue="jobs"), 0.0, trio.current_time()).wait()
     assert engine.stored == [b"a", b"c"]
     assert first.done
     assert trio.current_time() == began
@@ -257,7 +257,7 @@ async def test_an_error_of_ours_is_what_comes_of_one_offer_and_no_end_of_the_lin
     first, second = engine.send(b"a"), engine.send(b"b")
     await wait_all_tasks_blocked()
 
-    def fail_once(operation: Put | Enqueue, now: float) -> Pending[Accepted]:
+    def fail_once(operation: Put, now: float) -> Pending[Accepted]:
         engine.offers._put, engine.room = engine.put, 1
         raise RuntimeError("ours")
 

@@ -70,7 +70,7 @@ from zapq.service.operations import (
 )
 from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo
-from zapq.service.service import ServiceStats
+from zapq.service.service import ServiceStats, as_put
 from zapq.service.waiting import Deliveries, Lender
 from zapq.store.snapshot import SnapshotStore
 
@@ -286,7 +286,7 @@ class ValkeyEngine(Elsewhere):
         if size > self._max_message_bytes:
             self.codec.check(operation)
         if operation.queue in self.offers.lines:
-            return self.offers.join(operation, 0.0, now)
+            return self.offers.join(as_put(operation), 0.0, now)
         if operation.properties.headers:
             size += operation.properties.size
         shard, key = _place_of(operation.queue)
@@ -307,7 +307,7 @@ class ValkeyEngine(Elsewhere):
             return self.offers.join(asked, asked.terms.wait, now)
         return self._ask("put", asked, now)
 
-    def _put_now(self, operation: Put | Enqueue, now: float) -> Asked:
+    def _put_now(self, operation: Put, now: float) -> Asked:
         return self._ask("put", operation, now)
 
     def _take(self, asked: Take, now: float) -> Pending[Any]:

@@ -22,7 +22,7 @@ from zapq.engine.valkey.asked import size_of
 from zapq.engine.valkey.tasks import Tasks
 from zapq.errors import Draining, QueueFull, StorageUnavailable, ZapqError
 from zapq.limits import MAX_ROOM_PAUSE, ROOM_PAUSE
-from zapq.service.operations import Accepted, Enqueue, Put
+from zapq.service.operations import Accepted, Put
 from zapq.service.pending import Later, Pending
 from zapq.service.reservation import Budget
 
@@ -30,7 +30,7 @@ from zapq.service.reservation import Budget
 class WaitingOffer(Later[Accepted]):
     """A message, or a batch, that waits for room."""
 
-    def __init__(self, offers: Offers, line: OfferLine, number: int, operation: Put | Enqueue) -> None:
+    def __init__(self, offers: Offers, line: OfferLine, number: int, operation: Put) -> None:
         super().__init__()
         self._offers = offers
         self.line = line
@@ -82,7 +82,7 @@ class Offers:
 
     def __init__(
         self,
-        put: Callable[[Put | Enqueue, float], Pending[Accepted]],
+        put: Callable[[Put, float], Pending[Accepted]],
         tasks: Tasks,
         *,
         most_bytes: int,
@@ -102,7 +102,7 @@ class Offers:
     def __len__(self) -> int:
         return self._waiting
 
-    def join(self, operation: Put | Enqueue, wait: float, now: float) -> Pending[Accepted]:
+    def join(self, operation: Put, wait: float, now: float) -> Pending[Accepted]:
         """Store what is offered when those before it are stored and there is room, within `wait` seconds.
 
         Raises `Draining`. If as much waits as may, it is tried at once and does not wait.
@@ -198,7 +198,7 @@ class Offers:
         tried = next(iter(line.offers), None)
         for offer in line.patience.due(trio.current_time(), len(line.offers)):
             # Its key may have been used for the same message meanwhile.
-            keyed = offer.number != tried and isinstance(offer.operation, Put) and offer.operation.key
+            keyed = offer.number != tried and offer.operation.key
             if keyed and await self._try(offer) is None:
                 continue
             if offer.number in line.offers:
@@ -218,8 +218,8 @@ def _never_fits(offer: WaitingOffer, full: QueueFull) -> bool:
     return bool(messages > most.get("max_messages", inf) or size > most.get("max_bytes", inf))
 
 
-def _measure(operation: Put | Enqueue) -> tuple[int, int]:
-    content = operation.body if isinstance(operation, Enqueue) else operation.content
+def _measure(operation: Put) -> tuple[int, int]:
+    content = operation.content
     if isinstance(content, bytes):
         return 1, len(content)
     return len(content), sum(len(each if isinstance(each, bytes) else each.body) for each in content)

@@ -5,7 +5,7 @@ Each verb is one operation of the port. The engine may be in this process, or sp
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -81,14 +81,23 @@ class EngineQueue:
         delay: float = 0.0,
         ttl: float | None = None,
         content_type: str = OCTETS,
+        headers: Mapping[str, str] | None = None,
         durability: Durability | None = None,
     ) -> Message:
         """Store a message at the end of its priority (9 is served first) and return it.
 
-        It is ready after `delay` seconds, and gone after `ttl` seconds unless a consumer has it then. Raises
-        `MessageTooLarge`, `QueueFull`, `Draining`, and `InvalidParameter` for a value out of range.
+        It is ready after `delay` seconds, and gone after `ttl` seconds unless a consumer has it then. Consumers
+        get its `headers` with each delivery. Raises `MessageTooLarge`, `QueueFull`, `Draining`, and
+        `InvalidParameter` for a value out of range.
         """
-        how = terms(priority=priority, delay=delay, ttl=ttl, content_type=content_type, durability=durability)
+        how = terms(
+            priority=priority,
+            delay=delay,
+            ttl=ttl,
+            content_type=content_type,
+            headers=headers,
+            durability=durability,
+        )
         if ttl is None and durability is None:
             accepted = await _do(self._engine, Enqueue(self.name, body, how.properties, delay))
         else:

@@ -93,6 +93,14 @@ async def test_messages_come_and_go(jobs: EngineQueue) -> None:
     assert await jobs.dequeue() is None
 
 
+async def test_headers_come_with_the_message(jobs: EngineQueue) -> None:
+    for ttl in (None, 60):
+        await jobs.enqueue(b"a", headers={"trace": "7"}, ttl=ttl)
+        lease = await jobs.receive()
+        assert lease is not None
+        assert dict(lease.message.properties.headers) == {"trace": "7"}
+
+
 async def test_offers_with_keys(jobs: EngineQueue) -> None:
     first = await jobs.put(Offer(b"a", key="k"))
     again = await jobs.put(Offer(b"a", key="k"))

@@ -58,7 +58,8 @@ class Remote(Local):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if any(each.name == "queue" for each in self.params):
-                error.message += f" If a queue is called so, write -- before it: {ctx.command_path} -- QUEUE."
+                hint = f"{error.message} If a queue is called so, write -- before it: {ctx.command_path} -- QUEUE."
+                raise click.NoSuchOption(error.option_name, hint, error.possibilities, ctx) from None
             raise
 
 

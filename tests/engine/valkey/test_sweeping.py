@@ -82,7 +82,7 @@ def messages(valkey: Server) -> int:
         ("FCALL zapq_1_sweep", error("LOADING Valkey is loading the dataset in memory")),
         ("FCALL zapq_1_sweep", 7),
         ("FCALL zapq_1_sweep", raw(HANG_UP)),
-        ("ZRANGE", raw(HANG_UP)),
+        ("ZCOUNT", raw(HANG_UP)),
         ("TIME", raw(HANG_UP)),
         ("TIME", b"late"),
         ("ZCARD", error("LOADING Valkey is loading the dataset in memory")),

@@ -23,7 +23,7 @@ from zapq.engine.valkey.call import Call
 from zapq.engine.valkey.codec import Codec
 from zapq.engine.valkey.connection import ConnectionLost
 from zapq.engine.valkey.fleet import Fleet
-from zapq.engine.valkey.replies import pack_settings, settings_of, too_many_queues
+from zapq.engine.valkey.replies import pack_settings, settings_of, shape_of, too_many_queues, with_headers
 from zapq.engine.valkey.resp import ReplyError
 from zapq.engine.valkey.tasks import Tasks
 from zapq.errors import QueueInUse, ZapqError
@@ -171,15 +171,16 @@ class Loading:
             how = _how(record)
             part: list[Any] | None = None
             for id, body in enumerate(record.bodies, record.first):
-                if bodies and (len(bodies) == MAX_BATCH or size + len(body) > MIB):
+                kept = with_headers(record.properties.headers, body)
+                if bodies and (len(bodies) == MAX_BATCH or size + len(kept) > MIB):
                     yield self._codec.step(b"import_some", queue, _pack(plan), *bodies)
                     plan, bodies, size, part = [self._mark], [], 0, None
                 if part is None:
                     part = [id, 0, *how]
                     plan.append(part)
                 part[1] += 1
-                bodies.append(body)
-                size += len(body)
+                bodies.append(kept)
+                size += len(kept)
         yield self._codec.step(b"import_some", queue, _pack(plan), *bodies)
 
     def _key_calls(self, records: Sequence[KeyRecord]) -> Iterator[Call]:
@@ -229,6 +230,7 @@ def _how(record: MessageRecord) -> tuple[Any, ...]:
         properties.releases,
         "" if properties.content_type == OCTETS else properties.content_type,
         properties.failed_in,
+        shape_of(properties.headers),
     )
 
 

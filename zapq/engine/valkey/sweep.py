@@ -28,8 +28,6 @@ _NONE_DUE = b":0\r\n"
 _AT_ONCE = 1024
 """Shards looked at in one write: 2 ms of a server, which serves others after each 16 KiB of it. To wake up for a
 write costs us as much as what is in it."""
-_PAUSE = 0.5 * SWEEP_SECONDS * _AT_ONCE / SHARDS
-"""Seconds from one write to the next."""
 _MOST_DUE = 4000
 """Queues in which what is due is done after one look, about; those of the others after the next one ..."""
 _DONE_AT_ONCE = 200
@@ -45,6 +43,11 @@ _GONE_SECONDS = 5
 def _tail(time: int) -> bytes:
     """Return a time as the last argument of a command."""
     return b"$13\r\n%d\r\n" % time
+
+
+def _pause() -> float:
+    """Return the seconds from one write to the next."""
+    return 0.5 * SWEEP_SECONDS * _AT_ONCE / SHARDS
 
 
 class Sweep:
@@ -87,7 +90,7 @@ class Sweep:
             if connection is not None and station.master.server in self._ahead:
                 await self._look(connection, station, some)
             else:
-                await trio.sleep(_PAUSE)
+                await trio.sleep(_pause())
 
     async def _read_clock(self, station: Station) -> None:
         """Learn what time it is by the clock of a server."""
@@ -113,7 +116,7 @@ class Sweep:
         commands = now.join([self._packed[shard] for shard in shards]) + now
         try:
             # A call of a function costs three times as much, and in most shards nothing is due.
-            replies = await connection.call_alike(commands, len(shards), _NONE_DUE, _PAUSE)
+            replies = await connection.call_alike(commands, len(shards), _NONE_DUE, _pause())
             if replies is None:
                 return
             due = [

@@ -246,13 +246,17 @@ class Scripted:
     async def _send(self, client: _Client) -> None:
         """Send the answers whose turn it is."""
         ready: list[bytes] = []
-        while client.replies and (data := client.replies[0]) is not None and not client.ended:
+        is_last = False
+        while client.replies and (data := client.replies[0]) is not None and not is_last:
             client.replies.popleft()
-            client.ended = data.endswith(HANG_UP)
+            is_last = data.endswith(HANG_UP)
             ready.append(data.removesuffix(HANG_UP))
+        if is_last:
+            client.replies.clear()
         if ready:
             await client.send(b"".join(ready))
-        if client.ended:
+        if is_last:
+            # Not before: another task would end the connection while this one still sends.
             client.hang_up()
 
 

@@ -463,6 +463,14 @@ def draft_of(each: bytes | Draft, properties: Properties) -> Draft:
     return each
 
 
+def measured(offer: Offer) -> tuple[int, int]:
+    """Return how many messages an offer has, and what they count together in the caps, in bytes."""
+    content, properties = offer.content, offer.terms.properties
+    if isinstance(content, bytes):
+        return 1, len(content) + properties.size
+    return len(content), sum(draft_of(each, properties).size for each in content)
+
+
 class _Told(msgspec.Struct, frozen=True, gc=False):
     """What makes a message another one. Fingerprints are kept, so this stays what it is."""
 

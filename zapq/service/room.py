@@ -23,7 +23,7 @@ from zapq.limits import BYTES_PER_COST, DISMISSALS, MAX_WAITING_BYTES, TURN_COST
 from zapq.service.dispatch import Dispatcher
 from zapq.service.operations import Accepted, Offer
 from zapq.service.pending import Later, Pending
-from zapq.service.queue_state import draft_of
+from zapq.service.queue_state import measured
 from zapq.service.reservation import Budget
 
 Putting = Callable[[float], Pending[Accepted] | Accepted]
@@ -53,7 +53,7 @@ class WaitingOffer(Later[Accepted]):
         self.put = put
         self.full = full
         """How it would be refused if it did not wait."""
-        self.messages, self.size = _measure(offer)
+        self.messages, self.size = measured(offer)
         self.held = self.size + len(offer.packed) + self.messages * WAITING_MESSAGE_BYTES
         """Bytes of memory, about."""
 
@@ -204,11 +204,3 @@ class Room:
     def _count_refused(self, offer: WaitingOffer, number: int) -> None:
         broker = self._service.broker
         broker.queues.get(offer.queue, broker.default).count_refused(number)
-
-
-def _measure(offer: Offer) -> tuple[int, int]:
-    """Return how many messages an offer has, and of how many bytes."""
-    content, properties = offer.content, offer.terms.properties
-    if isinstance(content, bytes):
-        return 1, len(content) + properties.size
-    return len(content), sum(draft_of(each, properties).size for each in content)

@@ -28,7 +28,7 @@ from zapq.engine.valkey.loading import Loading
 from zapq.engine.valkey.tasks import Tasks
 from zapq.service.named_queue import NamedQueue
 from zapq.service.open import open_service
-from zapq.service.operations import Offer
+from zapq.service.operations import Offer, terms
 from zapq.settings import Settings
 from zapq.store.archive import Archive, Caps, decode
 
@@ -74,7 +74,9 @@ def contents(path: Path) -> Contents:
         flat: list[Message] = []
         for item in queue.in_order:
             flat += [item] if isinstance(item, Message) else list(item)
-        found.in_order[queue.name] = [(each.id, each.body, each.content_type) for each in flat]
+        found.in_order[queue.name] = [
+            (each.id, each.body, each.content_type, each.properties.headers) for each in flat
+        ]
         others = found.others[queue.name] = []
         for message, due in queue.others:
             about = message.properties
@@ -86,6 +88,7 @@ def contents(path: Path) -> Contents:
                 about.receives,
                 about.releases,
                 about.failed_in,
+                about.headers,
             ))
             if due or about.expires < inf:
                 found.times[queue.name, message.id] = due, min(about.expires, 1e12)
@@ -172,6 +175,31 @@ async def test_queues_move_into_a_cluster_and_back(
     empty(*cluster[:3])
 
 
+async def test_headers_move_with_their_messages(zapq_settings: Settings, tmp_path: Path, valkey: Server) -> None:
+    async with open_service(zapq_settings) as service:
+        queue = service.queue("a")
+        await queue.enqueue(b"plain")
+        await queue.enqueue(b"one", headers={"order": "17", "empty": "", "traceparent": "00-1"})
+        await queue.put(Offer([b"two", b"three"], terms(headers={"of": "both"})))
+        await queue.enqueue(b"urgent", priority=9, headers={"long": "x" * 5000})
+        await queue.enqueue(b"later", delay=1000.0, headers={"of": "later"})
+        size = service.stats().queue.bytes
+        await service.snapshot("a.msgpack")
+    async with front_ends(zapq_settings, valkey) as [url]:
+        await load(url, "a.msgpack")
+        assert (await ask(url, "GET", "/queues/a")).json["bytes"] == size
+        shown = (await ask(url, "GET", "/queues/a/messages?body=text")).json
+        assert {each["body"]: each.get("headers") for each in shown} == {
+            "urgent": {"long": "x" * 5000},
+            "plain": None,
+            "one": {"order": "17", "empty": "", "traceparent": "00-1"},
+            "two": {"of": "both"},
+            "three": {"of": "both"},
+        }
+        await save(url, "b.msgpack")
+    contents(tmp_path / "a.msgpack").assert_same(contents(tmp_path / "b.msgpack"))
+
+
 async def test_what_was_loaded_is_given_in_its_order_also_to_those_that_wait(
     zapq_settings: Settings, valkey: Server
 ) -> None:
@@ -219,8 +247,8 @@ async def test_what_is_leased_in_the_engine_is_saved_as_one_delivery_more(
         await ask(url, "POST", "/queues/jobs/receive")
         await save(url, "a.msgpack")
     found = contents(tmp_path / "a.msgpack")
-    assert [(body, receives) for _, body, _, _, receives, _, _ in found.others["jobs"]] == [(b"1", 1)]
-    assert [body for _, body, _ in found.in_order["jobs"]] == [b"2", b"3"]
+    assert [(body, receives) for _, body, _, _, receives, *_ in found.others["jobs"]] == [(b"1", 1)]
+    assert [body for _, body, *_ in found.in_order["jobs"]] == [b"2", b"3"]
 
 
 async def test_no_message_is_overlooked_while_all_of_them_move(
@@ -281,7 +309,7 @@ async def test_dead_letters_on_their_way_are_in_the_file(
         assert (await ask(url, "GET", "/queues/dead")).json["messages"] == 0
         await save(url, "a.msgpack")
     found = contents(tmp_path / "a.msgpack")
-    assert [(body, origin) for _, body, *_, origin in found.others["dead"]] == [(b"x", "a")]
+    assert [(body, origin) for _, body, *_, origin, _ in found.others["dead"]] == [(b"x", "a")]
 
 
 async def test_settings_that_change_meanwhile_make_no_file_that_cannot_be_loaded(

@@ -24,6 +24,7 @@ from zapq.errors import Draining, QueueFull, StorageUnavailable, ZapqError
 from zapq.limits import MAX_ROOM_PAUSE, ROOM_PAUSE
 from zapq.service.operations import Accepted, Put
 from zapq.service.pending import Later, Pending
+from zapq.service.queue_state import measured
 from zapq.service.reservation import Budget
 
 
@@ -214,12 +215,5 @@ class Offers:
 def _never_fits(offer: WaitingOffer, full: QueueFull) -> bool:
     """Whether an offer is larger than the cap it was refused for."""
     most: Mapping[str, Any] = full.members
-    messages, size = _measure(offer.operation)
+    messages, size = measured(offer.operation)
     return bool(messages > most.get("max_messages", inf) or size > most.get("max_bytes", inf))
-
-
-def _measure(operation: Put) -> tuple[int, int]:
-    content = operation.content
-    if isinstance(content, bytes):
-        return 1, len(content)
-    return len(content), sum(len(each if isinstance(each, bytes) else each.body) for each in content)

@@ -168,7 +168,7 @@ class EngineSnapshots:
                     weight += len(records)
                 else:
                     weight += sum(len(each.bodies) for each in records)
-                    size += sum(len(body) for each in records for body in each.bodies)
+                    size += sum(len(body) + each.properties.size for each in records for body in each.bodies)
                 page.append((kind, queue, records))
                 if weight >= _PAGE_WEIGHT or size >= MIB:
                     _take(loading, page)

@@ -129,8 +129,8 @@ end
 
 -- Stores messages of a queue that is being loaded. ARGV: 3 the plan {mark, part...}, 4... bodies. A part is what so
 -- many messages with ids that follow each other have in common: {first id, number, priority, milliseconds until they
--- are ready, milliseconds of the ttl or 0, receives, releases, type, origin, shape}. Answers 'changed' if the mark is gone;
--- else the master, and how many were stored.
+-- are ready, milliseconds of the ttl or 0, receives, releases, type, origin, shape}. Answers 'changed' if the mark is
+-- gone; else the master, and how many were stored.
 local function import_some(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   local q = u.q
@@ -141,7 +141,7 @@ local function import_some(K, A)
     local first, number, priority, delay, ttl, receives, releases, kind, origin, shape = unpack(plan[at])
     local expires = ttl > 0 and u.now + ttl or 0
     local before = head(priority, expires, kind, origin, shape)
-    local is_plain = shape == '' and priority == 0 and expires == 0 and origin == '' and receives == 0 and releases == 0
+    local is_plain = priority == 0 and expires == 0 and origin == '' and receives == 0 and releases == 0
     for id = first, first + number - 1 do
       local body = A[place]
       local size = #body

@@ -207,7 +207,7 @@ MUTANTS = {
     ),
     "an acknowledgement that is undone frees its room": Mutant(
         "zapq/core/queue.py",
-        "        self._counts.acked -= 1\n        self._hold(1, len(message.body))\n",
+        "        self._counts.acked -= 1\n        self._hold(1, message.size)\n",
         "        self._counts.acked -= 1\n",
         ("tests/core/test_undo.py",),
     ),

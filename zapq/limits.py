@@ -153,6 +153,9 @@ turn; the last of it may last a thousand requests long, some 3 ms."""
 HEARD_SECONDS = 0.1
 """Seconds after which a front end says that deliveries were handed on, if it has nothing else to say. If it dies
 before, they count as uncertain."""
+FRAME_PATIENCE = 0.005
+"""Seconds for which a front end waits for the rest of what the process with the queues is just telling it. A batch
+of 8 MiB is dozens of reads; if each were a turn, all that is told behind it would wait for half a second."""
 ENGINE_CONNECT_SECONDS = 5.0
 """Seconds a server of the engine may take to be connected to, and to answer what is asked once."""
 ENGINE_ANSWER_SECONDS = 5.0

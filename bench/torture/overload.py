@@ -18,7 +18,7 @@ from bench import rig
 from bench.torture.flood import Flood, Flooded, Group, flooding
 from bench.torture.probe import Probe, percentile
 from bench.torture.report import Report
-from bench.torture.server import Server, running
+from bench.torture.server import KIND, Server, running
 from zapq.limits import KIB, MIB
 
 SECONDS = 60.0
@@ -73,7 +73,9 @@ async def run(seed: int, scale: float) -> Report:
         async with running(Path(directory), *flags, wrapper=rig.cores()[0]) as server:
             before = await ordinary(server, ORDINARY_SECONDS * short)
             await server.ask("POST", "/clear")
-            most = CAP + ALLOWANCE + server.others_bytes()
+            # Messages that are being received do not count among those held, unless one process does both.
+            received = 0 if KIND.is_plain else CAP
+            most = CAP + received + ALLOWANCE + server.others_bytes()
             flooded, probe, peak = await overload(server, attackers(rng), SECONDS * scale)
             # The rate within two seconds of the end of it: the second of them is the first that is judged.
             after = [await ordinary(server, RECOVERY_SECONDS / 2 * short) for _ in range(2)]

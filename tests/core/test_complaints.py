@@ -30,7 +30,8 @@ Batch = list[Draft]
         (
             {"dead_letter": "a b"},
             QueueSettings,
-            "dead_letter must be a queue's name: 1 to 80 letters, digits, dots, dashes and underscores; the first is no dot",
+            "dead_letter must be a queue's name: 1 to 80 letters, digits, dots, dashes and underscores; the first"
+            " is no dot",
         ),
         ({}, Batch, "it must be a list, not an object"),
         ([{"body": b"", "priority": 10}], Batch, "priority of entry 1 must be at most 9"),

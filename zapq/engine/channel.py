@@ -1,11 +1,14 @@
 """One stream socket between two processes, as frames: four bytes that say how long, then msgpack.
 
-Nothing here waits. Both ends trust each other: they are of one program, and the socket was made by it.
+Nothing here waits, except for the rest of a frame if that is asked for. Both ends trust each other: they are of
+one program, and the socket was made by it.
 """
 
 from __future__ import annotations
 
+import select
 import socket
+import time
 from collections.abc import Iterator
 
 from zapq.limits import CHANNEL_BYTES
@@ -47,12 +50,20 @@ class Channel:
         """Send more of what is not sent yet. Raises `ChannelClosed`."""
         del self._unsent[: self._send(memoryview(self._unsent)[:CHANNEL_BYTES].tobytes())]
 
-    def receive(self) -> Iterator[bytes]:
-        """Yield the frames that have arrived whole. Raises `ChannelClosed`, after the last of them."""
+    def receive(self, patience: float = 0.0) -> Iterator[bytes]:
+        """Yield the frames that have arrived whole. Raises `ChannelClosed`, after the last of them.
+
+        If one has arrived in part, wait for more of it, for `patience` seconds in all.
+        """
+        until = 0.0
         while True:
             try:
                 data = self.sock.recv(CHANNEL_BYTES)
             except BlockingIOError:
+                now = time.perf_counter()
+                until = until or now + patience
+                if self._received and now < until and self._wait(until - now):
+                    continue
                 return
             except OSError as error:
                 raise ChannelClosed from error
@@ -73,7 +84,7 @@ class Channel:
                 self._received = bytearray(data[at:] if at else data)
             elif data:
                 self._received = bytearray()
-            if all_there_was:
+            if all_there_was and not (patience and self._received):
                 return
 
     def close(self) -> None:
@@ -87,6 +98,12 @@ class Channel:
             return 0
         except OSError as error:
             raise ChannelClosed from error
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait for something to arrive, and return whether it has."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def _is_whole(self) -> bool:
         """Whether what was received has a frame in it, so that it is worth a look."""

@@ -20,7 +20,7 @@ from zapq.engine.channel import Channel
 from zapq.engine.elsewhere import Elsewhere
 from zapq.engine.wire import Ask, Figures, Tell
 from zapq.errors import ClientGone, Draining, NoAnswer
-from zapq.limits import HEARD_SECONDS
+from zapq.limits import FRAME_PATIENCE, HEARD_SECONDS
 from zapq.service.operations import (
     Accepted,
     ChangeSettings,
@@ -211,7 +211,7 @@ class RemoteEngine(Elsewhere):
 
     def answer(self) -> None:
         """Have done whatever has an outcome by now. Raises `ChannelClosed`."""
-        for frame in self._channel.receive():
+        for frame in self._channel.receive(FRAME_PATIENCE):
             number, is_reply, self._draining, columns = wire.Outcomes.decode(frame)
             self._under_way -= is_reply
             self._heard = number

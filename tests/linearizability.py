@@ -26,6 +26,7 @@ class Enqueue:
     """Results in the id of the message. Values are unique in a history."""
 
     value: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,14 @@ class Place(NamedTuple):
 
     id: int
     value: str
+    group: str = ""
 
 
 class SequentialQueue(NamedTuple):
-    """The specification: first in, first out, with leases that do not expire. A value: it never changes."""
+    """The specification: first in, first out, with leases that do not expire. A value: it never changes.
+
+    A message of a group is passed over while an earlier one of it is leased.
+    """
 
     newest: int = 0
     ready: tuple[Place, ...] = ()
@@ -102,16 +107,17 @@ class SequentialQueue(NamedTuple):
     def perform(self, call: Call) -> tuple[Result, SequentialQueue]:
         """Return the result of `call`, and the queue after it."""
         match call:
-            case Enqueue(value):
-                last = Place(self.newest + 1, value)
+            case Enqueue(value, group):
+                last = Place(self.newest + 1, value, group)
                 return last.id, self._replace(newest=last.id, ready=(*self.ready, last))
-            case Dequeue() | Receive() if not self.ready:
-                return None, self
-            case Dequeue():
-                return self.ready[0].value, self._replace(ready=self.ready[1:])
-            case Receive(receipt):
-                first = self.ready[0]
-                return first.value, self._replace(ready=self.ready[1:], leased=self.leased | {(receipt, first)})
+            case Dequeue() | Receive():
+                first = self.first()
+                if first is None:
+                    return None, self
+                left = self._replace(ready=tuple(place for place in self.ready if place != first))
+                if isinstance(call, Dequeue):
+                    return first.value, left
+                return first.value, left._replace(leased=self.leased | {(call.receipt, first)})
             case Ack(receipt) | Release(receipt):
                 place = dict(self.leased).get(receipt)
                 if place is None:
@@ -120,6 +126,14 @@ class SequentialQueue(NamedTuple):
                 if isinstance(call, Ack):
                     return True, self._replace(leased=others, acked=self.acked | {receipt})
                 return True, self._replace(leased=others, ready=tuple(sorted((*self.ready, place))))
+
+    def first(self) -> Place | None:
+        """Return what a consumer would get."""
+        leased = [place for _, place in self.leased if place.group]
+        for place in self.ready:
+            if not any(other.group == place.group and other.id < place.id for other in leased):
+                return place
+        return None
 
 
 def check(history: Iterable[Operation]) -> list[Operation] | None:

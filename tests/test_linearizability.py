@@ -25,6 +25,7 @@ from tests.linearizability import (
     describe,
 )
 from zapq.core.broker import Broker
+from zapq.core.message import Properties
 from zapq.errors import ReceiptExpired
 from zapq.limits import RELEASES_AT_ONCE
 
@@ -46,7 +47,7 @@ def programs(draw: st.DrawFn, most: int = LARGEST) -> list[Call]:
     values = receipts = 0
     for kind in draw(st.lists(st.sampled_from(list(RESULTS)), min_size=1, max_size=most)):
         if kind is Enqueue:
-            program.append(Enqueue(f"v{values}"))
+            program.append(Enqueue(f"v{values}", draw(st.sampled_from(["", "a"]))))
             values += 1
         elif kind is Receive:
             program.append(Receive(f"r{receipts}"))
@@ -144,8 +145,8 @@ def test_the_sequential_queue_answers_as_the_real_one(program: list[Call]) -> No
         expected, after = model.perform(call)
         result: Result
         match call:
-            case Enqueue(value):
-                result = real.enqueue(value.encode()).id
+            case Enqueue(value, group):
+                result = real.enqueue(value.encode(), Properties(group=group)).id
             case Dequeue():
                 message = real.dequeue()
                 result = None if message is None else message.body.decode()
@@ -180,6 +181,7 @@ def history_of(*operations: tuple[Call, Result, int, int | None]) -> list[Operat
 
 
 ONE, TWO = Enqueue("one"), Enqueue("two")
+FIRST, SECOND = Enqueue("first", "group"), Enqueue("second", "group")
 
 
 @pytest.mark.parametrize(
@@ -214,6 +216,14 @@ ONE, TWO = Enqueue("one"), Enqueue("two")
                 (Dequeue(), None, 4, 5), (Dequeue(), "one", 6, 7),
             ),
             id="taken by somebody who vanished, and back",
+        ),
+        pytest.param(
+            history_of(
+                (FIRST, 1, 1, 2), (SECOND, 2, 3, 4), (TWO, 3, 5, 6), (Receive("r"), "first", 7, 8),
+                (Dequeue(), "two", 9, 10), (Dequeue(), None, 11, 12), (Ack("r"), True, 13, 14),
+                (Dequeue(), "second", 15, 16),
+            ),
+            id="held up by an earlier one of the group",
         ),
     ],
 )  # fmt: skip
@@ -259,6 +269,19 @@ def test_what_one_queue_could_have_answered_is_accepted(history: list[Operation]
                 (ONE, 1, 1, 2), (Receive("r"), "one", 3, 4), (Ack("r"), True, 5, 7), (Release("r"), True, 6, 8)
             ),
             id="acknowledged and released at once",
+        ),
+        pytest.param(
+            history_of(
+                (FIRST, 1, 1, 2), (SECOND, 2, 3, 4), (Receive("r"), "first", 5, 6), (Dequeue(), "second", 7, 8)
+            ),
+            id="given while an earlier one of the group is leased",
+        ),
+        pytest.param(
+            history_of(
+                (FIRST, 1, 1, 2), (SECOND, 2, 3, 4), (Receive("r"), "first", 5, 6), (Ack("r"), True, 7, 8),
+                (Dequeue(), None, 9, 10),
+            ),
+            id="held up by one that is gone",
         ),
     ],
 )  # fmt: skip

@@ -20,15 +20,17 @@ from zapq.service.service import QueueService
 from zapq.testing import ZapqServer
 
 DOCUMENT = (Path(__file__).parent.parent / "docs/queues.md").read_text()
+ORDER = (Path(__file__).parent.parent / "docs/order.md").read_text()
 SNAPSHOTS = (Path(__file__).parent.parent / "docs/snapshots.md").read_text()
 [PYTHON] = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 TAG = "b9013d"
 """What the receipts shown begin with."""
 
 
-async def test_every_line_of_curl_does_something(zapq_server: ZapqServer) -> None:
+@pytest.mark.parametrize("document", [DOCUMENT, ORDER], ids=["queues", "order"])
+async def test_every_line_of_curl_does_something(zapq_server: ZapqServer, document: str) -> None:
     tag = zapq_server.service.broker._tag
-    for line in lines(DOCUMENT):
+    for line in lines(document):
         answer: Answer = await ask(
             zapq_server.url,
             line.method,
@@ -42,6 +44,11 @@ async def test_every_line_of_curl_does_something(zapq_server: ZapqServer) -> Non
         if status.startswith(f"{answer.status} "):
             fields = re.findall(r"^([A-Z][\w-]+): ", rest, re.MULTILINE)
             assert {name.lower() for name in fields} <= answer.headers.keys(), line.text
+            assert (
+                re.findall(r"^Zapq-(?:Group|Empty): (\w[\w-]*)$", rest, re.MULTILINE)
+                == [answer.headers[name] for name in ("zapq-group", "zapq-empty") if name in answer.headers]
+                or document is DOCUMENT
+            ), line.text
 
 
 def test_every_verb_is_taught_by_a_line_of_curl() -> None:

@@ -60,6 +60,9 @@ LAPSES_REMEMBERED = 10_000
 MAX_TURN = 0.05
 """Seconds by which each lease lasts longer than its consumer is told: the time it counts from was read when the
 turn began in which it was given, and its answer is made by the end of that turn. No turn lasts half as long."""
+BLOCKERS_LOOKED_AT = 100
+"""Leases and delays looked at for one that no other holds up, when a consumer is told when to come back: mostly it
+is the first one."""
 LEASES_INDEXED = 20_000
 """Leases of one queue beyond which each has an entry by its message: making so many, when a client first looks for
 a message, takes 2 ms."""

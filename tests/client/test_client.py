@@ -46,6 +46,24 @@ class TestVerbs:
     def zapq_settings(self, trusting: tuple[Settings, ssl.SSLContext]) -> Settings:
         return trusting[0]
 
+    async def test_send_and_give_groups(
+        self, zapq_server: ZapqServer, trusting: tuple[Settings, ssl.SSLContext]
+    ) -> None:
+        async with open_client(zapq_server.url, verify=trusting[1]) as client:
+            for group in ("a&1", "b"):
+                await client.enqueue("emails", group.encode(), group=group)
+                await client.enqueue_many("emails", [Draft(body=b"2", group=group)])
+            lease = await client.receive("emails")
+            assert lease is not None
+            assert (lease.body, lease.group) == (b"a&1", "a&1")
+            [other] = await client.receive_many("emails", 1)
+            assert (other.body, other.group) == (b"b", "b")
+            assert await client.receive("emails") is None
+            await client.ack(other)
+            message = await client.dequeue("emails")
+            assert message is not None
+            assert (message.body, message.group) == (b"2", "b")
+
     async def test_send_and_give_headers(
         self, zapq_server: ZapqServer, trusting: tuple[Settings, ssl.SSLContext]
     ) -> None:

@@ -100,6 +100,18 @@ async def test_push_says_how_to_keep_the_message(run: Run, emails: NamedQueue) -
         assert shown(await run("push", "emails", "x", "--key", "invoice-7")) == (0, b"3\n", b"")
 
 
+async def test_push_sends_a_message_of_a_group(run: Run, emails: NamedQueue) -> None:
+    for text in ("one", "two"):
+        assert (await run("push", "emails", text, "--group", "order:7")).returncode == 0
+    first = await emails.receive()
+    assert first is not None
+    assert (first.body, first.group) == (b"one", "order:7")
+    assert await emails.receive() is None
+    refused = await run("push", "emails", "x", "--group", "order 7")
+    assert refused.returncode == 1
+    assert b"group must be" in refused.stderr
+
+
 async def test_push_sends_headers(run: Run, emails: NamedQueue) -> None:
     pushed = await run(
         "push", "emails", "--lines", "--header", "Order=a=b", "--header", "ce-id=e 1", stdin=b"1\n2\n"

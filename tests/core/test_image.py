@@ -29,6 +29,7 @@ STEPS = st.lists(
                 delay=st.sampled_from([0.0, 0.0, 3.0]),
                 ttl=st.sampled_from([None, None, 4.0]),
                 headers=st.sampled_from([{}, {}, {"a": "1", "b": ""}]),
+                group=st.sampled_from(["", "a", "b"]),
             ),
         ),
         st.tuples(st.just("receive"), st.integers(1, 3)),
@@ -98,7 +99,7 @@ def test_what_is_made_of_an_image_has_the_same_image(steps: list[tuple[str, obje
     before = queue.stats()
     kept = queue.image()
     assert all(
-        message.properties.expires == inf and not message.priority
+        message.properties.expires == inf and not message.priority and not message.properties.group
         for item in kept.in_order
         for message in (item if isinstance(item, Run) else [item])
     )

@@ -59,6 +59,12 @@ class Held:
     lapsed: int = 0
     """The lease that expired before it came back, if it was not given out since."""
     headers: Headers = ()
+    group: str = ""
+
+    @property
+    def held_in(self) -> tuple[str, str] | None:
+        """The queue and the group in which it waits for others, and others for it."""
+        return (self.queue, self.group) if self.group and not self.failed_in else None
 
     @property
     def size(self) -> int:
@@ -151,6 +157,20 @@ class QueuesAgainstList(RuleBasedStateMachine):
         held = [each for each in self.held if each.queue == name and each.state in (states or STATES)]
         return sorted(held, key=lambda each: each.rank)
 
+    def first_out(self, each: Held) -> bool:
+        """Whether no message of its group that came before is leased or delayed."""
+        before = (one for one in self.of(each.queue, "leased", "delayed") if one.id < each.id)
+        return each.held_in is None or each.held_in not in {one.held_in for one in before}
+
+    def next_of(self, name: str, limit: int = 99, *, together: bool = True) -> list[Held]:
+        """What a consumer would get, or several that want one each."""
+        ready = [] if name in self.paused else filter(self.first_out, self.of(name, "ready"))
+        chosen: list[Held] = []
+        for each in ready:
+            if together or each.held_in is None or each.held_in not in {one.held_in for one in chosen}:
+                chosen.append(each)
+        return chosen[:limit]
+
     def fits(self, name: str, bodies: list[bytes], headers: Headers = ()) -> bool:
         size = sum(Held(name, 0, body, headers=headers).size for body in bodies)
         full = len(self.held) + len(bodies) > MAX_MESSAGES and bodies
@@ -184,11 +204,8 @@ class QueuesAgainstList(RuleBasedStateMachine):
     def come_back(self, each: Held, delay: float = 0.0, lapsed: int = 0) -> None:
         """Let a lease of the model end."""
         if each.queue == "work" and each.receives >= MAX_RECEIVES:
-            dead = Held(
-                "dead", self.new_id("dead"), each.body, each.priority, failed_in="work", headers=each.headers
-            )
             self.counts["work", "dead_lettered"] += 1
-            self.change(each, dead)
+            self.change(each, self.dead(each))
         elif each.expires <= self.now:
             self.counts[each.queue, "expired"] += 1
             self.change(each, None)
@@ -197,6 +214,10 @@ class QueuesAgainstList(RuleBasedStateMachine):
             self.change(each, replace(each, state="delayed", until=until, serial=0))
         else:
             self.change(each, replace(each, state="ready", until=inf, serial=0, lapsed=lapsed))
+
+    def dead(self, each: Held) -> Held:
+        id = self.new_id("dead")
+        return Held("dead", id, each.body, each.priority, failed_in="work", headers=each.headers, group=each.group)
 
     def holder(self, name: str, lease: Lease) -> Held | None:
         holders = [each for each in self.held if each.serial == lease.serial and each.queue == name]
@@ -211,13 +232,16 @@ class QueuesAgainstList(RuleBasedStateMachine):
         delay=st.sampled_from([0.0, 0.0, 2.0]),
         ttl=st.sampled_from([None, None, 1.0, 3.0]),
         headers=HEADERS,
+        group=st.sampled_from(["", "", "a", "a", "b"]),
     )
     def enqueue(
-        self, name: str, body: bytes, priority: int, delay: float, ttl: float | None, headers: Headers
+        self, name: str, body: bytes, priority: int, delay: float, ttl: float | None, headers: Headers, group: str
     ) -> None:
         expires = inf if ttl is None else self.now + ttl
-        is_plain = not (priority or ttl or headers)
-        properties = DEFAULTS if is_plain else Properties(priority=priority, expires=expires, headers=headers)
+        priority = 0 if group else priority
+        properties = DEFAULTS
+        if priority or ttl or headers or group:
+            properties = Properties(priority=priority, expires=expires, headers=headers, group=group)
         if not self.fits(name, [body], headers):
             with pytest.raises(QueueFull) as refusal:
                 self.queue(name).enqueue(body, properties, delay=delay, now=self.now)
@@ -228,17 +252,24 @@ class QueuesAgainstList(RuleBasedStateMachine):
         assert (message.id, message.body) == (self.new_id(name), body)
         self.counts[name, "enqueued"] += 1
         until, state = (min(self.now + delay, expires), "delayed") if delay else (inf, "ready")
-        self.held.append(Held(name, message.id, body, priority, expires, state, until, headers=headers))
+        held = Held(name, message.id, body, priority, expires, state, until, headers=headers, group=group)
+        self.held.append(held)
 
-    @rule(name=QUEUES, bodies=st.lists(BODIES, min_size=1, max_size=4), drafts=st.booleans(), headers=HEADERS)
-    def enqueue_many(self, name: str, bodies: list[bytes], drafts: bool, headers: Headers) -> None:
+    @rule(
+        name=QUEUES,
+        bodies=st.lists(BODIES, min_size=1, max_size=4),
+        drafts=st.booleans(),
+        headers=HEADERS,
+        group=st.sampled_from(["", "", "a"]),
+    )
+    def enqueue_many(self, name: str, bodies: list[bytes], drafts: bool, headers: Headers, group: str) -> None:
         fits = self.fits(name, bodies, headers)
         try:
             if drafts:
-                batch = [Draft(body=body, headers=dict(headers)) for body in bodies]
+                batch = [Draft(body=body, headers=dict(headers), group=group) for body in bodies]
                 first = self.queue(name).enqueue_drafts(batch, now=self.now)
             else:
-                properties = Properties(headers=headers) if headers else DEFAULTS
+                properties = Properties(headers=headers, group=group) if headers or group else DEFAULTS
                 first = self.queue(name).enqueue_bodies(bodies, properties, now=self.now)
         except QueueFull:
             assert not fits
@@ -247,13 +278,13 @@ class QueuesAgainstList(RuleBasedStateMachine):
         assert fits
         for number, body in enumerate(bodies):
             assert first + number == self.new_id(name)
-            self.held.append(Held(name, first + number, body, headers=headers))
+            self.held.append(Held(name, first + number, body, headers=headers, group=group))
         self.counts[name, "enqueued"] += len(bodies)
 
     @rule(name=QUEUES, limit=st.sampled_from([1, 1, 2, 9]))
     def dequeue(self, name: str, limit: int) -> None:
         allowed = self.allowed(name, limit, lease=False)
-        expected = [] if name in self.paused else self.of(name, "ready")[:allowed]
+        expected = self.next_of(name, allowed)
         self.spend(name, len(expected))
         if limit == 1:
             one = self.queue(name).dequeue(self.now)
@@ -295,20 +326,26 @@ class QueuesAgainstList(RuleBasedStateMachine):
                 releases,
                 failed_in,
                 headers=properties.headers,
+                group=properties.group,
             )
         )
         self.tick()
 
-    @rule(name=QUEUES, limit=st.sampled_from([1, 1, 3]), visibility=st.sampled_from([None, 1.0, 4.0, inf]))
-    def receive(self, name: str, limit: int, visibility: float | None) -> None:
+    @rule(
+        name=QUEUES,
+        limit=st.sampled_from([1, 1, 3]),
+        visibility=st.sampled_from([None, 1.0, 4.0, inf]),
+        together=st.booleans(),
+    )
+    def receive(self, name: str, limit: int, visibility: float | None, together: bool) -> None:
         allowed = self.allowed(name, limit, lease=True)
-        expected = [] if name in self.paused else self.of(name, "ready")[:allowed]
+        expected = self.next_of(name, allowed, together=together)
         self.spend(name, len(expected))
         if limit == 1:
             one = self.queue(name).receive(visibility, self.now)
             leases = [] if one is None else [one]
         else:
-            leases = self.queue(name).receive_many(limit, visibility, self.now)
+            leases = self.queue(name).receive_many(limit, visibility, self.now, together=together)
         assert [lease.message.id for lease in leases] == [each.id for each in expected]
         seconds = self.queue(name).settings.visibility if visibility is None else visibility
         for each, lease in zip(expected, leases, strict=True):
@@ -437,7 +474,8 @@ class QueuesAgainstList(RuleBasedStateMachine):
         for each in self.of("dead", "ready"):
             room = len(self.of("work")) < OWN_MESSAGES
             if each.failed_in == "work" and room and moved < limit:
-                there = Held("work", self.new_id("work"), each.body, each.priority, headers=each.headers)
+                id = self.new_id("work")
+                there = Held("work", id, each.body, each.priority, headers=each.headers, group=each.group)
                 self.change(each, there)
                 moved += 1
         redriven = self.do_redrive("dead", limit)
@@ -552,27 +590,30 @@ class QueuesAgainstList(RuleBasedStateMachine):
     def a_consumer_who_gets_nothing_is_told_why(self) -> None:
         for name in NAMES:
             queue, waiting = self.queue(name), self.of(name, "delayed", "leased")
-            until = min((each.until for each in waiting), default=inf)
+            until = min((each.until for each in waiting if self.first_out(each)), default=inf)
             if queue.why_empty() == "limited":
                 # So a take was told. Since then only time has passed, which the queue is not told of here.
                 assert name == "default"
                 assert self.is_limited
-                assert self.of(name, "ready")
+                assert self.next_of(name)
                 assert not queue.available
                 continue
             assert queue.next_visible() == (inf if name in self.paused else until)
+            until = min((each.until for each in waiting), default=inf)
             if name in self.paused:
                 assert queue.why_empty() == "paused"
+            elif not (self.next_of(name) or all(map(self.first_out, self.of(name, "ready")))):
+                assert queue.why_empty() == "blocked"
             elif not waiting:
                 assert queue.why_empty() == "empty"
-            else:
+            elif not self.next_of(name):
                 assert queue.why_empty() in {each.state for each in waiting if each.until == until}
-            assert queue.available == (bool(self.of(name, "ready")) and name not in self.paused)
+            assert queue.available == bool(self.next_of(name))
 
     @invariant()
     def limits_hold_nothing_back_that_they_need_not(self) -> None:
         queue = self.queue("default")
-        if self.is_limited and self.of("default", "ready") and "default" not in self.paused:
+        if self.is_limited and self.next_of("default"):
             allowed = self.allowed("default", 1, lease=True)
             queue.tick(self.now, 1000)
             assert queue.available or not allowed

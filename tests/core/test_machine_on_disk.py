@@ -320,7 +320,7 @@ class QueuesInStore(QueuesAgainstList):
         if noticed:
             self.settle_up()
         else:
-            self.enqueue("dead", b"", 0, 0.0, None, ())
+            self.enqueue("dead", b"", 0, 0.0, None, (), "")
             self.what_was_done_is_handed_over()
             self.the_disk_writes_what_was_handed_over()
 
@@ -354,7 +354,7 @@ class QueuesInStore(QueuesAgainstList):
             assert self.newest[name] >= last.newest[name]
         for each in sorted(failed, key=lambda each: each.id):
             self.counts["work", "dead_lettered"] += 1
-            self.change(each, Held("dead", self.new_id("dead"), each.body, each.priority, failed_in="work"))
+            self.change(each, self.dead(each))
         self.held = [replace(each, lapsed=0) for each in self.held]
         for each in self.of("default", "leased") + self.of("work", "leased") + self.of("dead", "leased"):
             self.change(each, replace(each, state="ready", until=inf, serial=0))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from zapq.core.broker import Broker
 from zapq.core.image import Image, QueueImage
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
+from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import PutMany, Record, row_of, rows_of
 from zapq.core.runs import flatten
@@ -151,6 +152,12 @@ class World(Generic[J]):
                 headers = (("of", "x" * number),) if number % 3 else ()
                 properties = Properties(priority=number % 10, expires=expires, headers=headers)
                 queue.enqueue(body, properties, delay=seconds, now=now)
+            case "enqueue in group":
+                expires = now + 2 * seconds if seconds and number % 5 == 0 else inf
+                properties = Properties(expires=expires, group="abc"[number % 3])
+                queue.enqueue(body, properties, delay=seconds * (number % 2), now=now)
+            case "enqueue many in group":
+                queue.enqueue_bodies([body] * (1 + number % 4), Properties(group="abc"[number % 3]), now=now)
             case "enqueue many":
                 properties = Properties(headers=(("many", "x"),)) if number % 2 else DEFAULTS
                 queue.enqueue_bodies([body] * (1 + number % 4), properties, now=now)
@@ -167,7 +174,8 @@ class World(Generic[J]):
                 lease = queue.receive(seconds, now)
                 self.leases += [(name, lease)] if lease else []
             case "receive many":
-                self.leases += [(name, lease) for lease in queue.receive_many(1 + number % 3, None, now)]
+                leases = queue.receive_many(1 + number % 3, None, now, together=number % 2 == 0)
+                self.leases += [(name, lease) for lease in leases]
             case "clear":
                 queue.clear()
             case "pause":
@@ -244,9 +252,23 @@ class World(Generic[J]):
                 *(sorted(queue.peek(state, 1000), key=lambda each: each.id) for state in ("delayed", "leased")),
                 sorted(queue._lapses.serials.items()),
                 sorted(queue._granting),
+                queue.why_empty(),
+                queue.next_visible(),
+                held_up(queue),
             )
         ends = [broker.end_of(lease.serial) for _, lease in self.leases]
         return queues, broker.messages, broker.bytes, ends
+
+
+def held_up(queue: Queue) -> object:
+    """How each group of a queue is held up."""
+    groups = queue._ready.groups
+    assert sorted([*groups.open, *groups._blocked]) == sorted(
+        group.head for group in groups._groups.values() if group.head
+    )
+    return {
+        key: (group.head, group.out, groups.open.get(group.head) is group) for key, group in groups._groups.items()
+    }
 
 
 def kept(number: int, epoch: int, image: QueueImage, now: float) -> tuple[Any, ...]:
@@ -278,6 +300,7 @@ def test_takes_that_are_undone_give_their_tokens_back() -> None:
 
 VERBS = (
     ["enqueue", "enqueue otherwise", "enqueue many", "enqueue drafts", "dequeue", "dequeue many", "receive"] * 3
+    + ["enqueue in group", "enqueue in group", "enqueue many in group"] * 3
     + ["receive many", "ack", "release", "wait", "tick", "ack", "release"] * 2
     + ["clear", "pause", "replace", "delete", "configure", "redrive", "replace all"]
 )

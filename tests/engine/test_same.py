@@ -51,6 +51,7 @@ from zapq.settings import Settings
 
 _TOGETHER = (b"one", b"two")
 _MIXED = (Draft(body=b"one", priority=1), b"two", Draft(body=b"three", headers={"C": "3"}))
+_GROUPED = (Draft(body=b"one", group="g"), b"two", Draft(body=b"three", group="g"), Draft(body=b"4", group="h"))
 _queues = st.sampled_from(["default", "a", "b", "no/queue"])
 _bodies = st.sampled_from([b"", b"x", b"y" * 40])
 _numbers = st.sampled_from([0, 1, 2, 1000, 1001])
@@ -78,16 +79,19 @@ _settings = st.builds(
     rate=st.sampled_from([None, None, 0.001]),
     max_leased=st.sampled_from([None, None, 2]),
     dead_letter=st.sampled_from([None, "a"]),
+    fair=st.booleans(),
 )
 _wants = st.sampled_from([ONE, Want(3), Want(1, True, 0.4), Want(1, True), Want(1000, True, 5.0)])
 _operations = st.one_of(
     st.builds(Enqueue, _queues, _bodies),
     st.builds(Enqueue, _queues, _bodies, st.just(Properties("text/plain", 3)), _seconds),
     st.builds(Enqueue, _queues, _bodies, st.builds(Properties, headers=_headers)),
+    st.builds(Enqueue, _queues, _bodies, st.builds(Properties, group=st.sampled_from(["g", "h"])), _seconds),
     st.builds(Put, _bodies, _terms, st.sampled_from(["", "k"]), queue=_queues),
     st.builds(Put, _contents, _terms, st.sampled_from(["", "k"]), queue=_queues),
     st.builds(Put, st.just(_TOGETHER), packed=st.just(msgspec.msgpack.encode(_TOGETHER)), queue=_queues),
     st.builds(Put, st.just(_MIXED), packed=st.just(msgspec.msgpack.encode(_MIXED)), queue=_queues),
+    st.builds(Put, st.just(_GROUPED), queue=_queues),
     st.builds(Take, _queues, _wants, st.sampled_from([0.0, 0.3])),
     st.builds(Peek, _queues, st.sampled_from(["ready", "delayed", "leased"]), _numbers),
     st.builds(Find, _queues, _numbers),

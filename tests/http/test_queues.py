@@ -238,6 +238,7 @@ async def test_a_queue_is_set_shown_and_removed(zapq_server: ZapqServer) -> None
         "rate": None,
         "burst": None,
         "max_leased": None,
+        "fair": False,
     }
     assert (await ask(zapq_server.url, "PUT", QUEUE, settings)).status == 200
     names = [queue["name"] for queue in (await ask(zapq_server.url, "GET", "/queues")).json]

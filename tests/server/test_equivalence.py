@@ -302,6 +302,7 @@ def batches(draw: st.DrawFn) -> bytes:
         "body": b"x",
         **draw(st.dictionaries(st.sampled_from(["priority", "delay", "ttl", "odd"]), st.integers(0, 10))),
         **draw(st.sampled_from([{}, {}, {"headers": {"A": "1", "ce-id": ""}}, {"headers": {"a": "\n"}}])),
+        **draw(st.sampled_from([{}, {}, {"group": "a"}, {"group": ""}, {"group": "a b"}])),
     }
     media_type, body = draw(
         st.sampled_from([
@@ -462,6 +463,17 @@ def catalogue() -> Generator[tuple[str, bytes], None, None]:
             f"{line} of it in msgpack",
             headed + head(line, "1.1", ["Host: localhost", "Accept: application/msgpack"]),
         )
+    grouped = head(f"POST {DEFAULT}/messages?group=a", "1.1", ["Host: localhost"])
+    for line in TAKING:
+        yield f"{line} of a group", 3 * grouped + 2 * head(line, "1.1", ["Host: localhost"])
+        yield (
+            f"{line} of a group in JSON",
+            3 * grouped + 2 * head(line, "1.1", ["Host: localhost", "Accept: application/json"]),
+        )
+    for key in ("a", "a%20b", "a%26b"):
+        for more in ([], ["TE: trailers"]):
+            both = head(f"POST {DEFAULT}/messages?group={key}", "1.1", ["Host: localhost", *HEADED, *more])
+            yield f"headers in group {key}{more}", both + head(TAKING[3], "1.1", ["Host: localhost"])
     for number in (16, 17):
         headers = [f"Zapq-Header-{each}: x" for each in range(number)]
         yield f"{number} headers", head("POST /enqueue", "1.1", ["Host: localhost", *headers])

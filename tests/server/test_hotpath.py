@@ -251,6 +251,31 @@ async def test_an_uncertain_delivery_is_logged_under_its_request(
     }
 
 
+def put_in(target: str, *fields: bytes) -> bytes:
+    return b"\r\n".join([f"POST {target} HTTP/1.1".encode(), b"Host: localhost", *fields, b"", b""])
+
+
+async def test_heads_are_remembered_however_many_groups_there_are(
+    hot: HotPath, zapq_service: QueueService
+) -> None:
+    keys = [*(f"tenant:{number}" for number in range(50)), "0", "a/b", "messages/7", "x" * 128]
+    for key in keys:
+        answers = hot.respond(put_in(f"/queues/jobs/messages?delay=0&group={key}&durability=memory"))
+        assert answers.data.startswith(b"HTTP/1.1 202 ")
+    assert hot._remember.cache_info().misses == 1
+    seen = await zapq_service.queue("jobs").peek("ready", limit=len(keys) + 1)
+    assert [each.group for each in seen] == keys
+    # A key makes another operation of it.
+    answers = hot.respond(put_in("/queues/jobs/messages?group=b", b"Idempotency-Key: k"))
+    assert answers.data.startswith(b"HTTP/1.1 202 ")
+    # What is written otherwise goes the other way.
+    for key in ("a%20b", "a+b"):
+        assert hot.respond(put_in(f"/queues/jobs/messages?group={key}")).then == "cold", key
+    for key in ("", "x" * 129):
+        answers = hot.respond(put_in(f"/queues/jobs/messages?group={key}"))
+        assert answers.data.startswith(b"HTTP/1.1 400 "), key
+
+
 async def test_heads_are_remembered_by_every_byte_of_them(hot: HotPath) -> None:
     for _ in range(3):
         hot.respond(DEQUEUE)

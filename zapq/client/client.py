@@ -38,6 +38,7 @@ class _Delivery(msgspec.Struct):
     content_type: str
     body: bytes
     headers: dict[str, str] = {}
+    group: str = ""
 
 
 @asynccontextmanager
@@ -107,17 +108,24 @@ class Client:
         ttl: float | None = None,
         content_type: str = OCTETS,
         headers: Mapping[str, str] | None = None,
+        group: str | None = None,
         key: str | None = None,
     ) -> int:
         """Store a message once and return its id; the first one makes the queue.
 
         `priority` is 0 to 9, 9 first; it is ready after `delay` seconds, and gone after `ttl` seconds unless
         a consumer has it then. Consumers get its `headers` with each delivery: at most 16 and 8 KiB together,
-        names without regard to case, values of visible ASCII. `key` (by default a random one) makes it safe to
-        send again: within 300 s the same message under the same key is stored once. Raises `MessageTooLarge`,
-        `QueueFull`, `Draining`, `KeyReused`, `TooManyQueues`, `InvalidParameter`.
+        names without regard to case, values of visible ASCII. In a `group`, a key of 1 to 128 visible ASCII
+        characters, it has no priority and waits until the group's earlier messages are done with. `key` (by
+        default a random one) makes it safe to send again: within 300 s the same message under the same key is
+        stored once. Raises `MessageTooLarge`, `QueueFull`, `Draining`, `KeyReused`, `TooManyQueues`,
+        `InvalidParameter`.
         """
-        values = {"priority": str(priority) if priority else None, "delay": _seconds(delay or None)}
+        values = {
+            "priority": str(priority) if priority else None,
+            "delay": _seconds(delay or None),
+            "group": group,
+        }
         answer = await self._request(
             "POST",
             queue,
@@ -138,9 +146,9 @@ class Client:
     ) -> int:
         """Store 1 to 1000 messages once, all or nothing, in order, and return the first id; the others follow it.
 
-        A `zapq.Draft` brings its own priority, delay, ttl, type and headers; `headers` are those of every message
-        that brings none. `key` (by default a random one) makes it safe to send again, as with `enqueue`. Raises
-        the errors of `enqueue`.
+        A `zapq.Draft` brings its own priority, group, delay, ttl, type and headers; `headers` are those of every
+        message that brings none. `key` (by default a random one) makes it safe to send again, as with `enqueue`.
+        Raises the errors of `enqueue`.
         """
         answer = await self._request(
             "POST",
@@ -162,7 +170,8 @@ class Client:
         )
         if answer.status_code == 204:
             return None
-        properties = Properties(field(answer, "Content-Type"), headers=headers_in(answer))
+        group = answer.headers.get("Zapq-Group", "")
+        properties = Properties(field(answer, "Content-Type"), headers=headers_in(answer), group=group)
         return Message(number(answer, "Zapq-Message-Id"), answer.content, properties)
 
     async def receive(self, queue: str, *, wait: float = 0.0, visibility: float | None = None) -> Lease | None:
@@ -184,6 +193,7 @@ class Client:
             field(answer, "Content-Type"),
             answer.content,
             dict(headers_in(answer)),
+            answer.headers.get("Zapq-Group", ""),
         )
 
     async def receive_many(
@@ -197,7 +207,16 @@ class Client:
         if answer.status_code == 204:
             return []
         return [
-            Lease(queue, each.id, each.receipt, each.receive_count, each.content_type, each.body, each.headers)
+            Lease(
+                queue,
+                each.id,
+                each.receipt,
+                each.receive_count,
+                each.content_type,
+                each.body,
+                each.headers,
+                each.group,
+            )
             for each in _decoded(answer, list[_Delivery])
         ]
 

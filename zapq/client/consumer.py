@@ -86,6 +86,11 @@ class HeldLease:
         return self.lease.headers
 
     @property
+    def group(self) -> str:
+        """The group within which messages are delivered in strict order; empty if it is in none."""
+        return self.lease.group
+
+    @property
     def body(self) -> bytes:
         """The message's bytes."""
         return self.lease.body

@@ -21,3 +21,5 @@ class Lease:
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What its producer said of it, by name in lower case."""
+    group: str = ""
+    """The group within which messages are delivered in strict order; empty if it is in none."""

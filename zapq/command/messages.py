@@ -57,6 +57,11 @@ COLUMNS = {
     help="Priority of the message, 0 if not given; 9 is delivered first.",
 )
 @click.option(
+    "--group",
+    metavar="KEY",
+    help="Group of the message: it is delivered after the earlier ones of its group are done with.",
+)
+@click.option(
     "--delay", type=click.FloatRange(0), metavar="SECONDS", help="Time until consumers can receive the message."
 )
 @click.option(
@@ -88,6 +93,7 @@ def push(
     body: str | None,
     lines: bool,
     priority: int | None,
+    group: str | None,
     delay: float | None,
     ttl: float | None,
     content_type: str,
@@ -105,6 +111,8 @@ def push(
     given = _fields(headers)
     connection = Connection(url)
     values = _given(priority=priority, delay=delay, ttl=ttl)
+    if group is not None:
+        values["group"] = group
     for message in _messages(body, lines):
         # A key of its own makes it safe to send a message again if the connection breaks.
         fields = {"Content-Type": content_type, "Idempotency-Key": key or os.urandom(16).hex(), **given}

@@ -342,7 +342,8 @@ class Broker:
         """Move dead letters that are ready in the queue called `name` to the end of where they failed.
 
         At most `limit` of them, the first first, and only as many as there is room for: the others stay at their
-        place. They begin anew there: received never, without a ttl. How many stay does not matter to the cost.
+        place, and so do those behind one that stays in its group. They begin anew there: received never, without a
+        ttl, with their headers and in their groups. How many stay does not matter to the cost.
         """
         if self._journal is not None:
             self._journal.check()
@@ -365,18 +366,25 @@ class Broker:
         heapify(heads)
         taken: list[tuple[Message, Queue]] = []
         coming: Counter[tuple[str, str]] = Counter()
+        passed_over: set[tuple[str, str]] = set()
+        """Groups of which one letter stays: those behind it must not overtake it."""
         for _ in range(REDRIVE_LOOKS):
             if not heads or len(taken) == limit:
                 break
             _, letter, target, letters = heads[0]
             number, size = coming[target.name, "messages"], coming[target.name, "bytes"]
-            if target.has_room_for(size + letter.size, number + 1):
+            group = letter.properties.group
+            if group and (target.name, group) in passed_over:
+                pass
+            elif target.has_room_for(size + letter.size, number + 1):
                 taken.append((letter, target))
                 coming[target.name, "messages"] += 1
                 coming[target.name, "bytes"] += letter.size
             elif not target.has_room_for(size + 1, number + 1):
                 heappop(heads)
                 continue
+            elif group:
+                passed_over.add((target.name, group))
             after = next(letters, None)
             if after is None:
                 heappop(heads)

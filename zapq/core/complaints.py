@@ -21,6 +21,7 @@ _BOUNDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"
 _PATTERNS = {
     "dead_letter": "a queue's name: 1 to 80 letters, digits, dots, dashes and underscores; the first is no dot",
     "content_type": "1 to 255 visible ASCII characters and spaces",
+    "group": "1 to 128 visible ASCII characters",
 }
 
 

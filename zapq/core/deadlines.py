@@ -57,7 +57,7 @@ class Deadlines(Generic[V]):
 
     def __iter__(self) -> Iterator[V]:
         """Every value, the earliest first; what it costs depends on how far it is walked through alone."""
-        return map(_value, self._in_order())
+        return map(_value, self.in_order())
 
     def values(self) -> Iterator[V]:
         """Every value, in no particular order."""
@@ -139,7 +139,7 @@ class Deadlines(Generic[V]):
 
     def first(self, limit: int) -> list[tuple[float, V]]:
         """The `limit` entries due next, in order, removing none; O(limit log limit) except for stale entries."""
-        found = list(islice(self._in_order(), limit))
+        found = list(islice(self.in_order(), limit))
         # Entries for no time at all are not in the heap, and come last.
         timeless = (entry for entry in self._others.values() if entry[0] == inf)
         return found + list(islice(timeless, limit - len(found)))
@@ -151,8 +151,8 @@ class Deadlines(Generic[V]):
         self._most = self._most_others = _WORTH_SHRINKING
         return dropped
 
-    def _in_order(self) -> Iterator[tuple[float, V]]:
-        """Time and value of each entry that has a time, the earliest first."""
+    def in_order(self) -> Iterator[tuple[float, V]]:
+        """Yield time and value of each entry that has a time, the earliest first."""
         if not self._heap:
             return iter(self._timely.values())
         return self._merged()
@@ -182,7 +182,7 @@ class Deadlines(Generic[V]):
 
 Container = dict[Any, Any] | list[Any]
 """What things were kept in that are no more."""
-T = TypeVar("T", bound=tuple[object, ...])
+T = TypeVar("T", bound=tuple[object, ...] | int)
 
 
 def smallest(heap: list[T]) -> Iterator[T]:

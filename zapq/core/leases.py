@@ -194,6 +194,14 @@ class Leases:
         others = (lease for _, lease in self._others.first(limit))
         return list(islice(merge(self._timely.values(), others, key=_deadline), limit))
 
+    def in_order(self) -> Iterator[Lease]:
+        """Every lease, the one that ends next first; what it costs depends on how far it is walked through."""
+        return (
+            iter(self._timely.values())
+            if self._orderly
+            else merge(self._timely.values(), self._others, key=_deadline)
+        )
+
     def values(self) -> Iterator[Lease]:
         """Every lease, in no particular order."""
         return chain(self._timely.values(), self._others.values())

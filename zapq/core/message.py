@@ -50,13 +50,17 @@ class Properties(msgspec.Struct, frozen=True, gc=False):
 
         `failed_in` is the queue it comes from, if it is a dead letter.
         """
-        return Properties(self.content_type, self.priority, failed_in=failed_in, headers=self.headers)
+        return Properties(
+            self.content_type, self.priority, failed_in=failed_in, headers=self.headers, group=self.group
+        )
 
 
 DEFAULTS = Properties()
 
 CONTENT_TYPE = r"[\x21-\x7e][\x20-\x7e]{0,254}"
 """What a stored Content-Type looks like: it can stand in the head of an answer as it is."""
+GROUP = r"[\x21-\x7e]{1,128}"
+"""What the key of a group looks like: it can stand there, too."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -93,6 +97,11 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         return dict(self.properties.headers)
 
     @property
+    def group(self) -> str:
+        """The group within which messages are delivered in strict order; empty if it is in none."""
+        return self.properties.group
+
+    @property
     def size(self) -> int:
         """The bytes it counts in the caps: body and headers."""
         return len(self.body) + self.properties.size
@@ -113,15 +122,14 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_
     content_type: Annotated[str, msgspec.Meta(pattern=rf"^{CONTENT_TYPE}\Z")] = OCTETS
     headers: dict[str, str] | None = None
     """At most 16, of at most 8 KiB together; names are without regard to case."""
+    group: Annotated[str, msgspec.Meta(pattern=rf"^(?:{GROUP})?\Z")] = ""
+    """The group it belongs to; a message of a group has no priority."""
 
     def properties(self, now: float) -> Properties:
         """What is to be known of the message besides its bytes, if it is sent now. Raises `InvalidParameter`."""
         expires = inf if self.ttl is None else now + self.ttl
-        if self.headers:
-            return Properties(
-                self.content_type, self.priority, expires, headers=checked_headers(self.headers.items())
-            )
-        return Properties(self.content_type, self.priority, expires)
+        headers = checked_headers(self.headers.items()) if self.headers else ()
+        return Properties(self.content_type, self.priority, expires, headers=headers, group=self.group)
 
     @property
     def size(self) -> int:
@@ -165,6 +173,11 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     def headers(self) -> dict[str, str]:
         """What the message's producer said of it, by name in lower case."""
         return dict(self.message.properties.headers)
+
+    @property
+    def group(self) -> str:
+        """The group within which messages are delivered in strict order; empty if it is in none."""
+        return self.message.properties.group
 
     @property
     def receipt(self) -> str:

@@ -74,7 +74,6 @@ class Queue(Holding):
         if self._settings.ttl is not None:
             properties = self._expiring_as_set(properties, now)
         id = self._next_id
-        message = Message(id, body, properties)
         self._next_id = id + 1
         self._counts.enqueued += 1
         # As `_hold` does, but this and `dequeue` are done for each message.
@@ -82,12 +81,19 @@ class Queue(Holding):
         self.bytes += size
         owner.messages += 1
         owner.bytes += size
-        if delay or (properties is not DEFAULTS and (properties.priority or properties.expires < inf)):
-            self._add(message, delay, now)
-        else:
+        if properties is not DEFAULTS and properties.group and not delay and properties.expires == inf:
             ready = self._ready
-            ready.plain.append(message)
             ready.count += 1
+            ready.simple = False
+            message = ready.groups.add(id, body, properties)
+        else:
+            message = Message(id, body, properties)
+            if delay or (properties is not DEFAULTS and (properties.priority or properties.expires < inf)):
+                self._add(message, delay, now)
+            else:
+                ready = self._ready
+                ready.plain.append(message)
+                ready.count += 1
         if journal is not None:
             if id >= self._ids_kept:
                 self._note_ids()
@@ -202,7 +208,15 @@ class Queue(Holding):
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
         ready = self._ready
-        message = ready.pop_plain() if ready.simple else self._pop_fit(now, lease=True)
+        if ready.simple:
+            message = ready.pop_plain()
+        elif self._pace is None:
+            # As `_pop_fit` does, without the calls: messages of groups come this way.
+            message = ready.pop(hold=True)
+            if message is not None and (message.properties.receives or message.properties.expires < inf):
+                message = self._first_living(message, now, hold=True)
+        else:
+            message = self._pop_fit(now, lease=True)
         if message is None:
             return None
         lease = self._lease(message, visibility, now)
@@ -210,12 +224,21 @@ class Queue(Holding):
             self._enter_grant((lease,), journal)
         return lease
 
-    def receive_many(self, limit: int, visibility: float | None = None, now: float = 0.0) -> list[Lease]:
-        """Lease the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together."""
+    def receive_many(
+        self, limit: int, visibility: float | None = None, now: float = 0.0, *, together: bool = True
+    ) -> list[Lease]:
+        """Lease the first ready messages, at most `limit` and of `MAX_BATCH_BYTES` together.
+
+        If they are for one consumer, `together`, several may be of one group, in order; otherwise one of each.
+        """
         if self._ready.count or now >= self.alarm:
             self._check_journal()
-        taken, _ = self._pop_fit_many(limit, now, lease=True)
+        hold_later = together and bool(self._ready.groups)
+        taken, _ = self._pop_fit_many(limit, now, lease=True, hold=not together)
         leases = [self._lease(message, visibility, now) for message in taken]
+        for lease in leases if hold_later else ():
+            if lease.message.properties.group:
+                self._ready.hold(lease.message)
         if self._journal is not None and leases:
             self._enter_grant(leases, self._journal)
         return leases
@@ -256,6 +279,10 @@ class Queue(Holding):
             self._ready.remove(message)
         else:
             message = lease.message
+            if message.properties.group:
+                ready = self._ready
+                ready.simple = False
+                ready.groups.let_go(message)
         size = len(message.body)
         if message.properties.headers:
             size = message.size
@@ -353,6 +380,8 @@ class Queue(Holding):
         awake = self._delayed.due(now, limit)
         for message in awake:
             if message.properties.expires <= now:
+                if message.properties.group:
+                    self._ready.let_go(message)
                 self._expire_ready(message)
             else:
                 self._become_ready(message)
@@ -376,25 +405,27 @@ class Queue(Holding):
         """Remove the first ready message that may be given, if the queue's limits let it."""
         pace = self._pace
         if pace is None:
-            return self._pop_living(now)
+            return self._pop_living(now, hold=lease)
         if not self._allowed(1, now, lease=lease):
             return None
-        message = self._pop_living(now)
+        message = self._pop_living(now, hold=lease)
         if message is not None:
             pace.spend(1, now)
         return message
 
-    def _pop_fit_many(self, limit: int, now: float, *, lease: bool = False) -> tuple[Taken, int]:
+    def _pop_fit_many(
+        self, limit: int, now: float, *, lease: bool = False, hold: bool = False
+    ) -> tuple[Taken, int]:
         """Remove the first ready messages, as `_pop_many` does, and as many as the queue's limits let."""
         pace = self._pace
         if pace is None:
-            return self._pop_many(limit, now)
+            return self._pop_many(limit, now, hold=hold)
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
         limit = self._allowed(limit, now, lease=lease)
         if not limit:
             return Taken(), 0
-        taken, size = self._pop_many(limit, now)
+        taken, size = self._pop_many(limit, now, hold=hold)
         pace.spend(len(taken), now)
         return taken, size
 
@@ -403,20 +434,32 @@ class Queue(Holding):
         pace, leased = self._pace, len(self._leases) if lease else None
         assert pace is not None
         limit = pace.allowed(limit, leased, now)
-        if not limit and self._ready.count and not self.paused:
+        if not limit and self._ready.available and not self.paused:
             opens = pace.shut(leased, now)
             self._late = True
             if opens > now:
                 self._watch(opens)
         return limit
 
-    def _pop_living(self, now: float) -> Message | None:
+    def _pop_living(self, now: float, *, hold: bool) -> Message | None:
         """Remove the first ready message that may be given; those before it go where they belong."""
-        for _ in range(TICK_LIMIT):
-            message = self._ready.pop()
-            if message is None or not self._drop_unfit(message, now):
+        return self._first_living(self._ready.pop(hold=hold), now, hold=hold)
+
+    def _first_living(self, message: Message | None, now: float, *, hold: bool) -> Message | None:
+        """Return `message`, just taken out of its line, if it may be given; else drop it, and look at the next."""
+        ready, most, dropped = self._ready, self._settings.max_receives, 0
+        while message is not None:
+            properties = message.properties
+            if properties.expires > now and (most is None or properties.receives < most):
                 return message
-        self._leave_rest(now)
+            self._drop_unfit(message, now)
+            if hold and properties.group:
+                ready.let_go(message)
+            dropped += 1
+            if dropped == TICK_LIMIT:
+                self._leave_rest(now)
+                return None
+            message = ready.pop(hold=hold)
         return None
 
     def _leave_rest(self, now: float) -> None:
@@ -424,7 +467,7 @@ class Queue(Holding):
         self._late = True
         self._watch(now)
 
-    def _pop_many(self, limit: int, now: float) -> tuple[Taken, int]:
+    def _pop_many(self, limit: int, now: float, *, hold: bool = False) -> tuple[Taken, int]:
         """Remove the first ready messages, at most `limit` and of `MAX_BATCH_BYTES`, and say of how many."""
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
@@ -433,8 +476,10 @@ class Queue(Holding):
         if at_once is not None:
             return at_once
         taken, size, dropped = Taken(), 0, 0
-        for message in ready.pop_each():
+        for message in ready.pop_each(hold=hold):
             if self._drop_unfit(message, now):
+                if hold and message.properties.group:
+                    ready.let_go(message)
                 dropped += 1
                 if dropped == TICK_LIMIT:
                     if not len(taken):
@@ -502,10 +547,13 @@ class Queue(Holding):
 
     def _end(self, lease: Lease, message: Message, delay: float, now: float) -> End:
         """Send the message of a lease that was not acknowledged where it belongs, and say what became of it."""
-        if self._has_failed(lease):
-            self._fail(message)
-            return End.DEAD_LETTERED
-        if message.properties.expires <= now:
+        failed = self._has_failed(lease)
+        if failed or message.properties.expires <= now:
+            if message.properties.group:
+                self._ready.let_go(message)
+            if failed:
+                self._fail(message)
+                return End.DEAD_LETTERED
             self._expire(message)
             return End.OUTLIVED
         if delay > 0:
@@ -658,4 +706,6 @@ class Queue(Holding):
         """Let a lease go on whose end is undone."""
         self._owner.note_end(lease.serial, End.UNKNOWN)
         self._leases.put(lease)
+        if lease.message.properties.group:
+            self._ready.hold(lease.message)
         self._watch(lease.deadline + self._leases.slack)

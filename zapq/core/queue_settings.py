@@ -39,6 +39,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How many of them at once after a pause; None: as many as `rate` allows in a second, and at least one."""
     max_leased: Annotated[int, msgspec.Meta(ge=1, le=MAX_LEASED)] | None = None
     """Leases at once, at most."""
+    fair: bool = False
+    """Whether groups take turns in being delivered; messages without a group are one group more."""
 
 
 def check_together(settings: QueueSettings) -> None:

@@ -3,7 +3,10 @@
 Messages that only leave from the front stand in one deque for each priority: simple FIFO traffic touches one of
 them, and entering and taking are O(1) at any depth. All others stand apart, where any of them is removed in a
 step: messages with a ttl, those that came back to a place among newer ones, and dead letters, which have a line of
-their own for each queue they failed in. Taking compares the heads.
+their own for each queue they failed in. Messages with a group are in `groups.py`. Taking compares the heads.
+
+In a fair queue groups take turns, and all messages without one are one group more. A dead letter keeps its group,
+but here it is in none: what has failed is to be looked at, and holds up nothing.
 
 Nothing here knows the time or what a message counts for.
 """
@@ -20,6 +23,7 @@ from math import inf
 from operator import attrgetter
 
 from zapq.core.deadlines import Container, Deadlines
+from zapq.core.groups import Groups
 from zapq.core.message import Message, Properties
 from zapq.core.runs import Run, Taken, flatten
 from zapq.limits import MAX_PRIORITY
@@ -123,11 +127,28 @@ class ReadyQueue:
 class Ready:
     """The ready messages of one queue. `count` says how many; callers that append to `plain` count it up."""
 
-    __slots__ = ("_apart", "_by_priority", "_paced", "_paused", "_top", "count", "expiring", "plain", "simple")
+    __slots__ = (
+        "_apart",
+        "_by_priority",
+        "_paced",
+        "_paused",
+        "_top",
+        "_turn",
+        "count",
+        "expiring",
+        "groups",
+        "plain",
+        "simple",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, paused: bool = False, fair: bool = False) -> None:
         self.count = 0
-        self._paused = self._paced = False
+        self._paused = paused
+        self._paced = False
+        self.groups = Groups(fair=fair)
+        """Those that are in a group."""
+        self._turn = 0
+        """When messages without a group have their turn, in a fair queue."""
         self._reset()
 
     def _reset(self) -> None:
@@ -163,9 +184,21 @@ class Ready:
         self._paced = paced
         self.simple = False
 
+    @property
+    def available(self) -> bool:
+        """Whether a consumer would get a message, unless it is paused: some have no group, or one that is open."""
+        return self.count > len(self.groups.messages) or bool(self.groups.open)
+
     def append(self, message: Message) -> None:
         """Enter a message that is new, at the place its rank gives it."""
         properties = message.properties
+        if properties.group and not properties.failed_in:
+            self.count += 1
+            self.simple = False
+            self.groups.enter(message)
+            if properties.expires < inf:
+                self.expiring.put(message.id, properties.expires, message)
+            return
         ready_queue = self._by_priority[properties.priority]
         # It may have been overtaken by one whose producer asked for less than to have it written.
         if properties.expires < inf or properties.failed_in or ready_queue.last_id() > message.id:
@@ -182,19 +215,33 @@ class Ready:
         self.count += 1
         self.simple = False
         properties = message.properties
-        line = self._apart.get(properties.failed_in)
-        if line is None:
-            line = self._apart[properties.failed_in] = Deadlines()
-        line.put(message.id, message.rank, message)
+        if properties.group and not properties.failed_in:
+            self.groups.come_back(message)
+        else:
+            line = self._apart.get(properties.failed_in)
+            if line is None:
+                line = self._apart[properties.failed_in] = Deadlines()
+            line.put(message.id, message.rank, message)
         if properties.expires < inf:
             self.expiring.put(message.id, properties.expires, message)
+
+    def hold(self, message: Message) -> None:
+        """Let a message with a group, which is leased or delayed, hold up those behind it."""
+        if not message.properties.failed_in:
+            self.groups.hold(message)
+
+    def let_go(self, message: Message) -> None:
+        """Let a message with a group, which is leased or delayed no more, hold up those behind it no longer."""
+        self.simple = False
+        self.groups.let_go(message)
 
     def extend(
         self, first: int, bodies: Sequence[bytes], properties: Properties, size: int, packed: bytes = b""
     ) -> None:
         """Enter messages that have everything but their bodies in common, as `ReadyQueue.extend` does."""
         ready_queue = self._by_priority[properties.priority]
-        if properties.expires < inf or properties.failed_in or ready_queue.last_id() > first:
+        special = properties.expires < inf or properties.failed_in or properties.group
+        if special or ready_queue.last_id() > first:
             for id, body in enumerate(bodies, first):
                 self.append(Message(id, body, properties))
             return
@@ -215,19 +262,36 @@ class Ready:
             return items.popleft()  # type: ignore[return-value]  # as we have just seen
         return self._by_priority[0].pop()
 
-    def pop(self) -> Message | None:
-        """Remove and return the first message, or None."""
+    def pop(self, *, hold: bool = False) -> Message | None:
+        """Remove and return the first message that can be given, or None.
+
+        `hold` lets it hold up those of its group, as the method called so does.
+        """
         if self.simple:
             return self.pop_plain()
+        groups = self.groups
+        if groups.open and self.count == len(groups.messages) and not self._paused:
+            # As `_taken_from_group` does, but this is done for each message.
+            self.count -= 1
+            message = groups.pop_held() if hold else groups.pop()
+            if message.properties.expires < inf:
+                self.expiring.pop(message.id)
+            return message
         self._look()
-        if self._paused or not self.count:
+        if self._paused or not self.available:
             return None
-        self.count -= 1
+        if groups.open and groups.fair and groups.first() <= self._turn:
+            return self._taken_from_group(hold=hold)
         ready_queue = self._first_queue()
-        if not self._apart:
-            return ready_queue.pop()
-        line = min(self._apart.values(), key=Deadlines.next)
-        if ready_queue.items and ready_queue.head_rank() < line.next():
+        rank = ready_queue.head_rank() if ready_queue.items else inf
+        line = min(self._apart.values(), key=Deadlines.next) if self._apart else None
+        if groups.open:
+            if groups.fair:
+                self._turn = groups.take_turn()
+            elif groups.first() < (rank if line is None else min(rank, line.next())):
+                return self._taken_from_group(hold=hold)
+        self.count -= 1
+        if line is None or rank < line.next():
             return ready_queue.pop()
         return self._taken(line)
 
@@ -244,16 +308,28 @@ class Ready:
         self.count -= len(taken)
         return taken, size
 
-    def pop_each(self) -> Iterator[Message]:
-        """Remove and yield the first message, time and again; the caller enters none in between."""
+    def pop_each(self, *, hold: bool = False) -> Iterator[Message]:
+        """Remove and yield the first message as `pop` does, time and again; the caller enters none in between."""
         self._look()
         if self._paused:
             return
+        groups = self.groups
         heads = [(line.next(), name) for name, line in self._apart.items()]
         heapify(heads)
-        while self.count:
-            self.count -= 1
+        while self.available:
+            alone = self.count == len(groups.messages)
+            if alone or (groups.open and groups.fair and groups.first() <= self._turn):
+                yield self._taken_from_group(hold=hold)
+                continue
             ready_queue = self._first_queue()
+            if groups.open:
+                rank = ready_queue.head_rank() if ready_queue.items else inf
+                if groups.fair:
+                    self._turn = groups.take_turn()
+                elif groups.first() < (min(rank, heads[0][0]) if heads else rank):
+                    yield self._taken_from_group(hold=hold)
+                    continue
+            self.count -= 1
             if not heads or (ready_queue.items and ready_queue.head_rank() < heads[0][0]):
                 yield ready_queue.pop()
                 continue
@@ -267,8 +343,8 @@ class Ready:
             yield message
 
     def remove(self, message: Message) -> None:
-        """Take a message that stands apart out of its line."""
-        if self._apart[message.properties.failed_in].pop(message.id) is not None:
+        """Take a message that stands apart out of its line, or one out of its group."""
+        if self._pop_apart(message) is not None:
             self.expiring.pop(message.id)
             self.count -= 1
 
@@ -278,6 +354,10 @@ class Ready:
         To undo that they came. What it costs depends on how many have come since.
         """
         left = number
+        for id in range(first, first + number) if self.groups.messages else ():
+            if self.groups.remove(id) is not None:
+                self.expiring.pop(id)
+                left -= 1
         for line in self._apart.values():
             for id in range(first, first + number) if line else ():
                 if line.pop(id) is not None:
@@ -298,7 +378,7 @@ class Ready:
         """Remove and return messages whose ttl is over by `now`, at most `limit`."""
         over = self.expiring.due(now, limit)
         for message in over:
-            self._apart[message.properties.failed_in].pop(message.id)
+            self._pop_apart(message)
         self.count -= len(over)
         return over
 
@@ -308,6 +388,8 @@ class Ready:
 
     def find(self, id: int) -> Message | None:
         """Return the message with this id, or None; O(log n)."""
+        if id in self.groups.messages:
+            return self.groups.messages[id]
         for line in self._apart.values():
             entry = line.entry(id)
             if entry is not None:
@@ -321,22 +403,22 @@ class Ready:
     @property
     def all_plain(self) -> bool:
         """Whether every message is in `plain`."""
-        return not (self._top or any(self._apart.values()))
+        return not (self._top or self.groups.messages or any(self._apart.values()))
 
     def __iter__(self) -> Iterator[Message]:
         """Every message in order; what it costs depends on how far it is walked through alone."""
         plain = chain.from_iterable(reversed(self._by_priority))
-        return merge(plain, *self._apart.values(), key=_rank)
+        return merge(plain, *self._apart.values(), *([self.groups] if self.groups.messages else []), key=_rank)
 
     def fill(self, items: deque[Message | Run]) -> None:
-        """Hold `items`, in the order of their ids, which are plain or dead letters; nothing is here."""
-        letters = [item for item in items if item.properties.failed_in]
-        if letters:
-            items = deque(item for item in items if not item.properties.failed_in)
+        """Hold `items`, in the order of their ids: plain, dead letters or of a group; nothing is here."""
+        special = [item for item in items if item.properties.failed_in or item.properties.group]
+        if special:
+            items = deque(item for item in items if not (item.properties.failed_in or item.properties.group))
         self._by_priority[0] = ReadyQueue(items)
         self.plain = items
         self.count = sum(len(item) if isinstance(item, Run) else 1 for item in items)
-        for message in flatten(letters):
+        for message in flatten(special):
             self.append(message)
 
     def clear(self) -> list[Dropped]:
@@ -345,6 +427,7 @@ class Ready:
         for line in self._apart.values():
             dropped += line.clear()
         dropped += self.expiring.clear()
+        dropped += self.groups.clear()
         self.count = 0
         self._reset()
         return dropped
@@ -356,7 +439,21 @@ class Ready:
         """
         plain, *others = (_copied(ready_queue.items) for ready_queue in self._by_priority)
         apart = list(chain.from_iterable(line.entries() for line in self._apart.values()))
+        others.append(deque(self.groups.messages.values()))
         return plain, [items for items in others if items], apart
+
+    def _pop_apart(self, message: Message) -> Message | None:
+        properties = message.properties
+        if properties.group and not properties.failed_in:
+            return self.groups.remove(message.id)
+        return self._apart[properties.failed_in].pop(message.id)
+
+    def _taken_from_group(self, *, hold: bool) -> Message:
+        self.count -= 1
+        message = self.groups.pop_held() if hold else self.groups.pop()
+        if message.properties.expires < inf:
+            self.expiring.pop(message.id)
+        return message
 
     def _taken(self, line: Deadlines[Message]) -> Message:
         message = line.pop_first()
@@ -377,7 +474,7 @@ class Ready:
         if self._apart:
             for name in [name for name, line in self._apart.items() if not line]:
                 del self._apart[name]
-        self.simple = not (self._top or self._apart or self._paused or self._paced)
+        self.simple = not (self._top or self._apart or self._paused or self._paced or self.groups.open)
 
 
 def _last_id(item: Message | Run) -> int:

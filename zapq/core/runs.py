@@ -110,9 +110,9 @@ class Taken(Sequence[Message]):
         return self._parts
 
     @property
-    def has_headers(self) -> bool:
-        """Whether any of the messages has headers."""
-        return any(part.properties.headers for part in self._parts)
+    def has_more(self) -> bool:
+        """Whether there is more to any of the messages than a body and its type: headers, or a group."""
+        return any(part.properties.headers or part.properties.group for part in self._parts)
 
     @property
     def bodies(self) -> list[bytes]:

@@ -120,6 +120,11 @@ class MessageView:
         return self.message.content_type
 
     @property
+    def group(self) -> str:
+        """The group within which messages are delivered in strict order; empty if it is in none."""
+        return self.message.properties.group
+
+    @property
     def priority(self) -> int:
         """0 to 9; 9 is served first."""
         return self.message.priority

@@ -82,13 +82,15 @@ class EngineQueue:
         ttl: float | None = None,
         content_type: str = OCTETS,
         headers: Mapping[str, str] | None = None,
+        group: str | None = None,
         durability: Durability | None = None,
     ) -> Message:
         """Store a message at the end of its priority (9 is served first) and return it.
 
         It is ready after `delay` seconds, and gone after `ttl` seconds unless a consumer has it then. Consumers
-        get its `headers` with each delivery. Raises `MessageTooLarge`, `QueueFull`, `Draining`, and
-        `InvalidParameter` for a value out of range.
+        get its `headers` with each delivery. In a `group` it waits until the earlier messages of that are done
+        with; an engine elsewhere has none (`NotWithEngine`). Raises `MessageTooLarge`, `QueueFull`, `Draining`,
+        and `InvalidParameter` for a value out of range.
         """
         how = terms(
             priority=priority,
@@ -96,6 +98,7 @@ class EngineQueue:
             ttl=ttl,
             content_type=content_type,
             headers=headers,
+            group=group,
             durability=durability,
         )
         if ttl is None and durability is None:

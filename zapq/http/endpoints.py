@@ -82,7 +82,10 @@ class Fill(Protocol):
         exempt_from_drain: bool = False,
         reserved: Reservation | None = None,
     ) -> Operation:
-        """`argument` is the receipt or message id in the path, `key` the Idempotency-Key; `Offer` has the rest."""
+        """`argument` is the receipt, message id or group that was asked for, `key` the Idempotency-Key.
+
+        `Offer` has the rest.
+        """
 
 
 Audit = Callable[[Any, Any], dict[str, object]]
@@ -134,7 +137,7 @@ def _probe(action: str, path: str, plan: Callable[[Asked], Plan]) -> Endpoint:
 
 _administer = partial(Endpoint, role="admin", fast=False)
 
-_IN_QUEUE = ("priority", "delay", "ttl", "durability", "wait")
+_IN_QUEUE = ("priority", "delay", "ttl", "group", "durability", "wait")
 _TAKING = ("visibility", "wait", "ack", "body")
 
 ENDPOINTS: tuple[Endpoint, ...] = (

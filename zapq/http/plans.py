@@ -46,6 +46,7 @@ def put(asked: Asked) -> Plan:
         delay=wire.seconds(values, "delay", 0.0),
         ttl=wire.seconds(values, "ttl", None),
         content_type=wire.kept_type(asked.content_type),
+        group=values.get("group"),
         durability=wire.durability(values),
         wait=wire.seconds(values, "wait", 0.0),
     )
@@ -60,7 +61,8 @@ def with_headers(plan: Plan, headers: Headers) -> Plan:
     template: Any = plan.operation
     simple, before = plan.simple, template.terms
     # As `replace` makes them, in half the time: this is done for each message that has headers of its own.
-    properties = Properties(before.properties.content_type, before.properties.priority, headers=headers)
+    kind = before.properties
+    properties = Properties(kind.content_type, kind.priority, headers=headers, group=kind.group)
     how = Terms(properties, before.delay, before.ttl, before.durability, before.wait)
     if simple is not None:
         simple = Enqueue(simple.queue, b"", properties, simple.delay)
@@ -76,12 +78,21 @@ def fill_put(
     exempt_from_drain: bool = False,
     reserved: Reservation | None = None,
 ) -> Put | Enqueue:
-    """Return the operation that stores `body`, under `key` if there is one."""
+    """Return the operation that stores `body`, under `key` if there is one; `argument` is its group, if any."""
     simple = plan.simple
     if simple is not None and not key and reserved is None and not exempt_from_drain:
-        return Enqueue(simple.queue, body, simple.properties, simple.delay)
+        properties = _in_group(simple.properties, argument) if argument else simple.properties
+        return Enqueue(simple.queue, body, properties, simple.delay)
     template: Any = plan.operation
-    return Put(body, template.terms, key, b"", exempt_from_drain, reserved, template.queue)
+    how = template.terms
+    if argument:
+        how = msgspec.structs.replace(how, properties=_in_group(how.properties, argument))
+    return Put(body, how, key, b"", exempt_from_drain, reserved, template.queue)
+
+
+def _in_group(planned: Properties, group: str) -> Properties:
+    """Return the properties of a message that is in `group`; the plan was made for a group in its place."""
+    return Properties(planned.content_type, headers=planned.headers, group=group)
 
 
 def put_many(asked: Asked) -> Plan:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from zapq.core.message import Lease, Message
+from zapq.core.message import Lease, Message, Properties
 from zapq.core.runs import Taken
 from zapq.core.stats import MessageView, QueueStats
 from zapq.errors import ZapqError
@@ -90,8 +90,8 @@ def dequeued(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Fr
         return empty(frame.tail)
     message: Any = outcome.given[0]  # type: ignore[union-attr]  # it is a delivery
     body, tail = message.body, frame.tail
-    if message.properties.headers:
-        tail = fields_of(message.properties.headers) + tail
+    if message.properties.headers or message.properties.group:
+        tail = _fields_of(message.properties) + tail
     return (
         b"HTTP/1.1 200 OK\r\nZapq-Message-Id: %d\r\nX-Content-Type-Options: nosniff\r\n"
         b"Cache-Control: no-store\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n%b\r\n%b"
@@ -102,13 +102,18 @@ def dequeued(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Fr
 def _taken(message: Message, tail: bytes) -> bytes:
     """The answer that gives a message away, with its type."""
     body = message.body
-    if message.properties.headers:
-        tail = fields_of(message.properties.headers) + tail
+    if message.properties.headers or message.properties.group:
+        tail = _fields_of(message.properties) + tail
     return (
         b"HTTP/1.1 200 OK\r\nZapq-Message-Id: %d\r\nX-Content-Type-Options: nosniff\r\n"
         b"Cache-Control: no-store\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n%b"
         % (message.id, message.properties.content_type.encode(), len(body), tail, body)
     )
+
+
+def _fields_of(properties: Properties) -> bytes:
+    fields = fields_of(properties.headers)
+    return b"Zapq-Group: %b\r\n%b" % (properties.group.encode(), fields) if properties.group else fields
 
 
 def received(given: Message | Lease, clock_offset: float, tail: bytes) -> bytes:
@@ -117,8 +122,8 @@ def received(given: Message | Lease, clock_offset: float, tail: bytes) -> bytes:
         return _taken(given, tail)
     message, lease = given.message, given
     body = message.body
-    if message.properties.headers:
-        tail = fields_of(message.properties.headers) + tail
+    if message.properties.headers or message.properties.group:
+        tail = _fields_of(message.properties) + tail
     return (
         b"HTTP/1.1 200 OK\r\nZapq-Message-Id: %d\r\nZapq-Receipt: %b\r\nZapq-Receive-Count: %d\r\n"
         b"Zapq-Visible-Until: %b\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
@@ -146,17 +151,19 @@ def received_many(
     """The answer that gives a batch or leases it.
 
     In msgpack messages that are given for good are bodies alone: what a batch is sent as. Only those that have
-    headers are shown as JSON shows them.
+    headers or a group are shown as JSON shows them.
     """
     visible = _visible_until(given[0], clock_offset) if given else b""
     if media_type != MSGPACK:
         shapes = [shape(each, encoding, clock_offset) for each in given]
         body = msgspec.json.encode(shapes) if media_type == JSON else _lines(shapes)
-    elif isinstance(given, Taken) and not given.has_headers:
+    elif isinstance(given, Taken) and not given.has_more:
         body = given.packed()
     else:
         body = msgspec.msgpack.encode([
-            shape(each, None, clock_offset) if isinstance(each, Lease) or each.properties.headers else each.body
+            shape(each, None, clock_offset)
+            if isinstance(each, Lease) or each.properties.headers or each.properties.group
+            else each.body
             for each in given
         ])
     return _ok(body, media_type, tail, b"%bX-Content-Type-Options: nosniff\r\n" % visible)
@@ -190,6 +197,8 @@ def shape(given: Message | Lease, encoding: BodyEncoding | None, clock_offset: f
     _add_body(shown, message.body, encoding)
     if properties.priority:
         shown["priority"] = properties.priority
+    if properties.group:
+        shown["group"] = properties.group
     if properties.headers:
         shown["headers"] = dict(properties.headers)
     return shown
@@ -347,6 +356,8 @@ def message(seen: MessageView, encoding: BodyEncoding, now: float) -> dict[str, 
         "receive_count": seen.receives,
         "content_type": properties.content_type,
     }
+    if properties.group:
+        shown["group"] = properties.group
     if properties.headers:
         shown["headers"] = dict(properties.headers)
     _add_body(shown, seen.message.body, encoding)

@@ -49,7 +49,10 @@ _COLD_FIELDS = frozenset({
     b"x-trace-id",
 })
 _SINGLE_FIELDS = (b"host", b"content-length", b"connection", b"content-type", b"accept", b"authorization")
-_ARGUMENT = re.compile(rb"/(?:receipts/([0-9A-Za-z-]{1,64})|messages/([0-9]{1,18}))(?=[/? ])")
+_ARGUMENT = re.compile(
+    rb"/(?:receipts/([0-9A-Za-z-]{1,64})(?=[/? ])|messages/([0-9]{1,18})(?=[/? ])"
+    rb"|messages\?(?:[0-9A-Za-z._=&-]*&)?group=([0-9A-Za-z._:@/,~-]{1,128})(?=[& ]))"
+)
 _CUT = {"", "-", "0"}
 """What `cut_argument` leaves in the place of what it cuts out. What it finds too odd to cut out is not plain."""
 _VARYING = re.compile(
@@ -122,11 +125,12 @@ def may_be_hot(start: bytes) -> bool:
 
 
 def cut_argument(head: bytes) -> tuple[bytes, str]:
-    """Cut the receipt or message id out of a path; return the head without it, which clients repeat, and it."""
+    """Cut a receipt, message id or group out of a head; return the rest, which clients repeat, and it."""
     match = _ARGUMENT.search(head, 0, head.find(b"\r\n"))
     if match is None:
         return head, ""
-    found = 1 if match[2] is None else 2
+    found = match.lastindex
+    assert found is not None
     start, end = match.span(found)
     return b"%b%b%b" % (head[:start], b"-" if found == 1 else b"0", head[end:]), match[found].decode()
 
@@ -175,7 +179,7 @@ def cut_varying(head: bytes) -> tuple[bytes, Varying] | None:
 def parse_head(head: bytes) -> Line | None:
     """Return what a request's head (with its empty line) says, or None if it is not plain.
 
-    It is to be given without receipt, message id, and the fields that `cut_varying` takes out.
+    It is to be given without receipt, message id, group, and the fields that `cut_varying` takes out.
     """
     line, _, block = head.partition(b"\r\n")
     match = _LINE.fullmatch(line.decode("latin-1"))

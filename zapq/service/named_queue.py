@@ -89,12 +89,13 @@ class NamedQueue:
         ttl: float | None = None,
         content_type: str = OCTETS,
         headers: Mapping[str, str] | None = None,
+        group: str | None = None,
     ) -> Message:
         """Store a message and return it; atomic, without a checkpoint. See `enqueue`.
 
         Also raises `trio.WouldBlock` while another task holds the lock; then nothing is stored.
         """
-        return self._do_nowait(self._storing(body, priority, delay, ttl, content_type, headers))
+        return self._do_nowait(self._storing(body, priority, delay, ttl, content_type, headers, group))
 
     async def enqueue(
         self,
@@ -105,17 +106,19 @@ class NamedQueue:
         ttl: float | None = None,
         content_type: str = OCTETS,
         headers: Mapping[str, str] | None = None,
+        group: str | None = None,
         durability: Durability | None = None,
     ) -> Message:
         """Store a message at the end of its priority (9 is served first) and return it.
 
         It is ready after `delay` seconds, and gone after `ttl` seconds unless a consumer has it then. Consumers
         get its `headers` with each delivery: at most 16 and 8 KiB together, names without regard to case, values
-        of visible ASCII. With `durability="memory"` a durable service does not wait for the disk. Raises
-        `MessageTooLarge`, `QueueFull`, `Draining`, `InvalidParameter` for a value out of range, and `NotDurable`
-        for `durability="committed"` in memory. If cancelled, nothing is stored.
+        of visible ASCII. In a `group`, a key of 1 to 128 visible ASCII characters, it has no priority and waits
+        until the group's earlier messages are done with. With `durability="memory"` a durable service does not
+        wait for the disk. Raises `MessageTooLarge`, `QueueFull`, `Draining`, `InvalidParameter` for a value out of
+        range, and `NotDurable` for `durability="committed"` in memory. If cancelled, nothing is stored.
         """
-        return await self._do(self._storing(body, priority, delay, ttl, content_type, headers, durability))
+        return await self._do(self._storing(body, priority, delay, ttl, content_type, headers, group, durability))
 
     def _storing(
         self,
@@ -125,9 +128,12 @@ class NamedQueue:
         ttl: float | None,
         content_type: str,
         headers: Mapping[str, str] | None,
+        group: str | None,
         durability: Durability | None = None,
     ) -> Callable[[float], Message]:
-        how = terms(priority=priority, delay=delay, ttl=ttl, content_type=content_type, headers=headers)
+        how = terms(
+            priority=priority, delay=delay, ttl=ttl, content_type=content_type, headers=headers, group=group
+        )
 
         def store(now: float) -> Message:
             with self._state.asked_for(durability):
@@ -374,7 +380,7 @@ class NamedQueue:
         return self._state.info()
 
     def why_empty(self) -> str:
-        """Say why a consumer gets nothing: `paused`, `limited`, `leased`, `delayed` (see `Nothing`) or `empty`."""
+        """Say why a consumer gets nothing: `paused`, `limited`, `blocked`, ... or `empty`. See `Nothing`."""
         return self._state.core.why_empty()
 
     def next_visible_in(self) -> float:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from zapq.core.headers import checked_headers
-from zapq.core.message import CONTENT_TYPE, DEFAULTS, OCTETS, Draft, Properties
+from zapq.core.message import CONTENT_TYPE, DEFAULTS, GROUP, OCTETS, Draft, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import State
 from zapq.errors import InvalidParameter
@@ -22,6 +22,7 @@ from zapq.service.reservation import Reservation
 from zapq.service.waiting import ONE, Deliveries, Lender, Want
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
+_GROUP = re.compile(GROUP)
 Action = Literal["ack", "release", "extend"]
 Durability = Literal["committed", "replicated", "memory"]
 """What an accepted message survives: a crash (`committed`), the loss of one machine (`replicated`), or neither
@@ -257,7 +258,7 @@ class Nothing(msgspec.Struct, frozen=True, gc=False):
     """What comes of taking, if there is nothing."""
 
     why: str
-    """`paused`, `limited`, `leased`, `delayed` (whichever ends first) or `empty`."""
+    """`paused`, `limited`, `blocked`, `leased`, `delayed` (whichever of these two ends first) or `empty`."""
     next_visible_in: float
     """Seconds until a message that is delayed or leased will be ready, or the queue's limits let one through, if
     nothing happens before."""
@@ -270,6 +271,7 @@ def terms(
     ttl: float | None = None,
     content_type: str = OCTETS,
     headers: Mapping[str, str] | None = None,
+    group: str | None = None,
     durability: Durability | None = None,
     wait: float = 0.0,
 ) -> Terms:
@@ -280,12 +282,20 @@ def terms(
     check("wait", wait, 0, MAX_WAIT)
     if ttl == 0:
         raise InvalidParameter("ttl must be more than 0 seconds.", parameter="ttl")
-    if content_type == OCTETS and priority == 0 and not headers:
+    if group is not None:
+        if not _GROUP.fullmatch(group):
+            raise InvalidParameter("group must be 1 to 128 visible ASCII characters.", parameter="group")
+        if priority:
+            raise InvalidParameter(
+                "A message of a group can have no priority: its group keeps the order in which messages came."
+                " Leave out group or priority.",
+                parameter="priority",
+            )
+    if content_type == OCTETS and priority == 0 and not headers and not group:
         properties = DEFAULTS
     elif _CONTENT_TYPE.fullmatch(content_type):
-        properties = Properties(
-            content_type, priority, headers=checked_headers(headers.items() if headers else ())
-        )
+        said = checked_headers(headers.items()) if headers else ()
+        properties = Properties(content_type, priority, headers=said, group=group or "")
     else:
         raise InvalidParameter(
             "content_type must be 1 to 255 visible ASCII characters and spaces.", parameter="content_type"

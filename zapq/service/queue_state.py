@@ -224,8 +224,8 @@ class QueueState:
         if size > self._max_message_bytes:
             raise MessageTooLarge(max_bytes=self._max_message_bytes, current=size)
 
-    def take(self, want: Want, now: float) -> Deliveries:
-        """Take the messages wanted that are ready; none if there are none."""
+    def take(self, want: Want, now: float, *, together: bool = True) -> Deliveries:
+        """Take the messages wanted that are ready; none if there are none. `together`: for one consumer."""
         if self._deleted:
             raise QueueNotFound(queue=self.name)
         if self._dispatcher.offers:
@@ -235,7 +235,7 @@ class QueueState:
             if want.limit == 1:
                 lease = core.receive(want.visibility, now)
                 return () if lease is None else (lease,)
-            return core.receive_many(want.limit, want.visibility, now)
+            return core.receive_many(want.limit, want.visibility, now, together=together)
         if want.limit == 1:
             message = core.dequeue(now)
             return () if message is None else (message,)
@@ -245,7 +245,7 @@ class QueueState:
         """Take messages for `want.limit` consumers that want one each; those left over may get one by `take`."""
         if want.lease and not (self.core.settings.visibility if want.visibility is None else want.visibility):
             return ()  # such a lease is over at once, and its message is for the next one of them
-        return self.take(want, now)
+        return self.take(want, now, together=False)
 
     def nothing(self, now: float) -> Nothing:
         """Count a consumer that gets nothing, and say why. Raises `Draining`."""
@@ -265,6 +265,8 @@ class QueueState:
             self._dispatcher.note_room()
         if settlement.action == "ack":
             self.core.ack(settlement.receipt, now)
+            if self.wait_queue and self.core.available:
+                self.hand_out()
             return None
         if settlement.action == "extend":
             return self.core.extend(settlement.receipt, settlement.visibility, now)
@@ -279,6 +281,8 @@ class QueueState:
         if self._dispatcher.offers:
             self._dispatcher.note_room()
         self.core.ack(receipt, now)
+        if self.wait_queue and self.core.available:
+            self.hand_out()  # it held up others of its group
 
     def settle(self, settlements: Sequence[Settlement], now: float) -> list[ZapqError | None]:
         """Acknowledge, release and extend, 1 to 1000 at once; for each, None or why it was refused."""
@@ -451,13 +455,19 @@ def terms_of(draft: Draft) -> Terms:
         ttl=draft.ttl,
         content_type=draft.content_type,
         headers=draft.headers,
+        group=draft.group or None,
     )
 
 
 def draft_of(each: bytes | Draft, properties: Properties) -> Draft:
     """Return a message of a batch as a draft; `properties` are those of messages that do not bring their own."""
     if not isinstance(each, Draft):
-        return Draft(body=each, content_type=properties.content_type, headers=dict(properties.headers))
+        return Draft(
+            body=each,
+            content_type=properties.content_type,
+            headers=dict(properties.headers),
+            group=properties.group,
+        )
     if properties.headers and not each.headers:
         return msgspec.structs.replace(each, headers=dict(properties.headers))
     return each
@@ -497,12 +507,16 @@ def fingerprint_of(offer: Offer) -> bytes:
         told = (properties.content_type, [_told(each) if isinstance(each, Draft) else each for each in content])
         if properties.headers:
             told = (*told, _said(dict(properties.headers)))
+    if properties.group:
+        told = (told, properties.group)
     return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=16).digest()
 
 
-def _told(draft: Draft) -> _Told:
+def _told(draft: Draft) -> object:
     one = _Told(draft.body, draft.priority, draft.delay, draft.ttl, draft.content_type)
-    return _with_headers(one, draft.headers) if draft.headers else one
+    if draft.headers:
+        one = _with_headers(one, draft.headers)
+    return (one, draft.group) if draft.group else one
 
 
 def _with_headers(one: _Told, headers: Mapping[str, str]) -> _Told:

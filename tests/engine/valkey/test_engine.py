@@ -253,6 +253,25 @@ async def test_a_message_whose_consumer_has_left_goes_back(zapq_settings: Settin
         assert (await ask(one, "POST", f"{JOBS}/receive?wait=20")).body == b"x"
 
 
+@pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "long"])
+async def test_groups_are_refused_and_turns_too(zapq_settings: Settings, valkey: Server, hot_path: bool) -> None:
+    batch = msgspec.msgpack.encode([b"good", {"body": b"x", "group": "a"}])
+    async with front_ends(replace(zapq_settings, hot_path=hot_path), valkey) as [url]:
+        for method, target, body, fields in (
+            ("POST", f"{JOBS}/messages?group=a", b"x", {}),
+            ("POST", f"{JOBS}/messages?group=a", b"x", {"Idempotency-Key": "k"}),
+            ("POST", f"{JOBS}/messages/batch", batch, {"Content-Type": "application/msgpack"}),
+            ("PUT", JOBS, b'{"fair": true}', {"Content-Type": "application/json"}),
+        ):
+            answer = await ask(url, method, target, body, fields)
+            assert (answer.status, answer.json["type"]) == (400, "/problems/not-with-engine"), target
+            assert "Leave out" in answer.json["detail"]
+        assert (await ask(url, "PUT", JOBS, b'{"fair": false}')).status == 201
+        changed = await ask(url, "PATCH", JOBS, b'{"fair": true}', {"Content-Type": "application/json"})
+        assert (changed.status, changed.json["type"]) == (400, "/problems/not-with-engine")
+        assert (await ask(url, "POST", f"{JOBS}/receive")).headers["zapq-empty"] == "empty"
+
+
 async def test_a_server_that_is_not_there_is_said_at_the_start(zapq_settings: Settings) -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(CannotStart, match="No such file"), flatten_subgroups=True):
         async with serving(replace(zapq_settings, engine="valkey+unix:/nowhere/s", data_dir=".")):

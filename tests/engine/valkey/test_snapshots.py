@@ -351,6 +351,20 @@ async def test_only_all_queues_are_saved_and_loaded(zapq_settings: Settings, val
         await refused(url, "/load?file=../a.msgpack", 400, "invalid-parameter")
 
 
+@pytest.mark.parametrize("why", ["group", "fair"])
+async def test_groups_are_not_loaded_where_there_are_none(
+    zapq_settings: Settings, valkey: Server, why: str
+) -> None:
+    async with open_service(zapq_settings) as service:
+        await service.queue("jobs").enqueue(b"x", group="a" if why == "group" else None)
+        await service.configure("jobs", QueueSettings(fair=why == "fair"))
+        await service.snapshot("a.msgpack")
+    async with front_ends(zapq_settings, valkey) as [url]:
+        said = await refused(url, "/load?file=a.msgpack", 400, "not-with-engine")
+        assert said.startswith("a.msgpack has messages of groups, or a queue that is fair")
+        assert [each["name"] for each in (await ask(url, "GET", "/queues")).json] == ["default"]
+
+
 async def test_a_snapshot_is_loaded_only_where_there_are_no_messages(
     zapq_settings: Settings, valkey: Server
 ) -> None:

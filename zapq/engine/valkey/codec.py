@@ -43,6 +43,7 @@ from zapq.errors import (
     MessageNotFound,
     MessageTooLarge,
     NotDurable,
+    NotWithEngine,
     QueueNotFound,
     ZapqError,
 )
@@ -176,6 +177,7 @@ class Codec:
         if queue is not None:
             _checked_name(queue)
         if isinstance(operation, Enqueue):
+            _check_group(operation.properties.group)
             self._check_size(len(operation.body))
         elif isinstance(operation, Put):
             self._check_put(operation)
@@ -188,6 +190,7 @@ class Codec:
         if asked.terms.durability == "committed" and self.durability != "committed":
             raise NotDurable(parameter="durability")
         content = asked.content
+        _check_group(asked.terms.properties.group)
         if isinstance(content, bytes):
             self._check_size(len(content))
             return
@@ -196,6 +199,7 @@ class Codec:
             if isinstance(each, Draft):
                 self._check_size(len(each.body))
                 terms_of(each)
+                _check_group(each.group)
             else:
                 self._check_size(len(each))
 
@@ -608,6 +612,15 @@ _LONGEST = 4e6
 @lru_cache(4096)
 def _checked_name(queue: str) -> str:
     return check_name(queue)
+
+
+def _check_group(group: str) -> None:
+    if group:
+        raise NotWithEngine(
+            "The queues of this server are in an engine elsewhere, which knows no groups. Leave out group, or use"
+            " a server that has its queues itself: one that is started without --engine.",
+            parameter="group",
+        )
 
 
 def _none(reply: list[Any], now: float) -> list[Any]:

@@ -285,10 +285,13 @@ class ValkeyEngine(Elsewhere):
         size = len(operation.body)
         if size > self._max_message_bytes:
             self.codec.check(operation)
+        properties = operation.properties
+        if properties.group:
+            self.codec.check(operation)
         if operation.queue in self.offers.lines:
             return self.offers.join(as_put(operation), 0.0, now)
-        if operation.properties.headers:
-            size += operation.properties.size
+        if properties.headers:
+            size += properties.size
         shard, key = _place_of(operation.queue)
         asked = Asked(operation, shard, size + ENGINE_OPERATION_BYTES, now, repeatable=False)
         self._add(key, asked)

@@ -53,6 +53,12 @@ MIN_SNAPSHOT_EVERY = 1.0
 """Seconds between two automatic snapshots at least: their names tell seconds."""
 QUEUE_NAME = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}"
 """A queue's name, as a regular expression: plain in a path and a metric's label, and never `.` or `..`."""
+NOTE_NAME = r"[\x21-\x7e][^\x00-\x1f]{0,199}"
+"""A note's name, as a regular expression: what it is about, and a tag of SQS behind that, with 128 characters."""
+MAX_NOTES = 100
+"""Notes of one queue: 50 tags, and as many other facts."""
+MAX_NOTE = 16 * KIB
+"""Characters of one note: a policy of SQS, and as much again. Notes are written whenever settings change."""
 ACKS_REMEMBERED = 2**20
 """Deliveries for which it is known how they ended: a byte each, some 20 s at full speed."""
 LAPSES_REMEMBERED = 10_000

@@ -296,6 +296,36 @@ class Queue(Holding):
             record = MessagesDeleted((self.epoch << ID_BITS | message.id,))
             journal.enter(record, self._undo_ack, serial, message, lease)
 
+    def remove(self, id: int, now: float) -> bool:
+        """Let a message go for good that has been leased before, and return whether it was here.
+
+        Whether a consumer holds it now, or it waits for the next one, does not matter. One that no consumer has
+        been given stays.
+        """
+        self._check_journal()
+        lease = self._leases.find(id)
+        serial = self._lapses.serials.get(id) if lease is None else lease.serial
+        if serial is not None:
+            self.ack(f"{self.tag}-{serial:x}", now)
+            return True
+        delayed = self._delayed.entry(id)
+        message = self._ready.find(id) if delayed is None else delayed[1]
+        if message is None or not message.properties.receives:
+            return False
+        if delayed is None:
+            self._ready.remove(message)
+        else:
+            self._delayed.pop(id)
+        self._hold(-1, -message.size)
+        self._counts.acked += 1
+        self._enter(
+            MessagesDeleted((row_of(self.epoch, id),)),
+            self._undo_remove,
+            message,
+            None if delayed is None else delayed[0],
+        )
+        return True
+
     def release(self, receipt: str, delay: float, now: float) -> None:
         """Give the message back, ready at its original place, or after `delay` seconds.
 
@@ -677,6 +707,15 @@ class Queue(Holding):
         else:
             self._become_ready(message)
             self._undo_close(serial, message)
+
+    def _undo_remove(self, message: Message, due: float | None) -> None:
+        self._counts.acked -= 1
+        self._hold(1, message.size)
+        if due is None:
+            self._become_ready(message)
+        else:
+            self._delayed.put(message.id, due, message)
+            self._watch(due)
 
     def _undo_release(self, lease: Lease) -> None:
         self._counts.released -= 1

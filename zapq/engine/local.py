@@ -29,6 +29,7 @@ from zapq.service.operations import (
     Put,
     Ready,
     Redrive,
+    Remove,
     Save,
     SetPaused,
     Settle,
@@ -60,6 +61,7 @@ class LocalEngine:
             Take: service.attempt_taking,
             Settle: self._settle,
             SettleOne: self._settle_one,
+            Remove: self._remove,
             Peek: self._peek,
             Find: self._find,
             Describe: self._describe,
@@ -120,6 +122,10 @@ class LocalEngine:
     def _settle_one(self, asked: SettleOne, now: float) -> Any:
         state = self.service.find_state(asked.queue)
         return self.service.attempt(partial(state.settle_one, asked.settlement), now)
+
+    def _remove(self, asked: Remove, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+        return self.service.attempt(partial(state.remove, asked.id), now)
 
     def _peek(self, asked: Peek, now: float) -> Any:
         state = self.service.find_state(asked.queue)

@@ -115,6 +115,13 @@ class SettleOne(msgspec.Struct, frozen=True):
     settlement: Settlement
 
 
+class Remove(msgspec.Struct, frozen=True):
+    """Let a message go that has been leased before, whether its lease goes on or is over; or do nothing."""
+
+    queue: str
+    id: int
+
+
 class Peek(msgspec.Struct, frozen=True):
     """Show the first messages in a state."""
 
@@ -216,6 +223,7 @@ Operation = (
     | Take
     | Settle
     | SettleOne
+    | Remove
     | Peek
     | Find
     | Describe

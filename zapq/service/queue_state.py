@@ -284,6 +284,13 @@ class QueueState:
         if self.wait_queue and self.core.available:
             self.hand_out()  # it held up others of its group
 
+    def remove(self, id: int, now: float) -> bool:
+        """Let a message go that has been leased before, and return whether it was here."""
+        self.check_alive()
+        if self._dispatcher.offers:
+            self._dispatcher.note_room()
+        return self.core.remove(id, now)
+
     def settle(self, settlements: Sequence[Settlement], now: float) -> list[ZapqError | None]:
         """Acknowledge, release and extend, 1 to 1000 at once; for each, None or why it was refused."""
         checked_limit(len(settlements), "settlements")

@@ -61,6 +61,7 @@ from zapq.service.operations import (
     Put,
     Ready,
     Redrive,
+    Remove,
     Save,
     SetPaused,
     Settle,
@@ -183,6 +184,8 @@ class ValkeyEngine(Elsewhere):
             Take: self._take,
             Settle: partial(self._ask, "settle"),
             SettleOne: partial(self._ask, "settle"),
+            # The library has no such function: a message comes back to consumers, as after a lease that expired.
+            Remove: lambda asked, now: False,
             Peek: partial(self._ask, "look"),
             Find: partial(self._ask, "look"),
             Describe: self._describe,

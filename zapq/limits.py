@@ -94,6 +94,8 @@ REDRIVE_LOOKS = 2000
 """Dead letters one redrive looks at: too large ones are passed over, and looking at so many takes 4 ms."""
 MAX_BATCH_BYTES = 8 * MIB
 """Bytes of one batch: it is held, decoded and sent whole, and others wait for that, 7 to 17 ms."""
+MAX_SQS_BYTES = 3 * MIB + 256 * KIB
+"""Bytes of one SQS request: SDKs write what is not ASCII, 2 to 4 bytes, in 6 to 12, and names stand around it."""
 MAX_OTHER_BODIES_BYTES = 64 * MIB
 """Bytes of bodies that are no messages (settlements, settings) and not complete yet, of all clients: eight of the
 largest. Full queues keep no consumer from settling, and this keeps consumers from filling the memory."""

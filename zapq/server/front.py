@@ -17,6 +17,7 @@ from zapq.http.app import create_app
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
+from zapq.http.moving import Mover
 from zapq.http.tracing import TraceIds
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, MAX_HEAD_BYTES, MAX_UNSENT_BYTES
 from zapq.server.balance import Balance
@@ -55,8 +56,9 @@ class Front:
         # What clients can have logged is bounded for all workers together; but each says something.
         rate = max(1, logs.LINES_PER_SECOND // share)
         trace_ids, refusals = TraceIds(), logs.Throttle(rate)
+        self._mover = Mover(engine)
         guard = Guard(settings, Hosts(settings, listening.bound), access)
-        app = ASGIWrapper(create_app(engine, settings, counts, refusals, guard))
+        app = ASGIWrapper(create_app(engine, settings, counts, refusals, guard, self._mover.tasks))
         self._hot = HotPath(engine, settings, counts, trace_ids, refusals, guard) if settings.hot_path else None
         unsent = Unsent(MAX_UNSENT_BYTES // share)
         self._site = Site(
@@ -85,6 +87,7 @@ class Front:
             accepting.start_soon(lobby.run)
         else:
             accepting.start_soon(_accept, self._listening, self._site, connections)
+        accepting.start_soon(self._mover.run)
         accepting.start_soon(_reload, reload_trigger, self._access, self._listening)
 
     async def stop(self, deadline: float) -> None:

@@ -1,0 +1,499 @@
+"""The actions on messages: send, receive, delete, and how long they stay invisible."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from zapq.core.message import Lease
+from zapq.core.queue_settings import QueueSettings
+from zapq.errors import InvalidParameter, MessageTooLarge, QueueNotFound, ReceiptExpired, ZapqError
+from zapq.service.operations import (
+    Accepted,
+    Delivery,
+    Describe,
+    Enqueue,
+    Nothing,
+    Remove,
+    Settle,
+    Settlement,
+    SettleOne,
+    Take,
+)
+from zapq.service.waiting import Want
+from zapq.sqs import digest, model
+from zapq.sqs.attributes import MAX_SIZE, max_size, now_ms, number, unknown
+from zapq.sqs.envelope import Facts, open_, seal
+from zapq.sqs.errors import (
+    BATCH_ENTRY_IDS_NOT_DISTINCT,
+    BATCH_REQUEST_TOO_LONG,
+    EMPTY_BATCH_REQUEST,
+    INVALID_BATCH_ENTRY_ID,
+    INVALID_MESSAGE_CONTENTS,
+    INVALID_PARAMETER_VALUE,
+    TOO_MANY_ENTRIES,
+    SqsError,
+    as_sqs,
+    bad_receipt,
+    bad_value,
+    missing,
+    too_long,
+    unsupported,
+)
+from zapq.sqs.model import Attribute, Attributes
+from zapq.sqs.names import Handle, handle, message_id, parse_handle, queue_of_url
+from zapq.sqs.steps import Caller, Steps
+
+MAX_ENTRIES = 10
+MAX_ATTRIBUTES = 10
+MAX_VISIBILITY = 43_200
+_ENTRY_ID = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
+_ID = re.compile(r"[\x21-\x7e]{1,128}", re.ASCII)
+_NAME = re.compile(r"(?!(?:aws|amazon)\.|\.)(?:[A-Za-z0-9_-]|\.(?!\.|\Z)){1,256}", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
+_CONTROLS = bytes({*range(0x20)} - {0x09, 0x0A, 0x0D})
+_NOT_CHARACTERS = (b"\xef\xbf\xbe", b"\xef\xbf\xbf")
+ENCODING = "zapq.encoding"
+"""The attribute of a message whose bytes are no text SQS allows: its body is in base64."""
+_SYSTEM = frozenset({
+    "All",
+    "SenderId",
+    "SentTimestamp",
+    "ApproximateReceiveCount",
+    "ApproximateFirstReceiveTimestamp",
+    "SequenceNumber",
+    "MessageDeduplicationId",
+    "MessageGroupId",
+    "AWSTraceHeader",
+    "DeadLetterQueueSourceArn",
+})
+_GONE = "Message does not exist or is not available for visibility timeout change."
+
+
+class Entry(Protocol):
+    """One of a batch."""
+
+    @property
+    def id(self) -> str | None:
+        """What the client calls it."""
+
+
+E = TypeVar("E", bound=Entry)
+
+
+def send_message(asked: model.SendMessage, caller: Caller) -> Steps:
+    """Store one message."""
+    queue = queue_of_url(asked.queue_url)
+    settings: QueueSettings = (yield Describe(queue)).settings
+    operation, result = _prepared(asked, queue, settings, caller)
+    try:
+        accepted = yield operation
+    except MessageTooLarge:
+        raise too_long(max_size(settings, caller.max_message_bytes)) from None
+    return model.SendMessageResult(message_id=message_id(queue, settings, accepted.id), **result)
+
+
+def send_message_batch(asked: model.SendMessageBatch, caller: Caller) -> Steps:
+    """Store up to ten messages, each by itself."""
+    queue = queue_of_url(asked.queue_url)
+    entries = _checked_entries(asked.entries, "SendMessageBatchRequestEntry")
+    settings: QueueSettings = (yield Describe(queue)).settings
+    total = sum(_size((each.message_body or "").encode(), each.message_attributes or {}) for _, each in entries)
+    if total > MAX_SIZE:
+        raise SqsError(
+            BATCH_REQUEST_TOO_LONG,
+            f"Batch requests cannot be longer than {MAX_SIZE} bytes. You have sent {total} bytes.",
+        )
+    operations: list[Enqueue] = []
+    prepared: list[tuple[str, dict[str, Any]]] = []
+    failed: list[model.Failure] = []
+    for id, each in entries:
+        try:
+            operation, result = _prepared(each, queue, settings, caller, in_batch=True)
+        except SqsError as error:
+            failed.append(_failure(id, error))
+        else:
+            operations.append(operation)
+            prepared.append((id, result))
+    outcomes: Sequence[Accepted | ZapqError] = (yield operations) if operations else ()
+    successful: list[model.SendMessageBatchResultEntry] = []
+    for (id, result), outcome in zip(prepared, outcomes, strict=True):
+        if isinstance(outcome, QueueNotFound):
+            raise outcome
+        if isinstance(outcome, MessageTooLarge):
+            failed.append(_failure(id, too_long(max_size(settings, caller.max_message_bytes), in_batch=True)))
+        elif isinstance(outcome, ZapqError):
+            failed.append(_failure(id, as_sqs(outcome)))
+        else:
+            mine = message_id(queue, settings, outcome.id)
+            successful.append(model.SendMessageBatchResultEntry(id=id, message_id=mine, **result))
+    return model.SendMessageBatchResult(successful=successful, failed=failed)
+
+
+def _prepared(
+    asked: model.Sending, queue: str, settings: QueueSettings, caller: Caller, *, in_batch: bool = False
+) -> tuple[Enqueue, dict[str, Any]]:
+    """Return what stores a message, and what its answer says besides its id; raises `SqsError`."""
+    if not asked.message_body:
+        refusal = missing("MessageBody")
+        raise SqsError(INVALID_PARAMETER_VALUE, refusal.message) if in_batch else refusal
+    body = asked.message_body.encode()
+    if not _is_allowed(body):
+        raise SqsError(
+            INVALID_MESSAGE_CONTENTS,
+            "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF |"
+            " #xE000 to #xFFFD | #x10000 to #x10FFFF",
+        )
+    delay = asked.delay_seconds
+    if delay is None:
+        delay = number(settings, "DelaySeconds")
+    elif not 0 <= delay <= 900:
+        raise bad_value(delay, "DelaySeconds", "DelaySeconds must be >= 0 and <= 900.")
+    given = asked.message_attributes or {}
+    system = asked.message_system_attributes or {}
+    facts = _facts(asked, given, system)
+    limit = max_size(settings, caller.max_message_bytes)
+    if _size(body, given) > limit:
+        raise too_long(limit, in_batch=in_batch)
+    sealed = seal(body, facts, now_ms())
+    result = {
+        "md5_of_message_body": digest.of_body(body),
+        "md5_of_message_attributes": digest.of_attributes(given),
+        "md5_of_message_system_attributes": digest.of_attributes(system),
+    }
+    return Enqueue(queue, sealed.body, sealed.properties, float(delay)), result
+
+
+def _facts(asked: model.Sending, given: Attributes, system: Attributes) -> Facts:
+    if asked.message_deduplication_id is not None:
+        raise bad_value(
+            asked.message_deduplication_id[:200],
+            "MessageDeduplicationId",
+            "The request include parameter that is not valid for this queue type.",
+        )
+    group = asked.message_group_id
+    if group is not None and not _ID.fullmatch(group):
+        raise bad_value(
+            group[:200],
+            "MessageGroupId",
+            "MessageGroupId can only include alphanumeric and punctuation characters. 1 to 128 in length.",
+        )
+    if len(given) > MAX_ATTRIBUTES:
+        raise SqsError(
+            INVALID_PARAMETER_VALUE,
+            f"Number of message attributes [{len(given)}] exceeds the allowed maximum [{MAX_ATTRIBUTES}].",
+        )
+    for name, attribute in given.items():
+        _check_attribute(name, attribute)
+    for name, attribute in system.items():
+        if name != "AWSTraceHeader":
+            raise SqsError(INVALID_PARAMETER_VALUE, f"Message system attribute name '{name[:200]}' is invalid.")
+        if attribute.data_type != "String" or not attribute.string_value:
+            raise SqsError(
+                INVALID_PARAMETER_VALUE, f"Message system attribute '{name}' must be a non-empty String."
+            )
+    return Facts(given, system, group or "")
+
+
+def _check_attribute(name: str, attribute: Attribute) -> None:
+    kind, shown = attribute.data_type, name[:300]
+    if not _NAME.fullmatch(name):
+        raise SqsError(
+            INVALID_PARAMETER_VALUE,
+            f"The message attribute name '{shown}' is invalid. It can contain letters, digits, hyphens,"
+            " underscores and single periods, up to 256 characters, and not begin with AWS. or Amazon.",
+        )
+    if attribute.string_list_values or attribute.binary_list_values:
+        raise unsupported(
+            f"Message (user) attribute '{shown}': string lists and binary lists are not implemented by SQS."
+        )
+    base = kind.partition(".")[0]
+    if not kind:
+        raise SqsError(INVALID_PARAMETER_VALUE, f"The message attribute '{shown}' must contain a non-empty type.")
+    if base not in {"String", "Number", "Binary"} or len(kind) > 256:
+        raise SqsError(
+            INVALID_PARAMETER_VALUE,
+            f"The message attribute '{shown}' has an invalid message attribute type, the set of supported type"
+            " prefixes is Binary, Number, and String.",
+        )
+    value = attribute.binary_value if base == "Binary" else attribute.string_value
+    if not value:
+        needed = "Binary" if base == "Binary" else "String"
+        raise SqsError(
+            INVALID_PARAMETER_VALUE,
+            f"Message (user) attribute '{shown}' must contain a non-empty value of type '{needed}'.",
+        )
+    if base == "Number" and not _NUMBER.fullmatch(attribute.string_value or ""):
+        raise SqsError(
+            INVALID_PARAMETER_VALUE, f"Can't cast the value of message (user) attribute '{shown}' to a number."
+        )
+    if base != "Binary" and not _is_allowed((attribute.string_value or "").encode()):
+        raise SqsError(INVALID_MESSAGE_CONTENTS, f"Message (user) attribute '{shown}' has invalid characters.")
+
+
+def _is_allowed(text: bytes) -> bool:
+    """Whether SQS allows each character of a text, which is UTF-8."""
+    if len(text.translate(None, _CONTROLS)) != len(text):
+        return False
+    return text.isascii() or not any(each in text for each in _NOT_CHARACTERS)
+
+
+def _size(body: bytes, given: Mapping[str, Attribute]) -> int:
+    """Return the bytes of a message as SQS counts them: with the names, types and values of its attributes."""
+    size = len(body)
+    for name, attribute in given.items():
+        value = attribute.binary_value or (attribute.string_value or "").encode()
+        size += len(name.encode()) + len(attribute.data_type.encode()) + len(value)
+    return size
+
+
+def receive_message(asked: model.ReceiveMessage, caller: Caller) -> Steps:
+    """Lease up to ten messages, after waiting for the first one if there are none."""
+    queue = queue_of_url(asked.queue_url)
+    limit = 1 if asked.max_number_of_messages is None else asked.max_number_of_messages
+    if not 1 <= limit <= 10:
+        raise bad_value(limit, "MaxNumberOfMessages", "Must be between 1 and 10, if provided.")
+    visibility, wait = asked.visibility_timeout, asked.wait_time_seconds
+    if visibility is not None and not 0 <= visibility <= MAX_VISIBILITY:
+        raise bad_value(visibility, "VisibilityTimeout", f"Must be >= 0 and <= {MAX_VISIBILITY}, if provided.")
+    if wait is not None and not 0 <= wait <= 20:
+        raise bad_value(wait, "WaitTimeSeconds", "Must be >= 0 and <= 20, if provided.")
+    system = {*(asked.attribute_names or ()), *(asked.message_system_attribute_names or ())}
+    for name in system - _SYSTEM:
+        raise unknown(name[:200])
+    settings: QueueSettings = (yield Describe(queue)).settings
+    if wait is None:
+        wait = number(settings, "ReceiveMessageWaitTimeSeconds")
+    want = Want(limit, lease=True, visibility=None if visibility is None else float(visibility))
+    outcome: Delivery | Nothing = yield Take(queue, want, float(wait))
+    if isinstance(outcome, Nothing):
+        return model.ReceiveMessageResult()
+    names = asked.message_attribute_names or ()
+    return model.ReceiveMessageResult(
+        messages=[
+            _shown(lease, queue, settings, system, names, caller)
+            for lease in outcome.given
+            if isinstance(lease, Lease)
+        ]
+    )
+
+
+def _shown(
+    lease: Lease,
+    queue: str,
+    settings: QueueSettings,
+    system: set[str],
+    names: Sequence[str],
+    caller: Caller,
+) -> model.Message:
+    """Return a delivery as SQS shows it."""
+    message = lease.message
+    opened = open_(message)
+    raw, facts = opened.body, opened.facts
+    given = _chosen(facts.attributes, names)
+    body = _text(raw)
+    if body is None:
+        # A producer of the native dialect may send any bytes.
+        raw = base64.b64encode(raw)
+        body = raw.decode()
+        given = {**given, ENCODING: Attribute(data_type="String", string_value="base64")}
+    values: dict[str, str] = {}
+    if system:
+        values = _system_values(lease, opened.sent, facts, caller)
+        if "All" not in system:
+            values = {name: value for name, value in values.items() if name in system}
+    return model.Message(
+        message_id=message_id(queue, settings, message.id),
+        receipt_handle=handle(queue, settings, message.id, lease.receipt),
+        md5_of_body=digest.of_body(raw),
+        body=body,
+        attributes=values,
+        md5_of_message_attributes=digest.of_attributes(given),
+        message_attributes=given,
+    )
+
+
+def _text(body: bytes) -> str | None:
+    """Return a body as text, or None if it is none that SQS allows."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if body and _is_allowed(body) else None
+
+
+def _system_values(lease: Lease, sent: int | None, facts: Facts, caller: Caller) -> dict[str, str]:
+    now = now_ms()
+    values = {
+        "SenderId": caller.place.account,
+        # A message of the native dialect does not say when it was sent.
+        "SentTimestamp": str(now if sent is None else sent),
+        "ApproximateReceiveCount": str(lease.receives),
+        "ApproximateFirstReceiveTimestamp": str(now),
+    }
+    for name, attribute in facts.system.items():
+        values[name] = attribute.string_value or ""
+    if facts.group:
+        values["MessageGroupId"] = facts.group
+    if facts.deduplication:
+        values["MessageDeduplicationId"] = facts.deduplication
+    failed_in = lease.message.properties.failed_in
+    if failed_in:
+        values["DeadLetterQueueSourceArn"] = caller.place.arn_of(failed_in)
+    return values
+
+
+def _chosen(given: Attributes, names: Sequence[str]) -> Attributes:
+    """Return the attributes that are asked for: by name, by `prefix.*`, or all of them."""
+    if not given or not names:
+        return {}
+    if not {"All", ".*", "*"}.isdisjoint(names):
+        return given
+    prefixes = tuple(each[:-2] for each in names if each.endswith(".*"))
+    return {
+        name: value for name, value in given.items() if name in names or (prefixes and name.startswith(prefixes))
+    }
+
+
+def delete_message(asked: model.DeleteMessage, caller: Caller) -> Steps:
+    """Acknowledge a message; deleting it again is fine."""
+    queue = queue_of_url(asked.queue_url)
+    settings: QueueSettings = (yield Describe(queue)).settings
+    text = asked.receipt_handle or ""
+    parsed = parse_handle(text, queue, settings)
+    try:
+        yield SettleOne(queue, Settlement(receipt=parsed.receipt))
+    except InvalidParameter:
+        raise bad_receipt(text) from None
+    except ReceiptExpired:
+        # In standard queues an old receipt still deletes.
+        yield Remove(queue, parsed.id)
+    return model.NOTHING
+
+
+def delete_message_batch(asked: model.DeleteMessageBatch, caller: Caller) -> Steps:
+    """Acknowledge up to ten messages, each by itself."""
+    queue = queue_of_url(asked.queue_url)
+    entries = _checked_entries(asked.entries, "DeleteMessageBatchRequestEntry")
+    settings: QueueSettings = (yield Describe(queue)).settings
+    parsed, failed = _parsed([(id, each.receipt_handle) for id, each in entries], queue, settings)
+    done: list[model.Done] = []
+    if parsed:
+        outcomes = yield Settle(queue, [Settlement(receipt=each.receipt) for _, each in parsed])
+        late: list[Handle] = []
+        for (id, each), outcome in zip(parsed, outcomes, strict=True):
+            if isinstance(outcome, ReceiptExpired):
+                late.append(each)
+            elif outcome is not None:
+                failed.append(_failure(id, bad_receipt(each.receipt)))
+                continue
+            done.append(model.Done(id=id))
+        if late:
+            yield [Remove(queue, each.id) for each in late]
+    return model.BatchResult(successful=done, failed=failed)
+
+
+def change_message_visibility(asked: model.ChangeMessageVisibility, caller: Caller) -> Steps:
+    """Let a lease end so many seconds from now; 0 gives the message back at once."""
+    queue = queue_of_url(asked.queue_url)
+    visibility = _visibility(asked.visibility_timeout)
+    settings: QueueSettings = (yield Describe(queue)).settings
+    text = asked.receipt_handle or ""
+    parsed = parse_handle(text, queue, settings)
+    try:
+        yield SettleOne(queue, Settlement(receipt=parsed.receipt, action="extend", visibility=visibility))
+    except InvalidParameter:
+        raise bad_receipt(text) from None
+    except ReceiptExpired:
+        raise bad_value(text, "ReceiptHandle", _GONE) from None
+    return model.NOTHING
+
+
+def change_message_visibility_batch(asked: model.ChangeMessageVisibilityBatch, caller: Caller) -> Steps:
+    """Do that to up to ten messages, each by itself."""
+    queue = queue_of_url(asked.queue_url)
+    entries = _checked_entries(asked.entries, "ChangeMessageVisibilityBatchRequestEntry")
+    settings: QueueSettings = (yield Describe(queue)).settings
+    parsed, failed = _parsed([(id, each.receipt_handle) for id, each in entries], queue, settings)
+    asked_for = dict(entries)
+    settlements: list[tuple[str, Settlement]] = []
+    for id, each in parsed:
+        try:
+            visibility = _visibility(asked_for[id].visibility_timeout)
+        except SqsError as error:
+            failed.append(_failure(id, error))
+        else:
+            settlement = Settlement(receipt=each.receipt, action="extend", visibility=visibility)
+            settlements.append((id, settlement))
+    done: list[model.Done] = []
+    if settlements:
+        outcomes = yield Settle(queue, [each for _, each in settlements])
+        for (id, _), outcome in zip(settlements, outcomes, strict=True):
+            if outcome is None:
+                done.append(model.Done(id=id))
+            elif isinstance(outcome, ReceiptExpired):
+                failed.append(_failure(id, bad_value(asked_for[id].receipt_handle, "ReceiptHandle", _GONE)))
+            else:
+                failed.append(_failure(id, bad_receipt(asked_for[id].receipt_handle or "")))
+    return model.BatchResult(successful=done, failed=failed)
+
+
+def _visibility(seconds: int | None) -> float:
+    if seconds is None:
+        raise missing("VisibilityTimeout")
+    if not 0 <= seconds <= MAX_VISIBILITY:
+        raise bad_value(
+            seconds, "VisibilityTimeout", f"VisibilityTimeout must be an integer between 0 and {MAX_VISIBILITY}"
+        )
+    return float(seconds)
+
+
+def _parsed(
+    handles: Sequence[tuple[str, str | None]], queue: str, settings: QueueSettings
+) -> tuple[list[tuple[str, Handle]], list[model.Failure]]:
+    """Return the handles that are good, by the ids of their entries, and the failures of the others."""
+    parsed: list[tuple[str, Handle]] = []
+    failed: list[model.Failure] = []
+    for id, text in handles:
+        try:
+            if not text:
+                raise SqsError(INVALID_PARAMETER_VALUE, missing("ReceiptHandle").message)
+            parsed.append((id, parse_handle(text, queue, settings)))
+        except SqsError as error:
+            failed.append(_failure(id, error))
+    return parsed, failed
+
+
+def _checked_entries(entries: Sequence[E] | None, shape: str) -> list[tuple[str, E]]:
+    """Return the entries of a batch by their ids; raises what refuses the batch as a whole."""
+    if not entries:
+        raise SqsError(EMPTY_BATCH_REQUEST, f"There should be at least one {shape} in the request.")
+    if len(entries) > MAX_ENTRIES:
+        raise SqsError(
+            TOO_MANY_ENTRIES,
+            f"Maximum number of entries per request are {MAX_ENTRIES}. You have sent {len(entries)}.",
+        )
+    checked = list(_ids(entries))
+    seen: set[str] = set()
+    for id, _ in checked:
+        if id in seen:
+            raise SqsError(BATCH_ENTRY_IDS_NOT_DISTINCT, f"Id {id} repeated.")
+        seen.add(id)
+    return checked
+
+
+def _ids(entries: Sequence[E]) -> Iterator[tuple[str, E]]:
+    for each in entries:
+        if each.id is None or not _ENTRY_ID.fullmatch(each.id):
+            raise SqsError(
+                INVALID_BATCH_ENTRY_ID,
+                "A batch entry id can only contain alphanumeric characters, hyphens and underscores. It can be at"
+                " most 80 letters long.",
+            )
+        yield each.id, each
+
+
+def _failure(id: str, error: SqsError) -> model.Failure:
+    return model.Failure(id=id, sender_fault=error.kind.sender, code=error.kind.code, message=error.message)

@@ -45,6 +45,7 @@ MAY_USE = {
         "engine",
         "logs",
         "http",
+        "sqs",
         "wakeup",
         "allocator",
     },

@@ -96,6 +96,8 @@ MAX_BATCH_BYTES = 8 * MIB
 """Bytes of one batch: it is held, decoded and sent whole, and others wait for that, 7 to 17 ms."""
 MAX_SQS_BYTES = 3 * MIB + 256 * KIB
 """Bytes of one SQS request: SDKs write what is not ASCII, 2 to 4 bytes, in 6 to 12, and names stand around it."""
+MAX_HOT_SQS_BYTES = 64 * KIB
+"""Bytes of one that the fast road answers: most are whole when they arrive, and take less than 0.5 ms."""
 MAX_OTHER_BODIES_BYTES = 64 * MIB
 """Bytes of bodies that are no messages (settlements, settings) and not complete yet, of all clients: eight of the
 largest. Full queues keep no consumer from settling, and this keeps consumers from filling the memory."""

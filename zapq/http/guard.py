@@ -56,6 +56,10 @@ class Guard:
             # No full stop: the flag is there to be copied.
             raise HostNotAllowed(f'zapq does not answer to "{name}"; start it with --allowed-host {name}')
 
+    def answers_for(self, host: bytes) -> bool:
+        """Whether a request with this Host field is meant for this server."""
+        return self._hosts.allow(host)
+
     def may_administer(self, client: tuple[str, int] | None) -> bool:
         """Whether a client at this address may administer where there are no tokens."""
         return self._admin_from_anywhere or wire.is_local(client)

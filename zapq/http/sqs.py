@@ -22,7 +22,7 @@ from zapq.http.exchange import Exchange, declares_body, shown_path
 from zapq.http.guard import Guard
 from zapq.http.plan import Plan
 from zapq.limits import MAX_LOGGED_METHOD, MAX_LOGGED_PATH
-from zapq.service.operations import Operation
+from zapq.service.operations import Describe, Operation
 from zapq.service.pending import Pending
 from zapq.settings import Settings
 from zapq.sqs import json_protocol, query_protocol
@@ -33,7 +33,7 @@ from zapq.sqs.errors import NOT_SERIALIZED, SqsError, as_sqs
 from zapq.sqs.model import Request as SqsRequest
 from zapq.sqs.model import Result
 from zapq.sqs.names import Place
-from zapq.sqs.steps import Caller, Steps
+from zapq.sqs.steps import Caller, Look, Steps
 from zapq.sqs.tasks import Tasks
 
 RULES = ("/", "/<int(fixed_digits=12):account>/<queue>", "/queue/<queue>")
@@ -60,14 +60,13 @@ class SqsRoad:
         protocol = json_protocol if target else query_protocol
         request_id = str(uuid.uuid4())
         try:
-            body = await exchange.body.read() if declares_body(request.scope["headers"]) else b""
             if target:
                 credential = _credential({})
                 action = json_protocol.find(target)
                 self._authenticate(exchange, credential)
-                asked = action.read(body)
+                asked = action.read(await _body(exchange))
             else:
-                parameters = _parameters(body)
+                parameters = _parameters(await _body(exchange))
                 if "Action" not in parameters:
                     raise NotFound
                 credential = _credential(parameters)
@@ -156,6 +155,8 @@ class SqsRoad:
             return result
 
     async def _perform(self, exchange: Exchange, wanted: Operation | Sequence[Operation]) -> object:
+        if isinstance(wanted, Look):
+            wanted = Describe(wanted.queue)
         if not isinstance(wanted, Sequence):
             return await self.answering.perform(exchange, wanted)
         begun: list[object] = []
@@ -181,6 +182,10 @@ class SqsRoad:
             peer=exchange.peer,
             **who,
         )
+
+
+async def _body(exchange: Exchange) -> bytes:
+    return await exchange.body.read() if declares_body(request.scope["headers"]) else b""
 
 
 async def _outcome(begun: object) -> object:

@@ -12,6 +12,7 @@ from hypercorn.config import Config
 from zapq import logs
 from zapq.access.access import Access
 from zapq.engine.engine import Engine
+from zapq.engine.local import LocalEngine
 from zapq.errors import InvalidSetting
 from zapq.http.app import create_app
 from zapq.http.guard import Guard
@@ -26,6 +27,7 @@ from zapq.server.hotpath import HotPath
 from zapq.server.listeners import ListeningSocket
 from zapq.server.lobby import Lobby
 from zapq.server.site import NoResources, Site
+from zapq.server.sqs_hot import SqsHot
 from zapq.server.stream import ClientStream
 from zapq.server.unsent import Unsent
 from zapq.settings import Settings
@@ -59,7 +61,13 @@ class Front:
         self._mover = Mover(engine)
         guard = Guard(settings, Hosts(settings, listening.bound), access)
         app = ASGIWrapper(create_app(engine, settings, counts, refusals, guard, self._mover.tasks))
-        self._hot = HotPath(engine, settings, counts, trace_ids, refusals, guard) if settings.hot_path else None
+        sqs = None
+        # Where outcomes have to travel, an action that asks for several is better off with a task.
+        if settings.sqs and isinstance(engine, LocalEngine):
+            sqs = SqsHot(engine, settings, refusals, guard, self._mover.tasks, trio.current_time)
+        self._hot = None
+        if settings.hot_path:
+            self._hot = HotPath(engine, settings, counts, trace_ids, refusals, guard, sqs)
         unsent = Unsent(MAX_UNSENT_BYTES // share)
         self._site = Site(
             app,

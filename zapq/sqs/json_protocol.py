@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from zapq.sqs.actions import ACTIONS, Action
@@ -11,7 +13,7 @@ from zapq.sqs.model import Result
 
 MEDIA_TYPE = "application/x-amz-json-1.0"
 TARGET = "AmazonSQS."
-_encode = msgspec.json.Encoder().encode
+encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
 def find(target: str) -> Action:
@@ -24,11 +26,11 @@ def find(target: str) -> Action:
 
 def answer(action: Action, result: Result, request_id: str) -> Answer:
     """Return the answer to a request that was done."""
-    return Answer(200, MEDIA_TYPE, _encode(result))
+    return Answer(200, MEDIA_TYPE, encode(result))
 
 
 def refusal(error: SqsError, request_id: str) -> Answer:
     """Return the answer to one that was refused."""
     kind = error.kind
     fields = {"x-amzn-query-error": f"{kind.code};{'Sender' if kind.sender else 'Receiver'}"}
-    return Answer(kind.status, MEDIA_TYPE, _encode({"__type": kind.shape, "message": error.message}), fields)
+    return Answer(kind.status, MEDIA_TYPE, encode({"__type": kind.shape, "message": error.message}), fields)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from functools import lru_cache
+from typing import NamedTuple, Protocol, TypeVar
 
 from zapq.core.message import Lease
-from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, MessageTooLarge, QueueNotFound, ReceiptExpired, ZapqError
 from zapq.service.operations import (
     Accepted,
     Delivery,
-    Describe,
     Enqueue,
     Nothing,
     Remove,
@@ -24,8 +23,8 @@ from zapq.service.operations import (
 )
 from zapq.service.waiting import Want
 from zapq.sqs import digest, model
-from zapq.sqs.attributes import MAX_SIZE, max_size, now_ms, number, unknown
-from zapq.sqs.envelope import Facts, open_, seal
+from zapq.sqs.attributes import MAX_SIZE, now_ms, unknown
+from zapq.sqs.envelope import NONE, Facts, open_, seal
 from zapq.sqs.errors import (
     BATCH_ENTRY_IDS_NOT_DISTINCT,
     BATCH_REQUEST_TOO_LONG,
@@ -43,8 +42,9 @@ from zapq.sqs.errors import (
     unsupported,
 )
 from zapq.sqs.model import Attribute, Attributes
-from zapq.sqs.names import Handle, handle, message_id, parse_handle, queue_of_url
-from zapq.sqs.steps import Caller, Steps
+from zapq.sqs.names import queue_of_url
+from zapq.sqs.queue_terms import Handle, QueueTerms, terms_of
+from zapq.sqs.steps import Caller, Look, Steps
 
 MAX_ENTRIES = 10
 MAX_ATTRIBUTES = 10
@@ -83,59 +83,77 @@ class Entry(Protocol):
 E = TypeVar("E", bound=Entry)
 
 
+class Prepared(NamedTuple):
+    """What stores a message, and what its answer says besides its id."""
+
+    operation: Enqueue
+    body_digest: str
+    attributes_digest: str | None
+    system_digest: str | None
+
+
 def send_message(asked: model.SendMessage, caller: Caller) -> Steps:
     """Store one message."""
     queue = queue_of_url(asked.queue_url)
-    settings: QueueSettings = (yield Describe(queue)).settings
-    operation, result = _prepared(asked, queue, settings, caller)
+    terms = terms_of(queue, (yield Look(queue)).settings)
+    prepared = _prepared(asked, queue, terms, caller)
     try:
-        accepted = yield operation
+        accepted = yield prepared.operation
     except MessageTooLarge:
-        raise too_long(max_size(settings, caller.max_message_bytes)) from None
-    return model.SendMessageResult(message_id=message_id(queue, settings, accepted.id), **result)
+        raise too_long(terms.limit(caller.max_message_bytes)) from None
+    return model.SendMessageResult(
+        md5_of_message_body=prepared.body_digest,
+        md5_of_message_attributes=prepared.attributes_digest,
+        md5_of_message_system_attributes=prepared.system_digest,
+        message_id=terms.message_id(accepted.id),
+    )
 
 
 def send_message_batch(asked: model.SendMessageBatch, caller: Caller) -> Steps:
     """Store up to ten messages, each by itself."""
     queue = queue_of_url(asked.queue_url)
     entries = _checked_entries(asked.entries, "SendMessageBatchRequestEntry")
-    settings: QueueSettings = (yield Describe(queue)).settings
+    terms = terms_of(queue, (yield Look(queue)).settings)
     total = sum(_size((each.message_body or "").encode(), each.message_attributes or {}) for _, each in entries)
     if total > MAX_SIZE:
         raise SqsError(
             BATCH_REQUEST_TOO_LONG,
             f"Batch requests cannot be longer than {MAX_SIZE} bytes. You have sent {total} bytes.",
         )
-    operations: list[Enqueue] = []
-    prepared: list[tuple[str, dict[str, Any]]] = []
+    ready: list[tuple[str, Prepared]] = []
     failed: list[model.Failure] = []
     for id, each in entries:
         try:
-            operation, result = _prepared(each, queue, settings, caller, in_batch=True)
+            ready.append((id, _prepared(each, queue, terms, caller, in_batch=True)))
         except SqsError as error:
             failed.append(_failure(id, error))
-        else:
-            operations.append(operation)
-            prepared.append((id, result))
-    outcomes: Sequence[Accepted | ZapqError] = (yield operations) if operations else ()
+    outcomes: Sequence[Accepted | ZapqError] = (yield [each.operation for _, each in ready]) if ready else ()
     successful: list[model.SendMessageBatchResultEntry] = []
-    for (id, result), outcome in zip(prepared, outcomes, strict=True):
+    for (id, prepared), outcome in zip(ready, outcomes, strict=True):
         if isinstance(outcome, QueueNotFound):
             raise outcome
         if isinstance(outcome, MessageTooLarge):
-            failed.append(_failure(id, too_long(max_size(settings, caller.max_message_bytes), in_batch=True)))
+            refusal = too_long(terms.limit(caller.max_message_bytes), in_batch=True)
+            failed.append(_failure(id, refusal))
         elif isinstance(outcome, ZapqError):
             failed.append(_failure(id, as_sqs(outcome)))
         else:
-            mine = message_id(queue, settings, outcome.id)
-            successful.append(model.SendMessageBatchResultEntry(id=id, message_id=mine, **result))
+            successful.append(
+                model.SendMessageBatchResultEntry(
+                    id=id,
+                    message_id=terms.message_id(outcome.id),
+                    md5_of_message_body=prepared.body_digest,
+                    md5_of_message_attributes=prepared.attributes_digest,
+                    md5_of_message_system_attributes=prepared.system_digest,
+                )
+            )
     return model.SendMessageBatchResult(successful=successful, failed=failed)
 
 
 def _prepared(
-    asked: model.Sending, queue: str, settings: QueueSettings, caller: Caller, *, in_batch: bool = False
-) -> tuple[Enqueue, dict[str, Any]]:
-    """Return what stores a message, and what its answer says besides its id; raises `SqsError`."""
+    asked: model.Sending, queue: str, terms: QueueTerms, caller: Caller, *, in_batch: bool = False
+) -> Prepared:
+    """Return what is to be done for a message; raises `SqsError`."""
     if not asked.message_body:
         refusal = missing("MessageBody")
         raise SqsError(INVALID_PARAMETER_VALUE, refusal.message) if in_batch else refusal
@@ -146,24 +164,24 @@ def _prepared(
             "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF |"
             " #xE000 to #xFFFD | #x10000 to #x10FFFF",
         )
-    delay = asked.delay_seconds
-    if delay is None:
-        delay = number(settings, "DelaySeconds")
-    elif not 0 <= delay <= 900:
-        raise bad_value(delay, "DelaySeconds", "DelaySeconds must be >= 0 and <= 900.")
-    given = asked.message_attributes or {}
-    system = asked.message_system_attributes or {}
-    facts = _facts(asked, given, system)
-    limit = max_size(settings, caller.max_message_bytes)
-    if _size(body, given) > limit:
+    delay = terms.delay if asked.delay_seconds is None else float(asked.delay_seconds)
+    if not 0 <= delay <= 900:
+        raise bad_value(asked.delay_seconds, "DelaySeconds", "DelaySeconds must be >= 0 and <= 900.")
+    given, system = asked.message_attributes, asked.message_system_attributes
+    facts, size = NONE, len(body)
+    if given or system or asked.message_group_id is not None or asked.message_deduplication_id is not None:
+        facts = _facts(asked, given or {}, system or {})
+        size = _size(body, facts.attributes)
+    limit = terms.limit(caller.max_message_bytes)
+    if size > limit:
         raise too_long(limit, in_batch=in_batch)
     sealed = seal(body, facts, now_ms())
-    result = {
-        "md5_of_message_body": digest.of_body(body),
-        "md5_of_message_attributes": digest.of_attributes(given),
-        "md5_of_message_system_attributes": digest.of_attributes(system),
-    }
-    return Enqueue(queue, sealed.body, sealed.properties, float(delay)), result
+    return Prepared(
+        Enqueue(queue, sealed.body, sealed.properties, delay),
+        digest.of_body(body),
+        digest.of_attributes(facts.attributes),
+        digest.of_attributes(facts.system),
+    )
 
 
 def _facts(asked: model.Sending, given: Attributes, system: Attributes) -> Facts:
@@ -260,33 +278,31 @@ def receive_message(asked: model.ReceiveMessage, caller: Caller) -> Steps:
         raise bad_value(visibility, "VisibilityTimeout", f"Must be >= 0 and <= {MAX_VISIBILITY}, if provided.")
     if wait is not None and not 0 <= wait <= 20:
         raise bad_value(wait, "WaitTimeSeconds", "Must be >= 0 and <= 20, if provided.")
-    system = {*(asked.attribute_names or ()), *(asked.message_system_attribute_names or ())}
-    for name in system - _SYSTEM:
-        raise unknown(name[:200])
-    settings: QueueSettings = (yield Describe(queue)).settings
-    if wait is None:
-        wait = number(settings, "ReceiveMessageWaitTimeSeconds")
-    want = Want(limit, lease=True, visibility=None if visibility is None else float(visibility))
-    outcome: Delivery | Nothing = yield Take(queue, want, float(wait))
+    system = _system((*(asked.attribute_names or ()), *(asked.message_system_attribute_names or ())))
+    terms = terms_of(queue, (yield Look(queue)).settings)
+    want = Want(limit, True, None if visibility is None else float(visibility))
+    outcome: Delivery | Nothing = yield Take(queue, want, terms.wait if wait is None else float(wait))
     if isinstance(outcome, Nothing):
         return model.ReceiveMessageResult()
     names = asked.message_attribute_names or ()
     return model.ReceiveMessageResult(
         messages=[
-            _shown(lease, queue, settings, system, names, caller)
-            for lease in outcome.given
-            if isinstance(lease, Lease)
+            _shown(lease, terms, system, names, caller) for lease in outcome.given if isinstance(lease, Lease)
         ]
     )
 
 
+@lru_cache(maxsize=256)
+def _system(names: tuple[str, ...]) -> frozenset[str]:
+    """Return which system attributes are asked for; raises `SqsError` for one there is not."""
+    for name in names:
+        if name not in _SYSTEM:
+            raise unknown(name[:200])
+    return frozenset(names)
+
+
 def _shown(
-    lease: Lease,
-    queue: str,
-    settings: QueueSettings,
-    system: set[str],
-    names: Sequence[str],
-    caller: Caller,
+    lease: Lease, terms: QueueTerms, system: frozenset[str], names: Sequence[str], caller: Caller
 ) -> model.Message:
     """Return a delivery as SQS shows it."""
     message = lease.message
@@ -305,8 +321,8 @@ def _shown(
         if "All" not in system:
             values = {name: value for name, value in values.items() if name in system}
     return model.Message(
-        message_id=message_id(queue, settings, message.id),
-        receipt_handle=handle(queue, settings, message.id, lease.receipt),
+        message_id=terms.message_id(message.id),
+        receipt_handle=terms.handle(message.id, lease.receipt),
         md5_of_body=digest.of_body(raw),
         body=body,
         attributes=values,
@@ -360,9 +376,9 @@ def _chosen(given: Attributes, names: Sequence[str]) -> Attributes:
 def delete_message(asked: model.DeleteMessage, caller: Caller) -> Steps:
     """Acknowledge a message; deleting it again is fine."""
     queue = queue_of_url(asked.queue_url)
-    settings: QueueSettings = (yield Describe(queue)).settings
+    terms = terms_of(queue, (yield Look(queue)).settings)
     text = asked.receipt_handle or ""
-    parsed = parse_handle(text, queue, settings)
+    parsed = terms.parse_handle(text)
     try:
         yield SettleOne(queue, Settlement(receipt=parsed.receipt))
     except InvalidParameter:
@@ -377,8 +393,8 @@ def delete_message_batch(asked: model.DeleteMessageBatch, caller: Caller) -> Ste
     """Acknowledge up to ten messages, each by itself."""
     queue = queue_of_url(asked.queue_url)
     entries = _checked_entries(asked.entries, "DeleteMessageBatchRequestEntry")
-    settings: QueueSettings = (yield Describe(queue)).settings
-    parsed, failed = _parsed([(id, each.receipt_handle) for id, each in entries], queue, settings)
+    terms = terms_of(queue, (yield Look(queue)).settings)
+    parsed, failed = _parsed([(id, each.receipt_handle) for id, each in entries], terms)
     done: list[model.Done] = []
     if parsed:
         outcomes = yield Settle(queue, [Settlement(receipt=each.receipt) for _, each in parsed])
@@ -399,9 +415,9 @@ def change_message_visibility(asked: model.ChangeMessageVisibility, caller: Call
     """Let a lease end so many seconds from now; 0 gives the message back at once."""
     queue = queue_of_url(asked.queue_url)
     visibility = _visibility(asked.visibility_timeout)
-    settings: QueueSettings = (yield Describe(queue)).settings
+    terms = terms_of(queue, (yield Look(queue)).settings)
     text = asked.receipt_handle or ""
-    parsed = parse_handle(text, queue, settings)
+    parsed = terms.parse_handle(text)
     try:
         yield SettleOne(queue, Settlement(receipt=parsed.receipt, action="extend", visibility=visibility))
     except InvalidParameter:
@@ -415,8 +431,8 @@ def change_message_visibility_batch(asked: model.ChangeMessageVisibilityBatch, c
     """Do that to up to ten messages, each by itself."""
     queue = queue_of_url(asked.queue_url)
     entries = _checked_entries(asked.entries, "ChangeMessageVisibilityBatchRequestEntry")
-    settings: QueueSettings = (yield Describe(queue)).settings
-    parsed, failed = _parsed([(id, each.receipt_handle) for id, each in entries], queue, settings)
+    terms = terms_of(queue, (yield Look(queue)).settings)
+    parsed, failed = _parsed([(id, each.receipt_handle) for id, each in entries], terms)
     asked_for = dict(entries)
     settlements: list[tuple[str, Settlement]] = []
     for id, each in parsed:
@@ -451,7 +467,7 @@ def _visibility(seconds: int | None) -> float:
 
 
 def _parsed(
-    handles: Sequence[tuple[str, str | None]], queue: str, settings: QueueSettings
+    handles: Sequence[tuple[str, str | None]], terms: QueueTerms
 ) -> tuple[list[tuple[str, Handle]], list[model.Failure]]:
     """Return the handles that are good, by the ids of their entries, and the failures of the others."""
     parsed: list[tuple[str, Handle]] = []
@@ -460,7 +476,7 @@ def _parsed(
         try:
             if not text:
                 raise SqsError(INVALID_PARAMETER_VALUE, missing("ReceiptHandle").message)
-            parsed.append((id, parse_handle(text, queue, settings)))
+            parsed.append((id, terms.parse_handle(text)))
         except SqsError as error:
             failed.append(_failure(id, error))
     return parsed, failed

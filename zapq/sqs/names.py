@@ -1,22 +1,16 @@
-"""How SQS calls things: queue URLs, ARNs, message ids and receipt handles."""
+"""How SQS calls things: queue URLs and ARNs."""
 
 from __future__ import annotations
 
 import re
-import zlib
-from functools import lru_cache
-from hashlib import blake2b
 from typing import NamedTuple
 
-from zapq.core.queue_settings import QueueSettings
-from zapq.sqs.errors import bad_receipt, bad_value, missing
+from zapq.sqs.errors import bad_value, missing
 
 NEW_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 FIFO = ".fifo"
 CREATED = "sqs:created"
 """The note that says when a queue was made through SQS, in milliseconds since 1970."""
-_HANDLE = re.compile(r"([0-9a-f]{8})\.([0-9a-f]{1,16})\.([0-9A-Za-z-]{1,64})", re.ASCII)
-_LOW = (1 << 48) - 1
 
 
 class Place(NamedTuple):
@@ -60,37 +54,3 @@ def check_new_name(name: str) -> str:
             "Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length",
         )
     return name
-
-
-@lru_cache(maxsize=4096)
-def _salt(queue: str, created: str) -> tuple[str, int]:
-    """Return what the ids of a queue's messages begin with, and the check in its handles."""
-    digest = blake2b(f"{queue}\0{created}".encode(), digest_size=8).hexdigest()
-    return f"{digest[:8]}-{digest[8:12]}-4{digest[12:15]}-8", zlib.crc32(digest.encode())
-
-
-def message_id(queue: str, settings: QueueSettings, id: int) -> str:
-    """Return the MessageId of the message with this id: shaped like a UUID, and always the same."""
-    start, _ = _salt(queue, settings.notes.get(CREATED, ""))
-    return f"{start}{id >> 48:03x}-{id & _LOW:012x}"
-
-
-def handle(queue: str, settings: QueueSettings, id: int, receipt: str) -> str:
-    """Return the receipt handle of a delivery: its receipt, the message's id, and a check."""
-    _, check = _salt(queue, settings.notes.get(CREATED, ""))
-    return f"{check:08x}.{id:x}.{receipt}"
-
-
-class Handle(NamedTuple):
-    """What a receipt handle says."""
-
-    id: int
-    receipt: str
-
-
-def parse_handle(text: str, queue: str, settings: QueueSettings) -> Handle:
-    """Return what a receipt handle says; `SqsError` if it is none, or of another queue."""
-    match = _HANDLE.fullmatch(text)
-    if match is None or int(match[1], 16) != _salt(queue, settings.notes.get(CREATED, ""))[1]:
-        raise bad_receipt(text)
-    return Handle(int(match[2], 16), match[3])

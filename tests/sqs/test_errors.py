@@ -69,11 +69,11 @@ SEND: list[tuple[dict[str, Any], tuple[int, str, str, str]]] = [
         ),
     ),
     (
-        {"MessageDeduplicationId": "x"},
+        {"MessageDeduplicationId": "a b"},
         invalid(
-            "x",
+            "a b",
             "MessageDeduplicationId",
-            "The request include parameter that is not valid for this queue type.",
+            "MessageDeduplicationId can only include alphanumeric and punctuation characters. 1 to 128 in length.",
         ),
     ),
     (

@@ -115,10 +115,12 @@ def now_ms() -> int:
 
 def changes_by(name: str, given: Mapping[str, str], *, create: bool = False) -> Changes:
     """Return what is to be set for the queue called `name`; raises `SqsError` for what SQS does not take."""
+    if create and (name.endswith(FIFO) or given.get("FifoQueue") == "true"):
+        _check_fifo(name)
     changes: Changes = {}
     notes: dict[str, str | None] = {}
     for attribute, value in given.items():
-        _check_known(name, attribute, value, create)
+        _check_known(attribute, create)
         if attribute == "VisibilityTimeout":
             changes["visibility"] = float(_number(attribute, value))
         elif attribute == "MessageRetentionPeriod":
@@ -135,7 +137,21 @@ def changes_by(name: str, given: Mapping[str, str], *, create: bool = False) -> 
     return changes
 
 
-def _check_known(name: str, attribute: str, value: str, create: bool) -> None:
+def _check_fifo(name: str) -> None:
+    """Refuse a FIFO queue: as long as the queues behind this dialect have no message groups, all of them."""
+    if not name.endswith(FIFO):
+        raise SqsError(
+            INVALID_PARAMETER_VALUE,
+            "The name of a FIFO queue can only include alphanumeric characters, hyphens, or underscores, must end"
+            " with .fifo suffix and be 1 to 80 in length.",
+        )
+    raise unsupported(
+        "This server has no FIFO queues yet. Create a standard queue: a name without .fifo, and without the"
+        " attribute FifoQueue."
+    )
+
+
+def _check_known(attribute: str, create: bool) -> None:
     if attribute not in _SETTABLE:
         raise unknown(attribute)
     if attribute == "FifoQueue":
@@ -144,27 +160,12 @@ def _check_known(name: str, attribute: str, value: str, create: bool) -> None:
                 INVALID_ATTRIBUTE_VALUE,
                 "Invalid value for the parameter FifoQueue. Reason: Modifying queue type is not supported.",
             )
-        if value == "true" and not name.endswith(FIFO):
-            raise SqsError(
-                INVALID_PARAMETER_VALUE,
-                "The name of a FIFO queue can only include alphanumeric characters,"
-                " hyphens, or underscores, must end with .fifo suffix and be 1 to 80 in length.",
-            )
         raise unknown(attribute)
     if attribute in _FIFO_ONLY:
         if attribute == "ContentBasedDeduplication":
             raise unknown(attribute)
         raise SqsError(
             INVALID_ATTRIBUTE_VALUE, f"You can specify the {attribute} only when FifoQueue is set to true."
-        )
-
-
-def check_kind(name: str, given: Mapping[str, str]) -> None:
-    """Refuse FIFO queues, as long as the queues behind this dialect have no message groups."""
-    if name.endswith(FIFO) or given.get("FifoQueue") == "true":
-        raise unsupported(
-            "This server has no FIFO queues yet. Create a standard queue: a name without .fifo, and without the"
-            " attribute FifoQueue."
         )
 
 
@@ -341,12 +342,10 @@ def differing(wanted: Changes, settings: QueueSettings) -> str | None:
     return None
 
 
-def check_tags(given: Mapping[str, str], held: Mapping[str, str] = {}) -> None:
+def check_tags(queue: str, given: Mapping[str, str], held: Mapping[str, str] = {}) -> None:
     """Raise `SqsError` for tags SQS does not take, or more than a queue can have."""
     if len({**held, **given}) > MAX_TAGS:
-        raise SqsError(
-            INVALID_PARAMETER_VALUE, f"Too many tags added for queue. A queue can have {MAX_TAGS} tags."
-        )
+        raise SqsError(INVALID_PARAMETER_VALUE, f"Too many tags added for queue {queue}.")
     for key, value in given.items():
         if not 1 <= len(key) <= 128 or len(value) > 256 or any(each < " " for each in key):
             raise SqsError(

@@ -185,19 +185,8 @@ def _prepared(
 
 
 def _facts(asked: model.Sending, given: Attributes, system: Attributes) -> Facts:
-    if asked.message_deduplication_id is not None:
-        raise bad_value(
-            asked.message_deduplication_id[:200],
-            "MessageDeduplicationId",
-            "The request include parameter that is not valid for this queue type.",
-        )
-    group = asked.message_group_id
-    if group is not None and not _ID.fullmatch(group):
-        raise bad_value(
-            group[:200],
-            "MessageGroupId",
-            "MessageGroupId can only include alphanumeric and punctuation characters. 1 to 128 in length.",
-        )
+    group = _checked_id("MessageGroupId", asked.message_group_id)
+    deduplication = _checked_id("MessageDeduplicationId", asked.message_deduplication_id)
     if len(given) > MAX_ATTRIBUTES:
         raise SqsError(
             INVALID_PARAMETER_VALUE,
@@ -212,7 +201,18 @@ def _facts(asked: model.Sending, given: Attributes, system: Attributes) -> Facts
             raise SqsError(
                 INVALID_PARAMETER_VALUE, f"Message system attribute '{name}' must be a non-empty String."
             )
-    return Facts(given, system, group or "")
+    return Facts(given, system, group, deduplication)
+
+
+def _checked_id(parameter: str, id: str | None) -> str:
+    """Return the id, empty if there is none; raises `SqsError`."""
+    if id is not None and not _ID.fullmatch(id):
+        raise bad_value(
+            id[:200],
+            parameter,
+            f"{parameter} can only include alphanumeric and punctuation characters. 1 to 128 in length.",
+        )
+    return id or ""
 
 
 def _check_attribute(name: str, attribute: Attribute) -> None:
@@ -220,8 +220,8 @@ def _check_attribute(name: str, attribute: Attribute) -> None:
     if not _NAME.fullmatch(name):
         raise SqsError(
             INVALID_PARAMETER_VALUE,
-            f"The message attribute name '{shown}' is invalid. It can contain letters, digits, hyphens,"
-            " underscores and single periods, up to 256 characters, and not begin with AWS. or Amazon.",
+            f"The message attribute name '{shown}' is invalid. Attribute name can contain A-Z, a-z, 0-9,"
+            " underscore (_), hyphen (-), and period (.) characters.",
         )
     if attribute.string_list_values or attribute.binary_list_values:
         raise unsupported(

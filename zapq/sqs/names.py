@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from zapq.sqs.errors import bad_value, missing
+from zapq.sqs.errors import INVALID_PARAMETER_VALUE, SqsError, missing
 
 NEW_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 FIFO = ".fifo"
@@ -48,9 +48,8 @@ def queue_of_arn(arn: str) -> str:
 def check_new_name(name: str) -> str:
     """Return `name` if SQS allows a queue to be called so."""
     if len(name) > 80 or not NEW_NAME.fullmatch(name.removesuffix(FIFO)):
-        raise bad_value(
-            name[:200],
-            "QueueName",
+        raise SqsError(
+            INVALID_PARAMETER_VALUE,
             "Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length",
         )
     return name

@@ -10,7 +10,7 @@ from zapq.service.operations import ChangeSettings, Describe
 from zapq.service.queue_state import QueueInfo
 from zapq.sqs import model
 from zapq.sqs.attributes import MODIFIED, now_ms, text_of
-from zapq.sqs.errors import INVALID_PARAMETER_VALUE, OVER_LIMIT, SqsError, bad_value
+from zapq.sqs.errors import INVALID_PARAMETER_VALUE, OVER_LIMIT, SqsError, bad_value, missing
 from zapq.sqs.names import queue_of_url
 from zapq.sqs.steps import Caller, Steps
 
@@ -52,9 +52,10 @@ def add_permission(asked: model.AddPermission, caller: Caller) -> Steps:
                 "ActionName",
                 "Only the queue owner is allowed to invoke this action.",
             )
-    if not accounts or not actions:
-        which = "AWSAccountIds" if not accounts else "Actions"
-        raise SqsError(INVALID_PARAMETER_VALUE, f"The request must contain the parameter {which}.")
+    if not actions:
+        raise missing("Actions")
+    if not accounts:
+        raise bad_value("[]", "PrincipalId", "Unable to verify.")
     if len(actions) > 7:
         raise SqsError(OVER_LIMIT, f"{len(actions)} Actions were found, maximum allowed is 7.")
     info: QueueInfo = yield Describe(queue)

@@ -31,9 +31,8 @@ def create_queue(asked: model.CreateQueue, caller: Caller) -> Steps:
     """Make a queue. If there is one, its attributes must be those that are given."""
     name, given, tags = asked.queue_name or "", asked.attributes or {}, asked.tags or {}
     check_new_name(name)
-    attributes.check_kind(name, given)
     changes = attributes.changes_by(name, given, create=True)
-    attributes.check_tags(tags)
+    attributes.check_tags(name, tags)
     result = model.QueueUrlResult(queue_url=caller.place.url_of(name))
     try:
         info: QueueInfo | None = yield Describe(name)
@@ -187,7 +186,7 @@ def tag_queue(asked: model.TagQueue, caller: Caller) -> Steps:
     if not tags:
         raise missing("Tags")
     info: QueueInfo = yield Describe(queue)
-    attributes.check_tags(tags, attributes.tags(info.settings))
+    attributes.check_tags(queue, tags, attributes.tags(info.settings))
     yield ChangeSettings(queue, {"notes": {f"{TAG}{key}": value for key, value in tags.items()}})
     return model.NOTHING
 
@@ -196,6 +195,6 @@ def untag_queue(asked: model.UntagQueue, caller: Caller) -> Steps:
     """Remove tags; those that are not there do not matter."""
     keys = asked.tag_keys or []
     if not keys:
-        raise SqsError(INVALID_PARAMETER_VALUE, "Tag keys must be provided.")
+        raise SqsError(INVALID_PARAMETER_VALUE, "Tag keys must be between 1 and 128 characters in length.")
     yield ChangeSettings(queue_of_url(asked.queue_url), {"notes": {f"{TAG}{key}": None for key in keys}})
     return model.NOTHING

@@ -227,11 +227,36 @@ async def test_both_dialects_see_the_same_messages(boto: Boto, zapq_server: Zapq
 
 async def test_a_native_envelope_that_is_none_is_a_body(boto: Boto, zapq_server: ZapqServer) -> None:
     url = await boto.make("emails")
-    forged = {"Content-Type": "application/vnd.zapq.sqs; sent=1"}
+    forged = {"Content-Type": "application/vnd.zapq.sqs", "Zapq-Header-Sqs-Sent": "x"}
     for body in (b"", b"\0\0\0\1", b"\0\0\0\1\xc1", b"\xff\xff\xff\xff"):
         await ask(zapq_server.url, "POST", "/queues/emails/messages", body, forged)
+    for facts in ("?", "wQ==", ""):
+        await ask(zapq_server.url, "POST", "/queues/emails/messages", b"x", {"Zapq-Header-Sqs-Facts": facts})
     got = await boto("receive_message", QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"])
-    assert len(got["Messages"]) == 4
+    assert len(got["Messages"]) == 7
+    assert "MessageAttributes" not in got["Messages"][-1]
+
+
+async def test_headers_are_attributes_and_attributes_headers(boto: Boto, zapq_server: ZapqServer) -> None:
+    url = await boto.make("emails")
+    await ask(zapq_server.url, "POST", "/queues/emails/messages", b"x", {"Zapq-Header-Shop": "a b"})
+    attribute = {"shop": {"DataType": "String", "StringValue": "a b"}}
+    assert (await boto.one(url, MessageAttributeNames=["All"]))["MessageAttributes"] == attribute
+    await boto("send_message", QueueUrl=url, MessageBody="y", MessageAttributes={**attribute, **ATTRIBUTES})
+    seen = await receive_natively(zapq_server)
+    assert (seen.body, seen.headers["zapq-header-shop"]) == (b"y", "a b")
+    assert seen.headers["content-type"] == "text/plain; charset=utf-8"
+    # Others know how to read those as well.
+    assert "zapq-header-author.age" not in seen.headers
+
+
+async def test_attributes_too_long_for_headers_come_back_as_well(boto: Boto) -> None:
+    url = await boto.make()
+    long = {"x": {"DataType": "String", "StringValue": "é" * 20_000}, "y": ATTRIBUTES["picture"]}
+    sent = await boto("send_message", QueueUrl=url, MessageBody="body", MessageAttributes=long)
+    message = await boto.one(url, MessageAttributeNames=["All"])
+    assert (message["Body"], message["MessageAttributes"]) == ("body", long)
+    assert message["MD5OfMessageAttributes"] == sent["MD5OfMessageAttributes"]
 
 
 async def test_a_message_may_have_a_mebibyte_attributes_included(boto: Boto) -> None:

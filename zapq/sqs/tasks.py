@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from zapq.core.broker import Redriven
-from zapq.core.message import Lease, Properties
+from zapq.core.message import Lease
 from zapq.errors import ZapqError
 from zapq.limits import MAX_BATCH
 from zapq.service.operations import Delivery, Describe, Enqueue, Operation, Redrive, Settlement, SettleOne, Take
@@ -83,8 +83,7 @@ class Task:
         outcome = yield Take(self.source, Want(most, lease=True))
         for lease in outcome.given if isinstance(outcome, Delivery) else ():
             if isinstance(lease, Lease):
-                properties = lease.message.properties
-                yield Enqueue(destination, lease.body, Properties(properties.content_type, properties.priority))
+                yield Enqueue(destination, lease.body, lease.message.properties.moved())
                 yield SettleOne(self.source, Settlement(receipt=lease.receipt))
                 self.moved += 1
 

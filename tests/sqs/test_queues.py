@@ -308,13 +308,6 @@ async def test_names_amazon_does_not_take_are_refused(boto: Boto, name: str) -> 
     assert (refused.code, refused.status) == ("InvalidParameterValue", 400)
 
 
-@pytest.mark.parametrize("attributes", [{}, {"FifoQueue": "true"}])
-async def test_fifo_queues_are_refused_clearly(boto: Boto, attributes: dict[str, str]) -> None:
-    refused = await boto.refused("create_queue", QueueName="jobs.fifo", Attributes=attributes)
-    assert (refused.shape, refused.code) == ("UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation")
-    assert "FIFO" in refused.message
-
-
 async def test_urls_and_arns_say_what_is_set(zapq_settings: Settings) -> None:
     settings = replace(zapq_settings, sqs_url="https://queue.example.com/", sqs_account="123456789012")
     async with serving(settings) as url:

@@ -316,6 +316,8 @@ class Queue(Holding):
             self._ready.remove(message)
         else:
             self._delayed.pop(id)
+            if message.properties.group:
+                self._ready.let_go(message)
         self._hold(-1, -message.size)
         self._counts.acked += 1
         self._enter(
@@ -715,6 +717,8 @@ class Queue(Holding):
             self._become_ready(message)
         else:
             self._delayed.put(message.id, due, message)
+            if message.properties.group:
+                self._ready.hold(message)
             self._watch(due)
 
     def _undo_release(self, lease: Lease) -> None:

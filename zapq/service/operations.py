@@ -82,6 +82,8 @@ class Put(Offer, frozen=True):
     """Store what is offered; a queue that is not there is made."""
 
     queue: str = DEFAULT_QUEUE
+    any_content: bool = False
+    """Whether other content under the same key is taken for a repetition as well, and not refused."""
 
 
 class Enqueue(msgspec.Struct, frozen=True, gc=False):

@@ -47,6 +47,7 @@ from zapq.service.operations import (
     Enqueue,
     Nothing,
     Offer,
+    Put,
     Settlement,
     Terms,
     checked_limit,
@@ -54,6 +55,9 @@ from zapq.service.operations import (
 )
 from zapq.service.section import Section
 from zapq.service.waiting import Deliveries, Waiter, WaitQueue, Want
+
+_FINGERPRINT = 16
+"""Bytes of what tells offers apart."""
 
 
 class QueueInfo(msgspec.Struct, frozen=True, gc=False):
@@ -504,6 +508,8 @@ class _ToldWithHeaders(_Told, frozen=True, gc=False):
 
 def fingerprint_of(offer: Offer) -> bytes:
     """Return what tells an offer from others under its key; it does not withstand a forger."""
+    if isinstance(offer, Put) and offer.any_content:
+        return bytes(_FINGERPRINT)
     content, how = offer.content, offer.terms
     properties = how.properties
     told: object
@@ -516,7 +522,7 @@ def fingerprint_of(offer: Offer) -> bytes:
             told = (*told, _said(dict(properties.headers)))
     if properties.group:
         told = (told, properties.group)
-    return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=16).digest()
+    return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=_FINGERPRINT).digest()
 
 
 def _told(draft: Draft) -> object:

@@ -19,7 +19,6 @@ from zapq.sqs.errors import (
     INVALID_ATTRIBUTE_VALUE,
     INVALID_PARAMETER_VALUE,
     SqsError,
-    unsupported,
 )
 from zapq.sqs.names import CREATED, FIFO, Place, queue_of_arn
 
@@ -55,7 +54,16 @@ _NUMBERS = {
 }
 _TEXTS = ("Policy", "KmsMasterKeyId")
 _POLICIES = ("RedrivePolicy", "RedriveAllowPolicy")
-_FIFO_ONLY = ("ContentBasedDeduplication", "DeduplicationScope", "FifoThroughputLimit")
+_FIFO_ONLY = {
+    "ContentBasedDeduplication": ("false", "true"),
+    "DeduplicationScope": ("queue", "messageGroup"),
+    "FifoThroughputLimit": ("perQueue", "perMessageGroupId"),
+}
+"""Attributes of FIFO queues, and what each may be; it is the first if it is not set."""
+SCOPE = "sqs:scope"
+"""The note that says which scope deduplication had when the queue was made: a later one has no effect."""
+PURGED = "sqs:purged"
+"""The note that says when a FIFO queue was purged last: what was sent before is no duplicate any more."""
 _SETTABLE = {*_NUMBERS, *_TEXTS, *_POLICIES, *_FIFO_ONLY, "SqsManagedSseEnabled", "FifoQueue"}
 _COUNTS = {
     "ApproximateNumberOfMessages": "ready",
@@ -76,6 +84,8 @@ _SHOWN = (
     *_TEXTS,
     "KmsDataKeyReusePeriodSeconds",
     *_POLICIES,
+    "FifoQueue",
+    *_FIFO_ONLY,
 )
 """What `All` shows, in this order, as far as it is there."""
 
@@ -115,12 +125,21 @@ def now_ms() -> int:
 
 def changes_by(name: str, given: Mapping[str, str], *, create: bool = False) -> Changes:
     """Return what is to be set for the queue called `name`; raises `SqsError` for what SQS does not take."""
-    if create and (name.endswith(FIFO) or given.get("FifoQueue") == "true"):
-        _check_fifo(name)
+    fifo = name.endswith(FIFO)
+    if create and fifo != (given.get("FifoQueue") == "true"):
+        raise (
+            _bad_fifo_name()
+            if not fifo
+            else SqsError(
+                INVALID_PARAMETER_VALUE,
+                "Can only include alphanumeric characters, hyphens, or underscores. 1 to 80 in length",
+            )
+        )
     changes: Changes = {}
     notes: dict[str, str | None] = {}
     for attribute, value in given.items():
-        _check_known(attribute, create)
+        if not _is_known(attribute, fifo=fifo, create=create):
+            continue
         if attribute == "VisibilityTimeout":
             changes["visibility"] = float(_number(attribute, value))
         elif attribute == "MessageRetentionPeriod":
@@ -137,21 +156,21 @@ def changes_by(name: str, given: Mapping[str, str], *, create: bool = False) -> 
     return changes
 
 
-def _check_fifo(name: str) -> None:
-    """Refuse a FIFO queue: as long as the queues behind this dialect have no message groups, all of them."""
-    if not name.endswith(FIFO):
-        raise SqsError(
-            INVALID_PARAMETER_VALUE,
-            "The name of a FIFO queue can only include alphanumeric characters, hyphens, or underscores, must end"
-            " with .fifo suffix and be 1 to 80 in length.",
-        )
-    raise unsupported(
-        "This server has no FIFO queues yet. Create a standard queue: a name without .fifo, and without the"
-        " attribute FifoQueue."
+def is_fifo(queue: str) -> bool:
+    """Whether a queue is a FIFO queue for SQS: that is said by its name."""
+    return queue.endswith(FIFO)
+
+
+def _bad_fifo_name() -> SqsError:
+    return SqsError(
+        INVALID_PARAMETER_VALUE,
+        "The name of a FIFO queue can only include alphanumeric characters, hyphens, or underscores, must end"
+        " with .fifo suffix and be 1 to 80 in length.",
     )
 
 
-def _check_known(attribute: str, create: bool) -> None:
+def _is_known(attribute: str, *, fifo: bool, create: bool) -> bool:
+    """Whether an attribute is to be kept; raises `SqsError` if the queue cannot have it."""
     if attribute not in _SETTABLE:
         raise unknown(attribute)
     if attribute == "FifoQueue":
@@ -160,13 +179,16 @@ def _check_known(attribute: str, create: bool) -> None:
                 INVALID_ATTRIBUTE_VALUE,
                 "Invalid value for the parameter FifoQueue. Reason: Modifying queue type is not supported.",
             )
-        raise unknown(attribute)
-    if attribute in _FIFO_ONLY:
+        if not fifo:
+            raise unknown(attribute)
+        return False
+    if attribute in _FIFO_ONLY and not fifo:
         if attribute == "ContentBasedDeduplication":
             raise unknown(attribute)
         raise SqsError(
             INVALID_ATTRIBUTE_VALUE, f"You can specify the {attribute} only when FifoQueue is set to true."
         )
+    return True
 
 
 def unknown(attribute: str) -> SqsError:
@@ -187,6 +209,8 @@ def _number(attribute: str, value: str) -> int:
 
 def _check_text(attribute: str, value: str) -> None:
     if attribute == "SqsManagedSseEnabled" and value not in {"true", "false"}:
+        raise _bad(attribute)
+    if attribute in _FIFO_ONLY and value not in _FIFO_ONLY[attribute]:
         raise _bad(attribute)
     if not value:
         return
@@ -234,10 +258,12 @@ def target_of(given: Mapping[str, str]) -> str | None:
     return target if isinstance(target, str) else None
 
 
-def check_target(value: str, queue: str, target: QueueSettings | None) -> None:
-    """Raise `SqsError` unless `queue` may send its dead letters to the queue with these settings, or is None."""
+def check_target(value: str, queue: str, name: str, target: QueueSettings | None) -> None:
+    """Raise `SqsError` unless `queue` may send its dead letters to the queue `name`; None: there is none."""
     if target is None:
         reason = "Dead letter target does not exist."
+    elif is_fifo(queue) != is_fifo(name):
+        reason = "Dead-letter queue must be same type of queue as the source."
     elif not allow_policy(target).allows(queue):
         reason = "The dead-letter queue's RedriveAllowPolicy does not allow this source queue."
     else:
@@ -298,6 +324,10 @@ def shown(info: QueueInfo, place: Place, max_message_bytes: int) -> dict[str, st
             values[name] = text
     if key:
         values["KmsDataKeyReusePeriodSeconds"] = str(number(settings, "KmsDataKeyReusePeriodSeconds"))
+    if is_fifo(info.name):
+        values["FifoQueue"] = "true"
+        for name, allowed in _FIFO_ONLY.items():
+            values[name] = text_of(settings, name) or allowed[0]
     if settings.dead_letter is not None:
         policy = {
             "deadLetterTargetArn": place.arn_of(settings.dead_letter),
@@ -337,6 +367,8 @@ def differing(wanted: Changes, settings: QueueSettings) -> str | None:
             there = settings.notes.get(note)
             if there is None and attribute in _NUMBERS:
                 there = str(_NUMBERS[attribute].default)
+            elif there is None and attribute in _FIFO_ONLY:
+                there = _FIFO_ONLY[attribute][0]
             if (there or "") != (value or ""):
                 return str(attribute)
     return None

@@ -6,20 +6,33 @@ import base64
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from hashlib import sha256
 from typing import NamedTuple, Protocol, TypeVar
 
+import msgspec
+
 from zapq.core.message import Lease
-from zapq.errors import InvalidParameter, MessageTooLarge, QueueNotFound, ReceiptExpired, ZapqError
+from zapq.errors import (
+    InvalidParameter,
+    MessageNotFound,
+    MessageTooLarge,
+    QueueNotFound,
+    ReceiptExpired,
+    ZapqError,
+)
 from zapq.service.operations import (
     Accepted,
     Delivery,
     Enqueue,
+    Find,
     Nothing,
+    Put,
     Remove,
     Settle,
     Settlement,
     SettleOne,
     Take,
+    Terms,
 )
 from zapq.service.waiting import Want
 from zapq.sqs import digest, model
@@ -86,7 +99,7 @@ E = TypeVar("E", bound=Entry)
 class Prepared(NamedTuple):
     """What stores a message, and what its answer says besides its id."""
 
-    operation: Enqueue
+    operation: Enqueue | Put
     body_digest: str
     attributes_digest: str | None
     system_digest: str | None
@@ -106,6 +119,7 @@ def send_message(asked: model.SendMessage, caller: Caller) -> Steps:
         md5_of_message_attributes=prepared.attributes_digest,
         md5_of_message_system_attributes=prepared.system_digest,
         message_id=terms.message_id(accepted.id),
+        sequence_number=terms.sequence_of(accepted.id),
     )
 
 
@@ -142,6 +156,7 @@ def send_message_batch(asked: model.SendMessageBatch, caller: Caller) -> Steps:
                 model.SendMessageBatchResultEntry(
                     id=id,
                     message_id=terms.message_id(outcome.id),
+                    sequence_number=terms.sequence_of(outcome.id),
                     md5_of_message_body=prepared.body_digest,
                     md5_of_message_attributes=prepared.attributes_digest,
                     md5_of_message_system_attributes=prepared.system_digest,
@@ -175,13 +190,44 @@ def _prepared(
     limit = terms.limit(caller.max_message_bytes)
     if size > limit:
         raise too_long(limit, in_batch=in_batch)
-    sealed = seal(body, facts, now_ms())
+    operation: Enqueue | Put
+    if terms.fifo:
+        operation = _ordered(asked, body, facts, queue, terms, in_batch=in_batch)
+    else:
+        sealed = seal(body, facts, now_ms())
+        operation = Enqueue(queue, sealed.body, sealed.properties, delay)
     return Prepared(
-        Enqueue(queue, sealed.body, sealed.properties, delay),
+        operation,
         digest.of_body(body),
         digest.of_attributes(facts.attributes),
         digest.of_attributes(facts.system),
     )
+
+
+def _ordered(
+    asked: model.Sending, body: bytes, facts: Facts, queue: str, terms: QueueTerms, *, in_batch: bool
+) -> Put:
+    """Return what stores a message of a FIFO queue, once for each deduplication id; raises `SqsError`."""
+    if not facts.group:
+        refusal = missing("MessageGroupId")
+        raise SqsError(INVALID_PARAMETER_VALUE, refusal.message) if in_batch else refusal
+    if asked.delay_seconds:
+        raise bad_value(
+            asked.delay_seconds,
+            "DelaySeconds",
+            "The request include parameter that is not valid for this queue type.",
+        )
+    deduplication = facts.deduplication or (sha256(body).hexdigest() if terms.by_content else "")
+    if not deduplication:
+        raise SqsError(
+            INVALID_PARAMETER_VALUE,
+            "The queue should either have ContentBasedDeduplication enabled or MessageDeduplicationId provided"
+            " explicitly",
+        )
+    kept = msgspec.structs.replace(facts, group="", deduplication=deduplication)
+    sealed = seal(body, kept, now_ms(), facts.group)
+    key = terms.key_of(facts.group, deduplication)
+    return Put(sealed.body, Terms(sealed.properties, terms.delay), key, queue=queue, any_content=True)
 
 
 def _facts(asked: model.Sending, given: Attributes, system: Attributes) -> Facts:
@@ -317,7 +363,7 @@ def _shown(
         given = {**given, ENCODING: Attribute(data_type="String", string_value="base64")}
     values: dict[str, str] = {}
     if system:
-        values = _system_values(lease, opened.sent, facts, caller)
+        values = _system_values(lease, opened.sent, facts, terms, caller)
         if "All" not in system:
             values = {name: value for name, value in values.items() if name in system}
     return model.Message(
@@ -340,8 +386,11 @@ def _text(body: bytes) -> str | None:
     return text if body and _is_allowed(body) else None
 
 
-def _system_values(lease: Lease, sent: int | None, facts: Facts, caller: Caller) -> dict[str, str]:
+def _system_values(
+    lease: Lease, sent: int | None, facts: Facts, terms: QueueTerms, caller: Caller
+) -> dict[str, str]:
     now = now_ms()
+    properties = lease.message.properties
     values = {
         "SenderId": caller.place.account,
         # A message of the native dialect does not say when it was sent.
@@ -351,13 +400,14 @@ def _system_values(lease: Lease, sent: int | None, facts: Facts, caller: Caller)
     }
     for name, attribute in facts.system.items():
         values[name] = attribute.string_value or ""
-    if facts.group:
-        values["MessageGroupId"] = facts.group
+    if group := facts.group or properties.group:
+        values["MessageGroupId"] = group
     if facts.deduplication:
         values["MessageDeduplicationId"] = facts.deduplication
-    failed_in = lease.message.properties.failed_in
-    if failed_in:
-        values["DeadLetterQueueSourceArn"] = caller.place.arn_of(failed_in)
+    if (sequence := terms.sequence_of(lease.message.id)) is not None:
+        values["SequenceNumber"] = sequence
+    if properties.failed_in:
+        values["DeadLetterQueueSourceArn"] = caller.place.arn_of(properties.failed_in)
     return values
 
 
@@ -379,27 +429,52 @@ def delete_message(asked: model.DeleteMessage, caller: Caller) -> Steps:
     terms = terms_of(queue, (yield Look(queue)).settings)
     text = asked.receipt_handle or ""
     parsed = terms.parse_handle(text)
+    if terms.fifo:
+        [seen] = yield [Find(queue, parsed.id)]
+        if isinstance(seen, MessageNotFound):
+            return model.NOTHING  # it was deleted before
+        if isinstance(seen, ZapqError):
+            raise seen
+        if seen.state != "leased":
+            raise _expired(text)
     try:
         yield SettleOne(queue, Settlement(receipt=parsed.receipt))
     except InvalidParameter:
         raise bad_receipt(text) from None
     except ReceiptExpired:
+        if terms.fifo:
+            raise _expired(text) from None
         # In standard queues an old receipt still deletes.
         yield Remove(queue, parsed.id)
     return model.NOTHING
+
+
+def _expired(handle: str) -> SqsError:
+    return bad_value(handle, "ReceiptHandle", "The receipt handle has expired.")
 
 
 def delete_message_batch(asked: model.DeleteMessageBatch, caller: Caller) -> Steps:
     """Acknowledge up to ten messages, each by itself."""
     queue = queue_of_url(asked.queue_url)
     entries = _checked_entries(asked.entries, "DeleteMessageBatchRequestEntry")
+    handles = {id: each.receipt_handle or "" for id, each in entries}
     terms = terms_of(queue, (yield Look(queue)).settings)
     parsed, failed = _parsed([(id, each.receipt_handle) for id, each in entries], terms)
     done: list[model.Done] = []
+    if terms.fifo and parsed:
+        seen = yield [Find(queue, each.id) for _, each in parsed]
+        found = list(zip(parsed, seen, strict=True))
+        done += [model.Done(id=id) for (id, _), view in found if isinstance(view, MessageNotFound)]
+        here = [(each, view) for each, view in found if not isinstance(view, ZapqError)]
+        failed += [_failure(id, _expired(handles[id])) for (id, _), view in here if view.state != "leased"]
+        parsed = [each for each, view in here if view.state == "leased"]
     if parsed:
         outcomes = yield Settle(queue, [Settlement(receipt=each.receipt) for _, each in parsed])
         late: list[Handle] = []
         for (id, each), outcome in zip(parsed, outcomes, strict=True):
+            if isinstance(outcome, ReceiptExpired) and terms.fifo:
+                failed.append(_failure(id, _expired(handles[id])))
+                continue
             if isinstance(outcome, ReceiptExpired):
                 late.append(each)
             elif outcome is not None:

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from zapq.core.queue_settings import QueueSettings
-from zapq.sqs.attributes import number
+from zapq.sqs.attributes import PURGED, SCOPE, is_fifo, number, text_of
 from zapq.sqs.errors import bad_receipt
 from zapq.sqs.names import CREATED
 
@@ -34,8 +34,23 @@ class QueueTerms(NamedTuple):
     """Bytes of a message."""
     start: str
     """What the ids of its messages begin with."""
+    fifo: bool
+    by_content: bool
+    """Whether a FIFO queue takes messages with the same body for duplicates."""
+    key: str
+    """What the keys of messages of a FIFO queue begin with."""
+    by_group: bool
+    """Whether each group of a FIFO queue has duplicates of its own."""
     check: str
     """What its handles begin with: so those of other queues, and of a namesake before it, are told apart."""
+
+    def key_of(self, group: str, deduplication: str) -> str:
+        """Return the key under which a message is stored once."""
+        return f"{self.key}{group} {deduplication}" if self.by_group else f"{self.key}{deduplication}"
+
+    def sequence_of(self, id: int) -> str | None:
+        """Return the SequenceNumber of the message with this id; None in a standard queue."""
+        return f"{id:020d}" if self.fifo else None
 
     def limit(self, max_message_bytes: int) -> int:
         """Return the bytes a message may have where the server takes so many."""
@@ -71,6 +86,10 @@ def terms_of(queue: str, settings: QueueSettings) -> QueueTerms:
         float(number(settings, "ReceiveMessageWaitTimeSeconds")),
         number(settings, "MaximumMessageSize"),
         f"{digest[:8]}-{digest[8:12]}-4{digest[12:15]}-8",
+        is_fifo(queue),
+        text_of(settings, "ContentBasedDeduplication") == "true",
+        f"sqs {settings.notes.get(PURGED, '')} ",
+        settings.notes.get(SCOPE) == "messageGroup",
         f"{zlib.crc32(digest.encode()):08x}",
     )
     if len(_known) >= _REMEMBERED:

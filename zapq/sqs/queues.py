@@ -12,13 +12,14 @@ from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import ChangeSettings, Configure, Delete, Describe, List, Purge
 from zapq.service.queue_state import QueueInfo
 from zapq.sqs import attributes, model
-from zapq.sqs.attributes import MODIFIED, TAG, Changes, now_ms
+from zapq.sqs.attributes import MODIFIED, PURGED, SCOPE, TAG, Changes, now_ms
 from zapq.sqs.errors import (
     INVALID_PARAMETER_VALUE,
     QUEUE_NAME_EXISTS,
     SqsError,
     bad_value,
     missing,
+    unsupported,
 )
 from zapq.sqs.names import CREATED, check_new_name, queue_of_url
 from zapq.sqs.steps import Caller, Steps
@@ -32,6 +33,11 @@ def create_queue(asked: model.CreateQueue, caller: Caller) -> Steps:
     name, given, tags = asked.queue_name or "", asked.attributes or {}, asked.tags or {}
     check_new_name(name)
     changes = attributes.changes_by(name, given, create=True)
+    if attributes.is_fifo(name) and not caller.groups:
+        raise unsupported(
+            "The engine that has the queues of this server has no message groups, so there are no FIFO queues."
+            " Create a standard queue: a name without .fifo, and without the attribute FifoQueue."
+        )
     attributes.check_tags(name, tags)
     result = model.QueueUrlResult(queue_url=caller.place.url_of(name))
     try:
@@ -49,6 +55,8 @@ def create_queue(asked: model.CreateQueue, caller: Caller) -> Steps:
             )
         return result
     yield from _check_target(name, given)
+    if scope := given.get("DeduplicationScope"):
+        changes = {**changes, "notes": {**_notes(changes), SCOPE: scope}}
     now = str(now_ms())
     notes = {
         **_notes(changes),
@@ -80,7 +88,7 @@ def _check_target(name: str, given: Mapping[str, str]) -> Steps:
             settings: QueueSettings | None = (yield Describe(target)).settings
         except (QueueNotFound, InvalidParameter):
             settings = None
-        attributes.check_target(given["RedrivePolicy"], name, settings)
+        attributes.check_target(given["RedrivePolicy"], name, target, settings)
     return model.NOTHING
 
 
@@ -150,7 +158,10 @@ def delete_queue(asked: model.DeleteQueue, caller: Caller) -> Steps:
 
 def purge_queue(asked: model.PurgeQueue, caller: Caller) -> Steps:
     """Drop every message."""
-    yield Purge(queue_of_url(asked.queue_url))
+    queue = queue_of_url(asked.queue_url)
+    yield Purge(queue)
+    if attributes.is_fifo(queue):
+        yield ChangeSettings(queue, {"notes": {PURGED: str(now_ms())}})
     return model.NOTHING
 
 

@@ -17,18 +17,14 @@ from zapq.sqs.steps import Caller, Steps
 _LABEL = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
 _ACTIONS = frozenset({
     "*",
-    "AddPermission",
     "ChangeMessageVisibility",
     "DeleteMessage",
-    "DeleteQueue",
     "GetQueueAttributes",
     "GetQueueUrl",
     "ListDeadLetterSourceQueues",
     "PurgeQueue",
     "ReceiveMessage",
-    "RemovePermission",
     "SendMessage",
-    "SetQueueAttributes",
 })
 _POLICY = "sqs:Policy"
 

@@ -288,3 +288,18 @@ async def test_a_message_may_have_a_mebibyte_attributes_included(boto: Boto) -> 
         "Batch requests cannot be longer than 1048576 bytes. You have sent 1048577 bytes.",
         400,
     )
+
+
+async def test_an_old_receipt_still_changes_visibility(boto: Boto) -> None:
+    url = await boto.make(VisibilityTimeout="0")
+    await boto("send_message", QueueUrl=url, MessageBody="x")
+    handle = (await boto.one(url))["ReceiptHandle"]
+    change: dict[str, Any] = {"QueueUrl": url, "ReceiptHandle": handle}
+    await boto("change_message_visibility", **change, VisibilityTimeout=60)
+    assert await boto("receive_message", QueueUrl=url) == {}
+    await boto("change_message_visibility", **change, VisibilityTimeout=0)
+    await boto.one(url, VisibilityTimeout=1)
+    entries = [{"Id": "a", "ReceiptHandle": handle, "VisibilityTimeout": 60}]
+    changed = await boto("change_message_visibility_batch", QueueUrl=url, Entries=entries)
+    assert changed == {"Successful": [{"Id": "a"}]}
+    assert (await boto.attributes(url))["ApproximateNumberOfMessagesNotVisible"] == "1"

@@ -20,6 +20,7 @@ from zapq.service.operations import (
     Drain,
     Enqueue,
     Find,
+    Hide,
     List,
     ListSnapshots,
     Load,
@@ -62,6 +63,7 @@ class LocalEngine:
             Settle: self._settle,
             SettleOne: self._settle_one,
             Remove: self._remove,
+            Hide: self._hide,
             Peek: self._peek,
             Find: self._find,
             Describe: self._describe,
@@ -126,6 +128,10 @@ class LocalEngine:
     def _remove(self, asked: Remove, now: float) -> Any:
         state = self.service.find_state(asked.queue)
         return self.service.attempt(partial(state.remove, asked.id), now)
+
+    def _hide(self, asked: Hide, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+        return self.service.attempt(partial(state.hide, asked.id, asked.visibility), now)
 
     def _peek(self, asked: Peek, now: float) -> Any:
         state = self.service.find_state(asked.queue)

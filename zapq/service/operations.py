@@ -124,6 +124,14 @@ class Remove(msgspec.Struct, frozen=True):
     id: int
 
 
+class Hide(msgspec.Struct, frozen=True):
+    """Keep a message from consumers that has been leased before, whether its lease goes on or is over."""
+
+    queue: str
+    id: int
+    visibility: float
+
+
 class Peek(msgspec.Struct, frozen=True):
     """Show the first messages in a state."""
 
@@ -226,6 +234,7 @@ Operation = (
     | Settle
     | SettleOne
     | Remove
+    | Hide
     | Peek
     | Find
     | Describe

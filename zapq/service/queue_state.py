@@ -295,6 +295,13 @@ class QueueState:
             self._dispatcher.note_room()
         return self.core.remove(id, now)
 
+    def hide(self, id: int, visibility: float, now: float) -> bool:
+        """Keep a message from consumers that has been leased before, and return whether it was here."""
+        self.check_alive()
+        hidden = self.core.hide(id, visibility, now)
+        self._dispatcher.hand_out()
+        return hidden
+
     def settle(self, settlements: Sequence[Settlement], now: float) -> list[ZapqError | None]:
         """Acknowledge, release and extend, 1 to 1000 at once; for each, None or why it was refused."""
         checked_limit(len(settlements), "settlements")

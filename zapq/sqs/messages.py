@@ -25,6 +25,7 @@ from zapq.service.operations import (
     Delivery,
     Enqueue,
     Find,
+    Hide,
     Nothing,
     Put,
     Remove,
@@ -498,7 +499,9 @@ def change_message_visibility(asked: model.ChangeMessageVisibility, caller: Call
     except InvalidParameter:
         raise bad_receipt(text) from None
     except ReceiptExpired:
-        raise bad_value(text, "ReceiptHandle", _GONE) from None
+        # In standard queues, an old receipt is good for this as well.
+        if terms.fifo or not (yield Hide(queue, parsed.id, visibility)):
+            raise bad_value(text, "ReceiptHandle", _GONE) from None
     return model.NOTHING
 
 
@@ -508,7 +511,7 @@ def change_message_visibility_batch(asked: model.ChangeMessageVisibilityBatch, c
     entries = _checked_entries(asked.entries, "ChangeMessageVisibilityBatchRequestEntry")
     terms = terms_of(queue, (yield Look(queue)).settings)
     parsed, failed = _parsed([(id, each.receipt_handle) for id, each in entries], terms)
-    asked_for = dict(entries)
+    asked_for, ids = dict(entries), {id: each.id for id, each in parsed}
     settlements: list[tuple[str, Settlement]] = []
     for id, each in parsed:
         try:
@@ -521,8 +524,11 @@ def change_message_visibility_batch(asked: model.ChangeMessageVisibilityBatch, c
     done: list[model.Done] = []
     if settlements:
         outcomes = yield Settle(queue, [each for _, each in settlements])
-        for (id, _), outcome in zip(settlements, outcomes, strict=True):
-            if outcome is None:
+        for (id, settlement), outcome in zip(settlements, outcomes, strict=True):
+            hidden = False
+            if isinstance(outcome, ReceiptExpired) and not terms.fifo:
+                hidden = yield Hide(queue, ids[id], settlement.visibility or 0.0)
+            if outcome is None or hidden:
                 done.append(model.Done(id=id))
             elif isinstance(outcome, ReceiptExpired):
                 failed.append(_failure(id, bad_value(asked_for[id].receipt_handle, "ReceiptHandle", _GONE)))

@@ -51,6 +51,7 @@ from zapq.service.operations import (
     Drain,
     Enqueue,
     Find,
+    Hide,
     List,
     ListSnapshots,
     Load,
@@ -184,8 +185,9 @@ class ValkeyEngine(Elsewhere):
             Take: self._take,
             Settle: partial(self._ask, "settle"),
             SettleOne: partial(self._ask, "settle"),
-            # The library has no such function: a message comes back to consumers, as after a lease that expired.
+            # The library has no such functions: a message comes back to consumers, as after a lease that expired.
             Remove: lambda asked, now: False,
+            Hide: lambda asked, now: False,
             Peek: partial(self._ask, "look"),
             Find: partial(self._ask, "look"),
             Describe: self._describe,

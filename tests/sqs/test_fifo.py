@@ -8,6 +8,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+import trio
 
 from tests.sqs.clients import REGION, Boto, tell
 from tests.support.serving import serving
@@ -72,6 +73,24 @@ async def test_a_group_is_in_order_and_waits_for_what_is_in_flight(boto: Boto) -
     await boto("change_message_visibility", **change)
     again = await receive(boto, url)
     assert [each["Body"] for each in again] in (["a2"], [])
+
+
+async def test_a_poll_wakes_when_what_was_in_flight_is_deleted(boto: Boto, zapq_server: ZapqServer) -> None:
+    url = await make(boto, ContentBasedDeduplication="true")
+    for body in ("a", "b"):
+        await send(boto, url, body)
+    [first] = await receive(boto, url, 1)
+    got: list[dict[str, Any]] = []
+
+    async def poll() -> None:
+        got.extend(await receive(boto, url, WaitTimeSeconds=20))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(poll)
+        while not zapq_server.service.stats().waiting:
+            await trio.sleep(0.01)
+        await delete(boto, url, first)
+    assert [each["Body"] for each in got] == ["b"]
 
 
 async def test_sequence_numbers_grow_and_ids_of_duplicates_are_those_of_the_first(boto: Boto) -> None:

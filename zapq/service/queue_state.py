@@ -293,7 +293,10 @@ class QueueState:
         self.check_alive()
         if self._dispatcher.offers:
             self._dispatcher.note_room()
-        return self.core.remove(id, now)
+        removed = self.core.remove(id, now)
+        if removed and self.wait_queue:
+            self.hand_out()  # it may have held up others
+        return removed
 
     def hide(self, id: int, visibility: float, now: float) -> bool:
         """Keep a message from consumers that has been leased before, and return whether it was here."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import trio
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, StreamEnded
 
 from tests.sqs.clients import JSON, Boto
-from tests.support.serving import serving
-from tests.support.wire import Answer, ask, connection, vanish
+from tests.support.serving import serving, with_tls
+from tests.support.wire import Answer, ask, connect, connection, vanish
 from zapq.core.queue_settings import QueueSettings
 from zapq.server.sqs_hot import cut
 from zapq.service.open import open_service
@@ -165,3 +169,24 @@ async def test_front_ends_speak_it_as_well(zapq_settings: Settings) -> None:
             for _ in range(2):
                 await boto("delete_message", QueueUrl=made, ReceiptHandle=message["ReceiptHandle"])
         assert (await boto.refused("send_message", QueueUrl="none", MessageBody="x")).shape == "QueueDoesNotExist"
+
+
+async def test_a_body_of_http_2_needs_no_length(zapq_settings: Settings, tmp_path: Path) -> None:
+    settings, context = with_tls(zapq_settings, tmp_path)
+    context.set_alpn_protocols(["h2"])
+    async with serving(replace(settings, http2=True)) as url:
+        stream = await connect(url, context)
+        connection = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        connection.initiate_connection()
+        head = [(":method", "POST"), (":path", "/"), (":scheme", "https"), (":authority", "localhost")]
+        connection.send_headers(1, [*head, ("x-amz-target", "AmazonSQS.CreateQueue")])
+        connection.send_data(1, b'{"QueueName":"jobs"}', end_stream=True)
+        body, ended = b"", False
+        while not ended:
+            await stream.send_all(connection.data_to_send())
+            for event in connection.receive_data(await stream.receive_some()):
+                if isinstance(event, DataReceived):
+                    body += event.data
+                ended |= isinstance(event, StreamEnded)
+        assert msgspec.json.decode(body) == {"QueueUrl": "https://localhost/000000000000/jobs"}
+        await trio.aclose_forcefully(stream)

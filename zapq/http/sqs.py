@@ -186,7 +186,8 @@ class SqsRoad:
 
 
 async def _body(exchange: Exchange) -> bytes:
-    return await exchange.body.read() if declares_body(request.scope["headers"]) else b""
+    announced = declares_body(request.scope["headers"]) or request.http_version == "2"
+    return await exchange.body.read() if announced else b""
 
 
 async def _outcome(begun: object) -> object:

@@ -32,7 +32,8 @@ MAY_USE = {
     "service": {"limits", "errors", "settings", "core", "store", "logs"},
     "wakeup": {"limits"},
     "engine": {"addresses", "limits", "errors", "settings", "core", "service", "store", "logs", "wakeup"},
-    "http": {"addresses", "limits", "errors", "settings", "core", "access", "service", "engine", "logs"},
+    "sqs": {"limits", "errors", "core", "access", "service"},
+    "http": {"addresses", "limits", "errors", "settings", "core", "access", "service", "engine", "logs", "sqs"},
     "server": {
         "addresses",
         "limits",
@@ -44,6 +45,7 @@ MAY_USE = {
         "engine",
         "logs",
         "http",
+        "sqs",
         "wakeup",
         "allocator",
     },

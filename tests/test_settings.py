@@ -34,6 +34,8 @@ INVALID = {
         "valkey+unix:",
         "a\0",
     ],
+    "url": ["localhost", "ftp://x", "http://", "http://a b", "http://a\0"],
+    "account": ["", "1", "12345678901a", "1234567890123", "\u0661" * 12],
     "hosts": [",", "a,,b", "a b", "a:80", "[::1]:80", "a/b", "*a", "a.*", "*.", "**", "h\xfclle", "x" * 64, "a\0"],
     "size": ["", "x", "-1", "1.5M", "1T", "1 M", "0", "9" * 16, "1MB", "٣", "9999999G"],
     "whole": ["", "x", "-1", "1.0", "1e3", "9" * 19, "+1", "1_000", "٣", "9" * 18],
@@ -75,6 +77,8 @@ INVALID = {
 VALID: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "address": (("[::1]:9000", "[::1]:9000"), ("unix:/run/q", "unix:/run/q")),
     "engine": (("valkey://a:1,b", "valkey://a:1,b"), ("valkey+unix:/run/s", "valkey+unix:/run/s")),
+    "url": (("https://queue.example.com", "https://queue.example.com"), ("http://q:1/x", "http://q:1/x")),
+    "account": (("123456789012", "123456789012"), ("000000000001", "000000000001")),
     "hosts": (("queue.example.com, *.internal", "queue.example.com, *.internal"), ("*", "*")),
     "size": (("64K", 64 * 1024), ("1m", 1024 * 1024)),
     "whole": (("7", 7), ("08", 8)),

@@ -53,6 +53,12 @@ MIN_SNAPSHOT_EVERY = 1.0
 """Seconds between two automatic snapshots at least: their names tell seconds."""
 QUEUE_NAME = "[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}"
 """A queue's name, as a regular expression: plain in a path and a metric's label, and never `.` or `..`."""
+NOTE_NAME = r"[\x21-\x7e][^\x00-\x1f]{0,199}"
+"""A note's name, as a regular expression: what it is about, and a tag of SQS behind that, with 128 characters."""
+MAX_NOTES = 100
+"""Notes of one queue: 50 tags, and as many other facts."""
+MAX_NOTE = 16 * KIB
+"""Characters of one note: a policy of SQS, and as much again. Notes are written whenever settings change."""
 ACKS_REMEMBERED = 2**20
 """Deliveries for which it is known how they ended: a byte each, some 20 s at full speed."""
 LAPSES_REMEMBERED = 10_000
@@ -88,6 +94,10 @@ REDRIVE_LOOKS = 2000
 """Dead letters one redrive looks at: too large ones are passed over, and looking at so many takes 4 ms."""
 MAX_BATCH_BYTES = 8 * MIB
 """Bytes of one batch: it is held, decoded and sent whole, and others wait for that, 7 to 17 ms."""
+MAX_SQS_BYTES = 3 * MIB + 256 * KIB
+"""Bytes of one SQS request: SDKs write what is not ASCII, 2 to 4 bytes, in 6 to 12, and names stand around it."""
+MAX_HOT_SQS_BYTES = 64 * KIB
+"""Bytes of one that the fast road answers: most are whole when they arrive, and take less than 0.5 ms."""
 MAX_OTHER_BODIES_BYTES = 64 * MIB
 """Bytes of bodies that are no messages (settlements, settings) and not complete yet, of all clients: eight of the
 largest. Full queues keep no consumer from settling, and this keeps consumers from filling the memory."""

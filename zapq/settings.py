@@ -35,7 +35,19 @@ from zapq.limits import (
 )
 
 Kind = Literal[
-    "text", "address", "engine", "hosts", "size", "whole", "cores", "seconds", "choice", "switch", "file"
+    "text",
+    "address",
+    "engine",
+    "hosts",
+    "url",
+    "account",
+    "size",
+    "whole",
+    "cores",
+    "seconds",
+    "choice",
+    "switch",
+    "file",
 ]
 
 
@@ -127,6 +139,10 @@ class Option:
             parse_engine(value)
         elif self.kind == "hosts":
             parse_hosts(value)
+        elif self.kind == "url" and not re.fullmatch(r"(https?://[\x21-\x7e]{1,200})?", value, re.ASCII):
+            raise ValueError("give a URL such as https://queue.example.com")
+        elif self.kind == "account" and not re.fullmatch("[0-9]{12}", value, re.ASCII):
+            raise ValueError("give 12 digits")
         elif self.kind == "file" and value and not is_snapshot_name(value):
             raise ValueError("give a bare name that ends in .msgpack or .json, such as queues.msgpack")
 
@@ -289,6 +305,17 @@ class Settings:
         "ZAPQ_LOAD_ON_START",
         "file",
         "Load the newest of this snapshot and the automatic ones at the start. If there are none, start empty.",
+    )
+    sqs: bool = _setting(True, "ZAPQ_SQS", "switch", "Do not speak the protocol of Amazon's SQS.")
+    sqs_url: str = _setting(
+        "",
+        "ZAPQ_SQS_URL",
+        "url",
+        "What queue URLs in answers to SQS clients begin with, such as https://queue.example.com. Without it, they"
+        " begin as the client calls the server.",
+    )
+    sqs_account: str = _setting(
+        "000000000000", "ZAPQ_SQS_ACCOUNT", "account", "The account id in queue URLs and ARNs: 12 digits."
     )
     admin_from: str = _setting(
         "loopback",

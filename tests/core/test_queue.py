@@ -225,3 +225,57 @@ def test_what_is_known_of_a_message_has_its_former_name_for_now(queue: Queue) ->
     message = queue.enqueue(b"a")
     with pytest.warns(DeprecationWarning, match=r"Message\.properties"):
         assert message.about is message.properties
+
+
+def test_a_message_that_was_leased_is_removed_whoever_has_it_now(queue: Queue) -> None:
+    message = queue.enqueue(b"a")
+    assert not queue.remove(message.id, 0.0), "no consumer has been given it"
+    assert not queue.remove(99, 0.0)
+    queue.receive(5.0, 0.0)
+    second = queue.receive(5.0, 6.0)
+    assert second is not None
+    assert queue.remove(message.id, 7.0)
+    assert queue.stats().messages == 0
+    queue.ack(second.receipt, 8.0)  # its holder does not notice
+    assert not queue.remove(message.id, 8.0)
+
+
+def test_it_is_removed_while_it_waits_for_the_next_consumer(queue: Queue) -> None:
+    expired, released, resting = (queue.enqueue(body) for body in (b"a", b"b", b"c"))
+    leases = [queue.receive(5.0, 0.0) for _ in range(3)]
+    assert leases[1] is not None
+    assert leases[2] is not None
+    queue.release(leases[1].receipt, 0.0, 1.0)
+    queue.release(leases[2].receipt, 60.0, 1.0)
+    queue.tick(6.0, 10)
+    for each in (expired, released, resting):
+        assert queue.remove(each.id, 7.0)
+    stats = queue.stats()
+    assert (stats.messages, stats.bytes, stats.ready, stats.delayed, stats.acked) == (0, 0, 0, 0, 3)
+    assert drain(queue) == []
+
+
+def test_a_message_that_was_leased_is_hidden_whoever_has_it_now(queue: Queue) -> None:
+    message = queue.enqueue(b"a")
+    assert not queue.hide(message.id, 5.0, 0.0), "no consumer has been given it"
+    first = queue.receive(5.0, 0.0)
+    assert first is not None
+    assert queue.hide(message.id, 20.0, 6.0), "its lease is over"
+    assert queue.receive(5.0, 25.0) is None
+    second = queue.receive(5.0, 27.0)
+    assert second is not None
+    assert second.receives == 2
+    assert queue.hide(message.id, 60.0, 28.0)
+    queue.ack(second.receipt, 80.0)  # its lease lasts as long
+    assert not queue.hide(message.id, 1.0, 81.0)
+
+
+def test_it_is_hidden_longer_or_no_longer(queue: Queue) -> None:
+    message = queue.enqueue(b"a")
+    lease = queue.receive(5.0, 0.0)
+    assert lease is not None
+    queue.release(lease.receipt, 10.0, 1.0)
+    assert queue.hide(message.id, 30.0, 2.0)
+    assert queue.receive(5.0, 20.0) is None
+    assert queue.hide(message.id, 0.0, 21.0)
+    assert queue.receive(5.0, 21.0) is not None

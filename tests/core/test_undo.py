@@ -184,6 +184,16 @@ class World(Generic[J]):
                 first, epoch = queue.reserve(2), self.broker.next_epoch()
                 self.journal.note(PutMany(row_of(epoch, first), [body] * 2))
                 queue.replace(deque(Message(first + at, body) for at in range(2)), 2 * len(body), epoch)
+            case "remove" if self.leases:
+                name, lease = self.leases[number % len(self.leases)]
+                queue_there = self.broker.queues.get(name)
+                if queue_there is not None:
+                    queue_there.remove(lease.message.id, now)
+            case "hide" if self.leases:
+                name, lease = self.leases[number % len(self.leases)]
+                queue_there = self.broker.queues.get(name)
+                if queue_there is not None:
+                    queue_there.hide(lease.message.id, seconds, now)
             case "ack" | "release" if self.leases:
                 name, lease = self.leases[number % len(self.leases)]
                 queue = self.broker.find(name)
@@ -301,7 +311,7 @@ def test_takes_that_are_undone_give_their_tokens_back() -> None:
 VERBS = (
     ["enqueue", "enqueue otherwise", "enqueue many", "enqueue drafts", "dequeue", "dequeue many", "receive"] * 3
     + ["enqueue in group", "enqueue in group", "enqueue many in group"] * 3
-    + ["receive many", "ack", "release", "wait", "tick", "ack", "release"] * 2
+    + ["receive many", "ack", "release", "wait", "tick", "ack", "release", "remove", "hide"] * 2
     + ["clear", "pause", "replace", "delete", "configure", "redrive", "replace all"]
 )
 STEP = st.tuples(

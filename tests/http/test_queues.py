@@ -239,6 +239,7 @@ async def test_a_queue_is_set_shown_and_removed(zapq_server: ZapqServer) -> None
         "burst": None,
         "max_leased": None,
         "fair": False,
+        "notes": {},
     }
     assert (await ask(zapq_server.url, "PUT", QUEUE, settings)).status == 200
     names = [queue["name"] for queue in (await ask(zapq_server.url, "GET", "/queues")).json]
@@ -259,6 +260,23 @@ async def test_put_without_a_body_changes_nothing_and_says_what_to_send(zapq_ser
         assert_problem(refused, "invalid-parameter")
         assert "{}" in refused.json["detail"]
     assert zapq_server.service.find("emails").info().settings == QueueSettings(visibility=7.0)
+
+
+async def test_notes_are_kept_and_patched_one_by_one(zapq_server: ZapqServer) -> None:
+    async def patch(changes: bytes) -> Answer:
+        return await ask(zapq_server.url, "PATCH", QUEUE, changes)
+
+    await zapq_server.service.configure("emails", QueueSettings(visibility=7.0, notes={"owner": "shop"}))
+    added = await patch(b'{"notes": {"sqs:tag:team": "a b"}}')
+    assert added.json["settings"]["notes"] == {"owner": "shop", "sqs:tag:team": "a b"}
+    removed = await patch(b'{"notes": {"owner": null, "x": "y"}}')
+    assert removed.json["settings"]["notes"] == {"sqs:tag:team": "a b", "x": "y"}
+    for wrong in (b'{"notes": {"": "y"}}', b'{"notes": {"a": 1}}', b'{"notes": ["a"]}'):
+        refused = await patch(wrong)
+        assert (refused.status, refused.json["parameter"]) == (400, "body")
+    many = {f"n{each}": "x" for each in range(101)}
+    assert (await patch(msgspec.json.encode({"notes": many}))).status == 400
+    assert (await patch(b'{"notes": null}')).json["settings"]["notes"] == {}
 
 
 async def test_patch_changes_what_it_names_and_null_is_the_default(zapq_server: ZapqServer) -> None:

@@ -28,6 +28,7 @@ step back. Steps back run in reverse order, so each finds exactly what its verb 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from math import inf
 from operator import itemgetter
 
@@ -295,6 +296,72 @@ class Queue(Holding):
         if journal is not None:
             record = MessagesDeleted((self.epoch << ID_BITS | message.id,))
             journal.enter(record, self._undo_ack, serial, message, lease)
+
+    def remove(self, id: int, now: float) -> bool:
+        """Let a message go for good that has been leased before, and return whether it was here.
+
+        Whether a consumer holds it now, or it waits for the next one, does not matter. One that no consumer has
+        been given stays.
+        """
+        self._check_journal()
+        lease = self._leases.find(id)
+        serial = self._lapses.serials.get(id) if lease is None else lease.serial
+        if serial is not None:
+            self.ack(f"{self.tag}-{serial:x}", now)
+            return True
+        delayed = self._delayed.entry(id)
+        message = self._ready.find(id) if delayed is None else delayed[1]
+        if message is None or not message.properties.receives:
+            return False
+        if delayed is None:
+            self._ready.remove(message)
+        else:
+            self._delayed.pop(id)
+            if message.properties.group:
+                self._ready.let_go(message)
+        self._hold(-1, -message.size)
+        self._counts.acked += 1
+        self._enter(
+            MessagesDeleted((row_of(self.epoch, id),)),
+            self._undo_remove,
+            message,
+            None if delayed is None else delayed[0],
+        )
+        return True
+
+    def hide(self, id: int, visibility: float, now: float) -> bool:
+        """Keep a message that has been leased before from consumers for `visibility` seconds from now.
+
+        Its lease, if there is one, lasts until then, whoever holds it. Return whether the message was here.
+        """
+        self._check_journal()
+        lease = self._leases.find(id)
+        if lease is not None:
+            with suppress(ReceiptExpired):  # it may just have ended
+                self.extend(lease.receipt, visibility, now)
+                return True
+        delayed = self._delayed.entry(id)
+        message = self._ready.find(id) if delayed is None else delayed[1]
+        if message is None or not message.properties.receives:
+            return False
+        if delayed is None:
+            self._note_given(id)
+            self._ready.remove(message)
+        else:
+            self._take_out(message)
+        due = 0.0
+        if visibility > 0:
+            due = now + visibility
+            self._add(message, visibility, now)
+        else:
+            self._become_ready(message)
+        self._enter(
+            MessageState(row_of(self.epoch, id), message.properties, due),
+            self._undo_hide,
+            message,
+            None if delayed is None else delayed[0],
+        )
+        return True
 
     def release(self, receipt: str, delay: float, now: float) -> None:
         """Give the message back, ready at its original place, or after `delay` seconds.
@@ -677,6 +744,25 @@ class Queue(Holding):
         else:
             self._become_ready(message)
             self._undo_close(serial, message)
+
+    def _undo_remove(self, message: Message, due: float | None) -> None:
+        self._counts.acked -= 1
+        self._hold(1, message.size)
+        self._wait_again(message, due)
+
+    def _undo_hide(self, message: Message, due: float | None) -> None:
+        self._take_out(message)
+        self._wait_again(message, due)
+
+    def _wait_again(self, message: Message, due: float | None) -> None:
+        """Put a message where it waited: among the ready ones, or until `due`."""
+        if due is None:
+            self._become_ready(message)
+        else:
+            self._delayed.put(message.id, due, message)
+            if message.properties.group:
+                self._ready.hold(message)
+            self._watch(due)
 
     def _undo_release(self, lease: Lease) -> None:
         self._counts.released -= 1

@@ -13,12 +13,18 @@ from zapq.limits import (
     MAX_BURST,
     MAX_DELAY,
     MAX_LEASED,
+    MAX_NOTE,
+    MAX_NOTES,
     MAX_RATE,
     MAX_RECEIVES,
     MAX_VISIBILITY,
     MIN_RATE,
+    NOTE_NAME,
     QUEUE_NAME,
 )
+
+Note = Annotated[str, msgspec.Meta(max_length=MAX_NOTE)]
+NoteName = Annotated[str, msgspec.Meta(pattern=rf"^{NOTE_NAME}\Z")]
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,6 +47,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Leases at once, at most."""
     fair: bool = False
     """Whether groups take turns in being delivered; messages without a group are one group more."""
+    notes: Annotated[dict[NoteName, Note], msgspec.Meta(max_length=MAX_NOTES)] = {}
+    """What clients, and dialects such as that of SQS, keep with the queue. Nothing in the core reads it."""
 
 
 def check_together(settings: QueueSettings) -> None:
@@ -61,9 +69,13 @@ def check_together(settings: QueueSettings) -> None:
 def changed(settings: QueueSettings, changes: Mapping[str, object]) -> QueueSettings:
     """Return `settings` with `changes` made by name; None puts a setting back to its default.
 
-    Raises `msgspec.ValidationError` for a name or a value that is none of a setting's.
+    Of the notes, those named are changed, and None removes one. Raises `msgspec.ValidationError` for a name or a
+    value that is none of a setting's.
     """
     wanted = {**msgspec.to_builtins(settings), **changes}
+    notes = changes.get("notes")
+    if isinstance(notes, dict):
+        wanted["notes"] = {name: note for name, note in {**settings.notes, **notes}.items() if note is not None}
     defaults = msgspec.to_builtins(QueueSettings())
     return msgspec.convert(
         {name: defaults.get(name) if value is None else value for name, value in wanted.items()}, QueueSettings

@@ -20,6 +20,7 @@ from zapq.service.operations import (
     Drain,
     Enqueue,
     Find,
+    Hide,
     List,
     ListSnapshots,
     Load,
@@ -29,6 +30,7 @@ from zapq.service.operations import (
     Put,
     Ready,
     Redrive,
+    Remove,
     Save,
     SetPaused,
     Settle,
@@ -60,6 +62,8 @@ class LocalEngine:
             Take: service.attempt_taking,
             Settle: self._settle,
             SettleOne: self._settle_one,
+            Remove: self._remove,
+            Hide: self._hide,
             Peek: self._peek,
             Find: self._find,
             Describe: self._describe,
@@ -120,6 +124,14 @@ class LocalEngine:
     def _settle_one(self, asked: SettleOne, now: float) -> Any:
         state = self.service.find_state(asked.queue)
         return self.service.attempt(partial(state.settle_one, asked.settlement), now)
+
+    def _remove(self, asked: Remove, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+        return self.service.attempt(partial(state.remove, asked.id), now)
+
+    def _hide(self, asked: Hide, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+        return self.service.attempt(partial(state.hide, asked.id, asked.visibility), now)
 
     def _peek(self, asked: Peek, now: float) -> Any:
         state = self.service.find_state(asked.queue)

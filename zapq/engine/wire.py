@@ -113,6 +113,8 @@ KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in Operation.__args_
 """Operations by name."""
 OUTCOMES: dict[type[Any], Any] = {
     operations.Put: operations.Accepted,
+    operations.Remove: bool,
+    operations.Hide: bool,
     operations.Peek: list[MessageView],
     operations.Find: MessageView,
     operations.Describe: QueueInfo,

@@ -75,7 +75,7 @@ class Answering:
         _check_others(exchange, operation)
         if endpoint.large:
             await self._large.take()
-        outcome = None if operation is None else await self._perform(exchange, operation)
+        outcome = None if operation is None else await self.perform(exchange, operation)
         if endpoint.audit is not None:
             self._audit(exchange, endpoint.action, endpoint.audit(operation, outcome))
         try:
@@ -107,7 +107,8 @@ class Answering:
             body.reserve(self.engine.reservation(asked.queue), declared or 0)
         return await body.read()
 
-    async def _perform(self, exchange: Exchange, operation: Operation) -> object:
+    async def perform(self, exchange: Exchange, operation: Operation) -> object:
+        """Have one operation done for a request, and return its outcome; raises what refuses it."""
         outcome = self.engine.perform(operation, trio.current_time())
         if isinstance(outcome, Pending):
             outcome = await self._wait(exchange, operation, outcome)

@@ -24,8 +24,10 @@ from zapq.http.endpoints import ENDPOINTS, Endpoint
 from zapq.http.exchange import HTTPConnection, shown_path
 from zapq.http.guard import Guard, check_origin
 from zapq.http.metrics import ServerCounts
+from zapq.http.sqs import ANY, RULES, SqsRoad
 from zapq.limits import DEFAULT_QUEUE, MAX_LOGGED_METHOD, MAX_LOGGED_PATH
 from zapq.settings import Settings
+from zapq.sqs.tasks import Tasks
 
 _DETAILS = {
     404: "There is no endpoint with this path. README.md lists the endpoints.",
@@ -52,11 +54,16 @@ class App(QuartTrio):
 
 
 def create_app(
-    engine: Engine, settings: Settings, counts: ServerCounts, throttle: logs.Throttle, guard: Guard
+    engine: Engine,
+    settings: Settings,
+    counts: ServerCounts,
+    throttle: logs.Throttle,
+    guard: Guard,
+    tasks: Tasks,
 ) -> QuartTrio:
     """Return the app that speaks HTTP for `engine`, for the requests that `guard` lets in.
 
-    It counts in `counts` and logs through `throttle`.
+    It counts in `counts` and logs through `throttle`; `tasks` are those that SQS clients begin.
     """
     app = App("zapq", static_folder=None, template_folder=None)
     app.asgi_http_class = HTTPConnection
@@ -67,6 +74,7 @@ def create_app(
     app.url_map.strict_slashes = True
     answering = Answering(engine, settings, counts, throttle)
     guard.access.on_change.append(answering.check_credentials)
+    sqs = SqsRoad(answering, guard, settings, tasks)
     endpoints: dict[str, Endpoint] = {}
     for endpoint in ENDPOINTS:
         name = f"{endpoint.method} {endpoint.path}".replace(".", " ")
@@ -74,6 +82,10 @@ def create_app(
         app.add_url_rule(
             _as_rule(endpoint.path), name, partial(answering.answer, endpoint), methods=[endpoint.method]
         )
+    if settings.sqs:
+        for path in RULES:
+            app.add_url_rule(path, ANY.action, sqs.answer, methods=["GET", "POST"])
+        endpoints[ANY.action] = ANY
     for rule in app.url_map.iter_rules():
         # Werkzeug lets HEAD run the GET handler, and one of them takes a message away.
         if rule.methods is not None and endpoints[rule.endpoint].changes:
@@ -90,6 +102,9 @@ def create_app(
         if request.method == "OPTIONS":
             return  # it only says what there is
         endpoint, exchange = endpoints[str(request.endpoint)], exchange_of(request)
+        if endpoint is ANY:
+            check_page(endpoint)  # what the client may do depends on what it asks for
+            return
         exchange.admit = partial(
             guard.check_role,
             endpoint,
@@ -100,6 +115,9 @@ def create_app(
             exchange.identities,
         )
         exchange.grant = exchange.admit()
+        check_page(endpoint)
+
+    def check_page(endpoint: Endpoint) -> None:
         check_origin(
             endpoint,
             request.scheme,
@@ -110,6 +128,8 @@ def create_app(
 
     @app.errorhandler(ZapqError)
     async def refuse(error: ZapqError) -> Response:
+        if request.endpoint == ANY.action:
+            return sqs.refuse(error)
         response = as_response(render.refused(error, exchange_of(request).trace_id, b""))
         if isinstance(error, Unauthenticated | RoleMissing | Forbidden):
             log_intruder(error)

@@ -22,7 +22,7 @@ from zapq.access.grant import Role
 from zapq.errors import BatchTooLarge, MessageTooLarge
 from zapq.http import metrics, plans, render
 from zapq.http.plan import Asked, Frame, Plan
-from zapq.limits import DEFAULT_QUEUE, MAX_BATCH_BYTES
+from zapq.limits import DEFAULT_QUEUE, MAX_BATCH_BYTES, MAX_SQS_BYTES
 from zapq.service.operations import (
     Delete,
     Describe,
@@ -56,6 +56,7 @@ class Body(Enum):
     BATCH = "a batch of messages"
     SETTLEMENTS = "settlements"
     SETTINGS = "a queue's settings"
+    SQS = "a request of SQS"
 
     @property
     def stored(self) -> bool:
@@ -64,6 +65,8 @@ class Body(Enum):
 
     def limit(self, max_message_bytes: int) -> tuple[int, type[MessageTooLarge]]:
         """Return how long it may be, and how a longer one is refused."""
+        if self is Body.SQS:
+            return MAX_SQS_BYTES, MessageTooLarge
         if self in {Body.BATCH, Body.SETTLEMENTS}:
             return MAX_BATCH_BYTES, BatchTooLarge
         return max_message_bytes, MessageTooLarge

@@ -29,7 +29,7 @@ from zapq.core.message import Lease
 from zapq.errors import ClientGone, MessageTooLarge, ReceivingTooMuch, RequestTimedOut, ZapqError
 from zapq.http import tracing
 from zapq.http.endpoints import Body
-from zapq.http.routing import find_route
+from zapq.http.routing import find_route, speaks_sqs
 from zapq.limits import MAX_LOGGED_PATH, SMALL_BODY_BYTES
 from zapq.service.reservation import Pool, Reservation
 from zapq.service.waiting import Deliveries, Lender
@@ -366,6 +366,8 @@ def _traced(
 
 
 def _body_limit(scope: HTTPScope, max_message_bytes: int) -> tuple[int, type[MessageTooLarge]]:
+    if speaks_sqs(scope["path"]):
+        return Body.SQS.limit(max_message_bytes)
     route = find_route(scope["method"], scope["path"])
     return (Body.NONE if route is None else route.endpoint.body).limit(max_message_bytes)
 

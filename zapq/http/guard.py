@@ -56,6 +56,27 @@ class Guard:
             # No full stop: the flag is there to be copied.
             raise HostNotAllowed(f'zapq does not answer to "{name}"; start it with --allowed-host {name}')
 
+    def answers_for(self, host: bytes) -> bool:
+        """Whether a request with this Host field is meant for this server."""
+        return self._hosts.allow(host)
+
+    def may_administer(self, client: tuple[str, int] | None) -> bool:
+        """Whether a client at this address may administer where there are no tokens."""
+        return self._admin_from_anywhere or wire.is_local(client)
+
+    def identify(self, authorizations: Sequence[bytes], identities: Identities) -> Grant | None:
+        """Return what the first of these credentials that is known allows; None where none is needed.
+
+        Raises `Unauthenticated` if there is none, or none is known.
+        """
+        if not self.access.configured:
+            return None
+        for each in authorizations[:-1]:
+            grant = self.access.find(each, identities)
+            if grant is not None:
+                return grant
+        return self.access.who(authorizations[-1] if authorizations else b"", identities)
+
     def check_role(
         self,
         endpoint: Endpoint,
@@ -66,7 +87,7 @@ class Guard:
     ) -> Grant | None:
         """Refuse a request whose credential does not have the role it needs; else return what it may do."""
         if not self.access.configured:
-            if endpoint.role == "admin" and not self._admin_from_anywhere and not wire.is_local(client):
+            if endpoint.role == "admin" and not self.may_administer(client):
                 raise Forbidden(
                     "Without tokens, only requests from a loopback address such as 127.0.0.1 may administer queues"
                     " and snapshots. Send it to 127.0.0.1 on the machine zapq runs on, or start zapq with"

@@ -24,6 +24,7 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\{(\w+)\}", lambda match: f"(?P<{match[1]}>{_VARYING[match[1]]})", path), re.ASCII)
 
 
+_SQS = re.compile(r"/(?:(?:[0-9]{12}|queue)/[^/]+)?", re.ASCII)
 _PATTERNS = [(each, _pattern(each.path)) for each in ENDPOINTS]
 
 
@@ -34,3 +35,8 @@ def find_route(method: str, path: str) -> Route | None:
             found = match.groupdict()
             return Route(endpoint, found.get("queue", DEFAULT_QUEUE), found.get("receipt", found.get("id", "")))
     return None
+
+
+def speaks_sqs(path: str) -> bool:
+    """Whether SDKs of SQS send requests to this path."""
+    return _SQS.fullmatch(path) is not None

@@ -12,11 +12,13 @@ from hypercorn.config import Config
 from zapq import logs
 from zapq.access.access import Access
 from zapq.engine.engine import Engine
+from zapq.engine.local import LocalEngine
 from zapq.errors import InvalidSetting
 from zapq.http.app import create_app
 from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
+from zapq.http.moving import Mover
 from zapq.http.tracing import TraceIds
 from zapq.limits import ACCEPT_PAUSE, ACCEPTS, MAX_HEAD_BYTES, MAX_UNSENT_BYTES
 from zapq.server.balance import Balance
@@ -25,6 +27,7 @@ from zapq.server.hotpath import HotPath
 from zapq.server.listeners import ListeningSocket
 from zapq.server.lobby import Lobby
 from zapq.server.site import NoResources, Site
+from zapq.server.sqs_hot import SqsHot
 from zapq.server.stream import ClientStream
 from zapq.server.unsent import Unsent
 from zapq.settings import Settings
@@ -55,9 +58,16 @@ class Front:
         # What clients can have logged is bounded for all workers together; but each says something.
         rate = max(1, logs.LINES_PER_SECOND // share)
         trace_ids, refusals = TraceIds(), logs.Throttle(rate)
+        self._mover = Mover(engine)
         guard = Guard(settings, Hosts(settings, listening.bound), access)
-        app = ASGIWrapper(create_app(engine, settings, counts, refusals, guard))
-        self._hot = HotPath(engine, settings, counts, trace_ids, refusals, guard) if settings.hot_path else None
+        app = ASGIWrapper(create_app(engine, settings, counts, refusals, guard, self._mover.tasks))
+        sqs = None
+        # Where outcomes have to travel, an action that asks for several is better off with a task.
+        if settings.sqs and isinstance(engine, LocalEngine):
+            sqs = SqsHot(engine, settings, refusals, guard, self._mover.tasks, trio.current_time)
+        self._hot = None
+        if settings.hot_path:
+            self._hot = HotPath(engine, settings, counts, trace_ids, refusals, guard, sqs)
         unsent = Unsent(MAX_UNSENT_BYTES // share)
         self._site = Site(
             app,
@@ -85,6 +95,7 @@ class Front:
             accepting.start_soon(lobby.run)
         else:
             accepting.start_soon(_accept, self._listening, self._site, connections)
+        accepting.start_soon(self._mover.run)
         accepting.start_soon(_reload, reload_trigger, self._access, self._listening)
 
     async def stop(self, deadline: float) -> None:

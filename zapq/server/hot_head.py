@@ -28,7 +28,10 @@ from zapq.server.wire_guard import check_head
 from zapq.service.operations import Operation
 
 _LINE = re.compile(r"(GET|POST|DELETE) (/[0-9A-Za-z._/-]*)(?:\?([0-9A-Za-z._=&-]*))? HTTP/1\.1", re.ASCII)
-_BEGINNINGS = tuple({f"{each.method} {each.path.partition('{')[0]}".encode() for each in ENDPOINTS if each.fast})
+_BEGINNINGS = tuple({
+    b"POST / HTTP/1.1\r\n",  # of SQS
+    *(f"{each.method} {each.path.partition('{')[0]}".encode() for each in ENDPOINTS if each.fast),
+})
 _BLOCK = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n")
 _FIELD = re.compile(rb"([^:]+):[\t ]*(.*?)[\t ]*\r\n")
 _HOST = re.compile(rb"(?:[0-9A-Za-z_-]{1,63}(?:\.[0-9A-Za-z_-]{1,63}){0,7}|\[[0-9a-f:]{2,39}\])(?::[0-9]{1,5})?")
@@ -183,7 +186,7 @@ def parse_head(head: bytes) -> Line | None:
     """
     line, _, block = head.partition(b"\r\n")
     match = _LINE.fullmatch(line.decode("latin-1"))
-    fields = _parse_fields(block)
+    fields = parse_fields(block)
     if match is None or fields is None:
         return None
     route = find_route(match[1], match[2])
@@ -230,7 +233,8 @@ def _plan(line: Line, queues: str) -> Plan:
 
 
 @lru_cache(maxsize=HEADS_REMEMBERED)
-def _parse_fields(block: bytes) -> Fields | None:
+def parse_fields(block: bytes) -> Fields | None:
+    """Return what the fields of a head (with its empty line) say, or None if they are not plain."""
     if not _BLOCK.fullmatch(block):
         return None
     fields = [(name.lower(), value) for name, value in _FIELD.findall(block)]

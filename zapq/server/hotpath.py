@@ -25,6 +25,7 @@ from zapq.http.exchange import note_uncertain, shown_path
 from zapq.http.guard import Guard
 from zapq.http.metrics import ServerCounts
 from zapq.http.plan import Frame
+from zapq.http.sqs import ANY
 from zapq.limits import (
     BYTES_PER_COST,
     HEADS_REMEMBERED,
@@ -45,11 +46,14 @@ from zapq.server.hot_head import (
     vary,
 )
 from zapq.server.peer_network import Socket, peer_of_socket
+from zapq.server.sqs_hot import START as TO_SQS
+from zapq.server.sqs_hot import SqsHot, delivery_of
 from zapq.service.operations import Accepted, Delivery, Enqueue, Put, Settle, SettleOne, Take
 from zapq.service.pending import Commit, Group, Pending, give_back
 from zapq.service.reservation import Reservation
 from zapq.service.waiting import Deliveries, Lender
 from zapq.settings import Settings
+from zapq.sqs.talk import Said
 
 _EFFECT: dict[type[Any], str] = {Put: "put", Enqueue: "put", Take: "take", Settle: "settle", SettleOne: "settle"}
 """Operations with the same one do not care whether those before them are written yet."""
@@ -105,6 +109,8 @@ class Answers:
     """What all outcomes that are not known yet depend on: if it does not fail, `data` is what to send."""
     waiting_head = b""
     """The head of the request that may wait long."""
+    whole = False
+    """Whether its body is behind that."""
     parts: list[bytes]
     unfinished: list[Unfinished]
     """In order; each may be done before the one in front of it."""
@@ -131,9 +137,11 @@ class HotPath:
         trace_ids: tracing.TraceIds,
         throttle: logs.Throttle,
         guard: Guard,
+        sqs: SqsHot | None = None,
     ) -> None:
         self._engine = engine
-        self._how = engine.how
+        self._how = engine.how if sqs is None else {**engine.how, **sqs.performs}
+        self._sqs = sqs
         self._max_message_bytes = settings.max_message_bytes
         self._least_bytes = settings.max_message_bytes * MAX_ANSWERS_BYTES / MAX_BATCH_BYTES
         """So that answers which turn out larger than thought are no larger together than a batch can be."""
@@ -196,9 +204,15 @@ class HotPath:
                 break
             text, argument = data[at:end], ""
             # Told by a byte: neither `POST /enqueue` nor `GET /dequeue` has any, nor a probe.
+            head: Head | None
             if end - at > _SHORTEST and text[6] != _E:
-                text, argument = cut_argument(text)
-            head = self._remember(text, identities)
+                if self._sqs is not None and text.startswith(TO_SQS):
+                    head = self._sqs.find(text, identities)
+                else:
+                    text, argument = cut_argument(text)
+                    head = self._remember(text, identities)
+            else:
+                head = self._remember(text, identities)
             if head is None:
                 answers.then = "cold"
                 break
@@ -242,7 +256,7 @@ class HotPath:
                     answers.then = "cold"  # Quart's road knows whether it had begun before
                     break
                 if commit is None:
-                    give_back(outcome)
+                    give_back(delivery_of(outcome))
                 else:
                     commit.abandon()
                     commit = None
@@ -257,6 +271,10 @@ class HotPath:
                     else:
                         taken = _handed(outcome, head, part, size, trace)
                     answers.taken = (*answers.taken, taken)
+                elif kind is Said:
+                    if outcome.delivery is not None:
+                        taken = _handed(outcome.delivery, head, part, size, trace)
+                        answers.taken = (*answers.taken, taken)
                 elif not part:
                     if outcome.patient and (parts or length - stop > MAX_HOT_HEAD_BYTES):
                         # Much that is pipelined behind it is kept, and counted, by the other road.
@@ -269,7 +287,9 @@ class HotPath:
                         to_come += self._usual_bytes
                     alone = outcome.patient
                     if alone:
-                        answers.waiting_head = data[at:end]
+                        # Who may ask for what is said by the body in SQS, so that is kept.
+                        answers.whole = head.endpoint is ANY
+                        answers.waiting_head = data[at : stop if answers.whole else end]
             if commit is not None:
                 group = commit.group if not unfinished or group is commit.group else None
                 unfinished.append(Unfinished(len(parts), commit, head, operation, argument))
@@ -321,15 +341,16 @@ class HotPath:
                 outcome = self._outcome(each.pending, operation, left=left, draining=draining)
                 part = head.render(head.plan, operation, outcome, frame)
             except Exception as error:
-                give_back(outcome)
+                give_back(delivery_of(outcome))
                 outcome = None
                 part = self._refusal(error, head, trace, sock, each.argument)
             if answers.taken:
                 answers.taken = _moved(answers.taken, before, len(parts[each.at]), len(part))
             parts[each.at] = part
-            if outcome.__class__ is Delivery:
+            delivery = delivery_of(outcome)
+            if isinstance(delivery, Delivery):
                 self._usual_bytes = max(len(part), self._least_bytes, self._usual_bytes * 0.9)
-                answers.taken = (*answers.taken, _handed(outcome, head, part, before, trace))
+                answers.taken = (*answers.taken, _handed(delivery, head, part, before, trace))
         if left:
             answers.then = "close"
         answers.pending = answers.group = None
@@ -347,6 +368,10 @@ class HotPath:
 
     def still_lets_in(self, answers: Answers, identities: Identities) -> bool:
         """Whether the request that waits would be let in now, as it was when it came."""
+        if self._sqs is not None and answers.waiting_head.startswith(TO_SQS):
+            [unfinished] = answers.unfinished
+            head = answers.waiting_head[: answers.waiting_head.index(b"\r\n\r\n") + 4]
+            return self._sqs.still_lets_in(head, identities, unfinished.operation)
         text, _ = cut_argument(answers.waiting_head)
         return self._remember(text, identities) is not None
 
@@ -405,8 +430,12 @@ class HotPath:
     def _forget(self) -> None:
         self._remember.cache_clear()
         self._remember_bare.cache_clear()
+        if self._sqs is not None:
+            self._sqs.forget()
 
     def _refusal(self, error: Exception, head: Head, trace: bytes, sock: Socket | None, argument: str) -> bytes:
+        if self._sqs is not None and head.endpoint is ANY:
+            return self._sqs.refusal(error, trace, self._frame.tail, sock)
         trace_id = tracing.id_in(trace)
         if not isinstance(error, ZapqError):
             logs.current_trace_id.set(trace_id)

@@ -403,8 +403,8 @@ class Lobby:
     def _refuse(self, guest: Guest, answers: Answers) -> None:
         """Have what was withdrawn refused by the other road."""
         [unfinished] = answers.unfinished
-        # A body is not kept, nor needed for a refusal. That ends the connection, and with it what came behind.
-        rest = b"" if unfinished.head.length else bytes(guest.rest)
+        # Most bodies are not kept, nor needed for a refusal. That ends the connection, and with it all behind.
+        rest = b"" if unfinished.head.length and not answers.whole else bytes(guest.rest)
         self._promote(guest, Handoff(answers.waiting_head + rest))
 
     def _on_done(self, guest: Guest) -> None:

@@ -82,6 +82,8 @@ class Put(Offer, frozen=True):
     """Store what is offered; a queue that is not there is made."""
 
     queue: str = DEFAULT_QUEUE
+    any_content: bool = False
+    """Whether other content under the same key is taken for a repetition as well, and not refused."""
 
 
 class Enqueue(msgspec.Struct, frozen=True, gc=False):
@@ -113,6 +115,21 @@ class SettleOne(msgspec.Struct, frozen=True):
 
     queue: str
     settlement: Settlement
+
+
+class Remove(msgspec.Struct, frozen=True):
+    """Let a message go that has been leased before, whether its lease goes on or is over; or do nothing."""
+
+    queue: str
+    id: int
+
+
+class Hide(msgspec.Struct, frozen=True):
+    """Keep a message from consumers that has been leased before, whether its lease goes on or is over."""
+
+    queue: str
+    id: int
+    visibility: float
 
 
 class Peek(msgspec.Struct, frozen=True):
@@ -216,6 +233,8 @@ Operation = (
     | Take
     | Settle
     | SettleOne
+    | Remove
+    | Hide
     | Peek
     | Find
     | Describe

@@ -47,6 +47,7 @@ from zapq.service.operations import (
     Enqueue,
     Nothing,
     Offer,
+    Put,
     Settlement,
     Terms,
     checked_limit,
@@ -54,6 +55,9 @@ from zapq.service.operations import (
 )
 from zapq.service.section import Section
 from zapq.service.waiting import Deliveries, Waiter, WaitQueue, Want
+
+_FINGERPRINT = 16
+"""Bytes of what tells offers apart."""
 
 
 class QueueInfo(msgspec.Struct, frozen=True, gc=False):
@@ -284,6 +288,23 @@ class QueueState:
         if self.wait_queue and self.core.available:
             self.hand_out()  # it held up others of its group
 
+    def remove(self, id: int, now: float) -> bool:
+        """Let a message go that has been leased before, and return whether it was here."""
+        self.check_alive()
+        if self._dispatcher.offers:
+            self._dispatcher.note_room()
+        removed = self.core.remove(id, now)
+        if removed and self.wait_queue:
+            self.hand_out()  # it may have held up others
+        return removed
+
+    def hide(self, id: int, visibility: float, now: float) -> bool:
+        """Keep a message from consumers that has been leased before, and return whether it was here."""
+        self.check_alive()
+        hidden = self.core.hide(id, visibility, now)
+        self._dispatcher.hand_out()
+        return hidden
+
     def settle(self, settlements: Sequence[Settlement], now: float) -> list[ZapqError | None]:
         """Acknowledge, release and extend, 1 to 1000 at once; for each, None or why it was refused."""
         checked_limit(len(settlements), "settlements")
@@ -497,6 +518,8 @@ class _ToldWithHeaders(_Told, frozen=True, gc=False):
 
 def fingerprint_of(offer: Offer) -> bytes:
     """Return what tells an offer from others under its key; it does not withstand a forger."""
+    if isinstance(offer, Put) and offer.any_content:
+        return bytes(_FINGERPRINT)
     content, how = offer.content, offer.terms
     properties = how.properties
     told: object
@@ -509,7 +532,7 @@ def fingerprint_of(offer: Offer) -> bytes:
             told = (*told, _said(dict(properties.headers)))
     if properties.group:
         told = (told, properties.group)
-    return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=16).digest()
+    return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=_FINGERPRINT).digest()
 
 
 def _told(draft: Draft) -> object:

@@ -244,7 +244,13 @@ def test_two_changes_of_settings_at_once_are_both_made(driver: Driver) -> None:
 
 def test_settings_come_back_as_they_were_given(driver: Driver) -> None:
     settings = QueueSettings(
-        max_messages=10**12, max_bytes=2**50, visibility=0.1234567, ttl=1e6, max_receives=3, dead_letter="dead"
+        max_messages=10**12,
+        max_bytes=2**50,
+        visibility=0.1234567,
+        ttl=1e6,
+        max_receives=3,
+        dead_letter="dead",
+        notes={"sqs:tag:team": "über"},
     )
     assert driver.one(Configure("a", settings))[1].settings == settings
 

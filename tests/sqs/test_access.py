@@ -1,0 +1,128 @@
+"""Who may do what through SQS: the access key id is a token of zapq's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.http.test_access import line
+from tests.sqs.clients import Boto, tell
+from tests.support.serving import serving
+from zapq.service.open import open_service
+from zapq.settings import Settings
+from zapq.sqs.credentials import shown
+from zapq.testing import ZapqServer
+
+ADMIN, PRODUCER, CONSUMER, METRICS, SLASH = "a" * 20, "p" * 20, "c" * 20, "m" * 20, "s/l/a/s/h" * 3
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Path:
+    path = tmp_path / "tokens"
+    path.write_text(
+        line("root", ADMIN, "admin")
+        + line("shop", PRODUCER, "producer:jobs*")
+        + line("mailer", CONSUMER, "consumer:jobs*")
+        + line("graphs", METRICS, "metrics:jobs*")
+        + line("slash", SLASH, "producer,consumer")
+    )
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def with_tokens(zapq_settings: Settings, tokens: Path) -> Settings:
+    return replace(zapq_settings, token_file=str(tokens))
+
+
+async def test_roles_and_patterns_of_a_token_hold(with_tokens: Settings) -> None:
+    async with serving(with_tokens) as url:
+        admin, shop, mailer, graphs = (Boto(url, key=each) for each in (ADMIN, PRODUCER, CONSUMER, METRICS))
+        jobs, other = await admin.make("jobs"), await admin.make("other")
+        send: dict[str, Any] = {"MessageBody": "x"}
+        await shop("send_message", QueueUrl=jobs, **send)
+        got = await mailer.one(jobs)
+        await mailer("delete_message", QueueUrl=jobs, ReceiptHandle=got["ReceiptHandle"])
+        for each in (shop, mailer, graphs):
+            assert (await each("list_queues"))["QueueUrls"] == [jobs]
+            await each("get_queue_url", QueueName="jobs")
+            await each.attributes(jobs)
+        for refused in (
+            await shop.refused("receive_message", QueueUrl=jobs),
+            await mailer.refused("send_message", QueueUrl=jobs, **send),
+            await shop.refused("send_message", QueueUrl=other, **send),
+            await graphs.refused("get_queue_attributes", QueueUrl=other),
+            await graphs.refused("create_queue", QueueName="jobs2"),
+            await shop.refused("create_queue", QueueName="other2"),
+            await shop.refused("purge_queue", QueueUrl=jobs),
+            await mailer.refused("delete_queue", QueueUrl=jobs),
+        ):
+            assert (refused.code, refused.status) == ("AccessDenied", 403)
+        for each in (shop, mailer):
+            await each.make("jobs3")
+        policy = f'{{"deadLetterTargetArn":"{(await admin.attributes(other))["QueueArn"]}","maxReceiveCount":1}}'
+        attributes = {"RedrivePolicy": policy}
+        refused = await shop.refused("create_queue", QueueName="jobs4", Attributes=attributes)
+        assert refused.code == "AccessDenied"
+        await admin("delete_queue", QueueUrl=jobs)
+
+
+async def test_unknown_tokens_and_none_are_told_apart(with_tokens: Settings) -> None:
+    async with serving(with_tokens) as url:
+        refused = await Boto(url, key="nobody").refused("list_queues")
+        assert (refused.code, refused.status) == ("InvalidClientTokenId", 403)
+        answer = await tell(url, "ListQueues", {})
+        assert answer.status == 403
+        assert answer.headers["x-amzn-query-error"] == "MissingAuthenticationToken;Sender"
+        assert (await tell(url, "ListQueues", {}, headers={"Authorization": f"Bearer {ADMIN}"})).status == 200
+
+
+async def test_the_session_token_will_do_and_a_token_may_have_slashes(with_tokens: Settings) -> None:
+    async with serving(with_tokens) as url:
+        assert await Boto(url, key="anyone", session=ADMIN)("list_queues") == {}
+        assert await Boto(url, key=ADMIN, session="anything")("list_queues") == {}
+        assert await Boto(url, key=SLASH)("list_queues") == {}
+
+
+async def test_a_poll_ends_when_its_token_does(with_tokens: Settings, tokens: Path) -> None:
+    async with open_service(with_tokens) as service:
+        reload, reloading = trio.open_memory_channel[None](1)
+        async with reload, reloading, serving(with_tokens, service, reload_trigger=reloading.receive) as url:
+            jobs = await Boto(url, key=ADMIN).make("jobs")
+            refusals: list[str] = []
+
+            async def poll() -> None:
+                refused = await Boto(url, key=CONSUMER).refused(
+                    "receive_message", QueueUrl=jobs, WaitTimeSeconds=20
+                )
+                refusals.append(refused.code)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(poll)
+                while not service.stats().waiting:
+                    await trio.sleep(0.01)
+                tokens.write_text(line("root", ADMIN, "admin"))
+                await reload.send(None)
+    assert refusals == ["InvalidClientTokenId"]
+
+
+async def test_without_tokens_any_key_works_and_only_this_machine_administers(zapq_server: ZapqServer) -> None:
+    boto = Boto(zapq_server.url, key="whatever")
+    url = await boto.make()
+    await boto("send_message", QueueUrl=url, MessageBody="x")
+    await boto("purge_queue", QueueUrl=url)  # from this machine
+
+
+def test_a_credential_is_read_from_the_right() -> None:
+    field = b"AWS4-HMAC-SHA256 Credential=a/b/20261129/eu-west-1/sqs/aws4_request, SignedHeaders=host, Signature=0"
+    assert shown(field, b"") == ((b"Bearer a/b",), "eu-west-1")
+    assert shown(field, b"session") == ((b"Bearer session", b"Bearer a/b"), "eu-west-1")
+    assert shown(b"", b"", b"key/20261129/us-west-2/sqs/aws4_request") == ((b"Bearer key",), "us-west-2")
+    assert shown(b"", b"", key=b"old") == ((b"Bearer old",), "us-east-1")
+    assert shown(b"Bearer token", b"") == ((b"Bearer token",), "us-east-1")
+    assert shown(b"Basic x", b"") == ((b"Basic x",), "us-east-1")
+    assert shown(b"", b"") == ((), "us-east-1")

@@ -1,0 +1,106 @@
+"""Tasks that move dead letters: begun, shown, paced, stopped, and what becomes of them if a queue goes."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from tests.sqs.clients import REGION, Boto
+from tests.support.waiting import eventually
+
+ARN = f"arn:aws:sqs:{REGION}:000000000000:"
+DEAD = f"{ARN}dead"
+
+
+async def fail(boto: Boto, *bodies: str) -> tuple[str, str]:
+    """Have messages fail; return the URLs of the queue they failed in, and of the dead letters."""
+    dead = await boto.make("dead")
+    policy = json.dumps({"deadLetterTargetArn": DEAD, "maxReceiveCount": 1})
+    jobs = await boto.make("jobs", VisibilityTimeout="0", RedrivePolicy=policy)
+    for body in bodies:
+        await boto("send_message", QueueUrl=jobs, MessageBody=body)
+    for _ in bodies:
+        await boto.one(jobs)
+    assert await boto("receive_message", QueueUrl=jobs) == {}
+    return jobs, dead
+
+
+async def last(boto: Boto) -> dict[str, Any]:
+    results = (await boto("list_message_move_tasks", SourceArn=DEAD))["Results"]
+    task: dict[str, Any] = results[0]
+    return task
+
+
+async def test_dead_letters_go_back_to_where_they_failed(boto: Boto) -> None:
+    jobs, _ = await fail(boto, "a", "b", "c")
+    begun = await boto("start_message_move_task", SourceArn=DEAD)
+    handle = json.loads(base64.b64decode(begun["TaskHandle"]))
+    assert handle["sourceArn"] == DEAD
+
+    async def is_done() -> bool:
+        return bool((await last(boto))["Status"] == "COMPLETED")
+
+    await eventually(is_done, "the task")
+    task = await last(boto)
+    assert (task["ApproximateNumberOfMessagesMoved"], task["ApproximateNumberOfMessagesToMove"]) == (3, 3)
+    assert task["SourceArn"] == DEAD
+    assert task.keys().isdisjoint({"TaskHandle", "DestinationArn", "FailureReason"})
+    assert [(await boto.one(jobs))["Body"] for _ in range(3)] == ["a", "b", "c"]
+    refused = await boto.refused("cancel_message_move_task", TaskHandle=begun["TaskHandle"])
+    assert refused.code == "InvalidParameterValue"
+
+
+async def test_they_go_to_another_queue_at_the_pace_that_is_asked_for_until_they_are_stopped(boto: Boto) -> None:
+    _, dead = await fail(boto, "a", "b", "c", "d")
+    other = await boto.make("other")
+    destination = {"DestinationArn": f"{ARN}other", "MaxNumberOfMessagesPerSecond": 1}
+    begun = await boto("start_message_move_task", SourceArn=DEAD, **destination)
+    refused = await boto.refused("start_message_move_task", SourceArn=DEAD)
+    assert refused.message.startswith("There is already a task running.")
+
+    async def has_begun() -> bool:
+        return bool((await last(boto))["ApproximateNumberOfMessagesMoved"])
+
+    await eventually(has_begun, "the first message")
+    task = await last(boto)
+    assert (task["Status"], task["TaskHandle"]) == ("RUNNING", begun["TaskHandle"])
+    assert {name: task[name] for name in destination} == destination
+    stopped = await boto("cancel_message_move_task", TaskHandle=begun["TaskHandle"])
+    assert stopped["ApproximateNumberOfMessagesMoved"] < 4
+    assert (await last(boto))["Status"] == "CANCELLED"
+    assert (await boto.one(other))["Body"] == "a"
+    assert (await boto.attributes(dead))["ApproximateNumberOfMessages"] != "0"
+
+
+async def test_a_task_fails_when_its_destination_goes(boto: Boto) -> None:
+    await fail(boto, "a", "b", "c")
+    other = await boto.make("other")
+    await boto(
+        "start_message_move_task", SourceArn=DEAD, DestinationArn=f"{ARN}other", MaxNumberOfMessagesPerSecond=2
+    )
+    await boto("delete_queue", QueueUrl=other)
+
+    async def has_failed() -> bool:
+        return bool((await last(boto))["Status"] == "FAILED")
+
+    await eventually(has_failed, "the task")
+    assert (await last(boto))["FailureReason"] == "AWS.SimpleQueueService.NonExistentQueue"
+
+
+async def test_what_cannot_be_moved_is_refused(boto: Boto) -> None:
+    await boto.make("jobs")
+    refused = await boto.refused("start_message_move_task", SourceArn=f"{ARN}jobs")
+    assert (refused.code, refused.message) == (
+        "InvalidParameterValue",
+        "Source queue must be configured as a Dead Letter Queue.",
+    )
+    for action in ("start_message_move_task", "list_message_move_tasks"):
+        refused = await boto.refused(action, SourceArn=f"{ARN}none")
+        assert (refused.shape, refused.status) == ("ResourceNotFoundException", 404)
+    refused = await boto.refused("cancel_message_move_task", TaskHandle="?")
+    assert refused.message == "Value for parameter TaskHandle is invalid."
+    unknown = base64.b64encode(b'{"taskId":"x"}').decode()
+    refused = await boto.refused("cancel_message_move_task", TaskHandle=unknown)
+    assert (refused.code, refused.message) == ("ResourceNotFoundException", "Task does not exist.")
+    assert await boto("list_message_move_tasks", SourceArn=f"{ARN}jobs") == {}

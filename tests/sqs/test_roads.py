@@ -1,0 +1,192 @@
+"""SQS requests on the fast road and on Quart's: the same answers, and the same care for messages."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, StreamEnded
+
+from tests.sqs.clients import JSON, Boto
+from tests.support.serving import serving, with_tls
+from tests.support.wire import Answer, ask, connect, connection, vanish
+from zapq.core.queue_settings import QueueSettings
+from zapq.server.sqs_hot import cut
+from zapq.service.open import open_service
+from zapq.settings import Settings
+from zapq.testing import ZapqServer
+
+COLD = {"TE": "trailers"}
+HANDLE = re.compile(rb'"ReceiptHandle":"[^"]*"')
+BOTO = (
+    b"POST / HTTP/1.1\r\nHost: localhost:1\r\nX-Amz-Target: AmazonSQS.SendMessage\r\n"
+    b"X-Amz-Date: 20261129T103256Z\r\nAuthorization: AWS4-HMAC-SHA256 Credential=x/20261129/r/sqs/aws4_request,"
+    b" SignedHeaders=host, Signature=0123456789abcdef\r\namz-sdk-invocation-id: 1-2-3\r\n"
+    b"amz-sdk-request: attempt=1\r\nContent-Length: 7\r\n\r\n"
+)
+REST = (
+    b"POST / HTTP/1.1\r\nHost: localhost:1\r\nX-Amz-Target: AmazonSQS.SendMessage\r\n"
+    b"Authorization: AWS4-HMAC-SHA256 Credential=x/20261129/r/sqs/aws4_request,"
+    b" SignedHeaders=host\r\namz-sdk-request: attempt=1\r\n\r\n"
+)
+REQUESTS: list[tuple[str, dict[str, Any]]] = [
+    ("SendMessage", {"MessageBody": "x"}),
+    ("SendMessage", {"MessageBody": "é", "MessageAttributes": {"a": {"DataType": "String", "StringValue": "v"}}}),
+    ("SendMessage", {}),
+    ("SendMessage", {"MessageBody": "\x01"}),
+    ("SendMessageBatch", {"Entries": [{"Id": "a", "MessageBody": "1"}, {"Id": "b"}]}),
+    ("SendMessageBatch", {"Entries": []}),
+    ("ReceiveMessage", {"MessageAttributeNames": ["All"], "AttributeNames": ["ApproximateReceiveCount"]}),
+    ("ReceiveMessage", {"MaxNumberOfMessages": 10}),
+    ("ReceiveMessage", {}),
+    ("ReceiveMessage", {"MaxNumberOfMessages": 0}),
+    ("DeleteMessage", {"ReceiptHandle": "?"}),
+    ("DeleteMessageBatch", {"Entries": [{"Id": "a", "ReceiptHandle": "?"}]}),
+    ("ChangeMessageVisibility", {"ReceiptHandle": "?", "VisibilityTimeout": 1}),
+    ("ReceiveMessage", {"QueueUrl": "none"}),
+    ("GetQueueUrl", {"QueueName": "jobs"}),
+]
+
+
+def plain(answer: Answer) -> tuple[int, dict[str, str], bytes]:
+    """Return an answer without what differs each time."""
+    varying = {"x-amzn-requestid", "x-trace-id", "date", "content-length"}
+    fields = {name: value for name, value in answer.headers.items() if name not in varying}
+    return answer.status, fields, HANDLE.sub(b"", answer.body)
+
+
+async def test_both_roads_give_the_same_answers(zapq_settings: Settings) -> None:
+    given: list[list[tuple[int, dict[str, str], bytes]]] = []
+    for extra, hot in (({}, True), (COLD, False)):
+        async with open_service(zapq_settings) as service, serving(zapq_settings, service) as url:
+            await service.configure("jobs", QueueSettings(notes={"sqs:created": "1795948376772"}))
+            answers = []
+            for action, members in REQUESTS:
+                body = msgspec.json.encode({"QueueUrl": "http://x/000000000000/jobs", **members})
+                fields = {"Content-Type": JSON, "X-Amz-Target": f"AmazonSQS.{action}", **extra}
+                answers.append(plain(await ask(url, "POST", "/", body, fields)))
+            given.append(answers)
+            metrics = (await ask(url, "GET", "/metrics")).json
+            assert bool(metrics["hot_requests"] > len(REQUESTS) / 2) == hot
+    assert given[0] == given[1]
+
+
+def test_what_an_sdk_writes_anew_is_cut_out_and_the_rest_is_the_same() -> None:
+    assert cut(BOTO) == (REST, 7)
+    assert cut(BOTO.replace(b"Content-Length", b"content-length").replace(b"X-Amz-D", b"x-amz-d")) == (REST, 7)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        BOTO.replace(b"Content-Length: 7\r\n", b""),
+        BOTO.replace(b"Content-Length: 7\r\n", b"content-length: 7\r\ncontent-length: 7\r\n"),
+        BOTO.replace(b"Content-Length: 7", b"Content-Length: +7"),
+        BOTO.replace(b"Content-Length: 7", b"Content-Length: 7 "),
+    ],
+)
+def test_a_length_that_is_not_plain_is_for_the_other_road(head: bytes) -> None:
+    assert cut(head)[1] == -1
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Content-Length: 0",
+        b"content-length: 9",
+        b"Transfer-Encoding: chunked",
+        b"X-Amz-Target: AmazonSQS.ListQueues",
+    ],
+)
+async def test_two_lengths_are_never_one(zapq_server: ZapqServer, field: bytes) -> None:
+    head = BOTO.replace(b"\r\n\r\n", b"\r\n" + field + b"\r\n\r\n").replace(b"localhost:1", b"localhost")
+    async with connection(zapq_server.url) as stream:
+        await stream.send_all(head + b'{"a":1}')
+        answer = bytes(await stream.receive_some())
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert zapq_server.service.stats().queue.enqueued == 0
+
+
+@pytest.mark.parametrize("hot_path", [True, False])
+async def test_a_message_for_a_client_that_left_goes_back(zapq_settings: Settings, hot_path: bool) -> None:
+    settings = replace(zapq_settings, hot_path=hot_path)
+    async with open_service(settings) as service, serving(settings, service) as url:
+        boto = Boto(url)
+        await boto.make()
+        body = b'{"QueueUrl":"jobs","WaitTimeSeconds":20}'
+        head = BOTO.replace(b"SendMessage", b"ReceiveMessage").replace(b"h: 7", b"h: %d" % len(body))
+        async with connection(url) as stream:
+            await stream.send_all(head.replace(b"localhost:1", b"localhost") + body)
+            while not service.stats().waiting:
+                await trio.sleep(0.01)
+            vanish(stream)
+        while service.stats().waiting:
+            await trio.sleep(0.01)
+        await boto("send_message", QueueUrl="jobs", MessageBody="x")
+        message = await boto.one("jobs", AttributeNames=["ApproximateReceiveCount"])
+        assert message["Attributes"] == {"ApproximateReceiveCount": "1"}
+
+
+@pytest.mark.parametrize("hot_path", [True, False])
+async def test_on_disk_all_is_answered_when_it_is_written(zapq_settings: Settings, hot_path: bool) -> None:
+    settings = replace(zapq_settings, hot_path=hot_path, durable=True)
+    async with serving(settings) as url:
+        boto = Boto(url)
+        made = await boto.make(VisibilityTimeout="0")
+        entries = [{"Id": str(each), "MessageBody": str(each)} for each in range(3)]
+        sent = await boto("send_message_batch", QueueUrl=made, Entries=entries)
+        assert [each["Id"] for each in sent["Successful"]] == ["0", "1", "2"]
+        first = await boto.one(made)
+        second = await boto.one(made, VisibilityTimeout=60)
+        assert first["MessageId"] == second["MessageId"]
+        await boto("delete_message", QueueUrl=made, ReceiptHandle=first["ReceiptHandle"])
+        await boto("delete_message", QueueUrl=made, ReceiptHandle=second["ReceiptHandle"])
+        assert (await boto.one(made))["Body"] == "1"
+    async with serving(settings) as url:
+        counts = await Boto(url).attributes("jobs")
+        assert counts["ApproximateNumberOfMessages"] == "2"
+        assert counts["ApproximateNumberOfMessagesNotVisible"] == "0"
+
+
+async def test_front_ends_speak_it_as_well(zapq_settings: Settings) -> None:
+    async with serving(replace(zapq_settings, workers=2)) as url:
+        boto = Boto(url)
+        made = await boto.make()
+        await boto("send_message", QueueUrl=made, MessageBody="x")
+        entries = [{"Id": "a", "MessageBody": "y"}, {"Id": "b", "MessageBody": ""}]
+        sent = await boto("send_message_batch", QueueUrl=made, Entries=entries)
+        assert [each["Code"] for each in sent["Failed"]] == ["InvalidParameterValue"]
+        for expected in ("x", "y"):
+            message = await boto.one(made, WaitTimeSeconds=5)
+            assert message["Body"] == expected
+            for _ in range(2):
+                await boto("delete_message", QueueUrl=made, ReceiptHandle=message["ReceiptHandle"])
+        assert (await boto.refused("send_message", QueueUrl="none", MessageBody="x")).shape == "QueueDoesNotExist"
+
+
+async def test_a_body_of_http_2_needs_no_length(zapq_settings: Settings, tmp_path: Path) -> None:
+    settings, context = with_tls(zapq_settings, tmp_path)
+    context.set_alpn_protocols(["h2"])
+    async with serving(replace(settings, http2=True)) as url:
+        stream = await connect(url, context)
+        connection = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        connection.initiate_connection()
+        head = [(":method", "POST"), (":path", "/"), (":scheme", "https"), (":authority", "localhost")]
+        connection.send_headers(1, [*head, ("x-amz-target", "AmazonSQS.CreateQueue")])
+        connection.send_data(1, b'{"QueueName":"jobs"}', end_stream=True)
+        body, ended = b"", False
+        while not ended:
+            await stream.send_all(connection.data_to_send())
+            for event in connection.receive_data(await stream.receive_some()):
+                if isinstance(event, DataReceived):
+                    body += event.data
+                ended |= isinstance(event, StreamEnded)
+        assert msgspec.json.decode(body) == {"QueueUrl": "https://localhost/000000000000/jobs"}
+        await trio.aclose_forcefully(stream)

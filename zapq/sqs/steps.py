@@ -1,0 +1,42 @@
+"""How an action is written: as a generator that yields operations and is sent their outcomes. It never waits.
+
+    outcome = yield Look("emails")                  raises here what refuses it
+    outcomes = yield [Enqueue(...), Enqueue(...)]   all in one go; what refuses one is its outcome
+
+What it returns is the answer. The caller performs what is yielded, on whichever road the request came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zapq.service.operations import Describe, Operation
+from zapq.sqs.model import Result
+from zapq.sqs.names import Place
+from zapq.sqs.tasks import Tasks
+
+
+class Look(Describe, frozen=True):
+    """Show the settings of one queue: what has them as `settings` will do as its outcome.
+
+    An engine that knows none of this does a `Describe`, which costs more.
+    """
+
+
+Steps = Generator[Operation | Sequence[Operation], Any, Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and what the answer depends on besides the request."""
+
+    place: Place
+    max_message_bytes: int
+    """What the server takes."""
+    tasks: Tasks
+    groups: bool = True
+    """Whether the queues have message groups, which FIFO queues need."""
+    queues: str = "*"
+    """A pattern: the queues the client may know of."""

@@ -206,13 +206,13 @@ MUTANTS = {
         ("tests/core/test_undo.py",),
     ),
     "an acknowledgement that is undone frees its room": Mutant(
-        "zapq/core/queue.py",
-        "        self._counts.acked -= 1\n        self._hold(1, message.size)\n",
-        "        self._counts.acked -= 1\n",
+        "zapq/core/undoing.py",
+        "        self._counts.acked -= 1\n        self._hold(1, message.size)\n        if lease",
+        "        self._counts.acked -= 1\n        if lease",
         ("tests/core/test_undo.py",),
     ),
     "a lease that is undone goes on": Mutant(
-        "zapq/core/queue.py",
+        "zapq/core/undoing.py",
         "        self._leases.pop(lease.serial)\n        self._counts.received -= 1\n",
         "        self._counts.received -= 1\n",
         ("tests/core/test_undo.py",),

@@ -16,7 +16,7 @@ traffic costs O(1) at any depth.
 
 The parts have a file each (`ready.py`, `leases.py`, `caps.py`, `stats.py`), and `holding.py` has what is about all
 of a queue. `enqueue`, `dequeue`, `receive` and `ack` are written out: they are done for each message, and one more
-call costs a sixth of them.
+call costs a sixth of them. That makes this file longer than others; how steps are undone is in `undoing.py`.
 
 `now` is any clock that does not go backwards; times are absolute, durations in seconds. Every take first
 processes whatever is due; for messages that are not taken, the service calls `tick` when `alarm` is reached.
@@ -34,7 +34,6 @@ from operator import itemgetter
 
 import msgspec
 
-from zapq.core.holding import Holding
 from zapq.core.journal import Journal
 from zapq.core.leases import End, backoff, counted
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
@@ -49,13 +48,14 @@ from zapq.core.records import (
     row_of,
 )
 from zapq.core.runs import Taken
+from zapq.core.undoing import Undoing
 from zapq.errors import ReceiptExpired, StorageUnavailable
 from zapq.limits import MAX_BATCH_BYTES, MAX_TURN, TICK_BYTES, TICK_LIMIT
 
 _second = itemgetter(1)
 
 
-class Queue(Holding):
+class Queue(Undoing):
     """Gives messages first in, first out within a priority, to one consumer each."""
 
     __slots__ = ()
@@ -699,99 +699,3 @@ class Queue(Holding):
             self._granting.discard(lease.serial)
             if lease.serial in self._leases and now - (lease.deadline - lease.visibility) > MAX_TURN / 2:
                 self._lease_until(lease, now + lease.visibility if lease.visibility else lease.deadline)
-
-    def _undo_enqueue(self, message: Message) -> None:
-        self._take_out(message)
-        self._counts.enqueued -= 1
-        self._hold(-1, -message.size)
-
-    def _undo_enqueuing(self, first: int, number: int, size: int, priority: int) -> None:
-        self._ready.withdraw(first, number, priority)
-        self._counts.enqueued -= number
-        self._hold(-number, -size)
-
-    def _undo_arrival(self, message: Message) -> None:
-        self._take_out(message)
-        self._counts.arrived -= 1
-        self._hold(-1, -message.size)
-
-    def _undo_move(self, letter: Message) -> None:
-        self._hold(1, letter.size)
-        self._become_ready(letter)
-
-    def _undo_redrive(self, number: int) -> None:
-        self._counts.redriven -= number
-
-    def _undo_take(self, messages: Sequence[Message]) -> None:
-        self._counts.dequeued -= len(messages)
-        self._give_back(len(messages))
-        for message in messages:
-            self._hold(1, message.size)
-            self._become_ready(message)
-
-    def _undo_grant(self, lease: Lease) -> None:
-        self._granting.discard(lease.serial)
-        self._leases.pop(lease.serial)
-        self._counts.received -= 1
-        self._give_back(1)
-        self._become_ready(lease.message)
-
-    def _undo_ack(self, serial: int, message: Message, lease: Lease | None) -> None:
-        self._counts.acked -= 1
-        self._hold(1, message.size)
-        if lease is not None:
-            self._lease_again(lease)
-        else:
-            self._become_ready(message)
-            self._undo_close(serial, message)
-
-    def _undo_remove(self, message: Message, due: float | None) -> None:
-        self._counts.acked -= 1
-        self._hold(1, message.size)
-        self._wait_again(message, due)
-
-    def _undo_hide(self, message: Message, due: float | None) -> None:
-        self._take_out(message)
-        self._wait_again(message, due)
-
-    def _wait_again(self, message: Message, due: float | None) -> None:
-        """Put a message where it waited: among the ready ones, or until `due`."""
-        if due is None:
-            self._become_ready(message)
-        else:
-            self._delayed.put(message.id, due, message)
-            if message.properties.group:
-                self._ready.hold(message)
-            self._watch(due)
-
-    def _undo_release(self, lease: Lease) -> None:
-        self._counts.released -= 1
-        self._lease_again(lease)
-
-    def _undo_lapse(self, lease: Lease) -> None:
-        self._counts.leases_expired -= 1
-        self._lease_again(lease)
-
-    def _undo_return(self, message: Message) -> None:
-        self._lapses.pop(message.id)
-        self._take_out(message)
-
-    def _undo_fail(self, message: Message) -> None:
-        self._counts.dead_lettered -= 1
-        self._hold(1, message.size)
-
-    def _undo_expire(self, message: Message) -> None:
-        self._counts.expired -= 1
-        self._hold(1, message.size)
-
-    def _undo_close(self, serial: int, message: Message) -> None:
-        self._owner.note_end(serial, End.EXPIRED)
-        self._lapses.put(serial, message)
-
-    def _lease_again(self, lease: Lease) -> None:
-        """Let a lease go on whose end is undone."""
-        self._owner.note_end(lease.serial, End.UNKNOWN)
-        self._leases.put(lease)
-        if lease.message.properties.group:
-            self._ready.hold(lease.message)
-        self._watch(lease.deadline + self._leases.slack)

@@ -245,13 +245,13 @@ class TestWithLargeMessages:
 async def test_where_no_more_sockets_can_be_watched_clients_are_turned_away_and_the_others_served(
     zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def admit_nobody(self: Lobby, wire: Wire, network: str, received: bytes = b"") -> None:
+    def watch_no_more(self: Guest, wire: Wire, network: str) -> None:
         raise OSError(28, "No space left on device")
 
     async with open_client(zapq_server.url) as early:
         assert (await early.request("GET", "/dequeue")).status == 204
         with monkeypatch.context() as patch:
-            patch.setattr(Lobby, "admit", admit_nobody)
+            patch.setattr(Guest, "__init__", watch_no_more)
             async with connection(zapq_server.url, handshake=False) as late:
                 assert await late.receive_some() == b""
             assert (await early.request("GET", "/dequeue")).status == 204

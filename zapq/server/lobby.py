@@ -23,7 +23,6 @@ What the states of a guest are, and which may follow which, is in `zapq/server/s
 from __future__ import annotations
 
 import logging
-import os
 import selectors
 import socket
 import time
@@ -37,21 +36,19 @@ import trio
 from zapq import logs
 from zapq.engine.engine import Engine, Outcomes
 from zapq.limits import (
-    ACCEPT_PAUSE,
-    ACCEPTS,
     BYTES_PER_COST,
-    DOOR_PAUSE,
     HANDSHAKE_SECONDS,
     LARGE_SECONDS,
     RECEIVE_BYTES,
     TURN_COST,
 )
 from zapq.server.connection import Connection, Handoff
+from zapq.server.door import Door
 from zapq.server.guest import Guest
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import ListeningSocket
 from zapq.server.newcomers import Newcomers
-from zapq.server.site import NoResources, Site
+from zapq.server.site import Site
 from zapq.server.states import GuestState
 from zapq.server.stream import ClientStream
 from zapq.server.tls import PlainHTTP, TlsSocket, Wire
@@ -81,20 +78,16 @@ class Lobby:
         shares_door: bool = False,
     ) -> None:
         """If it `shares_door`, lobbies of other processes accept from the same socket, and get their part."""
-        self._listening = listening
-        self._shares_door = shares_door
-        self._accepts = 1 if shares_door else ACCEPTS
-        self._has_waited = False
-        """Whether the clients at the door were left to others for a moment."""
         self._engine = engine
         self._site = site
         self._hot = hot
         self._settings = site.settings
         self._connections = connections
         self._selector = selectors.DefaultSelector()
+        self._door = Door(listening, site, self._selector, self.admit, shared=shares_door)
         self._guests: set[Guest] = set()
-        self._ready: deque[Guest | Newcomers | Outcomes | None] = deque()
-        """Whose turn is next; None is the door."""
+        self._ready: deque[Guest | Newcomers | Outcomes | Door] = deque()
+        """Whose turn is next."""
         self._answered: list[tuple[Guest, Answers, bytes]] = []
         """Guests, the answers to send them, and the bytes of theirs that these do not answer."""
         self._held: list[tuple[Guest, Answers, bytes]] = []
@@ -123,7 +116,7 @@ class Lobby:
                 nursery.start_soon(self._watch_clock)
                 nursery.start_soon(self._watch_outcomes)
                 self._hot.access.on_change.append(self._check_credentials)
-                self._selector.register(self._listening.sock, _READ, None)
+                self._door.open()
                 self._selector.register(self._wakeup.inside, _READ, self._wakeup)
                 while True:
                     if self._ready or self._newcomers.ready or self._large:
@@ -180,15 +173,16 @@ class Lobby:
                     if not self._ready:
                         break
                 guest = self._ready.popleft()
-                if guest is None:
-                    cost += self._accept(nursery)
-                elif not isinstance(guest, Guest):
+                if isinstance(guest, Guest):
+                    if guest.state is not _GONE:
+                        try:  # as `_attend`, without the call
+                            cost += self._step(guest, large=False)
+                        except Exception as error:
+                            self._disconnect(guest, error)
+                elif isinstance(guest, Door):
+                    cost += guest.accept(nursery)
+                else:
                     guest.answer()
-                elif guest.state is not _GONE:
-                    try:  # as `_attend`, without the call
-                        cost += self._step(guest, large=False)
-                    except Exception as error:
-                        self._disconnect(guest, error)
             self._send_answers()
             if due:
                 # Not those that came since: guests that were ready with them have not had their turn.
@@ -562,58 +556,6 @@ class Lobby:
         self._forget(guest)
         guest.wire.close()
         self._site.leave(guest.network)
-
-    def _accept(self, nursery: trio.Nursery) -> int:
-        """Accept the clients at the door, and return what it cost."""
-        if self._shares_door:
-            # The others were woken, too: on a core that they share with this process, they would else run when it
-            # has accepted all that came at once.
-            os.sched_yield()
-            if self._leaves_door_to_others():
-                self._close_door_for(DOOR_PAUSE, nursery)
-                return 1
-        for accepted in range(self._accepts):
-            try:
-                entered = self._site.accept(self._listening)
-            except BlockingIOError:
-                return accepted
-            except NoResources as shortage:
-                if shortage.turned_away is None:
-                    self._close_door_for(ACCEPT_PAUSE, nursery)
-                return 1 + accepted + (shortage.turned_away or 0)
-            if entered is None:
-                continue
-            sock, network = entered
-            try:
-                self.admit(self._listening.guard(sock), network)
-            except OSError as error:  # the kernel watches no more sockets for us: fs.epoll.max_user_watches
-                self._site.note_no_resources(error, 1)
-                self._site.leave(network)
-                sock.close()
-        return self._accepts
-
-    def _leaves_door_to_others(self) -> bool:
-        """Whether workers that have fewer connections are to accept the clients that are there, once."""
-        balance = self._site.balance
-        self._has_waited = balance is not None and not self._has_waited and balance.is_ahead()
-        return self._has_waited
-
-    def _close_door_for(self, seconds: float, nursery: trio.Nursery) -> None:
-        """Accept nobody for so long."""
-        self._selector.unregister(self._listening.sock)
-        nursery.start_soon(self._reopen, seconds)
-
-    async def _reopen(self, pause: float) -> None:
-        """Accept again after a pause, once the kernel can watch the door."""
-        while True:
-            await trio.sleep(pause)
-            try:
-                self._selector.register(self._listening.sock, _READ, None)
-            except OSError as error:
-                self._site.note_no_resources(error, None)
-                pause = ACCEPT_PAUSE
-            else:
-                return
 
     async def _watch_clock(self) -> None:
         """End what lasts too long. Looking at all guests now and then is cheaper than a timer for each request."""

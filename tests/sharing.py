@@ -1,8 +1,8 @@
 """Which tests one Python of the gate runs, and not both; and those that are not measured.
 
-They are about processes, files and tools rather than about Python, and take minutes. Where the gate runs two
-Pythons, the newest runs those that cover code of ours, for it is the one that measures, and the other one all
-others.
+They are about processes, files and tools rather than about Python, or compare two of our roads, and take minutes.
+Where the gate runs two Pythons, the newest runs those that cover code of ours, for it is the one that measures, and
+the other one all others.
 """
 
 from __future__ import annotations
@@ -14,10 +14,22 @@ from pathlib import Path
 import pytest
 
 _HERE = Path(__file__).parent
-_NEWEST = frozenset(_HERE / name for name in ("durable", "engine/valkey", "test_spool.py", "test_systemd.py"))
+_NEWEST = frozenset(
+    _HERE / name for name in ("command", "durable", "engine/valkey", "sqs", "test_spool.py", "test_systemd.py")
+)
 _OTHER = frozenset(
     _HERE / name
-    for name in ("bench", "torture", "test_scripts.py", "test_sdist.py", "test_thorough.py", "test_watchdog.py")
+    for name in (
+        "bench",
+        "server/test_equivalence.py",
+        "server/test_linearizability.py",
+        "torture",
+        "test_linearizability.py",
+        "test_scripts.py",
+        "test_sdist.py",
+        "test_thorough.py",
+        "test_watchdog.py",
+    )
 )
 _UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "torture"))
 

@@ -1,8 +1,8 @@
 """Which tests one Python of the gate runs, and not both; and those that are not measured.
 
 They are about processes, files and tools rather than about Python, or compare two of our roads, and take minutes.
-Where the gate runs two Pythons, the newest runs those that cover code of ours, for it is the one that measures, and
-the other one all others.
+Where the gate runs two Pythons, the newest runs those that cover code of ours, for it is the one that measures,
+and the other one all others.
 """
 
 from __future__ import annotations

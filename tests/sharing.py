@@ -15,13 +15,21 @@ import pytest
 
 _HERE = Path(__file__).parent
 _NEWEST = frozenset(
-    _HERE / name for name in ("command", "durable", "engine/valkey", "sqs", "test_spool.py", "test_systemd.py")
+    _HERE / name
+    for name in (
+        "command",
+        "durable",
+        "engine/valkey",
+        "server/test_equivalence.py",
+        "sqs",
+        "test_spool.py",
+        "test_systemd.py",
+    )
 )
 _OTHER = frozenset(
     _HERE / name
     for name in (
         "bench",
-        "server/test_equivalence.py",
         "server/test_linearizability.py",
         "torture",
         "test_linearizability.py",

@@ -69,6 +69,8 @@ class _Client:
     """Answers that are to be sent in this order; None for one that the real server is to give."""
     for_behind: list[bytes] = field(default_factory=list)
     """Commands that the real server is to be sent next."""
+    closing: bool = False
+    """Whether no more is sent than what is being sent."""
     ended: bool = False
     last: str = ""
     """Its last command."""
@@ -236,6 +238,8 @@ class Scripted:
         while data := await behind.receive_some(CHANNEL_BYTES):
             reader.feed(data)
             while (reply := reader.gets()) is not INCOMPLETE:
+                if client.closing:
+                    return
                 if client.replies:
                     place = client.replies.index(None)
                     client.replies[place] = encoded(reply)
@@ -247,12 +251,11 @@ class Scripted:
         """Send the answers whose turn it is."""
         ready: list[bytes] = []
         is_last = False
-        while client.replies and (data := client.replies[0]) is not None and not is_last:
+        while client.replies and (data := client.replies[0]) is not None and not client.closing | is_last:
             client.replies.popleft()
             is_last = data.endswith(HANG_UP)
             ready.append(data.removesuffix(HANG_UP))
-        if is_last:
-            client.replies.clear()
+        client.closing |= is_last
         if ready:
             await client.send(b"".join(ready))
         if is_last:

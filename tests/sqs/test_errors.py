@@ -8,7 +8,9 @@ import pytest
 
 from tests.sqs.clients import Boto, Refused, tell
 from tests.support.wire import Answer, ask
+from zapq import errors
 from zapq.sqs.actions import ACTIONS
+from zapq.sqs.errors import as_sqs
 from zapq.testing import ZapqServer
 
 SQS = "com.amazonaws.sqs#"
@@ -281,3 +283,30 @@ async def test_what_does_not_speak_sqs_is_an_unknown_path_as_before(zapq_server:
         answer = await ask(zapq_server.url, method, "/", body)
         assert answer.status == 404
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("refused", "code", "status"),
+    [
+        (errors.QueueNotFound(), "AWS.SimpleQueueService.NonExistentQueue", 400),
+        (errors.InvalidParameter("x", parameter="queue"), "AWS.SimpleQueueService.NonExistentQueue", 400),
+        (errors.TooManyQueues(), "OverLimit", 403),
+        (errors.QueueFull(), "RequestThrottled", 429),
+        (errors.TooManyWaiters(), "RequestThrottled", 429),
+        (errors.BatchTooLarge(), "AWS.SimpleQueueService.BatchRequestTooLong", 400),
+        (errors.MessageTooLarge(), "InvalidParameterValue", 400),
+        (errors.Unauthenticated(), "MissingAuthenticationToken", 403),
+        (errors.Forbidden(), "AccessDenied", 403),
+        (errors.CrossSite(), "AccessDenied", 403),
+        (errors.HostNotAllowed(), "InvalidAddress", 421),
+        (errors.RequestTimedOut(), "InvalidParameterValue", 400),
+        (errors.StorageUnavailable(reason="the disk is full"), "ServiceUnavailable", 503),
+        (errors.NotWithEngine(), "InvalidParameterValue", 400),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, errors.ZapqError) else "",
+)
+def test_what_zapq_refuses_is_refused_in_the_words_of_sqs(
+    refused: errors.ZapqError, code: str, status: int
+) -> None:
+    kind = as_sqs(refused).kind
+    assert (kind.code, kind.status) == (code, status)

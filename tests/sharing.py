@@ -21,7 +21,9 @@ _NEWEST = frozenset(
         "durable",
         "engine/valkey",
         "server/test_equivalence.py",
+        "server/test_linearizability.py",
         "sqs",
+        "test_linearizability.py",
         "test_spool.py",
         "test_systemd.py",
     )
@@ -30,9 +32,7 @@ _OTHER = frozenset(
     _HERE / name
     for name in (
         "bench",
-        "server/test_linearizability.py",
         "torture",
-        "test_linearizability.py",
         "test_scripts.py",
         "test_sdist.py",
         "test_thorough.py",

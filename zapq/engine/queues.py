@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from zapq.core.broker import Redriven, check_name
-from zapq.core.message import OCTETS, Draft, Lease, Message
+from zapq.core.message import OCTETS, Lease, Message
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import MessageView, State
 from zapq.engine.engine import Engine
@@ -25,7 +25,7 @@ from zapq.errors import (
     StorageUnavailable,
     ZapqError,
 )
-from zapq.limits import DEFAULT_QUEUE, MAX_BATCH, MAX_DELAY, MAX_VISIBILITY, MAX_WAIT
+from zapq.limits import DEFAULT_QUEUE, MAX_BATCH, MAX_VISIBILITY, MAX_WAIT
 from zapq.service.operations import (
     Accepted,
     ChangeSettings,
@@ -51,16 +51,16 @@ from zapq.service.operations import (
     Take,
     check,
     checked_limit,
-    checked_want,
     terms,
 )
 from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo
 from zapq.service.service import ServiceStats
+from zapq.service.verbs import Verbs
 from zapq.service.waiting import Deliveries, Want
 
 
-class EngineQueue:
+class EngineQueue(Verbs):
     """One queue of an engine, known by its name. Made by `Queues.queue`, never by hand.
 
     A queue that is not there is made by what stores a message; what looks for messages without a `wait` raises
@@ -107,12 +107,6 @@ class EngineQueue:
             accepted = await self.put(Offer(body, how))
         return Message(accepted.id, body, how.lasting(trio.current_time()))
 
-    async def enqueue_many(
-        self, batch: Sequence[bytes | Draft], *, content_type: str = OCTETS, durability: Durability | None = None
-    ) -> int:
-        """Store a batch of 1 to 1000, all or nothing, in order, and return the first id; the others follow it."""
-        return (await self.put(Offer(batch, terms(content_type=content_type, durability=durability)))).id
-
     async def put(self, offer: Offer) -> Accepted:
         """Store a message or a batch on the terms and under the key of `offer`, and say what came of it.
 
@@ -123,35 +117,6 @@ class EngineQueue:
             self._engine,
             Put(offer.content, offer.terms, offer.key, offer.packed, offer.exempt_from_drain, queue=self.name),
         )
-
-    async def dequeue(self, *, wait: float = 0.0) -> Message | None:
-        """Remove and return the first message, waiting up to `wait` seconds (0 to 60) for one; None if none came.
-
-        At most once: the message is gone from the queue, even if the consumer fails. Raises `Draining`,
-        `TooManyWaiters`, `InvalidParameter` for a `wait` out of range. If cancelled, the message is back at its
-        place.
-        """
-        messages = await self.dequeue_many(1, wait=wait)
-        return messages[0] if messages else None
-
-    async def dequeue_many(self, limit: int, *, wait: float = 0.0) -> list[Message]:
-        """Remove and return the first messages, at most `limit` (1 to 1000) and 8 MiB, as `dequeue` does."""
-        given = await self.take(checked_want(limit, lease=False), wait=wait)
-        return [message for message in given if isinstance(message, Message)]
-
-    async def receive(self, *, wait: float = 0.0, visibility: float | None = None) -> Lease | None:
-        """Lease the first message, waiting up to `wait` seconds (0 to 60) for one; None if none came.
-
-        At least once: the message is invisible for `visibility` seconds (0 to 43200; by default as the queue is
-        set), and comes back then, at its place, unless it is acknowledged by the lease's `receipt`.
-        """
-        leases = await self.receive_many(1, wait=wait, visibility=visibility)
-        return leases[0] if leases else None
-
-    async def receive_many(self, limit: int, *, wait: float = 0.0, visibility: float | None = None) -> list[Lease]:
-        """Lease the first messages, at most `limit` (1 to 1000) and 8 MiB, as `receive` does."""
-        given = await self.take(checked_want(limit, lease=True, visibility=visibility), wait=wait)
-        return [lease for lease in given if isinstance(lease, Lease)]
 
     async def take(self, want: Want, *, wait: float = 0.0) -> Deliveries:
         """Return the messages wanted, waiting up to `wait` seconds for the first. See `dequeue` and `receive`."""
@@ -181,28 +146,6 @@ class EngineQueue:
             raise
         with trio.CancelScope(shield=True):
             await self.ack(lease.receipt)
-
-    async def ack(self, receipt: str) -> None:
-        """Acknowledge a leased message: it is removed for good. Repeating it is harmless.
-
-        Raises `ReceiptExpired` if the message was given out again, or released.
-        """
-        await self._settle_one(Settlement(receipt=receipt))
-
-    async def release(self, receipt: str, *, delay: float = 0.0) -> None:
-        """Give a leased message back: at its original place, at once or after `delay` seconds (up to a year)."""
-        check("delay", delay, 0, MAX_DELAY)
-        await self._settle_one(Settlement(receipt=receipt, action="release", delay=delay))
-
-    async def extend(self, receipt: str, *, visibility: float | None = None) -> Lease:
-        """Let a lease last until `visibility` seconds from now, and return it. Raises `ReceiptExpired`.
-
-        By default it lasts for as long again as it was given.
-        """
-        check("visibility", visibility, 0, MAX_VISIBILITY)
-        lease = await self._settle_one(Settlement(receipt=receipt, action="extend", visibility=visibility))
-        assert lease is not None
-        return lease
 
     async def _settle_one(self, settlement: Settlement) -> Lease | None:
         lease: Lease | None = await _do(self._engine, SettleOne(self.name, settlement))

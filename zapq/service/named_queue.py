@@ -20,7 +20,7 @@ from zapq.core.broker import Redriven
 from zapq.core.message import OCTETS, Draft, Lease, Message
 from zapq.core.stats import MessageView, State
 from zapq.errors import Draining, QueueNotFound, ReceiptExpired, StorageUnavailable, ZapqError
-from zapq.limits import MAX_BATCH, MAX_DELAY, MAX_VISIBILITY, MAX_WAIT
+from zapq.limits import MAX_BATCH, MAX_WAIT
 from zapq.service.dispatch import Dispatcher
 from zapq.service.operations import (
     Accepted,
@@ -37,6 +37,7 @@ from zapq.service.operations import (
 from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo, QueueState
 from zapq.service.room import Putting
+from zapq.service.verbs import Verbs
 from zapq.service.waiting import Deliveries, Want
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class Doing(Protocol):
     ) -> Pending[Accepted] | Accepted: ...
 
 
-class NamedQueue:
+class NamedQueue(Verbs):
     """One queue of a service, until it is deleted. Made by `QueueService.queue`, never by hand.
 
     All verbs raise `QueueNotFound` once it is deleted, also if a new one has its name by then. None of them lets a
@@ -141,16 +142,6 @@ class NamedQueue:
 
         return store
 
-    async def enqueue_many(
-        self, batch: Sequence[bytes | Draft], *, content_type: str = OCTETS, durability: Durability | None = None
-    ) -> int:
-        """Store a batch of 1 to 1000, all or nothing, in order, and return the first id; the others follow it.
-
-        `content_type` is that of bare bodies; drafts have their own. Raises the errors of `enqueue`; if one of the
-        messages is refused, or if cancelled, none is stored.
-        """
-        return (await self.put(Offer(batch, terms(content_type=content_type, durability=durability)))).id
-
     def enqueue_many_nowait(self, batch: Sequence[bytes | Draft], *, content_type: str = OCTETS) -> int:
         """Store a batch as `enqueue_many` does; atomic, without a checkpoint. See `enqueue_nowait`."""
         return self.put_nowait(Offer(batch, terms(content_type=content_type))).id
@@ -199,22 +190,6 @@ class NamedQueue:
             self._service.dispatcher.note_room()
         return message
 
-    async def dequeue(self, *, wait: float = 0.0) -> Message | None:
-        """Remove and return the first message, waiting up to `wait` seconds (0 to 60) for one; None if none came.
-
-        At most once: the message is gone from the queue, even if the consumer fails. Waiters are served first
-        come, first served. Raises `Draining` if the service is draining and has nothing to give, `TooManyWaiters`,
-        `InvalidParameter` for a `wait` out of range. If cancelled, no message is lost: one that was handed over in
-        the very tick is back at its place before we leave.
-        """
-        messages = await self.dequeue_many(1, wait=wait)
-        return messages[0] if messages else None
-
-    async def dequeue_many(self, limit: int, *, wait: float = 0.0) -> list[Message]:
-        """Remove and return the first messages, at most `limit` (1 to 1000) and 8 MiB, as `dequeue` does."""
-        given = await self.take(checked_want(limit, lease=False), wait=wait)
-        return [message for message in given if isinstance(message, Message)]
-
     def receive_nowait(self, *, visibility: float | None = None) -> Lease | None:
         """Lease the first message, or return None; atomic, without a checkpoint. See `dequeue_nowait`."""
         want = checked_want(1, lease=True, visibility=visibility)
@@ -226,22 +201,6 @@ class NamedQueue:
             return next((lease for lease in given if isinstance(lease, Lease)), None)
 
         return self._do_nowait(receive)
-
-    async def receive(self, *, wait: float = 0.0, visibility: float | None = None) -> Lease | None:
-        """Lease the first message, waiting up to `wait` seconds (0 to 60) for one; None if none came.
-
-        At least once: the message is invisible for `visibility` seconds (0 to 43200; by default as the queue is
-        set), and comes back then, at its place, unless it is acknowledged by the lease's `receipt`. Waiters are
-        served first come, first served. Raises as `dequeue` does. If cancelled, the message was not leased, and
-        its receive count is as before.
-        """
-        leases = await self.receive_many(1, wait=wait, visibility=visibility)
-        return leases[0] if leases else None
-
-    async def receive_many(self, limit: int, *, wait: float = 0.0, visibility: float | None = None) -> list[Lease]:
-        """Lease the first messages, at most `limit` (1 to 1000) and 8 MiB, as `receive` does."""
-        given = await self.take(checked_want(limit, lease=True, visibility=visibility), wait=wait)
-        return [lease for lease in given if isinstance(lease, Lease)]
 
     async def take(self, want: Want, *, wait: float = 0.0) -> Deliveries:
         """Return the messages wanted, waiting up to `wait` seconds for the first. See `dequeue` and `receive`."""
@@ -292,33 +251,6 @@ class NamedQueue:
     def ack_nowait(self, receipt: str) -> None:
         """Acknowledge a leased message; atomic, without a checkpoint. See `ack` and `dequeue_nowait`."""
         self.settle_nowait(Settlement(receipt=receipt))
-
-    async def ack(self, receipt: str) -> None:
-        """Acknowledge a leased message: it is removed for good. Repeating it is harmless.
-
-        So is doing it late: after the lease has expired, as long as the message was not given out again. Raises
-        `ReceiptExpired` if it was, or if it was released.
-        """
-        await self._settle_one(Settlement(receipt=receipt))
-
-    async def release(self, receipt: str, *, delay: float = 0.0) -> None:
-        """Give a leased message back: at its original place, at once or after `delay` seconds (up to a year).
-
-        The fourth time that happens without a delay it rests for a second, then for two, and so on to 60, so that
-        it does not spin. At the queue's `max_receives` it goes to the dead-letter queue. Raises `ReceiptExpired`.
-        """
-        check("delay", delay, 0, MAX_DELAY)
-        await self._settle_one(Settlement(receipt=receipt, action="release", delay=delay))
-
-    async def extend(self, receipt: str, *, visibility: float | None = None) -> Lease:
-        """Let a lease last until `visibility` seconds from now, and return it. Raises `ReceiptExpired`.
-
-        By default it lasts for as long again as it was given.
-        """
-        check("visibility", visibility, 0, MAX_VISIBILITY)
-        lease = await self._settle_one(Settlement(receipt=receipt, action="extend", visibility=visibility))
-        assert lease is not None
-        return lease
 
     async def _settle_one(self, settlement: Settlement) -> Lease | None:
         return await self._do(partial(self._state.settle_one, settlement))

@@ -60,7 +60,7 @@ DEFAULTS = Properties()
 CONTENT_TYPE = r"[\x21-\x7e][\x20-\x7e]{0,254}"
 """What a stored Content-Type looks like: it can stand in the head of an answer as it is."""
 GROUP = r"[\x21-\x7e]{1,128}"
-"""What the key of a group looks like: it can stand there, too."""
+"""What the key of a group looks like: it can stand in the head of an answer as well."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):

@@ -309,11 +309,10 @@ class Queue(Undoing):
         if serial is not None:
             self.ack(f"{self.tag}-{serial:x}", now)
             return True
-        delayed = self._delayed.entry(id)
-        message = self._ready.find(id) if delayed is None else delayed[1]
-        if message is None or not message.properties.receives:
+        message, due = self._returned(id)
+        if message is None:
             return False
-        if delayed is None:
+        if due is None:
             self._ready.remove(message)
         else:
             self._delayed.pop(id)
@@ -321,18 +320,13 @@ class Queue(Undoing):
                 self._ready.let_go(message)
         self._hold(-1, -message.size)
         self._counts.acked += 1
-        self._enter(
-            MessagesDeleted((row_of(self.epoch, id),)),
-            self._undo_remove,
-            message,
-            None if delayed is None else delayed[0],
-        )
+        self._enter(MessagesDeleted((row_of(self.epoch, id),)), self._undo_remove, message, due)
         return True
 
     def hide(self, id: int, visibility: float, now: float) -> bool:
         """Keep a message that has been leased before from consumers for `visibility` seconds from now.
 
-        Its lease, if there is one, lasts until then, whoever holds it. Return whether the message was here.
+        Its lease, if a consumer holds one, lasts until then. Return whether the message was here.
         """
         self._check_journal()
         lease = self._leases.find(id)
@@ -340,11 +334,10 @@ class Queue(Undoing):
             with suppress(ReceiptExpired):  # it may just have ended
                 self.extend(lease.receipt, visibility, now)
                 return True
-        delayed = self._delayed.entry(id)
-        message = self._ready.find(id) if delayed is None else delayed[1]
-        if message is None or not message.properties.receives:
+        message, was_due = self._returned(id)
+        if message is None:
             return False
-        if delayed is None:
+        if was_due is None:
             self._note_given(id)
             self._ready.remove(message)
         else:
@@ -355,13 +348,17 @@ class Queue(Undoing):
             self._add(message, visibility, now)
         else:
             self._become_ready(message)
-        self._enter(
-            MessageState(row_of(self.epoch, id), message.properties, due),
-            self._undo_hide,
-            message,
-            None if delayed is None else delayed[0],
-        )
+        state = MessageState(row_of(self.epoch, id), message.properties, due)
+        self._enter(state, self._undo_hide, message, was_due)
         return True
+
+    def _returned(self, id: int) -> tuple[Message | None, float | None]:
+        """Return a message that has come back from a lease, if it is here, and until when it rests, if it does."""
+        delayed = self._delayed.entry(id)
+        message = self._ready.find(id) if delayed is None else delayed[1]
+        if message is None or not message.properties.receives:
+            return None, None
+        return message, None if delayed is None else delayed[0]
 
     def release(self, receipt: str, delay: float, now: float) -> None:
         """Give the message back, ready at its original place, or after `delay` seconds.

@@ -42,7 +42,7 @@ from zapq.service.operations import (
     SettleOne,
     Take,
 )
-from zapq.service.pending import Pending, give_back
+from zapq.service.pending import Told, give_back
 from zapq.service.waiting import Deliveries
 
 _PATIENT = frozenset({
@@ -60,10 +60,10 @@ _PATIENT = frozenset({
 """Operations that may take long."""
 
 
-class Asked(Pending[Any]):
+class Asked(Told[Any]):
     """An operation that travels, and what comes of it."""
 
-    __slots__ = ("_engine", "_error", "_number", "_outcome", "abandoned", "operation", "patient", "withdrawn")
+    __slots__ = ("_engine", "_number", "abandoned", "operation", "patient", "withdrawn")
 
     def __init__(self, engine: RemoteEngine, number: int, operation: Operation, *, patient: bool) -> None:
         # Not by `super`: this is done for each request.
@@ -74,8 +74,8 @@ class Asked(Pending[Any]):
         self._engine = engine
         self._number = number
         self.operation = operation
-        self._outcome: Any = None
-        self._error: Exception | None = None
+        self._outcome = None
+        self._error = None
 
     def complete(self, outcome: object) -> None:
         """Let this be the outcome."""
@@ -92,17 +92,6 @@ class Asked(Pending[Any]):
         self._error = None if self.abandoned else error
         self.withdrawn = isinstance(error, ClientGone)
         self.finish()
-
-    def result(self) -> Any:
-        """Return the outcome, or raise what refuses it."""
-        error, self._error = self._error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                # A frame of its own traceback would know it.
-                del error
-        return self._outcome
 
     def withdraw(self) -> bool:
         """Undo the request, and return whether it is known already that nothing has happened."""

@@ -1,4 +1,4 @@
-"""The listening socket in the lobby's selector: who comes in, and when it is left closed for a moment."""
+"""The listening socket in the lobby's selector: it lets clients in, and is closed for a moment at times."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Door:
     def accept(self, nursery: trio.Nursery) -> int:
         """Accept the clients that are there, and return what it cost; no checkpoint."""
         if self._shared:
-            # The others were woken, too: on a core that they share with this process, they would else run when it
-            # has accepted all that came at once.
+            # The other workers were woken as well. Where they share a core with this one, they would else run only
+            # when it has accepted all clients that came at once.
             os.sched_yield()
             if self._leaves_clients_to_others():
                 self._close_for(DOOR_PAUSE, nursery)

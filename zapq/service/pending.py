@@ -226,10 +226,30 @@ class Refusal(Pending[T]):
         """Nothing was changed."""
 
 
-class Later(Pending[T]):
+class Told(Pending[T]):
+    """Something whose outcome, or what refuses it, is told it when that is known."""
+
+    __slots__ = ("_error", "_outcome")
+
+    _error: Exception | None
+    _outcome: T | None
+
+    def result(self) -> T:
+        """Return the outcome, or raise what refuses it."""
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                # As in `Poll.result`.
+                del error
+        return cast("T", self._outcome)
+
+
+class Later(Told[T]):
     """Something a task will do, or does."""
 
-    __slots__ = ("_abandoned", "_begun", "_error", "_outcome", "_what_follows")
+    __slots__ = ("_abandoned", "_begun", "_what_follows")
 
     patient = True
 
@@ -238,8 +258,8 @@ class Later(Pending[T]):
         self._begun = begun
         """Whether something may have happened."""
         self._abandoned = False
-        self._outcome: T | None = None
-        self._error: Exception | None = None
+        self._outcome = None
+        self._error = None
         self._what_follows: Pending[T] | None = None
 
     @property
@@ -270,15 +290,9 @@ class Later(Pending[T]):
 
     def result(self) -> T:
         """Return the outcome, or raise what refuses it."""
-        if self._error is not None:
-            try:
-                raise self._error
-            finally:
-                # As in `Poll.result`.
-                self._error = None
-        if self._what_follows is not None:
+        if self._error is None and self._what_follows is not None:
             return self._what_follows.result()
-        return cast("T", self._outcome)
+        return super().result()
 
     def _give_up(self) -> None:
         self._abandoned = True

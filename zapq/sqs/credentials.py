@@ -1,4 +1,4 @@
-"""Who asks: the credential in a signed request, which is a token of zapq's, and the region it was signed for.
+"""The client that asks: its signed request has a token of zapq's as the credential, and names a region.
 
 The access key id travels in clear, so it can be a token, as can the session token. Signatures are not checked: a
 signature proves that the sender has the secret key, and the server would have to keep that in clear.

@@ -30,7 +30,7 @@ Steps = Generator[Operation | Sequence[Operation], Any, Result]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, and what the answer depends on besides the request."""
+    """The client that asks, and what else the answer depends on besides the request."""
 
     place: Place
     max_message_bytes: int

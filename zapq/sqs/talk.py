@@ -14,7 +14,7 @@ import msgspec
 
 from zapq.errors import ZapqError
 from zapq.service.operations import Delivery, Operation
-from zapq.service.pending import Pending, give_back
+from zapq.service.pending import Pending, Told, give_back
 from zapq.sqs.errors import SqsError
 from zapq.sqs.model import Result
 from zapq.sqs.steps import Steps
@@ -55,10 +55,10 @@ def converse(steps: Steps, how: How, clock: Callable[[], float], now: float) -> 
         return Said(end.value, delivery)
 
 
-class Talk(Pending[Said]):
+class Talk(Told[Said]):
     """What goes on with an action, once it has asked for something whose outcome is to come."""
 
-    __slots__ = ("_abandoned", "_clock", "_delivery", "_error", "_how", "_inner", "_left", "_said", "_steps")
+    __slots__ = ("_abandoned", "_clock", "_delivery", "_how", "_inner", "_left", "_steps")
 
     def __init__(self, steps: Steps, how: How, clock: Callable[[], float], delivery: Delivery | None) -> None:
         super().__init__()
@@ -70,8 +70,8 @@ class Talk(Pending[Said]):
         self._left = 0
         """How many of them are to come."""
         self._delivery = delivery
-        self._said: Said | None = None
-        self._error: Exception | None = None
+        self._outcome = None
+        self._error = None
         self._abandoned = False
 
     def ask(self, wanted: Operation | Sequence[Operation], now: float) -> Said | Talk:
@@ -130,7 +130,7 @@ class Talk(Pending[Said]):
             self._fail(error)
 
     def _end(self, said: Said) -> None:
-        self._said = said
+        self._outcome = said
         self._inner = []
         self._done = True
 
@@ -167,18 +167,6 @@ class Talk(Pending[Said]):
         self._resume(inner[0] if alone else inner, self._clock())
         if self._done:
             self.finish()
-
-    def result(self) -> Said:
-        """Return what the client is answered, or raise what refuses it."""
-        error, self._error = self._error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                # A frame of its own traceback would know it.
-                del error
-        assert self._said is not None
-        return self._said
 
     def _give_up(self) -> None:
         self._abandoned = True

@@ -1,4 +1,4 @@
-"""Producers of one front end that wait for room in an engine elsewhere: who is next, in virtual time."""
+"""Producers of one front end that wait for room in an engine elsewhere: which is next, in virtual time."""
 
 from __future__ import annotations
 

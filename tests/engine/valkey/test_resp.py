@@ -8,22 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.engine.valkey.scripted import encoded
 from zapq.engine.valkey import resp
 from zapq.engine.valkey.resp import INCOMPLETE, PlainReader, ProtocolError, ReplyError, open_reader, pack
-
-
-def encoded(value: Any) -> bytes:
-    match value:
-        case None:
-            return b"$-1\r\n"
-        case int():
-            return b":%d\r\n" % value
-        case bytes():
-            return b"$%d\r\n%b\r\n" % (len(value), value)
-        case ReplyError():
-            return b"-%b\r\n" % str(value).encode()
-        case _:
-            return b"*%d\r\n%b" % (len(value), b"".join(map(encoded, value)))
 
 
 def comparable(value: Any) -> Any:

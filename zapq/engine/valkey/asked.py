@@ -18,19 +18,17 @@ from zapq.service.operations import (
     SettleOne,
     Take,
 )
-from zapq.service.pending import Pending, give_back
+from zapq.service.pending import Told, give_back
 
 _REPEATABLE = frozenset({Settle, SettleOne, Peek, Find, Describe, SetPaused})
 """Operations that may be done twice: the second time changes nothing, or what the first one set."""
 
 
-class Asked(Pending[Any]):
+class Asked(Told[Any]):
     """An operation that travels, or one call of a function. It is completed once."""
 
     __slots__ = (
         "_abandoned",
-        "_error",
-        "_outcome",
         "asking",
         "maybe_done",
         "operation",
@@ -46,8 +44,8 @@ class Asked(Pending[Any]):
         self._done = False
         self._call: Callable[[], object] | None = None
         self._abandoned = False
-        self._outcome: Any = None
-        self._error: Exception | None = None
+        self._outcome = None
+        self._error = None
         self.operation = operation
         """What is asked: an operation, or a call as it is sent."""
         self.shard = shard
@@ -87,17 +85,6 @@ class Asked(Pending[Any]):
             self.fail(outcome)
         else:
             self.complete(outcome)
-
-    def result(self) -> Any:
-        """Return the outcome, or raise what refuses it."""
-        error, self._error = self._error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                # A frame of its own traceback would know it.
-                del error
-        return self._outcome
 
     def give_up(self, reason: str) -> None:
         """Let it be refused: the engine has not done it, or has not said whether it has."""

@@ -11,13 +11,12 @@ import pytest
 from zapq.addresses import Address, EngineAddress, parse_address, parse_engine
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidSetting
+from zapq.quantities import parse_duration, parse_size
 from zapq.settings import (
     Option,
     Settings,
     load,
     options,
-    parse_duration,
-    parse_size,
     unknown_variables,
 )
 

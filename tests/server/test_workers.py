@@ -7,7 +7,6 @@ import signal
 import sys
 from contextlib import suppress
 from datetime import datetime
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,12 @@ import zapq
 from tests.support.process import Zapq, run, running_zapq
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, connection, metrics, open_client
-from tests.support.workers import children_of, served_by_each
+from tests.support.workers import (
+    check_that_a_reload_reaches_all,
+    check_that_they_end_with_the_server,
+    children_of,
+    served_by_each,
+)
 from zapq.errors import CannotStart
 from zapq.settings import Settings
 
@@ -111,26 +115,11 @@ async def test_a_shutdown_answers_those_who_wait_and_ends_all_of_them(tmp_path: 
 
 
 async def test_workers_end_with_the_server(tmp_path: Path) -> None:
-    async with running_zapq(tmp_path, *WORKERS) as server:
-        workers = children_of(server)
-        server.process.kill()
-        await server.process.wait()
-        await eventually(lambda: not any(Path(f"/proc/{each}").exists() for each in workers), "the workers to end")
+    await check_that_they_end_with_the_server(tmp_path, *WORKERS)
 
 
 async def test_a_reload_reaches_all_of_them(tmp_path: Path) -> None:
-    tokens = tmp_path / "tokens"
-    first, second = "a" * 20, "b" * 20
-    tokens.write_text(f"one:{sha256(first.encode()).hexdigest()}:producer\n")
-    async with running_zapq(tmp_path, *WORKERS, "--token-file", str(tokens)) as server:
-        tokens.write_text(f"one:{sha256(second.encode()).hexdigest()}:producer\n")
-        server.process.send_signal(signal.SIGHUP)
-        await eventually(
-            lambda: [line["msg"] for line in server.messages()].count("reloaded") == 2, "both to have read it"
-        )
-        for _ in range(6):
-            headers = {"Authorization": f"Bearer {second}"}
-            assert (await ask(server.url, "POST", "/enqueue", b"x", headers)).status == 202
+    await check_that_a_reload_reaches_all(tmp_path, *WORKERS)
 
 
 async def test_one_that_cannot_start_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

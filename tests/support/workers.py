@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+from hashlib import sha256
 from pathlib import Path
 
-from tests.support.process import Zapq
+from tests.support.process import Zapq, running_zapq
 from tests.support.waiting import eventually
 from tests.support.wire import ask
 
@@ -26,3 +28,29 @@ async def served_by_each(server: Zapq, number: int = 2) -> None:
         return len(traces) >= number
 
     await eventually(all_have, "each worker to answer")
+
+
+async def check_that_they_end_with_the_server(directory: Path, *flags: str) -> None:
+    """Start two workers with these flags and kill what started them; they must end as well."""
+    async with running_zapq(directory, *flags) as server:
+        workers = children_of(server)
+        assert len(workers) == 2
+        server.process.kill()
+        await server.process.wait()
+        await eventually(lambda: not any(Path(f"/proc/{each}").exists() for each in workers), "the workers to end")
+
+
+async def check_that_a_reload_reaches_all(directory: Path, *flags: str) -> None:
+    """Start two workers with these flags and change the token file; both must let in by the new one."""
+    tokens = directory / "tokens"
+    first, second = "a" * 20, "b" * 20
+    tokens.write_text(f"one:{sha256(first.encode()).hexdigest()}:producer\n")
+    async with running_zapq(directory, *flags, "--token-file", str(tokens)) as server:
+        tokens.write_text(f"one:{sha256(second.encode()).hexdigest()}:producer\n")
+        server.process.send_signal(signal.SIGHUP)
+        await eventually(
+            lambda: [line["msg"] for line in server.messages()].count("reloaded") == 2, "both to have read it"
+        )
+        for _ in range(6):
+            headers = {"Authorization": f"Bearer {second}"}
+            assert (await ask(server.url, "POST", "/enqueue", b"x", headers)).status == 202

@@ -21,8 +21,8 @@ from zapq.errors import InvalidParameter, NotAcceptable, UnsupportedType
 from zapq.http.plan import BodyEncoding
 from zapq.http.render import JSON, MSGPACK, NDJSON
 from zapq.limits import MAX_BATCH
+from zapq.quantities import parse_duration
 from zapq.service.operations import Durability, Settlement
-from zapq.settings import parse_duration
 
 _FORM = "application/x-www-form-urlencoded"
 _LONGEST_GUESS = 4096

@@ -18,7 +18,7 @@ import yaml
 
 from tests.support.process import ENVIRON, MODULE
 from tests.support.waiting import eventually
-from zapq.settings import parse_duration
+from zapq.quantities import parse_duration
 
 FILE = Path(__file__).parents[3] / "deploy" / "compose.yaml"
 PORTS = {"zapq": 8080, "valkey": 6379}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,12 @@ from tests.engine.valkey.test_open import with_replica
 from tests.support.process import running_zapq
 from tests.support.waiting import eventually
 from tests.support.wire import ask, connection, metrics
-from tests.support.workers import children_of, served_by_each
+from tests.support.workers import (
+    check_that_a_reload_reaches_all,
+    check_that_they_end_with_the_server,
+    children_of,
+    served_by_each,
+)
 
 JOBS = "/queues/jobs/messages"
 
@@ -120,27 +124,11 @@ async def test_a_request_that_does_not_end_is_cut_within_the_grace(flags: tuple[
 
 
 async def test_workers_end_with_the_server(flags: tuple[str, ...], tmp_path: Path) -> None:
-    async with running_zapq(tmp_path, *flags) as server:
-        workers = children_of(server)
-        assert len(workers) == 2
-        server.process.kill()
-        await server.process.wait()
-        await eventually(lambda: not any(Path(f"/proc/{each}").exists() for each in workers), "the workers to end")
+    await check_that_they_end_with_the_server(tmp_path, *flags)
 
 
 async def test_a_reload_reaches_all_of_them(flags: tuple[str, ...], tmp_path: Path) -> None:
-    tokens = tmp_path / "tokens"
-    first, second = "a" * 20, "b" * 20
-    tokens.write_text(f"one:{sha256(first.encode()).hexdigest()}:producer\n")
-    async with running_zapq(tmp_path, *flags, "--token-file", str(tokens)) as server:
-        tokens.write_text(f"one:{sha256(second.encode()).hexdigest()}:producer\n")
-        server.process.send_signal(signal.SIGHUP)
-        await eventually(
-            lambda: [line["msg"] for line in server.messages()].count("reloaded") == 2, "both to have read it"
-        )
-        for _ in range(6):
-            headers = {"Authorization": f"Bearer {second}"}
-            assert (await ask(server.url, "POST", "/enqueue", b"x", headers)).status == 202
+    await check_that_a_reload_reaches_all(tmp_path, *flags)
 
 
 async def test_systemd_hears_of_the_process_it_started(flags: tuple[str, ...], tmp_path: Path) -> None:

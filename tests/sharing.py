@@ -1,8 +1,9 @@
-"""Which tests one Python of the gate runs, and not both; and those that are not measured.
+"""Which tests one Python of the gate runs, and not both; and what is not measured.
 
 They are about processes, files and tools rather than about Python, or compare two of our roads, and take minutes.
-Where the gate runs two Pythons, the newest runs those that cover code of ours, for it is the one that measures,
-and the other one all others.
+Where the gate runs two Pythons, the newest runs those that cover code of ours, for it is the one that measures.
+The other one runs the rest: measuring doubles what a test costs, so what searches long for a contradiction, in
+code that other tests cover as well, is not measured.
 """
 
 from __future__ import annotations
@@ -12,18 +13,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from coverage import Coverage
 
 _HERE = Path(__file__).parent
 _NEWEST = frozenset(
     _HERE / name
     for name in (
         "command",
-        "durable",
         "engine/valkey",
-        "server/test_equivalence.py",
-        "server/test_linearizability.py",
         "sqs",
-        "test_linearizability.py",
         "test_spool.py",
         "test_systemd.py",
     )
@@ -32,11 +30,20 @@ _OTHER = frozenset(
     _HERE / name
     for name in (
         "bench",
-        "torture",
+        "core/test_machine.py",
+        "core/test_machine_on_disk.py",
+        "durable",
+        "engine/valkey/test_library.py",
+        "engine/valkey/test_linearizability.py",
+        "engine/valkey/test_same.py",
+        "server/test_equivalence.py",
+        "server/test_linearizability.py",
+        "test_linearizability.py",
         "test_scripts.py",
         "test_sdist.py",
         "test_thorough.py",
         "test_watchdog.py",
+        "torture",
     )
 )
 _UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "torture"))
@@ -47,9 +54,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not os.environ.get("TESTS_SHARED"):
         return
     elsewhere = _OTHER if sys.version_info >= (3, 13) else _NEWEST
-    others = {item for item in items if item.path in elsewhere or item.path.parent in elsewhere}
+    others = {item for item in items if _listed(item.path) in elsewhere}
     items[:] = [item for item in items if item not in others]
     config.hook.pytest_deselected(items=list(others))
+
+
+def _listed(file: Path) -> Path:
+    """Return what the lists above have of it: the file itself, before the directory it is in."""
+    return file if file in _NEWEST | _OTHER else file.parent
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_xdist_setupnodes() -> None:
+    """Do not measure the process that hands out tests to others: it runs nothing of ours any more."""
+    if (measuring := Coverage.current()) is not None:
+        measuring.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,10 @@ import trustme
 
 import zapq
 from tests.support.process import ENVIRON, assert_one_line, listening, messages, run, serving
+from zapq import cli
+from zapq.__main__ import _serve
+from zapq.command import exit
+from zapq.command.commands import Commands
 from zapq.settings import Option, options
 
 
@@ -176,9 +180,27 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
-    arguments: str, complaint: str, certificates: dict[str, str]
+    arguments: str,
+    complaint: str,
+    certificates: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert_one_line(run(*shlex.split(arguments.format(**certificates))), 2, complaint)
+    """Here, not in a process of its own: what a process makes of the code is the same for all of them."""
+
+    def start() -> None:
+        raise AssertionError("it would start")
+
+    monkeypatch.setattr(cli, "_keep_signals_for_us", start)
+    for name in os.environ.keys() - ENVIRON.keys():
+        monkeypatch.delenv(name)
+    words = shlex.split(arguments.format(**certificates))
+    code = exit.run(Commands(_serve), words)
+    assert_one_line(subprocess.CompletedProcess(words, code, *capsys.readouterr()), 2, complaint)
+
+
+def test_a_process_ends_with_the_code_and_the_line_of_wrong_usage() -> None:
+    assert_one_line(run("--max-msgs", "many"), 2, "--max-msgs 'many': give a whole number.")
 
 
 @pytest.mark.parametrize(

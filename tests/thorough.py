@@ -77,15 +77,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         )
 
 
+def is_as_long_as(profile: str) -> bool:
+    """Whether tests search for as long as in this profile, or longer."""
+    default = settings.default
+    return default is not None and default.max_examples >= settings.get_profile(profile).max_examples
+
+
 @pytest.fixture(scope="session")
 def gate() -> bool:
     """Whether a test that loops over cases of its own tries as many as the gate wants, or more."""
-    default = settings.default
-    return default is not None and default.max_examples >= settings.get_profile("gate").max_examples
+    return is_as_long_as("gate")
 
 
 @pytest.fixture(scope="session")
 def nightly() -> bool:
     """Whether such a test tries all there are, or as many as a night has time for."""
-    default = settings.default
-    return default is not None and default.max_examples >= settings.get_profile("nightly").max_examples
+    return is_as_long_as("nightly")

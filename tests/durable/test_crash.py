@@ -15,8 +15,8 @@ from tests.durable.crash import Crashes
 
 @pytest.mark.timeout(3600)  # each round starts a server
 def test_nothing_acknowledged_is_lost(tmp_path: Path, gate: bool, nightly: bool) -> None:
-    rounds = 300 if nightly else 15 if gate else 3
-    # Each Python has a seed of its own: what the gate tries on two is not the same twice.
+    rounds = 300 if nightly else 8 if gate else 3
+    # Each Python has a seed of its own.
     with Crashes(tmp_path, seed=f"python-{sys.version_info.major}.{sys.version_info.minor}") as crashes:
         for _ in range(rounds):
             crashes.crash()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from random import Random
 from typing import Any, cast
 
 import msgspec
@@ -45,6 +45,7 @@ from tests.server.vocabulary import (
 )
 from tests.support.certificates import write_certificate
 from tests.support.wire import Stream, connect
+from tests.thorough import is_as_long_as
 from zapq.core.headers import Headers
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import STATES
@@ -486,15 +487,39 @@ HEADED = ["Zapq-Header-Order: 17", "traceparent: 00-1-2-01", "baggage: a=1", "Ba
 WAYS = ("whole", "cut off", "in pieces")
 
 
-@pytest.mark.parametrize(
-    ("way", "request_"),
-    [
-        pytest.param(way, data, id=f"{name}, {way}", marks=[pytest.mark.slow] if number % 7 else [])
-        for number, (way, (name, data)) in enumerate(itertools.product(WAYS, catalogue()))
-        # The two Pythons of the gate share them.
-        if number % 2 == (sys.version_info >= (3, 13))
-    ],
-)
+def peculiar_requests(*, gate: bool = True, everything: bool = False) -> list[tuple[str, str, bytes]]:
+    """Return each peculiarity, and a way to send it: one way of each for the gate, a few of them without it."""
+    choose = Random(0)
+    # Not in turns: a peculiarity comes with many lines, and is to go with some of them each way.
+    ways = [WAYS if everything else (choose.choice(WAYS),) for _ in catalogue()]
+    several = zip(catalogue(), ways, strict=True)
+    return [
+        (name, way, data)
+        for (name, data), ways in itertools.islice(several, 0, None, 1 if gate else 5)
+        for way in ways
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "request_" not in metafunc.fixturenames:
+        return
+    # One that is named is found among all.
+    everything = is_as_long_as("nightly") or any("::" in each for each in metafunc.config.args)
+    found = peculiar_requests(gate=everything or is_as_long_as("gate"), everything=everything)
+    metafunc.parametrize(
+        ("way", "request_"), [pytest.param(way, data, id=f"{name}, {way}") for name, way, data in found]
+    )
+
+
+def test_the_gate_tries_every_peculiarity_and_every_way() -> None:
+    names, ways = ({each[part] for each in peculiar_requests()} for part in (0, 1))
+    assert names == {name for name, _ in catalogue()}
+    assert ways == set(WAYS)
+    few, found, everything = (set(peculiar_requests(**how)) for how in ({"gate": False}, {}, {"everything": True}))
+    assert few < found < everything
+    assert len(everything) == len(WAYS) * len(found)
+
+
 def test_a_peculiar_request_gets_the_same_answer_both_ways(stage: Stage, way: str, request_: bytes) -> None:
     middle = len(request_) // 2
     conversation = {

@@ -212,7 +212,7 @@ def zapq_settings(zapq_settings: Settings) -> Settings:
 @pytest.fixture
 def seeds(hot_path: bool, gate: bool, nightly: bool) -> int:
     """How often the clients do it with the hot path; without it, which is slower, a third of that."""
-    return (400 if nightly else 60 if gate else 18) // (1 if hot_path else 3)
+    return (400 if nightly else 30 if gate else 18) // (1 if hot_path else 3)
 
 
 @pytest.mark.parametrize("vanishing", [False, True])
@@ -236,8 +236,10 @@ async def test_every_history_is_linearizable(
 
 
 @pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "cold"])
-async def test_every_history_on_disk_is_linearizable(zapq_settings: Settings, hot_path: bool, gate: bool) -> None:
-    for seed in range(20 if gate else 6):
+async def test_every_history_on_disk_is_linearizable(
+    zapq_settings: Settings, hot_path: bool, gate: bool, nightly: bool
+) -> None:
+    for seed in range(100 if nightly else 10 if gate else 6):
         place = f"{zapq_settings.data_dir}/{seed}"
         settings = replace(zapq_settings, hot_path=hot_path, durable=True, data_dir=place)
         for queue, history in (await histories_of(settings, seed, vanishing=seed % 2 == 1)).items():

@@ -41,7 +41,7 @@ async def test_every_history_is_linearizable(
 ) -> None:
     settings = replace(zapq_settings, hot_path=hot_path, log_level="error")
     async with front_ends(settings, valkey, number=2) as urls:
-        for seed in range(400 if nightly else 40 if gate else 10):
+        for seed in range(400 if nightly else 20 if gate else 10):
             empty(valkey)
             for queue, history in (await histories_of(urls, seed, vanishing=vanishing)).items():
                 assert check(history) is not None, f"seed {seed}, queue {queue}:\n{describe(history)}"

@@ -35,6 +35,7 @@ from zapq.service.operations import (
     Describe,
     Enqueue,
     Find,
+    Hide,
     List,
     Nothing,
     Operation,
@@ -42,6 +43,7 @@ from zapq.service.operations import (
     Purge,
     Put,
     Redrive,
+    Remove,
     SetPaused,
     Settle,
     Settlement,
@@ -73,7 +75,10 @@ _terms = st.builds(
     st.sampled_from([None, 0.75]),
     st.sampled_from([None, "memory", "committed"]),
 )
+_groups = st.sampled_from(["g", "g", "h"])
+_of_groups = st.builds(Properties, headers=_headers, group=_groups)
 _contents = st.sampled_from([
+    (Draft(body=b"1", group="g"), Draft(body=b"2", group="h", delay=1.0), Draft(body=b"3", group="g", ttl=0.5)),
     (b"one", b"two"),
     (Draft(body=b"p", priority=4), Draft(body=b"q", delay=1.0)),
     (Draft(body=b"r", ttl=0.5), b"s", Draft(body=b"t", content_type="text/html")),
@@ -88,12 +93,14 @@ _settings = st.builds(
     max_receives=st.sampled_from([None, 1, 2]),
     dead_letter=st.sampled_from([None, "dead", "a"]),
     ttl=st.sampled_from([None, None, 2.0]),
+    fair=st.booleans(),
 )
 _limits = st.builds(
     QueueSettings,
     rate=st.sampled_from([None, 0.5, 2.0]),
     max_leased=st.sampled_from([None, 1, 3]),
     visibility=st.sampled_from([0.5, 30.0]),
+    fair=st.booleans(),
 )
 _wants = st.sampled_from([
     ONE,
@@ -110,9 +117,11 @@ _numbers = st.integers(0, 6)
 
 def _runs(operations: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
     """Operations that are about one queue, at once."""
-    return st.tuples(_queues, st.lists(operations, min_size=1, max_size=4)).map(
-        lambda drawn: [msgspec.structs.replace(each, queue=drawn[0]) for each in drawn[1]]
-    )
+    return st.tuples(_queues, st.lists(operations, min_size=1, max_size=4)).map(_about_one_queue)
+
+
+def _about_one_queue(drawn: tuple[str, list[Any]]) -> list[Any]:
+    return [msgspec.structs.replace(each, queue=drawn[0]) for each in drawn[1]]
 
 
 _put = st.one_of(
@@ -120,13 +129,19 @@ _put = st.one_of(
     st.builds(Enqueue, st.just(""), _bodies),
     st.builds(Enqueue, st.just(""), _bodies, st.just(Properties("text/plain", 3)), _seconds),
     st.builds(Enqueue, st.just(""), _bodies, st.builds(Properties, headers=_headers)),
+    st.builds(Enqueue, st.just(""), _bodies, _of_groups, st.sampled_from([0.0, 0.0, 0.5])),
     st.builds(Put, _bodies, _terms),
     st.builds(Put, _contents, _terms),
+    st.builds(Put, st.just((b"one", b"two")), st.builds(Terms, _of_groups, ttl=st.sampled_from([None, 0.75]))),
     # What is wrong by itself is refused before its key is looked at.
     st.builds(Put, _bodies.filter(lambda body: len(body) < 30), _terms, _keys),
     st.builds(Put, _contents.filter(bool), _terms, _keys),
 )
 _take = st.builds(Take, st.just(""), _wants)
+_again = st.one_of(
+    st.lists(st.builds(Remove, st.just(""), _numbers), min_size=1, max_size=3),
+    st.lists(st.builds(Hide, st.just(""), _numbers, _seconds), min_size=1, max_size=3),
+)
 _settlement = st.sampled_from([
     Settlement(receipt=""),
     Settlement(receipt=""),
@@ -165,6 +180,7 @@ _steps = st.lists(
         _runs(_take),
         st.tuples(_queues, st.lists(_settle, min_size=1, max_size=3)),
         st.tuples(_queues, st.just("give back"), _wants),
+        st.tuples(_queues, _again).map(_about_one_queue),
         _other,
         st.sampled_from([0.125, 0.625, 40.0]),
     ),

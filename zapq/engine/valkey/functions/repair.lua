@@ -38,7 +38,8 @@ local function repair_groups(u, waiting, place_of, is_mending)
     local may_be_open = head and not (outs[group] and outs[group] < head)
     local is_right = head and is_open == may_be_open
     if is_right and is_open and not u.settings.fair then is_right = tonumber(found[at + 1]) == head end
-    if is_right then left[group] = nil else wrong = wrong + 1 end
+    if not is_right then wrong = wrong + 1 end
+    left[group] = nil
   end
   for _ in pairs(left) do wrong = wrong + 1 end
   if wrong > 0 and is_mending then

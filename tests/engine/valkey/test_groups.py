@@ -268,6 +268,33 @@ def test_a_message_is_hidden_whoever_holds_it_once_it_was_leased(driver: Driver,
     assert is_in_order(driver)
 
 
+def test_a_lease_is_found_by_its_message_without_looking_at_others(driver: Driver, clock: Clock) -> None:
+    send(driver, "-1")
+    first = lease(driver)
+    driver.one(release(first.receipt))
+    assert lease(driver).message.id == 1
+    send(driver, *["-"] * 20)
+    driver.one(Take("a", MANY))
+    driver.connection.call("CONFIG", "RESETSTAT")
+    assert driver.one(Hide("a", 1, 20.0)) is True
+    assert driver.one(Remove("a", 1)) is True
+    assert b"cmdstat_zrange" not in driver.connection.call("INFO", "commandstats")
+    # One that is leased for the first time is found as well.
+    assert driver.one(Remove("a", 2)) is True
+    assert driver.one(Describe("a")).stats.leased == 19
+
+
+def test_a_receipt_that_was_not_handed_over_acknowledges_nothing(driver: Driver) -> None:
+    send(driver, "-1")
+    driver.one(release(lease(driver).receipt))
+    delivery = driver.one(Take("a", LEASE))
+    [returned] = delivery.given
+    delivery.queue.return_undelivered(delivery.given)
+    with pytest.raises(ReceiptExpired):
+        driver.one(ack(returned.receipt))
+    assert driver.one(Describe("a")).stats.ready == 1
+
+
 # Front ends and data of an earlier version
 
 

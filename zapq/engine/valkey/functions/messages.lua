@@ -103,8 +103,9 @@ local function expiry_and_group(u, id)
   return expires, waits_in(origin, group)
 end
 
--- Returns how often a message came back, how often it was released without a delay, the receipt of the lease that
--- expired last if it was not given out since, and whether any of this is noted.
+-- Returns how often a message came back, how often it was released without a delay, a receipt, and whether any of this
+-- is noted. The receipt is that of the lease which goes on, if the message is leased once more; or of that which expired
+-- last, if it was not given out since; else ''.
 local function attempts(u, id)
   if u.q[NOTED] > 0 then
     local noted = redis.call('HGET', u.K[H], 'c' .. id)

@@ -342,6 +342,8 @@ function verbs.take(K, A)
           local first = note and badge(note[1], note[2], ids[place]) .. (note[6] and 'g' or '-')
             or string.format('90%012x-', ids[place])
           members[next_member], members[next_member + 1] = score, first .. tail
+          -- So that the lease is found by the message, once there are receipts that are over.
+          if note and note[5] then note_attempts(u, ids[place], note[3], note[4], first .. tail, true) end
           next_member = next_member + 2
         end
         in_pieces('ZADD', K[X], members)
@@ -397,6 +399,8 @@ function verbs.give_back(K, A)
       spend(u, -1)
       local expires, group = 0, ''
       if is_mortal or is_grouped then expires, group = expiry_and_group(u, id) end
+      local receives, releases, _, is_noted = attempts(u, id)
+      if is_noted then note_attempts(u, id, receives, releases, '', true) end
       make_ready(u, id, priority, size, expires, group)
     end
   end
@@ -581,7 +585,10 @@ local function found_again(u, id)
     if receives == 0 then return nil end
     return { nil, priority, expires, size, group, rests and true or false }
   end
-  local receipt = find_lease(u, badge(priority, expires > 0, id))
+  local _, _, receipt = attempts(u, id)
+  if receipt == '' or not redis.call('ZSCORE', u.K[X], receipt) then
+    receipt = find_lease(u, badge(priority, expires > 0, id))
+  end
   return receipt and { receipt }
 end
 

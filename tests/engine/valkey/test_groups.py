@@ -265,6 +265,9 @@ def test_a_message_is_hidden_whoever_holds_it_once_it_was_leased(driver: Driver,
     assert taken(driver) == [b"-3"], "g2 waits for g1"
     assert driver.one(Hide("a", 1, 0.0)) is True
     assert taken(driver) == [b"g1"]
+    # A lease that has just ended is one that is over.
+    assert driver.ask([Hide("a", 1, 0.0), Hide("a", 1, 5.0)]) == [True, True]
+    assert driver.one(Find("a", 1)).state == "delayed"
     assert is_in_order(driver)
 
 

@@ -635,9 +635,10 @@ function verbs.hide(K, A)
   for at = 1, #plan, 2 do
     local id, rest = plan[at], plan[at + 1]
     local found = found_again(u, id)
-    if found and found[1] then
-      settle_one(u, 2, found[1], rest)
-    elseif found then
+    local is_extended = found and found[1] and type(settle_one(u, 2, found[1], rest)) == 'table'
+    -- It may just have ended.
+    if found and found[1] and not is_extended then found = found_again(u, id) end
+    if found and not is_extended then
       local _, priority, expires, size, group, rests = unpack(found, 1, 6)
       local receives, releases, lapsed, is_noted = attempts(u, id)
       if lapsed ~= '' and not rests then

@@ -28,9 +28,9 @@
 -- A message is in exactly one of l, b, a, d and x, and leaves it in the step in which it enters another. What must be
 -- removable from the middle is in b and not in l, so no entry ever stands for nothing.
 --
--- The members of d and m, and receipts up to their first dash, say what is known of the message: 9 less its
--- priority, 1 if it has a ttl, its id in 12 hexadecimal digits, and a dash, or g if it is in a group. So they are in the
--- order of their ranks where their times are equal, and few bodies are read only to learn what is in their heads.
+-- The members of d and m, and receipts up to their nonces, say what is known of the message: 9 less its priority, 1 if
+-- it has a ttl, its id in 12 hexadecimal digits, and a dash, or g if it is in a group. So they are in the order of
+-- their ranks where their times are equal, and few bodies are read only to learn what is in their heads.
 --
 -- A dead letter keeps its group, but here it is in none: it holds up nothing.
 --

@@ -73,9 +73,9 @@ local function entry(priority, is_mortal, id, size, is_grouped)
   return badge(priority, is_mortal, id) .. string.format(is_grouped and 'g%x' or '-%x', size)
 end
 
--- A receipt goes on with a dash, or g for a message in a group, the caller's nonce in 12 hexadecimal digits, the queue's tag in 8, for how many milliseconds
--- the lease was given in 8, a dash, and the size of the body. All but the last have one length, for looking for
--- dashes takes longer than all the rest.
+-- A receipt goes on with a dash, or g for a message in a group, the caller's nonce in 12 hexadecimal digits, the queue's
+-- tag in 8, for how many milliseconds the lease was given in 8, a dash, and the size of the body. All but the last have
+-- one length, for looking for dashes takes longer than all the rest.
 local TAG_OF_RECEIPT, TIME_OF_RECEIPT, SIZE_OF_RECEIPT = 28, 36, 45
 
 local function id_of(member)
@@ -104,8 +104,8 @@ local function expiry_and_group(u, id)
 end
 
 -- Returns how often a message came back, how often it was released without a delay, a receipt, and whether any of this
--- is noted. The receipt is that of the lease which goes on, if the message is leased once more; or of that which expired
--- last, if it was not given out since; else ''.
+-- is noted. The receipt is that of the lease which goes on, if the message is leased once more; or of that which
+-- expired last, if it was not given out since; else ''.
 local function attempts(u, id)
   if u.q[NOTED] > 0 then
     local noted = redis.call('HGET', u.K[H], 'c' .. id)

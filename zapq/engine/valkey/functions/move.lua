@@ -131,8 +131,8 @@ end
 
 -- Stores messages of a queue that is being loaded. ARGV: 3 the plan {mark, part...}, 4... bodies. A part is what so
 -- many messages with ids that follow each other have in common: {first id, number, priority, milliseconds until they
--- are ready, milliseconds of the ttl or 0, receives, releases, type, origin, shape, group}. Answers 'changed' if the mark is
--- gone; else the master, and how many were stored.
+-- are ready, milliseconds of the ttl or 0, receives, releases, type, origin, shape, group}. Answers 'changed' if the
+-- mark is gone; else the master, and how many were stored.
 function verbs.import_some(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   local q = u.q

@@ -46,7 +46,8 @@ local function repair_groups(u, waiting, place_of, is_mending)
     redis.call('DEL', u.K[BY_GROUP], u.K[TURNS])
     u.q[GROUPED] = 0
     for id, group in pairs(waiting) do
-      if place_of[id] == IN_GROUPS then groups.enter(u, group, tonumber(id)) else groups.hold(u, group, tonumber(id)) end
+      local put = place_of[id] == IN_GROUPS and groups.enter or groups.hold
+      put(u, group, tonumber(id))
     end
   end
   return wrong

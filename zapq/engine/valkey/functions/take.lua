@@ -384,8 +384,8 @@ end
 
 -- Puts messages back at their places that could not be handed over, as if they had not been taken. ARGV: 3 the plan
 -- {how many messages may or may not have been handed over, receipts, {{id, priority, receives, releases, the rest of
--- the ttl or 0, type, origin, shape, group}, ...}}; 4... the bodies of those that were given for good. Never refused: all
--- of it was accepted once.
+-- the ttl or 0, type, origin, shape, group}, ...}}; 4... the bodies of those that were given for good. Never refused:
+-- all of it was accepted once.
 function verbs.give_back(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   local q = u.q

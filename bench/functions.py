@@ -83,6 +83,11 @@ class Bench:
         self.run("release", together, [_settle(each, "release") for each in leases], number)
         leases = self._leases("receive again", together, number)
         self.run("ack again", together, [_settle(each) for each in leases], number)
+        for kind, groups in (("group", number // 10), ("a group each", number)):
+            grouped = [Enqueue("g", BODY, Properties(group=f"{each % groups}")) for each in range(number)]
+            self.run(f"enqueue, {kind}", together, grouped, number)
+            while leases := self._leases(f"receive, {kind}", together, groups, "g"):
+                self.run(f"ack, {kind}", together, [_settle(each, queue="g") for each in leases], len(leases))
         self.run("enqueue, delay", together, [Enqueue("b", BODY, delay=60.0)] * number, number)
         self.run("enqueue, key", together, [Put(BODY, key=f"{each}", queue="c") for each in range(number)], number)
         self.run("dequeue", together, [Take("c", Want())] * number, number)
@@ -99,9 +104,11 @@ class Bench:
         settles = [Settle("a", [Settlement(receipt=each.receipt) for each in some.given]) for some in given]
         self.run("settle a batch", 1, settles, 100 * number)
 
-    def _leases(self, name: str, together: int, number: int) -> list[Lease]:
-        given: list[Delivery] = self.run(name, together, [Take("a", LEASE)] * number, number)
-        return [each.given[0] for each in given if isinstance(each.given[0], Lease)]
+    def _leases(self, name: str, together: int, number: int, queue: str = "a") -> list[Lease]:
+        given = self.run(name, together, [Take(queue, LEASE)] * number, number)
+        return [
+            each.given[0] for each in given if isinstance(each, Delivery) and isinstance(each.given[0], Lease)
+        ]
 
     def table(self, sizes: Sequence[int]) -> None:
         """Print what all rounds say."""
@@ -119,8 +126,8 @@ class Bench:
                 print(f"| {name} |" + "".join(f" {each} |" for each in cells))
 
 
-def _settle(lease: Lease, action: Any = "ack") -> SettleOne:
-    return SettleOne("a", Settlement(receipt=lease.receipt, action=action))
+def _settle(lease: Lease, action: Any = "ack", queue: str = "a") -> SettleOne:
+    return SettleOne(queue, Settlement(receipt=lease.receipt, action=action))
 
 
 def _median(rounds: Sequence[tuple[float, float]], which: int) -> str:

@@ -89,8 +89,7 @@ class EngineQueue(Verbs):
 
         It is ready after `delay` seconds, and gone after `ttl` seconds unless a consumer has it then. Consumers
         get its `headers` with each delivery. In a `group` it waits until the earlier messages of that are done
-        with; an engine elsewhere has none (`NotWithEngine`). Raises `MessageTooLarge`, `QueueFull`, `Draining`,
-        and `InvalidParameter` for a value out of range.
+        with. Raises `MessageTooLarge`, `QueueFull`, `Draining`, and `InvalidParameter` for a value out of range.
         """
         how = terms(
             priority=priority,

@@ -125,7 +125,6 @@ class SqsRoad:
             Place(self._url(), self.settings.sqs_account, credential.region),
             self.settings.max_message_bytes,
             self.tasks,
-            not self.settings.engine,
             "*" if grant is None else grant.queues,
         )
         result = await self._run(exchange, action.run(asked, caller))

@@ -202,7 +202,6 @@ class SqsHot:
             Place(url, self._settings.sqs_account, credential.region),
             self._settings.max_message_bytes,
             self._tasks,
-            True,
             "*" if grant is None else grant.queues,
         )
         return Known(action, caller, grant, fields.last, Plan(_EFFECTS[action.name]))

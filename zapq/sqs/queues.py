@@ -19,7 +19,6 @@ from zapq.sqs.errors import (
     SqsError,
     bad_value,
     missing,
-    unsupported,
 )
 from zapq.sqs.names import CREATED, check_new_name, queue_of_url
 from zapq.sqs.steps import Caller, Steps
@@ -33,11 +32,6 @@ def create_queue(asked: model.CreateQueue, caller: Caller) -> Steps:
     name, given, tags = asked.queue_name or "", asked.attributes or {}, asked.tags or {}
     check_new_name(name)
     changes = attributes.changes_by(name, given, create=True)
-    if attributes.is_fifo(name) and not caller.groups:
-        raise unsupported(
-            "The engine that has the queues of this server has no message groups, so there are no FIFO queues."
-            " Create a standard queue: a name without .fifo, and without the attribute FifoQueue."
-        )
     attributes.check_tags(name, tags)
     result = model.QueueUrlResult(queue_url=caller.place.url_of(name))
     try:

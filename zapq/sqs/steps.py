@@ -36,7 +36,5 @@ class Caller:
     max_message_bytes: int
     """What the server takes."""
     tasks: Tasks
-    groups: bool = True
-    """Whether the queues have message groups, which FIFO queues need."""
     queues: str = "*"
     """A pattern: the queues the client may know of."""

@@ -396,8 +396,6 @@ class Survey(NamedTuple):
     """Tells the file from all others."""
     messages: int
     queues: dict[str, QueueRecord]
-    has_groups: bool
-    """Whether a message is in a group, or groups take turns somewhere."""
 
 
 def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoint) -> Survey:
@@ -408,7 +406,6 @@ def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoin
     queues: dict[str, QueueRecord] = {}
     keys = 0
     filling: _Filling | None = None
-    has_groups = False
     before = archive.totals
     for place, kind, records in archive:
         try:
@@ -417,7 +414,6 @@ def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoin
                     raise ValueError(f"the queue {records.name} is there twice")
                 filling = _Filling(records, 0.0)
                 queues[records.name] = records
-                has_groups = has_groups or records.settings.fair
                 before = archive.totals
             elif kind == KEYS:
                 keys += len(records)
@@ -428,14 +424,13 @@ def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoin
             else:
                 filling.add(kind, records)
                 filling.forget()
-                has_groups = has_groups or any(each.properties.group for each in records)
         except ValueError as error:
             raise archive.damage(place, str(error)) from None
         messages, size = archive.totals.messages - before.messages, archive.totals.bytes - before.bytes
         _check_caps(name, caps, Totals(len(queues), messages, size), archive.longest, DEFAULT_QUEUE in queues)
         checkpoint()
     _check_dead_letters(name, {each.name: each.settings for each in queues.values()})
-    return Survey(archive.number, archive.totals.messages, queues, has_groups)
+    return Survey(archive.number, archive.totals.messages, queues)
 
 
 def decode(archive: Archive, name: str, caps: Caps, clock_offset: float, checkpoint: slices.Checkpoint) -> Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -254,22 +255,35 @@ async def test_a_message_whose_consumer_has_left_goes_back(zapq_settings: Settin
 
 
 @pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "long"])
-async def test_groups_are_refused_and_turns_too(zapq_settings: Settings, valkey: Server, hot_path: bool) -> None:
-    batch = msgspec.msgpack.encode([b"good", {"body": b"x", "group": "a"}])
-    async with front_ends(replace(zapq_settings, hot_path=hot_path), valkey) as [url]:
-        for method, target, body, fields in (
-            ("POST", f"{JOBS}/messages?group=a", b"x", {}),
-            ("POST", f"{JOBS}/messages?group=a", b"x", {"Idempotency-Key": "k"}),
-            ("POST", f"{JOBS}/messages/batch", batch, {"Content-Type": "application/msgpack"}),
-            ("PUT", JOBS, b'{"fair": true}', {"Content-Type": "application/json"}),
-        ):
-            answer = await ask(url, method, target, body, fields)
-            assert (answer.status, answer.json["type"]) == (400, "/problems/not-with-engine"), target
-            assert "Leave out" in answer.json["detail"]
-        assert (await ask(url, "PUT", JOBS, b'{"fair": false}')).status == 201
-        changed = await ask(url, "PATCH", JOBS, b'{"fair": true}', {"Content-Type": "application/json"})
-        assert (changed.status, changed.json["type"]) == (400, "/problems/not-with-engine")
-        assert (await ask(url, "POST", f"{JOBS}/receive")).headers["zapq-empty"] == "empty"
+async def test_a_group_is_in_order_and_its_next_message_goes_to_whoever_waits(
+    zapq_settings: Settings, valkey: Server, hot_path: bool
+) -> None:
+    batch = msgspec.msgpack.encode([b"2", {"body": b"a3", "group": "a"}])
+    async with front_ends(replace(zapq_settings, hot_path=hot_path), valkey, number=2) as [one, other]:
+        assert (await ask(one, "PUT", JOBS, b'{"fair": true}')).status == 201
+        for fields in ({}, {"Idempotency-Key": "k"}, {"Idempotency-Key": "k"}):
+            assert (await ask(one, "POST", f"{JOBS}/messages?group=a", b"a1", fields)).status == 202
+        msgpack = {"Content-Type": "application/msgpack"}
+        assert (await ask(other, "POST", f"{JOBS}/messages/batch", batch, msgpack)).status == 202
+        assert (await ask(other, "POST", f"{JOBS}/receive")).body == b"2"
+        first = await ask(one, "POST", f"{JOBS}/receive")
+        assert (first.body, first.headers["zapq-group"]) == (b"a1", "a")
+        nothing = await ask(other, "POST", f"{JOBS}/receive")
+        assert (nothing.status, nothing.headers["zapq-empty"]) == (204, "blocked")
+        answers: list[Answer] = []
+
+        async def poll() -> None:
+            answers.append(await ask(other, "POST", f"{JOBS}/receive/batch?max=9&wait=20"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poll)
+            await eventually(lambda: joined(valkey, "jobs"), "the consumer to wait")
+            receipt = first.headers["zapq-receipt"]
+            assert (await ask(one, "DELETE", f"{JOBS}/receipts/{receipt}")).status == 204
+        assert [(b64decode(each["body"]), each["group"]) for each in answers[0].json] == [
+            (b"a1", "a"),
+            (b"a3", "a"),
+        ]
 
 
 async def test_a_server_that_is_not_there_is_said_at_the_start(zapq_settings: Settings) -> None:

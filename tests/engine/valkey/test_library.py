@@ -22,7 +22,7 @@ from tests.engine.valkey.driver import (
     sweep,
 )
 from tests.engine.valkey.servers import Connection, Server, ServerError
-from zapq.core.message import Draft, Lease
+from zapq.core.message import Draft, Lease, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys, library, procedures
 from zapq.engine.valkey.call import Call, outbox_waits, server_time
@@ -40,12 +40,14 @@ from zapq.service.operations import (
     Describe,
     Enqueue,
     Find,
+    Hide,
     List,
     Nothing,
     Peek,
     Purge,
     Put,
     Redrive,
+    Remove,
     SetPaused,
     Settlement,
     SettleOne,
@@ -251,6 +253,7 @@ def test_settings_come_back_as_they_were_given(driver: Driver) -> None:
         max_receives=3,
         dead_letter="dead",
         notes={"sqs:tag:team": "über"},
+        fair=True,
     )
     assert driver.one(Configure("a", settings))[1].settings == settings
 
@@ -631,14 +634,17 @@ def test_every_verb_names_all_its_keys(cluster: list[Server], clock: Clock) -> N
             driver.make(driver.codec.leave(name))
             driver.one(SetPaused(name, True))
             driver.one(Find(name, 2))
+            driver.one(Enqueue(name, b"5", Properties(group="g")))
+            driver.ask([Remove(name, 5), Remove(name, 9)])
+            driver.ask([Hide(name, 5, 1.0)])
             clock.now += 99
         assert len(driver.one(Peek("dead"))) == 6
         assert driver.one(Redrive("dead")).moved == 6
         driver.sweep(names)
-        assert [each.stats.ready for each in driver.one(List()) if each.name in names] == [1] * 6
+        assert [each.stats.ready for each in driver.one(List()) if each.name in names] == [2] * 6
         for name in names:
             assert driver.run(procedures.repair(driver.codec, name, mend=True)) == (0, 0, 0, 0, False)
-            assert driver.one(Purge(name)) == 1
+            assert driver.one(Purge(name)) == 2
             driver.one(Delete(name))
         driver.one(Delete("dead"))
         sums = driver.one(Stats())

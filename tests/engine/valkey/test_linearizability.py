@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -16,7 +17,9 @@ from tests.support.wire import Answer, open_client
 from zapq.settings import Settings
 
 
-async def histories_of(urls: list[str], seed: int, *, vanishing: bool) -> dict[str, list[Operation]]:
+async def histories_of(
+    urls: list[str], seed: int, *, vanishing: bool = False, groups: Sequence[str] = ("",)
+) -> dict[str, list[Operation]]:
     """Let clients use the front ends, choosing as `seed` has it, and return what they saw, by queue."""
     journal = Journal()
     async with open_client(urls[0]) as client:
@@ -24,7 +27,8 @@ async def histories_of(urls: list[str], seed: int, *, vanishing: bool) -> dict[s
         async with trio.open_nursery() as clients:
             for number in range(CLIENTS):
                 url, random = urls[number % len(urls)], Random(f"{seed} {number}")
-                clients.start_soon(Visitor(number, url, journal, random, vanishes=vanishing).run)
+                visitor = Visitor(number, url, journal, random, vanishes=vanishing, groups=groups)
+                clients.start_soon(visitor.run)
         for queue in QUEUES:
             answer: Answer | None = None
             while answer is None or answer.status == 200:
@@ -44,4 +48,16 @@ async def test_every_history_is_linearizable(
         for seed in range(400 if nightly else 20 if gate else 10):
             empty(valkey)
             for queue, history in (await histories_of(urls, seed, vanishing=vanishing)).items():
+                assert check(history) is not None, f"seed {seed}, queue {queue}:\n{describe(history)}"
+
+
+@pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "cold"])
+async def test_every_history_of_groups_is_linearizable(
+    zapq_settings: Settings, valkey: Server, hot_path: bool, gate: bool, nightly: bool
+) -> None:
+    settings = replace(zapq_settings, hot_path=hot_path, log_level="error")
+    async with front_ends(settings, valkey, number=2) as urls:
+        for seed in range(400 if nightly else 40 if gate else 10):
+            empty(valkey)
+            for queue, history in (await histories_of(urls, seed, groups=("", "a", "a", "b:1"))).items():
                 assert check(history) is not None, f"seed {seed}, queue {queue}:\n{describe(history)}"

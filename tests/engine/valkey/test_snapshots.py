@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from base64 import b64decode
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -75,7 +76,7 @@ def contents(path: Path) -> Contents:
         for item in queue.in_order:
             flat += [item] if isinstance(item, Message) else list(item)
         found.in_order[queue.name] = [
-            (each.id, each.body, each.content_type, each.properties.headers) for each in flat
+            (each.id, each.body, each.content_type, each.properties.headers, each.group) for each in flat
         ]
         others = found.others[queue.name] = []
         for message, due in queue.others:
@@ -89,6 +90,7 @@ def contents(path: Path) -> Contents:
                 about.releases,
                 about.failed_in,
                 about.headers,
+                about.group,
             ))
             if due or about.expires < inf:
                 found.times[queue.name, message.id] = due, min(about.expires, 1e12)
@@ -200,6 +202,45 @@ async def test_headers_move_with_their_messages(zapq_settings: Settings, tmp_pat
     contents(tmp_path / "a.msgpack").assert_same(contents(tmp_path / "b.msgpack"))
 
 
+@pytest.mark.parametrize("fair", [False, True])
+async def test_groups_move_with_their_messages(
+    zapq_settings: Settings, tmp_path: Path, valkey: Server, fair: bool
+) -> None:
+    async with open_service(zapq_settings) as service:
+        await service.configure("a", QueueSettings(max_receives=2, dead_letter="dead", fair=fair))
+        a = service.queue("a")
+        await a.enqueue(b"fails", group="g")
+        for _ in range(2):
+            await a.release((await lease_of(a)).receipt)
+        for body, group in ((b"g1", "g"), (b"g2", "g"), (b"h1", "h"), (b"-", None)):
+            await a.enqueue(body, group=group)
+        await a.enqueue(b"g3", group="g", ttl=3600.0, headers={"n": "1"})
+        await a.enqueue(b"h2", group="h", delay=3600.0)
+        await a.enqueue(b"h3", group="h")
+        released = await a.receive_many(1 if fair else 2)
+        for each in released:
+            await a.release(each.receipt, delay=0.0 if each.body == b"g1" else 3600.0)
+        await service.snapshot("first.msgpack")
+    async with front_ends(zapq_settings, valkey) as [url]:
+        await load(url, "first.msgpack")
+        await save(url, "there.msgpack")
+        got = await ask(url, "POST", "/queues/a/receive/batch?max=9")
+        bodies = [b64decode(each["body"]) for each in got.json]
+        if fair:
+            assert sorted(bodies) == [b"g1", b"g2", b"g3", b"h1"]
+            assert bodies[-1] == b"g3"
+        else:
+            assert bodies == [b"g1", b"h1", b"-"]
+        assert (await ask(url, "POST", "/queues/a/receive")).headers["zapq-empty"] == "blocked"
+        assert (await ask(url, "POST", "/queues/dead/receive")).headers["zapq-group"] == "g"
+    async with open_service(zapq_settings) as service:
+        await service.restore("there.msgpack")
+        await service.snapshot("again.msgpack")
+    first = contents(tmp_path / "first.msgpack")
+    first.assert_same(contents(tmp_path / "there.msgpack"))
+    first.assert_same(contents(tmp_path / "again.msgpack"))
+
+
 async def test_what_was_loaded_is_given_in_its_order_also_to_those_that_wait(
     zapq_settings: Settings, valkey: Server
 ) -> None:
@@ -309,7 +350,7 @@ async def test_dead_letters_on_their_way_are_in_the_file(
         assert (await ask(url, "GET", "/queues/dead")).json["messages"] == 0
         await save(url, "a.msgpack")
     found = contents(tmp_path / "a.msgpack")
-    assert [(body, origin) for _, body, *_, origin, _ in found.others["dead"]] == [(b"x", "a")]
+    assert [(body, origin) for _, body, *_, origin, _, _ in found.others["dead"]] == [(b"x", "a")]
 
 
 async def test_settings_that_change_meanwhile_make_no_file_that_cannot_be_loaded(
@@ -349,20 +390,6 @@ async def test_only_all_queues_are_saved_and_loaded(zapq_settings: Settings, val
             await refused(url, path, 400, "not-with-engine")
         await refused(url, "/load?file=nothing.msgpack", 404, "snapshot-not-found")
         await refused(url, "/load?file=../a.msgpack", 400, "invalid-parameter")
-
-
-@pytest.mark.parametrize("why", ["group", "fair"])
-async def test_groups_are_not_loaded_where_there_are_none(
-    zapq_settings: Settings, valkey: Server, why: str
-) -> None:
-    async with open_service(zapq_settings) as service:
-        await service.queue("jobs").enqueue(b"x", group="a" if why == "group" else None)
-        await service.configure("jobs", QueueSettings(fair=why == "fair"))
-        await service.snapshot("a.msgpack")
-    async with front_ends(zapq_settings, valkey) as [url]:
-        said = await refused(url, "/load?file=a.msgpack", 400, "not-with-engine")
-        assert said.startswith("a.msgpack has messages of groups, or a queue that is fair")
-        assert [each["name"] for each in (await ask(url, "GET", "/queues")).json] == ["default"]
 
 
 async def test_a_snapshot_is_loaded_only_where_there_are_no_messages(

@@ -11,14 +11,11 @@ import pytest
 
 from tests.engine.valkey.servers import Server
 from tests.engine.valkey.serving import empty, front_ends
-from tests.sqs import test_messages, test_queues
+from tests.sqs import test_fifo, test_messages, test_moves, test_queues
 from tests.sqs.clients import Boto
 from zapq.settings import Settings
 
 OTHERWISE = {
-    # The library has no functions for a message by its id.
-    "test_an_old_receipt_still_deletes",
-    "test_an_old_receipt_still_changes_visibility",
     # A listing is remembered for a second.
     "test_a_queue_of_dead_letters_can_be_deleted",
 }
@@ -36,7 +33,7 @@ def _scenarios(module: Any) -> dict[str, Callable[..., Any]]:
     }
 
 
-for _module in (test_messages, test_queues):
+for _module in (test_fifo, test_messages, test_moves, test_queues):
     globals().update(_scenarios(_module))
 
 
@@ -51,12 +48,6 @@ async def boto(zapq_settings: Settings, valkey: Server) -> AsyncGenerator[Boto, 
     empty(valkey)
     async with front_ends(zapq_settings, valkey) as [url]:
         yield Boto(url)
-
-
-async def test_fifo_queues_are_refused_clearly(boto: Boto) -> None:
-    refused = await boto.refused("create_queue", QueueName="jobs.fifo", Attributes={"FifoQueue": "true"})
-    assert (refused.shape, refused.code) == ("UnsupportedOperation", "AWS.SimpleQueueService.UnsupportedOperation")
-    assert "message groups" in refused.message
 
 
 def test_there_are_scenarios() -> None:

@@ -10,8 +10,10 @@ from zapq.limits import ENGINE_OPERATION_BYTES, ENGINE_REPEAT_SECONDS, ENGINE_RE
 from zapq.service.operations import (
     Describe,
     Find,
+    Hide,
     Peek,
     Put,
+    Remove,
     SetPaused,
     Settle,
     Settlement,
@@ -20,7 +22,7 @@ from zapq.service.operations import (
 )
 from zapq.service.pending import Told, give_back
 
-_REPEATABLE = frozenset({Settle, SettleOne, Peek, Find, Describe, SetPaused})
+_REPEATABLE = frozenset({Settle, SettleOne, Remove, Hide, Peek, Find, Describe, SetPaused})
 """Operations that may be done twice: the second time changes nothing, or what the first one set."""
 
 

@@ -43,7 +43,6 @@ from zapq.errors import (
     MessageNotFound,
     MessageTooLarge,
     NotDurable,
-    NotWithEngine,
     QueueNotFound,
     ZapqError,
 )
@@ -54,11 +53,13 @@ from zapq.service.operations import (
     Durability,
     Enqueue,
     Find,
+    Hide,
     Nothing,
     Operation,
     Peek,
     Purge,
     Put,
+    Remove,
     SetPaused,
     Settle,
     Settlement,
@@ -73,7 +74,7 @@ MAX_RUN = 512
 """Operations of one call at most: some 3 ms of the server."""
 MAX_WEIGHT = 2000
 """Messages that those of one call store or settle, at most, unless one of them alone has more: some 10 ms."""
-_RECEIPT = re.compile("[0-9][01][0-9a-f]{12}-[0-9a-f]{28}-[0-9a-f]{1,8}")
+_RECEIPT = re.compile("[0-9][01][0-9a-f]{12}[-g][0-9a-f]{28}-[0-9a-f]{1,8}")
 _ACTIONS = {"ack": 0, "release": 1, "extend": 2}
 _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 
@@ -121,7 +122,8 @@ def milliseconds(seconds: float) -> int:
 
 
 How: TypeAlias = "tuple[Any, ...]"
-"""What messages to store have in common: priority, delay, ttl, type, and the shape of their headers, if any."""
+"""What messages to store have in common: priority, delay, ttl, type, and the shape of their headers and the group,
+if any."""
 Parts: TypeAlias = "list[tuple[Any, ...]]"
 """Of messages to store: how many, and what they have in common."""
 
@@ -162,6 +164,8 @@ class Codec:
             "put": self._put,
             "take": self._take,
             "settle": self._settle,
+            "remove": self._remove,
+            "hide": self._hide,
             "peek": self._peek,
             "find": self._find,
             "describe": self._describe,
@@ -177,7 +181,6 @@ class Codec:
         if queue is not None:
             _checked_name(queue)
         if isinstance(operation, Enqueue):
-            _check_group(operation.properties.group)
             self._check_size(len(operation.body))
         elif isinstance(operation, Put):
             self._check_put(operation)
@@ -190,7 +193,6 @@ class Codec:
         if asked.terms.durability == "committed" and self.durability != "committed":
             raise NotDurable(parameter="durability")
         content = asked.content
-        _check_group(asked.terms.properties.group)
         if isinstance(content, bytes):
             self._check_size(len(content))
             return
@@ -199,7 +201,6 @@ class Codec:
             if isinstance(each, Draft):
                 self._check_size(len(each.body))
                 terms_of(each)
-                _check_group(each.group)
             else:
                 self._check_size(len(each))
 
@@ -216,6 +217,10 @@ class Codec:
                 return Run("take", operation.queue)
             case SettleOne() | Settle():
                 return Run("settle", operation.queue)
+            case Remove():
+                return Run("remove", operation.queue)
+            case Hide():
+                return Run("hide", operation.queue)
             case Peek():
                 return Run("peek", operation.queue, (operation.state, operation.limit))
             case Find():
@@ -316,6 +321,8 @@ class Codec:
         if ttl is None and properties.expires < inf:
             ttl = max(properties.expires - now, 0.001)
         plain = properties.priority, milliseconds(delay), milliseconds(ttl or 0), kind
+        if properties.group:
+            return (*plain, shape_of(properties.headers), properties.group)
         return (*plain, shape_of(properties.headers)) if properties.headers else plain
 
     def _request(self, asked: Put, how: How, bodies: list[bytes], further: list[bytes]) -> tuple[Any, ...]:
@@ -426,7 +433,7 @@ class Codec:
                 last = place + count
                 if is_lease:
                     how = (
-                        f"-{common}{lasts[request]:08x}",
+                        f"{common}{lasts[request]:08x}",
                         ends[request] / 1000 + ours,
                         lasts[request] / 1000,
                         queue,
@@ -532,6 +539,17 @@ class Codec:
                 place = last
         return outcomes
 
+    def _remove(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        return self._again(b"remove", run.queue, [asked.id for asked in operations], len(operations))
+
+    def _hide(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        plan = [part for asked in operations for part in (asked.id, milliseconds(asked.visibility))]
+        return self._again(b"hide", run.queue, plan, len(operations))
+
+    def _again(self, name: bytes, queue: str, plan: list[int], number: int) -> Call:
+        """Return a call about messages that have been leased before; each outcome is whether one was there."""
+        return self._asked(name, queue, [_pack(plan)], lambda reply, now: list(map(bool, reply[2])), number=number)
+
     # Looking
 
     def _peek(self, run: Run, operations: Sequence[Any], now: float) -> Call:
@@ -614,15 +632,6 @@ def _checked_name(queue: str) -> str:
     return check_name(queue)
 
 
-def _check_group(group: str) -> None:
-    if group:
-        raise NotWithEngine(
-            "The queues of this server are in an engine elsewhere, which knows no groups. Leave out group, or use"
-            " a server that has its queues itself: one that is started without --engine.",
-            parameter="group",
-        )
-
-
 def _none(reply: list[Any], now: float) -> list[Any]:
     return [None]
 
@@ -640,4 +649,5 @@ def _about(id: int, properties: Properties, now: float) -> tuple[Any, ...]:
         kind,
         properties.failed_in,
         shape_of(properties.headers),
+        properties.group,
     )

@@ -87,7 +87,7 @@ def _place_of(queue: str) -> tuple[int, Key]:
 
 _HEAVY: frozenset[type[Any]] = frozenset({Put, Settle})
 """Operations that may be about many messages."""
-_VARIED = frozenset({"look", "set"})
+_VARIED = frozenset({"look", "set", "again"})
 """Kinds of effect whose operations on one queue are not all alike."""
 _PROBE, _CALL = "probe", "call"
 _READY = 0.5
@@ -185,9 +185,8 @@ class ValkeyEngine(Elsewhere):
             Take: self._take,
             Settle: partial(self._ask, "settle"),
             SettleOne: partial(self._ask, "settle"),
-            # The library has no such functions: a message comes back to consumers, as after a lease that expired.
-            Remove: lambda asked, now: False,
-            Hide: lambda asked, now: False,
+            Remove: partial(self._ask, "again"),
+            Hide: partial(self._ask, "again"),
             Peek: partial(self._ask, "look"),
             Find: partial(self._ask, "look"),
             Describe: self._describe,
@@ -291,8 +290,6 @@ class ValkeyEngine(Elsewhere):
         if size > self._max_message_bytes:
             self.codec.check(operation)
         properties = operation.properties
-        if properties.group:
-            self.codec.check(operation)
         if operation.queue in self.offers.lines:
             return self.offers.join(as_put(operation), 0.0, now)
         if properties.headers:

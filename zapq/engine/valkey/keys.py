@@ -20,7 +20,7 @@ LOADING = b"{zapq}:loading"
 """The key that says which file is being loaded, and how far that is."""
 FRONT_ENDS = b"{zapq}:fronts"
 """The sorted set of front ends, each with the time of the server at which it was last heard of."""
-QUEUE_PARTS = (b"h", b"l", b"b", b"d", b"x", b"m", b"e", b"w", b"o")
+QUEUE_PARTS = (b"h", b"l", b"b", b"d", b"x", b"m", b"e", b"w", b"o", b"a", b"n", b"t")
 """What a queue's keys end in; `functions/begin.lua` says what each of them holds."""
 
 

@@ -9,13 +9,14 @@ from importlib.resources import files
 from zapq import limits
 
 NAME = "zapq_1"
-VERSION = 2
+VERSION = 3
 """What the function `version` answers. A library of another number is replaced."""
 PREFIX = b"zapq_1_"
 """What the names of its functions begin with."""
 _PARTS = (
     "begin",
     "step",
+    "groups",
     "messages",
     "pace",
     "put",
@@ -42,6 +43,7 @@ _VALUES = {
     "MIN_RETRY_AFTER": limits.MIN_RETRY_AFTER,
     "MAX_RETRY_AFTER": limits.MAX_RETRY_AFTER,
     "REDRIVE_LOOKS": limits.REDRIVE_LOOKS,
+    "BLOCKERS_LOOKED_AT": limits.BLOCKERS_LOOKED_AT,
 }
 """Limits by their names in the text; durations in milliseconds there, except for the visibility."""
 

@@ -231,6 +231,7 @@ def _how(record: MessageRecord) -> tuple[Any, ...]:
         "" if properties.content_type == OCTETS else properties.content_type,
         properties.failed_in,
         shape_of(properties.headers),
+        properties.group,
     )
 
 

@@ -19,7 +19,7 @@ from zapq.core.stats import QueueStats
 from zapq.engine.valkey import keys, replies
 from zapq.engine.valkey.call import Call
 from zapq.engine.valkey.codec import Codec
-from zapq.errors import InvalidParameter, NotWithEngine, QueueInUse, QueueNotFound, ZapqError
+from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, ZapqError
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import (
     ChangeSettings,
@@ -127,12 +127,6 @@ def _check_settings(codec: Codec, queue: str, settings: QueueSettings) -> Proced
     except msgspec.ValidationError as error:
         raise _not_valid(str(error)) from None
     check_together(settings)
-    if settings.fair:
-        raise NotWithEngine(
-            "The queues of this server are in an engine elsewhere, which knows no groups that could take turns."
-            " Leave out fair, or use a server that has its queues itself: one that is started without --engine.",
-            parameter="fair",
-        )
     seen, after = {queue}, settings.dead_letter
     while after is not None:
         if after in seen or len(seen) > MAX_CHAIN:

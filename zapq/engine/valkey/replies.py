@@ -20,6 +20,8 @@ from zapq.errors import InvalidParameter, KeyReused, QueueFull, ReceiptExpired, 
 from zapq.service.queue_state import QueueInfo
 
 _DOUBLE = struct.Struct(">d")
+_HEADS = {2: 12, 3: 14, 4: 15}
+"""The length of the head of a value without what has another length each time, by its first byte."""
 _OF_ANOTHER = 9
 _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 _settings: Callable[[bytes], QueueSettings] = msgspec.msgpack.Decoder(QueueSettings).decode
@@ -32,7 +34,7 @@ def no_memory() -> QueueFull:
 
 def wrong_receipt(receipt: str) -> ZapqError:
     try:
-        serial_of(receipt, "")
+        serial_of(receipt.replace("g", "-", 1), "")
     except (InvalidParameter, ReceiptExpired) as error:
         return error.with_traceback(None)
     raise AssertionError("no receipt has an empty tag")
@@ -67,14 +69,19 @@ def properties_of(value: bytes, receives: int, releases: int, ours: float) -> tu
         return _typed(value[2:last], receives, releases), value[last:]
     priority = value[1]
     [expires] = _DOUBLE.unpack_from(value, 2)
-    first = 12 if form == 2 else 14
+    first = _HEADS[form]
     middle = first + value[10]
     last = middle + value[11]
     headers: Headers = ()
+    group = ""
     end = last
-    if form == 3:
-        names = last + int.from_bytes(value[12:14], "big")
-        headers, end = _headers_in(value, value[last:names], names)
+    if form > 2:
+        names = end = last + int.from_bytes(value[12:14], "big")
+        if form == 4:
+            end = names + value[14]
+            group = value[names:end].decode()
+        if names > last:
+            headers, end = _headers_in(value, value[last:names], end)
     properties = Properties(
         value[first:middle].decode() or OCTETS,
         priority,
@@ -83,6 +90,7 @@ def properties_of(value: bytes, receives: int, releases: int, ours: float) -> tu
         releases,
         value[middle:last].decode(),
         headers,
+        group,
     )
     return properties, value[end:]
 
@@ -131,7 +139,8 @@ def lease_of(
     common, deadline, visibility, queue = how
     properties = message.properties
     is_mortal = 1 if properties.expires < inf else 0
-    tag = f"{9 - properties.priority}{is_mortal}{message.id:012x}{common}"
+    is_grouped = properties.group and not properties.failed_in
+    tag = f"{9 - properties.priority}{is_mortal}{message.id:012x}{'g' if is_grouped else '-'}{common}"
     return Lease(message, message.size, receives + 1, deadline, tag, visibility, queue)
 
 

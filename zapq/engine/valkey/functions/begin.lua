@@ -20,13 +20,19 @@
 --   w  zset    front ends with consumers that wait here, the one that has waited longest first
 --   o  list    the outbox: messages for queues of other shards; they are here until those queues have them
 --   g  hash    what came last out of the outbox of each queue that sends messages here
+--   a  zset    ids of the ready messages that are in a group, by id
+--   n  zset    what is in a group, in the order of the names: the group, a space, r if it is ready or o if it is leased
+--              or delayed, and its id in 12 hexadecimal digits
+--   t  zset    groups with ready messages, by when it is their turn; those that can give none are at infinity
 --
--- A message is in exactly one of l, b, d and x, and leaves it in the step in which it enters another. What must be
+-- A message is in exactly one of l, b, a, d and x, and leaves it in the step in which it enters another. What must be
 -- removable from the middle is in b and not in l, so no entry ever stands for nothing.
 --
--- The members of d and m, and receipts up to their first dash, say what is known of the message: 9 less its
--- priority, 1 if it has a ttl, and its id in 12 hexadecimal digits. So they are in the order of their ranks where
--- their times are equal, and few bodies are read only to learn what is in their heads.
+-- The members of d and m, and receipts up to their nonces, say what is known of the message: 9 less its priority, 1 if
+-- it has a ttl, its id in 12 hexadecimal digits, and a dash, or g if it is in a group. So they are in the order of
+-- their ranks where their times are equal, and few bodies are read only to learn what is in their heads.
+--
+-- A dead letter keeps its group, but here it is in none: it holds up nothing.
 --
 -- Of a shard: `due`, a zset of queues by when something is due in them, never later than that; `queues`, a zset of
 -- their names, all with the score 0; and `past`, what queues had counted that were deleted.
@@ -37,8 +43,10 @@
 -- Functions are named with every key they touch: while a slot moves key by key, the server then answers TRYAGAIN,
 -- and no function sees half a queue. Only `figures` and `sums`, which change nothing, look further.
 
+local verbs = {} -- what callers can call, by name
+
 local TEST = false -- whether callers may say what time it is
-local VERSION = 2
+local VERSION = 3
 
 -- Limits, from limits.py
 local DEFAULT_VISIBILITY = @DEFAULT_VISIBILITY@
@@ -52,6 +60,7 @@ local DRAIN_WINDOW = @DRAIN_WINDOW@
 local MIN_RETRY_AFTER = @MIN_RETRY_AFTER@
 local MAX_RETRY_AFTER = @MAX_RETRY_AFTER@
 local REDRIVE_LOOKS = @REDRIVE_LOOKS@
+local BLOCKERS_LOOKED_AT = @BLOCKERS_LOOKED_AT@
 local TICKS = 1000 -- of each kind done in one call: some 10 ms
 local AT_ONCE = 2000 -- elements given to one command: well below what Lua's stack holds
 local ENDS_KEPT = 3600000 -- milliseconds for which it is known how a lease ended ...
@@ -62,7 +71,8 @@ local IDS_SKIPPED = 1048576 -- what a failover may have lost is given no second 
 local STEP = 281474976710656 -- 2^48: a rank is exact in a double, up to 2^48 ids and priority 9
 
 -- Keys, by their places
-local H, L, B, D, X, M, E, W, O, DUE_INDEX, NAMES, FURTHER = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
+local H, L, B, D, X, M, E, W, O, IN_GROUPS, BY_GROUP, TURNS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12
+local DUE_INDEX, NAMES, FURTHER = 13, 14, 15
 
 -- The state, by places. Most are 0, and take one byte each.
 local NEXT = 1 -- the next id
@@ -96,7 +106,10 @@ local CLEARED = 28
 local ARRIVED = 29
 local UNCERTAIN = 30
 local TAG = 31 -- tells its receipts from those of other queues, earlier ones of its name included
-local PLACES = 31
+local GROUPED = 32 -- what is in n
+local TURN = 33 -- the last turn of a group, in a fair queue ...
+local TURN_OF_OTHERS = 34 -- ... and that of the messages without a group
+local PLACES = 34
 
 -- How a lease ended: the numbers of core/leases.py
 local OF_ANOTHER = 9 -- said instead of it, for a receipt of another queue

@@ -9,7 +9,7 @@
 
 -- Shows the first entries of the outbox: {number, target, priority, value}, as many as a batch has bytes.
 -- ARGV: 3 how many at most. The first answer is when the queue was made, as its name in `adopt`.
-local function outbox(K, A)
+function verbs.outbox(K, A)
   local u = begin(K, A)
   if not u.q then return missing(u) end
   local entries, size = {}, 0
@@ -24,7 +24,7 @@ end
 -- Takes messages over from the outbox of another queue, at the end, with ids of this queue. Never refused: they were
 -- accepted once. ARGV: 3 the plan {the outbox, number, priority, number, priority, ...}, 4... values.
 -- Further key: `g`.
-local function adopt(K, A)
+function verbs.adopt(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   ensure(u, 0)
   local q, from = u.q, plan[1]
@@ -35,15 +35,16 @@ local function adopt(K, A)
     if number > last then
       local value, id = A[place], q[NEXT]
       local size = #value - head_length(value)
-      local _, _, _, origin = read_head(value)
+      local _, _, _, origin, _, group = read_head(value)
+      group = waits_in(origin, group)
       q[NEXT], q[COUNT], q[BYTES], q[ARRIVED] = id + 1, q[COUNT] + 1, q[BYTES] + size, q[ARRIVED] + 1
       q[LARGEST] = math.max(q[LARGEST], size)
       fields[#fields + 1], fields[#fields + 2] = id, value
-      if origin == '' and priority == 0 then
+      if origin == '' and priority == 0 and group == '' then
         redis.call('RPUSH', K[L], id)
         u.ready = u.ready + 1
       else
-        make_ready(u, id, priority, size, 0)
+        make_ready(u, id, priority, size, 0, group)
       end
       last, taken = number, taken + 1
     end
@@ -54,7 +55,7 @@ local function adopt(K, A)
 end
 
 -- Strikes out what was adopted. ARGV: 3 when the queue was made, 4 the number of the last entry of these.
-local function done(K, A)
+function verbs.done(K, A)
   local u = begin(K, A)
   local q = u.q
   if not q or q[BORN] ~= tonumber(A[3]) then return missing(u) end
@@ -71,7 +72,7 @@ local function done(K, A)
 end
 
 -- Shows in which queues the dead letters here failed, of the first ones that a redrive would look at.
-local function letters(K, A)
+function verbs.letters(K, A)
   local u = look(K, A)
   if not u.q then return missing(u) end
   local origins, seen = {}, {}
@@ -92,7 +93,7 @@ local function letters(K, A)
 end
 
 -- Shows how much room there is under a queue's own caps: messages, bytes; -1 if there is no cap.
-local function room(K, A)
+function verbs.room(K, A)
   local u = look(K, A)
   if not u.q then return missing(u) end
   local q, own = u.q, u.settings
@@ -104,41 +105,44 @@ local function room(K, A)
 end
 
 -- Sends dead letters that are ready back to where they failed, by the outbox. ARGV: 3 the plan {limit, {name,
--- messages, bytes, ...}}: the room in each queue that letters can go to. They begin anew there. Answers how many,
--- and how many ready messages are left.
-local function redrive(K, A)
+-- messages, bytes, ...}}: the room in each queue that letters can go to. They begin anew there. One that does not fit
+-- keeps those behind it of its group from overtaking it. Answers how many, and how many ready messages are left.
+function verbs.redrive(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   if not u.q then return missing(u) end
   tick(u)
   local q, left, rooms = u.q, plan[1], {}
   for at = 1, #plan[2], 3 do rooms[plan[2][at]] = { plan[2][at + 1], plan[2][at + 2] } end
-  local moved, looks, first = 0, 0, 0
+  local moved, looks, first, passed_over = 0, 0, 0, {}
   while left > moved and looks < REDRIVE_LOOKS and next(rooms) do
     -- What was moved has left the line, so those that stay are counted.
     local ids = redis.call('ZRANGE', K[B], first, first + 99)
     if #ids == 0 then break end
     for at, value in ipairs(redis.call('HMGET', K[H], unpack(ids))) do
-      local id, priority, expires, kind, origin, shape = ids[at], 0, 0, '', '', ''
-      if value then priority, expires, kind, origin, shape = read_head(value) end
+      local id, priority, expires, kind, origin, shape, group = ids[at], 0, 0, '', '', '', ''
+      if value then priority, expires, kind, origin, shape, group = read_head(value) end
       local there, goes = rooms[origin], false
       if there and origin ~= '' then
         looks = looks + 1
         local body = string.sub(value, head_length(value) + 1)
         local messages, bytes = there[1], there[2]
-        if messages ~= 0 and (bytes < 0 or #body <= bytes) then
+        local others = group ~= '' and origin .. ' ' .. group
+        if others and passed_over[others] then
+          goes = false
+        elseif messages ~= 0 and (bytes < 0 or #body <= bytes) then
           goes = true
           if messages > 0 then there[1] = messages - 1 end
           if bytes >= 0 then there[2] = bytes - #body end
-          send(u, origin, priority, head(priority, 0, kind, '', shape) .. body)
+          send(u, origin, priority, head(priority, 0, kind, '', shape, group) .. body)
           local _, _, lapsed, is_noted = attempts(u, id)
           close_lapse(u, lapsed, END_GIVEN)
-          redis.call('ZREM', K[B], id)
-          if expires > 0 then redis.call('ZREM', K[M], badge(priority, true, id) .. string.format('-%x', #body)) end
+          make_unready(u, id, priority, #body, expires > 0, '')
           drop(u, id, #body, is_noted)
-          q[LINED], u.ready = q[LINED] - 1, u.ready - 1
           moved = moved + 1
         elseif messages == 0 or bytes < 1 then
           rooms[origin] = nil
+        elseif others then
+          passed_over[others] = true
         end
       end
       if not goes then first = first + 1 end
@@ -147,5 +151,5 @@ local function redrive(K, A)
   end
   q[REDRIVEN] = q[REDRIVEN] + moved
   save(u)
-  return answer(u, moved, redis.call('LLEN', K[L]) + q[LINED])
+  return answer(u, moved, number_of_ready(u))
 end

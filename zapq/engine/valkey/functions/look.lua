@@ -17,12 +17,12 @@ local function view(u, id, value, state, at)
 end
 
 -- Shows messages. ARGV: 3 the plan {state, limit}: 0 ready, 1 delayed, 2 leased. No more than a batch has bytes.
-local function peek(K, A)
+function verbs.peek(K, A)
   local u, plan = look(K, A), cmsgpack.unpack(A[3])
   if not u.q then return missing(u) end
   local state, limit, ids, times = plan[1], plan[2], {}, {}
   if state == 0 then
-    ids = first_ready(u, limit)
+    ids = all_ready(u, limit)
   else
     local found = redis.call('ZRANGE', state == 1 and K[D] or K[X], 0, limit - 1, 'WITHSCORES')
     for at = 1, #found, 2 do
@@ -46,35 +46,23 @@ local function peek(K, A)
   return answer(u, views)
 end
 
--- Returns the receipt of the lease on a message, and when it ends. Its receipt is not known, so all leases are
--- looked through; those of the same beginning lie together only where their times are equal.
-local function find_lease(u, badge_of)
-  local first = 0
-  while true do
-    local found = redis.call('ZRANGE', u.K[X], first, first + AT_ONCE - 1, 'WITHSCORES')
-    for at = 1, #found, 2 do
-      if string.sub(found[at], 1, 14) == badge_of then return found[at], tonumber(found[at + 1]) end
-    end
-    if #found < 2 * AT_ONCE then return nil end
-    first = first + AT_ONCE
-  end
-end
-
 -- Shows one message. ARGV: 3 its id.
-local function find(K, A)
+function verbs.find(K, A)
   local u = look(K, A)
   if not u.q then return missing(u) end
   local id = tonumber(A[3])
   local value = redis.call('HGET', K[H], id)
   if not value then return answer(u, 0) end
-  local priority, expires = read_head(value)
+  local priority, expires, _, origin, _, group = read_head(value)
+  group = waits_in(origin, group)
   local of = badge(priority, expires > 0, id)
-  local due = redis.call('ZSCORE', K[D], of .. string.format('-%x', #value - head_length(value)))
+  local size = #value - head_length(value)
+  local due = redis.call('ZSCORE', K[D], entry(priority, expires > 0, id, size, group ~= ''))
   if due then return answer(u, view(u, id, value, 1, tonumber(due))) end
   local first = redis.call('LINDEX', K[L], 0)
   -- The ids in l rise, and a plain one that is not yet given out is there.
-  local is_in_line = first and id >= tonumber(first) and priority == 0 and expires == 0
-  if not is_in_line and not redis.call('ZSCORE', K[B], id) then
+  local is_in_line = first and id >= tonumber(first) and priority == 0 and expires == 0 and group == ''
+  if not is_in_line and not redis.call('ZSCORE', K[group == '' and B or IN_GROUPS], id) then
     local _, ends = find_lease(u, of)
     if ends then return answer(u, view(u, id, value, 2, ends - LEASE_SLACK)) end
   end
@@ -89,7 +77,7 @@ local function figures_of(q, delayed, leased)
 end
 
 -- Shows settings and figures.
-local function describe(K, A)
+function verbs.describe(K, A)
   local u = look(K, A)
   if not u.q then return missing(u) end
   local row = figures_of(u.q, redis.call('ZCARD', K[D]), redis.call('ZCARD', K[X]))

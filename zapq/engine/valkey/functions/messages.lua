@@ -4,7 +4,12 @@
 -- (2) the priority, when the ttl is over or 0, the length of the type, that of the origin, type and origin. For a
 -- message with headers (3) it is as with 2, but the length of the shape comes behind the other two, and the shape at
 -- the end: how long the names and values are that stand between the head and the body. They count as the body does.
-local function head(priority, expires, kind, origin, shape)
+-- For one with a group (4) the length of the group comes behind that of the shape, and the group at the end.
+local function head(priority, expires, kind, origin, shape, group)
+  if group ~= '' then
+    return '\4' .. struct.pack('>BdBBHB', priority, expires, #kind, #origin, #shape, #group)
+      .. kind .. origin .. shape .. group
+  end
   if shape ~= '' then
     return '\3' .. struct.pack('>BdBBH', priority, expires, #kind, #origin, #shape) .. kind .. origin .. shape
   end
@@ -23,20 +28,39 @@ local function head_length(value)
     local kind, origin, shape = struct.unpack('>BBH', value, 11)
     return 14 + kind + origin + shape
   end
+  if form == 4 then
+    local kind, origin, shape, group = struct.unpack('>BBHB', value, 11)
+    return 15 + kind + origin + shape + group
+  end
   return 12 + string.byte(value, 11) + string.byte(value, 12)
 end
 
--- Returns what the head of a value says: priority, when its ttl is over or 0, type, origin, shape.
+-- Returns what the head of a value says: priority, when its ttl is over or 0, type, origin, shape, group.
 local function read_head(value)
   local form = string.byte(value)
-  if form == 0 then return 0, 0, '', '', '' end
-  if form == 1 then return 0, 0, string.sub(value, 3, 2 + string.byte(value, 2)), '', '' end
+  if form == 0 then return 0, 0, '', '', '', '' end
+  if form == 1 then return 0, 0, string.sub(value, 3, 2 + string.byte(value, 2)), '', '', '' end
   local priority, expires, kind, origin = struct.unpack('>BdBB', value, 2)
-  local at, shape = 12, 0
+  local at, shape, group = 12, 0, 0
   if form == 3 then at, shape = 14, struct.unpack('>H', value, 13) end
+  if form == 4 then
+    shape, group = struct.unpack('>HB', value, 13)
+    at = 15
+  end
   local middle, last = at + kind, at + kind + origin
   return priority, expires, string.sub(value, at + 1, middle), string.sub(value, middle + 1, last),
-    string.sub(value, last + 1, last + shape)
+    string.sub(value, last + 1, last + shape), string.sub(value, last + shape + 1, last + shape + group)
+end
+
+-- Returns the group that a message waits in, from its origin and group: '' for a dead letter.
+local function waits_in(origin, group)
+  return origin == '' and group or ''
+end
+
+-- Returns the group that a message waits in.
+local function group_of(value)
+  local _, _, _, origin, _, group = read_head(value)
+  return waits_in(origin, group)
 end
 
 -- Returns what a member of d or m, or a receipt begins with.
@@ -44,20 +68,27 @@ local function badge(priority, is_mortal, id)
   return string.format('%d%d%012x', 9 - priority, is_mortal and 1 or 0, id)
 end
 
--- A receipt goes on with the caller's nonce in 12 hexadecimal digits, the queue's tag in 8, for how many milliseconds
--- the lease was given in 8, a dash, and the size of the body. All but the last have one length, for looking for
--- dashes takes longer than all the rest.
+-- Returns the member of d or m for a message.
+local function entry(priority, is_mortal, id, size, is_grouped)
+  return badge(priority, is_mortal, id) .. string.format(is_grouped and 'g%x' or '-%x', size)
+end
+
+-- A receipt goes on with a dash, or g for a message in a group, the caller's nonce in 12 hexadecimal digits, the queue's
+-- tag in 8, for how many milliseconds the lease was given in 8, a dash, and the size of the body. All but the last have
+-- one length, for looking for dashes takes longer than all the rest.
 local TAG_OF_RECEIPT, TIME_OF_RECEIPT, SIZE_OF_RECEIPT = 28, 36, 45
 
 local function id_of(member)
   return tonumber(string.sub(member, 3, 14), 16)
 end
 
--- Returns what a receipt or member of d or m says: priority, whether there is a ttl, id, size; or nil.
+-- Returns what a receipt or member of d or m says: priority, whether there is a ttl, id, size, whether there is a
+-- group; or nil.
 local function parse(member)
   if #member < 16 then return nil end
   local size = string.sub(member, #member < SIZE_OF_RECEIPT and 16 or SIZE_OF_RECEIPT)
-  return 9 - string.sub(member, 1, 1), string.byte(member, 2) == 49, id_of(member), tonumber(size, 16)
+  return 9 - string.sub(member, 1, 1), string.byte(member, 2) == 49, id_of(member), tonumber(size, 16),
+    string.byte(member, 15) == 103
 end
 
 -- Returns a message as it is kept; an empty one if a hand from outside has removed it. An error would come again with
@@ -66,13 +97,15 @@ local function kept(u, id)
   return redis.call('HGET', u.K[H], id) or '\0'
 end
 
-local function expiry(u, id)
-  local _, expires = read_head(kept(u, id))
-  return expires
+-- Returns when the ttl of a message is over, or 0, and the group it waits in.
+local function expiry_and_group(u, id)
+  local _, expires, _, origin, _, group = read_head(kept(u, id))
+  return expires, waits_in(origin, group)
 end
 
--- Returns how often a message came back, how often it was released without a delay, the receipt of the lease that
--- expired last if it was not given out since, and whether any of this is noted.
+-- Returns how often a message came back, how often it was released without a delay, a receipt, and whether any of this
+-- is noted. The receipt is that of the lease which goes on, if the message is leased once more; or of that which
+-- expired last, if it was not given out since; else ''.
 local function attempts(u, id)
   if u.q[NOTED] > 0 then
     local noted = redis.call('HGET', u.K[H], 'c' .. id)
@@ -112,16 +145,32 @@ local function drop(u, id, size, is_noted)
   q[COUNT], q[BYTES] = q[COUNT] - 1, q[BYTES] - size
 end
 
--- Makes a message ready at the place that its rank gives it.
-local function make_ready(u, id, priority, size, expires)
+-- Makes a message ready at the place that its rank gives it, and that in the group it waits in, if there is one.
+local function make_ready(u, id, priority, size, expires, group)
   local q = u.q
-  redis.call('ZADD', u.K[B], id - priority * STEP, id)
-  q[LINED] = q[LINED] + 1
-  u.ready = u.ready + 1
+  if group == '' then
+    redis.call('ZADD', u.K[B], id - priority * STEP, id)
+    q[LINED] = q[LINED] + 1
+    u.ready = u.ready + 1
+  else
+    groups.enter(u, group, id)
+  end
   if expires > 0 then
-    redis.call('ZADD', u.K[M], expires, badge(priority, true, id) .. string.format('-%x', size))
+    redis.call('ZADD', u.K[M], expires, entry(priority, true, id, size, group ~= ''))
     watch(u, expires)
   end
+end
+
+-- Takes a ready message, other than one in l, out of its place.
+local function make_unready(u, id, priority, size, is_mortal, group)
+  local q = u.q
+  if group == '' then
+    redis.call('ZREM', u.K[B], id)
+    q[LINED], u.ready = q[LINED] - 1, u.ready - 1
+  else
+    groups.remove(u, group, id)
+  end
+  if is_mortal then redis.call('ZREM', u.K[M], entry(priority, true, id, size, group ~= '')) end
 end
 
 -- Puts a message into the outbox, for the queue `target`. `value` is as that queue is to keep it.
@@ -134,26 +183,29 @@ end
 -- Sends a message that failed too often to the dead-letter queue, without its ttl.
 local function give_up(u, id, priority, size, is_noted)
   local q, value = u.q, kept(u, id)
-  local _, _, kind, _, shape = read_head(value)
+  local _, _, kind, _, shape, group = read_head(value)
   local _, name = names(u)
   local body = string.sub(value, head_length(value) + 1)
-  send(u, u.settings.dead_letter, priority, head(priority, 0, kind, name, shape) .. body)
+  send(u, u.settings.dead_letter, priority, head(priority, 0, kind, name, shape, group) .. body)
   q[DEAD_LETTERED] = q[DEAD_LETTERED] + 1
   drop(u, id, size, is_noted)
 end
 
 -- Sends the message of a lease that ended without an acknowledgement where it belongs, and says what became of it.
 -- `lapsed` is the receipt if its holder may still acknowledge it, else ''.
-local function come_back(u, id, priority, is_mortal, size, delay, released, lapsed)
+local function come_back(u, id, priority, is_mortal, size, is_grouped, delay, released, lapsed)
   local receives, releases, _, is_noted = attempts(u, id)
   receives = receives + 1
   local most = u.settings.max_receives
+  local expires, group = 0, ''
+  if is_mortal or is_grouped then expires, group = expiry_and_group(u, id) end
   if most and receives >= most then
+    groups.let_go(u, group, id)
     give_up(u, id, priority, size, is_noted)
     return END_DEAD_LETTERED
   end
-  local expires = is_mortal and expiry(u, id) or 0
   if expires > 0 and expires <= u.now then
+    groups.let_go(u, group, id)
     drop(u, id, size, is_noted)
     u.q[EXPIRED] = u.q[EXPIRED] + 1
     return END_OUTLIVED
@@ -168,20 +220,20 @@ local function come_back(u, id, priority, is_mortal, size, delay, released, laps
   if delay > 0 then
     local due = u.now + delay
     if expires > 0 and expires < due then due = expires end
-    redis.call('ZADD', u.K[D], due, badge(priority, is_mortal, id) .. string.format('-%x', size))
+    redis.call('ZADD', u.K[D], due, entry(priority, is_mortal, id, size, is_grouped))
     watch(u, due)
   else
-    make_ready(u, id, priority, size, expires)
+    make_ready(u, id, priority, size, expires, group)
   end
   return END_EXPIRED
 end
 
 -- Ends a lease whose time is over.
 local function lapse(u, receipt)
-  local priority, is_mortal, id, size = parse(receipt)
+  local priority, is_mortal, id, size, is_grouped = parse(receipt)
   redis.call('ZREM', u.K[X], receipt)
   u.q[LEASES_EXPIRED] = u.q[LEASES_EXPIRED] + 1
-  note_end(u, receipt, come_back(u, id, priority, is_mortal, size, 0, false, receipt))
+  note_end(u, receipt, come_back(u, id, priority, is_mortal, size, is_grouped, 0, false, receipt))
 end
 
 -- Closes a lease that expired: what becomes of its message now, its holder can change no more.
@@ -212,21 +264,21 @@ local function tick(u)
   end
   for _, member in ipairs(redis.call('ZRANGE', K[D], '-inf', now, 'BYSCORE', 'LIMIT', 0, TICKS)) do
     redis.call('ZREM', K[D], member)
-    local priority, is_mortal, id, size = parse(member)
-    local expires = is_mortal and expiry(u, id) or 0
+    local priority, is_mortal, id, size, is_grouped = parse(member)
+    local expires, group = 0, ''
+    if is_mortal or is_grouped then expires, group = expiry_and_group(u, id) end
     if expires > 0 and expires <= now then
+      groups.let_go(u, group, id)
       local _, _, _, is_noted = attempts(u, id)
       drop(u, id, size, is_noted)
       q[EXPIRED] = q[EXPIRED] + 1
     else
-      make_ready(u, id, priority, size, expires)
+      make_ready(u, id, priority, size, expires, group)
     end
   end
   for _, member in ipairs(redis.call('ZRANGE', K[M], '-inf', now, 'BYSCORE', 'LIMIT', 0, TICKS)) do
-    redis.call('ZREM', K[M], member)
-    local _, _, id, size = parse(member)
-    redis.call('ZREM', K[B], id)
-    q[LINED], u.ready = q[LINED] - 1, u.ready - 1
+    local priority, _, id, size, is_grouped = parse(member)
+    make_unready(u, id, priority, size, true, is_grouped and group_of(kept(u, id)) or '')
     local _, _, lapsed, is_noted = attempts(u, id)
     close_lapse(u, lapsed, END_OUTLIVED)
     drop(u, id, size, is_noted)

@@ -40,10 +40,11 @@ local function exported(u, ids, room, is_full)
           others[#others + 1] = id
         else
           local receives, releases = attempts(u, id)
-          local priority, expires = read_head(value)
+          local priority, expires, _, origin, _, group = read_head(value)
+          group = waits_in(origin, group)
           local size, due = #value - head_length(value), 0
-          if not redis.call('ZSCORE', K[B], id) then
-            due = tonumber(redis.call('ZSCORE', K[D], badge(priority, expires > 0, id) .. string.format('-%x', size)))
+          if not redis.call('ZSCORE', K[group == '' and B or IN_GROUPS], id) then
+            due = tonumber(redis.call('ZSCORE', K[D], entry(priority, expires > 0, id, size, group ~= '')))
             -- What is in none of these is leased: the delivery counts.
             if not due then due, receives = 0, receives + 1 end
           end
@@ -68,7 +69,7 @@ end
 -- Shows a queue without its messages, and with them if they are few. ARGV: 3 how many they may be, 4 how many bytes.
 -- Answers when it was made, the next id, whether it is paused, its settings, whether dead letters come here, how many
 -- messages it has, how often they have moved, and messages as `exported` has them; without them 0 twice.
-local function export(K, A)
+function verbs.export(K, A)
   local u = begin(K, A)
   if not u.q or u.new then return missing(u) end
   local q, plain, others = u.q, 0, 0
@@ -88,7 +89,7 @@ end
 
 -- Lists ids below ARGV[4] of messages of a queue that was made at ARGV[3], in no order, from the cursor ARGV[5] on,
 -- which is one of this master only. Some may come twice. Answers the master, the next cursor, ids.
-local function export_ids(K, A)
+function verbs.export_ids(K, A)
   local u = begin(K, A)
   if not u.q or u.q[BORN] ~= tonumber(A[3]) then return missing(u) end
   -- It reads the bodies as well.
@@ -103,7 +104,7 @@ end
 
 -- Shows messages of a queue that was made at ARGV[3]. ARGV: 4 how many bytes, 5 the plan {1 for messages in full, id,
 -- ...}. Answers what `exported` returns.
-local function export_some(K, A)
+function verbs.export_some(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[5])
   if not u.q or u.q[BORN] ~= tonumber(A[3]) then return missing(u) end
   local ids = {}
@@ -114,12 +115,13 @@ end
 -- Begins to load a queue, which must be empty, or have the mark already, and makes it if need be. ARGV: 3 the plan
 -- {mark, next id, how many queues the shard may have}, 4 the settings, packed. Answers 'held' if it has other
 -- messages; else the master, and the settings there were before.
-local function import(K, A)
+function verbs.import(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   local refusal = ensure(u, plan[3])
   if refusal then return { u.now, 0, refusal } end
   local q, kept = u.q, redis.call('HMGET', K[H], 'i', 'c')
   if kept[1] ~= plan[1] and (q[COUNT] > 0 or q[OUT] > 0) then return answer(u, 'held', q[COUNT] + q[OUT]) end
+  groups.configure(u, A[4] == '' and {} or cmsgpack.unpack(A[4]))
   if A[4] == '' then redis.call('HDEL', K[H], 'c') else redis.call('HSET', K[H], 'c', A[4]) end
   redis.call('HSET', K[H], 'i', plan[1])
   q[NEXT], q[PAUSED] = math.max(q[NEXT], plan[2]), 1
@@ -129,19 +131,21 @@ end
 
 -- Stores messages of a queue that is being loaded. ARGV: 3 the plan {mark, part...}, 4... bodies. A part is what so
 -- many messages with ids that follow each other have in common: {first id, number, priority, milliseconds until they
--- are ready, milliseconds of the ttl or 0, receives, releases, type, origin, shape}. Answers 'changed' if the mark is
--- gone; else the master, and how many were stored.
-local function import_some(K, A)
+-- are ready, milliseconds of the ttl or 0, receives, releases, type, origin, shape, group}. Answers 'changed' if the
+-- mark is gone; else the master, and how many were stored.
+function verbs.import_some(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   local q = u.q
   if not q or redis.call('HGET', K[H], 'i') ~= plan[1] then return answer(u, 'changed') end
   local tail = redis.call('LINDEX', K[L], -1)
   local last, line, place, stored = tail and tonumber(tail) or 0, {}, 4, 0
   for at = 2, #plan do
-    local first, number, priority, delay, ttl, receives, releases, kind, origin, shape = unpack(plan[at])
+    local first, number, priority, delay, ttl, receives, releases, kind, origin, shape, group = unpack(plan[at])
+    group = group or '' -- which older front ends do not send
+    local waits = waits_in(origin, group)
     local expires = ttl > 0 and u.now + ttl or 0
-    local before = head(priority, expires, kind, origin, shape)
-    local is_plain = priority == 0 and expires == 0 and origin == '' and receives == 0 and releases == 0
+    local before = head(priority, expires, kind, origin, shape, group)
+    local is_plain = priority == 0 and expires == 0 and origin == '' and receives == 0 and releases == 0 and waits == ''
     for id = first, first + number - 1 do
       local body = A[place]
       local size = #body
@@ -153,12 +157,13 @@ local function import_some(K, A)
         if delay > 0 then
           local due = u.now + delay
           if expires > 0 and expires < due then due = expires end
-          redis.call('ZADD', K[D], due, badge(priority, expires > 0, id) .. string.format('-%x', size))
+          redis.call('ZADD', K[D], due, entry(priority, expires > 0, id, size, waits ~= ''))
+          if waits ~= '' then groups.hold(u, waits, id) end
           watch(u, due)
         elseif is_plain and id > last then
           line[#line + 1], last = id, id
         else
-          make_ready(u, id, priority, size, expires)
+          make_ready(u, id, priority, size, expires, waits)
         end
       end
     end
@@ -170,7 +175,7 @@ end
 
 -- Stores what Idempotency-Keys of a queue were used for that is being loaded. ARGV: 3 the plan {mark, {fingerprint,
 -- id, milliseconds that are left}, ...}. Further keys: of Idempotency-Keys. Answers as `import_some`.
-local function import_keys(K, A)
+function verbs.import_keys(K, A)
   local u, plan, stored = begin(K, A), cmsgpack.unpack(A[3]), 0
   local q = u.q
   if not q or redis.call('HGET', K[H], 'i') ~= plan[1] then return answer(u, 'changed') end
@@ -188,14 +193,14 @@ end
 
 -- Ends loading a queue: its messages are given from now on, unless it is to be paused. ARGV: 3 the mark, 4 0 or 1.
 -- Again is harmless.
-local function import_end(K, A)
+function verbs.import_end(K, A)
   local u = begin(K, A)
   if not u.q then return missing(u) end
   if redis.call('HGET', K[H], 'i') == A[3] then
     redis.call('HDEL', K[H], 'i')
     u.q[PAUSED] = tonumber(A[4])
     tick(u)
-    if u.q[PAUSED] == 0 then u.ready = redis.call('LLEN', K[L]) + u.q[LINED] end
+    if u.q[PAUSED] == 0 then u.ready = number_of_ready(u) end
     save(u)
   end
   return answer(u, A[1])

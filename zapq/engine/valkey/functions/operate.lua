@@ -3,7 +3,7 @@
 -- Sets all that can be set, and makes a queue that is not there. ARGV: 3 how many queues the shard may have, 4 the
 -- settings, packed, 5 those that must have been set before: if there is one. Answers whether it was made, and what
 -- was set before; or 'changed' if other settings were there.
-local function configure(K, A)
+function verbs.configure(K, A)
   local u = begin(K, A)
   if A[5] and not u.q then return missing(u) end
   local before = redis.call('HGET', K[H], 'c') or ''
@@ -12,10 +12,11 @@ local function configure(K, A)
   local refusal = ensure(u, tonumber(A[3]))
   if refusal then return { u.now, 0, refusal } end
   local own = A[4] == '' and {} or cmsgpack.unpack(A[4])
+  groups.configure(u, own)
   if own.rate ~= u.settings.rate or burst_of(own) ~= burst_of(u.settings) then redis.call('HDEL', K[H], 'p') end
   if u.settings.rate or u.settings.max_leased then
     -- Consumers that these limits held back try again.
-    u.ready = redis.call('LLEN', K[L]) + u.q[LINED]
+    u.ready = number_of_ready(u)
   end
   if A[4] == '' then redis.call('HDEL', K[H], 'c') else redis.call('HSET', K[H], 'c', A[4]) end
   save(u)
@@ -24,7 +25,7 @@ end
 
 -- Notes that dead letters of a queue come here, or no longer do; makes the queue if need be. ARGV: 3 the plan
 -- {max_queues, name of the other queue, whether they come}.
-local function feed(K, A)
+function verbs.feed(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   if not plan[3] and not u.q then return missing(u) end
   local refusal = ensure(u, plan[1])
@@ -40,13 +41,13 @@ local function feed(K, A)
 end
 
 -- Stops giving messages, or goes on. ARGV: 3 0 or 1.
-local function pause(K, A)
+function verbs.pause(K, A)
   local u = begin(K, A)
   if not u.q then return missing(u) end
   local q = u.q
   q[PAUSED] = tonumber(A[3])
   tick(u)
-  if q[PAUSED] == 0 then u.ready = redis.call('LLEN', K[L]) + q[LINED] end
+  if q[PAUSED] == 0 then u.ready = number_of_ready(u) end
   save(u)
   return answer(u, 'done')
 end
@@ -54,16 +55,17 @@ end
 local function empty(u)
   local K, q = u.K, u.q
   local kept = redis.call('HMGET', K[H], 'c', 'r', 'f', 'p')
-  redis.call('UNLINK', K[H], K[L], K[B], K[D], K[X], K[M])
+  redis.call('UNLINK', K[H], K[L], K[B], K[D], K[X], K[M], K[IN_GROUPS], K[BY_GROUP], K[TURNS])
   for place, field in ipairs({ 'c', 'r', 'f', 'p' }) do
     if kept[place] then redis.call('HSET', K[H], field, kept[place]) end
   end
   q[CLEARED] = q[CLEARED] + q[COUNT]
   q[COUNT], q[BYTES], q[DUE], q[LINED], q[NOTED], q[LARGEST], q[PURGED] = 0, 0, 0, 0, 0, 0, q[NEXT]
+  q[GROUPED] = 0
 end
 
 -- Drops every message; answers how many. What is in the outbox belongs to other queues already.
-local function purge(K, A)
+function verbs.purge(K, A)
   local u = begin(K, A)
   if not u.q then return missing(u) end
   tick(u)
@@ -77,7 +79,7 @@ end
 -- Removes a queue. ARGV: 3 names of queues of which it is known that their dead letters do not come here, packed.
 -- Further keys: `past`, and `g`. Answers 'fed' and the queues whose dead letters come here, 'outbox' if messages for
 -- other queues are to be moved first, or 'done'.
-local function delete(K, A)
+function verbs.delete(K, A)
   local u, wrong = begin(K, A), {}
   if not u.q then return missing(u) end
   for _, name in ipairs(cmsgpack.unpack(A[3])) do wrong[name] = true end
@@ -104,7 +106,9 @@ local function delete(K, A)
     if not first[1] then break end
     redis.call('SPUBLISH', tag .. ':wake:' .. first[1], '-' .. name)
   end
-  redis.call('UNLINK', K[H], K[L], K[B], K[D], K[X], K[M], K[E], K[O], K[FURTHER + 1])
+  redis.call(
+    'UNLINK', K[H], K[L], K[B], K[D], K[X], K[M], K[E], K[O], K[IN_GROUPS], K[BY_GROUP], K[TURNS], K[FURTHER + 1]
+  )
   redis.call('ZREM', K[NAMES], name)
   redis.call('ZREM', K[DUE_INDEX], name)
   return { u.now, 0, 'done' }

@@ -34,7 +34,7 @@ end
 
 -- Notes that a consumer is held back by the limits, if there is something it is held back from.
 local function hold_back(u, is_lease, leasing)
-  if redis.call('LLEN', u.K[L]) + u.q[LINED] == 0 then return end
+  if not has_some(u) then return end
   u.limited = true
   u.full = is_lease and u.settings.max_leased and room_for_leases(u, leasing) == 0
 end
@@ -57,5 +57,5 @@ end
 
 -- Notes that so many leases have ended: as many consumers that wait may have a message now.
 local function let_through(u, number)
-  if u.settings.max_leased and redis.call('LLEN', u.K[L]) + u.q[LINED] > 0 then u.ready = u.ready + number end
+  if u.settings.max_leased and has_some(u) then u.ready = u.ready + number end
 end

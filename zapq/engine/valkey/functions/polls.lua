@@ -2,12 +2,12 @@
 
 -- Takes a front end out of the line for consumers. ARGV: 3 the front end. If it was told of messages that it has no
 -- consumer for any more, the next one in the line is told instead.
-local function leave(K, A)
+function verbs.leave(K, A)
   local u = begin(K, A)
   redis.call('ZREM', K[W], A[3])
   local q = u.q
   if q and not u.new and q[WAITED] == 1 and q[PAUSED] == 0 then
-    u.ready = redis.call('LLEN', K[L]) + q[LINED]
+    u.ready = number_of_ready(u)
     if u.ready > 0 then save(u) end
   end
   return answer(u)

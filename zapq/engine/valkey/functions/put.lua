@@ -46,12 +46,13 @@ end
 -- Stores messages. ARGV: 3 the plan, 4... the bodies, headers before them. Further keys: of Idempotency-Keys.
 --
 -- The plan is {max_messages, max_bytes, max_queues, request...}. A request is {form, parts, key, fingerprint}; key
--- is the place among the further keys, or 0. A part is {number, priority, delay, ttl, type, shape}: what so many
--- messages have in common; those that have no headers have no shape. Form 0: each message is stored or refused by itself, and there is one part. Form 1: all or none.
+-- is the place among the further keys, or 0. A part is {number, priority, delay, ttl, type, shape, group}: what so many
+-- messages have in common; the last two may be left out. Form 0: each message is stored or refused by itself, and there
+-- is one part. Form 1: all or none.
 --
 -- The answer has for each request the id of the first message if all were stored, which all have ids that follow
 -- each other. Else it is a refusal, or in form 0 a list of {'each', id or refusal, ...}.
-local function put(K, A)
+function verbs.put(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   local refusal = ensure(u, plan[3])
   if refusal then return { u.now, 0, refusal } end
@@ -61,6 +62,7 @@ local function put(K, A)
   local ticked = false
   -- What is written at the end, by key
   local fields, line, ranked, delayed, mortal, claims = { '', '', '' }, {}, {}, {}, {}, {}
+  local in_order, ready_of, out_of = {}, {}, {} -- groups, and ids by group
   local stored, claimed = 0, {}
 
   -- Returns the cap that is in the way, once all that is due is done: that may make room.
@@ -78,8 +80,12 @@ local function put(K, A)
     local priority, delay, ttl, kind = part[2], part[3], part[4], part[5]
     if ttl == 0 then ttl = default_ttl end
     local expires = ttl > 0 and u.now + ttl or 0
-    local before = head(priority, expires, kind, '', part[6] or '')
-    local is_plain = priority == 0 and expires == 0 and delay == 0
+    local group = part[7] or ''
+    local before = head(priority, expires, kind, '', part[6] or '', group)
+    local is_plain = priority == 0 and expires == 0 and delay == 0 and group == ''
+    if group ~= '' and not ready_of[group] then
+      in_order[#in_order + 1], ready_of[group], out_of[group] = group, {}, {}
+    end
     local id, size, largest, at = q[NEXT], 0, q[LARGEST], #fields
     for place = first, last do
       local body = A[place]
@@ -91,14 +97,19 @@ local function put(K, A)
       if is_plain then
         line[#line + 1] = id
       else
-        local member = badge(priority, expires > 0, id) .. string.format('-%x', length)
+        local member = entry(priority, expires > 0, id, length, group ~= '')
         if delay > 0 then
           local due = u.now + delay
           if expires > 0 and expires < due then due = expires end
           delayed[#delayed + 1], delayed[#delayed + 2] = due, member
           watch(u, due)
+          if group ~= '' then out_of[group][#out_of[group] + 1] = id end
         else
-          ranked[#ranked + 1], ranked[#ranked + 2] = id - priority * STEP, id
+          if group ~= '' then
+            ready_of[group][#ready_of[group] + 1] = id
+          else
+            ranked[#ranked + 1], ranked[#ranked + 2] = id - priority * STEP, id
+          end
           if expires > 0 then
             mortal[#mortal + 1], mortal[#mortal + 2] = expires, member
             watch(u, expires)
@@ -110,7 +121,7 @@ local function put(K, A)
     local number = last - first + 1
     q[NEXT], q[COUNT], q[BYTES], q[LARGEST] = id, q[COUNT] + number, q[BYTES] + size, largest
     q[ENQUEUED], stored = q[ENQUEUED] + number, stored + number
-    if delay == 0 then u.ready = u.ready + number end
+    if delay == 0 and group == '' then u.ready = u.ready + number end
     return id - number
   end
 
@@ -172,6 +183,7 @@ local function put(K, A)
   in_pieces('ZADD', K[B], ranked)
   in_pieces('ZADD', K[D], delayed)
   in_pieces('ZADD', K[M], mortal)
+  groups.append(u, in_order, ready_of, out_of)
   q[LINED] = q[LINED] + #ranked / 2
   if stored > AT_ONCE then
     for first = 4, #fields, AT_ONCE do

@@ -3,7 +3,7 @@
 -- Returns the names of queues in which something is due, at most ARGV[3], and lets others not see them for ARGV[4]
 -- milliseconds: the front end that asked calls `due` for each. If it does not, they are seen again then.
 -- KEYS: 1 due, 2 queues.
-local function sweep(K, A)
+function verbs.sweep(K, A)
   local now = time()
   if A[2] ~= '' and TEST then now = tonumber(A[2]) end
   local found = redis.call('ZRANGE', K[1], '-inf', now, 'BYSCORE', 'LIMIT', 0, tonumber(A[3]))
@@ -24,7 +24,7 @@ local function shrink(u)
 end
 
 -- Does what is due in a queue, and puts right when the next is. Answers 1 if there is more to do now.
-local function due(K, A)
+function verbs.due(K, A)
   local u = begin(K, A)
   local _, name = names(u)
   if not u.q or u.new then
@@ -45,7 +45,7 @@ end
 
 -- Returns names of queues after ARGV[3], at most ARGV[4], with their figures and settings; changes nothing, so what
 -- became due a moment ago may not be in them. KEYS: 1 due, 2 queues, 3 past.
-local function figures(K, A)
+function verbs.figures(K, A)
   local now = time()
   local after = A[3] == '' and '-' or '(' .. A[3]
   local found = redis.call('ZRANGE', K[2], after, '+', 'BYLEX', 'LIMIT', 0, tonumber(A[4]))
@@ -64,8 +64,8 @@ end
 
 -- As `figures`, but answers the sum of all its queues and how many they are; with the first of them, that of
 -- deleted ones as well.
-local function sums(K, A)
-  local all = figures(K, A)
+function verbs.sums(K, A)
+  local all = verbs.figures(K, A)
   local row, past = nil, A[3] == '' and redis.call('GET', K[3])
   if past then row = cmsgpack.unpack(past) end
   for _, each in ipairs(all[3]) do

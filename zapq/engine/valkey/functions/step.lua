@@ -26,6 +26,8 @@ local function begin(K, A)
   local found = redis.call('HMGET', K[H], 's', 'c')
   if found[1] then
     u.q = cmsgpack.unpack(found[1])
+    -- An earlier version of the library knew fewer places.
+    for place = #u.q + 1, PLACES do u.q[place] = 0 end
   elseif string.sub(K[H], -12) == ':q:default:h' then
     u.q, u.new, u.is_default = newborn(K[H], born), true, true
   end

@@ -20,13 +20,117 @@ local function first_ready(u, number)
   return ids, scores
 end
 
+-- Returns the ids of the first ready messages, at most `number`, by rank, whether or not consumers can be given them.
+local function all_ready(u, number)
+  local ids, scores = first_ready(u, number)
+  if u.q[GROUPED] == 0 then return ids end
+  local others, merged, at, other = redis.call('ZRANGE', u.K[IN_GROUPS], 0, number - 1), {}, 1, 1
+  while #merged < number and (ids[at] or others[other]) do
+    if others[other] and (not ids[at] or tonumber(others[other]) < (scores[at] or tonumber(ids[at]))) then
+      merged[#merged + 1], other = others[other], other + 1
+    else
+      merged[#merged + 1], at = ids[at], at + 1
+    end
+  end
+  return merged
+end
+
+-- Looks at a message that was just taken out of a place other than l. Returns what is to be known of it, as `pop` has
+-- it; or nil if it is not to be given, after it has gone where it belongs. Its group is '' if it waits in none.
+local function taken_note(u, id, value, size, group)
+  local q, priority, expires = u.q, read_head(value)
+  local receives, releases, lapsed, is_noted = attempts(u, id)
+  if expires > 0 then redis.call('ZREM', u.K[M], entry(priority, true, id, size, group ~= '')) end
+  if expires > 0 and expires <= u.now then
+    close_lapse(u, lapsed, END_OUTLIVED)
+    drop(u, id, size, is_noted)
+    q[EXPIRED] = q[EXPIRED] + 1
+    return nil
+  end
+  if u.settings.max_receives and receives >= u.settings.max_receives then
+    -- It came back before the setting was lowered.
+    close_lapse(u, lapsed, END_DEAD_LETTERED)
+    give_up(u, id, priority, size, is_noted)
+    return nil
+  end
+  if lapsed ~= '' then
+    close_lapse(u, lapsed, END_GIVEN)
+    note_attempts(u, id, receives, releases, '', true)
+  end
+  return { priority, expires > 0, receives, releases, is_noted, group ~= '' }
+end
+
+-- How messages are taken
+local FOR_GOOD, FOR_EACH, TOGETHER = 0, 1, 2 -- as leases for consumers that want one each, or for one that wants many
+
+-- Takes ready messages one by one, as `pop` does, for some of the queue's are in groups.
+local function pop_each(u, number, room, taken, how)
+  local q, K = u.q, u.K
+  local ids, values, sizes, notes = taken[1], taken[2], taken[3], taken[4]
+  local sum, dropped, got, held = 0, 0, 0, {}
+  local lined = redis.call('LINDEX', K[L], 0)
+  local ranked = redis.call('ZRANGE', K[B], 0, 0, 'WITHSCORES')
+  while got < number and dropped <= TICKS do
+    local group, place = groups.next(u)
+    -- Of those that are in no group
+    local is_lined = lined and not (ranked[2] and tonumber(ranked[2]) < tonumber(lined))
+    local id = is_lined and lined or ranked[1]
+    local takes_turn = false
+    if group and id then
+      if u.settings.fair then
+        takes_turn = place > q[TURN_OF_OTHERS]
+        if takes_turn then group = nil end
+      elseif place > (is_lined and tonumber(lined) or tonumber(ranked[2])) then
+        group = nil
+      end
+    end
+    if group then id = string.format('%d', u.settings.fair and groups.first(u, group, 'r') or place) end
+    if not id then break end
+    local value = redis.call('HGET', K[H], id)
+    local size = value and #value - head_length(value) or 0
+    if sum + size > room and (got > 0 or room < MAX_BATCH_BYTES) then break end
+    if takes_turn then
+      q[TURN] = q[TURN] + 1
+      q[TURN_OF_OTHERS] = q[TURN]
+    end
+    local note = nil
+    if value and (group or not is_lined) then note = taken_note(u, id, value, size, group or '') end
+    if group then
+      -- One that is not to be given holds up nothing.
+      groups.pop(u, group, id, note and how == FOR_EACH)
+    elseif is_lined then
+      redis.call('LPOP', K[L])
+      lined = redis.call('LINDEX', K[L], 0)
+    else
+      redis.call('ZREM', K[B], id)
+      q[LINED] = q[LINED] - 1
+      ranked = redis.call('ZRANGE', K[B], 0, 0, 'WITHSCORES')
+    end
+    if value and (note or (is_lined and not group)) then
+      local at = #ids + 1
+      ids[at], values[at], sizes[at], notes[at] = id, value, size, note
+      sum, got = sum + size, got + 1
+      if group and how == TOGETHER then
+        local others = held[group] or {}
+        held[group], others[#others + 1] = others, id
+      end
+    else
+      u.changed, dropped = true, dropped + 1
+    end
+  end
+  groups.hold_taken(u, held)
+  u.ready = u.ready - dropped
+  return sum
+end
+
 -- Takes the first ready messages off their lines, at most `number` and of `room` bytes together; one in any case if
 -- `room` is that of a whole batch. Appends to `taken`, and returns how many bytes they have.
 --
 -- What is taken is {ids, values, sizes, notes}; a note, for what is not plain: {priority, has a ttl, receives,
--- releases, is noted}.
-local function pop(u, number, room, taken)
+-- releases, is noted, is in a group}. `how` it is taken matters to groups: leases hold up those behind them.
+local function pop(u, number, room, taken, how)
   local q, K = u.q, u.K
+  if q[GROUPED] > 0 then return pop_each(u, number, room, taken, how) end
   local ids, values, sizes, notes = taken[1], taken[2], taken[3], taken[4]
   local at = #ids
   if q[LINED] == 0 and number * q[LARGEST] <= room then
@@ -62,26 +166,8 @@ local function pop(u, number, room, taken)
         if score then from_ranked = from_ranked + 1 else from_line = from_line + 1 end
       elseif score then
         from_ranked = from_ranked + 1
-        local priority, expires = read_head(value)
-        local receives, releases, lapsed, is_noted = attempts(u, id)
-        if expires > 0 then redis.call('ZREM', K[M], badge(priority, true, id) .. string.format('-%x', size)) end
-        if expires > 0 and expires <= u.now then
-          is_unfit = true
-          close_lapse(u, lapsed, END_OUTLIVED)
-          drop(u, id, size, is_noted)
-          q[EXPIRED] = q[EXPIRED] + 1
-        elseif u.settings.max_receives and receives >= u.settings.max_receives then
-          -- It came back before the setting was lowered.
-          is_unfit = true
-          close_lapse(u, lapsed, END_DEAD_LETTERED)
-          give_up(u, id, priority, size, is_noted)
-        else
-          if lapsed ~= '' then
-            close_lapse(u, lapsed, END_GIVEN)
-            note_attempts(u, id, receives, releases, '', true)
-          end
-          note = { priority, expires > 0, receives, releases, is_noted }
-        end
+        note = taken_note(u, id, value, size, '')
+        is_unfit = not note
       else
         from_line = from_line + 1
       end
@@ -105,14 +191,38 @@ local function pop(u, number, room, taken)
   return sum
 end
 
+-- Returns when the first message is ready that is leased or delayed and is held up by no other of its group, among the
+-- first of them; or nil.
+local function first_of_groups(u)
+  local leased = redis.call('ZRANGE', u.K[X], 0, BLOCKERS_LOOKED_AT - 1, 'WITHSCORES')
+  local delayed = redis.call('ZRANGE', u.K[D], 0, BLOCKERS_LOOKED_AT - 1, 'WITHSCORES')
+  local lease, delay = 1, 1
+  for _ = 1, BLOCKERS_LOOKED_AT do
+    local member, at = leased[lease], tonumber(leased[lease + 1])
+    if not member or (delayed[delay] and tonumber(delayed[delay + 1]) < at) then
+      member, at, delay = delayed[delay], tonumber(delayed[delay + 1]), delay + 2
+    else
+      lease = lease + 2
+    end
+    if not member then return nil end
+    local _, _, id, _, is_grouped = parse(member)
+    if not is_grouped or groups.first(u, group_of(kept(u, id)), 'o') == id then return at end
+  end
+end
+
 -- Returns why a consumer gets nothing, and when that may change: 0 if it does not by itself.
 local function reason(u)
   if u.q[PAUSED] == 1 then return 'paused', 0 end
   if u.limited then return 'limited', let_through_at(u) end
   local lease, delay = first_time(u.K[X]), first_time(u.K[D])
   if lease == 0 and delay == 0 then return 'empty', 0 end
-  if delay == 0 or (lease > 0 and lease < delay) then return 'leased', lease end
-  return 'delayed', delay
+  local why = (delay == 0 or (lease > 0 and lease < delay)) and 'leased' or 'delayed'
+  local at = earliest(lease, delay)
+  if u.q[GROUPED] > 0 then
+    if groups.is_blocked(u) then why = 'blocked' end
+    at = first_of_groups(u) or at
+  end
+  return why, at
 end
 
 -- Enters this front end into the line for consumers, or takes it out.
@@ -140,7 +250,7 @@ end
 -- are not plain: place, priority, receives, releases; 9 for each request when its leases end, in milliseconds, 10 for
 -- how long they last, 11 what the receipts have in common, 12 how many consumers were looked at: the others are to
 -- ask again.
-local function take(K, A)
+function verbs.take(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   local nonce, front_end, consumers, since = plan[1], plan[2], plan[3], plan[4]
   local q = u.q
@@ -173,7 +283,8 @@ local function take(K, A)
     elseif limit == 1 then
       -- What is given to many consumers is bounded together.
       local may = has_limits and allowed(u, number, is_lease, 0) or number
-      if may > 0 then room = room - pop(u, may, got == 0 and MAX_BATCH_BYTES or room, taken) end
+      local how = is_lease and FOR_EACH or FOR_GOOD
+      if may > 0 then room = room - pop(u, may, got == 0 and MAX_BATCH_BYTES or room, taken, how) end
       local more = #taken[1] - from
       spend(u, more)
       numbers[at - 4] = more
@@ -184,7 +295,7 @@ local function take(K, A)
         if more == may then
           looked = looked + number - more
           hold_back(u, is_lease, more)
-        elseif q[COUNT] > 0 and (redis.call('LLEN', K[L]) > 0 or q[LINED] > 0) then
+        elseif q[COUNT] > 0 and has_some(u) then
           is_cut = true
         else
           looked = looked + number - more
@@ -201,7 +312,7 @@ local function take(K, A)
         local before = #taken[1]
         local may = has_limits and allowed(u, limit, is_lease, before - from) or limit
         if may > 0 then
-          room = room - pop(u, may, MAX_BATCH_BYTES, taken)
+          room = room - pop(u, may, MAX_BATCH_BYTES, taken, is_lease and TOGETHER or FOR_GOOD)
         else
           hold_back(u, is_lease, before - from)
         end
@@ -217,7 +328,7 @@ local function take(K, A)
     local last = #ids
     if last > from then
       if is_lease then
-        local suffix = string.format('-%s%08x%08x-', nonce, q[TAG], visibility)
+        local suffix = string.format('%s%08x%08x-', nonce, q[TAG], visibility)
         local over = ends[at - 4] + LEASE_SLACK
         -- Written once: to write a number costs as much as the rest of this.
         local score, tails, members, next_member = string.format('%.0f', over), {}, {}, 1
@@ -228,8 +339,11 @@ local function take(K, A)
             tail = suffix .. string.format('%x', size)
             tails[size] = tail
           end
-          local first = note and badge(note[1], note[2], ids[place]) or string.format('90%012x', ids[place])
+          local first = note and badge(note[1], note[2], ids[place]) .. (note[6] and 'g' or '-')
+            or string.format('90%012x-', ids[place])
           members[next_member], members[next_member + 1] = score, first .. tail
+          -- So that the lease is found by the message, once there are receipts that are over.
+          if note and note[5] then note_attempts(u, ids[place], note[3], note[4], first .. tail, true) end
           next_member = next_member + 2
         end
         in_pieces('ZADD', K[X], members)
@@ -270,40 +384,53 @@ end
 
 -- Puts messages back at their places that could not be handed over, as if they had not been taken. ARGV: 3 the plan
 -- {how many messages may or may not have been handed over, receipts, {{id, priority, receives, releases, the rest of
--- the ttl or 0, type, origin, shape}, ...}}; 4... the bodies of those that were given for good. Never refused: all of it was
--- accepted once.
-local function give_back(K, A)
+-- the ttl or 0, type, origin, shape, group}, ...}}; 4... the bodies of those that were given for good. Never refused:
+-- all of it was accepted once.
+function verbs.give_back(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   local q = u.q
   if not q then return missing(u) end
   q[UNCERTAIN] = q[UNCERTAIN] + plan[1]
   for _, receipt in ipairs(plan[2]) do
-    local priority, is_mortal, id, size = parse(receipt)
+    local priority, is_mortal, id, size, is_grouped = parse(receipt)
     if redis.call('ZREM', K[X], receipt) == 1 then
       note_end(u, receipt, END_UNKNOWN)
       q[RECEIVED], q[RETURNED] = q[RECEIVED] - 1, q[RETURNED] + 1
       spend(u, -1)
-      make_ready(u, id, priority, size, is_mortal and expiry(u, id) or 0)
+      local expires, group = 0, ''
+      if is_mortal or is_grouped then expires, group = expiry_and_group(u, id) end
+      local receives, releases, _, is_noted = attempts(u, id)
+      if is_noted then note_attempts(u, id, receives, releases, '', true) end
+      make_ready(u, id, priority, size, expires, group)
     end
   end
   for place, about in ipairs(plan[3]) do
-    local id, priority, receives, releases, left, kind, origin, shape = unpack(about)
+    local id, priority, receives, releases, left, kind, origin, shape, group = unpack(about)
+    shape, group = shape or '', group or '' -- which older front ends do not send
     local body = A[3 + place]
     local expires = left > 0 and u.now + left or 0
     -- What is there already was put back before, or a failover has lost that it was taken.
-    if redis.call('HSETNX', K[H], id, head(priority, expires, kind, origin, shape or '') .. body) == 1 then
+    if redis.call('HSETNX', K[H], id, head(priority, expires, kind, origin, shape, group) .. body) == 1 then
       local size = #body
       q[COUNT], q[BYTES], q[RETURNED] = q[COUNT] + 1, q[BYTES] + size, q[RETURNED] + 1
       q[LARGEST] = math.max(q[LARGEST], size)
       spend(u, -1)
       if id >= q[NEXT] then q[NEXT] = id + 1 end
       if receives > 0 or releases > 0 then note_attempts(u, id, receives, releases, '', false) end
-      make_ready(u, id, priority, size, expires)
+      make_ready(u, id, priority, size, expires, waits_in(origin, group))
     end
   end
   tick(u)
   save(u)
   return answer(u)
+end
+
+-- Lets messages whose leases have ended hold up others no longer. They are still there.
+local function let_all_go(u, receipts)
+  for _, receipt in ipairs(receipts) do
+    local _, _, id, _, is_grouped = parse(receipt)
+    if is_grouped then groups.let_go(u, group_of(kept(u, id)), id) end
+  end
 end
 
 -- Acknowledges many leases at once. Returns nothing if one of them is not simply going on.
@@ -331,6 +458,7 @@ local function ack_all(u, receipts)
     gone = ids
   end
   local count = #gone
+  if q[GROUPED] > 0 then let_all_go(u, receipts) end
   redis.call('HDEL', K[H], unpack(gone))
   if q[NOTED] > 0 then
     local noted = {}
@@ -353,7 +481,7 @@ end
 
 local function settle_one(u, action, receipt, number)
   local q, K = u.q, u.K
-  local priority, is_mortal, id, size = parse(receipt)
+  local priority, is_mortal, id, size, is_grouped = parse(receipt)
   if not id then return END_UNKNOWN + 1 end
   if tonumber(string.sub(receipt, TAG_OF_RECEIPT, TAG_OF_RECEIPT + 7), 16) ~= q[TAG] then return OF_ANOTHER end
   local until_ = redis.call('ZSCORE', K[X], receipt)
@@ -364,6 +492,7 @@ local function settle_one(u, action, receipt, number)
   if action == 0 then
     if until_ then
       redis.call('ZREM', K[X], receipt)
+      if is_grouped then groups.let_go(u, group_of(kept(u, id)), id) end
       local _, _, _, is_noted = attempts(u, id)
       drop(u, id, size, is_noted)
       let_through(u, 1)
@@ -375,9 +504,7 @@ local function settle_one(u, action, receipt, number)
       end
       -- It came back, and no consumer has been given it since.
       redis.call('ZREM', K[E], receipt)
-      redis.call('ZREM', K[B], id)
-      q[LINED], u.ready = q[LINED] - 1, u.ready - 1
-      if is_mortal then redis.call('ZREM', K[M], badge(priority, true, id) .. string.format('-%x', size)) end
+      make_unready(u, id, priority, size, is_mortal, is_grouped and group_of(kept(u, id)) or '')
       drop(u, id, size, is_noted)
     end
     q[ACKED] = q[ACKED] + 1
@@ -395,7 +522,7 @@ local function settle_one(u, action, receipt, number)
   redis.call('ZREM', K[X], receipt)
   q[RELEASED] = q[RELEASED] + 1
   note_end(u, receipt, END_RELEASED)
-  come_back(u, id, priority, is_mortal, size, number, true, '')
+  come_back(u, id, priority, is_mortal, size, is_grouped, number, true, '')
   let_through(u, 1)
   return 0
 end
@@ -406,7 +533,7 @@ end
 --
 -- The answer is 0 if all were acknowledged. Else it is a list: 0 for done, {until, value, receives, releases} for an
 -- extended lease, or how the lease ended that is over.
-local function settle(K, A)
+function verbs.settle(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   if not u.q then return missing(u) end
   tick(u)
@@ -423,6 +550,113 @@ local function settle(K, A)
       local at = 2 * (place - 4)
       results[place - 3] = settle_one(u, plan[at + 1] or 0, A[place], plan[at + 2] or 0)
     end
+  end
+  save(u)
+  return answer(u, results)
+end
+
+-- Returns the receipt of the lease on a message, and when it ends. Its receipt is not known, so all leases are
+-- looked through; those of the same beginning lie together only where their times are equal.
+local function find_lease(u, badge_of)
+  local first = 0
+  while true do
+    local found = redis.call('ZRANGE', u.K[X], first, first + AT_ONCE - 1, 'WITHSCORES')
+    for at = 1, #found, 2 do
+      if string.sub(found[at], 1, 14) == badge_of then return found[at], tonumber(found[at + 1]) end
+    end
+    if #found < 2 * AT_ONCE then return nil end
+    first = first + AT_ONCE
+  end
+end
+
+-- Returns what is known of a message that has been leased before, and where it is: {receipt} if it is leased; else
+-- {nil, priority, when its ttl is over or 0, size, the group it waits in, whether it rests}. Nil if it is not here, or
+-- no consumer was ever given it.
+local function found_again(u, id)
+  local value = redis.call('HGET', u.K[H], id)
+  if not value then return nil end
+  local priority, expires, _, origin, _, group = read_head(value)
+  group = waits_in(origin, group)
+  local size = #value - head_length(value)
+  local rests = redis.call('ZSCORE', u.K[D], entry(priority, expires > 0, id, size, group ~= ''))
+  -- One that was given out and came back is not in l.
+  if rests or redis.call('ZSCORE', u.K[group == '' and B or IN_GROUPS], id) then
+    local receives = attempts(u, id)
+    if receives == 0 then return nil end
+    return { nil, priority, expires, size, group, rests and true or false }
+  end
+  local _, _, receipt = attempts(u, id)
+  if receipt == '' or not redis.call('ZSCORE', u.K[X], receipt) then
+    receipt = find_lease(u, badge(priority, expires > 0, id))
+  end
+  return receipt and { receipt }
+end
+
+-- Takes a message that has been leased before, and waits now, out of its place.
+local function take_again(u, id, found)
+  local _, priority, expires, size, group, rests = unpack(found, 1, 6)
+  if rests then
+    redis.call('ZREM', u.K[D], entry(priority, expires > 0, id, size, group ~= ''))
+    groups.let_go(u, group, id)
+  else
+    make_unready(u, id, priority, size, expires > 0, group)
+  end
+end
+
+-- Lets messages go for good that have been leased before, whether their leases go on or are over. ARGV: 3 the plan
+-- {id, ...}. Answers for each 1, or 0 if it was not here or no consumer was ever given it.
+function verbs.remove(K, A)
+  local u, results = begin(K, A), {}
+  if not u.q then return missing(u) end
+  tick(u)
+  for place, id in ipairs(cmsgpack.unpack(A[3])) do
+    local found = found_again(u, id)
+    if found and found[1] then
+      settle_one(u, 0, found[1], 0)
+    elseif found then
+      take_again(u, id, found)
+      local _, _, lapsed, is_noted = attempts(u, id)
+      if lapsed ~= '' then redis.call('ZREM', K[E], lapsed) end
+      drop(u, id, found[4], is_noted)
+      u.q[ACKED] = u.q[ACKED] + 1
+    end
+    results[place] = found and 1 or 0
+  end
+  save(u)
+  return answer(u, results)
+end
+
+-- Keeps messages from consumers that have been leased before. ARGV: 3 the plan {id, milliseconds from now, ...}: a
+-- lease that goes on lasts until then. Answers as `remove`.
+function verbs.hide(K, A)
+  local u, plan, results = begin(K, A), cmsgpack.unpack(A[3]), {}
+  if not u.q then return missing(u) end
+  tick(u)
+  for at = 1, #plan, 2 do
+    local id, rest = plan[at], plan[at + 1]
+    local found = found_again(u, id)
+    local is_extended = found and found[1] and type(settle_one(u, 2, found[1], rest)) == 'table'
+    -- It may just have ended.
+    if found and found[1] and not is_extended then found = found_again(u, id) end
+    if found and not is_extended then
+      local _, priority, expires, size, group, rests = unpack(found, 1, 6)
+      local receives, releases, lapsed, is_noted = attempts(u, id)
+      if lapsed ~= '' and not rests then
+        close_lapse(u, lapsed, END_GIVEN)
+        note_attempts(u, id, receives, releases, '', is_noted)
+      end
+      take_again(u, id, found)
+      if rest > 0 then
+        local due = u.now + rest
+        if expires > 0 and expires < due then due = expires end
+        redis.call('ZADD', K[D], due, entry(priority, expires > 0, id, size, group ~= ''))
+        watch(u, due)
+        if group ~= '' then groups.hold(u, group, id) end
+      else
+        make_ready(u, id, priority, size, expires, group)
+      end
+    end
+    results[#results + 1] = found and 1 or 0
   end
   save(u)
   return answer(u, results)

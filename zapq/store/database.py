@@ -17,12 +17,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from math import inf
+from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from zapq.core.image import KeptKey, KeptQueue, QueueImage
-from zapq.core.message import Message, Properties
+from zapq.core.message import DEFAULTS, Message, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import (
     ID_BITS,
@@ -34,6 +36,7 @@ from zapq.core.records import (
     QueueDeleted,
     QueuePut,
 )
+from zapq.core.runs import Run
 from zapq.errors import CannotStart
 from zapq.limits import (
     CHECKPOINT_PAGES,
@@ -49,21 +52,25 @@ from zapq.limits import (
 )
 from zapq.store.clock import Clock
 from zapq.store.gather import Other, gather
+from zapq.store.packs import Pack, gone_in, remove
 from zapq.store.place import Place
 from zapq.store.port import CommitGroup, Contents
 from zapq.store.reserve import Reserve, allocate
 from zapq.store.schema import (
+    ADDED,
     FILE,
     FORMAT,
     MAX_ID,
     STATES,
     TABLES,
     Table,
+    body_sum,
     kept_time,
     key_sum,
     queue_sum,
     read_time,
     seed,
+    upgrade,
 )
 from zapq.store.wal import FULL, PAGE, Damaged, log_of
 
@@ -78,6 +85,12 @@ NO_ROOM = (
 _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """How many rows one statement writes: SQLite compiles one for each number, and Python keeps them."""
 _ALONE = frozenset(3 * number for number in _ROWS)
+_PACK = "insert into packs values (?, ?, ?, ?, ?)"
+_SINGLE = "select row, 0 count, sum, null state, body, null which from messages where row between ?1 and ?2"
+_EVERY = (
+    f"{_SINGLE} union all select row, count, sum, state, bodies, which"  # noqa: S608 - that above
+    " from packs left join gone using (row) where row between ?1 and ?2"
+)
 
 
 class NoRoom(Exception):
@@ -152,17 +165,22 @@ class Database:
         now = time.monotonic()
         clocked = self._clocked > now - CLOCK_SECONDS
         self._look_now_and_then()
-        puts, states, gone, others, size = gather(commits)
-        if not (puts or states or gone or others):
+        gone, puts, packs, states, others, size = gather(commits)
+        if not (gone or puts or packs or states or others):
             return
         self._probe = min(max(size, 64 * KIB), MIB)
         execute = self._connection.execute
-        large = size + 20 * len(puts) > UNCHECKED_BYTES
-        if len(puts) in _ALONE and clocked and not (states or gone or others or large):
+        large = size > UNCHECKED_BYTES
+        if clocked and not (gone or states or others or large):
             # A statement alone is a transaction of its own, and clients that send one after the other, alike.
-            execute(_insertion("messages", 3, len(puts) // 3), puts)
-            self._logged += 2 + size // PAGE
-            return
+            if len(puts) in _ALONE and not packs:
+                execute(_insertion("messages", 3, len(puts) // 3), puts)
+                self._logged += 2 + size // PAGE
+                return
+            if len(packs) == 1 and not puts:
+                execute(_PACK, packs[0])
+                self._logged += 2 + size // PAGE
+                return
         queues = dict(self._queues) if others else self._queues
         execute("begin immediate")
         try:
@@ -172,22 +190,22 @@ class Database:
                 self._write(entry, queues)
             if gone:
                 # First, so that what comes may take the room of what goes.
-                rows = msgspec.json.encode(gone).decode()
-                execute("delete from messages where row in (select value from json_each(?))", (rows,))
-                execute("delete from states where row in (select value from json_each(?))", (rows,))
+                self._remove(gone)
             if puts:
                 self._insert("messages", 3, puts)
+            if packs:
+                self._connection.executemany(_PACK, packs)
             if states:
                 self._insert("states", 2, [value for pair in states.items() for value in pair])
             if large and self._reserve is not None:
-                self._check_room(size + 20 * len(puts), self._reserve)
+                self._check_room(size, self._reserve)
             execute("commit")
         except BaseException:
             self._roll_back()
             raise
         if not clocked:
             self._clocked = now
-        self._logged += 2 + (size + 20 * len(puts)) // PAGE + len(gone) // 20
+        self._logged += 2 + size // PAGE + len(gone) // 20
         self._spare |= bool(gone)
         if others:
             epochs = {queue.epoch for queue in queues.values()}
@@ -289,7 +307,7 @@ class Database:
         execute = self._connection.execute
         if self.format < FORMAT:
             # The version that made it refuses it from here on, and does not misread what is written now.
-            execute(f"pragma user_version = {FORMAT}")
+            upgrade(self._connection)
         execute(
             "delete from keys where until <= ? or until <"
             " (select min(until) from (select until from keys order by until desc limit ?))",
@@ -356,7 +374,7 @@ class Database:
                 state[:4], "big"
             ):
                 raise Damaged(f"states, row {row}: the checksum does not match")
-            states[row] = state
+            states[row] = state[4:]
         known = _Known(states, clock_offset)
         queues: list[KeptQueue] = []
         highest = 0
@@ -382,7 +400,7 @@ class Database:
         for epoch in self._epochs_of_rows():
             if epoch not in epochs:
                 # Read all the same: a message whose number was altered may look like garbage.
-                garbage += sum(1 for _ in self._rows(epoch))
+                garbage += sum(len(bodies) for _, bodies, _, _ in self._rows(epoch))
                 self._garbage.append(epoch)
                 highest = max(highest, epoch)
         keys = list(self._read_keys(now + clock_offset))
@@ -400,43 +418,70 @@ class Database:
             if key.until > now:
                 yield key
 
-    def _rows(self, epoch: int) -> Iterator[tuple[int, bytes]]:
-        crc32 = zlib.crc32
-        for row, checksum, body in self._connection.execute(
-            "select row, sum, body from messages where row between ? and ? order by row",
-            (epoch << ID_BITS, epoch << ID_BITS | MAX_ID),
-        ):
-            if not isinstance(body, bytes) or crc32(body, (row ^ row >> 32) & 0xFFFFFFFF) != checksum:
+    @property
+    def _tables(self) -> tuple[Table, ...]:
+        return tuple(table for table in TABLES if self.format == FORMAT or table not in ADDED)
+
+    def _rows(self, epoch: int) -> Iterator[_Row]:
+        """Yield what is kept of the messages of one epoch, in the order of their numbers. Raises `Damaged`."""
+        numbers = (epoch << ID_BITS, epoch << ID_BITS | MAX_ID)
+        execute = self._connection.execute
+        every = _SINGLE if self.format < FORMAT else _EVERY
+        first = end = gone = 0  # of the last pack
+        for row, count, checksum, state, body, which in execute(f"{every} order by row", numbers):
+            if row < end and (count or not gone >> (row - first) & 1):
+                raise Damaged(f"messages, row {row}: it is there twice")
+            if count:
+                pack, gone = Pack(row, count, checksum, state, body), 0 if which is None else gone_in(row, which)
+                first, end = row, row + count
+                yield _Row(row, pack.bodies(), pack, gone)
+            elif isinstance(body, bytes) and body_sum(row, body) == checksum:
+                yield _Row(row, (body,))
+            else:
                 raise Damaged(f"messages, row {row}: the checksum does not match")
-            yield row, body
 
     def _read_messages(self, epoch: int, image: QueueImage, known: _Known) -> None:
         states = known.states
         append = image.in_order.append
         image.others = others = []
-        for row, body in self._rows(epoch):
-            id = row & MAX_ID
-            if id >= image.next_id:
+        end, mixed = 0, False
+        for row, bodies, pack, gone in self._rows(epoch):
+            id, shared = row & MAX_ID, None if pack is None else pack.state
+            mixed |= row < end
+            end = max(end, row + len(bodies))
+            if id + len(bodies) > image.next_id:
                 raise Damaged(f"messages, row {row}: queue {image.name} has not given that id yet")
-            state = states.get(row)
-            if state is None:
-                append(Message(id, body))
-                continue
-            properties, due = known.read(state)
-            message = Message(id, body, properties)
-            if due or properties.priority or properties.receives or properties.expires < inf:
-                others.append((message, due))
-            else:
-                append(message)
+            if pack is not None and not gone and states.keys().isdisjoint(range(row, row + len(bodies))):
+                properties = DEFAULTS if shared is None else known.read(shared)[0]
+                if not _is_special(properties):
+                    size = sum(map(len, bodies)) + len(bodies) * properties.size
+                    append(Run(id, len(bodies), size, properties, packed=pack.packed))
+                    continue
+            for at, body in enumerate(bodies):
+                if gone >> at & 1:
+                    continue
+                state = states.get(row + at, shared)
+                if state is None:
+                    append(Message(id + at, body))
+                    continue
+                properties, due = known.read(state)
+                message = Message(id + at, body, properties)
+                if due or _is_special(properties):
+                    others.append((message, due))
+                else:
+                    append(message)
+        if mixed:
+            # A message that came back has a row of its own, behind that of those it was packed with.
+            image.in_order = deque(sorted(image.in_order, key=attrgetter("id")))
 
     def _epochs_of_rows(self) -> Iterator[int]:
         epoch = -1
         while True:
-            row = self._connection.execute(
-                "select min(row) from (select min(row) row from messages where row >= ?1"
-                " union all select min(row) row from states where row >= ?1)",
-                ((epoch + 1) << ID_BITS,),
-            ).fetchone()[0]
+            found = (
+                self._connection.execute(_least(table), ((epoch + 1) << ID_BITS,)).fetchone()[0]
+                for table in self._tables
+            )
+            row = min((row for row in found if row is not None), default=None)
             if row is None:
                 return
             epoch = row >> ID_BITS
@@ -448,7 +493,8 @@ class Database:
         self._connection.execute("begin immediate")
         try:
             for table in TABLES:
-                found += self._connection.execute(_garbage(table), (first, last, self._garbage_rows)).rowcount
+                some = max(1, self._garbage_rows // 50) if table == "packs" else self._garbage_rows
+                found += self._connection.execute(_garbage(table), (first, last, some)).rowcount
             self._connection.execute("commit")
         except BaseException:
             self._roll_back()
@@ -510,9 +556,28 @@ class Database:
             "insert or replace into queues values (?, ?, ?, ?, ?, ?, ?)", (*fields, queue_sum(*fields))
         )
 
+    def _remove(self, gone: list[int]) -> None:
+        rows = msgspec.json.encode(gone).decode()
+        execute = self._connection.execute
+        alone = execute("delete from messages where row in (select value from json_each(?))", (rows,)).rowcount
+        execute("delete from states where row in (select value from json_each(?))", (rows,))
+        if alone < len(gone):
+            remove(self._connection, sorted(gone))
+
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("rollback")
+
+
+class _Row(NamedTuple):
+    """One row of messages as it was found, sound."""
+
+    row: int
+    bodies: tuple[bytes, ...]
+    pack: Pack | None = None
+    """None if the message has a row of its own."""
+    gone: int = 0
+    """Which of them are not there any more, as bits."""
 
 
 class _Known:
@@ -523,9 +588,8 @@ class _Known:
         self._clock_offset = clock_offset
         self._read: dict[bytes, Properties] = {}
 
-    def read(self, state: bytes) -> tuple[Properties, float]:
+    def read(self, raw: bytes) -> tuple[Properties, float]:
         """Return what it says, and when the message is ready: 0 for at once."""
-        raw = state[4:]
         properties = self._read.get(raw)
         if properties is not None:
             return properties, 0.0
@@ -570,6 +634,11 @@ def code_of(error: Exception) -> int:
     return code & 0xFF
 
 
+def _is_special(properties: Properties) -> bool:
+    """Whether a message is not simply in the order of its id once it is ready."""
+    return properties.priority > 0 or properties.receives > 0 or properties.expires < inf
+
+
 def _is_full(error: Exception) -> bool:
     return isinstance(error, NoRoom) or code_of(error) == sqlite3.SQLITE_FULL
 
@@ -583,12 +652,16 @@ def _is_of_the_disk(error: Exception) -> bool:
     }
 
 
+def _least(table: Table) -> str:
+    return f"select min(row) from {table} where row >= ?"  # noqa: S608 - one of few names
+
+
 def _garbage(table: Table) -> str:
-    some = f"select row from {table} where row between ? and ? limit ?"  # noqa: S608 - one of two names
+    some = f"select row from {table} where row between ? and ? limit ?"  # noqa: S608 - one of few names
     return f"delete from {table} where row in ({some})"  # noqa: S608 - the same
 
 
 @cache
 def _insertion(table: Table, columns: int, rows: int) -> str:
     row = f"({', '.join('?' * columns)})"
-    return f"insert or replace into {table} values {', '.join([row] * rows)}"  # noqa: S608 - one of two names
+    return f"insert or replace into {table} values {', '.join([row] * rows)}"  # noqa: S608 - one of few names

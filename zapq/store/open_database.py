@@ -138,7 +138,7 @@ def _set_modes(connection: sqlite3.Connection) -> None:
         raise CannotStart(
             f"{FILE} was written by a newer zapq, in format {version}. This zapq reads formats up to {FORMAT}."
         )
-    if version < OLDEST or tables(connection) != our_tables():
+    if version < OLDEST or tables(connection) != our_tables(version):
         raise refusal(Damaged(f"its tables are not those of format {FORMAT}"))
     mode = execute("pragma journal_mode = wal").fetchone()[0]
     if mode != "wal":

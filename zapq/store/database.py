@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import islice
 from math import inf
 from operator import attrgetter
 from pathlib import Path
@@ -52,7 +53,7 @@ from zapq.limits import (
 )
 from zapq.store.clock import Clock
 from zapq.store.gather import Other, gather
-from zapq.store.packs import Pack, gone_in, remove
+from zapq.store.packs import Pack, gone_in, is_thin, remove, take_apart
 from zapq.store.place import Place
 from zapq.store.port import CommitGroup, Contents
 from zapq.store.reserve import Reserve, allocate
@@ -76,6 +77,8 @@ from zapq.store.wal import FULL, PAGE, Damaged, log_of
 
 GARBAGE_ROWS = 2000
 """Rows of garbage removed in one transaction: some 5 ms."""
+THIN_PACKS = 32
+"""Packs taken apart in one transaction: as long."""
 VACUUM_PAGES = 256
 """Pages given back to the file system in one transaction."""
 NO_ROOM = (
@@ -127,6 +130,8 @@ class Database:
         """Epochs whose rows are to be removed ..."""
         self._garbage_rows = GARBAGE_ROWS
         """... so many in one transaction."""
+        self._thin: dict[int, None] = {}
+        """Packs of which few messages are left, to be taken apart."""
         self._logged = 0
         """Pages written since the log was last emptied, roughly."""
         self._spare = False
@@ -144,7 +149,7 @@ class Database:
     @property
     def untidy(self) -> bool:
         """Whether `tidy` has something to do when there is time."""
-        return bool(self._garbage) or self._spare
+        return bool(self._garbage or self._thin) or self._spare
 
     def commit(self, commits: Sequence[CommitGroup]) -> None:
         """Write all of `commits`, or raise and write nothing. On the disk when it returns.
@@ -241,6 +246,8 @@ class Database:
         if idle or full or self.no_room:
             if self._garbage:
                 self._remove_garbage(self._garbage[0])
+            elif self._thin:
+                self._take_apart()
             self._spare = self._spare and self._too_large()
             if self._spare:
                 # Not by `execute`, which ends with the first page: there are rows, of no columns.
@@ -434,6 +441,8 @@ class Database:
             if count:
                 pack, gone = Pack(row, count, checksum, state, body), 0 if which is None else gone_in(row, which)
                 first, end = row, row + count
+                if is_thin(count, gone):
+                    self._thin[row] = None
                 yield _Row(row, pack.bodies(), pack, gone)
             elif isinstance(body, bytes) and body_sum(row, body) == checksum:
                 yield _Row(row, (body,))
@@ -562,7 +571,25 @@ class Database:
         alone = execute("delete from messages where row in (select value from json_each(?))", (rows,)).rowcount
         execute("delete from states where row in (select value from json_each(?))", (rows,))
         if alone < len(gone):
-            remove(self._connection, sorted(gone))
+            self._thin |= dict.fromkeys(remove(self._connection, sorted(gone)))
+
+    def _take_apart(self) -> None:
+        size = 0
+        some = list(islice(self._thin, 1 if self.no_room else THIN_PACKS))
+        self._connection.execute("begin immediate")
+        try:
+            for row in some:
+                # One that is damaged stays as it is: the next start refuses it.
+                with suppress(Damaged):
+                    size += take_apart(self._connection, row)
+            self._connection.execute("commit")
+        except BaseException:
+            self._roll_back()
+            raise
+        for row in some:
+            self._thin.pop(row, None)
+        self._logged += 2 + size // PAGE
+        self._spare = True
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:

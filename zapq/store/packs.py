@@ -1,8 +1,9 @@
 """Rows of many messages: how they are written, and what is left of them once some of the messages are gone.
 
-Small messages that come together are one row of `packs`: it costs as much as a row for each of them would. A message
-in it that is gone is one bit in a row of `gone`. Once three quarters are gone, each of the others gets a row of its
-own: so a message that stays keeps at most three others on the disk, of `PACK_BODY_BYTES` each.
+Small messages that come together are one row of `packs`: it costs as much as a row for each would. A message in it
+that is gone is one bit in a row of `gone`. Once three quarters are gone, the pack is thin, and each of the others
+gets a row of its own when there is time: so a message that stays keeps at most three others on the disk, of
+`PACK_BODY_BYTES` each.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Pack(NamedTuple):
 
     row: int
     """The number of the first."""
-    count: int
+    number: int
+    """How many there are."""
     sum: int
     state: bytes | None
     """What is known of each, as in a row of `states`, but without a checksum; None if nothing is."""
@@ -43,7 +45,10 @@ class Pack(NamedTuple):
 
     def bodies(self) -> tuple[bytes, ...]:
         """Return the bodies. Raises `Damaged`."""
-        if isinstance(self.packed, bytes) and self.sum == _sum(self.row, self.count, self.state, self.packed):
+        found: tuple[object, object] = (self.state or b"", self.packed)
+        if all(isinstance(each, bytes) for each in found) and self.sum == _sum(
+            self.row, self.number, self.state, self.packed
+        ):
             return _BODIES.decode(self.packed)
         raise Damaged(f"packs, row {self.row}: the checksum does not match")
 
@@ -81,8 +86,16 @@ def gone_in(row: int, which: object) -> int:
     return int.from_bytes(which[4:], "little")
 
 
-def remove(connection: sqlite3.Connection, rows: Sequence[int]) -> None:
-    """Let those of `rows`, which are in order, be gone that are in packs. Raises `Damaged`."""
+def is_thin(count: int, gone: int) -> bool:
+    """Whether so few messages of a pack are left that each of them is to have a row of its own."""
+    return (count - gone.bit_count()) * _WORTH_KEEPING < count
+
+
+def remove(connection: sqlite3.Connection, rows: Sequence[int]) -> Iterator[int]:
+    """Let those of `rows`, which are in order, be gone that are in packs; yield packs that are thin now.
+
+    Raises `Damaged`.
+    """
     execute = connection.execute
     at = 0
     while at < len(rows):
@@ -96,29 +109,45 @@ def remove(connection: sqlite3.Connection, rows: Sequence[int]) -> None:
         for row in islice(rows, at, end):
             gone |= 1 << (row - first)
         at = end
-        left = count - gone.bit_count()
-        if left * _WORTH_KEEPING >= count:
-            raw = gone.to_bytes((count + 7) // 8, "little")
-            execute("insert or replace into gone values (?, ?)", (first, with_sum(first, raw)))
+        if gone.bit_count() == count:
+            _drop(connection, first)
             continue
-        if left:
-            _take_apart(connection, first, gone)
-        execute("delete from packs where row = ?", (first,))
-        if which is not None:
-            execute("delete from gone where row = ?", (first,))
+        raw = gone.to_bytes((count + 7) // 8, "little")
+        execute("insert or replace into gone values (?, ?)", (first, with_sum(first, raw)))
+        if is_thin(count, gone):
+            yield first
 
 
-def _take_apart(connection: sqlite3.Connection, first: int, gone: int) -> None:
-    """Give each message of a pack that is left a row of its own."""
-    found = Pack(*connection.execute("select * from packs where row = ?", (first,)).fetchone())
-    left = [(row, body) for row, body in enumerate(found.bodies(), first) if not gone >> (row - first) & 1]
+def take_apart(connection: sqlite3.Connection, row: int) -> int:
+    """Give each message of the pack with that number a row of its own, if it is thin; return the bytes written.
+
+    Raises `Damaged`: what is altered must not get a checksum that matches.
+    """
+    execute = connection.execute
+    found = execute("select packs.*, which from packs left join gone using (row) where row = ?", (row,)).fetchone()
+    if found is None:
+        return 0
+    *fields, which = found
+    pack = Pack(*fields)
+    gone = 0 if which is None else gone_in(row, which)
+    if not is_thin(pack.number, gone):
+        return 0
+    left = [(at, body) for at, body in enumerate(pack.bodies(), row) if not gone >> (at - row) & 1]
+    # First, so that what comes may take the room of what goes.
+    _drop(connection, row)
     connection.executemany(
-        "insert into messages values (?, ?, ?)", [(row, body_sum(row, body), body) for row, body in left]
+        "insert into messages values (?, ?, ?)", [(at, body_sum(at, body), body) for at, body in left]
     )
-    if found.state is not None:
+    if pack.state is not None:
         # What is known of one of them alone counts.
-        states = [(row, with_sum(row, found.state)) for row, _ in left]
+        states = [(at, with_sum(at, pack.state)) for at, _ in left]
         connection.executemany("insert or ignore into states values (?, ?)", states)
+    return sum(len(body) + 60 for _, body in left)
+
+
+def _drop(connection: sqlite3.Connection, row: int) -> None:
+    connection.execute("delete from packs where row = ?", (row,))
+    connection.execute("delete from gone where row = ?", (row,))
 
 
 def _sum(row: int, count: int, state: bytes | None, packed: bytes) -> int:

@@ -3,9 +3,9 @@
 Format 2. A message is a row of `messages`, numbered by its queue's epoch and its id, so that a queue's messages
 lie side by side in their order, and new ones come at the end. Small messages that come together are one row of
 `packs`, numbered as the first of them, and a row of `gone` tells which of them are no more. What can change of a
-message, and what most messages have not, is a row of `states` with its number: so a body is written once. Rows of an
-epoch no queue has are garbage, removed little by little: thus a purge is one small write, whatever it drops. Every
-row carries a checksum that covers its number, for SQLite has none of its own.
+message, and what most messages have not, is a row of `states` with its number: so a body is written once. Rows of
+an epoch no queue has are garbage, removed little by little: thus a purge is one small write, whatever it drops.
+Every row carries a checksum that covers its number, for SQLite has none of its own.
 
 Format 1 has neither `packs` nor `gone`, and not the last three things in a state: headers, group and key. So it is
 read as it is, and the file is made one of format 2 before anything is written to it.

@@ -88,6 +88,8 @@ def plain(*ids: int) -> dict[int, tuple[bytes, Properties, float]]:
         pytest.param([Put(row(id), bytes(PACK_BODY_BYTES + 1)) for id in range(1, 101)], 100, 0, id="large"),
         pytest.param([batch(1), gone(50)], 0, 2, id="one that is gone at once"),
         pytest.param([batch(1), gone(*range(1, 101))], 0, 0, id="all of them gone at once"),
+        pytest.param([Put(row(id), b"%d" % id, JSON) for id in range(1, 101)], 0, 1, id="alike"),
+        pytest.param([Put(row(id), b"%d" % id, JSON, 9.0) for id in range(1, 101)], 0, 1, id="delayed alike"),
         pytest.param(
             [Put(row(id), b"%d" % id, JSON if id == 50 else DEFAULTS) for id in range(1, 101)],
             1,
@@ -99,6 +101,16 @@ def plain(*ids: int) -> dict[int, tuple[bytes, Properties, float]]:
 def test_which_messages_share_a_row(store: Database, records: list[Record], messages: int, packs: int) -> None:
     commit(store, *records)
     assert (rows(store)["messages"], rows(store)["packs"]) == (messages, packs)
+    expected: dict[int, tuple[bytes, Properties, float]] = {}
+    for each in records:
+        match each:
+            case Put(at, body, properties, due):
+                expected[at - row(0)] = (body, properties, due)
+            case PutMany(at, bodies, properties):
+                expected |= {id: (body, properties, 0.0) for id, body in enumerate(bodies, at - row(0))}
+            case MessagesDeleted(lost):
+                expected = {id: found for id, found in expected.items() if row(id) not in lost}
+    assert kept(store) == expected
 
 
 def test_a_batch_is_written_as_it_came(store: Database) -> None:

@@ -461,8 +461,8 @@ class Database:
             if id + len(bodies) > image.next_id:
                 raise Damaged(f"messages, row {row}: queue {image.name} has not given that id yet")
             if pack is not None and not gone and states.keys().isdisjoint(range(row, row + len(bodies))):
-                properties = DEFAULTS if shared is None else known.read(shared)[0]
-                if not _is_special(properties):
+                properties, due = (DEFAULTS, 0.0) if shared is None else known.read(shared)
+                if not (due or _is_special(properties)):
                     size = sum(map(len, bodies)) + len(bodies) * properties.size
                     append(Run(id, len(bodies), size, properties, packed=pack.packed))
                     continue

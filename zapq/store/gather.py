@@ -104,15 +104,16 @@ def gather(commits: Sequence[CommitGroup]) -> Gathered:
 
 
 def _alone(came: dict[int, bytes], states: dict[int, bytes], packs: list[Pack]) -> list[int | bytes]:
-    """Return the rows of messages that share none; those that do are added to `packs`."""
+    """Return the rows of messages that share none; those that do are added to `packs`, with their state."""
     puts: list[int | bytes] = []
     if len(came) >= PACK_LEAST:
-        for run in runs(sorted(came.keys() - states.keys())):
+        for run in runs(sorted(came), states):
             bodies = [came[row] for row in run]
             if fit(bodies):
-                packs.append(pack(run[0], bodies))
+                packs.append(pack(run[0], bodies, states.get(run[0])))
                 for row in run:
                     del came[row]
+                    states.pop(row, None)
     for row, body in came.items():
         puts += (row, body_sum(row, body), body)
     return puts

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -64,14 +64,20 @@ def pack(row: int, bodies: Sequence[bytes], state: bytes | None = None, packed: 
     return Pack(row, len(bodies), _sum(row, len(bodies), state, packed), state, packed)
 
 
-def runs(rows: Iterable[int]) -> Iterator[list[int]]:
-    """Yield rows that follow each other as one list; `rows` are in order, and a list has `PACK_MOST` at most."""
+def runs(rows: Iterable[int], states: Mapping[int, bytes]) -> Iterator[list[int]]:
+    """Yield those of `rows`, which are in order, as one list that may share one: at most `PACK_MOST`.
+
+    They follow each other, and have the same in `states`.
+    """
     run: list[int] = []
+    state: bytes | None = None
     for row in rows:
-        if run and (row != run[-1] + 1 or len(run) == PACK_MOST):
+        known = states.get(row)
+        if run and (row != run[-1] + 1 or known != state or len(run) == PACK_MOST):
             yield run
             run = []
         run.append(row)
+        state = known
     if run:
         yield run
 

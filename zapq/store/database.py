@@ -11,22 +11,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-import zlib
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import islice
 from math import inf
-from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
-from zapq.core.image import KeptKey, KeptQueue, QueueImage
-from zapq.core.message import DEFAULTS, Message, Properties
-from zapq.core.queue_settings import QueueSettings
+from zapq.core.image import KeptKey
 from zapq.core.records import (
     ID_BITS,
     EpochDropped,
@@ -37,7 +31,6 @@ from zapq.core.records import (
     QueueDeleted,
     QueuePut,
 )
-from zapq.core.runs import Run
 from zapq.errors import CannotStart
 from zapq.limits import (
     CHECKPOINT_PAGES,
@@ -53,24 +46,22 @@ from zapq.limits import (
 )
 from zapq.store.clock import Clock
 from zapq.store.gather import Other, gather
-from zapq.store.packs import Pack, gone_in, is_thin, remove, take_apart
+from zapq.store.packs import remove, take_apart
 from zapq.store.place import Place
 from zapq.store.port import CommitGroup, Contents
+from zapq.store.reading import Reading
 from zapq.store.reserve import Reserve, allocate
 from zapq.store.schema import (
-    ADDED,
     FILE,
     FORMAT,
     MAX_ID,
-    STATES,
     TABLES,
     Table,
-    body_sum,
+    format_of,
     kept_time,
     key_sum,
     queue_sum,
     read_time,
-    seed,
     upgrade,
 )
 from zapq.store.wal import FULL, PAGE, Damaged, log_of
@@ -89,11 +80,6 @@ _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """How many rows one statement writes: SQLite compiles one for each number, and Python keeps them."""
 _ALONE = frozenset(3 * number for number in _ROWS)
 _PACK = "insert into packs values (?, ?, ?, ?, ?)"
-_SINGLE = "select row, 0 count, sum, null state, body, null which from messages where row between ?1 and ?2"
-_EVERY = (
-    f"{_SINGLE} union all select row, count, sum, state, bodies, which"  # noqa: S608 - that above
-    " from packs left join gone using (row) where row between ?1 and ?2"
-)
 
 
 class NoRoom(Exception):
@@ -143,8 +129,7 @@ class Database:
     @property
     def format(self) -> int:
         """The format the file is in."""
-        version: int = self._connection.execute("pragma user_version").fetchone()[0]
-        return version
+        return format_of(self._connection)
 
     @property
     def untidy(self) -> bool:
@@ -279,11 +264,13 @@ class Database:
     def read(self, now: float, clock_offset: float) -> Contents:
         """Return all there is, and change nothing. See `load`."""
         try:
-            return self._read(now, clock_offset)
+            found = Reading(self._connection, now, clock_offset)
         except (Damaged, sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if _is_of_the_disk(error):
                 raise CannotStart(f"{FILE} cannot be read: {error}.") from None
             raise refusal(error) from None
+        self._queues, self._garbage, self._thin = found.puts, found.garbage, found.thin
+        return Contents(found.queues, found.keys, found.highest, self._warning, found.garbage_rows, self.created)
 
     def prepare(self) -> None:
         """Make the log as long as it will be: a commit costs half once it has been written to before.
@@ -369,132 +356,6 @@ class Database:
 
     def _keep_time(self) -> None:
         self._connection.execute("insert or replace into probe values (3, ?)", (kept_time(self.clock()),))
-
-    def _read(self, now: float, clock_offset: float) -> Contents:
-        # The integrity check looks at every page, but not at what is in them; that is for the checksums.
-        check = self._connection.execute("pragma integrity_check(1)").fetchone()[0]
-        if check != "ok":
-            raise Damaged(" ".join(check.split()))
-        states: dict[int, bytes] = {}
-        for row, state in self._connection.execute("select row, state from states"):
-            if not isinstance(state, bytes) or zlib.crc32(state[4:], seed(row)) != int.from_bytes(
-                state[:4], "big"
-            ):
-                raise Damaged(f"states, row {row}: the checksum does not match")
-            states[row] = state[4:]
-        known = _Known(states, clock_offset)
-        queues: list[KeptQueue] = []
-        highest = 0
-        for number, name, epoch, next_id, settings, paused, checksum in self._connection.execute(
-            "select number, name, epoch, next_id, settings, paused, sum from queues order by number"
-        ):
-            if checksum != queue_sum(number, name, epoch, next_id, settings, paused):
-                raise Damaged(f"queues, number {number}: the checksum does not match")
-            image = QueueImage(
-                name=name,
-                settings=msgspec.json.decode(settings, type=QueueSettings),
-                paused=bool(paused),
-                next_id=next_id,
-                in_order=deque(),
-                others=[],
-            )
-            self._read_messages(epoch, image, known)
-            queues.append(KeptQueue(number, epoch, image))
-            self._queues[number] = QueuePut(number, name, epoch, next_id, image.settings, image.paused)
-            highest = max(highest, epoch)
-        epochs = {queue.epoch for queue in self._queues.values()}
-        garbage = sum(row >> ID_BITS not in epochs for row in states)
-        for epoch in self._epochs_of_rows():
-            if epoch not in epochs:
-                # Read all the same: a message whose number was altered may look like garbage.
-                garbage += sum(len(bodies) for _, bodies, _, _ in self._rows(epoch))
-                self._garbage.append(epoch)
-                highest = max(highest, epoch)
-        keys = list(self._read_keys(now + clock_offset))
-        return Contents(queues, keys, highest, self._warning, garbage, self.created)
-
-    def _read_keys(self, now: float) -> Iterator[KeptKey]:
-        for *fields, checksum in self._connection.execute(
-            "select * from (select queue, key, fingerprint, id, until, sum from keys order by until desc limit ?)"
-            " order by until",
-            (MAX_KEYS,),
-        ):
-            if checksum != key_sum(*fields):
-                raise Damaged(f"keys, queue {fields[0]}, key {fields[1]!r}: the checksum does not match")
-            key = KeptKey(*fields)
-            if key.until > now:
-                yield key
-
-    @property
-    def _tables(self) -> tuple[Table, ...]:
-        return tuple(table for table in TABLES if self.format == FORMAT or table not in ADDED)
-
-    def _rows(self, epoch: int) -> Iterator[_Row]:
-        """Yield what is kept of the messages of one epoch, in the order of their numbers. Raises `Damaged`."""
-        numbers = (epoch << ID_BITS, epoch << ID_BITS | MAX_ID)
-        execute = self._connection.execute
-        every = _SINGLE if self.format < FORMAT else _EVERY
-        first = end = gone = 0  # of the last pack
-        for row, count, checksum, state, body, which in execute(f"{every} order by row", numbers):
-            if row < end and (count or not gone >> (row - first) & 1):
-                raise Damaged(f"messages, row {row}: it is there twice")
-            if count:
-                pack, gone = Pack(row, count, checksum, state, body), 0 if which is None else gone_in(row, which)
-                first, end = row, row + count
-                if is_thin(count, gone):
-                    self._thin[row] = None
-                yield _Row(row, pack.bodies(), pack, gone)
-            elif isinstance(body, bytes) and body_sum(row, body) == checksum:
-                yield _Row(row, (body,))
-            else:
-                raise Damaged(f"messages, row {row}: the checksum does not match")
-
-    def _read_messages(self, epoch: int, image: QueueImage, known: _Known) -> None:
-        states = known.states
-        append = image.in_order.append
-        image.others = others = []
-        end, mixed = 0, False
-        for row, bodies, pack, gone in self._rows(epoch):
-            id, shared = row & MAX_ID, None if pack is None else pack.state
-            mixed |= row < end
-            end = max(end, row + len(bodies))
-            if id + len(bodies) > image.next_id:
-                raise Damaged(f"messages, row {row}: queue {image.name} has not given that id yet")
-            if pack is not None and not gone and states.keys().isdisjoint(range(row, row + len(bodies))):
-                properties, due = (DEFAULTS, 0.0) if shared is None else known.read(shared)
-                if not (due or _is_special(properties)):
-                    size = sum(map(len, bodies)) + len(bodies) * properties.size
-                    append(Run(id, len(bodies), size, properties, packed=pack.packed))
-                    continue
-            for at, body in enumerate(bodies):
-                if gone >> at & 1:
-                    continue
-                state = states.get(row + at, shared)
-                if state is None:
-                    append(Message(id + at, body))
-                    continue
-                properties, due = known.read(state)
-                message = Message(id + at, body, properties)
-                if due or _is_special(properties):
-                    others.append((message, due))
-                else:
-                    append(message)
-        if mixed:
-            # A message that came back has a row of its own, behind that of those it was packed with.
-            image.in_order = deque(sorted(image.in_order, key=attrgetter("id")))
-
-    def _epochs_of_rows(self) -> Iterator[int]:
-        epoch = -1
-        while True:
-            found = (
-                self._connection.execute(_least(table), ((epoch + 1) << ID_BITS,)).fetchone()[0]
-                for table in self._tables
-            )
-            row = min((row for row in found if row is not None), default=None)
-            if row is None:
-                return
-            epoch = row >> ID_BITS
-            yield epoch
 
     def _remove_garbage(self, epoch: int) -> None:
         first, last = epoch << ID_BITS, epoch << ID_BITS | MAX_ID
@@ -596,49 +457,6 @@ class Database:
             self._connection.execute("rollback")
 
 
-class _Row(NamedTuple):
-    """One row of messages as it was found, sound."""
-
-    row: int
-    bodies: tuple[bytes, ...]
-    pack: Pack | None = None
-    """None if the message has a row of its own."""
-    gone: int = 0
-    """Which of them are not there any more, as bits."""
-
-
-class _Known:
-    """What is known of messages, as it was written, and how to read it: mostly it is the same for many."""
-
-    def __init__(self, states: dict[int, bytes], clock_offset: float) -> None:
-        self.states = states
-        self._clock_offset = clock_offset
-        self._read: dict[bytes, Properties] = {}
-
-    def read(self, raw: bytes) -> tuple[Properties, float]:
-        """Return what it says, and when the message is ready: 0 for at once."""
-        properties = self._read.get(raw)
-        if properties is not None:
-            return properties, 0.0
-        known = STATES.decode(raw)
-        expires, due = known.expires, known.due
-        properties = Properties(
-            known.content_type,
-            known.priority,
-            inf if expires is None else expires - self._clock_offset,
-            known.receives,
-            known.releases,
-            known.failed_in,
-            known.headers,
-            known.group,
-            known.unique,
-        )
-        if due:
-            return properties, due - self._clock_offset
-        self._read[raw] = properties
-        return properties, 0.0
-
-
 def time_in(connection: sqlite3.Connection) -> float:
     """Return the latest time the database knows of, in seconds since 1970; 0 if none. Raises `Damaged`."""
     row = connection.execute("select filling from probe where number = 3").fetchone()
@@ -661,11 +479,6 @@ def code_of(error: Exception) -> int:
     return code & 0xFF
 
 
-def _is_special(properties: Properties) -> bool:
-    """Whether a message is not simply in the order of its id once it is ready."""
-    return properties.priority > 0 or properties.receives > 0 or properties.expires < inf
-
-
 def _is_full(error: Exception) -> bool:
     return isinstance(error, NoRoom) or code_of(error) == sqlite3.SQLITE_FULL
 
@@ -677,10 +490,6 @@ def _is_of_the_disk(error: Exception) -> bool:
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_READONLY,
     }
-
-
-def _least(table: Table) -> str:
-    return f"select min(row) from {table} where row >= ?"  # noqa: S608 - one of few names
 
 
 def _garbage(table: Table) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from zapq.limits import PACK_BODY_BYTES, PACK_LEAST, PACK_MOST
-from zapq.store.schema import body_sum, seed, with_sum
+from zapq.store.schema import body_sum, seed, with_sum, without_sum
 from zapq.store.wal import Damaged
 
 _BODIES = msgspec.msgpack.Decoder(tuple[bytes, ...])
@@ -87,9 +87,7 @@ def gone_in(row: int, which: object) -> int:
 
     Raises `Damaged`.
     """
-    if not isinstance(which, bytes) or zlib.crc32(which[4:], seed(row)) != int.from_bytes(which[:4], "big"):
-        raise Damaged(f"gone, row {row}: the checksum does not match")
-    return int.from_bytes(which[4:], "little")
+    return 0 if which is None else int.from_bytes(without_sum("gone", row, which), "little")
 
 
 def is_thin(count: int, gone: int) -> bool:
@@ -111,7 +109,7 @@ def remove(connection: sqlite3.Connection, rows: Sequence[int]) -> Iterator[int]
             continue
         first, count, which = found
         end = bisect_left(rows, first + count, at)
-        gone = 0 if which is None else gone_in(first, which)
+        gone = gone_in(first, which)
         for row in islice(rows, at, end):
             gone |= 1 << (row - first)
         at = end
@@ -135,7 +133,7 @@ def take_apart(connection: sqlite3.Connection, row: int) -> int:
         return 0
     *fields, which = found
     pack = Pack(*fields)
-    gone = 0 if which is None else gone_in(row, which)
+    gone = gone_in(row, which)
     if not is_thin(pack.number, gone):
         return 0
     left = [(at, body) for at, body in enumerate(pack.bodies(), row) if not gone >> (at - row) & 1]

@@ -28,6 +28,7 @@ import msgspec
 
 from zapq.core.message import Properties
 from zapq.core.records import ID_BITS
+from zapq.store.wal import Damaged
 
 FILE = "zapq.db"
 FORMAT = 2
@@ -100,6 +101,12 @@ def upgrade(connection: sqlite3.Connection) -> None:
         raise
 
 
+def format_of(connection: sqlite3.Connection) -> int:
+    """Return the format a database is in."""
+    version: int = connection.execute("pragma user_version").fetchone()[0]
+    return version
+
+
 def tables(connection: sqlite3.Connection) -> list[tuple[str, str, str, str | None]]:
     """Return what a database is made of, in SQL, in the order of names."""
     return connection.execute("select type, name, tbl_name, sql from sqlite_master order by name").fetchall()
@@ -126,6 +133,13 @@ def body_sum(row: int, body: bytes) -> int:
 def with_sum(row: int, raw: bytes) -> bytes:
     """Return what is kept in a row of `states` or `gone`, behind its checksum."""
     return zlib.crc32(raw, seed(row)).to_bytes(4, "big") + raw
+
+
+def without_sum(table: Table, row: int, kept: object) -> bytes:
+    """Return what is kept so. Raises `Damaged`."""
+    if not isinstance(kept, bytes) or zlib.crc32(kept[4:], seed(row)) != int.from_bytes(kept[:4], "big"):
+        raise Damaged(f"{table}, row {row}: the checksum does not match")
+    return kept[4:]
 
 
 def state_of(properties: Properties, due: float, clock_offset: float) -> bytes:

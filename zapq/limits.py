@@ -129,6 +129,12 @@ DISK_MARGIN = 2 * MIB
 UNCHECKED_BYTES = 256 * KIB
 """Bytes of messages one commit may store without a look at the free space: few beside the reserve. The look takes
 10 us, the commit of so many a millisecond."""
+PACK_LEAST = 8
+"""Messages that are one row on the disk if they come together: for fewer it costs more than it saves."""
+PACK_MOST = 1000
+"""The most messages that are one row: a batch of them."""
+PACK_BODY_BYTES = KIB
+"""The longest body of a message that shares its row: beside a longer one a row costs little."""
 RETRY_SECONDS = 0.25
 """Seconds between two attempts to write after the disk failed: well before clients come back."""
 LOOK_SECONDS = 0.5

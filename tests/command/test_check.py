@@ -19,6 +19,7 @@ from tests.support.process import ENVIRON, assert_one_line, messages, run, servi
 from zapq.core.message import Draft
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart
+from zapq.limits import PACK_BODY_BYTES
 from zapq.service.operations import Offer
 from zapq.settings import Settings
 from zapq.store.check import QueueReport, check
@@ -43,8 +44,8 @@ async def fill(directory: Path, after: Path | None = None) -> None:
         await jobs.release(lease.receipt)
         await service.default.put(Offer(b"once", key="key"))
         await service.queue("leer").pause()
-        # More garbage than is removed at once.
-        bodies = [b"x"] * 1000
+        # More garbage than is removed at once: messages that do not share rows.
+        bodies = [bytes(PACK_BODY_BYTES + 1)] * 1000
         for _ in range(2 * GARBAGE_ROWS // len(bodies)):
             await service.queue("purged").enqueue_many(bodies)
         await service.queue("purged").clear()

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import pytest
 import trio
@@ -36,10 +36,11 @@ from zapq.core.broker import Broker
 from zapq.core.message import Lease, Message
 from zapq.core.ready import Dropped
 from zapq.core.records import PutMany, row_of
+from zapq.core.runs import flatten
 from zapq.errors import StorageUnavailable
 from zapq.limits import MAX_TURN
 from zapq.service.journal import Journal
-from zapq.store import writer
+from zapq.store import gather, packs, writer
 from zapq.store.database import Database
 from zapq.store.port import CommitGroup, Contents, Store
 from zapq.store.schema import set_up
@@ -51,6 +52,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_IDLE", "LOOK_SECONDS", "RETRY_SECONDS"):
         monkeypatch.setattr(writer, name, 0.0)
     monkeypatch.setattr(holding, "IDS_AT_ONCE", 2)
+    # Few come together.
+    for module in (gather, packs):
+        monkeypatch.setattr(module, "PACK_LEAST", 2)
     monkeypatch.setattr(logs, "say", lambda *_, **__: None)
 
 
@@ -370,7 +374,7 @@ class QueuesInStore(QueuesAgainstList):
         contents = self.look()
         assert {kept.image.name for kept in contents.queues} == set(NAMES)
         for _, _, image in contents.queues:
-            found = [(cast("Message", message), 0.0) for message in image.in_order] + list(image.others)
+            found = [(message, 0.0) for message in flatten(image.in_order)] + list(image.others)
             held = {each.id: each for each in self.of(image.name)}
             assert {(message.id, message.body, message.properties.receives) for message, _ in found} == {
                 (each.id, each.body, each.receives) for each in held.values()

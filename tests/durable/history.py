@@ -27,7 +27,7 @@ from zapq.core.records import (
     Record,
     row_of,
 )
-from zapq.core.runs import Run
+from zapq.core.runs import flatten
 from zapq.store.database import Database
 from zapq.store.open_database import open_database
 from zapq.store.port import CommitGroup, Contents
@@ -59,8 +59,7 @@ def view(contents: Contents) -> View:
     queues = {}
     for number, epoch, image in contents.queues:
         messages = {message.id: (message.body, message.properties, due) for message, due in image.others}
-        for message in image.in_order:
-            assert not isinstance(message, Run)
+        for message in flatten(image.in_order):
             messages[message.id] = (message.body, message.properties, 0.0)
         queues[number] = (
             QueuePut(number, image.name, epoch, image.next_id, image.settings, image.paused),

@@ -94,11 +94,14 @@ async def test_a_database_of_the_format_before_is_of_this_one_once_it_is_written
     }
     async with open_durable(data) as service:
         await service.enqueue(b"new", headers={"Order": "17"})
+        # They share a row, which the format before has not.
+        await service.queue("many").enqueue_many([b"small"] * 100)
         lease = await leased(service.queue("work"))
         assert (lease.body, lease.receives, lease.headers) == (b"urgent", 2, {})
     report = check(str(data))
     assert (report.format, report.garbage) == (FORMAT, 0)
     async with open_durable(data) as service:
+        assert await taken(service.queue("many")) == [b"small"] * 100
         shown = {
             each.message.body: each.message.properties
             for queue in service.queues()

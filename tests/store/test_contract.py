@@ -19,7 +19,7 @@ from tests.support.memory_store import MemoryStore
 from zapq.core.message import Message
 from zapq.core.queue import Queue
 from zapq.core.records import KeyPut, KeysForgotten, Record
-from zapq.store import database
+from zapq.store import database, gather, packs
 from zapq.store.database import Database
 from zapq.store.open_database import open_database
 from zapq.store.port import CommitGroup, Store
@@ -30,8 +30,10 @@ OFFSET = 2.0**32
 
 @pytest.fixture(autouse=True)
 def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A log that takes no time to make.
+    # A log that takes no time to make, and messages that share rows though few come together.
     monkeypatch.setattr(database, "CHECKPOINT_PAGES", 16)
+    for module in (gather, packs):
+        monkeypatch.setattr(module, "PACK_LEAST", 2)
 
 
 Start = Callable[[], Store]

@@ -129,7 +129,7 @@ class Queue(Undoing):
         self._ready.extend(first, bodies, properties, size, packed)
         self._watch(properties.expires)
         if self._journal is not None:
-            record = PutMany(row_of(self.epoch, first), bodies, properties)
+            record = PutMany(row_of(self.epoch, first), bodies, properties, packed)
             self._journal.enter(record, self._undo_enqueuing, first, len(bodies), size, properties.priority)
         return first
 

@@ -41,6 +41,8 @@ class PutMany(msgspec.Struct, frozen=True, gc=False):
     first: int
     bodies: Sequence[bytes]
     properties: Properties = DEFAULTS
+    packed: bytes = b""
+    """The bodies as an array of msgpack, if they came as one."""
 
 
 class MessageState(msgspec.Struct, frozen=True, gc=False):

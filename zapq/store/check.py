@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zapq.core.image import QueueImage
-from zapq.core.message import Message
+from zapq.core.runs import flatten
 from zapq.errors import CannotStart
 from zapq.store.database import refusal
 from zapq.store.open_database import is_there, lock, open_existing
@@ -114,7 +114,7 @@ def _read(copy: Path, size: int, log: int | None) -> Report:
 
 
 def _describe(image: QueueImage, now: float) -> QueueReport:
-    in_order = [message for message in image.in_order if isinstance(message, Message)]  # as they are read: no runs
+    in_order = list(flatten(image.in_order))
     kept = list(image.others)
     others = [(message, due) for message, due in kept if message.properties.expires > now]
     messages = [*in_order, *(message for message, _ in others)]

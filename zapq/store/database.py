@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-import zlib
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import islice
 from math import inf
 from pathlib import Path
 
 import msgspec
 
-from zapq.core.image import KeptKey, KeptQueue, QueueImage
-from zapq.core.message import Message, Properties
-from zapq.core.queue_settings import QueueSettings
+from zapq.core.image import KeptKey
 from zapq.core.records import (
     ID_BITS,
     EpochDropped,
@@ -49,26 +46,30 @@ from zapq.limits import (
 )
 from zapq.store.clock import Clock
 from zapq.store.gather import Other, gather
+from zapq.store.packs import remove, take_apart
 from zapq.store.place import Place
 from zapq.store.port import CommitGroup, Contents
+from zapq.store.reading import Reading
 from zapq.store.reserve import Reserve, allocate
 from zapq.store.schema import (
     FILE,
     FORMAT,
     MAX_ID,
-    STATES,
     TABLES,
     Table,
+    format_of,
     kept_time,
     key_sum,
     queue_sum,
     read_time,
-    seed,
+    upgrade,
 )
 from zapq.store.wal import FULL, PAGE, Damaged, log_of
 
 GARBAGE_ROWS = 2000
 """Rows of garbage removed in one transaction: some 5 ms."""
+THIN_PACKS = 32
+"""Packs taken apart in one transaction: as long."""
 VACUUM_PAGES = 256
 """Pages given back to the file system in one transaction."""
 NO_ROOM = (
@@ -78,6 +79,7 @@ NO_ROOM = (
 _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """How many rows one statement writes: SQLite compiles one for each number, and Python keeps them."""
 _ALONE = frozenset(3 * number for number in _ROWS)
+_PACK = "insert into packs values (?, ?, ?, ?, ?)"
 
 
 class NoRoom(Exception):
@@ -114,6 +116,8 @@ class Database:
         """Epochs whose rows are to be removed ..."""
         self._garbage_rows = GARBAGE_ROWS
         """... so many in one transaction."""
+        self._thin: dict[int, None] = {}
+        """Packs of which few messages are left, to be taken apart."""
         self._logged = 0
         """Pages written since the log was last emptied, roughly."""
         self._spare = False
@@ -125,13 +129,12 @@ class Database:
     @property
     def format(self) -> int:
         """The format the file is in."""
-        version: int = self._connection.execute("pragma user_version").fetchone()[0]
-        return version
+        return format_of(self._connection)
 
     @property
     def untidy(self) -> bool:
         """Whether `tidy` has something to do when there is time."""
-        return bool(self._garbage) or self._spare
+        return bool(self._garbage or self._thin) or self._spare
 
     def commit(self, commits: Sequence[CommitGroup]) -> None:
         """Write all of `commits`, or raise and write nothing. On the disk when it returns.
@@ -152,17 +155,22 @@ class Database:
         now = time.monotonic()
         clocked = self._clocked > now - CLOCK_SECONDS
         self._look_now_and_then()
-        puts, states, gone, others, size = gather(commits)
-        if not (puts or states or gone or others):
+        gone, puts, packs, states, others, size = gather(commits)
+        if not (gone or puts or packs or states or others):
             return
         self._probe = min(max(size, 64 * KIB), MIB)
         execute = self._connection.execute
-        large = size + 20 * len(puts) > UNCHECKED_BYTES
-        if len(puts) in _ALONE and clocked and not (states or gone or others or large):
+        large = size > UNCHECKED_BYTES
+        if clocked and not (gone or states or others or large):
             # A statement alone is a transaction of its own, and clients that send one after the other, alike.
-            execute(_insertion("messages", 3, len(puts) // 3), puts)
-            self._logged += 2 + size // PAGE
-            return
+            if len(puts) in _ALONE and not packs:
+                execute(_insertion("messages", 3, len(puts) // 3), puts)
+                self._logged += 2 + size // PAGE
+                return
+            if len(packs) == 1 and not puts:
+                execute(_PACK, packs[0])
+                self._logged += 2 + size // PAGE
+                return
         queues = dict(self._queues) if others else self._queues
         execute("begin immediate")
         try:
@@ -172,22 +180,22 @@ class Database:
                 self._write(entry, queues)
             if gone:
                 # First, so that what comes may take the room of what goes.
-                rows = msgspec.json.encode(gone).decode()
-                execute("delete from messages where row in (select value from json_each(?))", (rows,))
-                execute("delete from states where row in (select value from json_each(?))", (rows,))
+                self._remove(gone)
             if puts:
                 self._insert("messages", 3, puts)
+            if packs:
+                self._connection.executemany(_PACK, packs)
             if states:
                 self._insert("states", 2, [value for pair in states.items() for value in pair])
             if large and self._reserve is not None:
-                self._check_room(size + 20 * len(puts), self._reserve)
+                self._check_room(size, self._reserve)
             execute("commit")
         except BaseException:
             self._roll_back()
             raise
         if not clocked:
             self._clocked = now
-        self._logged += 2 + (size + 20 * len(puts)) // PAGE + len(gone) // 20
+        self._logged += 2 + size // PAGE + len(gone) // 20
         self._spare |= bool(gone)
         if others:
             epochs = {queue.epoch for queue in queues.values()}
@@ -223,6 +231,8 @@ class Database:
         if idle or full or self.no_room:
             if self._garbage:
                 self._remove_garbage(self._garbage[0])
+            elif self._thin:
+                self._take_apart()
             self._spare = self._spare and self._too_large()
             if self._spare:
                 # Not by `execute`, which ends with the first page: there are rows, of no columns.
@@ -254,11 +264,13 @@ class Database:
     def read(self, now: float, clock_offset: float) -> Contents:
         """Return all there is, and change nothing. See `load`."""
         try:
-            return self._read(now, clock_offset)
+            found = Reading(self._connection, now, clock_offset)
         except (Damaged, sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if _is_of_the_disk(error):
                 raise CannotStart(f"{FILE} cannot be read: {error}.") from None
             raise refusal(error) from None
+        self._queues, self._garbage, self._thin = found.puts, found.garbage, found.thin
+        return Contents(found.queues, found.keys, found.highest, self._warning, found.garbage_rows, self.created)
 
     def prepare(self) -> None:
         """Make the log as long as it will be: a commit costs half once it has been written to before.
@@ -289,7 +301,7 @@ class Database:
         execute = self._connection.execute
         if self.format < FORMAT:
             # The version that made it refuses it from here on, and does not misread what is written now.
-            execute(f"pragma user_version = {FORMAT}")
+            upgrade(self._connection)
         execute(
             "delete from keys where until <= ? or until <"
             " (select min(until) from (select until from keys order by until desc limit ?))",
@@ -345,110 +357,14 @@ class Database:
     def _keep_time(self) -> None:
         self._connection.execute("insert or replace into probe values (3, ?)", (kept_time(self.clock()),))
 
-    def _read(self, now: float, clock_offset: float) -> Contents:
-        # The integrity check looks at every page, but not at what is in them; that is for the checksums.
-        check = self._connection.execute("pragma integrity_check(1)").fetchone()[0]
-        if check != "ok":
-            raise Damaged(" ".join(check.split()))
-        states: dict[int, bytes] = {}
-        for row, state in self._connection.execute("select row, state from states"):
-            if not isinstance(state, bytes) or zlib.crc32(state[4:], seed(row)) != int.from_bytes(
-                state[:4], "big"
-            ):
-                raise Damaged(f"states, row {row}: the checksum does not match")
-            states[row] = state
-        known = _Known(states, clock_offset)
-        queues: list[KeptQueue] = []
-        highest = 0
-        for number, name, epoch, next_id, settings, paused, checksum in self._connection.execute(
-            "select number, name, epoch, next_id, settings, paused, sum from queues order by number"
-        ):
-            if checksum != queue_sum(number, name, epoch, next_id, settings, paused):
-                raise Damaged(f"queues, number {number}: the checksum does not match")
-            image = QueueImage(
-                name=name,
-                settings=msgspec.json.decode(settings, type=QueueSettings),
-                paused=bool(paused),
-                next_id=next_id,
-                in_order=deque(),
-                others=[],
-            )
-            self._read_messages(epoch, image, known)
-            queues.append(KeptQueue(number, epoch, image))
-            self._queues[number] = QueuePut(number, name, epoch, next_id, image.settings, image.paused)
-            highest = max(highest, epoch)
-        epochs = {queue.epoch for queue in self._queues.values()}
-        garbage = sum(row >> ID_BITS not in epochs for row in states)
-        for epoch in self._epochs_of_rows():
-            if epoch not in epochs:
-                # Read all the same: a message whose number was altered may look like garbage.
-                garbage += sum(1 for _ in self._rows(epoch))
-                self._garbage.append(epoch)
-                highest = max(highest, epoch)
-        keys = list(self._read_keys(now + clock_offset))
-        return Contents(queues, keys, highest, self._warning, garbage, self.created)
-
-    def _read_keys(self, now: float) -> Iterator[KeptKey]:
-        for *fields, checksum in self._connection.execute(
-            "select * from (select queue, key, fingerprint, id, until, sum from keys order by until desc limit ?)"
-            " order by until",
-            (MAX_KEYS,),
-        ):
-            if checksum != key_sum(*fields):
-                raise Damaged(f"keys, queue {fields[0]}, key {fields[1]!r}: the checksum does not match")
-            key = KeptKey(*fields)
-            if key.until > now:
-                yield key
-
-    def _rows(self, epoch: int) -> Iterator[tuple[int, bytes]]:
-        crc32 = zlib.crc32
-        for row, checksum, body in self._connection.execute(
-            "select row, sum, body from messages where row between ? and ? order by row",
-            (epoch << ID_BITS, epoch << ID_BITS | MAX_ID),
-        ):
-            if not isinstance(body, bytes) or crc32(body, (row ^ row >> 32) & 0xFFFFFFFF) != checksum:
-                raise Damaged(f"messages, row {row}: the checksum does not match")
-            yield row, body
-
-    def _read_messages(self, epoch: int, image: QueueImage, known: _Known) -> None:
-        states = known.states
-        append = image.in_order.append
-        image.others = others = []
-        for row, body in self._rows(epoch):
-            id = row & MAX_ID
-            if id >= image.next_id:
-                raise Damaged(f"messages, row {row}: queue {image.name} has not given that id yet")
-            state = states.get(row)
-            if state is None:
-                append(Message(id, body))
-                continue
-            properties, due = known.read(state)
-            message = Message(id, body, properties)
-            if due or properties.priority or properties.receives or properties.expires < inf:
-                others.append((message, due))
-            else:
-                append(message)
-
-    def _epochs_of_rows(self) -> Iterator[int]:
-        epoch = -1
-        while True:
-            row = self._connection.execute(
-                "select min(row) from (select min(row) row from messages where row >= ?1"
-                " union all select min(row) row from states where row >= ?1)",
-                ((epoch + 1) << ID_BITS,),
-            ).fetchone()[0]
-            if row is None:
-                return
-            epoch = row >> ID_BITS
-            yield epoch
-
     def _remove_garbage(self, epoch: int) -> None:
         first, last = epoch << ID_BITS, epoch << ID_BITS | MAX_ID
         found = 0
         self._connection.execute("begin immediate")
         try:
             for table in TABLES:
-                found += self._connection.execute(_garbage(table), (first, last, self._garbage_rows)).rowcount
+                some = max(1, self._garbage_rows // 50) if table == "packs" else self._garbage_rows
+                found += self._connection.execute(_garbage(table), (first, last, some)).rowcount
             self._connection.execute("commit")
         except BaseException:
             self._roll_back()
@@ -510,42 +426,35 @@ class Database:
             "insert or replace into queues values (?, ?, ?, ?, ?, ?, ?)", (*fields, queue_sum(*fields))
         )
 
+    def _remove(self, gone: list[int]) -> None:
+        rows = msgspec.json.encode(gone).decode()
+        execute = self._connection.execute
+        alone = execute("delete from messages where row in (select value from json_each(?))", (rows,)).rowcount
+        execute("delete from states where row in (select value from json_each(?))", (rows,))
+        if alone < len(gone):
+            self._thin |= dict.fromkeys(remove(self._connection, sorted(gone)))
+
+    def _take_apart(self) -> None:
+        size = 0
+        some = list(islice(self._thin, 1 if self.no_room else THIN_PACKS))
+        self._connection.execute("begin immediate")
+        try:
+            for row in some:
+                # One that is damaged stays as it is: the next start refuses it.
+                with suppress(Damaged):
+                    size += take_apart(self._connection, row)
+            self._connection.execute("commit")
+        except BaseException:
+            self._roll_back()
+            raise
+        for row in some:
+            self._thin.pop(row, None)
+        self._logged += 2 + size // PAGE
+        self._spare = True
+
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("rollback")
-
-
-class _Known:
-    """What is known of messages, as it was written, and how to read it: mostly it is the same for many."""
-
-    def __init__(self, states: dict[int, bytes], clock_offset: float) -> None:
-        self.states = states
-        self._clock_offset = clock_offset
-        self._read: dict[bytes, Properties] = {}
-
-    def read(self, state: bytes) -> tuple[Properties, float]:
-        """Return what it says, and when the message is ready: 0 for at once."""
-        raw = state[4:]
-        properties = self._read.get(raw)
-        if properties is not None:
-            return properties, 0.0
-        known = STATES.decode(raw)
-        expires, due = known.expires, known.due
-        properties = Properties(
-            known.content_type,
-            known.priority,
-            inf if expires is None else expires - self._clock_offset,
-            known.receives,
-            known.releases,
-            known.failed_in,
-            known.headers,
-            known.group,
-            known.unique,
-        )
-        if due:
-            return properties, due - self._clock_offset
-        self._read[raw] = properties
-        return properties, 0.0
 
 
 def time_in(connection: sqlite3.Connection) -> float:
@@ -584,11 +493,11 @@ def _is_of_the_disk(error: Exception) -> bool:
 
 
 def _garbage(table: Table) -> str:
-    some = f"select row from {table} where row between ? and ? limit ?"  # noqa: S608 - one of two names
+    some = f"select row from {table} where row between ? and ? limit ?"  # noqa: S608 - one of few names
     return f"delete from {table} where row in ({some})"  # noqa: S608 - the same
 
 
 @cache
 def _insertion(table: Table, columns: int, rows: int) -> str:
     row = f"({', '.join('?' * columns)})"
-    return f"insert or replace into {table} values {', '.join([row] * rows)}"  # noqa: S608 - one of two names
+    return f"insert or replace into {table} values {', '.join([row] * rows)}"  # noqa: S608 - one of few names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,8 +21,10 @@ from zapq.core.records import (
     QueueDeleted,
     QueuePut,
 )
+from zapq.limits import PACK_LEAST
+from zapq.store.packs import Pack, fit, pack, runs
 from zapq.store.port import CommitGroup
-from zapq.store.schema import state_of
+from zapq.store.schema import body_sum, state_of, with_sum
 
 Other = QueuePut | IdsReserved | QueueDeleted | EpochDropped | KeysCleared | KeysForgotten | KeyPut
 
@@ -31,66 +32,88 @@ Other = QueuePut | IdsReserved | QueueDeleted | EpochDropped | KeysCleared | Key
 class Gathered(NamedTuple):
     """What many changes together write, in the order of the tables."""
 
+    gone: list[int]
+    """Rows that may be on the disk, and are to go before anything else is put there."""
     puts: list[int | bytes]
     """For each new message its row, its checksum and its body, one after the other."""
+    packs: list[Pack]
     states: dict[int, bytes]
-    gone: list[int]
     others: list[Other]
     size: int
-    """Bytes of the bodies and headers."""
+    """Bytes of the bodies and headers, and 60 for each row."""
 
 
 def gather(commits: Sequence[CommitGroup]) -> Gathered:
     """Sort what is in `commits` by what it is to SQLite. What is gone at the end is not put there first."""
-    puts: list[int | bytes] = []
+    came: dict[int, bytes] = {}
+    many: list[tuple[PutMany, bytes | None]] = []
+    """Each with what is known of its messages."""
     states: dict[int, bytes] = {}
-    deleted: dict[int, None] = {}
-    returned: set[int] = set()
-    """Rows that were deleted and are there again: they may have been on the disk before."""
+    gone: dict[int, None] = {}
     others: list[Other] = []
     size = 0
-    crc32 = zlib.crc32
     for commit in commits:
         clock_offset = commit.clock_offset
         for record in commit.records:
             # Most are of two kinds: these are told apart without `match`, which takes three times as long.
             if type(record) is Put:
-                row, body = record.row, record.body
-                if row in deleted:
-                    del deleted[row]
-                    returned.add(row)
-                    # In place of that from before, which is not deleted any more.
-                    states[row] = state_of(row, record.properties, record.due, clock_offset)
-                puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
-                size += len(body)
+                came[record.row] = record.body
                 if record.properties is not DEFAULTS or record.due:
                     size += record.properties.size
-                    states[row] = state_of(row, record.properties, record.due, clock_offset)
+                    states[record.row] = state_of(record.properties, record.due, clock_offset)
                 continue
             if type(record) is MessagesDeleted:
-                deleted.update(dict.fromkeys(record.rows))
+                for row in record.rows:
+                    states.pop(row, None)
+                    # One that came, was deleted and came back may have been on the disk before.
+                    if came.pop(row, None) is None:
+                        gone[row] = None
                 continue
             match record:
                 case MessageState(row, properties, due):
-                    states[row] = state_of(row, properties, due, clock_offset)
-                case PutMany(first, bodies, properties):
+                    states[row] = state_of(properties, due, clock_offset)
+                case PutMany(_, bodies, properties):
                     size += len(bodies) * properties.size
-                    for row, body in enumerate(bodies, first):
-                        puts += (row, crc32(body, (row ^ row >> 32) & 0xFFFFFFFF), body)
-                        size += len(body)
-                        if properties is not DEFAULTS:
-                            states[row] = state_of(row, properties, 0.0, clock_offset)
+                    state = None if properties is DEFAULTS else state_of(properties, 0.0, clock_offset)
+                    many.append((record, state))
                 case KeyPut():
                     others.append(msgspec.structs.replace(record, until=record.until + clock_offset))
                 case _:
                     others.append(record)  # type: ignore[arg-type]  # `type(...) is` narrows nothing here
-    for row in deleted:
-        states.pop(row, None)
-    gone = list(deleted)
-    if gone and puts:
-        # A message that came and went is not written, and there is nothing to delete.
-        came = {*puts[::3]} - returned
-        at = [at for at in range(0, len(puts), 3) if puts[at] not in deleted]
-        puts = [value for each in at for value in puts[each : each + 3]]
-        gone = [row for row in gone if row not in came]
-    return Gathered(puts, states, gone, others, size)
+    packs: list[Pack] = []
+    for record, state in many:
+        first, bodies = record.first, record.bodies
+        untouched = not gone or gone.keys().isdisjoint(range(first, first + len(bodies)))
+        if untouched and fit(bodies):
+            packs.append(pack(first, bodies, state, record.packed))
+            continue
+        for row, body in enumerate(bodies, first):
+            if row in gone:
+                # It is not on the disk; it may have come back, and is among the others then.
+                del gone[row]
+                continue
+            came[row] = body
+            if state is not None:
+                states.setdefault(row, state)
+    puts = _alone(came, states, packs)
+    size += sum(map(len, came.values())) + 60 * len(came)
+    size += sum(len(each.packed) + 60 for each in packs)
+    return Gathered(
+        list(gone), puts, packs, {row: with_sum(row, raw) for row, raw in states.items()}, others, size
+    )
+
+
+def _alone(came: dict[int, bytes], states: dict[int, bytes], packs: list[Pack]) -> list[int | bytes]:
+    """Return the rows of messages that share none; those that do are added to `packs`, with their state."""
+    puts: list[int | bytes] = []
+    if len(came) >= PACK_LEAST:
+        for run in runs(sorted(came), states):
+            bodies = [came[row] for row in run]
+            if fit(bodies):
+                packs.append(pack(run[0], bodies, states.get(run[0])))
+                for row in run:
+                    del came[row]
+                    states.pop(row, None)
+    for row, body in came.items():
+        puts += (row, body_sum(row, body), body)
+    return puts

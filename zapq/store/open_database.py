@@ -13,7 +13,7 @@ from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES
 from zapq.store.database import Database, code_of, refusal, time_in
 from zapq.store.directory import let_write
-from zapq.store.schema import APPLICATION, FILE, FORMAT, OLDEST, our_tables, set_up, tables
+from zapq.store.schema import APPLICATION, FILE, FORMAT, OLDEST, format_of, our_tables, set_up, tables
 from zapq.store.wal import Damaged, damage_in_log, log_of
 
 NEW = ".zapq.db.new"
@@ -130,7 +130,7 @@ def _set_modes(connection: sqlite3.Connection) -> None:
     # Before the first access: then no other program can open it, and the log's index is in memory and not in a
     # file.
     execute("pragma locking_mode = exclusive")
-    version = execute("pragma user_version").fetchone()[0]
+    version = format_of(connection)
     application = execute("pragma application_id").fetchone()[0]
     if application != APPLICATION:
         raise CannotStart(f"{FILE} is a database of another program. Give another --data-dir.")
@@ -138,7 +138,7 @@ def _set_modes(connection: sqlite3.Connection) -> None:
         raise CannotStart(
             f"{FILE} was written by a newer zapq, in format {version}. This zapq reads formats up to {FORMAT}."
         )
-    if version < OLDEST or tables(connection) != our_tables():
+    if version < OLDEST or tables(connection) != our_tables(version):
         raise refusal(Damaged(f"its tables are not those of format {FORMAT}"))
     mode = execute("pragma journal_mode = wal").fetchone()[0]
     if mode != "wal":

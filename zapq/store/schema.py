@@ -1,13 +1,14 @@
 """What stands in the file: its tables, its rows, and their checksums.
 
 Format 2. A message is a row of `messages`, numbered by its queue's epoch and its id, so that a queue's messages
-lie side by side in their order, and new ones come at the end. What can change of a message, and what most messages
-have not, is a row of `states` with the same number: so a body is written once. Rows of an epoch no queue has are
-garbage, removed little by little: thus a purge is one small write, whatever it drops. Every row carries a checksum
-that covers its number, for SQLite has none of its own.
+lie side by side in their order, and new ones come at the end. Small messages that come together are one row of
+`packs`, numbered as the first of them, and a row of `gone` tells which of them are no more. What can change of a
+message, and what most messages have not, is a row of `states` with its number: so a body is written once. Rows of
+an epoch no queue has are garbage, removed little by little: thus a purge is one small write, whatever it drops.
+Every row carries a checksum that covers its number, for SQLite has none of its own.
 
-Format 1 is the same without the last three things in a state: headers, group and key. So it is read as it is, and
-the file is marked as one of format 2 before anything is written to it.
+Format 1 has neither `packs` nor `gone`, and not the last three things in a state: headers, group and key. So it is
+read as it is, and the file is made one of format 2 before anything is written to it.
 
 `probe` has rows of three kinds: what is written to see whether the disk takes it (1), the sign that there is a log
 (2), and the latest time the database knows of (3).
@@ -27,6 +28,7 @@ import msgspec
 
 from zapq.core.message import Properties
 from zapq.core.records import ID_BITS
+from zapq.store.wal import Damaged
 
 FILE = "zapq.db"
 FORMAT = 2
@@ -35,12 +37,14 @@ OLDEST = 1
 APPLICATION = 0x7A617071
 """`zapq` in ASCII: what `file` and SQLite's tools show."""
 MAX_ID = (1 << ID_BITS) - 1
-Table = Literal["messages", "states"]
-TABLES: tuple[Table, ...] = ("messages", "states")
+Table = Literal["messages", "states", "packs", "gone"]
+TABLES: tuple[Table, ...] = ("messages", "states", "packs", "gone")
+"""Those whose rows have the numbers of messages."""
+ADDED: tuple[Table, ...] = ("packs", "gone")
+"""Those of them that format 1 has not."""
 
 _SCHEMA = f"""
 pragma application_id = {APPLICATION};
-pragma user_version = {FORMAT};
 create table queues (number integer primary key, name text not null unique, epoch integer not null,
                      next_id integer not null, settings text not null, paused integer not null,
                      sum integer not null);
@@ -49,6 +53,12 @@ create table states (row integer primary key, state blob not null);
 create table keys (queue integer, key text, fingerprint blob not null, id integer not null, until real not null,
                    sum integer not null, primary key (queue, key)) without rowid;
 create table probe (number integer primary key, filling blob);
+"""
+_ADDED = f"""
+pragma user_version = {FORMAT};
+create table packs (row integer primary key, count integer not null, sum integer not null, state blob,
+                    bodies blob not null);
+create table gone (row integer primary key, which blob not null);
 """
 
 
@@ -78,7 +88,23 @@ STATES = msgspec.msgpack.Decoder(State)
 def set_up(connection: sqlite3.Connection) -> None:
     """Make the tables of a database that is empty."""
     connection.execute("pragma auto_vacuum = incremental")
-    connection.executescript(f"begin immediate; {_SCHEMA} commit;")
+    connection.executescript(f"begin immediate; {_SCHEMA} {_ADDED} commit;")
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Make a database of format 1 one of this format."""
+    try:
+        connection.executescript(f"begin immediate; {_ADDED} commit;")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise
+
+
+def format_of(connection: sqlite3.Connection) -> int:
+    """Return the format a database is in."""
+    version: int = connection.execute("pragma user_version").fetchone()[0]
+    return version
 
 
 def tables(connection: sqlite3.Connection) -> list[tuple[str, str, str, str | None]]:
@@ -87,11 +113,11 @@ def tables(connection: sqlite3.Connection) -> list[tuple[str, str, str, str | No
 
 
 @cache
-def our_tables() -> list[tuple[str, str, str, str | None]]:
-    """Return what a database of ours is made of."""
+def our_tables(format: int) -> list[tuple[str, str, str, str | None]]:
+    """Return what a database of ours is made of that is in this format."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         set_up(connection)
-        return tables(connection)
+        return [each for each in tables(connection) if format == FORMAT or each[1] not in ADDED]
 
 
 def seed(row: int) -> int:
@@ -99,8 +125,25 @@ def seed(row: int) -> int:
     return (row ^ row >> 32) & 0xFFFFFFFF
 
 
-def state_of(row: int, properties: Properties, due: float, clock_offset: float) -> bytes:
-    """Return what is kept of a message beside its body, behind its checksum; times become Unix times."""
+def body_sum(row: int, body: bytes) -> int:
+    """Return the checksum of a row of `messages`."""
+    return zlib.crc32(body, (row ^ row >> 32) & 0xFFFFFFFF)
+
+
+def with_sum(row: int, raw: bytes) -> bytes:
+    """Return what is kept in a row of `states` or `gone`, behind its checksum."""
+    return zlib.crc32(raw, seed(row)).to_bytes(4, "big") + raw
+
+
+def without_sum(table: Table, row: int, kept: object) -> bytes:
+    """Return what is kept so. Raises `Damaged`."""
+    if not isinstance(kept, bytes) or zlib.crc32(kept[4:], seed(row)) != int.from_bytes(kept[:4], "big"):
+        raise Damaged(f"{table}, row {row}: the checksum does not match")
+    return kept[4:]
+
+
+def state_of(properties: Properties, due: float, clock_offset: float) -> bytes:
+    """Return what is kept of a message beside its body; times become Unix times."""
     expires = None if properties.expires == inf else properties.expires + clock_offset
     state = State(
         properties.content_type,
@@ -115,8 +158,7 @@ def state_of(row: int, properties: Properties, due: float, clock_offset: float) 
         properties.unique,
     )
     is_short = not (properties.headers or properties.group or properties.unique)
-    raw = msgspec.msgpack.encode(state[:_WITHOUT] if is_short else state)
-    return zlib.crc32(raw, seed(row)).to_bytes(4, "big") + raw
+    return msgspec.msgpack.encode(state[:_WITHOUT] if is_short else state)
 
 
 def kept_time(time: float) -> bytes:

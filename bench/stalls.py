@@ -338,6 +338,7 @@ SCENARIOS = {
     "5 x redrive none of 300,000": Scenario(redrive_nothing),
     "20 x list 1,024 queues": Scenario(listing("/queues"), durable=False),
     "20 x /metrics of 1,024 queues": Scenario(listing("/metrics"), durable=False),
+    "20 x scrape 1,024 queues": Scenario(listing("/metrics/prometheus"), durable=False),
     "20 x peek at 1,000": Scenario(peek, durable=False),
     "purge 300,000 ready": Scenario(purge_ready),
     "purge 150,000 leased, 150,000 returned": Scenario(purge_leased),

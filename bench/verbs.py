@@ -153,12 +153,16 @@ def find(client: Client, many: int) -> Load:
     return Load([request("GET", f"{Q}/messages/{message['id']}") for message in seen], 200)
 
 
-def list_queues(client: Client, many: int) -> Load:
-    """List the queues; the ones made here are removed by `tidy`."""
-    there = len(msgspec.json.decode(client.must("GET", "/queues")))
-    for number in range(LISTED - there):
-        client.must("PUT", f"/queues/listed.{number}", b"{}")
-    return Load([request("GET", "/queues")], 200)
+def listing(target: str) -> Prepare:
+    """Ask for something about all queues; the ones made here are removed by `tidy`."""
+
+    def prepare(client: Client, many: int) -> Load:
+        there = len(msgspec.json.decode(client.must("GET", "/queues")))
+        for number in range(LISTED - there):
+            client.must("PUT", f"/queues/listed.{number}", b"{}")
+        return Load([request("GET", target)], 200)
+
+    return prepare
 
 
 def empty(client: Client, many: int) -> Load:
@@ -230,7 +234,8 @@ VERBS = {
     "peek at 10": Verb(get(f"{Q}/messages?limit=10", messages=1000)),
     "find one message": Verb(find),
     "describe a queue": Verb(get(Q, messages=1)),
-    f"list {LISTED} queues": Verb(list_queues),
+    f"list {LISTED} queues": Verb(listing("/queues")),
+    f"scrape {LISTED} queues": Verb(listing("/metrics/prometheus")),
     "/metrics": Verb(get("/metrics")),
     "/health": Verb(get("/health")),
     "/livez": Verb(get("/livez")),

@@ -359,6 +359,14 @@ class Settings:
         low=1,
         high=1_000_000,
     )
+    metrics_queues: int = _setting(
+        1024,  # a scrape of as many takes 8 ms
+        "ZAPQ_METRICS_QUEUES",
+        "whole",
+        "Most queues with series of their own for Prometheus: those made first; the others have one together.",
+        low=0,
+        high=1_000_000,
+    )
     keep_alive: float = _setting(
         75.0, "ZAPQ_KEEP_ALIVE", "seconds", "How long to keep an idle connection open.", low=0.1, high=86_400
     )

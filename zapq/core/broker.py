@@ -100,7 +100,8 @@ class Broker:
         self._ends = bytearray(ACKS_REMEMBERED)
         self._alarms: Deadlines[Queue] = Deadlines()
         self._alarm = inf
-        self._past = QueueStats()
+        self.past = QueueStats()
+        """What queues that are no more have done."""
         self._fill(kept, now)
         self.default = self.open(DEFAULT_QUEUE, now)
 
@@ -227,8 +228,8 @@ class Broker:
         held = queue.clear()
         del self.queues[name]
         self._alarms.pop(queue.number)
-        past = self._past
-        self._past = total([past, queue.stats()])
+        past = self.past
+        self.past = total([past, queue.stats()])
         if self._journal is not None:
             self._journal.enter(QueueDeleted(queue.number), self._undo_delete, queue, past)
         return held
@@ -236,7 +237,7 @@ class Broker:
     def _undo_delete(self, queue: Queue, past: QueueStats) -> None:
         newer = self.queues.get(queue.name)
         self.queues[queue.name] = queue
-        self._past = past
+        self.past = past
         if newer is not None and self._journal is not None:
             # One of that name was made meanwhile. Its record takes this one's place on the disk, until the next
             # step back, that from `clear`, enters this one again.
@@ -247,7 +248,7 @@ class Broker:
         """Remove a queue that was made for a request and was not used; nothing is in it."""
         queue = self.queues.pop(name)
         self._alarms.pop(queue.number)
-        self._past = total([self._past, queue.stats()])
+        self.past = total([self.past, queue.stats()])
         if self._journal is not None:
             self._journal.note(QueueDeleted(queue.number))
 
@@ -286,9 +287,9 @@ class Broker:
         """
         if self._journal is not None:
             self._journal.check()
-        former, past = self.queues, self._past
+        former, past = self.queues, self.past
         gone = [each.stats().emptied() for each in former.values() if each.name not in made.queues]
-        self._past = total([past, *gone])
+        self.past = total([past, *gone])
         for name, queue in made.queues.items():
             queue.succeed(self, former.get(name), self._journal)
         for queue in former.values():
@@ -312,7 +313,7 @@ class Broker:
             queue.leave()
         for queue in former.values():
             queue.come_back(self)
-        self._past = past
+        self.past = past
         self._install(former)
 
     def _enter_replaced(
@@ -407,7 +408,7 @@ class Broker:
 
     def totals(self) -> QueueStats:
         """What all queues hold and have done, those that are no more included."""
-        return total([self._past, *(queue.figures() for queue in self.queues.values())])
+        return total([self.past, *(queue.figures() for queue in self.queues.values())])
 
     def serial(self) -> int:
         """Number a delivery."""

@@ -21,7 +21,7 @@ from zapq.http.endpoints import Body, Endpoint
 from zapq.http.exchange import Exchange, declares_body
 from zapq.http.headers import headers_of
 from zapq.http.metrics import ServerCounts
-from zapq.http.plan import Asked, Frame, Plan
+from zapq.http.plan import Asked, Frame, Plan, Steps
 from zapq.http.plans import with_headers
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation, Put, Take
@@ -73,6 +73,8 @@ class Answering:
             reserved = exchange.body.reserved
             operation = endpoint.fill(plan, body, argument, key, exempt_from_drain=not key, reserved=reserved)
         _check_others(exchange, operation)
+        if plan.steps is not None:
+            return await self._in_steps(exchange, plan.steps(self._frame(), self.settings.metrics_queues))
         if endpoint.large:
             await self._large.take()
         outcome = None if operation is None else await self.perform(exchange, operation)
@@ -107,6 +109,20 @@ class Answering:
             body.reserve(self.engine.reservation(asked.queue), declared or 0)
         return await body.read()
 
+    async def _in_steps(self, exchange: Exchange, steps: Steps) -> Response:
+        """Do what `steps` yields, one after the other, and answer with what it returns."""
+        outcome: object = None
+        while True:
+            try:
+                operation = steps.send(outcome)
+            except StopIteration as end:
+                return as_response(end.value)
+            outcome = None
+            if operation is None:
+                await self._large.take()
+            else:
+                outcome = await self.perform(exchange, operation)
+
     async def perform(self, exchange: Exchange, operation: Operation) -> object:
         """Have one operation done for a request, and return its outcome; raises what refuses it."""
         outcome = self.engine.perform(operation, trio.current_time())
@@ -137,9 +153,11 @@ class Answering:
             exchange.check_again()
 
     def _render(self, endpoint: Endpoint, plan: Plan, operation: Operation | None, outcome: object) -> Response:
+        return as_response(endpoint.render(plan, operation, outcome, self._frame()))
+
+    def _frame(self) -> Frame:
         now = trio.current_time()
-        frame = Frame(b"", now, time.time() - now, self.counts)
-        return as_response(endpoint.render(plan, operation, outcome, frame))
+        return Frame(b"", now, time.time() - now, self.counts)
 
     def _audit(self, exchange: Exchange, action: str, facts: dict[str, object]) -> None:
         """Log what an administrator has done: the action, its object, how much, and by which credential."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from zapq.access.grant import Role
 from zapq.errors import BatchTooLarge, MessageTooLarge
-from zapq.http import metrics, plans, render
+from zapq.http import metrics, plans, render, scrape
 from zapq.http.plan import Asked, Frame, Plan
 from zapq.limits import DEFAULT_QUEUE, MAX_BATCH_BYTES, MAX_SQS_BYTES
 from zapq.service.operations import (
@@ -37,7 +37,6 @@ from zapq.service.operations import (
     SetPaused,
     Settlement,
     SettleOne,
-    Stats,
 )
 
 if TYPE_CHECKING:
@@ -128,6 +127,10 @@ class Endpoint:
 
 def _json(show: Callable[[Any, Any, Frame], object]) -> Callable[[Plan, Any, Any, Frame], bytes]:
     return lambda plan, operation, outcome, frame: render.as_json(show(plan, outcome, frame), frame.tail)
+
+
+def _in_steps(plan: Plan, operation: Any, outcome: Any, frame: Frame) -> bytes:
+    raise AssertionError("its steps make the answer")
 
 
 def _of_queue(operation: Any, outcome: Any) -> dict[str, object]:
@@ -407,13 +410,26 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "stats",
         "GET",
         "/metrics",
-        lambda asked: Plan(Stats()),
+        scrape.plan_any,
         _json(lambda plan, stats, frame: metrics.as_json(stats, frame.counts)),
         role="metrics",
         scope="server",
+        takes=("queue",),
         body=Body.IGNORED,
         changes=False,
         large=True,
+    ),
+    Endpoint(
+        "scrape",
+        "GET",
+        "/metrics/prometheus",
+        scrape.plan,
+        _in_steps,
+        role="metrics",
+        scope="listed",
+        takes=("queue",),
+        changes=False,
+        fast=False,
     ),
     _probe("health", "/health", lambda asked: Plan(None)),
     _probe("health", "/livez", lambda asked: Plan(None)),

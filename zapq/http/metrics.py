@@ -106,7 +106,7 @@ def grown(counts: ServerCounts) -> dict[str, int]:
 def there_now(counts: ServerCounts | None = None) -> dict[str, int]:
     """Return what there is now in one process, by the names of the metrics; with `counts`, of its server."""
     return {
-        "open_fds": _open_descriptors(),
+        "open_fds": open_descriptors(),
         # The original counts goroutines; Trio's tasks are what they are here, and dashboards know the name.
         "goroutines": trio.lowlevel.current_statistics().tasks_living,
         **(
@@ -145,7 +145,8 @@ def _engine(stats: EngineStats) -> dict[str, int | float | str]:
     }
 
 
-def _open_descriptors() -> int:
+def open_descriptors() -> int:
+    """Return how many file descriptors this process has open; -1 if that is unknown."""
     with suppress(OSError):
         # Linux from 6.2 on says it here, at once and without a descriptor for a listing; older ones say 0.
         if number := os.stat("/proc/self/fd").st_size:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Generator
+from typing import Any, Literal
 
 import msgspec
 
@@ -28,6 +29,22 @@ class Asked(msgspec.Struct, frozen=True):
     """The queues the client may know of, as a pattern."""
 
 
+class Frame(msgspec.Struct):
+    """What every answer of one moment has in common."""
+
+    tail: bytes
+    """The fields every answer ends with."""
+    now: float
+    """Of Trio's clock."""
+    clock_offset: float
+    """Seconds to add to it to get Unix time."""
+    counts: ServerCounts
+
+
+Steps = Generator[Operation | None, Any, bytes]
+"""Yields operations and is sent their outcomes, or None where others are to have a turn; returns the answer."""
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What is to be done, and how the answer is to look."""
 
@@ -41,15 +58,8 @@ class Plan(msgspec.Struct, frozen=True):
     name: str = ""
     simple: Enqueue | None = None
     """The same except for the body, if it needs no `Put` as long as there is no key."""
+    steps: Callable[[Frame, int], Steps] | None = None
+    """What is done instead, if it takes more than one operation: only the complete server does that.
 
-
-class Frame(msgspec.Struct):
-    """What every answer of one moment has in common."""
-
-    tail: bytes
-    """The fields every answer ends with."""
-    now: float
-    """Of Trio's clock."""
-    clock_offset: float
-    """Seconds to add to it to get Unix time."""
-    counts: ServerCounts
+    Gets the frame, and how many queues may have series of their own.
+    """

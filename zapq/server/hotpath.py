@@ -425,7 +425,8 @@ class HotPath:
         if fields.length > (0 if without else endpoint.body.limit(self._max_message_bytes)[0]):
             return None
         queues = self._guard.admits(fields.host, fields.authorization, identities, endpoint, queue)
-        return None if queues is None else plan_head(line, queues)
+        head = None if queues is None else plan_head(line, queues)
+        return None if head is None or head.plan.steps is not None else head
 
     def _forget(self) -> None:
         self._remember.cache_clear()

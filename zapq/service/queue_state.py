@@ -68,6 +68,8 @@ class QueueInfo(msgspec.Struct, frozen=True, gc=False):
     stats: QueueStats
     paused: bool
     waiting: int
+    number: int = 0
+    """In the order in which the queues were made; 0 where the engine does not know it."""
 
 
 class Shared(Protocol):
@@ -383,7 +385,7 @@ class QueueState:
     def info(self) -> QueueInfo:
         """Return the queue's settings and statistics; never waits."""
         core = self.core
-        return QueueInfo(core.name, core.settings, core.stats(), core.paused, len(self.wait_queue))
+        return QueueInfo(core.name, core.settings, core.stats(), core.paused, len(self.wait_queue), core.number)
 
     @property
     def unused(self) -> bool:

@@ -80,6 +80,8 @@ class ServiceStats:
     """What there is to know of the engine, if the queues are in one elsewhere."""
     elsewhere: dict[str, int] = field(default_factory=dict)
     """What processes other than the one that was asked have counted, by the names of the metrics."""
+    deleted: QueueStats | None = None
+    """What queues that are no more have done; None if the engine does not know it apart."""
 
 
 class QueueService:
@@ -587,6 +589,7 @@ class QueueService:
             snapshots_written=self.snapshots.written,
             snapshots_failed=self.snapshots.failed,
             journal=self.journal.stats(),
+            deleted=self.broker.past,
         )
 
     def check_storage(self) -> None:

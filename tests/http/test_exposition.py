@@ -1,0 +1,66 @@
+"""The text for Prometheus, without a socket."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+
+from zapq.core.queue_settings import QueueSettings
+from zapq.core.stats import QueueStats
+from zapq.http import exposition
+from zapq.http.exposition import COUNTERS, GAUGES, MESSAGES, SERVER, Family, share, write
+from zapq.service.queue_state import QueueInfo
+
+DOC = (Path(__file__).parents[2] / "docs" / "watch.md").read_text()
+OTHERS = [each for each in vars(exposition).values() if isinstance(each, Family)]
+FAMILIES = [MESSAGES, *(each.family for each in (*GAUGES, *COUNTERS)), *SERVER.values(), *OTHERS]
+
+
+def info(name: str, number: int, **stats: int) -> QueueInfo:
+    return QueueInfo(name, QueueSettings(), QueueStats(**stats), False, 0, number)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_each_family_is_in_the_documentation(family: Family) -> None:
+    suffix = {"counter": "_total", "info": "_info"}.get(family.kind, "")
+    assert re.search(rf"`{family.name}{suffix}[`{{]", DOC)
+
+
+def test_each_figure_of_the_json_has_a_family() -> None:
+    """Those of all queues together are sums of the queues' series."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    [shown] = re.findall(r"^\$ curl -s localhost:8080/metrics\n\{(.*)\}$", readme, re.MULTILINE)
+    names = set(re.findall(r'"(\w+)":', shown))
+    of_queues = {
+        "enqueues", "dequeues_ok", "queue_length", "queue_bytes", "messages_ready", "messages_delayed",
+        "messages_leased", "receives", "acks", "releases", "leases_expired", "messages_expired",
+        "messages_dead_lettered", "messages_redriven", "enqueues_refused", "dequeues_returned", "messages_cleared",
+    }  # fmt: skip
+    of_requests = {"requests", "hot_requests", "cold_requests"}
+    of_process = {"open_fds", "max_fds", "goroutines", "uptime_sec"}
+    assert names - of_queues - of_requests - of_process <= SERVER.keys()
+
+
+def test_others_have_a_turn_between_families() -> None:
+    steps = write(share([info("a", 1)], 10, None), None, {}, openmetrics=True)
+    turns = 0
+    try:
+        while True:
+            next(steps)
+            turns += 1
+    except StopIteration as end:
+        text: bytes = end.value
+    assert turns == 1 + len(GAUGES) + len(COUNTERS)
+    assert text.endswith(b"# EOF\n")
+    assert next(read_openmetrics(text.decode())).name == "zapq_queue_messages"
+
+
+def test_queues_keep_their_series_whatever_is_made_later() -> None:
+    infos = [info("z", 1), info("b", 2), info("c", 3)]
+    assert [each.name for each in share(infos, 2, None).own] == ["z", "b"]
+    later = [info("a", 4), *infos]
+    assert [each.name for each in share(later, 2, None).own] == ["z", "b"]
+    assert [each.name for each in share(later, 2, None).others] == ["c", "a"]

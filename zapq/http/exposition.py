@@ -1,0 +1,242 @@
+"""What `/metrics` says to Prometheus: its text format 0.0.4, and OpenMetrics 1.0.
+
+Written here and not by prometheus_client: for 1,024 queues that holds everybody up for a sixth of a second. All
+families are made one after the other, so that others have their turns in between.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import cache
+from operator import attrgetter
+from typing import Any, Literal, NamedTuple
+
+from zapq.core.queue_settings import QueueSettings
+from zapq.core.stats import STATES, QueueStats, total
+from zapq.service.queue_state import QueueInfo
+
+TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+OTHERS, DELETED = "(other)", "(deleted)"
+"""Stand in the label `queue` for queues that have no series of their own; no queue can be called so."""
+
+Kind = Literal["counter", "gauge", "info"]
+Value = float | int
+
+
+class Family(NamedTuple):
+    """Series of one name, which is without the `_total` of a counter."""
+
+    name: str
+    kind: Kind
+    help: str
+
+
+class PerQueue(NamedTuple):
+    """A family with a series for each queue."""
+
+    family: Family
+    value: Callable[[QueueInfo], Value | None]
+    """None for a queue that has no such series."""
+    adds_up: bool = True
+    """Whether the sum over queues means something."""
+
+
+def _counted(name: str, help: str, field: str) -> PerQueue:
+    return PerQueue(Family(f"zapq_queue_{name}", "counter", help), attrgetter(f"stats.{field}"))
+
+
+COUNTERS = (
+    _counted("messages_enqueued", "Messages accepted.", "enqueued"),
+    _counted("messages_dequeued", "Messages given for good, without a lease.", "dequeued"),
+    _counted("messages_received", "Deliveries under a lease.", "received"),
+    _counted("messages_acked", "Messages acknowledged.", "acked"),
+    _counted("messages_released", "Leases given back by consumers.", "released"),
+    _counted("lease_expirations", "Leases that were over before an acknowledgement.", "leases_expired"),
+    _counted("messages_expired", "Messages dropped because their time to live was over.", "expired"),
+    _counted("messages_dead_lettered", "Messages moved to the dead-letter queue.", "dead_lettered"),
+    _counted("messages_redriven", "Dead letters moved back by a redrive.", "redriven"),
+    _counted("refused", "Messages refused because there was no room.", "refused"),
+    _counted("messages_returned", "Messages put back because they could not be handed over.", "returned"),
+    _counted("messages_cleared", "Messages removed by a purge.", "cleared"),
+)
+GAUGES = (
+    PerQueue(Family("zapq_queue_bytes", "gauge", "Bytes of the messages held."), attrgetter("stats.bytes")),
+    PerQueue(Family("zapq_queue_waiting", "gauge", "Requests that wait for a message."), attrgetter("waiting")),
+    PerQueue(
+        Family("zapq_queue_paused", "gauge", "1 while the queue gives no messages."),
+        lambda info: int(info.paused),
+        adds_up=False,
+    ),
+    PerQueue(
+        Family(
+            "zapq_queue_limit_messages", "gauge", "Most messages the queue itself may hold, if it has a limit."
+        ),
+        attrgetter("settings.max_messages"),
+        adds_up=False,
+    ),
+    PerQueue(
+        Family("zapq_queue_limit_bytes", "gauge", "Most bytes the queue itself may hold, if it has a limit."),
+        attrgetter("settings.max_bytes"),
+        adds_up=False,
+    ),
+)
+MESSAGES = Family("zapq_queue_messages", "gauge", "Messages held, by their state.")
+
+SERVER: dict[str, Family] = {
+    "queues": Family("zapq_queues", "gauge", "Queues there are."),
+    "queue_max_msgs": Family("zapq_limit_messages", "gauge", "Most messages all queues may hold together."),
+    "queue_max_bytes": Family("zapq_limit_bytes", "gauge", "Most bytes all queues may hold together."),
+    "bodies_bytes": Family("zapq_bodies_bytes", "gauge", "Bytes set aside for bodies that are being received."),
+    "dequeues_empty": Family("zapq_receives_empty", "counter", "Requests for a message that got none."),
+    "waiting": Family("zapq_waiting", "gauge", "Requests that wait for a message or for room."),
+    "delivery_uncertain": Family(
+        "zapq_delivery_uncertain", "counter", "Messages given for good whose arrival is unknown."
+    ),
+    "snapshots_written": Family("zapq_snapshots_written", "counter", "Snapshots written."),
+    "snapshots_failed": Family("zapq_snapshots_failed", "counter", "Snapshots that could not be written."),
+    "wire_refusals": Family("zapq_wire_refusals", "counter", "Requests refused before they were parsed."),
+    "connections": Family("zapq_connections", "gauge", "Connections open now."),
+    "connections_refused": Family("zapq_connections_refused", "counter", "Connections turned away at a limit."),
+    "connection_errors": Family("zapq_connection_errors", "counter", "Connections ended by a server error."),
+    "log_lines_dropped": Family("zapq_log_lines_dropped", "counter", "Log lines that could not be written."),
+    "storage_available": Family("zapq_storage_available", "gauge", "1 while changes can be written to the disk."),
+    "journal_commits": Family("zapq_journal_commits", "counter", "Commits written to the disk."),
+    "journal_changes": Family("zapq_journal_changes", "counter", "Changes in these commits."),
+    "journal_failures": Family("zapq_journal_failures", "counter", "Commits that could not be written."),
+    "journal_pending": Family("zapq_journal_pending", "gauge", "Changes that wait to be written."),
+    "engine_masters": Family("zapq_engine_masters", "gauge", "Masters of the engine that are known."),
+    "engine_reachable": Family("zapq_engine_reachable", "gauge", "Part of all queues with a connected master."),
+    "engine_round_trips": Family("zapq_engine_round_trips", "counter", "Batches sent to the engine."),
+    "engine_calls": Family("zapq_engine_calls", "counter", "Calls of the engine's functions."),
+    "engine_operations": Family("zapq_engine_operations", "counter", "Operations in these calls."),
+    "engine_wait_seconds": Family("zapq_engine_wait_seconds", "counter", "Seconds of all round trips together."),
+    "engine_refusals": Family("zapq_engine_refusals", "counter", "Calls the engine has refused."),
+    "engine_reconnects": Family("zapq_engine_reconnects", "counter", "Times a connection was made again."),
+    "engine_outcomes_unknown": Family(
+        "zapq_engine_outcomes_unknown", "counter", "Operations of which is not known whether they were done."
+    ),
+}
+"""The families about the whole server, by the names their values have in the JSON."""
+REQUESTS = Family("zapq_requests", "counter", "Requests answered, by the road they took.")
+COMMIT = Family("zapq_journal_commit_seconds", "gauge", "How long a commit took, of the last 1024.")
+COMMITTING = Family("zapq_journal_committing_seconds", "counter", "Seconds of all commits together.")
+UPTIME = Family("zapq_uptime_seconds", "gauge", "Seconds since the server was started.")
+BUILD = Family("zapq_build", "info", "The version that runs.")
+
+
+class Exposition:
+    """Text in one of the two formats, family by family."""
+
+    def __init__(self, *, openmetrics: bool) -> None:
+        self._openmetrics = openmetrics
+        self._pieces: list[str] = []
+
+    def add(self, family: Family, samples: Sequence[tuple[str, Value]]) -> None:
+        """Write a family, unless it is empty; each sample has its labels, with their braces, and its value."""
+        if not samples:
+            return
+        name = family.name
+        series = f"{name}_{_SUFFIXES[family.kind]}" if family.kind in _SUFFIXES else name
+        told, kind = (name, family.kind) if self._openmetrics else (series, _KINDS.get(family.kind, family.kind))
+        self._pieces.append(f"# HELP {told} {family.help}\n# TYPE {told} {kind}\n")
+        self._pieces += [f"{series}{labels} {value}\n" for labels, value in samples]
+
+    def finish(self) -> bytes:
+        """Return the whole text."""
+        return ("".join(self._pieces) + ("# EOF\n" if self._openmetrics else "")).encode()
+
+
+_SUFFIXES = {"counter": "total", "info": "info"}
+_KINDS = {"info": "gauge"}
+"""What the older format calls kinds it does not have."""
+
+
+class Queues(NamedTuple):
+    """The queues that a scrape is to show."""
+
+    own: Sequence[QueueInfo]
+    """Those with series of their own."""
+    others: Sequence[QueueInfo]
+    """Those that share one series in each family."""
+    deleted: QueueStats | None
+    """What queues that are no more have done, if it is known and asked for."""
+
+
+def share(infos: Sequence[QueueInfo], limit: int, deleted: QueueStats | None) -> Queues:
+    """Give the first `limit` queues that were made series of their own.
+
+    By age and by nothing that changes: series that come and go are worse than none.
+    """
+    oldest_first = sorted(infos, key=attrgetter("number"))
+    return Queues(oldest_first[:limit], oldest_first[limit:], deleted)
+
+
+def write(
+    shown: Queues, figures: Mapping[str, Any] | None, process: Mapping[Family, Value], *, openmetrics: bool
+) -> Generator[None, Any, bytes]:
+    """Return the text about `shown` and, if there are `figures` as the JSON has them, the server.
+
+    Yields between families, so that others can have a turn.
+    """
+    text = Exposition(openmetrics=openmetrics)
+    labels = [f'{{queue="{info.name}"}}' for info in shown.own]
+    summed = _sum_up(shown.others) if shown.others else None
+    states = [
+        (f'{{queue="{info.name}",state="{state}"}}', getattr(info.stats, state))
+        for info in [*shown.own, *([] if summed is None else [summed])]
+        for state in STATES
+    ]
+    text.add(MESSAGES, states)
+    yield
+    for each in (*GAUGES, *COUNTERS):
+        value = each.value
+        samples = [
+            (label, number)
+            for label, info in zip(labels, shown.own, strict=True)
+            if (number := value(info)) is not None
+        ]
+        if summed is not None and each.adds_up:
+            samples.append((f'{{queue="{OTHERS}"}}', value(summed) or 0))
+        if shown.deleted is not None and each.family.kind == "counter":
+            gone = _as_info(DELETED, shown.deleted)
+            samples.append((f'{{queue="{DELETED}"}}', value(gone) or 0))
+        text.add(each.family, samples)
+        yield
+    if figures is not None:
+        _write_server(text, figures)
+    for family, number in process.items():
+        text.add(family, [("", number)])
+    labels_of_build = f'{{version="{_version()}",python="{platform.python_version()}"}}'
+    text.add(BUILD, [(labels_of_build, 1)])
+    return text.finish()
+
+
+@cache
+def _version() -> str:
+    return importlib.metadata.version("zapq")
+
+
+def _write_server(text: Exposition, figures: Mapping[str, Any]) -> None:
+    text.add(UPTIME, [("", figures["uptime_sec"])])
+    roads = ("hot", "cold")
+    text.add(REQUESTS, [(f'{{path="{road}"}}', figures[f"{road}_requests"]) for road in roads])
+    for name, family in SERVER.items():
+        if name in figures:
+            text.add(family, [("", figures[name])])
+    if "journal_commits" in figures:
+        quantiles = (("0.5", "p50"), ("0.99", "p99"))
+        samples = [(f'{{quantile="{at}"}}', figures[f"journal_commit_{name}_seconds"]) for at, name in quantiles]
+        text.add(COMMIT, samples)
+        text.add(COMMITTING, [("", figures["journal_commit_seconds"])])
+
+
+def _sum_up(infos: Sequence[QueueInfo]) -> QueueInfo:
+    waiting = sum(info.waiting for info in infos)
+    return _as_info(OTHERS, total([info.stats for info in infos]), waiting)
+
+
+def _as_info(name: str, stats: QueueStats, waiting: int = 0) -> QueueInfo:
+    return QueueInfo(name, QueueSettings(), stats, False, waiting)

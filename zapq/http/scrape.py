@@ -1,0 +1,61 @@
+"""How Prometheus is answered: the queues and the server are asked one after the other, and written as text."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from functools import partial
+
+from zapq.http import metrics, process, render, wire
+from zapq.http.exposition import OPENMETRICS, TEXT_FORMAT, share, write
+from zapq.http.plan import Asked, Frame, Plan, Steps
+from zapq.http.render import JSON
+from zapq.service.operations import List, Stats
+from zapq.service.queue_state import QueueInfo
+from zapq.service.service import ServiceStats
+
+_PARAMETER = re.compile(r";\s*(?!q=)[\w-]+=[^;,]*")
+_TYPES = {"text/plain": TEXT_FORMAT, "application/openmetrics-text": OPENMETRICS}
+
+
+def plan(asked: Asked) -> Plan:
+    """Plan to tell in one of Prometheus's formats what queues hold and do."""
+    return _in(_best_of(asked.accept, list(_TYPES)) or "text/plain", asked)
+
+
+def plan_any(asked: Asked) -> Plan:
+    """Plan to tell it as JSON, unless the client prefers one of Prometheus's formats."""
+    best = _best_of(asked.accept, [JSON, *_TYPES]) or JSON
+    return Plan(Stats(), media_type=JSON) if best == JSON else _in(best, asked)
+
+
+def _best_of(accept: str, offered: list[str]) -> str | None:
+    # Prometheus names versions, and ways to write names: it reads what it gets by the answer's Content-Type.
+    return wire.best_of(_PARAMETER.sub("", accept), offered)
+
+
+def _in(media_type: str, asked: Asked) -> Plan:
+    wanted = asked.values.get("queue")
+    return Plan(None, media_type=media_type, steps=partial(_scrape, media_type, asked.queues, wanted))
+
+
+def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, limit: int) -> Steps:
+    """Answer a client that may know of the queues `allowed` and asks for those called like `wanted`.
+
+    About the whole server a client hears only if it may know of all queues, and asks for no one.
+    """
+    infos: list[QueueInfo] = yield List(allowed)
+    if wanted is not None:
+        infos = [info for info in infos if fnmatchcase(info.name, wanted)]
+    about_all = allowed == "*" and wanted is None
+    figures, deleted, alone = None, None, False
+    if about_all:
+        stats: ServiceStats = yield Stats()
+        figures, deleted = metrics.as_json(stats, frame.counts), stats.deleted
+        alone = not stats.elsewhere
+    # With several processes each scrape would tell of another one.
+    about_process = process.figures() if alone else {}
+    format = _TYPES[media_type]
+    shown = share(infos, limit, deleted)
+    body = yield from write(shown, figures, about_process, openmetrics=format is OPENMETRICS)
+    return render.text(body, frame.tail, format, b"Vary: Accept\r\n")

@@ -466,7 +466,8 @@ async def test_no_more_keys_are_read_than_may_be_known(tmp_path: Path, monkeypat
     async with open_durable(tmp_path) as service:
         for number in range(5):
             await service.default.put(Offer(b"%d" % number, key=str(number)))
-    monkeypatch.setattr(database, "MAX_KEYS", 2)
+    for module in (database, reading):
+        monkeypatch.setattr(module, "MAX_KEYS", 2)
     async with open_durable(tmp_path) as service:
         assert len(service.keys) == 2
         assert database_of(service)._connection.execute("select count(*) from keys").fetchone() == (2,)

@@ -24,7 +24,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
 from zapq.service.operations import Offer, Settlement
 from zapq.service.service import QueueService
-from zapq.store import database, writer
+from zapq.store import database, reading, writer
 from zapq.store.database import Database
 from zapq.store.port import Contents
 

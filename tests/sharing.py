@@ -53,8 +53,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out those that the other Python of the gate runs."""
     if not os.environ.get("TESTS_SHARED"):
         return
-    elsewhere = _OTHER if sys.version_info >= (3, 13) else _NEWEST
-    others = {item for item in items if _listed(item.path) in elsewhere}
+    newest = sys.version_info >= (3, 13)
+    elsewhere = _OTHER if newest else _NEWEST
+    others = {
+        item
+        for item in items
+        if _listed(item.path) in elsewhere or (newest and item.get_closest_marker("once") is not None)
+    }
     items[:] = [item for item in items if item not in others]
     config.hook.pytest_deselected(items=list(others))
 

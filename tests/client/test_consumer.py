@@ -212,7 +212,7 @@ class TestConsume:
         autojump_clock: trio.testing.MockClock,
     ) -> None:
         async with client.consume("later") as leases:
-            await trio.sleep(1000)
+            await trio.sleep(100)
             await zapq_service.queue("later").enqueue(b"hello")
             async with await anext(leases) as lease:
                 assert lease.body == b"hello"

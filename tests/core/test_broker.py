@@ -495,6 +495,7 @@ def test_a_queues_own_ttl_holds_for_what_names_none(broker: Broker) -> None:
     assert bodies(queue, 5.0) == [b"own", b"d"]
 
 
+@pytest.mark.once
 def test_what_expires_unread_gives_its_memory_back() -> None:
     """Also in the middle of the queue, behind a message that stays."""
     broker = Broker(max_messages=10**6, max_bytes=10**9, max_queues=1)
@@ -515,6 +516,7 @@ def test_what_expires_unread_gives_its_memory_back() -> None:
     assert bodies(queue, 30.0) == [b"stays"]
 
 
+@pytest.mark.once
 def test_memory_falls_back_after_many_leases_and_delays() -> None:
     broker = Broker(max_messages=10**6, max_bytes=10**9, max_queues=1)
     queue = broker.default

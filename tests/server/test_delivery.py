@@ -57,6 +57,7 @@ class TestClientsThatVanish(Both):
         assert service.stats().delivery_uncertain == 0
 
     @pytest.mark.slow
+    @pytest.mark.once
     async def test_of_a_thousand_that_vanish_at_random_none_takes_anything_along(
         self, zapq_server: ZapqServer
     ) -> None:
@@ -171,6 +172,7 @@ class TestCrowds(Both):
                 assert (got.status, acked.status) == (200, 204)
         assert costs[1] < costs[0] + 100_000
 
+    @pytest.mark.once
     async def test_memory_falls_back_after_a_drain(self, zapq_server: ZapqServer) -> None:
         queue = zapq_server.service.queue("emails")
         await queue.enqueue(b"warm")

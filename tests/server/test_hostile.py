@@ -424,6 +424,7 @@ def held() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.once
 async def test_the_whole_corpus_leaves_no_memory_behind(
     target: Target, caplog: pytest.LogCaptureFixture, patient_clock: MockClock
 ) -> None:

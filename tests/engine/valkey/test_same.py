@@ -247,7 +247,7 @@ class Side:
         if isinstance(outcome, Nothing):
             return outcome.why, _rounded(outcome.next_visible_in)
         if isinstance(outcome, QueueInfo):
-            return msgspec.structs.replace(outcome, waiting=0)
+            return msgspec.structs.replace(outcome, waiting=0, number=0)
         if isinstance(outcome, ServiceStats | Sums):
             stats: QueueStats = outcome.queue if isinstance(outcome, ServiceStats) else outcome.stats
             return msgspec.structs.replace(stats, refused=0), outcome.queues

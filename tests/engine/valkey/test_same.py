@@ -184,19 +184,23 @@ _steps = st.lists(
     ),
     max_size=40,
 )
-# In a fair queue, leases that end at one time are in the order of their giving in this process, and in that of their ids
-# there. So none ends by itself, and none is looked at.
+# In a fair queue, leases that end at one time are in the order of their giving in this process, and in that of
+# their ids there. So none ends by itself, and none is looked at.
 _a = st.just("a")
 _turns = st.lists(
     st.one_of(
-        st.lists(st.builds(Enqueue, _a, _bodies, st.one_of(_of_groups, st.just(Properties(priority=3)))), min_size=1),
+        st.lists(
+            st.builds(Enqueue, _a, _bodies, st.one_of(_of_groups, st.just(Properties(priority=3)))), min_size=1
+        ),
         st.lists(st.builds(Enqueue, _a, _bodies), min_size=1, max_size=2),
         st.builds(Put, _contents.filter(bool), queue=_a).map(lambda put: [put]),
         st.lists(st.builds(Take, _a, st.sampled_from([ONE, Want(3), Want(1, True), Want(4, True)])), min_size=1),
         st.tuples(_a, st.lists(_settle, min_size=1, max_size=3)),
         st.tuples(_a, st.just("give back"), st.sampled_from([ONE, Want(4), Want(1, True), Want(4, True)])),
         _again.map(lambda operations: _about_one_queue(("a", operations))),
-        st.builds(Configure, _a, st.builds(QueueSettings, fair=st.booleans(), max_leased=st.sampled_from([None, 3]))),
+        st.builds(
+            Configure, _a, st.builds(QueueSettings, fair=st.booleans(), max_leased=st.sampled_from([None, 3]))
+        ),
         st.builds(Peek, _a, st.just("ready"), st.integers(1, 5)),
         st.builds(SetPaused, _a, st.booleans()),
         st.sampled_from([0.125, 0.625]),
@@ -243,7 +247,7 @@ class Side:
         if isinstance(outcome, Nothing):
             return outcome.why, _rounded(outcome.next_visible_in)
         if isinstance(outcome, QueueInfo):
-            return msgspec.structs.replace(outcome, waiting=0)
+            return msgspec.structs.replace(outcome, waiting=0, number=0)
         if isinstance(outcome, ServiceStats | Sums):
             stats: QueueStats = outcome.queue if isinstance(outcome, ServiceStats) else outcome.stats
             return msgspec.structs.replace(stats, refused=0), outcome.queues

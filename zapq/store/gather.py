@@ -113,7 +113,8 @@ def _alone(came: dict[int, bytes], states: dict[int, bytes], packs: list[Pack]) 
                 packs.append(pack(run[0], bodies, states.get(run[0])))
                 for row in run:
                     del came[row]
-                    states.pop(row, None)
+                    if states:
+                        states.pop(row, None)
     for row, body in came.items():
         puts += (row, body_sum(row, body), body)
     return puts

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -64,11 +64,15 @@ def pack(row: int, bodies: Sequence[bytes], state: bytes | None = None, packed: 
     return Pack(row, len(bodies), _sum(row, len(bodies), state, packed), state, packed)
 
 
-def runs(rows: Iterable[int], states: Mapping[int, bytes]) -> Iterator[list[int]]:
-    """Yield those of `rows`, which are in order, as one list that may share one: at most `PACK_MOST`.
+def runs(rows: list[int], states: Mapping[int, bytes]) -> Iterator[list[int]]:
+    """Yield those of `rows`, which are some and in order, as one list that may share one: at most `PACK_MOST`.
 
     They follow each other, and have the same in `states`.
     """
+    if not states and len(rows) <= PACK_MOST and rows[-1] - rows[0] < len(rows):
+        # As they mostly do, and so it takes no time.
+        yield rows
+        return
     run: list[int] = []
     state: bytes | None = None
     for row in rows:

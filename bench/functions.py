@@ -106,7 +106,9 @@ class Bench:
 
     def _leases(self, name: str, together: int, number: int, queue: str = "a") -> list[Lease]:
         given = self.run(name, together, [Take(queue, LEASE)] * number, number)
-        return [each.given[0] for each in given if isinstance(each, Delivery) and isinstance(each.given[0], Lease)]
+        return [
+            each.given[0] for each in given if isinstance(each, Delivery) and isinstance(each.given[0], Lease)
+        ]
 
     def table(self, sizes: Sequence[int]) -> None:
         """Print what all rounds say."""

@@ -58,8 +58,7 @@ def over_a_socket(queues: int, rounds: int, each: int) -> None:
 def steps(queues: int) -> Iterator[float]:
     """Write the text once, and tell how long each step took."""
     infos = [
-        QueueInfo(f"queue.{n}", QueueSettings(), QueueStats(n, n, n, n, n, n, n), False, 0, n)
-        for n in range(queues)
+        QueueInfo(f"queue.{n}", QueueSettings(), QueueStats(n, n, n, n, n, n, n), False, 0, n) for n in range(queues)
     ]
     writing = write(share(infos, queues, QueueStats()), None, {}, openmetrics=True)
     while True:

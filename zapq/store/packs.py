@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from zapq.core.records import PutMany
 from zapq.limits import PACK_BODY_BYTES, PACK_LEAST, PACK_MOST
 from zapq.store.schema import body_sum, seed, with_sum, without_sum
 from zapq.store.wal import Damaged
@@ -62,6 +63,16 @@ def pack(row: int, bodies: Sequence[bytes], state: bytes | None = None, packed: 
     """Return the row of messages with these bodies; `packed` is an array of msgpack of them, if there is one."""
     packed = packed or msgspec.msgpack.encode(bodies)
     return Pack(row, len(bodies), _sum(row, len(bodies), state, packed), state, packed)
+
+
+def parts(record: PutMany) -> Iterator[tuple[int, Sequence[bytes], bytes]]:
+    """Yield messages that came together, at most `PACK_MOST` at a time: the first's row, bodies, and `packed`."""
+    bodies = record.bodies
+    if len(bodies) <= PACK_MOST:
+        yield record.first, bodies, record.packed
+        return
+    for at in range(0, len(bodies), PACK_MOST):
+        yield record.first + at, bodies[at : at + PACK_MOST], b""
 
 
 def runs(rows: list[int], states: Mapping[int, bytes]) -> Iterator[list[int]]:

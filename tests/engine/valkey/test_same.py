@@ -189,18 +189,14 @@ _steps = st.lists(
 _a = st.just("a")
 _turns = st.lists(
     st.one_of(
-        st.lists(
-            st.builds(Enqueue, _a, _bodies, st.one_of(_of_groups, st.just(Properties(priority=3)))), min_size=1
-        ),
+        st.lists(st.builds(Enqueue, _a, _bodies, st.one_of(_of_groups, st.just(Properties(priority=3)))), min_size=1),
         st.lists(st.builds(Enqueue, _a, _bodies), min_size=1, max_size=2),
         st.builds(Put, _contents.filter(bool), queue=_a).map(lambda put: [put]),
         st.lists(st.builds(Take, _a, st.sampled_from([ONE, Want(3), Want(1, True), Want(4, True)])), min_size=1),
         st.tuples(_a, st.lists(_settle, min_size=1, max_size=3)),
         st.tuples(_a, st.just("give back"), st.sampled_from([ONE, Want(4), Want(1, True), Want(4, True)])),
         _again.map(lambda operations: _about_one_queue(("a", operations))),
-        st.builds(
-            Configure, _a, st.builds(QueueSettings, fair=st.booleans(), max_leased=st.sampled_from([None, 3]))
-        ),
+        st.builds(Configure, _a, st.builds(QueueSettings, fair=st.booleans(), max_leased=st.sampled_from([None, 3]))),
         st.builds(Peek, _a, st.just("ready"), st.integers(1, 5)),
         st.builds(SetPaused, _a, st.booleans()),
         st.sampled_from([0.125, 0.625]),

@@ -131,8 +131,8 @@ UNCHECKED_BYTES = 256 * KIB
 10 us, the commit of so many a millisecond."""
 PACK_LEAST = 8
 """Messages that are one row on the disk if they come together: for fewer it costs more than it saves."""
-PACK_MOST = 1000
-"""The most messages that are one row: a batch of them."""
+PACK_MOST = 256
+"""The most messages that are one row: to take a row apart, or to remove it, is no long work."""
 PACK_BODY_BYTES = KIB
 """The longest body of a message that shares its row: beside a longer one a row costs little."""
 RETRY_SECONDS = 0.25

@@ -95,7 +95,7 @@ class Clients:
 
     def _batch(self, link: Link, random: Random, name: str) -> None:
         queue = random.choice([LEASED, TAKEN])
-        bodies = [f"{name}-{number}".encode() for number in range(random.randint(2, 9))]
+        bodies = [f"{name}-{number}".encode() for number in range(random.choice([2, 3, 5, 9, 20]))]
         batch = [Sent(queue, body, group=name) for body in bodies]
         self.ledger.add(*batch)
         data = json.dumps([base64.b64encode(body).decode() for body in bodies]).encode()

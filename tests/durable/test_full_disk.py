@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import msgspec
 import pytest
@@ -44,8 +45,13 @@ def take_all(server: Server, how: str) -> None:
 
 def send_batch(server: Server, batch: bytes) -> int:
     """Send messages together, and return the status of the answer."""
+    return post(server, "messages/batch", batch)
+
+
+def post(server: Server, path: str, data: bytes) -> int:
+    """Send msgpack, and return the status of the answer."""
     headers = {"Content-Type": "application/msgpack"}
-    server.http.request("POST", "/queues/default/messages/batch", batch, headers)
+    server.http.request("POST", f"/queues/default/{path}", data, headers)
     answer = server.http.getresponse()
     answer.read()
     return answer.status
@@ -144,6 +150,28 @@ def test_batches_fill_the_disk_no_further(tmp_path: Path) -> None:
         for _ in range(sent):
             assert server.ask("GET", "/dequeue").status == 200
         server.recover()
+
+
+def test_small_messages_that_share_rows_are_acknowledged_in_any_order(tmp_path: Path) -> None:
+    """Most rows are taken apart on the way, which takes room as well."""
+    bodies = [b"%d" % number + bytes(990) for number in range(100)]
+    batch, together = msgspec.msgpack.encode(bodies), "/queues/default/receive/batch?max=1000&visibility=600"
+    with mounted("32m", tmp_path / "disk") as disk, Server(disk.place, *disk.inside) as server:
+        while send_batch(server, batch) == 202:
+            server.default += [body.rstrip(b".") for body in bodies]
+        eventually_sync(lambda: server.ask("GET", "/readyz").status == 200, "the disk to take changes again")
+        receipts: list[str] = []
+        while (answer := server.ask("POST", together)).status == 200:
+            receipts += (each["receipt"] for each in msgspec.json.decode(answer.body))
+        assert len(receipts) == len(server.default) > 5000
+        Random(7).shuffle(receipts)
+        for first in range(0, len(receipts), 500):
+            some = [{"receipt": each} for each in receipts[first : first + 500]]
+            assert post(server, "settle", msgspec.msgpack.encode(some)) == 200
+        server.default.clear()
+        server.recover()
+        server.kill()
+        server.audit(tmp_path / "emptied", disk.seen_from_outside)
 
 
 def test_another_program_takes_the_last_byte(tmp_path: Path) -> None:

@@ -363,7 +363,7 @@ class Database:
         self._connection.execute("begin immediate")
         try:
             for table in TABLES:
-                some = max(1, self._garbage_rows // 50) if table == "packs" else self._garbage_rows
+                some = max(1, self._garbage_rows // 100) if table == "packs" else self._garbage_rows
                 found += self._connection.execute(_garbage(table), (first, last, some)).rowcount
             self._connection.execute("commit")
         except BaseException:

@@ -22,7 +22,7 @@ from zapq.core.records import (
     QueuePut,
 )
 from zapq.limits import PACK_LEAST
-from zapq.store.packs import Pack, fit, pack, runs
+from zapq.store.packs import Pack, fit, pack, parts, runs
 from zapq.store.port import CommitGroup
 from zapq.store.schema import body_sum, state_of, with_sum
 
@@ -82,19 +82,18 @@ def gather(commits: Sequence[CommitGroup]) -> Gathered:
                     others.append(record)  # type: ignore[arg-type]  # `type(...) is` narrows nothing here
     packs: list[Pack] = []
     for record, state in many:
-        first, bodies = record.first, record.bodies
-        untouched = not gone or gone.keys().isdisjoint(range(first, first + len(bodies)))
-        if untouched and fit(bodies):
-            packs.append(pack(first, bodies, state, record.packed))
-            continue
-        for row, body in enumerate(bodies, first):
-            if row in gone:
-                # It is not on the disk; it may have come back, and is among the others then.
-                del gone[row]
+        for first, bodies, packed in parts(record):
+            if fit(bodies) and (not gone or gone.keys().isdisjoint(range(first, first + len(bodies)))):
+                packs.append(pack(first, bodies, state, packed))
                 continue
-            came[row] = body
-            if state is not None:
-                states.setdefault(row, state)
+            for row, body in enumerate(bodies, first):
+                if row in gone:
+                    # It is not on the disk; it may have come back, and is among the others then.
+                    del gone[row]
+                    continue
+                came[row] = body
+                if state is not None:
+                    states.setdefault(row, state)
     puts = _alone(came, states, packs)
     size += sum(map(len, came.values())) + 60 * len(came)
     size += sum(len(each.packed) + 60 for each in packs)
@@ -113,7 +112,8 @@ def _alone(came: dict[int, bytes], states: dict[int, bytes], packs: list[Pack]) 
                 packs.append(pack(run[0], bodies, states.get(run[0])))
                 for row in run:
                     del came[row]
-                    states.pop(row, None)
+                    if states:
+                        states.pop(row, None)
     for row, body in came.items():
         puts += (row, body_sum(row, body), body)
     return puts

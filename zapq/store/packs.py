@@ -11,12 +11,13 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
 
 import msgspec
 
+from zapq.core.records import PutMany
 from zapq.limits import PACK_BODY_BYTES, PACK_LEAST, PACK_MOST
 from zapq.store.schema import body_sum, seed, with_sum, without_sum
 from zapq.store.wal import Damaged
@@ -64,11 +65,25 @@ def pack(row: int, bodies: Sequence[bytes], state: bytes | None = None, packed: 
     return Pack(row, len(bodies), _sum(row, len(bodies), state, packed), state, packed)
 
 
-def runs(rows: Iterable[int], states: Mapping[int, bytes]) -> Iterator[list[int]]:
-    """Yield those of `rows`, which are in order, as one list that may share one: at most `PACK_MOST`.
+def parts(record: PutMany) -> Iterator[tuple[int, Sequence[bytes], bytes]]:
+    """Yield messages that came together, at most `PACK_MOST` at a time: the first's row, bodies, and `packed`."""
+    bodies = record.bodies
+    if len(bodies) <= PACK_MOST:
+        yield record.first, bodies, record.packed
+        return
+    for at in range(0, len(bodies), PACK_MOST):
+        yield record.first + at, bodies[at : at + PACK_MOST], b""
+
+
+def runs(rows: list[int], states: Mapping[int, bytes]) -> Iterator[list[int]]:
+    """Yield those of `rows`, which are some and in order, as one list that may share one: at most `PACK_MOST`.
 
     They follow each other, and have the same in `states`.
     """
+    if not states and len(rows) <= PACK_MOST and rows[-1] - rows[0] < len(rows):
+        # As they mostly do, and so it takes no time.
+        yield rows
+        return
     run: list[int] = []
     state: bytes | None = None
     for row in rows:

@@ -20,7 +20,7 @@ import sqlite3
 import struct
 import zlib
 from contextlib import closing
-from functools import cache
+from functools import cache, lru_cache
 from math import inf
 from typing import Literal, NamedTuple
 
@@ -144,6 +144,12 @@ def without_sum(table: Table, row: int, kept: object) -> bytes:
 
 def state_of(properties: Properties, due: float, clock_offset: float) -> bytes:
     """Return what is kept of a message beside its body; times become Unix times."""
+    if due or properties.expires < inf:
+        return _encoded(properties, due, clock_offset)
+    return _timeless(properties)
+
+
+def _encoded(properties: Properties, due: float, clock_offset: float) -> bytes:
     expires = None if properties.expires == inf else properties.expires + clock_offset
     state = State(
         properties.content_type,
@@ -159,6 +165,12 @@ def state_of(properties: Properties, due: float, clock_offset: float) -> bytes:
     )
     is_short = not (properties.headers or properties.group or properties.unique)
     return msgspec.msgpack.encode(state[:_WITHOUT] if is_short else state)
+
+
+@lru_cache(maxsize=256)
+def _timeless(properties: Properties) -> bytes:
+    """Return the same of what has no time in it: of most messages that are leased it is alike."""
+    return _encoded(properties, 0.0, 0.0)
 
 
 def kept_time(time: float) -> bytes:

@@ -43,8 +43,8 @@ _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be."""
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
-_DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?[smh]?", re.ASCII)
-_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+[smh]?", re.ASCII)
+_DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?[smhd]?", re.ASCII)
+_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+[smhd]?", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -104,7 +104,7 @@ def seconds(values: dict[str, str], name: str, default: T) -> float | T:
         elif _DIGITS.fullmatch(text):
             hint = " Give at most 20 digits on each side of the point."
         raise InvalidParameter(
-            f"{name} must be seconds, or a number with s, m or h behind it, such as 20, 0.5 or 5m.{hint}",
+            f"{name} must be seconds, or a number with s, m, h or d behind it, such as 20, 0.5 or 5m.{hint}",
             parameter=name,
         ) from None
 

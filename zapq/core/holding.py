@@ -289,10 +289,13 @@ class Holding:
             return soonest
         slack, at_first = self._leases.slack, self._ready.groups.is_first_out
         ends = ((lease.deadline + slack, lease.message) for lease in self._leases.in_order())
+        looked_at = 0
         for time, message in islice(merge(ends, self._delayed.in_order(), key=_first), BLOCKERS_LOOKED_AT):
             if at_first(message):
                 return time
-        return soonest
+            looked_at += 1
+        # Of fewer, all wait for a lease that never ends, which has no time.
+        return soonest if looked_at == BLOCKERS_LOOKED_AT else inf
 
     @property
     def _is_limited(self) -> bool:

@@ -67,6 +67,17 @@ class MessageNotFound(ZapqError):
     status = 404
 
 
+def moved_on(queue: str, id: int, now_in: str, now_id: int) -> MessageNotFound:
+    """Return what to say of a message that failed: where it is now, and its id there."""
+    return MessageNotFound(
+        f"The message failed, and is message {now_id} of {now_in} now. Look for it there.",
+        queue=queue,
+        message_id=id,
+        now_in=now_in,
+        now_id=now_id,
+    )
+
+
 class QueueInUse(ZapqError):
     """The queue cannot be deleted, because it is in use. Purge it to remove its messages only."""
 

@@ -26,9 +26,9 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_duration(text: str) -> float:
-    """Return the seconds meant by `10`, `2.5`, `30s`, `5m` or `1h`; ValueError otherwise."""
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:].lower())
+    """Return the seconds meant by `10`, `2.5`, `30s`, `5m`, `1h` or `4d`; ValueError otherwise."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1:].lower())
     try:
         return parse_seconds(text) if unit is None else parse_seconds(text[:-1]) * unit
     except ValueError:
-        raise ValueError("give seconds, or a number with s, m or h behind it, such as 10, 2.5 or 5m") from None
+        raise ValueError("give seconds, or a number with s, m, h or d behind it, such as 10, 2.5 or 5m") from None

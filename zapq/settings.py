@@ -20,7 +20,7 @@ import msgspec
 from zapq.addresses import Address, parse_address, parse_engine, parse_hosts, without_password
 from zapq.core.broker import Broker
 from zapq.core.complaints import plainly
-from zapq.core.queue_settings import QueueSettings
+from zapq.core.queue_settings import DURATIONS, QueueSettings
 from zapq.errors import InvalidSetting, ZapqError
 from zapq.limits import (
     KIB,
@@ -627,7 +627,7 @@ def _read_queue(section: str, name: str, table: object) -> QueueSettings:
             if isinstance(value, dict):
                 known = f"For a queue of that name, write {queue_section(f'{name}.{key}')}."
             raise InvalidSetting(f"{section}: {key!r} is not a setting of a queue. {known}", setting="queues")
-        parse = {"visibility": parse_duration, "ttl": parse_duration, "max_bytes": parse_size}.get(key)
+        parse = {**dict.fromkeys(DURATIONS, parse_duration), "max_bytes": parse_size}.get(key)
         try:
             values[key] = parse(value) if parse is not None and isinstance(value, str) else value
             # Each by itself, so that the complaint is about one.

@@ -420,3 +420,11 @@ def test_every_group_is_served_as_often_while_all_have_messages() -> None:
     for group in "abcde":
         send(queue, *[group] * 20)
     assert Counter(texts(list(islice(queue.dequeue_many(52), 50)))) == dict.fromkeys("abcde", 10)
+
+
+def test_what_waits_for_a_lease_that_never_ends_is_visible_at_no_time() -> None:
+    queue = Broker(max_messages=9, max_bytes=99, max_queues=1).default
+    queue.enqueue(b"1", Properties(group="g"), now=1.0)
+    queue.enqueue(b"2", Properties(group="g"), delay=2.0, now=1.0)
+    assert queue.receive(inf, 1.0) is not None
+    assert queue.next_visible() == inf

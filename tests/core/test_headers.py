@@ -6,7 +6,7 @@ import pytest
 
 from zapq.core.broker import Broker
 from zapq.core.headers import checked_headers, field_of, header_in, size_of
-from zapq.core.message import Draft, Message, Properties
+from zapq.core.message import Draft, Message, Origin, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, QueueFull
@@ -160,11 +160,12 @@ def test_a_dead_letter_has_them_and_so_has_what_is_sent_back(broker: Broker) -> 
     assert lease is not None
     work.release(lease.receipt, 0.0, 1.0)
     [seen] = dead.peek("ready", 9)
-    assert seen.message.properties == Properties("text/plain", failed_in="work", headers=HEADERS)
+    origin = Origin("work", 1, 1)
+    assert seen.message.properties == Properties("text/plain", failed_in="work", headers=HEADERS, origin=origin)
     assert (work.bytes, dead.bytes, broker.bytes) == (0, 3 + SIZE, 3 + SIZE)
     assert broker.redrive("dead", 9, 2.0).moved == 1
     [seen] = work.peek("ready", 9)
-    assert seen.message.properties == Properties("text/plain", headers=HEADERS)
+    assert seen.message.properties == Properties("text/plain", headers=HEADERS, origin=origin)
     assert (work.bytes, dead.bytes, broker.bytes) == (3 + SIZE, 0, 3 + SIZE)
 
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from zapq.core.broker import Broker, Redriven
 from zapq.core.headers import Headers
-from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
+from zapq.core.message import DEFAULTS, Draft, Lease, Message, Origin, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.ready import Dropped
@@ -60,6 +60,22 @@ class Held:
     """The lease that expired before it came back, if it was not given out since."""
     headers: Headers = ()
     group: str = ""
+    origin: Origin | None = None
+
+    def moved(self, queue: str, id: int, failed_in: str = "") -> Held:
+        """Return this message as it is in another queue, or in this one again."""
+        first = self.origin or Origin(self.queue, self.id)
+        origin = Origin(first.queue, first.id, first.receives + self.receives)
+        return Held(
+            queue,
+            id,
+            self.body,
+            self.priority,
+            failed_in=failed_in,
+            headers=self.headers,
+            group=self.group,
+            origin=origin,
+        )
 
     @property
     def held_in(self) -> tuple[str, str] | None:
@@ -216,8 +232,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
             self.change(each, replace(each, state="ready", until=inf, serial=0, lapsed=lapsed))
 
     def dead(self, each: Held) -> Held:
-        id = self.new_id("dead")
-        return Held("dead", id, each.body, each.priority, failed_in="work", headers=each.headers, group=each.group)
+        return each.moved("dead", self.new_id("dead"), failed_in="work")
 
     def holder(self, name: str, lease: Lease) -> Held | None:
         holders = [each for each in self.held if each.serial == lease.serial and each.queue == name]
@@ -327,6 +342,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
                 failed_in,
                 headers=properties.headers,
                 group=properties.group,
+                origin=properties.origin,
             )
         )
         self.tick()
@@ -474,9 +490,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
         for each in self.of("dead", "ready"):
             room = len(self.of("work")) < OWN_MESSAGES
             if each.failed_in == "work" and room and moved < limit:
-                id = self.new_id("work")
-                there = Held("work", id, each.body, each.priority, headers=each.headers, group=each.group)
-                self.change(each, there)
+                self.change(each, each.moved("work", self.new_id("work")))
                 moved += 1
         redriven = self.do_redrive("dead", limit)
         assert (redriven.moved, redriven.left) == (moved, len(self.of("dead", "ready")))
@@ -544,6 +558,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
                     (each.id, each.body, each.headers) for each in expected
                 ]
                 assert [one.receives for one in seen] == [each.receives for each in expected]
+                assert [one.message.properties.origin for one in seen] == [each.origin for each in expected]
                 assert [one.due or inf for one in seen] == [each.until for each in expected]
                 for each in expected:
                     found = self.queue(name).find(each.id)
@@ -609,6 +624,14 @@ class QueuesAgainstList(RuleBasedStateMachine):
             elif not self.next_of(name):
                 assert queue.why_empty() in {each.state for each in waiting if each.until == until}
             assert queue.available == bool(self.next_of(name))
+
+    @invariant()
+    def a_message_that_changed_queues_is_found_by_its_first_id(self) -> None:
+        for each in self.held:
+            queue = self.queue(each.queue)
+            if each.origin is not None:
+                assert queue.find_from(each.origin.queue, each.origin.id) == each.id
+            assert queue.find_from(each.queue, each.id) is None
 
     @invariant()
     def limits_hold_nothing_back_that_they_need_not(self) -> None:

@@ -376,9 +376,10 @@ class QueuesInStore(QueuesAgainstList):
         for _, _, image in contents.queues:
             found = [(message, 0.0) for message in flatten(image.in_order)] + list(image.others)
             held = {each.id: each for each in self.of(image.name)}
-            assert {(message.id, message.body, message.properties.receives) for message, _ in found} == {
-                (each.id, each.body, each.receives) for each in held.values()
-            }
+            assert {
+                (message.id, message.body, message.properties.receives, message.properties.origin)
+                for message, _ in found
+            } == {(each.id, each.body, each.receives, each.origin) for each in held.values()}
             for message, due in found:
                 each = held[message.id]
                 assert message.properties.expires == each.expires

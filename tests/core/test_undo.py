@@ -123,6 +123,8 @@ class World(Generic[J]):
             broker.delete("work")
         elif verb == "configure":
             limits = [{}, {"rate": 0.5, "burst": 1 + number % 5, "max_leased": 3}, {"rate": 2.0}][number % 3]
+            if number % 4 == 1:
+                limits["retention"] = 1.0 + number % 3
             settings = {"max_receives": 1 + number % 3, "dead_letter": "dead", **limits}
             broker.configure("work", QueueSettings(**settings), now)  # type: ignore[arg-type]  # as they are here
         elif verb == "redrive":
@@ -245,6 +247,11 @@ class World(Generic[J]):
         while self.broker.tick(now) <= now:
             pass
         broker = self.broker
+        for queue in broker.queues.values():
+            # Only the first of each line are looked at, and those that came back stand in another line.
+            for message in [each for each in queue._ready if queue._has_outlived(each.properties, now)]:
+                queue._ready.withdraw(message.id, 1, message.priority)
+                queue._expire_ready(message)
         queues = {}
         for name, queue in sorted(broker.queues.items()):
             stats = {each: getattr(queue.stats(), each) for each in queue.stats().__struct_fields__}
@@ -267,6 +274,7 @@ class World(Generic[J]):
                 *(sorted(queue.peek(state, 1000), key=lambda each: each.id) for state in ("delayed", "leased")),
                 sorted(queue._lapses.serials.items()),
                 sorted(queue._granting),
+                queue._retention and (queue._retention.seconds, queue._retention.since),
                 queue.why_empty(),
                 queue.next_visible(),
                 held_up(queue),
@@ -330,6 +338,7 @@ LEASED: list[Step] = [("enqueue", "work", 0, 0.0), ("receive", "work", 0, 2.0)]
 RETURNED: list[Step] = [*LEASED, ("release", "work", 0, 0.0)]
 RESTING: list[Step] = [*LEASED, ("release", "work", 1, 2.0)]
 FAILED: list[Step] = [*RETURNED, ("receive", "work", 0, 2.0), ("release", "work", 1, 0.0)]
+OLD: list[Step] = [("configure", "work", 1, 0.0), ("enqueue", "work", 0, 0.0), ("wait", "work", 0, 2.0)]
 LAPSED: list[Step] = [("wait", "work", 0, 2.0), ("wait", "work", 0, 2.0), ("tick", "work", 0, 0.0)]
 
 
@@ -342,6 +351,11 @@ LAPSED: list[Step] = [("wait", "work", 0, 2.0), ("wait", "work", 0, 2.0), ("tick
 @example(FAILED, [("redrive", "work", 5, 0.0)])
 @example(LEASED, [*LAPSED, ("ack", "work", 0, 0.0)])
 @example([("enqueue otherwise", "work", 1, 0.5)], LAPSED)
+@example(OLD, [("tick", "work", 0, 0.0)])
+@example(OLD, [("receive", "work", 0, 2.0)])
+@example(OLD[:2], [*OLD[2:], ("configure", "work", 0, 0.0), ("wait", "work", 0, 2.0)])
+@example([*OLD[:2], ("receive", "work", 0, 2.0)], [*OLD[2:], ("release", "work", 0, 0.0)])
+@example(OLD, [("replace", "work", 0, 0.0)])
 @given(STEPS, STEPS)
 def test_what_is_undone_has_not_been(before: list[Step], after: list[Step]) -> None:
     undone, never = World(Undoing()), World(Undoing())

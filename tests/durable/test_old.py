@@ -15,7 +15,7 @@ import trio
 
 from tests.service.asking import leased, taken
 from tests.support.disk import open_durable
-from zapq.core.message import DEFAULTS, Properties
+from zapq.core.message import DEFAULTS, Origin, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import STATES
 from zapq.limits import IDEMPOTENCY_WINDOW
@@ -114,7 +114,7 @@ async def test_a_database_of_the_format_before_is_of_this_one_once_it_is_written
         assert shown[b"ending"] == Properties(failed_in="work")
         assert shown[b"delayed"] == Properties("text/html")
         # Leased for as often as it may be when the service ended.
-        assert shown[b"urgent"] == Properties(priority=7, failed_in="work")
+        assert shown[b"urgent"] == Properties(priority=7, failed_in="work", origin=Origin("work", 2, 2))
         assert shown[b"new"] == Properties(headers=(("order", "17"),))
         assert 0 < shown[b"mortal"].expires - trio.current_time() <= 86400
         again = await service.queue("work").put(Offer(b"keyed", terms(content_type="a/b"), key="a-key"))

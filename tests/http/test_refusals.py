@@ -397,7 +397,7 @@ async def test_an_exponent_is_refused_with_a_sentence_about_it(zapq_server: Zapq
 )
 async def test_other_seconds_are_refused_without_it(zapq_server: ZapqServer, text: str, hint: str) -> None:
     answer = await ask(zapq_server.url, "GET", f"/dequeue?wait={text}")
-    sentence = "wait must be seconds, or a number with s, m or h behind it, such as 20, 0.5 or 5m."
+    sentence = "wait must be seconds, or a number with s, m, h or d behind it, such as 20, 0.5 or 5m."
     assert answer.json["detail"] == f"{sentence}{hint}"
 
 

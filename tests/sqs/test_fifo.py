@@ -204,14 +204,18 @@ async def test_dead_letters_go_from_fifo_to_fifo(boto: Boto) -> None:
     refused = await boto.refused("create_queue", QueueName="jobs.fifo", Attributes=attributes)
     assert refused.code == "InvalidParameterValue"
     url = await make(boto, VisibilityTimeout="0", RedrivePolicy=policies["dead.fifo"])
-    for body in ("a", "b"):
-        await send(boto, url, body, MessageDeduplicationId=body)
+    await send(boto, "dead.fifo", "of its own", MessageDeduplicationId="own")
+    await boto("purge_queue", QueueUrl="dead.fifo")
+    sent = [await send(boto, url, body, MessageDeduplicationId=body) for body in ("a", "b")]
     assert [each["Body"] for each in await receive(boto, url, 1)] == ["a"]
     assert [each["Body"] for each in await receive(boto, url, 1)] == ["b"], "the group goes on"
     assert await receive(boto, url) == []
     letters = await receive(boto, "dead.fifo")
     assert [(each["Body"], each["Attributes"]["MessageGroupId"]) for each in letters] == [("a", "g"), ("b", "g")]
     assert letters[0]["Attributes"]["MessageDeduplicationId"] == "a"
+    assert [(each["MessageId"], each["Attributes"]["SequenceNumber"]) for each in letters] == [
+        (each["MessageId"], each["SequenceNumber"]) for each in sent
+    ]
 
 
 @pytest.mark.parametrize("changes", [{"durable": True}, {"hot_path": False}, {"workers": 2}])

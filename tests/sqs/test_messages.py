@@ -209,6 +209,27 @@ async def test_a_dead_letter_says_where_it_failed(boto: Boto) -> None:
     assert sources == {"queueUrls": [url]}
 
 
+async def test_a_dead_letter_is_the_message_it_was_and_goes_on_counting(boto: Boto) -> None:
+    dead = await boto.make("dead", VisibilityTimeout="0")
+    arn = (await boto.attributes(dead))["QueueArn"]
+    policy = f'{{"deadLetterTargetArn":"{arn}","maxReceiveCount":"2"}}'
+    url = await boto.make("jobs", VisibilityTimeout="0", RedrivePolicy=policy)
+    await boto("send_message", QueueUrl=dead, MessageBody="of its own")
+    own = await boto.one(dead)
+    await boto("delete_message", QueueUrl=dead, ReceiptHandle=own["ReceiptHandle"])
+    sent = await boto("send_message", QueueUrl=url, MessageBody="x")
+    received = [await boto.one(url, AttributeNames=["All"]) for _ in range(2)]
+    assert await boto("receive_message", QueueUrl=url) == {}
+    assert "DeadLetterQueueSourceArn" not in received[1]["Attributes"]
+    received += [await boto.one(dead, AttributeNames=["All"]) for _ in range(2)]
+    assert {each["MessageId"] for each in received} == {sent["MessageId"]}
+    assert own["MessageId"] != sent["MessageId"]
+    assert len({each["Attributes"]["SentTimestamp"] for each in received}) == 1
+    assert [each["Attributes"]["ApproximateReceiveCount"] for each in received] == ["1", "2", "3", "4"]
+    await boto("delete_message", QueueUrl=dead, ReceiptHandle=received[-1]["ReceiptHandle"])
+    assert await boto("receive_message", QueueUrl=dead) == {}
+
+
 async def test_both_dialects_see_the_same_messages(boto: Boto, zapq_server: ZapqServer) -> None:
     url = await boto.make("emails")
     await boto("send_message", QueueUrl=url, MessageBody="from SQS")

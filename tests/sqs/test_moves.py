@@ -15,15 +15,20 @@ DEAD = f"{ARN}dead"
 
 async def fail(boto: Boto, *bodies: str) -> tuple[str, str]:
     """Have messages fail; return the URLs of the queue they failed in, and of the dead letters."""
+    jobs, dead, _ = await sent_and_failed(boto, *bodies)
+    return jobs, dead
+
+
+async def sent_and_failed(boto: Boto, *bodies: str) -> tuple[str, str, list[str]]:
+    """Do that, and return the ids their producer was told as well."""
     dead = await boto.make("dead")
     policy = json.dumps({"deadLetterTargetArn": DEAD, "maxReceiveCount": 1})
     jobs = await boto.make("jobs", VisibilityTimeout="0", RedrivePolicy=policy)
-    for body in bodies:
-        await boto("send_message", QueueUrl=jobs, MessageBody=body)
+    sent = [(await boto("send_message", QueueUrl=jobs, MessageBody=body))["MessageId"] for body in bodies]
     for _ in bodies:
         await boto.one(jobs)
     assert await boto("receive_message", QueueUrl=jobs) == {}
-    return jobs, dead
+    return jobs, dead, sent
 
 
 async def last(boto: Boto) -> dict[str, Any]:
@@ -49,6 +54,30 @@ async def test_dead_letters_go_back_to_where_they_failed(boto: Boto) -> None:
     assert [(await boto.one(jobs))["Body"] for _ in range(3)] == ["a", "b", "c"]
     refused = await boto.refused("cancel_message_move_task", TaskHandle=begun["TaskHandle"])
     assert refused.code == "InvalidParameterValue"
+
+
+async def test_a_message_that_was_moved_is_what_it_was_wherever_it_goes(boto: Boto) -> None:
+    jobs, _, sent = await sent_and_failed(boto, "a", "b")
+    other = await boto.make("other")
+
+    async def is_done() -> bool:
+        return bool((await last(boto))["Status"] == "COMPLETED")
+
+    await boto("start_message_move_task", SourceArn=DEAD, DestinationArn=f"{ARN}other")
+    await eventually(is_done, "the task")
+    received = [await boto.one(other, AttributeNames=["All"]) for _ in range(2)]
+    assert [each["MessageId"] for each in received] == sent
+    assert [each["Attributes"]["ApproximateReceiveCount"] for each in received] == ["2", "2"]
+    assert all("DeadLetterQueueSourceArn" not in each["Attributes"] for each in received)
+    await boto("send_message", QueueUrl=jobs, MessageBody="c")
+    failed = await boto.one(jobs, AttributeNames=["All"])
+    assert await boto("receive_message", QueueUrl=jobs) == {}
+    await boto("start_message_move_task", SourceArn=DEAD)
+    await eventually(is_done, "the task")
+    again = await boto.one(jobs, AttributeNames=["All"])
+    assert (again["MessageId"], again["Body"]) == (failed["MessageId"], "c")
+    assert again["Attributes"]["SentTimestamp"] == failed["Attributes"]["SentTimestamp"]
+    assert again["Attributes"]["ApproximateReceiveCount"] == "2"
 
 
 async def test_they_go_to_another_queue_at_the_pace_that_is_asked_for_until_they_are_stopped(boto: Boto) -> None:

@@ -68,7 +68,7 @@ async def test_what_is_set_comes_back_and_the_core_acts_on_it(boto: Boto, zapq_s
     assert {name: shown[name] for name in given} == given
     settings = zapq_server.service.find("jobs").info().settings
     assert settings == QueueSettings(
-        visibility=43_200, ttl=60, max_receives=3, dead_letter="dead", notes=settings.notes
+        visibility=43_200, retention=60, max_receives=3, dead_letter="dead", notes=settings.notes
     )
     await boto("set_queue_attributes", QueueUrl=url, Attributes={"VisibilityTimeout": "0", "RedrivePolicy": ""})
     await boto("set_queue_attributes", QueueUrl=url, Attributes={"Policy": "", "DelaySeconds": "6"})

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from tests.core.test_image import STEPS, play, whole
 from zapq.core.image import Image, KeyImage, QueueImage
-from zapq.core.message import Message, Properties
+from zapq.core.message import Message, Origin, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.runs import Run
 from zapq.errors import SnapshotFailed
@@ -110,6 +110,29 @@ def test_times_on_disk_are_those_of_the_wall_clock() -> None:
     again = read(data, clock_offset=1060.0)
     times = [(message.properties.expires, due) for message, due in again.queues[0].others]
     assert times == [(inf, 10), (20, 0)]
+
+
+def test_who_a_message_is_and_when_it_arrived_come_back() -> None:
+    moved = Properties(priority=1, failed_in="other", arrived=20.0, origin=Origin("other", 5, 3))
+    sent_back = Properties(origin=Origin("jobs", 6))
+    image = Image([
+        jobs(in_order=deque([Message(1, b"a", sent_back)]), others=[(Message(8, b"b", moved), 0.0)]),
+        dead(),
+    ])
+    data = written(image, 1000.0)
+    assert read(data).queues[0].others == [(Message(8, b"b", msgspec.structs.replace(moved, arrived=1020.0)), 0.0)]
+    again = read(data, clock_offset=1060.0).queues[0]
+    assert again.others == [(Message(8, b"b", msgspec.structs.replace(moved, arrived=-40.0)), 0.0)]
+    assert list(again.in_order) == [Message(1, b"a", sent_back)]
+
+
+@pytest.mark.parametrize(
+    "origin", [Origin("no/queue", 1), Origin("", 1), Origin("jobs", 0), Origin("jobs", 1, -1)]
+)
+def test_a_strange_origin_is_damage(origin: Origin) -> None:
+    image = Image([jobs(in_order=deque([Message(1, b"a", Properties(origin=origin))])), dead()])
+    with pytest.raises(SnapshotFailed, match="damaged at byte"):
+        read(written(image))
 
 
 @given(steps=STEPS, piece=st.sampled_from([1, 4, 1000]))

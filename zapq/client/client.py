@@ -39,6 +39,7 @@ class _Delivery(msgspec.Struct):
     body: bytes
     headers: dict[str, str] = {}
     group: str = ""
+    origin: str = ""
 
 
 @asynccontextmanager
@@ -194,6 +195,7 @@ class Client:
             answer.content,
             dict(headers_in(answer)),
             answer.headers.get("Zapq-Group", ""),
+            answer.headers.get("Zapq-Origin", ""),
         )
 
     async def receive_many(
@@ -216,6 +218,7 @@ class Client:
                 each.body,
                 each.headers,
                 each.group,
+                each.origin,
             )
             for each in _decoded(answer, list[_Delivery])
         ]

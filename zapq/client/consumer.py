@@ -91,6 +91,11 @@ class HeldLease:
         return self.lease.group
 
     @property
+    def origin(self) -> str:
+        """The queue its producer sent it to, and its id there: `queue/id`, if it has changed queues since."""
+        return self.lease.origin
+
+    @property
     def body(self) -> bytes:
         """The message's bytes."""
         return self.lease.body

@@ -23,3 +23,5 @@ class Lease:
     """What its producer said of it, by name in lower case."""
     group: str = ""
     """The group within which messages are delivered in strict order; empty if it is in none."""
+    origin: str = ""
+    """The queue its producer sent it to, and its id there: `queue/id`, if it has changed queues since."""

@@ -164,6 +164,20 @@ class Broker:
             raise QueueNotFound(queue=check_name(name))
         return queue
 
+    def whereabouts(self, name: str, id: int) -> tuple[str, int] | None:
+        """Return where a message is that was `id` in the queue called `name`, and left it; None if it is gone.
+
+        That is a queue, and the id it has there: one its dead letters go to, or the same, if it was sent back.
+        """
+        after: str | None = name
+        while after is not None and after in self.queues:
+            queue = self.queues[after]
+            here = queue.find_from(name, id)
+            if here is not None:
+                return after, here
+            after = queue.settings.dead_letter
+        return None
+
     def configure(self, name: str, settings: QueueSettings, now: float) -> bool:
         """Let `settings` hold for the queue called `name`, and return whether it was made for that.
 
@@ -175,7 +189,7 @@ class Broker:
         wanted = self._check_settings(name, settings)
         for each in wanted:
             self.open(each, now)
-        self.queues[name].configure(settings)
+        self.queues[name].configure(settings, now)
         return name in wanted
 
     def changed_settings(self, name: str, changes: Mapping[str, object]) -> QueueSettings:
@@ -351,7 +365,7 @@ class Broker:
         source = self.find(name)
         letters = self._letters_with_room(source, limit, now)
         for letter, target in letters:
-            source.move(letter, target, letter.properties.moved())
+            source.move(letter, target, letter.moved(name))
         source.note_redriven(len(letters))
         return Redriven(len(letters), source.stats().ready)
 
@@ -437,7 +451,7 @@ class Broker:
         """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
         name = queue.settings.dead_letter
         assert name is not None
-        self.queues[name].accept_moved(message, message.properties.moved(queue.name))
+        self.queues[name].accept_moved(message, message.moved(queue.name, queue.name))
 
 
 def _nothing() -> None:

@@ -241,6 +241,10 @@ class Groups:
             return late[0]
         return min(places[self._at], late[0]) if late else places[self._at]
 
+    def head(self) -> Message:
+        """Return the head of the first open group; there is one."""
+        return self.messages[self.open[self.first()].head]
+
     def pop(self) -> Message:
         """Remove and return the head of the first open group; there is one."""
         group = self._next_group()

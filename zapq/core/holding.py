@@ -23,6 +23,7 @@ from zapq.core.image import QueueImage, in_no_order
 from zapq.core.journal import Journal
 from zapq.core.leases import End, Lapses, Leases
 from zapq.core.message import Message, Properties
+from zapq.core.origins import Origins
 from zapq.core.pace import CountedLeases, Pace
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.ready import Dropped, Ready
@@ -31,6 +32,7 @@ from zapq.core.records import (
     QueuePut,
     Record,
 )
+from zapq.core.retention import Retention
 from zapq.core.runs import Run
 from zapq.core.stats import Counts, Figures, MessageView, QueueStats, State, values_of
 from zapq.errors import QueueFull
@@ -99,6 +101,7 @@ class Holding:
     __slots__ = (
         "_capped",
         "_caps",
+        "_checks",
         "_counts",
         "_delayed",
         "_given_before",
@@ -109,10 +112,13 @@ class Holding:
         "_late",
         "_leases",
         "_next_id",
+        "_origins",
         "_owner",
         "_pace",
         "_ready",
+        "_retention",
         "_settings",
+        "_stamps",
         "alarm",
         "bytes",
         "epoch",
@@ -154,6 +160,8 @@ class Holding:
         self._lapses = Lapses()
         """Those that expired; their messages have come back, and are ready."""
         self._next_id = 1
+        self._origins: Origins | None = None
+        """Of the messages that came from other queues, if any ever did."""
         self._given_before = 0
         """Ids below this one were given before a snapshot was loaded, which may hold messages with the same."""
         self._counts = Counts()
@@ -163,6 +171,8 @@ class Holding:
         """Ids below this one are set aside on the disk."""
         self._pace: Pace | None = None
         """The limits within which messages are given, if there are any."""
+        self._retention: Retention | None = None
+        """How long messages are held, if the queue is set to drop those that are old."""
         self._granting: set[int] = set()
         """Serials of leases whose consumers are not answered yet: their grant is on its way to the disk."""
         self._apply(QueueSettings())
@@ -186,12 +196,16 @@ class Holding:
         if self._journal is not None:
             self._journal.enter(self.kept(), self._undo_pause, before)
 
-    def configure(self, settings: QueueSettings) -> None:
-        """Let `settings` hold from now on; what is held already stays, also beyond a new cap."""
-        before, pace = self._settings, self._pace
-        self._apply(settings)
+    def configure(self, settings: QueueSettings, now: float = 0.0) -> None:
+        """Let `settings` hold from now on; what is held already stays, also beyond a new cap.
+
+        Only messages that are older than a new retention are dropped.
+        """
+        before, pace, retention = self._settings, self._pace, self._retention
+        self._apply(settings, now)
+        self._watch(self._first_end())
         if self._journal is not None:
-            self._journal.enter(self.kept(), self._undo_configure, before, pace)
+            self._journal.enter(self.kept(), self._undo_configure, before, pace, retention)
 
     def kept(self) -> QueuePut:
         """Return the record that keeps this queue on the disk."""
@@ -209,13 +223,16 @@ class Holding:
         if self._journal is not None:
             self._journal.note(IdsReserved(self.number, self._next_id, final=True))
 
-    def _apply(self, settings: QueueSettings) -> None:
+    def _apply(self, settings: QueueSettings, now: float = 0.0) -> None:
         self._settings = settings
+        self._retention = Retention.of(settings, self._retention, now)
+        # Looked at for each message.
+        self._stamps = settings.ttl is not None or self._retention is not None
         self._caps.configure(settings)
         # Looked at for each message.
         self._capped = self._caps.limited
         self._pace = Pace.of(settings, self._pace)
-        self._ready.paced = self._pace is not None
+        self._ready.paced = self._checks = self._pace is not None or self._retention is not None
         self._leases = self._counted(self._leases)
         self._ready.groups.fair = settings.fair
         self._late = False
@@ -272,10 +289,13 @@ class Holding:
             return soonest
         slack, at_first = self._leases.slack, self._ready.groups.is_first_out
         ends = ((lease.deadline + slack, lease.message) for lease in self._leases.in_order())
+        looked_at = 0
         for time, message in islice(merge(ends, self._delayed.in_order(), key=_first), BLOCKERS_LOOKED_AT):
             if at_first(message):
                 return time
-        return soonest
+            looked_at += 1
+        # Of fewer, all wait for a lease that never ends, which has no time.
+        return soonest if looked_at == BLOCKERS_LOOKED_AT else inf
 
     @property
     def _is_limited(self) -> bool:
@@ -362,7 +382,12 @@ class Holding:
         self._ready.fill(messages)  # type: ignore[arg-type]  # a deque of messages and no runs
         self._counts.arrived += len(messages)
         self._hold(len(messages), size)
-        self._enter(None, self._undo_replace, len(messages), size)
+        retention = self._retention
+        if retention is not None:
+            # They do not say when they arrived, and nothing else is here.
+            self._retention = Retention(retention.seconds, self._owner.clock())
+            self._watch(self._first_end())
+        self._enter(None, self._undo_replace, len(messages), size, retention)
         return held
 
     def fill(self, image: QueueImage, now: float) -> list[Message]:
@@ -371,18 +396,21 @@ class Holding:
         Returns the messages that have been delivered as often as they may be, for the caller to dead-letter; they
         count as held until then. Raises nothing, and O(log n) for each message that is not plain.
         """
-        self._apply(image.settings)
+        self._apply(image.settings, now)
         self._next_id = self._ids_kept = image.next_id
         number = size = 0
         for item in image.in_order:
             number += len(item) if isinstance(item, Run) else 1
             size += item.size
+            if item.properties.origin is not None:
+                self._note_origins(item)
         self._ready.fill(image.in_order)
         failed: list[Message] = []
         limit = image.settings.max_receives
         for message, due in image.others:
             number += 1
             size += message.size
+            self.note_origin(message)
             if message.properties.group:
                 message = Message(message.id, message.body, self._ready.groups.shared(message.properties))
             if limit is not None and message.properties.receives >= limit:
@@ -394,6 +422,7 @@ class Holding:
         self._counts.arrived += number
         self._hold(number, size)
         self._ready.paused = image.paused
+        self._watch(self._first_end())
         return failed
 
     def succeed(self, owner: Owner, old: Holding | None, journal: Journal | None = None) -> None:
@@ -472,6 +501,29 @@ class Holding:
         message = self._ready.find(id)
         return None if message is None else MessageView.waiting(message)
 
+    def find_from(self, queue: str, id: int) -> int | None:
+        """Return the id here of the message whose producer was told that it is `id` in `queue`; O(log n)."""
+        here = None if self._origins is None else self._origins.find(queue, id)
+        seen = None if here is None else self.find(here)
+        origin = None if seen is None else seen.message.properties.origin
+        return here if origin is not None and (origin.queue, origin.id) == (queue, id) else None
+
+    def _note_origins(self, item: Message | Run) -> None:
+        for message in item if isinstance(item, Run) else (item,):
+            self.note_origin(message)
+
+    def note_origin(self, message: Message) -> None:
+        """Have a message that is here found by where it was sent to, if it has changed queues."""
+        origin = message.properties.origin
+        if origin is None:
+            return
+        if self._origins is None:
+            self._origins = Origins()
+        self._origins.note(origin, message.id, self._holds)
+
+    def _holds(self, id: int) -> bool:
+        return self.find(id) is not None
+
     def stats(self) -> QueueStats:
         """Report counts and sizes in O(1): 2 us."""
         return QueueStats(*self.figures())
@@ -488,14 +540,35 @@ class Holding:
         owner.messages += messages
         owner.bytes += size
 
-    def _expiring_as_set(self, properties: Properties, now: float) -> Properties:
-        """Give a message the ttl this queue is set to, if its producer gave none."""
+    def _as_set(self, properties: Properties, now: float) -> Properties:
+        """Give a new message the ttl this queue is set to, if its producer gave none, and note when it arrived."""
         ttl = self._settings.ttl
-        return (
-            properties
-            if ttl is None or properties.expires < inf
-            else msgspec.structs.replace(properties, expires=now + ttl)
-        )
+        if ttl is not None and properties.expires == inf:
+            properties = msgspec.structs.replace(properties, expires=now + ttl)
+        if self._retention is not None:
+            self._watch(now + self._retention.seconds)
+            properties = self._retention.noted(properties, now)
+        return properties
+
+    def _has_outlived(self, properties: Properties, now: float) -> bool:
+        """Whether a message is to be dropped: its ttl is over, or it is older than this queue holds messages."""
+        retention = self._retention
+        return properties.expires <= now or (retention is not None and retention.end_of(properties) <= now)
+
+    def _arrived(self, properties: Properties) -> Properties:
+        """Return these properties of a message that another queue held, with when it arrived if that matters."""
+        retention = self._retention
+        if retention is None:
+            return properties
+        if not properties.arrived:
+            properties = retention.noted(properties, self._owner.clock())
+        self._watch(retention.end_of(properties))
+        return properties
+
+    def _first_end(self) -> float:
+        """When the first message of a line will have been held too long."""
+        retention = self._retention
+        return inf if retention is None else min(map(retention.end_of, self._ready.heads()), default=inf)
 
     def _add(self, message: Message, delay: float, now: float) -> None:
         """Put a new message where it belongs."""
@@ -515,7 +588,10 @@ class Holding:
     def _become_ready(self, message: Message) -> None:
         """Make a message ready that was not new: at the place its rank gives it."""
         self._ready.put_back(message)
+        self.note_origin(message)
         self._watch(message.properties.expires)
+        if self._retention is not None:
+            self._watch(self._retention.end_of(message.properties))
 
     def _watch(self, time: float) -> None:
         if time < self.alarm:
@@ -569,9 +645,10 @@ class Holding:
         self._ready.paused = paused
         self._keep_again()
 
-    def _undo_configure(self, settings: QueueSettings, pace: Pace | None) -> None:
-        self._pace = pace
+    def _undo_configure(self, settings: QueueSettings, pace: Pace | None, retention: Retention | None) -> None:
+        self._pace, self._retention = pace, retention
         self._apply(settings)
+        self._watch(self._first_end())
         self._keep_again()
 
     def _keep_again(self) -> None:
@@ -593,7 +670,9 @@ class Holding:
         self._counts.cleared -= held.messages
         self._hold(held.messages, held.bytes)
         self._watch(min(self._leases.next(), self._delayed.next(), self._ready.expiring.next()))
+        self._watch(self._first_end())
 
-    def _undo_replace(self, messages: int, size: int) -> None:
+    def _undo_replace(self, messages: int, size: int, retention: Retention | None) -> None:
+        self._retention = retention
         self._counts.arrived -= messages
         self._hold(-messages, -size)

@@ -56,7 +56,7 @@ _SENTENCES = {
     End.EXPIRED: f"The lease expired. {_IN_TIME}",
     End.GIVEN: f"The lease expired, and the message was given out again. {_IN_TIME}",
     End.DEAD_LETTERED: "The lease expired, and the message, delivered too often, went to the dead-letter queue.",
-    End.OUTLIVED: "The lease expired, and so did the message: its ttl was over.",
+    End.OUTLIVED: "The lease expired, and so did the message: its ttl was over, or the queue's retention.",
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from math import inf
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,20 @@ from zapq.limits import MAX_DELAY, MAX_PRIORITY
 
 OCTETS = "application/octet-stream"
 """The type of a message whose producer named none."""
+
+
+class Origin(NamedTuple):
+    """What a message was where its producer sent it: that stays so, however often it changes queues."""
+
+    queue: str
+    id: int
+    """The id its producer was told."""
+    receives: int = 0
+    """How often it was leased in the queues it has left."""
+
+    def __str__(self) -> str:
+        """Return where it was as answers say it: no name of a queue has a slash."""
+        return f"{self.queue}/{self.id}"
 
 
 class Properties(msgspec.Struct, frozen=True, gc=False):
@@ -28,7 +42,7 @@ class Properties(msgspec.Struct, frozen=True, gc=False):
     expires: float = inf
     """When it is gone if no consumer has taken it by then, as a time of the clock `now` is read from."""
     receives: int = 0
-    """How often it has been leased and has come back."""
+    """How often it has been leased in its queue, and has come back."""
     releases: int = 0
     """How often it was given back without a delay."""
     failed_in: str = ""
@@ -39,20 +53,20 @@ class Properties(msgspec.Struct, frozen=True, gc=False):
     """The group within which messages are delivered in strict order; empty if it is in none."""
     unique: str = ""
     """The key that at most one message of its queue has at a time; empty if it has none."""
+    arrived: float = 0.0
+    """When it arrived, as a time of the clock `now` is read from; 0 if no queue it was in has a retention."""
+    origin: Origin | None = None
+    """What it was where it came from, if it has changed queues."""
 
     @property
     def size(self) -> int:
         """The bytes that each message with these properties counts beside its body: those of its headers."""
         return size_of(self.headers) if self.headers else 0
 
-    def moved(self, failed_in: str = "") -> Properties:
-        """Return what stays the same of a message that goes to another queue and begins anew there.
-
-        `failed_in` is the queue it comes from, if it is a dead letter.
-        """
-        return Properties(
-            self.content_type, self.priority, failed_in=failed_in, headers=self.headers, group=self.group
-        )
+    @property
+    def received_before(self) -> int:
+        """How often it was leased in the queues it has left."""
+        return self.origin.receives if self.origin is not None else 0
 
 
 DEFAULTS = Properties()
@@ -106,6 +120,24 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         """The bytes it counts in the caps: body and headers."""
         return len(self.body) + self.properties.size
 
+    def moved(self, queue: str, failed_in: str = "") -> Properties:
+        """Return what is known of a message that goes from `queue` to another one: who it is stays the same.
+
+        The deliveries it may have begin anew there, and it has no ttl. A dead letter names the queue in which it
+        failed, and has arrived when it did there; one that is sent back arrives anew.
+        """
+        properties = self.properties
+        origin = properties.origin or Origin(queue, self.id)
+        return Properties(
+            properties.content_type,
+            properties.priority,
+            failed_in=failed_in,
+            headers=properties.headers,
+            group=properties.group,
+            arrived=properties.arrived if failed_in else 0.0,
+            origin=origin._replace(receives=origin.receives + properties.receives),
+        )
+
     @property
     def rank(self) -> int:
         """Its place in the order of its queue, smaller first: by priority, then by id."""
@@ -144,7 +176,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     serial: int
     """The delivery's number, unique in the process."""
     receives: int
-    """How often the message has been leased, this time included."""
+    """How often the message has been leased in its queue, this time included."""
     deadline: float
     """When the message goes back, as a time of the clock `now` is read from."""
     tag: str
@@ -161,8 +193,8 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def receive_count(self) -> int:
-        """How often the message has been leased, this time included: `receives` by its name in HTTP."""
-        return self.receives
+        """How often the message has been leased, this time included, in this queue and in those it has left."""
+        return self.receives + self.message.properties.received_before
 
     @property
     def content_type(self) -> str:
@@ -178,6 +210,11 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
     def group(self) -> str:
         """The group within which messages are delivered in strict order; empty if it is in none."""
         return self.message.properties.group
+
+    @property
+    def origin(self) -> str:
+        """The queue its producer sent it to, and its id there: `queue/id`, if it has changed queues since."""
+        return str(self.message.properties.origin or "")
 
     @property
     def receipt(self) -> str:

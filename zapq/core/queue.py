@@ -72,8 +72,8 @@ class Queue(Undoing):
             size += properties.size
         if owner.messages >= owner.max_messages or owner.bytes + size > owner.max_bytes or self._capped:
             self._check_room(1, size, now)
-        if self._settings.ttl is not None:
-            properties = self._expiring_as_set(properties, now)
+        if self._stamps:
+            properties = self._as_set(properties, now)
         id = self._next_id
         self._next_id = id + 1
         self._counts.enqueued += 1
@@ -122,7 +122,8 @@ class Queue(Undoing):
         if properties.headers:
             size += len(bodies) * properties.size
         self._check_room(len(bodies), size, now)
-        properties = self._expiring_as_set(properties, now)
+        if self._stamps:
+            properties = self._as_set(properties, now)
         first = self.reserve(len(bodies))
         self._counts.enqueued += len(bodies)
         self._hold(len(bodies), size)
@@ -211,7 +212,7 @@ class Queue(Undoing):
         ready = self._ready
         if ready.simple:
             message = ready.pop_plain()
-        elif self._pace is None:
+        elif not self._checks:
             # As `_pop_fit` does, without the calls: messages of groups come this way.
             message = ready.pop(hold=True)
             if message is not None and (message.properties.receives or message.properties.expires < inf):
@@ -397,10 +398,11 @@ class Queue(Undoing):
 
     def accept_moved(self, message: Message, properties: Properties) -> Message:
         """Take over a message another queue has held: at the end, with an id of this queue. Never refused."""
-        mine = Message(self.reserve(1), message.body, properties)
+        mine = Message(self.reserve(1), message.body, self._arrived(properties))
         self._counts.arrived += 1
         self._hold(1, mine.size)
         self._ready.append(mine)
+        self.note_origin(mine)
         record = Put(row_of(self.epoch, mine.id), mine.body, mine.properties)
         self._enter(record, self._undo_arrival, mine)
         return mine
@@ -443,7 +445,7 @@ class Queue(Undoing):
                 self._leases.put(lease)
         awake = self._delayed.due(now, limit)
         for message in awake:
-            if message.properties.expires <= now:
+            if self._has_outlived(message.properties, now):
                 if message.properties.group:
                     self._ready.let_go(message)
                 self._expire_ready(message)
@@ -451,8 +453,12 @@ class Queue(Undoing):
                 self._become_ready(message)
         for message in self._ready.outlived(now, limit):
             self._expire_ready(message)
+        retention = self._retention
+        if retention is not None:
+            for message in self._ready.pop_old(retention.end_of, now, limit):
+                self._expire_ready(message)
         self._late = False
-        self.alarm = min(self._leases.next(), self._delayed.next(), self._ready.expiring.next())
+        self.alarm = min(self._leases.next(), self._delayed.next(), self._ready.expiring.next(), self._first_end())
         if self._pace is not None:
             self._reopen(self._pace, now)
         return self.alarm <= now
@@ -514,7 +520,11 @@ class Queue(Undoing):
         ready, most, dropped = self._ready, self._settings.max_receives, 0
         while message is not None:
             properties = message.properties
-            if properties.expires > now and (most is None or properties.receives < most):
+            if (
+                properties.expires > now
+                and (most is None or properties.receives < most)
+                and (self._retention is None or not self._has_outlived(properties, now))
+            ):
                 return message
             self._drop_unfit(message, now)
             if hold and properties.group:
@@ -612,7 +622,7 @@ class Queue(Undoing):
     def _end(self, lease: Lease, message: Message, delay: float, now: float) -> End:
         """Send the message of a lease that was not acknowledged where it belongs, and say what became of it."""
         failed = self._has_failed(lease)
-        if failed or message.properties.expires <= now:
+        if failed or self._has_outlived(message.properties, now):
             if message.properties.group:
                 self._ready.let_go(message)
             if failed:
@@ -657,7 +667,7 @@ class Queue(Undoing):
     def _drop_unfit(self, message: Message, now: float) -> bool:
         """Let a message go that was just taken out of its line, if it is not to be given; return whether."""
         properties, most = message.properties, self._settings.max_receives
-        if properties.expires <= now:
+        if properties.expires <= now or (self._retention is not None and self._has_outlived(properties, now)):
             self._expire_ready(message)
         elif most is not None and properties.receives >= most:
             # It came back before the setting was lowered. A restart gives it up as well.
@@ -670,7 +680,7 @@ class Queue(Undoing):
         return True
 
     def _expire_ready(self, message: Message) -> None:
-        """Let a message go that was just taken out of its line, for its ttl is over."""
+        """Let a message go that was just taken out of its line, for it has been held long enough."""
         self._enter(None, self._become_ready, message)
         self._expire(message)
 

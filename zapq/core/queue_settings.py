@@ -39,6 +39,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dead_letter: Annotated[str, msgspec.Meta(pattern=rf"^{QUEUE_NAME}\Z")] | None = None
     ttl: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
     """Seconds a message is kept for consumers when the producer does not say."""
+    retention: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY)] | None = None
+    """Seconds a message is held since it arrived, at most; a shorter ttl ends before that."""
     rate: Annotated[float, msgspec.Meta(ge=MIN_RATE, le=MAX_RATE)] | None = None
     """Messages given to consumers in a second, at most, for good or as leases."""
     burst: Annotated[int, msgspec.Meta(ge=1, le=MAX_BURST)] | None = None
@@ -49,6 +51,10 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Whether groups take turns in being delivered; messages without a group are one group more."""
     notes: Annotated[dict[NoteName, Note], msgspec.Meta(max_length=MAX_NOTES)] = {}
     """What clients, and dialects such as that of SQS, keep with the queue. Nothing in the core reads it."""
+
+
+DURATIONS = frozenset({"visibility", "ttl", "retention"})
+"""The settings that are durations, which people may write as such."""
 
 
 def check_together(settings: QueueSettings) -> None:

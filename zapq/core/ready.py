@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from heapq import heapify, heappop, heapreplace, merge
 from itertools import chain, islice
@@ -381,6 +381,37 @@ class Ready:
             self._pop_apart(message)
         self.count -= len(over)
         return over
+
+    def heads(self) -> Iterator[Properties]:
+        """Yield what is known of the first message of each line, and of the groups that are open."""
+        for ready_queue in self._by_priority:
+            if ready_queue.items:
+                yield ready_queue.items[0].properties
+        for line in self._apart.values():
+            for message in islice(line, 1):
+                yield message.properties
+        if self.groups.open:
+            yield self.groups.head().properties
+
+    def pop_old(self, end_of: Callable[[Properties], float], now: float, limit: int) -> list[Message]:
+        """Remove and return those at the heads of their lines whose end has come, at most `limit` of each."""
+        old: list[Message] = []
+        for ready_queue in self._by_priority:
+            for _ in range(limit):
+                if not ready_queue.items or end_of(ready_queue.items[0].properties) > now:
+                    break
+                old.append(ready_queue.pop())
+        for line in self._apart.values():
+            for _ in range(limit):
+                if not line or end_of(next(iter(line)).properties) > now:
+                    break
+                old.append(self._taken(line))
+        self.count -= len(old)
+        for _ in range(limit):
+            if not self.groups.open or end_of(self.groups.head().properties) > now:
+                break
+            old.append(self._taken_from_group(hold=False))
+        return old
 
     def letters(self) -> dict[str, Iterator[Message]]:
         """Return the dead letters, the first first, by the name of the queue they failed in."""

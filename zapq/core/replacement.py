@@ -34,10 +34,12 @@ class Replacement:
         self.epochs = epochs
         self._tag = tag
         self._failed: list[tuple[Queue, Message]] = []
+        self._now = 0.0
 
     def add(self, image: QueueImage, now: float) -> None:
         """Make a queue of its image; none of that name was made."""
         name, number = image.name, self.numbers[image.name]
+        self._now = now
         queue = Queue(
             name,
             owner=self,
@@ -70,8 +72,8 @@ class Replacement:
         raise AssertionError("queues that are being made are not cleared")
 
     def clock(self) -> float:
-        """Nothing is leased here."""
-        raise AssertionError("queues that are being made give nothing")
+        """Return the time as it was when the last queue was made."""
+        return self._now
 
     def end_of(self, serial: int) -> End:
         """No lease has ended here."""
@@ -84,4 +86,4 @@ class Replacement:
         """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
         assert queue.settings.dead_letter is not None
         target = self.queues[queue.settings.dead_letter]
-        target.accept_moved(message, message.properties.moved(queue.name))
+        target.accept_moved(message, message.moved(queue.name, queue.name))

@@ -131,5 +131,5 @@ class MessageView:
 
     @property
     def receive_count(self) -> int:
-        """How often the message has been leased: `receives` by its name in HTTP."""
-        return self.receives
+        """How often the message has been leased, in this queue and in those it has left."""
+        return self.receives + self.message.properties.received_before

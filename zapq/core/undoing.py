@@ -77,6 +77,7 @@ class Undoing(Holding):
             self._become_ready(message)
         else:
             self._delayed.put(message.id, due, message)
+            self.note_origin(message)
             if message.properties.group:
                 self._ready.hold(message)
             self._watch(due)
@@ -109,6 +110,7 @@ class Undoing(Holding):
         """Let a lease go on whose end is undone."""
         self._owner.note_end(lease.serial, End.UNKNOWN)
         self._leases.put(lease)
+        self.note_origin(lease.message)
         if lease.message.properties.group:
             self._ready.hold(lease.message)
         self._watch(lease.deadline + self._leases.slack)

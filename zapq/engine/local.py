@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from zapq.engine.engine import Outcomes
-from zapq.errors import MessageNotFound
+from zapq.errors import MessageNotFound, moved_on
 from zapq.limits import LISTED_AT_ONCE
 from zapq.service.journal import Journal
 from zapq.service.operations import (
@@ -143,9 +143,14 @@ class LocalEngine:
 
         def find(now: float) -> object:
             seen = state.find(asked.id)
-            if seen is None:
+            if seen is not None:
+                return seen
+            at = self.service.broker.whereabouts(asked.queue, asked.id)
+            if at is None:
                 raise MessageNotFound(queue=asked.queue, message_id=asked.id)
-            return seen
+            if at[0] == asked.queue and (seen := state.find(at[1])) is not None:
+                return seen
+            raise moved_on(asked.queue, asked.id, *at)
 
         return self.service.attempt(find, now)
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from zapq.core.broker import Redriven
-from zapq.core.message import DEFAULTS, Lease, Message, Properties
+from zapq.core.message import DEFAULTS, Lease, Message, Origin, Properties
 from zapq.core.runs import Run, Taken
 from zapq.core.stats import MessageView
 from zapq.errors import BY_PROBLEM, ZapqError
@@ -137,7 +137,10 @@ def pack_properties(properties: Properties) -> tuple[Any, ...] | None:
     if properties is DEFAULTS or properties == DEFAULTS:
         return None
     known = msgspec.structs.astuple(properties)
-    return known if properties.headers or properties.group or properties.unique else known[:_MOSTLY]
+    is_more = (
+        properties.headers or properties.group or properties.unique or properties.arrived or properties.origin
+    )
+    return known if is_more else known[:_MOSTLY]
 
 
 def unpack_properties(packed: Sequence[Any] | None) -> Properties:
@@ -148,7 +151,8 @@ def unpack_properties(packed: Sequence[Any] | None) -> Properties:
     if len(packed) == _MOSTLY:
         return properties
     # Arrays come as lists.
-    return msgspec.structs.replace(properties, headers=tuple(map(tuple, properties.headers)))
+    origin = None if properties.origin is None else Origin(*properties.origin)
+    return msgspec.structs.replace(properties, headers=tuple(map(tuple, properties.headers)), origin=origin)
 
 
 def pack_message(message: Message) -> tuple[Any, ...]:

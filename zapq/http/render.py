@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from zapq.core.message import Lease, Message, Properties
+from zapq.core.message import DEFAULTS, Lease, Message, Properties
 from zapq.core.runs import Taken
 from zapq.core.stats import MessageView, QueueStats
 from zapq.errors import ZapqError
@@ -89,9 +89,9 @@ def dequeued(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Fr
     if outcome.__class__ is Nothing:
         return empty(frame.tail)
     message: Any = outcome.given[0]  # type: ignore[union-attr]  # it is a delivery
-    body, tail = message.body, frame.tail
-    if message.properties.headers or message.properties.group:
-        tail = _fields_of(message.properties) + tail
+    body, tail, properties = message.body, frame.tail, message.properties
+    if properties is not DEFAULTS and (properties.headers or properties.group or properties.origin):
+        tail = _fields_of(properties) + tail
     return (
         b"HTTP/1.1 200 OK\r\nZapq-Message-Id: %d\r\nX-Content-Type-Options: nosniff\r\n"
         b"Cache-Control: no-store\r\nContent-Type: application/octet-stream\r\nContent-Length: %d\r\n%b\r\n%b"
@@ -101,19 +101,25 @@ def dequeued(plan: Plan, operation: Take, outcome: Delivery | Nothing, frame: Fr
 
 def _taken(message: Message, tail: bytes) -> bytes:
     """The answer that gives a message away, with its type."""
-    body = message.body
-    if message.properties.headers or message.properties.group:
-        tail = _fields_of(message.properties) + tail
+    body, properties = message.body, message.properties
+    if properties is not DEFAULTS and (properties.headers or properties.group or properties.origin):
+        tail = _fields_of(properties) + tail
     return (
         b"HTTP/1.1 200 OK\r\nZapq-Message-Id: %d\r\nX-Content-Type-Options: nosniff\r\n"
         b"Cache-Control: no-store\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n%b"
-        % (message.id, message.properties.content_type.encode(), len(body), tail, body)
+        % (message.id, properties.content_type.encode(), len(body), tail, body)
     )
 
 
 def _fields_of(properties: Properties) -> bytes:
     fields = fields_of(properties.headers)
-    return b"Zapq-Group: %b\r\n%b" % (properties.group.encode(), fields) if properties.group else fields
+    if properties.group:
+        fields = b"Zapq-Group: %b\r\n%b" % (properties.group.encode(), fields)
+    return (
+        fields
+        if properties.origin is None
+        else b"Zapq-Origin: %b\r\n%b" % (str(properties.origin).encode(), fields)
+    )
 
 
 def received(given: Message | Lease, clock_offset: float, tail: bytes) -> bytes:
@@ -121,9 +127,10 @@ def received(given: Message | Lease, clock_offset: float, tail: bytes) -> bytes:
     if isinstance(given, Message):
         return _taken(given, tail)
     message, lease = given.message, given
-    body = message.body
-    if message.properties.headers or message.properties.group:
-        tail = _fields_of(message.properties) + tail
+    body, properties, receives = message.body, message.properties, lease.receives
+    if properties is not DEFAULTS and (properties.headers or properties.group or properties.origin):
+        tail = _fields_of(properties) + tail
+        receives += properties.received_before
     return (
         b"HTTP/1.1 200 OK\r\nZapq-Message-Id: %d\r\nZapq-Receipt: %b\r\nZapq-Receive-Count: %d\r\n"
         b"Zapq-Visible-Until: %b\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
@@ -131,9 +138,9 @@ def received(given: Message | Lease, clock_offset: float, tail: bytes) -> bytes:
         % (
             message.id,
             lease.receipt.encode(),
-            lease.receives,
+            receives,
             rfc3339(lease.deadline + clock_offset),
-            message.properties.content_type.encode(),
+            properties.content_type.encode(),
             len(body),
             tail,
             body,
@@ -192,13 +199,15 @@ def shape(given: Message | Lease, encoding: BodyEncoding | None, clock_offset: f
     properties = message.properties
     shown: dict[str, object] = {"id": message.id}
     if isinstance(given, Lease):
-        shown |= {"receipt": given.receipt, "receive_count": given.receives}
+        shown |= {"receipt": given.receipt, "receive_count": given.receive_count}
     shown["content_type"] = properties.content_type
     _add_body(shown, message.body, encoding)
     if properties.priority:
         shown["priority"] = properties.priority
     if properties.group:
         shown["group"] = properties.group
+    if properties.origin is not None:
+        shown["origin"] = str(properties.origin)
     if properties.headers:
         shown["headers"] = dict(properties.headers)
     return shown
@@ -353,7 +362,7 @@ def message(seen: MessageView, encoding: BodyEncoding, now: float) -> dict[str, 
         "id": seen.message.id,
         "state": seen.state,
         "priority": properties.priority,
-        "receive_count": seen.receives,
+        "receive_count": seen.receive_count,
         "content_type": properties.content_type,
     }
     if properties.group:
@@ -367,6 +376,8 @@ def message(seen: MessageView, encoding: BodyEncoding, now: float) -> dict[str, 
         shown["expires_in"] = round(max(properties.expires - now, 0.0), 3)
     if properties.failed_in:
         shown["failed_in"] = properties.failed_in
+    if properties.origin is not None:
+        shown["origin"] = str(properties.origin)
     return shown
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from zapq.core.complaints import plainly
 from zapq.core.message import CONTENT_TYPE, OCTETS, Draft
-from zapq.core.queue_settings import QueueSettings
+from zapq.core.queue_settings import DURATIONS, QueueSettings
 from zapq.core.stats import STATES, State
 from zapq.errors import InvalidParameter, NotAcceptable, UnsupportedType
 from zapq.http.plan import BodyEncoding
@@ -37,14 +37,12 @@ _JSON_LINE = msgspec.json.Decoder(msgspec.Raw)
 _JSON_SETTLEMENTS = msgspec.json.Decoder(_Batch[Settlement])
 _MSGPACK_SETTLEMENTS = msgspec.msgpack.Decoder(_Batch[Settlement])
 _CHANGES = msgspec.json.Decoder(dict[str, object])
-_DURATIONS = {"visibility", "ttl"}
-"""Settings that are durations."""
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be."""
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
-_DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?[smh]?", re.ASCII)
-_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+[smh]?", re.ASCII)
+_DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?[smhd]?", re.ASCII)
+_EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+[smhd]?", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -104,7 +102,7 @@ def seconds(values: dict[str, str], name: str, default: T) -> float | T:
         elif _DIGITS.fullmatch(text):
             hint = " Give at most 20 digits on each side of the point."
         raise InvalidParameter(
-            f"{name} must be seconds, or a number with s, m or h behind it, such as 20, 0.5 or 5m.{hint}",
+            f"{name} must be seconds, or a number with s, m, h or d behind it, such as 20, 0.5 or 5m.{hint}",
             parameter=name,
         ) from None
 
@@ -282,7 +280,7 @@ def _decode_changes(data: bytes) -> dict[str, object]:
         changes = _CHANGES.decode(data)
     except _UNDECODABLE as error:
         raise _not_settings(error) from None
-    for name in _DURATIONS & changes.keys():
+    for name in DURATIONS & changes.keys():
         text = changes[name]
         if isinstance(text, str):
             changes[name] = seconds({name: text}, name, None)

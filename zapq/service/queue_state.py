@@ -178,7 +178,11 @@ class QueueState:
         if offer.reserved is not None:
             # So that it is not counted twice.
             offer.reserved.release()
-        return self.store_one(content, properties, how.delay, now, offer.exempt_from_drain).id
+        message = self.store_one(content, properties, how.delay, now, offer.exempt_from_drain)
+        if properties.origin is not None:
+            # A client sends a dead letter on.
+            self.core.note_origin(message)
+        return message.id
 
     def store_one(
         self, body: bytes, properties: Properties, delay: float, now: float, exempt_from_drain: bool = False

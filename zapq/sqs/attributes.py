@@ -143,7 +143,7 @@ def changes_by(name: str, given: Mapping[str, str], *, create: bool = False) -> 
         if attribute == "VisibilityTimeout":
             changes["visibility"] = float(_number(attribute, value))
         elif attribute == "MessageRetentionPeriod":
-            changes["ttl"] = float(_number(attribute, value))
+            changes["retention"] = float(_number(attribute, value))
         elif attribute == "RedrivePolicy":
             changes.update(_redrive(value))
         elif attribute in _NUMBERS:
@@ -314,7 +314,7 @@ def shown(info: QueueInfo, place: Place, max_message_bytes: int) -> dict[str, st
     values["VisibilityTimeout"] = str(int(settings.visibility))
     values["DelaySeconds"] = str(number(settings, "DelaySeconds"))
     values["ReceiveMessageWaitTimeSeconds"] = str(number(settings, "ReceiveMessageWaitTimeSeconds"))
-    retention = _NUMBERS["MessageRetentionPeriod"].default if settings.ttl is None else settings.ttl
+    retention = _NUMBERS["MessageRetentionPeriod"].default if settings.retention is None else settings.retention
     values["MessageRetentionPeriod"] = str(int(retention))
     values["MaximumMessageSize"] = str(max_size(settings, max_message_bytes))
     key = text_of(settings, "KmsMasterKeyId")
@@ -352,12 +352,18 @@ def selected(values: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
 
 def differing(wanted: Changes, settings: QueueSettings) -> str | None:
     """Return the name of the first attribute that is not as wanted, or None."""
-    named = {"visibility": "VisibilityTimeout", "ttl": "MessageRetentionPeriod", "max_receives": "RedrivePolicy"}
+    named = {
+        "visibility": "VisibilityTimeout",
+        "retention": "MessageRetentionPeriod",
+        "max_receives": "RedrivePolicy",
+    }
     for setting, value in wanted.items():
         if setting == "notes":
             continue
         if getattr(settings, setting) != value and not (
-            setting == "ttl" and settings.ttl is None and value == _NUMBERS["MessageRetentionPeriod"].default
+            setting == "retention"
+            and settings.retention is None
+            and value == _NUMBERS["MessageRetentionPeriod"].default
         ):
             return named.get(setting, "RedrivePolicy")
     notes = wanted.get("notes")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from zapq.core.message import Lease
+from zapq.core.queue_settings import QueueSettings
 from zapq.errors import (
     InvalidParameter,
     MessageNotFound,
@@ -332,11 +333,22 @@ def receive_message(asked: model.ReceiveMessage, caller: Caller) -> Steps:
     if isinstance(outcome, Nothing):
         return model.ReceiveMessageResult()
     names = asked.message_attribute_names or ()
+    leases = [lease for lease in outcome.given if isinstance(lease, Lease)]
+    origins = {origin.queue: terms for lease in leases if (origin := lease.message.properties.origin) is not None}
+    for name in origins:
+        if name != queue:
+            origins[name] = yield from _terms_in(name)
     return model.ReceiveMessageResult(
-        messages=[
-            _shown(lease, terms, system, names, caller) for lease in outcome.given if isinstance(lease, Lease)
-        ]
+        messages=[_shown(lease, terms, origins, system, names, caller) for lease in leases]
     )
+
+
+def _terms_in(queue: str) -> Generator[Look, Any, QueueTerms]:
+    """Return the terms of a queue that messages came from: it may be gone, and they are leased already."""
+    try:
+        return terms_of(queue, (yield Look(queue)).settings)
+    except ZapqError:
+        return terms_of(queue, QueueSettings())
 
 
 @lru_cache(maxsize=256)
@@ -349,9 +361,14 @@ def _system(names: tuple[str, ...]) -> frozenset[str]:
 
 
 def _shown(
-    lease: Lease, terms: QueueTerms, system: frozenset[str], names: Sequence[str], caller: Caller
+    lease: Lease,
+    terms: QueueTerms,
+    origins: Mapping[str, QueueTerms],
+    system: frozenset[str],
+    names: Sequence[str],
+    caller: Caller,
 ) -> model.Message:
-    """Return a delivery as SQS shows it."""
+    """Return a delivery as SQS shows it; a message that has changed queues is called what it was first."""
     message = lease.message
     opened = open_(message)
     raw, facts = opened.body, opened.facts
@@ -367,8 +384,9 @@ def _shown(
         values = _system_values(lease, opened.sent, facts, terms, caller)
         if "All" not in system:
             values = {name: value for name, value in values.items() if name in system}
+    origin = message.properties.origin
     return model.Message(
-        message_id=terms.message_id(message.id),
+        message_id=terms.message_id(message.id) if origin is None else origins[origin.queue].message_id(origin.id),
         receipt_handle=terms.handle(message.id, lease.receipt),
         md5_of_body=digest.of_body(raw),
         body=body,
@@ -396,7 +414,7 @@ def _system_values(
         "SenderId": caller.place.account,
         # A message of the native dialect does not say when it was sent.
         "SentTimestamp": str(now if sent is None else sent),
-        "ApproximateReceiveCount": str(lease.receives),
+        "ApproximateReceiveCount": str(lease.receive_count),
         "ApproximateFirstReceiveTimestamp": str(now),
     }
     for name, attribute in facts.system.items():
@@ -405,7 +423,8 @@ def _system_values(
         values["MessageGroupId"] = group
     if facts.deduplication:
         values["MessageDeduplicationId"] = facts.deduplication
-    if (sequence := terms.sequence_of(lease.message.id)) is not None:
+    first = properties.origin or lease.message
+    if (sequence := terms.sequence_of(first.id)) is not None:
         values["SequenceNumber"] = sequence
     if properties.failed_in:
         values["DeadLetterQueueSourceArn"] = caller.place.arn_of(properties.failed_in)

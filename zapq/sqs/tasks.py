@@ -18,7 +18,17 @@ from zapq.core.broker import Redriven
 from zapq.core.message import Lease
 from zapq.errors import ZapqError
 from zapq.limits import MAX_BATCH
-from zapq.service.operations import Delivery, Describe, Enqueue, Operation, Redrive, Settlement, SettleOne, Take
+from zapq.service.operations import (
+    Delivery,
+    Describe,
+    Operation,
+    Put,
+    Redrive,
+    Settlement,
+    SettleOne,
+    Take,
+    Terms,
+)
 from zapq.service.waiting import Want
 from zapq.sqs.errors import INVALID_PARAMETER_VALUE, RESOURCE_NOT_FOUND, SqsError, as_sqs
 from zapq.sqs.names import Place
@@ -83,7 +93,7 @@ class Task:
         outcome = yield Take(self.source, Want(most, lease=True))
         for lease in outcome.given if isinstance(outcome, Delivery) else ():
             if isinstance(lease, Lease):
-                yield Enqueue(destination, lease.body, lease.message.properties.moved())
+                yield Put(lease.body, Terms(lease.message.moved(self.source)), queue=destination)
                 yield SettleOne(self.source, Settlement(receipt=lease.receipt))
                 self.moved += 1
 

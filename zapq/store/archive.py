@@ -33,7 +33,7 @@ import msgspec
 
 from zapq.core.headers import HEADER_NAME, HEADER_VALUE, size_of
 from zapq.core.image import Image, KeyImage, QueueImage
-from zapq.core.message import CONTENT_TYPE, OCTETS, Message, Properties
+from zapq.core.message import CONTENT_TYPE, OCTETS, Message, Origin, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.runs import Run
 from zapq.errors import SnapshotFailed
@@ -94,6 +94,14 @@ class QueueRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     next_id: _Id
 
 
+class OriginRecord(NamedTuple):
+    """What messages were before they changed queues, as it is written."""
+
+    queue: _Name
+    id: _Id
+    receives: _Count = 0
+
+
 class PropertiesRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What is known of messages besides their bytes, as it is written."""
 
@@ -108,6 +116,9 @@ class PropertiesRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unkn
     ] = ()
     group: _Label = ""
     unique: _Label = ""
+    arrived: _Time = 0.0
+    """0 if it is not known."""
+    origin: OriginRecord | None = None
 
     @property
     def size(self) -> int:
@@ -275,6 +286,8 @@ def _properties_record(properties: Properties, clock_offset: float) -> Propertie
         properties.headers,
         properties.group,
         properties.unique,
+        properties.arrived + clock_offset if properties.arrived else 0.0,
+        None if properties.origin is None else OriginRecord(*properties.origin),
     )
 
 
@@ -570,4 +583,6 @@ class _Filling:
             record.headers,
             record.group,
             record.unique,
+            record.arrived - self._clock_offset if record.arrived else 0.0,
+            None if record.origin is None else Origin(*record.origin),
         )

@@ -221,6 +221,8 @@ class _Known:
             known.headers,
             known.group,
             known.unique,
+            known.arrived - self._clock_offset if known.arrived else 0.0,
+            known.origin,
         )
         if due:
             return properties, due - self._clock_offset

@@ -7,8 +7,8 @@ message, and what most messages have not, is a row of `states` with its number: 
 an epoch no queue has are garbage, removed little by little: thus a purge is one small write, whatever it drops.
 Every row carries a checksum that covers its number, for SQLite has none of its own.
 
-Format 1 has neither `packs` nor `gone`, and not the last three things in a state: headers, group and key. So it is
-read as it is, and the file is made one of format 2 before anything is written to it.
+Format 1 has neither `packs` nor `gone`, and not the last five things in a state: headers and what is behind them.
+So it is read as it is, and the file is made one of format 2 before anything is written to it.
 
 `probe` has rows of three kinds: what is written to see whether the disk takes it (1), the sign that there is a log
 (2), and the latest time the database knows of (3).
@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from zapq.core.message import Properties
+from zapq.core.message import Origin, Properties
 from zapq.core.records import ID_BITS
 from zapq.store.wal import Damaged
 
@@ -75,6 +75,8 @@ class State(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     group: str = ""
     unique: str = ""
+    arrived: float = 0.0
+    origin: Origin | None = None
 
 
 _WITHOUT = 7
@@ -162,8 +164,12 @@ def _encoded(properties: Properties, due: float, clock_offset: float) -> bytes:
         properties.headers,
         properties.group,
         properties.unique,
+        properties.arrived + clock_offset if properties.arrived else 0.0,
+        properties.origin,
     )
-    is_short = not (properties.headers or properties.group or properties.unique)
+    is_short = not (
+        properties.headers or properties.group or properties.unique or properties.arrived or properties.origin
+    )
     return msgspec.msgpack.encode(state[:_WITHOUT] if is_short else state)
 
 

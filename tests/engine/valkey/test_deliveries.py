@@ -9,7 +9,7 @@ import pytest
 
 from tests.engine.valkey.driver import LEASE, MANY, Clock, Driver, ack, bodies_of, lease
 from tests.engine.valkey.servers import Connection
-from zapq.core.message import Draft, Properties
+from zapq.core.message import Draft, Origin, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys
 from zapq.engine.valkey.call import AGAIN
@@ -407,12 +407,74 @@ def test_headers_go_with_a_dead_letter_and_back_again(driver: Driver) -> None:
     leased = lease(driver)
     driver.one(SettleOne("a", Settlement(receipt=leased.receipt, action="release")))
     [seen] = driver.one(Peek("dead"))
-    assert seen.message.properties == Properties("text/plain", failed_in="a", headers=HEADERS)
+    origin = Origin("a", 1, 1)
+    assert seen.message.properties == Properties("text/plain", failed_in="a", headers=HEADERS, origin=origin)
     assert driver.one(Redrive("dead")).moved == 1
     [seen] = driver.one(Peek("a"))
-    assert seen.message.properties == HEADED
+    assert seen.message.properties == Properties("text/plain", headers=HEADERS, origin=origin)
     assert driver.one(Describe("a")).stats.bytes == HEADED_SIZE
     assert driver.one(Describe("dead")).stats.bytes == 0
+
+
+def test_a_message_that_changes_queues_is_what_it_was_and_goes_on_counting(driver: Driver) -> None:
+    driver.one(Enqueue("dead", b"of its own"))
+    driver.one(Configure("a", QueueSettings(max_receives=2, dead_letter="dead")))
+    driver.ask([Enqueue("a", b"0"), Enqueue("a", b"1")])
+    driver.one(Take("a", ONE))
+    driver.one(Take("dead", ONE))
+    for _ in range(2):
+        receipt = lease(driver).receipt
+        driver.one(SettleOne("a", Settlement(receipt=receipt, action="release")))
+    letter = lease(driver, "dead")
+    assert (letter.id, letter.receives, letter.receive_count) == (2, 1, 3)
+    assert letter.message.properties == Properties(failed_in="a", origin=Origin("a", 2, 2))
+    # As if it could not be handed over; and then it is released.
+    driver.make(driver.codec.give_back("dead", [letter], driver.clock()))
+    letter = lease(driver, "dead")
+    driver.one(SettleOne("dead", Settlement(receipt=letter.receipt, action="release")))
+    driver.one(Redrive("dead"))
+    back = driver.one(Take("a", ONE))
+    assert [(each.id, each.properties) for each in back.given] == [(3, Properties(origin=Origin("a", 2, 3)))]
+    driver.make(driver.codec.give_back("a", back.given, driver.clock()))
+    again = lease(driver)
+    assert (again.id, again.receive_count, again.message.properties) == (3, 4, back.given[0].properties)
+    # A client sends it on.
+    driver.one(Enqueue("b", again.body, again.message.moved("a")))
+    [seen] = driver.one(Peek("b"))
+    assert seen.message.properties == Properties(origin=Origin("a", 2, 3))
+
+
+def test_a_dead_letter_of_before_names_the_queue_it_failed_in(driver: Driver) -> None:
+    driver.one(Configure("a", QueueSettings(max_receives=1, dead_letter="dead")))
+    driver.one(Enqueue("dead", b"x"))
+    # As earlier libraries kept it.
+    driver.connection_of(driver.codec.step(b"describe", "dead")).call(
+        "HSET", keys.queue_keys("dead")[0], "1", b"\2\0" + bytes(8) + b"\0\1a" + b"x"
+    )
+    [seen] = driver.one(Peek("dead"))
+    assert seen.message.properties == Properties(failed_in="a")
+
+
+def test_a_retention_is_the_longest_that_a_message_is_held(driver: Driver, clock: Clock) -> None:
+    driver.one(Configure("dead", QueueSettings(retention=5.0)))
+    driver.one(Configure("a", QueueSettings(retention=10.0, ttl=60.0, max_receives=1, dead_letter="dead")))
+    driver.one(Put(b"short", Terms(ttl=3.0), queue="a"))
+    driver.ask([Put(b"long", Terms(ttl=30.0), queue="a"), Put((b"x", Draft(body=b"y")), queue="a")])
+    assert [round(each.message.properties.expires - clock.now) for each in driver.one(Peek("a"))] == [
+        3,
+        10,
+        10,
+        10,
+    ]
+    clock.now += 3
+    receipt = lease(driver).receipt
+    driver.one(SettleOne("a", Settlement(receipt=receipt, action="release")))
+    driver.flush()
+    [letter] = driver.one(Peek("dead"))
+    assert round(letter.message.properties.expires - clock.now) == 5
+    clock.now += 7
+    driver.sweep(["a", "dead"])
+    assert [driver.one(Describe(name)).stats.expired for name in ("a", "dead")] == [3, 1]
 
 
 def test_what_goes_back_has_its_headers(driver: Driver) -> None:

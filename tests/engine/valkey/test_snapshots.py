@@ -76,7 +76,8 @@ def contents(path: Path) -> Contents:
         for item in queue.in_order:
             flat += [item] if isinstance(item, Message) else list(item)
         found.in_order[queue.name] = [
-            (each.id, each.body, each.content_type, each.properties.headers, each.group) for each in flat
+            (each.id, each.body, each.content_type, each.properties.headers, each.group, each.properties.origin)
+            for each in flat
         ]
         others = found.others[queue.name] = []
         for message, due in queue.others:
@@ -91,6 +92,7 @@ def contents(path: Path) -> Contents:
                 about.failed_in,
                 about.headers,
                 about.group,
+                about.origin,
             ))
             if due or about.expires < inf:
                 found.times[queue.name, message.id] = due, min(about.expires, 1e12)
@@ -350,7 +352,7 @@ async def test_dead_letters_on_their_way_are_in_the_file(
         assert (await ask(url, "GET", "/queues/dead")).json["messages"] == 0
         await save(url, "a.msgpack")
     found = contents(tmp_path / "a.msgpack")
-    assert [(body, origin) for _, body, *_, origin, _, _ in found.others["dead"]] == [(b"x", "a")]
+    assert [(body, *origin) for _, body, *_, origin in found.others["dead"]] == [(b"x", "a", 1, 1)]
 
 
 async def test_settings_that_change_meanwhile_make_no_file_that_cannot_be_loaded(

@@ -31,6 +31,7 @@ from zapq.engine.valkey.replies import (
     info_of,
     lease_of,
     message_of,
+    origin_text,
     refusal,
     settled_one,
     shape_of,
@@ -122,8 +123,8 @@ def milliseconds(seconds: float) -> int:
 
 
 How: TypeAlias = "tuple[Any, ...]"
-"""What messages to store have in common: priority, delay, ttl, type, and the shape of their headers and the group,
-if any."""
+"""What messages to store have in common: priority, delay, ttl, type, and the shape of their headers, their group
+and their origin, if any."""
 Parts: TypeAlias = "list[tuple[Any, ...]]"
 """Of messages to store: how many, and what they have in common."""
 
@@ -321,6 +322,9 @@ class Codec:
         if ttl is None and properties.expires < inf:
             ttl = max(properties.expires - now, 0.001)
         plain = properties.priority, milliseconds(delay), milliseconds(ttl or 0), kind
+        if properties.origin is not None:
+            said = shape_of(properties.headers), properties.group, origin_text("", properties.origin)
+            return (*plain, *said)
         if properties.group:
             return (*plain, shape_of(properties.headers), properties.group)
         return (*plain, shape_of(properties.headers)) if properties.headers else plain
@@ -647,7 +651,7 @@ def _about(id: int, properties: Properties, now: float) -> tuple[Any, ...]:
         properties.releases,
         left,
         kind,
-        properties.failed_in,
+        origin_text(properties.failed_in, properties.origin),
         shape_of(properties.headers),
         properties.group,
     )

@@ -23,7 +23,14 @@ from zapq.engine.valkey.call import Call
 from zapq.engine.valkey.codec import Codec
 from zapq.engine.valkey.connection import ConnectionLost
 from zapq.engine.valkey.fleet import Fleet
-from zapq.engine.valkey.replies import pack_settings, settings_of, shape_of, too_many_queues, with_headers
+from zapq.engine.valkey.replies import (
+    origin_text,
+    pack_settings,
+    settings_of,
+    shape_of,
+    too_many_queues,
+    with_headers,
+)
 from zapq.engine.valkey.resp import ReplyError
 from zapq.engine.valkey.tasks import Tasks
 from zapq.errors import QueueInUse, ZapqError
@@ -229,7 +236,7 @@ def _how(record: MessageRecord) -> tuple[Any, ...]:
         properties.receives,
         properties.releases,
         "" if properties.content_type == OCTETS else properties.content_type,
-        properties.failed_in,
+        origin_text(properties.failed_in, properties.origin),
         shape_of(properties.headers),
         properties.group,
     )

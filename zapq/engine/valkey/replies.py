@@ -12,7 +12,7 @@ import msgspec
 
 from zapq.core.headers import Headers
 from zapq.core.leases import End
-from zapq.core.message import DEFAULTS, OCTETS, Lease, Message, Properties
+from zapq.core.message import DEFAULTS, OCTETS, Lease, Message, Origin, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.receipt import serial_of
 from zapq.core.stats import STATES, MessageView, QueueStats
@@ -82,17 +82,32 @@ def properties_of(value: bytes, receives: int, releases: int, ours: float) -> tu
             group = value[names:end].decode()
         if names > last:
             headers, end = _headers_in(value, value[last:names], end)
+    failed_in, _, origin = value[middle:last].decode().partition("/")
     properties = Properties(
         value[first:middle].decode() or OCTETS,
         priority,
         expires / 1000 + ours if expires else inf,
         receives,
         releases,
-        value[middle:last].decode(),
+        failed_in,
         headers,
         group,
+        origin=_origin_in(origin),
     )
     return properties, value[end:]
+
+
+def _origin_in(text: str) -> Origin | None:
+    """Return the origin of a message, without the queue it failed in: the library has not always kept one."""
+    if not text:
+        return None
+    queue, id, receives = text.split("/")
+    return Origin(queue, int(id), int(receives))
+
+
+def origin_text(failed_in: str, origin: tuple[str, int, int] | None) -> str:
+    """Return the origin of a message as the library keeps it."""
+    return failed_in if origin is None else "/".join((failed_in, *map(str, origin)))
 
 
 def shape_of(headers: Headers) -> str:

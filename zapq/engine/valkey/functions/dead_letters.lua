@@ -29,22 +29,25 @@ function verbs.adopt(K, A)
   ensure(u, 0)
   local q, from = u.q, plan[1]
   local last = tonumber(redis.call('HGET', K[FURTHER], from) or 0)
-  local fields, taken = { '', '', '' }, 0
+  local fields, taken, retention = { '', '', '' }, 0, retention_of(u)
   for place = 4, #A do
     local number, priority = plan[2 * (place - 3)], plan[2 * (place - 3) + 1]
     if number > last then
       local value, id = A[place], q[NEXT]
       local size = #value - head_length(value)
-      local _, _, _, origin, _, group = read_head(value)
-      group = waits_in(origin, group)
+      local _, _, kind, origin, shape, group = read_head(value)
+      local expires, waits = retention > 0 and u.now + retention or 0, waits_in(origin, group)
+      if expires > 0 then
+        value = head(priority, expires, kind, origin, shape, group) .. string.sub(value, head_length(value) + 1)
+      end
       q[NEXT], q[COUNT], q[BYTES], q[ARRIVED] = id + 1, q[COUNT] + 1, q[BYTES] + size, q[ARRIVED] + 1
       q[LARGEST] = math.max(q[LARGEST], size)
       fields[#fields + 1], fields[#fields + 2] = id, value
-      if origin == '' and priority == 0 and group == '' then
+      if failed_in(origin) == '' and priority == 0 and expires == 0 and waits == '' then
         redis.call('RPUSH', K[L], id)
         u.ready = u.ready + 1
       else
-        make_ready(u, id, priority, size, 0, group)
+        make_ready(u, id, priority, size, expires, waits)
       end
       last, taken = number, taken + 1
     end
@@ -82,9 +85,10 @@ function verbs.letters(K, A)
     for _, value in ipairs(redis.call('HMGET', K[H], unpack(ids))) do
       if value then
         local _, _, _, origin = read_head(value)
-        if origin ~= '' and not seen[origin] then
-          seen[origin] = true
-          origins[#origins + 1] = origin
+        local failed = failed_in(origin)
+        if failed ~= '' and not seen[failed] then
+          seen[failed] = true
+          origins[#origins + 1] = failed
         end
       end
     end
@@ -121,26 +125,28 @@ function verbs.redrive(K, A)
     for at, value in ipairs(redis.call('HMGET', K[H], unpack(ids))) do
       local id, priority, expires, kind, origin, shape, group = ids[at], 0, 0, '', '', '', ''
       if value then priority, expires, kind, origin, shape, group = read_head(value) end
-      local there, goes = rooms[origin], false
-      if there and origin ~= '' then
+      local failed = failed_in(origin)
+      local there, goes = rooms[failed], false
+      if there and failed ~= '' then
         looks = looks + 1
         local body = string.sub(value, head_length(value) + 1)
         local messages, bytes = there[1], there[2]
-        local others = group ~= '' and origin .. ' ' .. group
+        local others = group ~= '' and failed .. ' ' .. group
         if others and passed_over[others] then
           goes = false
         elseif messages ~= 0 and (bytes < 0 or #body <= bytes) then
           goes = true
           if messages > 0 then there[1] = messages - 1 end
           if bytes >= 0 then there[2] = bytes - #body end
-          send(u, origin, priority, head(priority, 0, kind, '', shape, group) .. body)
-          local _, _, lapsed, is_noted = attempts(u, id)
+          local receives, _, lapsed, is_noted = attempts(u, id)
+          local from = origin_of(u, id, origin, receives, '')
+          send(u, failed, priority, head(priority, 0, kind, from, shape, group) .. body)
           close_lapse(u, lapsed, END_GIVEN)
           make_unready(u, id, priority, #body, expires > 0, '')
           drop(u, id, #body, is_noted)
           moved = moved + 1
         elseif messages == 0 or bytes < 1 then
-          rooms[origin] = nil
+          rooms[failed] = nil
         elseif others then
           passed_over[others] = true
         end

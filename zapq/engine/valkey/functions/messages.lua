@@ -52,15 +52,31 @@ local function read_head(value)
     string.sub(value, last + 1, last + shape), string.sub(value, last + shape + 1, last + shape + group)
 end
 
+-- The origin of a message that has changed queues: the queue it failed in, if it is a dead letter, then the queue its
+-- producer sent it to, its id there, and how often it was leased in the queues it has left: `failed/queue/id/receives`.
+local function failed_in(origin)
+  return string.match(origin, '^[^/]*')
+end
+
 -- Returns the group that a message waits in, from its origin and group: '' for a dead letter.
 local function waits_in(origin, group)
-  return origin == '' and group or ''
+  return failed_in(origin) == '' and group or ''
 end
 
 -- Returns the group that a message waits in.
 local function group_of(value)
   local _, _, _, origin, _, group = read_head(value)
   return waits_in(origin, group)
+end
+
+-- Returns the origin of a message that leaves this queue, where it had this id and origin. It failed in `failed`.
+local function origin_of(u, id, origin, receives, failed)
+  local queue, first, before = string.match(origin, '^[^/]*/([^/]+)/(%d+)/(%d+)$')
+  if not queue then
+    local _, name = names(u)
+    queue, first, before = name, string.format('%d', id), 0
+  end
+  return string.format('%s/%s/%s/%d', failed, queue, first, before + receives)
 end
 
 -- Returns what a member of d or m, or a receipt begins with.
@@ -95,6 +111,12 @@ end
 -- each call.
 local function kept(u, id)
   return redis.call('HGET', u.K[H], id) or '\0'
+end
+
+-- Returns for how many milliseconds this queue holds messages, or 0. Each gets that as a ttl when it comes.
+local function retention_of(u)
+  local seconds = u.settings.retention
+  return seconds and math.max(math.floor(seconds * 1000 + 0.5), 1) or 0
 end
 
 -- Returns when the ttl of a message is over, or 0, and the group it waits in.
@@ -181,12 +203,13 @@ local function send(u, target, priority, value)
 end
 
 -- Sends a message that failed too often to the dead-letter queue, without its ttl.
-local function give_up(u, id, priority, size, is_noted)
+local function give_up(u, id, priority, size, receives, is_noted)
   local q, value = u.q, kept(u, id)
-  local _, _, kind, _, shape, group = read_head(value)
+  local _, _, kind, origin, shape, group = read_head(value)
   local _, name = names(u)
   local body = string.sub(value, head_length(value) + 1)
-  send(u, u.settings.dead_letter, priority, head(priority, 0, kind, name, shape, group) .. body)
+  local from = origin_of(u, id, origin, receives, name)
+  send(u, u.settings.dead_letter, priority, head(priority, 0, kind, from, shape, group) .. body)
   q[DEAD_LETTERED] = q[DEAD_LETTERED] + 1
   drop(u, id, size, is_noted)
 end
@@ -201,7 +224,7 @@ local function come_back(u, id, priority, is_mortal, size, is_grouped, delay, re
   if is_mortal or is_grouped then expires, group = expiry_and_group(u, id) end
   if most and receives >= most then
     groups.let_go(u, group, id)
-    give_up(u, id, priority, size, is_noted)
+    give_up(u, id, priority, size, receives, is_noted)
     return END_DEAD_LETTERED
   end
   if expires > 0 and expires <= u.now then

@@ -137,12 +137,14 @@ function verbs.import_some(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
   local q = u.q
   if not q or redis.call('HGET', K[H], 'i') ~= plan[1] then return answer(u, 'changed') end
+  local retention = retention_of(u)
   local tail = redis.call('LINDEX', K[L], -1)
   local last, line, place, stored = tail and tonumber(tail) or 0, {}, 4, 0
   for at = 2, #plan do
     local first, number, priority, delay, ttl, receives, releases, kind, origin, shape, group = unpack(plan[at])
     group = group or '' -- which older front ends do not send
     local waits = waits_in(origin, group)
+    if retention > 0 and (ttl == 0 or retention < ttl) then ttl = retention end
     local expires = ttl > 0 and u.now + ttl or 0
     local before = head(priority, expires, kind, origin, shape, group)
     local is_plain = priority == 0 and expires == 0 and origin == '' and receives == 0 and releases == 0 and waits == ''

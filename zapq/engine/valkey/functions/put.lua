@@ -46,9 +46,9 @@ end
 -- Stores messages. ARGV: 3 the plan, 4... the bodies, headers before them. Further keys: of Idempotency-Keys.
 --
 -- The plan is {max_messages, max_bytes, max_queues, request...}. A request is {form, parts, key, fingerprint}; key
--- is the place among the further keys, or 0. A part is {number, priority, delay, ttl, type, shape, group}: what so many
--- messages have in common; the last two may be left out. Form 0: each message is stored or refused by itself, and there
--- is one part. Form 1: all or none.
+-- is the place among the further keys, or 0. A part is {number, priority, delay, ttl, type, shape, group, origin}: what
+-- so many messages have in common; the last three may be left out. Form 0: each message is stored or refused by
+-- itself, and there is one part. Form 1: all or none.
 --
 -- The answer has for each request the id of the first message if all were stored, which all have ids that follow
 -- each other. Else it is a refusal, or in form 0 a list of {'each', id or refusal, ...}.
@@ -59,7 +59,7 @@ function verbs.put(K, A)
   local q, settings = u.q, u.settings
   if q[COUNT] == 0 then q[LARGEST] = 0 end
   local default_ttl = settings.ttl and math.max(math.floor(settings.ttl * 1000 + 0.5), 1) or 0
-  local ticked = false
+  local ticked, retention = false, retention_of(u)
   -- What is written at the end, by key
   local fields, line, ranked, delayed, mortal, claims = { '', '', '' }, {}, {}, {}, {}, {}
   local in_order, ready_of, out_of = {}, {}, {} -- groups, and ids by group
@@ -79,9 +79,10 @@ function verbs.put(K, A)
   local function store(part, first, last)
     local priority, delay, ttl, kind = part[2], part[3], part[4], part[5]
     if ttl == 0 then ttl = default_ttl end
+    if retention > 0 and (ttl == 0 or retention < ttl) then ttl = retention end
     local expires = ttl > 0 and u.now + ttl or 0
     local group = part[7] or ''
-    local before = head(priority, expires, kind, '', part[6] or '', group)
+    local before = head(priority, expires, kind, part[8] or '', part[6] or '', group)
     local is_plain = priority == 0 and expires == 0 and delay == 0 and group == ''
     if group ~= '' and not ready_of[group] then
       in_order[#in_order + 1], ready_of[group], out_of[group] = group, {}, {}

@@ -50,7 +50,7 @@ local function taken_note(u, id, value, size, group)
   if u.settings.max_receives and receives >= u.settings.max_receives then
     -- It came back before the setting was lowered.
     close_lapse(u, lapsed, END_DEAD_LETTERED)
-    give_up(u, id, priority, size, is_noted)
+    give_up(u, id, priority, size, receives, is_noted)
     return nil
   end
   if lapsed ~= '' then

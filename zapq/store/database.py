@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import islice
 from math import inf
@@ -172,8 +172,7 @@ class Database:
                 self._logged += 2 + size // PAGE
                 return
         queues = dict(self._queues) if others else self._queues
-        execute("begin immediate")
-        try:
+        with self._transaction():
             if not clocked:
                 self._keep_time()
             for entry in others:
@@ -189,10 +188,6 @@ class Database:
                 self._insert("states", 2, [value for pair in states.items() for value in pair])
             if large and self._reserve is not None:
                 self._check_room(size, self._reserve)
-            execute("commit")
-        except BaseException:
-            self._roll_back()
-            raise
         if not clocked:
             self._clocked = now
         self._logged += 2 + size // PAGE + len(gone) // 20
@@ -245,11 +240,9 @@ class Database:
         """Empty the log into the file and close both; what was committed is safe in any case."""
         if self._marked:
             # If it cannot be written, the log stays as well.
-            with suppress(sqlite3.Error):
-                self._connection.execute("begin immediate")
+            with suppress(sqlite3.Error), self._transaction():
                 self._keep_time()
                 self._connection.execute("delete from probe where number = 2")
-                self._connection.execute("commit")
         self._connection.close()
         if self.no_room and self._reserve is not None:
             # The log is removed when it is closed; the next start needs its space.
@@ -360,15 +353,11 @@ class Database:
     def _remove_garbage(self, epoch: int) -> None:
         first, last = epoch << ID_BITS, epoch << ID_BITS | MAX_ID
         found = 0
-        self._connection.execute("begin immediate")
-        try:
+        with self._transaction():
             for table in TABLES:
+                # A pack may have many pages.
                 some = max(1, self._garbage_rows // 100) if table == "packs" else self._garbage_rows
                 found += self._connection.execute(_garbage(table), (first, last, some)).rowcount
-            self._connection.execute("commit")
-        except BaseException:
-            self._roll_back()
-            raise
         self._logged += 2 + found // 20
         self._spare |= found > 0
         if not found:
@@ -437,24 +426,28 @@ class Database:
     def _take_apart(self) -> None:
         size = 0
         some = list(islice(self._thin, 1 if self.no_room else THIN_PACKS))
-        self._connection.execute("begin immediate")
-        try:
+        with self._transaction():
             for row in some:
                 # One that is damaged stays as it is: the next start refuses it.
                 with suppress(Damaged):
                     size += take_apart(self._connection, row)
-            self._connection.execute("commit")
-        except BaseException:
-            self._roll_back()
-            raise
         for row in some:
             self._thin.pop(row, None)
         self._logged += 2 + size // PAGE
         self._spare = True
 
-    def _roll_back(self) -> None:
-        if self._connection.in_transaction:
-            self._connection.execute("rollback")
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Write all that is done in the block, or nothing if anything is raised."""
+        execute = self._connection.execute
+        execute("begin immediate")
+        try:
+            yield
+            execute("commit")
+        except BaseException:
+            if self._connection.in_transaction:
+                execute("rollback")
+            raise
 
 
 def time_in(connection: sqlite3.Connection) -> float:

@@ -146,9 +146,8 @@ def without_sum(table: Table, row: int, kept: object) -> bytes:
 
 def state_of(properties: Properties, due: float, clock_offset: float) -> bytes:
     """Return what is kept of a message beside its body; times become Unix times."""
-    if due or properties.expires < inf:
-        return _encoded(properties, due, clock_offset)
-    return _timeless(properties)
+    kept = None if due or properties.expires < inf else _timeless(properties)
+    return _encoded(properties, due, clock_offset) if kept is None else kept
 
 
 def _encoded(properties: Properties, due: float, clock_offset: float) -> bytes:
@@ -174,9 +173,10 @@ def _encoded(properties: Properties, due: float, clock_offset: float) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _timeless(properties: Properties) -> bytes:
-    """Return the same of what has no time in it: of most messages that are leased it is alike."""
-    return _encoded(properties, 0.0, 0.0)
+def _timeless(properties: Properties) -> bytes | None:
+    """Return the same, unless there is a time in it: of most messages that are leased it is alike."""
+    kept = _encoded(properties, 0.0, 0.0)
+    return kept if kept == _encoded(properties, 0.0, 1.0) else None
 
 
 def kept_time(time: float) -> bytes:

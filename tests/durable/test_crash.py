@@ -29,7 +29,7 @@ def test_nothing_acknowledged_is_lost(tmp_path: Path, gate: bool, nightly: bool)
 def test_fifo_queues_of_sqs_keep_their_order_and_store_nothing_twice(
     tmp_path: Path, gate: bool, nightly: bool
 ) -> None:
-    rounds = 100 if nightly else 6 if gate else 2
+    rounds = 100 if nightly else 3 if gate else 2
     with FifoCrashes(tmp_path, seed=f"python-{sys.version_info.major}.{sys.version_info.minor}") as crashes:
         for _ in range(rounds):
             crashes.crash()

@@ -36,6 +36,7 @@ _OTHER = frozenset(
         "engine/valkey/test_library.py",
         "engine/valkey/test_linearizability.py",
         "engine/valkey/test_same.py",
+        "judges",
         "server/test_equivalence.py",
         "server/test_linearizability.py",
         "test_linearizability.py",
@@ -46,7 +47,7 @@ _OTHER = frozenset(
         "torture",
     )
 )
-_UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "torture"))
+_UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "judges", "torture"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

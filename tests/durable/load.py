@@ -6,7 +6,8 @@ import base64
 import http.client
 import json
 import threading
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from urllib.parse import quote
@@ -22,31 +23,29 @@ DEEP = 400
 """Messages in a queue that are enough: all of them are looked at after each crash."""
 
 
+Job = Callable[[Link, Random, str], None]
+"""One turn of a client: its connection, what it decides by, and a name no other turn has."""
+
+
 @dataclass
-class Clients:
-    """Everybody who uses the server during one of its runs."""
+class Crowd(ABC):
+    """The clients of one run of the server, each in a thread and on a connection of its own."""
 
     port: int
-    ledger: Ledger
     seed: str
-    settings: list[dict[str, float]] = field(default_factory=lambda: [{"visibility": 30.0}])
-    """What the queue of leases may be set to: what was answered last, and what was not answered since."""
     failures: list[BaseException] = field(default_factory=list)
     """What went wrong with clients, other than that the server was no more."""
     _over: threading.Event = field(default_factory=threading.Event)
 
+    @abstractmethod
+    def _jobs(self) -> Sequence[Job]:
+        """Return what each client does, turn by turn."""
+
     def start(self) -> None:
-        """Begin, each in a thread."""
-        jobs = [
-            self._produce,
-            self._produce,
-            self._batch,
-            self._consume,
-            self._consume,
-            self._dequeue,
-            self._admin,
+        """Begin."""
+        self._threads = [
+            threading.Thread(target=self._run, args=(job, number)) for number, job in enumerate(self._jobs())
         ]
-        self._threads = [threading.Thread(target=self._run, args=(job, number)) for number, job in enumerate(jobs)]
         for thread in self._threads:
             thread.start()
 
@@ -56,7 +55,7 @@ class Clients:
         for thread in self._threads:
             thread.join()
 
-    def _run(self, job: Callable[[Link, Random, str], None], number: int) -> None:
+    def _run(self, job: Job, number: int) -> None:
         random = Random(f"{self.seed}-{number}")
         link = Link(self.port)
         try:
@@ -70,6 +69,26 @@ class Clients:
             self.failures.append(error)
         finally:
             link.close()
+
+
+@dataclass(kw_only=True)
+class Clients(Crowd):
+    """Everybody who uses the server through its own endpoints."""
+
+    ledger: Ledger
+    settings: list[dict[str, float]] = field(default_factory=lambda: [{"visibility": 30.0}])
+    """What the queue of leases may be set to: what was answered last, and what was not answered since."""
+
+    def _jobs(self) -> Sequence[Job]:
+        return [
+            self._produce,
+            self._produce,
+            self._batch,
+            self._consume,
+            self._consume,
+            self._dequeue,
+            self._admin,
+        ]
 
     def _noted(self, reply: Reply, *fine: int) -> Reply:
         assert reply.status in fine, (reply.status, reply.body)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.durable.audit import Held, Ledger, Sent
+from tests.durable.fifo import Groups
 
 
 def ledger() -> Ledger:
@@ -53,3 +56,66 @@ def test_what_agrees_is_fine() -> None:
 )
 def test_what_does_not_agree_is_seen(found: list[Held], complaint: str) -> None:
     assert any(complaint in each for each in ledger().audit(found))
+
+
+def groups() -> Groups:
+    """Of one group, the first message was deleted, the two after it were stored, the last was not answered."""
+    made = Groups()
+    for number, sent in enumerate(made.new(0, "q.fifo", "g", ["gone", "a", "b"])):
+        sent.told(f"id-{number}", f"{number:020d}")
+    made.deleted(made.named["gone"])
+    made.new(0, "q.fifo", "g", ["c"])
+    return made
+
+
+def of_group(*bodies: str) -> list[tuple[str, str, str]]:
+    return [("q.fifo", "g", body) for body in bodies]
+
+
+def given(body: str, id: str, sequence: str) -> dict[str, Any]:
+    return {"Body": body, "MessageId": id, "Attributes": {"MessageGroupId": "g", "SequenceNumber": sequence}}
+
+
+def test_groups_that_agree_are_fine() -> None:
+    assert not groups().audit(of_group("a", "b"))
+    assert not groups().audit(of_group("a", "b", "c"))
+    deleting = groups()
+    deleting.named["a"].maybe_gone = True
+    assert not deleting.audit(of_group("b"))
+    assert not deleting.audit(of_group("a", "b"))
+    deleting.settle({"b", "c"})
+    assert deleting.named["a"].gone
+
+
+@pytest.mark.parametrize(
+    ("found", "complaint"),
+    [
+        (of_group("a"), "lost"),
+        (of_group("gone", "a", "b"), "came back"),
+        (of_group("b", "a"), "not in order"),
+        (of_group("a", "b", "b"), "there twice"),
+        (of_group("a", "b", "what"), "was not sent"),
+        ([*of_group("a"), ("q.fifo", "h", "b")], "was not sent"),
+    ],
+)
+def test_groups_that_do_not_agree_are_seen(found: list[tuple[str, str, str]], complaint: str) -> None:
+    assert any(complaint in each for each in groups().audit(found))
+
+
+def test_sequence_numbers_that_do_not_grow_are_seen() -> None:
+    wrong = groups()
+    wrong.named["c"].told("id-3", f"{1:020d}")
+    assert any("do not grow" in each for each in wrong.audit(of_group("a", "b", "c")))
+
+
+@pytest.mark.parametrize(
+    ("delivery", "complaint"),
+    [
+        (given("gone", "id-0", f"{0:020d}"), "after it was deleted"),
+        (given("b", "id-2", f"{2:020d}"), "given before"),
+        (given("a", "id-9", f"{9:020d}"), "stored twice"),
+    ],
+)
+def test_deliveries_that_must_not_be_are_seen(delivery: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        groups().delivered("q.fifo", [delivery])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import tomllib
 from pathlib import Path
 from typing import get_args
 
@@ -10,6 +12,8 @@ import boto3
 import pytest
 import trio
 
+from tests.judges import test_kombu, test_moto
+from tests.judges.judges import ROOT
 from tests.sqs.clients import Boto
 from zapq.access.grant import Role
 from zapq.sqs.actions import ACTIONS
@@ -42,3 +46,13 @@ def test_the_table_of_roles_has_every_action() -> None:
 @pytest.mark.parametrize("flag", ["--no-sqs", "--sqs-url", "--sqs-account"])
 def test_every_flag_is_taught(flag: str) -> None:
     assert flag in DOCUMENT
+
+
+def test_the_judges_are_those_that_are_installed_and_their_verdicts_those_that_are_wanted() -> None:
+    python = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["judges"]
+    pinned = dict(re.findall(r"([\w-]+)(?:\[\w+\])?==(\S+)", "\n".join(python)))
+    pinned |= json.loads((ROOT / "tests/judges/package.json").read_text())["dependencies"]
+    shown = dict(re.findall(r"^\| (\S+) ([\d.]+) \|", DOCUMENT, re.MULTILINE))
+    assert shown == pinned
+    for module in (test_moto, test_kombu):
+        assert f"{module.PASSED} of {module.PASSED + len(module.LEFT_OUT)} pass" in DOCUMENT

@@ -1,0 +1,71 @@
+"""Celery over SQS: 60 tasks, some tried again, some later, from two queues; a worker is killed in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.judges.judges import PROGRAMS, Judges, judged
+from tests.support.process import Zapq
+from tests.support.waiting import eventually
+from tests.support.wire import ask
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+TASKS = {*(f"one {number}" for number in range(50)), *(f"other {number}" for number in range(10))}
+
+
+@asynccontextmanager
+async def working(
+    judges: Judges, zapq: Zapq, log: Path, environ: dict[str, str]
+) -> AsyncGenerator[trio.Process, None]:
+    """Run a worker with two processes; all that is left of it is killed."""
+    with log.open("wb") as output:
+        worker = await trio.lowlevel.open_process(
+            ["celery", "-A", "celery_tasks", "worker", "-c", "2", "-Q", "celery,second", "-l", "WARNING"],
+            cwd=PROGRAMS,
+            env=judges.environ(zapq, environ),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield worker
+    finally:
+        if worker.poll() is None:
+            os.killpg(worker.pid, signal.SIGKILL)
+        with trio.CancelScope(shield=True):
+            await worker.wait()
+
+
+async def test_celery_does_all_tasks_though_a_worker_is_killed(judges: Judges, tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    done.touch()
+
+    def number() -> int:
+        return len(set(done.read_text().splitlines()))
+
+    async with judged(tmp_path, "--durable") as zapq:
+        environ = {"BROKER": f"sqs://any:any@{zapq.addr}//", "DONE": str(done)}
+        sent = await judges.run(zapq, "python", PROGRAMS / "celery_tasks.py", environ=environ)
+        assert sent.returncode == 0, sent.stdout
+        async with working(judges, zapq, tmp_path / "first", environ) as worker:
+            await eventually(lambda: number() >= 15, "some tasks to be done")
+            os.killpg(worker.pid, signal.SIGKILL)
+        async with working(judges, zapq, tmp_path / "second", environ) as worker:
+            await eventually(lambda: number() >= len(TASKS), "the others")
+            worker.terminate()
+            await worker.wait()
+        lines = done.read_text().splitlines()
+        assert set(lines) == TASKS
+        assert len(lines) <= len(TASKS) + 10, "what was done twice is what the killed worker had done last"
+        for queue in ("celery", "second"):
+            stats = (await ask(zapq.url, "GET", f"/queues/{queue}")).json
+            held = {name: stats[name] for name in ("ready", "delayed", "leased")}
+            assert held == {"ready": 0, "delayed": 0, "leased": 0}, queue

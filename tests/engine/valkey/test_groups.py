@@ -187,10 +187,10 @@ def test_whatever_opens_a_group_wakes_and_what_is_blocked_does_not(
         assert told(listener) == [b"+a"]
 
 
-def test_all_that_a_group_can_give_wakes_consumers(
-    driver: Driver, clock: Clock, request: pytest.FixtureRequest
+@pytest.mark.parametrize("is_lease", [False, True])
+def test_a_group_wakes_one_consumer_and_what_that_one_holds_up_no_other(
+    driver: Driver, clock: Clock, request: pytest.FixtureRequest, is_lease: bool
 ) -> None:
-    """They may want it for good: then one of them holds up nothing for the others."""
     server: Server = request.getfixturevalue(request.node.callspec.params["connection"])
     other = Driver(driver.connection, clock, name="f2")
     with server.connect() as one, server.connect() as two:
@@ -198,11 +198,32 @@ def test_all_that_a_group_can_give_wakes_consumers(
             each.call("SSUBSCRIBE", keys.wake_channel(keys.shard_of("a"), name))
         send(driver, "g1")
         held = lease(driver)
-        send(driver, "g2", "g3")
+        send(driver, *["g"] * 20)
+        asked = Take("a", LEASE if is_lease else ONE, 5.0)
         for front in (driver, other):
-            front.ask([Take("a", ONE, 5.0)], Waiting(1))
+            front.ask([asked], Waiting(1))
         driver.one(ack(held.receipt))
-        assert (told(one), told(two)) == ([b"+a"], [b"+a"])
+        assert (told(one), told(two)) == ([b"+a"], [])
+        assert bodies_of(driver.ask([asked], Waiting(1))[0]) == [b"g"]
+        assert (told(one), told(two)) == ([], [] if is_lease else [b"+a"])
+
+
+def test_consumers_that_a_limit_holds_back_do_not_wake_each_other(
+    driver: Driver, clock: Clock, request: pytest.FixtureRequest
+) -> None:
+    server: Server = request.getfixturevalue(request.node.callspec.params["connection"])
+    driver.one(Configure("a", QueueSettings(max_leased=1)))
+    other = Driver(driver.connection, clock, name="f2")
+    with server.connect() as one, server.connect() as two:
+        for name, each in (("f1", one), ("f2", two)):
+            each.call("SSUBSCRIBE", keys.wake_channel(keys.shard_of("a"), name))
+        send(driver, "g1", "h1", "i1")
+        lease(driver)
+        for _ in range(3):
+            for front in (driver, other):
+                [nothing] = front.ask([Take("a", LEASE, 5.0)], Waiting(1))
+                assert nothing.why == "limited"
+        assert (told(one), told(two)) == ([], [])
 
 
 # Dead letters

@@ -17,14 +17,8 @@ function groups.first(u, group, state)
   return first and tonumber(string.sub(first, -12), 16)
 end
 
--- Returns how many ready messages a group has.
-local function number_ready(u, group)
-  local from = group .. ' r'
-  return redis.call('ZLEXCOUNT', u.K[BY_GROUP], '[' .. from, '(' .. from .. 'g')
-end
-
 -- Lets a group stand where its first ready message and its first one that is out put it. One that was `served` has
--- had its turn. Returns whether it could give a message before.
+-- had its turn. A group that opens is for one consumer; a take that leaves it open has the next one woken.
 local function stand(u, group, served)
   local key = u.K[TURNS]
   local before = not served and redis.call('ZSCORE', key, group)
@@ -40,9 +34,7 @@ local function stand(u, group, served)
     u.q[TURN] = u.q[TURN] + 1
     redis.call('ZADD', key, u.q[TURN], group)
   end
-  -- Each of them may be for another consumer, if they are given for good.
-  if head and not (out and out < head) and not (was_open or served) then u.ready = u.ready + number_ready(u, group) end
-  return was_open
+  if head and not (out and out < head) and not (was_open or served) then u.ready = u.ready + 1 end
 end
 
 local function put_in(u, group, state, id)
@@ -58,7 +50,7 @@ function groups.enter(u, group, id)
   take_out(u, group, 'o', id)
   redis.call('ZADD', u.K[IN_GROUPS], id, id)
   put_in(u, group, 'r', id)
-  if stand(u, group) then u.ready = u.ready + 1 end
+  stand(u, group)
 end
 
 -- Enters messages that are the last of all: `ready` are ids and `out` those of delayed ones, by group; `order` has the
@@ -77,14 +69,8 @@ function groups.append(u, order, ready, out)
   in_pieces('ZADD', u.K[IN_GROUPS], by_id)
   u.q[GROUPED] = u.q[GROUPED] + in_pieces('ZADD', u.K[BY_GROUP], by_group)
   for _, group in ipairs(order) do
-    if #ready[group] > 0 then
-      local before = redis.call('ZSCORE', u.K[TURNS], group)
-      if not before then
-        stand(u, group)
-      elseif before ~= 'inf' then
-        u.ready = u.ready + #ready[group]
-      end
-    end
+    -- Behind others, they change nothing.
+    if #ready[group] > 0 and not redis.call('ZSCORE', u.K[TURNS], group) then stand(u, group) end
   end
 end
 
@@ -155,6 +141,12 @@ end
 local function number_of_ready(u)
   local number = redis.call('LLEN', u.K[L]) + u.q[LINED]
   return u.q[GROUPED] > 0 and number + redis.call('ZCARD', u.K[IN_GROUPS]) or number
+end
+
+-- Returns how many consumers can be given a message, each of one group, unless the queue is paused.
+local function number_to_give(u)
+  local number = redis.call('LLEN', u.K[L]) + u.q[LINED]
+  return u.q[GROUPED] > 0 and number + redis.call('ZCOUNT', u.K[TURNS], '-inf', '(inf') or number
 end
 
 -- Returns whether a consumer can be given a message, unless the queue is paused, or its limits hold it back.

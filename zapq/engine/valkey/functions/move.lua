@@ -202,7 +202,7 @@ function verbs.import_end(K, A)
     redis.call('HDEL', K[H], 'i')
     u.q[PAUSED] = tonumber(A[4])
     tick(u)
-    if u.q[PAUSED] == 0 then u.ready = number_of_ready(u) end
+    if u.q[PAUSED] == 0 then u.ready = number_to_give(u) end
     save(u)
   end
   return answer(u, A[1])

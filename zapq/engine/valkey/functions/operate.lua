@@ -16,7 +16,7 @@ function verbs.configure(K, A)
   if own.rate ~= u.settings.rate or burst_of(own) ~= burst_of(u.settings) then redis.call('HDEL', K[H], 'p') end
   if u.settings.rate or u.settings.max_leased then
     -- Consumers that these limits held back try again.
-    u.ready = number_of_ready(u)
+    u.ready = number_to_give(u)
   end
   if A[4] == '' then redis.call('HDEL', K[H], 'c') else redis.call('HSET', K[H], 'c', A[4]) end
   save(u)
@@ -47,7 +47,7 @@ function verbs.pause(K, A)
   local q = u.q
   q[PAUSED] = tonumber(A[3])
   tick(u)
-  if q[PAUSED] == 0 then u.ready = number_of_ready(u) end
+  if q[PAUSED] == 0 then u.ready = number_to_give(u) end
   save(u)
   return answer(u, 'done')
 end

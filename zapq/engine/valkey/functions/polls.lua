@@ -7,7 +7,7 @@ function verbs.leave(K, A)
   redis.call('ZREM', K[W], A[3])
   local q = u.q
   if q and not u.new and q[WAITED] == 1 and q[PAUSED] == 0 then
-    u.ready = number_of_ready(u)
+    u.ready = number_to_give(u)
     if u.ready > 0 then save(u) end
   end
   return answer(u)

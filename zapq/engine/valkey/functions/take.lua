@@ -368,6 +368,8 @@ function verbs.take(K, A)
     if is_cut or u.limited then break end
   end
   u.ready = u.ready - #taken[1]
+  -- What was given for good holds up nothing: another consumer may have the next message of its group.
+  if q[GROUPED] > 0 and #taken[1] > 0 and not u.limited and groups.next(u) then u.ready = math.max(u.ready, 1) end
   if front_end ~= '' then line_up(u, front_end, consumers - got, since) end
   local why, due = '', 0
   if got < wanted then why, due = reason(u) end

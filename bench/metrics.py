@@ -3,10 +3,10 @@
     scripts/bench metrics
     scripts/bench metrics --queues 1024
 
-A server with so many queues, each with a message, is asked for its figures over and over on one connection. Printed
-are, for each format, the bytes of an answer and the server's CPU for it. Then the text is written in this process,
-family by family: the longest of these steps is how long others wait for their turn. How long they wait in a whole
-server, `scripts/bench stalls` shows.
+A server with so many queues, each with a message, is asked for its figures over and over on one connection. For
+each format, the bytes of an answer and the server's CPU for it are printed. Then the text is written in this
+process, family by family: the longest of these steps is how long others wait for their turn. How long they wait in a
+whole server, `scripts/bench stalls` shows.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def over_a_socket(queues: int, rounds: int, each: int) -> None:
 def steps(queues: int) -> Iterator[float]:
     """Write the text once, and tell how long each step took."""
     infos = [
-        QueueInfo(f"queue.{n}", QueueSettings(), QueueStats(n, n, n, n, n, n, n), False, 0, n) for n in range(queues)
+        QueueInfo(f"queue.{n}", QueueSettings(), QueueStats(n, n, n, n, n, n, n), False, 0, n)
+        for n in range(queues)
     ]
     writing = write(share(infos, queues, QueueStats()), None, {}, openmetrics=True)
     while True:

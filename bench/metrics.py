@@ -5,8 +5,8 @@
 
 A server with so many queues, each with a message, is asked for its figures over and over on one connection. For
 each format, the bytes of an answer and the server's CPU for it are printed. Then the text is written in this
-process, family by family: the longest of these steps is how long others wait for their turn. How long they wait in a
-whole server, `scripts/bench stalls` shows.
+process, family by family: the longest of these steps is how long others wait for their turn. How long they wait in
+a whole server, `scripts/bench stalls` shows.
 """
 
 from __future__ import annotations

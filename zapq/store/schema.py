@@ -146,7 +146,8 @@ def without_sum(table: Table, row: int, kept: object) -> bytes:
 
 def state_of(properties: Properties, due: float, clock_offset: float) -> bytes:
     """Return what is kept of a message beside its body; times become Unix times."""
-    kept = None if due or properties.expires < inf else _timeless(properties)
+    has_time = due or properties.expires < inf or properties.arrived
+    kept = None if has_time else _timeless(properties)
     return _encoded(properties, due, clock_offset) if kept is None else kept
 
 

@@ -24,6 +24,7 @@ from zapq.core.queue_settings import DURATIONS, QueueSettings
 from zapq.errors import InvalidSetting, ZapqError
 from zapq.limits import (
     KIB,
+    MAX_DEDUPLICATION_IDS,
     MAX_MESSAGE_BYTES,
     MAX_WORKERS,
     MIB,
@@ -366,6 +367,15 @@ class Settings:
         "Most queues with series of their own for Prometheus: those made first; the others have one together.",
         low=0,
         high=1_000_000,
+    )
+    max_deduplication_ids: int = _setting(
+        MAX_DEDUPLICATION_IDS,
+        "ZAPQ_MAX_DEDUPLICATION_IDS",
+        "whole",
+        "Most deduplication ids of FIFO queues known at once, each for 5 minutes in 250 bytes. Beyond it, messages"
+        " are refused.",
+        low=1,
+        high=1_000_000_000,
     )
     keep_alive: float = _setting(
         75.0, "ZAPQ_KEEP_ALIVE", "seconds", "How long to keep an idle connection open.", low=0.1, high=86_400

@@ -19,7 +19,7 @@ import trio
 
 from zapq.core.broker import Broker, Redriven
 from zapq.core.headers import TRACING
-from zapq.core.idempotency import Keys
+from zapq.core.idempotency import ANY_CONTENT, FINGERPRINT, Keys
 from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
@@ -55,9 +55,6 @@ from zapq.service.operations import (
 )
 from zapq.service.section import Section
 from zapq.service.waiting import Deliveries, Waiter, WaitQueue, Want
-
-_FINGERPRINT = 16
-"""Bytes of what tells offers apart."""
 
 
 class QueueInfo(msgspec.Struct, frozen=True, gc=False):
@@ -147,6 +144,7 @@ class QueueState:
                 # The first use may be on its way to the disk.
                 self._journal.rely()
                 return Accepted(id, True, durability or self.durability)
+            self._service.keys.check_room(fingerprint, now)
         with doing:
             id = self._store(offer, now)
             if offer.key:
@@ -168,7 +166,7 @@ class QueueState:
             if forgotten:
                 self._journal.note(KeysForgotten(forgotten))
             record = KeyPut(number, key, fingerprint, id, now + IDEMPOTENCY_WINDOW)
-            self._journal.enter(record, keys.release, number, key)
+            self._journal.enter(record, keys.release, number, key, fingerprint)
 
     def _store(self, offer: Offer, now: float) -> int:
         content, how = offer.content, offer.terms
@@ -525,7 +523,7 @@ class _ToldWithHeaders(_Told, frozen=True, gc=False):
 def fingerprint_of(offer: Offer) -> bytes:
     """Return what tells an offer from others under its key; it does not withstand a forger."""
     if isinstance(offer, Put) and offer.any_content:
-        return bytes(_FINGERPRINT)
+        return ANY_CONTENT
     content, how = offer.content, offer.terms
     properties = how.properties
     told: object
@@ -538,7 +536,7 @@ def fingerprint_of(offer: Offer) -> bytes:
             told = (*told, _said(dict(properties.headers)))
     if properties.group:
         told = (told, properties.group)
-    return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=_FINGERPRINT).digest()
+    return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=FINGERPRINT).digest()
 
 
 def _told(draft: Draft) -> object:

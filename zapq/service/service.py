@@ -112,7 +112,7 @@ class QueueService:
         self.turns = Turns()
         """For what takes milliseconds."""
         self.room = Room(self)
-        self.keys = Keys()
+        self.keys = Keys(settings.max_deduplication_ids)
         self.max_message_bytes = settings.max_message_bytes
         self.snapshots = Snapshots(self, snapshots, settings.snapshot_on_exit)
         self.broker = Broker(
@@ -538,6 +538,7 @@ class QueueService:
                 self.check_open()
                 names = {queue.number: name for name, queue in made.queues.items()}
                 former = self.broker.replace(made, keys.image(names))
+                keys.max_promises = self.keys.max_promises
                 self._rebind(keys)
                 number = self.broker.messages
                 self.hand_out()

@@ -21,6 +21,7 @@ from zapq.errors import (
     ReceiptExpired,
     RequestTimedOut,
     RoleMissing,
+    TooManyDeduplicationIds,
     TooManyQueues,
     TooManyWaiters,
     Unauthenticated,
@@ -133,7 +134,7 @@ def as_sqs(error: ZapqError) -> SqsError:
             return no_such_queue()  # none can be called so
         case TooManyQueues():
             kind = OVER_LIMIT
-        case QueueFull() | TooManyWaiters():
+        case QueueFull() | TooManyWaiters() | TooManyDeduplicationIds():
             kind = REQUEST_THROTTLED
         case BatchTooLarge():
             kind = BATCH_REQUEST_TOO_LONG

@@ -19,6 +19,7 @@ import trio
 
 from zapq.core.broker import Broker, Redriven
 from zapq.core.headers import TRACING
+from zapq.core.attempts import Attempts, Held
 from zapq.core.idempotency import ANY_CONTENT, FINGERPRINT, Keys
 from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue import Queue
@@ -48,6 +49,8 @@ from zapq.service.operations import (
     Nothing,
     Offer,
     Put,
+    Recall,
+    Remember,
     Settlement,
     Terms,
     checked_limit,
@@ -80,6 +83,8 @@ class Shared(Protocol):
     def dispatcher(self) -> Dispatcher: ...
     @property
     def broker(self) -> Broker: ...
+    @property
+    def attempts(self) -> Attempts: ...
     @property
     def keys(self) -> Keys: ...
     @property
@@ -349,6 +354,34 @@ class QueueState:
     def note_uncertain_delivery(self, number: int) -> None:
         """Count messages whose bytes may or may not have reached a client that vanished."""
         self._service.note_uncertain_delivery(number)
+
+    def remember(self, asked: Remember, now: float) -> None:
+        """Take note of what was received under an attempt id."""
+        held = [
+            Held(id, receipt, seen.due)
+            for id, receipt in asked.leases
+            if (seen := self.core.find(id)) is not None and seen.state == "leased" and seen.due is not None
+        ]
+        if len(held) == len(asked.leases):
+            self._service.attempts.put(self.core.number, asked.attempt, held, now)
+
+    def recall(self, asked: Recall, now: float) -> list[Lease]:
+        """Give what was received under an attempt id once more, if each lease is as it was; else nothing."""
+        self.check_alive()
+        attempts, number = self._service.attempts, self.core.number
+        held = attempts.find(number, asked.attempt, now)
+        if not all(map(partial(self._goes_on, now=now), held)):
+            attempts.pop(number, asked.attempt)
+            return []
+        leases = [self.core.extend(each.receipt, asked.visibility, now) for each in held]
+        if leases:
+            attempts.renew(number, asked.attempt, [Held(each.id, each.receipt, each.deadline) for each in leases])
+        return leases
+
+    def _goes_on(self, held: Held, now: float) -> bool:
+        # A later lease of the message would end later.
+        seen = self.core.find(held.id)
+        return seen is not None and seen.state == "leased" and now < held.deadline == seen.due
 
     def peek(self, state: State, limit: int) -> list[MessageView]:
         """Return the first messages in `state`, and change nothing."""

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from zapq.core.attempts import Attempts
 from zapq.core.broker import Broker, check_name
 from zapq.core.holding import Held
 from zapq.core.idempotency import Claim, Keys
@@ -129,6 +130,7 @@ class QueueService:
             lease_slack=MAX_TURN,
             now=trio.current_time(),
         )
+        self.attempts = Attempts()
         self._delivery_uncertain = 0
         self.close_by = inf
         """When, by Trio's clock, the disk is waited for no longer as the service ends."""

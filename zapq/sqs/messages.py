@@ -29,6 +29,8 @@ from zapq.service.operations import (
     Hide,
     Nothing,
     Put,
+    Recall,
+    Remember,
     Remove,
     Settle,
     Settlement,
@@ -326,14 +328,21 @@ def receive_message(asked: model.ReceiveMessage, caller: Caller) -> Steps:
         raise bad_value(visibility, "VisibilityTimeout", f"Must be >= 0 and <= {MAX_VISIBILITY}, if provided.")
     if wait is not None and not 0 <= wait <= 20:
         raise bad_value(wait, "WaitTimeSeconds", "Must be >= 0 and <= 20, if provided.")
+    attempt = _checked_id("ReceiveRequestAttemptId", asked.receive_request_attempt_id)
     system = _system((*(asked.attribute_names or ()), *(asked.message_system_attribute_names or ())))
     terms = terms_of(queue, (yield Look(queue)).settings)
     want = Want(limit, True, None if visibility is None else float(visibility))
-    outcome: Delivery | Nothing = yield Take(queue, want, terms.wait if wait is None else float(wait))
-    if isinstance(outcome, Nothing):
-        return model.ReceiveMessageResult()
+    leases: Sequence[Lease] = ()
+    if attempt and terms.fifo:
+        leases = yield Recall(queue, attempt, want.visibility)
+    if not leases:
+        outcome: Delivery | Nothing = yield Take(queue, want, terms.wait if wait is None else float(wait))
+        if isinstance(outcome, Nothing):
+            return model.ReceiveMessageResult()
+        leases = [each for each in outcome.given if isinstance(each, Lease)]
+        if attempt and terms.fifo:
+            yield Remember(queue, attempt, [(each.id, each.receipt) for each in leases])
     names = asked.message_attribute_names or ()
-    leases = [lease for lease in outcome.given if isinstance(lease, Lease)]
     origins = {origin.queue: terms for lease in leases if (origin := lease.message.properties.origin) is not None}
     for name in origins:
         if name != queue:

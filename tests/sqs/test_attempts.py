@@ -1,4 +1,4 @@
-"""ReceiveRequestAttemptId: a consumer that got no answer from a FIFO queue asks again, and gets the same messages."""
+"""ReceiveRequestAttemptId: a consumer that got no answer from a FIFO queue asks again and gets the same."""
 
 from __future__ import annotations
 

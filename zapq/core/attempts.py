@@ -1,4 +1,4 @@
-"""What was received under which attempt id, so that a consumer that got no answer can have the same messages again.
+"""What was received under which attempt id: a consumer that got no answer can have the same messages again.
 
 Nothing here holds a message: an attempt is known by its leases, and good while each of them is as it was.
 """

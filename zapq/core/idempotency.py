@@ -1,8 +1,8 @@
 """Idempotency keys: a producer that got no answer may ask again, and the message is there once.
 
-The draft standard is draft-ietf-httpapi-idempotency-key-header. Keys of a second kind are promises: whatever comes
-under such a key is taken for a repetition, and it is never forgotten before its time (the deduplication ids of FIFO
-queues). Where there is no room for one more, its message is refused.
+The draft standard is draft-ietf-httpapi-idempotency-key-header. Keys of a second kind are promises, for the
+deduplication ids of FIFO queues: whatever comes under such a key is taken for a repetition, and it is never
+forgotten before its time. Where there is no room for one more, its message is refused.
 """
 
 from __future__ import annotations

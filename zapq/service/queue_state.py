@@ -17,9 +17,9 @@ from typing import Protocol
 import msgspec
 import trio
 
+from zapq.core.attempts import Attempts, Held
 from zapq.core.broker import Broker, Redriven
 from zapq.core.headers import TRACING
-from zapq.core.attempts import Attempts, Held
 from zapq.core.idempotency import ANY_CONTENT, FINGERPRINT, Keys
 from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue import Queue

@@ -40,7 +40,7 @@ from zapq.service.operations import (
 )
 from zapq.service.waiting import Want
 from zapq.sqs import digest, model
-from zapq.sqs.attributes import MAX_SIZE, now_ms, unknown
+from zapq.sqs.attributes import now_ms, unknown
 from zapq.sqs.envelope import NONE, Facts, open_, seal
 from zapq.sqs.errors import (
     BATCH_ENTRY_IDS_NOT_DISTINCT,
@@ -60,6 +60,7 @@ from zapq.sqs.errors import (
 )
 from zapq.sqs.model import Attribute, Attributes
 from zapq.sqs.names import queue_of_url
+from zapq.sqs.noted import MAX_SIZE
 from zapq.sqs.queue_terms import Handle, QueueTerms, terms_of
 from zapq.sqs.steps import Caller, Look, Steps
 

@@ -9,9 +9,10 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from zapq.core.queue_settings import QueueSettings
-from zapq.sqs.attributes import PURGED, SCOPE, is_fifo, number, text_of
+from zapq.sqs.attributes import PURGED, is_fifo, number, text_of
 from zapq.sqs.errors import bad_receipt
 from zapq.sqs.names import CREATED
+from zapq.sqs.noted import SCOPE
 
 _HANDLE = re.compile(r"([0-9a-f]{8})\.([0-9a-f]{1,16})\.([0-9A-Za-z-]{1,64})", re.ASCII)
 _LOW = (1 << 48) - 1

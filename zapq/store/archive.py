@@ -31,8 +31,8 @@ from zlib import crc32
 
 import msgspec
 
-from zapq.core.idempotency import ANY_CONTENT
 from zapq.core.headers import HEADER_NAME, HEADER_VALUE, size_of
+from zapq.core.idempotency import ANY_CONTENT
 from zapq.core.image import Image, KeyImage, QueueImage
 from zapq.core.message import CONTENT_TYPE, OCTETS, Message, Origin, Properties
 from zapq.core.queue_settings import QueueSettings

@@ -12,6 +12,7 @@ import trio
 from tests.http.test_access import line
 from tests.sqs.clients import Boto, tell
 from tests.support.serving import serving
+from tests.support.wire import ask
 from zapq.service.open import open_service
 from zapq.settings import Settings
 from zapq.sqs.credentials import shown
@@ -126,3 +127,17 @@ def test_a_credential_is_read_from_the_right() -> None:
     assert shown(b"Bearer token", b"") == ((b"Bearer token",), "us-east-1")
     assert shown(b"Basic x", b"") == ((b"Basic x",), "us-east-1")
     assert shown(b"", b"") == ((), "us-east-1")
+
+
+@pytest.mark.parametrize("path", ["/_localstack/health", "/health", "/moto-api/"])
+async def test_health_checks_written_for_emulators_are_answered_without_a_token(
+    zapq_settings: Settings, tokens: Path, path: str
+) -> None:
+    for settings in (zapq_settings, replace(zapq_settings, token_file=str(tokens))):
+        async with serving(settings) as url:
+            for method in ("GET", "HEAD"):
+                assert (await ask(url, method, path)).status == 200
+            body = (await ask(url, "GET", path)).body
+            assert (b'"sqs": "running"' in body) == (path != "/health")
+    async with serving(replace(zapq_settings, sqs=False)) as url:
+        assert (await ask(url, "GET", path)).status == (200 if path == "/health" else 404)

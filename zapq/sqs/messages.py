@@ -184,9 +184,9 @@ def _prepared(
             "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF |"
             " #xE000 to #xFFFD | #x10000 to #x10FFFF",
         )
-    delay = terms.delay if asked.delay_seconds is None else float(asked.delay_seconds)
-    if not 0 <= delay <= 900:
+    if asked.delay_seconds is not None and not 0 <= asked.delay_seconds <= 900:
         raise bad_value(asked.delay_seconds, "DelaySeconds", "DelaySeconds must be >= 0 and <= 900.")
+    delay = terms.delay if asked.delay_seconds is None else float(asked.delay_seconds)
     given, system = asked.message_attributes, asked.message_system_attributes
     facts, size = NONE, len(body)
     if given or system or asked.message_group_id is not None or asked.message_deduplication_id is not None:

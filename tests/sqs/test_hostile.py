@@ -6,7 +6,8 @@ Never a 500, and what is refused has changed nothing. Batches say what is wrong 
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncGenerator, Callable, ItemsView, Iterator
+from collections import UserDict
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,7 @@ from zapq.sqs import query_protocol
 from zapq.sqs.actions import ACTIONS
 from zapq.sqs.query_protocol import _ENTRY, _KEYS
 
-NAMES = ("jobs", "jobs.fifo", "dead")
+NAMES = {"default", "jobs", "jobs.fifo", "dead"}
 ARN = "arn:aws:sqs:us-east-1:000000000000:"
 LONG = "x" * 100_000
 SURROGATE = "a lone surrogate"
@@ -63,9 +64,9 @@ WRONG: tuple[Any, ...] = (
     {"x": {"x": []}},
     {LONG: LONG},
 )
-PART = (MISSING, None, "\0", SURROGATE, LONG, 2**63, HUGE, {}, [None])
+PART: tuple[Any, ...] = (MISSING, None, "\0", SURROGATE, LONG, 2**63, HUGE, {}, [None])
 """Those that the other road, which reads requests as this one does, is tried with."""
-TEXTS = (MISSING, "", "x", "\0", SURROGATE, LONG, -1, 1.5, 2**63, HUGE)
+TEXTS: tuple[Any, ...] = (MISSING, "", "x", "\0", SURROGATE, LONG, -1, 1.5, 2**63, HUGE)
 """Those that the older protocol can say."""
 HOT = frozenset({
     *("SendMessage", "SendMessageBatch", "ReceiveMessage", "DeleteMessage", "DeleteMessageBatch"),
@@ -118,7 +119,7 @@ def requests(queue: str, handle: str) -> dict[str, dict[str, Any]]:
             "MessageSystemAttributeNames": ["All"],
             "MessageAttributeNames": ["All"],
             "MaxNumberOfMessages": 1,
-            "VisibilityTimeout": 5,
+            "VisibilityTimeout": 0,  # so that the queues are as they were, and need not be made anew
             "WaitTimeSeconds": 0,
             **({"ReceiveRequestAttemptId": "r"} if fifo else {}),
         },
@@ -276,6 +277,10 @@ class Road:
         if answer.status != 200:
             assert self.state() == before, shown
             assert len(answer.body) < 4096, shown
+        elif action == "CreateQueue":
+            for queue in self.service.queues():
+                if queue.name not in NAMES:
+                    await self.service.delete(queue.name)
         elif not action.startswith("SendMessage") and self.state() != before:
             await self.prepare()
         return answer
@@ -363,16 +368,11 @@ async def test_very_deep_very_many_and_very_long_are_refused_at_once(zapq_settin
 def test_thousands_of_parameters_are_read_in_a_few_steps_each() -> None:
     action, looked_at = ACTIONS["SendMessageBatch"], 0
 
-    class Counted(dict[str, str]):
+    class Counted(UserDict[str, str]):
         def __iter__(self) -> Iterator[str]:
             nonlocal looked_at
             looked_at += len(self)
             return super().__iter__()
-
-        def items(self) -> ItemsView[str, str]:
-            nonlocal looked_at
-            looked_at += len(self)
-            return super().items()
 
     entry = "SendMessageBatchRequestEntry.{}.MessageAttribute.1.Name"
     given = Counted({"QueueUrl": "jobs", **{entry.format(each): "a" for each in range(1, 1000)}})

@@ -93,14 +93,14 @@ def _tree(parameters: Mapping[str, str]) -> _Node:
 
 
 @cache
-def _fields(shape: type[Any]) -> list[tuple[str, Any]]:
+def _fields(shape: Any) -> list[tuple[str, Any]]:
     """Return the members of a struct by their names on the wire, each with its type."""
     hints = get_type_hints(shape)
     names = zip(shape.__struct_fields__, shape.__struct_encode_fields__, strict=True)
     return [(name, _bare(hints[field])) for field, name in names]
 
 
-def _shape(shape: type[Any], node: _Node, action: str) -> dict[str, Any]:
+def _shape(shape: Any, node: _Node, action: str) -> dict[str, Any]:
     """Return the members of a struct whose parameters are below `node`."""
     found = ((name, _value(kind, node, name, action)) for name, kind in _fields(shape))
     return {name: value for name, value in found if value is not None}

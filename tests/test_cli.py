@@ -118,6 +118,32 @@ def test_a_file_declares_queues_that_are_there_from_the_start(tmp_path: Path, du
     ]
 
 
+@pytest.mark.parametrize("flags", [[], ["--durable"], ["--workers", "2"]], ids=repr)
+def test_a_file_of_its_own_makes_queues_at_the_start(tmp_path: Path, flags: list[str]) -> None:
+    file = tmp_path / "queues.toml"
+    file.write_text('[queues."jobs.fifo"]\nfifo = true\nvisibility = "5m"\n')
+    with serving(tmp_path, "--addr", "127.0.0.1:0", *flags, ZAPQ_QUEUES=str(file)) as (process, first):
+        assert process.stdout is not None
+        said = listening(chain([first], process.stdout))
+        assert said is not None
+        connection = http.client.HTTPConnection(said["addr"], timeout=30)
+        connection.request("GET", "/queues/jobs.fifo")
+        shown = msgspec.json.decode(connection.getresponse().read())
+        connection.close()
+    assert shown["settings"]["visibility"] == 300
+
+
+def test_a_file_of_queues_that_is_wrong_is_one_line_and_exit_code_2_and_changes_nothing(tmp_path: Path) -> None:
+    file, data = tmp_path / "queues.toml", tmp_path / "data"
+    for text, complaint in (
+        ("[queues.good]\n[queues.jobs]\nvisibilty = 300", f"{file}: [queues.jobs]: 'visibilty' is not a setting"),
+        ("[queues.jobs]\nvisibility == 5", "(at line 2, column 13)"),
+    ):
+        file.write_text(text)
+        assert_one_line(run("--durable", "--data-dir", str(data), "--queues", str(file)), 2, complaint)
+    assert not data.exists()
+
+
 def test_a_queue_that_is_declared_wrong_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     file = tmp_path / "zapq.toml"
     file.write_text("[queues.jobs]\nvisibilty = 300")

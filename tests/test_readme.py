@@ -127,10 +127,14 @@ def test_the_testing_example_passes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("document", ["README.md", "docs/queues.md"])
 def test_the_files_that_declare_queues_are_taken(document: str, tmp_path: Path) -> None:
-    [example] = re.findall(r"```toml\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+    example, *of_sqs = re.findall(r"```toml\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     (tmp_path / "zapq.toml").write_text(example)
     declared = load(flags={}, environ={}, config=str(tmp_path / "zapq.toml")).queues
     assert declared["emails"] == QueueSettings(visibility=300, max_receives=5, dead_letter="emails.dead")
+    for example in of_sqs:
+        (tmp_path / "queues.toml").write_text(example)
+        declared = load(flags={}, environ={}, queues=str(tmp_path / "queues.toml")).queues
+        assert declared["orders.fifo"].notes["sqs:tag:team"] == "shop"
 
 
 @pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "docs/durability.md", "docs/found.md"])

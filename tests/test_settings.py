@@ -413,6 +413,110 @@ def test_queues_that_make_no_sense_are_refused_with_file_section_and_key(
     assert refusal.value.members == {"setting": "queues"}
 
 
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "[queues.jobs]\nfifo = true",
+            """[queues.jobs] fifo = true: the name of a FIFO queue, and of no other, ends in""",
+        ),
+        (
+            "[queues.'a.fifo']\nfifo = false",
+            """[queues."a.fifo"] fifo = false: the name of a FIFO queue, and of no other, ends in .fifo."""
+            """ Write [queues.a], or leave fifo out.""",
+        ),
+        ("[queues.'a.fifo']\nfifo = 1", """[queues."a.fifo"] fifo = 1: give true or false."""),
+        ("[queues.jobs]\nsqs = 5", "[queues.jobs] sqs = 5: give a table."),
+        ("[queues.jobs]\ntags = []", "[queues.jobs] tags = []: give a table."),
+        ("[queues.jobs.tags]\na = 1", "[queues.jobs] tags.a = 1: give text."),
+        ("[queues.jobs.sqs]\nDelay = 1", "[queues.jobs] sqs.Delay = 1: SQS has no such attribute to set."),
+        (
+            "[queues.jobs.sqs]\nDelaySeconds = 901",
+            "[queues.jobs] sqs.DelaySeconds = 901: give 0 to 900.",
+        ),
+        ("[queues.jobs.sqs]\nDelaySeconds = 1.5", "[queues.jobs] sqs.DelaySeconds = 1.5: give text, a number"),
+        (
+            "[queues.jobs.sqs]\nVisibilityTimeout = 5",
+            "[queues.jobs] sqs.VisibilityTimeout = 5: every queue has that. Write visibility beside sqs instead.",
+        ),
+        (
+            "[queues.jobs.sqs]\nContentBasedDeduplication = true",
+            "[queues.jobs] sqs.ContentBasedDeduplication = True: that is for FIFO queues, whose names end",
+        ),
+        (
+            "[queues.'a.fifo'.sqs]\nDeduplicationScope = 'all'",
+            """[queues."a.fifo"] sqs.DeduplicationScope = 'all': give queue or messageGroup.""",
+        ),
+        ("[queues.jobs.sqs]\nPolicy = 'x'", "[queues.jobs] sqs.Policy = 'x': give a policy as SQS has it."),
+        (
+            "[queues.jobs.sqs]\nRedriveAllowPolicy = {redrivePermission = 'none'}",
+            "[queues.jobs] sqs.RedriveAllowPolicy = {'redrivePermission': 'none'}: give a policy as SQS has it.",
+        ),
+        (
+            "addr = ':1'",
+            "'addr' is not expected here. Declare queues, such as [queues.jobs]; settings of the server",
+        ),
+        ("queues = 'other.toml'", "queues must be tables, such as [queues.jobs]."),
+    ],
+)
+def test_a_file_of_queues_is_refused_with_table_and_key(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "queues.toml"
+    file.write_text(text)
+    with pytest.raises(InvalidSetting) as refusal:
+        load(flags={}, environ={}, queues=str(file))
+    assert refusal.value.detail.startswith(f"{file}: {complaint}")
+
+
+def test_a_file_of_queues_says_what_only_sqs_has(tmp_path: Path) -> None:
+    file = tmp_path / "queues.toml"
+    file.write_text("""
+        [queues."jobs.fifo"]
+        max_receives = 3
+        dead_letter = "dead.fifo"
+        notes = {owner = "mail"}
+        sqs = {ContentBasedDeduplication = true, DelaySeconds = 5, DeduplicationScope = "messageGroup"}
+        tags = {team = "x"}
+        [queues."dead.fifo"]
+        fifo = true
+        [queues."dead.fifo".sqs.RedriveAllowPolicy]
+        redrivePermission = "byQueue"
+        sourceQueueArns = ["jobs.fifo"]
+        """)
+    declared = load(flags={}, environ={}, queues=str(file)).queues
+    assert declared["jobs.fifo"] == QueueSettings(
+        max_receives=3,
+        dead_letter="dead.fifo",
+        notes={
+            "owner": "mail",
+            "sqs:ContentBasedDeduplication": "true",
+            "sqs:DelaySeconds": "5",
+            "sqs:DeduplicationScope": "messageGroup",
+            "sqs:scope": "messageGroup",
+            "sqs:tag:team": "x",
+        },
+    )
+    policy = '{"redrivePermission":"byQueue","sourceQueueArns":["jobs.fifo"]}'
+    assert declared["dead.fifo"].notes == {"sqs:RedriveAllowPolicy": policy, "sqs:scope": "queue"}
+
+
+def test_queues_may_be_in_two_files_but_each_in_one(tmp_path: Path) -> None:
+    config, file = tmp_path / "zapq.toml", tmp_path / "queues.toml"
+    config.write_text("max_queues = 3\n[queues.a]")
+    file.write_text("[queues.b]")
+    assert set(load(flags={}, environ={}, config=str(config), queues=str(file)).queues) == {"a", "b"}
+    file.write_text("[queues.a]\n[queues.b]")
+    with pytest.raises(InvalidSetting, match=r"\[queues\.a\] is declared in .* as well. Remove one of them\."):
+        load(flags={}, environ={}, config=str(config), queues=str(file))
+    file.write_text("[queues.b]\n[queues.c]\n[queues.d]")
+    with pytest.raises(InvalidSetting, match=f"{config} and {file}: .queues.c.: The server has as many queues"):
+        load(flags={}, environ={}, config=str(config), queues=str(file))
+    config.write_text(f"queues = {str(file)!r}")
+    assert set(load(flags={}, environ={}, config=str(config)).queues) == {"b", "c", "d"}
+    file.unlink()
+    with pytest.raises(InvalidSetting, match=r"--queues .*: No such file or directory\."):
+        load(flags={}, environ={}, config=str(config))
+
+
 def test_queues_declared_by_hand_are_checked_too() -> None:
     for queues, complaint in (
         ({"jobs": QueueSettings(visibility=-1)}, r"^\[queues\.jobs\]: .*must be at least 0"),

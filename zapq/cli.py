@@ -34,7 +34,8 @@ def serve(**flags: Any) -> int:
 def _serve(**flags: Any) -> int:
     handover = systemd.take(os.environ, os.getpid())
     config = flags.pop("config") or os.environ.get("ZAPQ_CONFIG")
-    settings = load(flags=flags, environ=os.environ, config=config)
+    queues = flags.pop("queues") or os.environ.get("ZAPQ_QUEUES")
+    settings = load(flags=flags, environ=os.environ, config=config, queues=queues)
     # Not before the settings are read, which a signal must be able to end, and before the first thread starts.
     _keep_signals_for_us()
     with logs.written_aside(settings):

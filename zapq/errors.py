@@ -241,6 +241,17 @@ class TooManyWaiters(ZapqError):
     retry_after = 1
 
 
+class TooManyDeduplicationIds(ZapqError):
+    """As many deduplication ids are known as --max-deduplication-ids allows, each for five minutes.
+
+    Nothing was stored. Send the message again after Retry-After seconds, or raise --max-deduplication-ids.
+    """
+
+    problem = "too-many-deduplication-ids"
+    status = 429
+    retry_after = 1
+
+
 class Draining(ZapqError):
     """The server is draining or shutting down. Nothing was changed. Use another server, or send it again later."""
 

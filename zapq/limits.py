@@ -115,6 +115,14 @@ KEYS_FORGOTTEN = 16
 so that no request pays for many."""
 MAX_KEYS = 100_000
 """Idempotency-Keys kept at once, some 30 MiB; beyond it, the oldest go early."""
+MAX_DEDUPLICATION_IDS = 1_000_000
+"""Deduplication ids of FIFO queues known at once, if the setting does not say, some 250 MiB: what one of Amazon's
+FIFO queues takes in five minutes (300 batches of ten a second). Beyond it, messages are refused."""
+ATTEMPT_WINDOW = 300.0
+"""Seconds a ReceiveRequestAttemptId of SQS is known, as with Amazon."""
+MAX_ATTEMPTS = 10_000
+"""Of them known at once, of all queues, some 20 MiB; beyond it, the oldest go early: a consumer that asks again
+does so within seconds."""
 PEEK = 10
 """Messages a peek shows when the client does not say."""
 CHECKPOINT_PAGES = 1000

@@ -15,15 +15,14 @@ from difflib import get_close_matches
 from functools import cache
 from typing import Any, Literal
 
-import msgspec
-
 from zapq.addresses import Address, parse_address, parse_engine, parse_hosts, without_password
 from zapq.core.broker import Broker
-from zapq.core.complaints import plainly
-from zapq.core.queue_settings import DURATIONS, QueueSettings
+from zapq.core.queue_settings import QueueSettings
+from zapq.declared import queue_section, read_queues
 from zapq.errors import InvalidSetting, ZapqError
 from zapq.limits import (
     KIB,
+    MAX_DEDUPLICATION_IDS,
     MAX_MESSAGE_BYTES,
     MAX_WORKERS,
     MIB,
@@ -367,6 +366,15 @@ class Settings:
         low=0,
         high=1_000_000,
     )
+    max_deduplication_ids: int = _setting(
+        MAX_DEDUPLICATION_IDS,
+        "ZAPQ_MAX_DEDUPLICATION_IDS",
+        "whole",
+        "Most deduplication ids of FIFO queues known at once, each for 5 minutes in 250 bytes. Beyond it, messages"
+        " are refused.",
+        low=1,
+        high=1_000_000_000,
+    )
     keep_alive: float = _setting(
         75.0, "ZAPQ_KEEP_ALIVE", "seconds", "How long to keep an idle connection open.", low=0.1, high=86_400
     )
@@ -414,7 +422,7 @@ class Settings:
 
     queues: Mapping[str, QueueSettings] = field(default_factory=dict, hash=False)
     """Queues that are there from the start, set like this, whatever earlier runs have kept. In the TOML file these
-    are tables, such as [queues.jobs]."""
+    are tables, such as [queues.jobs]; a further file, of --queues, may have such tables and nothing else."""
 
     def __post_init__(self) -> None:
         for option in options():
@@ -500,14 +508,31 @@ def options() -> tuple[Option, ...]:
     )
 
 
-def load(*, flags: Mapping[str, str | None], environ: Mapping[str, str], config: str | None = None) -> Settings:
+def load(
+    *,
+    flags: Mapping[str, str | None],
+    environ: Mapping[str, str],
+    config: str | None = None,
+    queues: str | None = None,
+) -> Settings:
     """Return the settings people asked for: a flag beats the environment, that the TOML file, that the default.
 
     `flags` maps field names to what was typed (None: not given). An empty environment variable counts as
-    not set. Raises `InvalidSetting` naming the place the bad value came from.
+    not set. `config` is the TOML file, which may declare queues as well; `queues` is one that does nothing else.
+    Raises `InvalidSetting` naming the place the bad value came from.
     """
-    from_file, queues = _read_toml(config) if config else ({}, {})
-    values: dict[str, Any] = {"token": environ.get(TOKEN_VARIABLE, ""), "queues": queues}
+    from_file, declared, named = _read_config(config) if config else ({}, {}, "")
+    queues = queues or named
+    if queues:
+        further = _read_declarations(queues)
+        twice = sorted(declared.keys() & further.keys())
+        if twice:
+            raise InvalidSetting(
+                f"{queues}: {queue_section(twice[0])} is declared in {config} as well. Remove one of them.",
+                setting="queues",
+            )
+        declared = {**declared, **further}
+    values: dict[str, Any] = {"token": environ.get(TOKEN_VARIABLE, ""), "queues": declared}
     for option in options():
         flag = flags.get(option.name)
         said = {
@@ -532,7 +557,8 @@ def load(*, flags: Mapping[str, str | None], environ: Mapping[str, str], config:
     except InvalidSetting as error:
         if error.members["setting"] != "queues":
             raise
-        raise InvalidSetting(f"{config}: {error.detail}", setting="queues") from None
+        place = " and ".join(each for each in (config, queues) if each)
+        raise InvalidSetting(f"{place}: {error.detail}", setting="queues") from None
 
 
 def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
@@ -548,7 +574,7 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
     return unknown
 
 
-_OTHER_VARIABLES = {"ZAPQ_CONFIG", TOKEN_VARIABLE, URL_VARIABLE}
+_OTHER_VARIABLES = {"ZAPQ_CONFIG", "ZAPQ_QUEUES", TOKEN_VARIABLE, URL_VARIABLE}
 """Those that are no setting, and those of the commands for clients."""
 
 
@@ -571,29 +597,41 @@ def _parsed(option: Option, text: str, place: str) -> str | int | float | bool:
     return value
 
 
-def _read_toml(path: str) -> tuple[dict[str, str], dict[str, QueueSettings]]:
+def _read_toml(path: str, flag: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            table = tomllib.load(file)
+            return tomllib.load(file)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InvalidSetting(f"--config {path!r}: {reason}.", setting="config") from None
+        raise InvalidSetting(f"--{flag} {path!r}: {reason}.", setting=flag) from None
+
+
+def _read_config(path: str) -> tuple[dict[str, str], dict[str, QueueSettings], str]:
+    """Return the settings a TOML file has, the queues it declares, and the file it names for more of those."""
+    table = _read_toml(path, "config")
     known = {option.name for option in options()}
-    queues = _read_queues(path, table.pop("queues", {}))
+    tables = table.pop("queues", {})
+    named = tables if isinstance(tables, str) else ""
+    queues = {} if named else read_queues(path, tables)
     for key, value in table.items():
         if key not in known:
             raise InvalidSetting(f"{path}: {key!r} is not a setting; zapq --help lists them.", setting=key)
         if not isinstance(value, str | int | float):
             raise InvalidSetting(f"{path}: {key} must be one value, not {type(value).__name__}.", setting=key)
-    return {key: str(value) for key, value in table.items()}, queues
+    return {key: str(value) for key, value in table.items()}, queues, named
 
 
-def queue_section(name: str, error: ZapqError | None = None) -> str:
-    """Return how the TOML file spells the section of a queue, and the key in it that `error` is about."""
-    plain = re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII)
-    section = f"[queues.{name if plain else msgspec.json.encode(name).decode()}]"
-    key = error.members.get("parameter") if error is not None else None
-    return f"{section} {key}" if key in QueueSettings.__struct_fields__ else section
+def _read_declarations(path: str) -> dict[str, QueueSettings]:
+    """Return the queues that a TOML file declares, in which nothing else may be."""
+    table = _read_toml(path, "queues")
+    tables = table.pop("queues", {})
+    for key in table:
+        raise InvalidSetting(
+            f"{path}: {key!r} is not expected here. Declare queues, such as [queues.jobs]; settings of the server"
+            " are for the file of --config.",
+            setting="queues",
+        )
+    return read_queues(path, tables)
 
 
 def _check_queues(queues: Mapping[str, QueueSettings], max_queues: int) -> None:
@@ -608,31 +646,3 @@ def _check_queues(queues: Mapping[str, QueueSettings], max_queues: int) -> None:
             broker.configure(name, settings, 0.0)
         except ZapqError as error:
             raise InvalidSetting(f"{queue_section(name, error)}: {error.detail}", setting="queues") from None
-
-
-def _read_queues(path: str, tables: object) -> dict[str, QueueSettings]:
-    if not isinstance(tables, dict):
-        raise InvalidSetting(f"{path}: queues must be tables, such as [queues.jobs].", setting="queues")
-    return {name: _read_queue(f"{path}: {queue_section(name)}", name, table) for name, table in tables.items()}
-
-
-def _read_queue(section: str, name: str, table: object) -> QueueSettings:
-    """Return what one table says of a queue. Durations and sizes may be written as those of other settings."""
-    if not isinstance(table, dict):
-        raise InvalidSetting(f"{section} must be a table.", setting="queues")
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        if key not in QueueSettings.__struct_fields__:
-            known = f"These are: {', '.join(QueueSettings.__struct_fields__)}."
-            if isinstance(value, dict):
-                known = f"For a queue of that name, write {queue_section(f'{name}.{key}')}."
-            raise InvalidSetting(f"{section}: {key!r} is not a setting of a queue. {known}", setting="queues")
-        parse = {**dict.fromkeys(DURATIONS, parse_duration), "max_bytes": parse_size}.get(key)
-        try:
-            values[key] = parse(value) if parse is not None and isinstance(value, str) else value
-            # Each by itself, so that the complaint is about one.
-            msgspec.convert({key: values[key]}, QueueSettings)
-        except ValueError as error:  # msgspec's are of that kind
-            why = plainly(str(error)).removeprefix(f"{key} ")
-            raise InvalidSetting(f"{section} {key} = {value!r}: {why}.", setting="queues") from None
-    return msgspec.convert(values, QueueSettings)

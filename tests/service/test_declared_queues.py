@@ -50,6 +50,25 @@ async def test_what_is_declared_beats_what_the_database_has_kept(zapq_settings: 
     assert await held(settings) == expected
 
 
+async def test_what_a_dialect_keeps_for_itself_stays_and_what_its_clients_set_does_not(
+    zapq_settings: Settings,
+) -> None:
+    settings = replace(zapq_settings, durable=True)
+    notes = {
+        "sqs:created": "1",
+        "sqs:purged": "2",
+        "sqs:scope": "queue",
+        "sqs:DelaySeconds": "3",
+        "sqs:tag:a": "x",
+    }
+    async with open_service(settings) as service:
+        await service.configure("jobs", QueueSettings(notes=notes))
+    declared = QueueSettings(visibility=7, notes={"sqs:scope": "messageGroup", "sqs:tag:b": "y"})
+    expected = {"sqs:created": "1", "sqs:purged": "2", "sqs:scope": "messageGroup", "sqs:tag:b": "y"}
+    got, _ = (await held(replace(settings, queues={"jobs": declared})))["jobs"]
+    assert got == QueueSettings(visibility=7, notes=expected)
+
+
 @pytest.mark.parametrize("name", ["a.msgpack", "a.json"])
 async def test_what_is_declared_beats_what_is_loaded(zapq_settings: Settings, name: str) -> None:
     async with open_service(zapq_settings) as service:

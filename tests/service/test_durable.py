@@ -21,8 +21,8 @@ from tests.support.waiting import PATIENCE, eventually
 from zapq.core import idempotency
 from zapq.core.message import Draft, Lease
 from zapq.core.queue_settings import QueueSettings
-from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable
-from zapq.service.operations import Offer, Settlement
+from zapq.errors import CannotStart, NotDurable, ReceiptExpired, StorageUnavailable, TooManyDeduplicationIds
+from zapq.service.operations import Offer, Put, Settlement
 from zapq.service.service import QueueService
 from zapq.store import database, reading, writer
 from zapq.store.database import Database
@@ -473,6 +473,27 @@ async def test_no_more_keys_are_read_than_may_be_known(tmp_path: Path, monkeypat
         assert database_of(service)._connection.execute("select count(*) from keys").fetchone() == (2,)
         assert (await service.default.put(Offer(b"4", key="4"))).replayed
         assert not (await service.default.put(Offer(b"2", key="2"))).replayed
+
+
+async def test_no_promise_is_forgotten_early_on_the_disk_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(number: int) -> Put:
+        return Put(b"x", key=str(number), any_content=True)
+
+    async with open_durable(tmp_path, max_deduplication_ids=5) as service:
+        for number in range(5):
+            await service.default.put(put(number))
+        with pytest.raises(TooManyDeduplicationIds):
+            await service.default.put(put(5))
+        assert (await service.default.put(put(0))).replayed
+        assert service.default.info().stats.messages == 5
+    for module in (database, reading):
+        monkeypatch.setattr(module, "MAX_KEYS", 2)
+    async with open_durable(tmp_path, max_deduplication_ids=5) as service:
+        assert [(await service.default.put(put(number))).replayed for number in range(5)] == [True] * 5
+        with pytest.raises(TooManyDeduplicationIds):
+            await service.default.put(put(5))
 
 
 async def test_memory_is_all_that_was_asked_for(tmp_path: Path, disk: Disk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import trio
 from tests.http.test_access import line
 from tests.sqs.clients import Boto, tell
 from tests.support.serving import serving
+from tests.support.wire import ask
 from zapq.service.open import open_service
 from zapq.settings import Settings
 from zapq.sqs.credentials import shown
@@ -126,3 +128,31 @@ def test_a_credential_is_read_from_the_right() -> None:
     assert shown(b"Bearer token", b"") == ((b"Bearer token",), "us-east-1")
     assert shown(b"Basic x", b"") == ((b"Basic x",), "us-east-1")
     assert shown(b"", b"") == ((), "us-east-1")
+
+
+@pytest.mark.parametrize("path", ["/_localstack/health", "/health", "/moto-api/"])
+async def test_health_checks_written_for_emulators_are_answered_without_a_token(
+    zapq_settings: Settings, tokens: Path, path: str
+) -> None:
+    for settings in (zapq_settings, replace(zapq_settings, token_file=str(tokens))):
+        async with serving(settings) as url:
+            for method in ("GET", "HEAD"):
+                assert (await ask(url, method, path)).status == 200
+            body = (await ask(url, "GET", path)).body
+            assert (b'"sqs": "running"' in body) == (path != "/health")
+    async with serving(replace(zapq_settings, sqs=False)) as url:
+        assert (await ask(url, "GET", path)).status == (200 if path == "/health" else 404)
+
+
+async def test_to_cancel_a_task_needs_an_administrator_of_its_queue(
+    zapq_settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(line("root", ADMIN, "admin") + line("shop", PRODUCER, "admin:shop*"))
+    path.chmod(0o600)
+    handle = b64encode(b'{"taskId":"x","sourceArn":"arn:aws:sqs:r:a:dead"}').decode()
+    async with serving(replace(zapq_settings, token_file=str(path))) as url:
+        refused = await Boto(url, key=PRODUCER).refused("cancel_message_move_task", TaskHandle=handle)
+        assert refused.code == "AccessDenied"
+        refused = await Boto(url, key=ADMIN).refused("cancel_message_move_task", TaskHandle=handle)
+        assert refused.code == "ResourceNotFoundException"

@@ -293,6 +293,7 @@ async def test_what_does_not_speak_sqs_is_an_unknown_path_as_before(zapq_server:
         (errors.TooManyQueues(), "OverLimit", 403),
         (errors.QueueFull(), "RequestThrottled", 429),
         (errors.TooManyWaiters(), "RequestThrottled", 429),
+        (errors.TooManyDeduplicationIds(), "RequestThrottled", 429),
         (errors.BatchTooLarge(), "AWS.SimpleQueueService.BatchRequestTooLong", 400),
         (errors.MessageTooLarge(), "InvalidParameterValue", 400),
         (errors.Unauthenticated(), "MissingAuthenticationToken", 403),

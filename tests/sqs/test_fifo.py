@@ -237,3 +237,20 @@ async def test_order_and_duplicates_hold_everywhere(zapq_settings: Settings, cha
             boto = Boto(server)
             await boto("send_message_batch", QueueUrl=url, Entries=entries)
             assert [each["Body"] for each in await receive(boto, "jobs.fifo")] == ["2", "3", "4"]
+
+
+async def test_a_deduplication_id_is_never_forgotten_early_and_more_than_fit_are_throttled(
+    zapq_settings: Settings,
+) -> None:
+    async with serving(replace(zapq_settings, max_deduplication_ids=2)) as url:
+        boto = Boto(url)
+        queue = await make(boto, ContentBasedDeduplication="true")
+        first = await send(boto, queue, "a")
+        await send(boto, queue, "b")
+        refused = await boto.refused("send_message", QueueUrl=queue, MessageBody="c", MessageGroupId="g")
+        assert (refused.shape, refused.code, refused.status) == ("RequestThrottled", "RequestThrottled", 429)
+        entries = [{"Id": body, "MessageBody": body, "MessageGroupId": "g"} for body in "ac"]
+        batch = await boto("send_message_batch", QueueUrl=queue, Entries=entries)
+        assert [each["MessageId"] for each in batch["Successful"]] == [first["MessageId"]]
+        assert [each["Code"] for each in batch["Failed"]] == ["RequestThrottled"]
+        assert [each["Body"] for each in await receive(boto, queue)] == ["a", "b"]

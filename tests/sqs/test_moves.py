@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.sqs.clients import REGION, Boto
 from tests.support.waiting import eventually
+from zapq.testing import ZapqServer
 
 ARN = f"arn:aws:sqs:{REGION}:000000000000:"
 DEAD = f"{ARN}dead"
@@ -133,3 +134,67 @@ async def test_what_cannot_be_moved_is_refused(boto: Boto) -> None:
     refused = await boto.refused("cancel_message_move_task", TaskHandle=unknown)
     assert (refused.code, refused.message) == ("ResourceNotFoundException", "Task does not exist.")
     assert await boto("list_message_move_tasks", SourceArn=f"{ARN}jobs") == {}
+
+
+async def has_ended(boto: Boto) -> dict[str, Any]:
+    async def ended() -> bool:
+        return bool((await last(boto))["Status"] != "RUNNING")
+
+    await eventually(ended, "the task")
+    return await last(boto)
+
+
+async def test_a_message_that_was_sent_to_the_dead_letters_has_nowhere_to_go_back(boto: Boto) -> None:
+    _, dead = await fail(boto, "a")
+    await boto("send_message", QueueUrl=dead, MessageBody="b")
+    await boto("start_message_move_task", SourceArn=DEAD)
+    task = await has_ended(boto)
+    assert (task["Status"], task["FailureReason"]) == ("FAILED", "CouldNotDetermineMessageSource")
+    assert task["ApproximateNumberOfMessagesMoved"] == 1
+
+
+async def test_what_goes_back_to_a_queue_that_is_gone_or_full_fails_and_says_so(
+    boto: Boto, zapq_server: ZapqServer
+) -> None:
+    jobs, _ = await fail(boto, "a")
+    await zapq_server.service.change_settings("jobs", max_messages=1)
+    await boto("send_message", QueueUrl=jobs, MessageBody="b")
+    await boto("start_message_move_task", SourceArn=DEAD)
+    assert (await has_ended(boto))["FailureReason"] == "RequestThrottled"
+    policy = json.dumps({"deadLetterTargetArn": DEAD, "maxReceiveCount": 1})
+    await boto.make("others", RedrivePolicy=policy)
+    await boto("delete_queue", QueueUrl=jobs)
+    await boto("start_message_move_task", SourceArn=DEAD)
+    assert (await has_ended(boto))["FailureReason"] == "AWS.SimpleQueueService.NonExistentQueue"
+
+
+async def test_messages_that_do_not_fit_are_visible_again_at_once(boto: Boto, zapq_server: ZapqServer) -> None:
+    _, dead = await fail(boto, "a", "b", "c")
+    await boto.make("other")
+    await zapq_server.service.change_settings("other", max_messages=1)
+    await boto("start_message_move_task", SourceArn=DEAD, DestinationArn=f"{ARN}other")
+    task = await has_ended(boto)
+    assert (task["FailureReason"], task["ApproximateNumberOfMessagesMoved"]) == ("RequestThrottled", 1)
+    assert (await boto.attributes(dead))["ApproximateNumberOfMessages"] == "2"
+
+
+async def test_messages_go_to_another_queue_of_the_same_kind(boto: Boto) -> None:
+    await fail(boto, "a")
+    await boto.make("other.fifo", FifoQueue="true")
+    for queue in ("dead", "other.fifo"):
+        refused = await boto.refused("start_message_move_task", SourceArn=DEAD, DestinationArn=f"{ARN}{queue}")
+        assert refused.code == "InvalidParameterValue"
+        assert refused.message.startswith("Value for parameter DestinationArn is invalid. Reason: ")
+    assert await boto("list_message_move_tasks", SourceArn=DEAD) == {}
+
+
+async def test_a_handle_is_of_the_queue_it_names(boto: Boto) -> None:
+    await fail(boto, "a", "b")
+    await boto.make("other")
+    pace = {"DestinationArn": f"{ARN}other", "MaxNumberOfMessagesPerSecond": 1}
+    begun = await boto("start_message_move_task", SourceArn=DEAD, **pace)
+    forged = {**json.loads(base64.b64decode(begun["TaskHandle"])), "sourceArn": f"{ARN}other"}
+    handle = base64.b64encode(json.dumps(forged).encode()).decode()
+    refused = await boto.refused("cancel_message_move_task", TaskHandle=handle)
+    assert refused.message == "Task does not exist."
+    await boto("cancel_message_move_task", TaskHandle=begun["TaskHandle"])

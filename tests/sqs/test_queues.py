@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.sqs.clients import REGION, Boto, Refused
 from tests.support.serving import serving
 from tests.support.wire import ask
 from zapq.core.queue_settings import QueueSettings
-from zapq.settings import Settings
+from zapq.settings import Settings, load
 from zapq.testing import ZapqServer
 
 NO_QUEUE = Refused(
@@ -354,3 +355,31 @@ async def test_queues_outlive_a_restart_with_all_that_is_set(zapq_settings: Sett
         # A consumer that outlived the restart.
         await boto("delete_message", QueueUrl="emails", ReceiptHandle=held["ReceiptHandle"])
         assert (await boto.attributes("emails"))["ApproximateNumberOfMessages"] == "0"
+
+
+async def test_a_queue_that_a_file_has_made_is_one_like_any_other(zapq_settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "queues.toml"
+    file.write_text("""
+        [queues."jobs.fifo"]
+        visibility = "1m"
+        max_receives = 3
+        dead_letter = "dead.fifo"
+        sqs = {ContentBasedDeduplication = true, DelaySeconds = 0}
+        tags = {team = "x"}
+        [queues."dead.fifo"]
+        """)
+    queues = load(flags={}, environ={}, queues=str(file)).queues
+    async with serving(replace(zapq_settings, queues=queues)) as server:
+        boto = Boto(server)
+        url = await boto.make(
+            "jobs.fifo",
+            FifoQueue="true",
+            VisibilityTimeout="60",
+            ContentBasedDeduplication="true",
+            RedrivePolicy=json.dumps({"deadLetterTargetArn": "a:dead.fifo", "maxReceiveCount": 3}),
+        )
+        shown = await boto.attributes(url)
+        assert (shown["FifoQueue"], shown["ContentBasedDeduplication"]) == ("true", "true")
+        assert (await boto("list_queue_tags", QueueUrl=url))["Tags"] == {"team": "x"}
+        await boto("send_message", QueueUrl=url, MessageBody="x", MessageGroupId="g")
+        assert (await boto.one(url))["Body"] == "x"

@@ -40,6 +40,12 @@ def serve_command(work: Callable[..., int]) -> Serve:
                 metavar="FILE",
                 help="TOML file to read settings and queues from.  [ZAPQ_CONFIG]",
             ),
+            click.Option(
+                ["--queues"],
+                type=click.Path(readable=False),
+                metavar="FILE",
+                help="TOML file with queues to make, or to set, at the start.  [ZAPQ_QUEUES]",
+            ),
         ],
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -70,6 +71,20 @@ def check_together(settings: QueueSettings) -> None:
             "burst says how many messages of a rate may be given at once. Set rate as well, or leave burst out.",
             parameter="burst",
         )
+
+
+_OWN_NOTE = re.compile(r"[a-z]+:[a-z]+")
+
+
+def declared(settings: QueueSettings, kept: QueueSettings) -> QueueSettings:
+    """Return what a queue that is declared with `settings`, and was kept with others, is to have.
+
+    Notes a dialect has for itself stay, such as when the queue was made: their names are two words in lower case.
+    """
+    own = {name: note for name, note in kept.notes.items() if _OWN_NOTE.fullmatch(name)}
+    if not own:
+        return settings
+    return msgspec.structs.replace(settings, notes={**own, **settings.notes})
 
 
 def changed(settings: QueueSettings, changes: Mapping[str, object]) -> QueueSettings:

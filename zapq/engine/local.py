@@ -29,7 +29,9 @@ from zapq.service.operations import (
     Purge,
     Put,
     Ready,
+    Recall,
     Redrive,
+    Remember,
     Remove,
     Save,
     SetPaused,
@@ -64,6 +66,8 @@ class LocalEngine:
             SettleOne: self._settle_one,
             Remove: self._remove,
             Hide: self._hide,
+            Remember: self._remember,
+            Recall: self._recall,
             Peek: self._peek,
             Find: self._find,
             Describe: self._describe,
@@ -132,6 +136,14 @@ class LocalEngine:
     def _hide(self, asked: Hide, now: float) -> Any:
         state = self.service.find_state(asked.queue)
         return self.service.attempt(partial(state.hide, asked.id, asked.visibility), now)
+
+    def _remember(self, asked: Remember, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+        return self.service.attempt(partial(state.remember, asked), now)
+
+    def _recall(self, asked: Recall, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+        return self.service.attempt(partial(state.recall, asked), now)
 
     def _peek(self, asked: Peek, now: float) -> Any:
         state = self.service.find_state(asked.queue)

@@ -115,6 +115,7 @@ OUTCOMES: dict[type[Any], Any] = {
     operations.Put: operations.Accepted,
     operations.Remove: bool,
     operations.Hide: bool,
+    operations.Recall: list[Lease],
     operations.Peek: list[MessageView],
     operations.Find: MessageView,
     operations.Describe: QueueInfo,

@@ -24,7 +24,7 @@ from zapq.http.endpoints import ENDPOINTS, Endpoint
 from zapq.http.exchange import HTTPConnection, shown_path
 from zapq.http.guard import Guard, check_origin
 from zapq.http.metrics import ServerCounts
-from zapq.http.sqs import ANY, RULES, SqsRoad
+from zapq.http.sqs import ANY, HEALTH, RULES, SqsRoad
 from zapq.limits import DEFAULT_QUEUE, MAX_LOGGED_METHOD, MAX_LOGGED_PATH
 from zapq.settings import Settings
 from zapq.sqs.tasks import Tasks
@@ -76,7 +76,7 @@ def create_app(
     guard.access.on_change.append(answering.check_credentials)
     sqs = SqsRoad(answering, guard, settings, tasks)
     endpoints: dict[str, Endpoint] = {}
-    for endpoint in ENDPOINTS:
+    for endpoint in (*ENDPOINTS, *(HEALTH if settings.sqs else ())):
         name = f"{endpoint.method} {endpoint.path}".replace(".", " ")
         endpoints[name] = endpoint
         app.add_url_rule(

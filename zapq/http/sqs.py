@@ -40,6 +40,23 @@ RULES = ("/", "/<int(fixed_digits=12):account>/<queue>", "/queue/<queue>")
 """Where SDKs send requests: to the endpoint, or to the queue's URL; and the older form of that."""
 ANY = Endpoint("sqs", "POST", "/", lambda asked: Plan(None), render.nothing_said, scope="server", body=Body.SQS)
 """Any of its actions, as far as the table of endpoints would know it: all else is said by the request's body."""
+_HEALTHY = b'{"services": {"sqs": "running"}, "edition": "zapq"}'
+"""As LocalStack writes it, blanks included: health checks look for a part of it as text."""
+HEALTH = [
+    Endpoint(
+        "health",
+        "GET",
+        path,
+        lambda asked: Plan(None),
+        lambda plan, operation, outcome, frame: render.text(_HEALTHY, frame.tail, render.JSON),
+        scope="server",
+        body=Body.IGNORED,
+        changes=False,
+        fast=False,
+    )
+    for path in ("/_localstack/health", "/moto-api/")
+]
+"""Where health checks written for emulators ask (LocalStack and moto; ElasticMQ and goaws have /health)."""
 _FORM = "application/x-www-form-urlencoded"
 _MOST_PARAMETERS = 10_000
 

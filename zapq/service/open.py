@@ -15,11 +15,12 @@ import trio
 
 from zapq import logs
 from zapq.core.broker import Broker
-from zapq.core.queue_settings import QueueSettings
+from zapq.core.queue_settings import QueueSettings, declared
+from zapq.declared import queue_section
 from zapq.errors import CannotStart, InvalidParameter, InvalidSetting, ZapqError
 from zapq.service.autosave import Autosave
 from zapq.service.service import QueueService
-from zapq.settings import Settings, queue_section
+from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore
 
 
@@ -87,18 +88,19 @@ async def _declare(service: QueueService, queues: Mapping[str, QueueSettings]) -
     if not queues:
         return
     kept = {name: queue.settings for name, queue in service.broker.queues.items()}
+    queues = {name: declared(each, kept.get(name, each)) for name, each in queues.items()}
     trial = Broker(max_messages=1, max_bytes=1, max_queues=max(service.broker.max_queues, len(kept)))
     for name, settings in {**kept, **queues}.items():
         _configure(trial, name, settings)
-    for name, declared in queues.items():
+    for name, settings in queues.items():
         there = service.broker.queues.get(name)
-        if there is not None and there.settings.dead_letter not in {None, declared.dead_letter}:
+        if there is not None and there.settings.dead_letter not in {None, settings.dead_letter}:
             # First, so that the old ways of dead letters make no circle with the new ones.
-            await service.configure(name, msgspec.structs.replace(declared, max_receives=None, dead_letter=None))
-    for name, declared in queues.items():
+            await service.configure(name, msgspec.structs.replace(settings, max_receives=None, dead_letter=None))
+    for name, settings in queues.items():
         there = service.broker.queues.get(name)
-        if there is None or there.settings != declared:
-            await service.configure(name, declared)
+        if there is None or there.settings != settings:
+            await service.configure(name, settings)
 
 
 def _configure(trial: Broker, name: str, settings: QueueSettings) -> None:

@@ -132,6 +132,26 @@ class Hide(msgspec.Struct, frozen=True):
     visibility: float
 
 
+class Remember(msgspec.Struct, frozen=True):
+    """Take note of what was received under an attempt id: each message's id, and the receipt."""
+
+    queue: str
+    attempt: str
+    leases: Sequence[tuple[int, str]]
+
+
+class Recall(msgspec.Struct, frozen=True):
+    """Give what was received under an attempt id once more, by the same receipts, and let each lease begin anew.
+
+    Nothing is given unless every lease is as it was: not over, not settled and not extended.
+    """
+
+    queue: str
+    attempt: str
+    visibility: float | None = None
+    """Seconds each lease lasts from now; None: as long as it was given for."""
+
+
 class Peek(msgspec.Struct, frozen=True):
     """Show the first messages in a state."""
 
@@ -235,6 +255,8 @@ Operation = (
     | SettleOne
     | Remove
     | Hide
+    | Remember
+    | Recall
     | Peek
     | Find
     | Describe

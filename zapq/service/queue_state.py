@@ -17,9 +17,10 @@ from typing import Protocol
 import msgspec
 import trio
 
+from zapq.core.attempts import Attempts, Held
 from zapq.core.broker import Broker, Redriven
 from zapq.core.headers import TRACING
-from zapq.core.idempotency import Keys
+from zapq.core.idempotency import ANY_CONTENT, FINGERPRINT, Keys
 from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
@@ -48,6 +49,8 @@ from zapq.service.operations import (
     Nothing,
     Offer,
     Put,
+    Recall,
+    Remember,
     Settlement,
     Terms,
     checked_limit,
@@ -55,9 +58,6 @@ from zapq.service.operations import (
 )
 from zapq.service.section import Section
 from zapq.service.waiting import Deliveries, Waiter, WaitQueue, Want
-
-_FINGERPRINT = 16
-"""Bytes of what tells offers apart."""
 
 
 class QueueInfo(msgspec.Struct, frozen=True, gc=False):
@@ -83,6 +83,8 @@ class Shared(Protocol):
     def dispatcher(self) -> Dispatcher: ...
     @property
     def broker(self) -> Broker: ...
+    @property
+    def attempts(self) -> Attempts: ...
     @property
     def keys(self) -> Keys: ...
     @property
@@ -147,6 +149,7 @@ class QueueState:
                 # The first use may be on its way to the disk.
                 self._journal.rely()
                 return Accepted(id, True, durability or self.durability)
+            self._service.keys.check_room(fingerprint, now)
         with doing:
             id = self._store(offer, now)
             if offer.key:
@@ -168,7 +171,7 @@ class QueueState:
             if forgotten:
                 self._journal.note(KeysForgotten(forgotten))
             record = KeyPut(number, key, fingerprint, id, now + IDEMPOTENCY_WINDOW)
-            self._journal.enter(record, keys.release, number, key)
+            self._journal.enter(record, keys.release, number, key, fingerprint)
 
     def _store(self, offer: Offer, now: float) -> int:
         content, how = offer.content, offer.terms
@@ -352,6 +355,34 @@ class QueueState:
         """Count messages whose bytes may or may not have reached a client that vanished."""
         self._service.note_uncertain_delivery(number)
 
+    def remember(self, asked: Remember, now: float) -> None:
+        """Take note of what was received under an attempt id."""
+        held = [
+            Held(id, receipt, seen.due)
+            for id, receipt in asked.leases
+            if (seen := self.core.find(id)) is not None and seen.state == "leased" and seen.due is not None
+        ]
+        if len(held) == len(asked.leases):
+            self._service.attempts.put(self.core.number, asked.attempt, held, now)
+
+    def recall(self, asked: Recall, now: float) -> list[Lease]:
+        """Give what was received under an attempt id once more, if each lease is as it was; else nothing."""
+        self.check_alive()
+        attempts, number = self._service.attempts, self.core.number
+        held = attempts.find(number, asked.attempt, now)
+        if not all(map(partial(self._goes_on, now=now), held)):
+            attempts.pop(number, asked.attempt)
+            return []
+        leases = [self.core.extend(each.receipt, asked.visibility, now) for each in held]
+        if leases:
+            attempts.renew(number, asked.attempt, [Held(each.id, each.receipt, each.deadline) for each in leases])
+        return leases
+
+    def _goes_on(self, held: Held, now: float) -> bool:
+        # A later lease of the message would end later.
+        seen = self.core.find(held.id)
+        return seen is not None and seen.state == "leased" and now < held.deadline == seen.due
+
     def peek(self, state: State, limit: int) -> list[MessageView]:
         """Return the first messages in `state`, and change nothing."""
         self.check_alive()
@@ -525,7 +556,7 @@ class _ToldWithHeaders(_Told, frozen=True, gc=False):
 def fingerprint_of(offer: Offer) -> bytes:
     """Return what tells an offer from others under its key; it does not withstand a forger."""
     if isinstance(offer, Put) and offer.any_content:
-        return bytes(_FINGERPRINT)
+        return ANY_CONTENT
     content, how = offer.content, offer.terms
     properties = how.properties
     told: object
@@ -538,7 +569,7 @@ def fingerprint_of(offer: Offer) -> bytes:
             told = (*told, _said(dict(properties.headers)))
     if properties.group:
         told = (told, properties.group)
-    return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=_FINGERPRINT).digest()
+    return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=FINGERPRINT).digest()
 
 
 def _told(draft: Draft) -> object:

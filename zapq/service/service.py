@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from zapq.core.attempts import Attempts
 from zapq.core.broker import Broker, check_name
 from zapq.core.holding import Held
 from zapq.core.idempotency import Claim, Keys
@@ -112,7 +113,7 @@ class QueueService:
         self.turns = Turns()
         """For what takes milliseconds."""
         self.room = Room(self)
-        self.keys = Keys()
+        self.keys = Keys(settings.max_deduplication_ids)
         self.max_message_bytes = settings.max_message_bytes
         self.snapshots = Snapshots(self, snapshots, settings.snapshot_on_exit)
         self.broker = Broker(
@@ -129,6 +130,7 @@ class QueueService:
             lease_slack=MAX_TURN,
             now=trio.current_time(),
         )
+        self.attempts = Attempts()
         self._delivery_uncertain = 0
         self.close_by = inf
         """When, by Trio's clock, the disk is waited for no longer as the service ends."""
@@ -538,6 +540,7 @@ class QueueService:
                 self.check_open()
                 names = {queue.number: name for name, queue in made.queues.items()}
                 former = self.broker.replace(made, keys.image(names))
+                keys.max_promises = self.keys.max_promises
                 self._rebind(keys)
                 number = self.broker.messages
                 self.hand_out()

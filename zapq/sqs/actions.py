@@ -16,6 +16,7 @@ from zapq.sqs.attributes import target_of
 from zapq.sqs.errors import NOT_SERIALIZED, SqsError, missing
 from zapq.sqs.names import queue_of_arn, queue_of_url
 from zapq.sqs.steps import Caller, Steps
+from zapq.sqs.tasks import source_of
 
 Need = Role | Literal["user", "any"]
 """What a token must be good for. `user`: producer or consumer. `any`: a token of any role will do."""
@@ -83,6 +84,8 @@ def queues_of(asked: model.Request) -> list[str]:
             return [queue_of_arn(each) for each in (asked.source_arn, asked.destination_arn) if each]
         case model.ListMessageMoveTasks():
             return [queue_of_arn(asked.source_arn or "")]
+        case model.CancelMessageMoveTask():
+            return [source_of(asked.task_handle or "")]
         case _:
             return []
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import msgspec
 
@@ -20,51 +19,19 @@ from zapq.sqs.errors import (
     INVALID_PARAMETER_VALUE,
     SqsError,
 )
-from zapq.sqs.names import CREATED, FIFO, Place, queue_of_arn
+from zapq.sqs.names import CREATED, Place, queue_of_arn
+from zapq.sqs.noted import FIFO, FIFO_ONLY, NOTE, NUMBERS, TAG, TEXTS, RedriveAllow, check_number, check_text
 
 Changes = dict[str, object]
 """Settings by name, as `ChangeSettings` takes them."""
 MODIFIED = "sqs:modified"
 """The note that says when attributes were changed last, in milliseconds since 1970."""
-TAG = "sqs:tag:"
-"""What the names of notes begin with that are tags."""
-_NOTE = "sqs:"
-MAX_SIZE = 1_048_576
-"""Bytes of a message at most, with Amazon."""
 MAX_RECEIVES = 1000
-MAX_SOURCES = 10
 MAX_TAGS = 50
-
-
-class Range(NamedTuple):
-    """What a number may be, and what it is if it is not set."""
-
-    low: int
-    high: int
-    default: int
-
-
-_NUMBERS = {
-    "VisibilityTimeout": Range(0, 43_200, 30),
-    "DelaySeconds": Range(0, 900, 0),
-    "ReceiveMessageWaitTimeSeconds": Range(0, 20, 0),
-    "MessageRetentionPeriod": Range(60, 1_209_600, 345_600),
-    "MaximumMessageSize": Range(1024, MAX_SIZE, MAX_SIZE),
-    "KmsDataKeyReusePeriodSeconds": Range(60, 86_400, 300),
-}
-_TEXTS = ("Policy", "KmsMasterKeyId")
-_POLICIES = ("RedrivePolicy", "RedriveAllowPolicy")
-_FIFO_ONLY = {
-    "ContentBasedDeduplication": ("false", "true"),
-    "DeduplicationScope": ("queue", "messageGroup"),
-    "FifoThroughputLimit": ("perQueue", "perMessageGroupId"),
-}
-"""Attributes of FIFO queues, and what each may be; it is the first if it is not set."""
-SCOPE = "sqs:scope"
-"""The note that says which scope deduplication had when the queue was made: a later one has no effect."""
 PURGED = "sqs:purged"
 """The note that says when a FIFO queue was purged last: what was sent before is no duplicate any more."""
-_SETTABLE = {*_NUMBERS, *_TEXTS, *_POLICIES, *_FIFO_ONLY, "SqsManagedSseEnabled", "FifoQueue"}
+_POLICIES = ("RedrivePolicy", "RedriveAllowPolicy")
+_SETTABLE = {*NUMBERS, *TEXTS, *_POLICIES, *FIFO_ONLY, "SqsManagedSseEnabled", "FifoQueue"}
 _COUNTS = {
     "ApproximateNumberOfMessages": "ready",
     "ApproximateNumberOfMessagesNotVisible": "leased",
@@ -81,11 +48,11 @@ _SHOWN = (
     "MessageRetentionPeriod",
     "MaximumMessageSize",
     "SqsManagedSseEnabled",
-    *_TEXTS,
+    *TEXTS,
     "KmsDataKeyReusePeriodSeconds",
     *_POLICIES,
     "FifoQueue",
-    *_FIFO_ONLY,
+    *FIFO_ONLY,
 )
 """What `All` shows, in this order, as far as it is there."""
 
@@ -95,27 +62,6 @@ class Redrive(msgspec.Struct, frozen=True):
 
     target: str = msgspec.field(name="deadLetterTargetArn", default="")
     receives: int | str | None = msgspec.field(name="maxReceiveCount", default=None)
-
-
-class RedriveAllow(msgspec.Struct, frozen=True):
-    """What a RedriveAllowPolicy says."""
-
-    permission: str = msgspec.field(name="redrivePermission", default="allowAll")
-    sources: list[str] = msgspec.field(name="sourceQueueArns", default_factory=list)
-
-    def check(self) -> None:
-        """Raise ValueError if it is none SQS takes."""
-        by_queue = self.permission == "byQueue"
-        if self.permission not in {"allowAll", "denyAll", "byQueue"} or by_queue != bool(self.sources):
-            raise ValueError
-        if len(self.sources) > MAX_SOURCES:
-            raise ValueError
-
-    def allows(self, queue: str) -> bool:
-        """Whether the queue called `queue` may send its dead letters here."""
-        if self.permission == "byQueue":
-            return queue in map(queue_of_arn, self.sources)
-        return self.permission == "allowAll"
 
 
 def now_ms() -> int:
@@ -146,11 +92,11 @@ def changes_by(name: str, given: Mapping[str, str], *, create: bool = False) -> 
             changes["retention"] = float(_number(attribute, value))
         elif attribute == "RedrivePolicy":
             changes.update(_redrive(value))
-        elif attribute in _NUMBERS:
-            notes[_NOTE + attribute] = str(_number(attribute, value))
+        elif attribute in NUMBERS:
+            notes[NOTE + attribute] = str(_number(attribute, value))
         else:
             _check_text(attribute, value)
-            notes[_NOTE + attribute] = value or None
+            notes[NOTE + attribute] = value or None
     if notes:
         changes["notes"] = notes
     return changes
@@ -182,7 +128,7 @@ def _is_known(attribute: str, *, fifo: bool, create: bool) -> bool:
         if not fifo:
             raise unknown(attribute)
         return False
-    if attribute in _FIFO_ONLY and not fifo:
+    if attribute in FIFO_ONLY and not fifo:
         if attribute == "ContentBasedDeduplication":
             raise unknown(attribute)
         raise SqsError(
@@ -201,25 +147,16 @@ def _bad(attribute: str) -> SqsError:
 
 
 def _number(attribute: str, value: str) -> int:
-    allowed = _NUMBERS[attribute]
-    if not value.isascii() or not value.isdecimal() or not allowed.low <= int(value[:12]) <= allowed.high:
-        raise _bad(attribute)
-    return int(value)
+    try:
+        return check_number(attribute, value)
+    except ValueError:
+        raise _bad(attribute) from None
 
 
 def _check_text(attribute: str, value: str) -> None:
-    if attribute == "SqsManagedSseEnabled" and value not in {"true", "false"}:
-        raise _bad(attribute)
-    if attribute in _FIFO_ONLY and value not in _FIFO_ONLY[attribute]:
-        raise _bad(attribute)
-    if not value:
-        return
     try:
-        if attribute == "Policy":
-            msgspec.json.decode(value, type=dict[str, object])
-        elif attribute == "RedriveAllowPolicy":
-            msgspec.json.decode(value, type=RedriveAllow).check()
-    except (msgspec.DecodeError, RecursionError, ValueError):
+        check_text(attribute, value)
+    except ValueError:
         raise _bad(attribute) from None
 
 
@@ -275,20 +212,20 @@ def check_target(value: str, queue: str, name: str, target: QueueSettings | None
 
 def allow_policy(settings: QueueSettings) -> RedriveAllow:
     """Return what a queue says of those whose dead letters it takes."""
-    text = settings.notes.get(f"{_NOTE}RedriveAllowPolicy")
+    text = settings.notes.get(f"{NOTE}RedriveAllowPolicy")
     return RedriveAllow() if text is None else msgspec.json.decode(text, type=RedriveAllow)
 
 
 def number(settings: QueueSettings, attribute: str) -> int:
     """Return a number that is kept as a note."""
-    text = settings.notes.get(_NOTE + attribute)
+    text = settings.notes.get(NOTE + attribute)
     # A client may have written the note by the other dialect.
-    return int(text) if text is not None and text.isdecimal() else _NUMBERS[attribute].default
+    return int(text) if text is not None and text.isdecimal() else NUMBERS[attribute].default
 
 
 def text_of(settings: QueueSettings, attribute: str) -> str:
     """Return a text that is kept as a note; empty if it is not set."""
-    return settings.notes.get(_NOTE + attribute, "")
+    return settings.notes.get(NOTE + attribute, "")
 
 
 def tags(settings: QueueSettings) -> dict[str, str]:
@@ -314,19 +251,19 @@ def shown(info: QueueInfo, place: Place, max_message_bytes: int) -> dict[str, st
     values["VisibilityTimeout"] = str(int(settings.visibility))
     values["DelaySeconds"] = str(number(settings, "DelaySeconds"))
     values["ReceiveMessageWaitTimeSeconds"] = str(number(settings, "ReceiveMessageWaitTimeSeconds"))
-    retention = _NUMBERS["MessageRetentionPeriod"].default if settings.retention is None else settings.retention
+    retention = NUMBERS["MessageRetentionPeriod"].default if settings.retention is None else settings.retention
     values["MessageRetentionPeriod"] = str(int(retention))
     values["MaximumMessageSize"] = str(max_size(settings, max_message_bytes))
     key = text_of(settings, "KmsMasterKeyId")
     values["SqsManagedSseEnabled"] = text_of(settings, "SqsManagedSseEnabled") or ("false" if key else "true")
-    for name in (*_TEXTS, "RedriveAllowPolicy"):
+    for name in (*TEXTS, "RedriveAllowPolicy"):
         if text := text_of(settings, name):
             values[name] = text
     if key:
         values["KmsDataKeyReusePeriodSeconds"] = str(number(settings, "KmsDataKeyReusePeriodSeconds"))
     if is_fifo(info.name):
         values["FifoQueue"] = "true"
-        for name, allowed in _FIFO_ONLY.items():
+        for name, allowed in FIFO_ONLY.items():
             values[name] = text_of(settings, name) or allowed[0]
     if settings.dead_letter is not None:
         policy = {
@@ -363,18 +300,18 @@ def differing(wanted: Changes, settings: QueueSettings) -> str | None:
         if getattr(settings, setting) != value and not (
             setting == "retention"
             and settings.retention is None
-            and value == _NUMBERS["MessageRetentionPeriod"].default
+            and value == NUMBERS["MessageRetentionPeriod"].default
         ):
             return named.get(setting, "RedrivePolicy")
     notes = wanted.get("notes")
     if isinstance(notes, dict):
         for note, value in notes.items():
-            attribute = note.removeprefix(_NOTE)
+            attribute = note.removeprefix(NOTE)
             there = settings.notes.get(note)
-            if there is None and attribute in _NUMBERS:
-                there = str(_NUMBERS[attribute].default)
-            elif there is None and attribute in _FIFO_ONLY:
-                there = _FIFO_ONLY[attribute][0]
+            if there is None and attribute in NUMBERS:
+                there = str(NUMBERS[attribute].default)
+            elif there is None and attribute in FIFO_ONLY:
+                there = FIFO_ONLY[attribute][0]
             if (there or "") != (value or ""):
                 return str(attribute)
     return None

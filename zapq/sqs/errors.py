@@ -21,6 +21,7 @@ from zapq.errors import (
     ReceiptExpired,
     RequestTimedOut,
     RoleMissing,
+    TooManyDeduplicationIds,
     TooManyQueues,
     TooManyWaiters,
     Unauthenticated,
@@ -75,13 +76,18 @@ INTERNAL = Kind(f"{_CORAL}InternalFailure", "InternalFailure", 500)
 _GENERAL = Kind(f"{_SQS}InvalidAddress", "InvalidAddress")
 
 
+_LONGEST = 1000
+"""Characters of a refusal's text: enough for every one of Amazon's with a receipt handle in it."""
+
+
 class SqsError(Exception):
     """A request is refused, in the words of SQS."""
 
     def __init__(self, kind: Kind, message: str, *, retry_after: int | None = None) -> None:
-        super().__init__(message)
+        # It may repeat what the client has sent.
+        self.message = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
+        super().__init__(self.message)
         self.kind = kind
-        self.message = message
         self.retry_after = retry_after
 
 
@@ -133,7 +139,7 @@ def as_sqs(error: ZapqError) -> SqsError:
             return no_such_queue()  # none can be called so
         case TooManyQueues():
             kind = OVER_LIMIT
-        case QueueFull() | TooManyWaiters():
+        case QueueFull() | TooManyWaiters() | TooManyDeduplicationIds():
             kind = REQUEST_THROTTLED
         case BatchTooLarge():
             kind = BATCH_REQUEST_TOO_LONG

@@ -29,6 +29,8 @@ from zapq.service.operations import (
     Hide,
     Nothing,
     Put,
+    Recall,
+    Remember,
     Remove,
     Settle,
     Settlement,
@@ -38,7 +40,7 @@ from zapq.service.operations import (
 )
 from zapq.service.waiting import Want
 from zapq.sqs import digest, model
-from zapq.sqs.attributes import MAX_SIZE, now_ms, unknown
+from zapq.sqs.attributes import now_ms, unknown
 from zapq.sqs.envelope import NONE, Facts, open_, seal
 from zapq.sqs.errors import (
     BATCH_ENTRY_IDS_NOT_DISTINCT,
@@ -58,6 +60,7 @@ from zapq.sqs.errors import (
 )
 from zapq.sqs.model import Attribute, Attributes
 from zapq.sqs.names import queue_of_url
+from zapq.sqs.noted import MAX_SIZE
 from zapq.sqs.queue_terms import Handle, QueueTerms, terms_of
 from zapq.sqs.steps import Caller, Look, Steps
 
@@ -181,9 +184,9 @@ def _prepared(
             "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF |"
             " #xE000 to #xFFFD | #x10000 to #x10FFFF",
         )
-    delay = terms.delay if asked.delay_seconds is None else float(asked.delay_seconds)
-    if not 0 <= delay <= 900:
+    if asked.delay_seconds is not None and not 0 <= asked.delay_seconds <= 900:
         raise bad_value(asked.delay_seconds, "DelaySeconds", "DelaySeconds must be >= 0 and <= 900.")
+    delay = terms.delay if asked.delay_seconds is None else float(asked.delay_seconds)
     given, system = asked.message_attributes, asked.message_system_attributes
     facts, size = NONE, len(body)
     if given or system or asked.message_group_id is not None or asked.message_deduplication_id is not None:
@@ -326,14 +329,21 @@ def receive_message(asked: model.ReceiveMessage, caller: Caller) -> Steps:
         raise bad_value(visibility, "VisibilityTimeout", f"Must be >= 0 and <= {MAX_VISIBILITY}, if provided.")
     if wait is not None and not 0 <= wait <= 20:
         raise bad_value(wait, "WaitTimeSeconds", "Must be >= 0 and <= 20, if provided.")
+    attempt = _checked_id("ReceiveRequestAttemptId", asked.receive_request_attempt_id)
     system = _system((*(asked.attribute_names or ()), *(asked.message_system_attribute_names or ())))
     terms = terms_of(queue, (yield Look(queue)).settings)
     want = Want(limit, True, None if visibility is None else float(visibility))
-    outcome: Delivery | Nothing = yield Take(queue, want, terms.wait if wait is None else float(wait))
-    if isinstance(outcome, Nothing):
-        return model.ReceiveMessageResult()
+    leases: Sequence[Lease] = ()
+    if attempt and terms.fifo:
+        leases = yield Recall(queue, attempt, want.visibility)
+    if not leases:
+        outcome: Delivery | Nothing = yield Take(queue, want, terms.wait if wait is None else float(wait))
+        if isinstance(outcome, Nothing):
+            return model.ReceiveMessageResult()
+        leases = [each for each in outcome.given if isinstance(each, Lease)]
+        if attempt and terms.fifo:
+            yield Remember(queue, attempt, [(each.id, each.receipt) for each in leases])
     names = asked.message_attribute_names or ()
-    leases = [lease for lease in outcome.given if isinstance(lease, Lease)]
     origins = {origin.queue: terms for lease in leases if (origin := lease.message.properties.origin) is not None}
     for name in origins:
         if name != queue:

@@ -9,7 +9,7 @@ from zapq.errors import QueueNotFound, ZapqError
 from zapq.service.operations import Describe, List
 from zapq.service.queue_state import QueueInfo
 from zapq.sqs import model
-from zapq.sqs.attributes import now_ms
+from zapq.sqs.attributes import is_fifo, now_ms
 from zapq.sqs.errors import INVALID_PARAMETER_VALUE, RESOURCE_NOT_FOUND, SqsError
 from zapq.sqs.names import queue_of_arn
 from zapq.sqs.steps import Caller, Steps
@@ -23,6 +23,10 @@ def _no_resource(parameter: str) -> SqsError:
     return SqsError(
         RESOURCE_NOT_FOUND, f"The resource that you specified for the {parameter} parameter doesn't exist."
     )
+
+
+def _bad_destination(reason: str) -> SqsError:
+    return SqsError(INVALID_PARAMETER_VALUE, f"Value for parameter DestinationArn is invalid. Reason: {reason}")
 
 
 def start_message_move_task(asked: model.StartMessageMoveTask, caller: Caller) -> Steps:
@@ -49,6 +53,10 @@ def start_message_move_task(asked: model.StartMessageMoveTask, caller: Caller) -
             yield Describe(destination)
         except ZapqError as error:
             raise _missing(error, "DestinationArn") from None
+    if destination == source:
+        raise _bad_destination("It is the source queue.")
+    if destination is not None and is_fifo(destination) != is_fifo(source):
+        raise _bad_destination("It must be of the same type as the source queue.")
     if any(each.running for each in caller.tasks.of(source)):
         raise SqsError(
             INVALID_PARAMETER_VALUE,

@@ -6,9 +6,9 @@ import re
 from typing import NamedTuple
 
 from zapq.sqs.errors import INVALID_PARAMETER_VALUE, SqsError, missing
+from zapq.sqs.noted import FIFO
 
 NEW_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}", re.ASCII)
-FIFO = ".fifo"
 CREATED = "sqs:created"
 """The note that says when a queue was made through SQS, in milliseconds since 1970."""
 

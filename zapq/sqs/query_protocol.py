@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache
+from operator import itemgetter
 from typing import Any, Union, get_args, get_origin, get_type_hints
 from xml.sax.saxutils import escape
 
@@ -37,6 +39,9 @@ _KEYS = {"Tag": ("Key", "Value")}
 """What key and value of a map's entries are called, where that is not Name and Value."""
 _MOST = 1000
 """Entries of a list that are read: more than any action takes."""
+_DEEPEST = 8
+"""Parts of a name that mean something: those of StringListValue.1 in a batch, and one more."""
+_NUMBER = re.compile(r"[0-9]{1,4}", re.ASCII)
 
 
 def find(parameters: Mapping[str, str]) -> Action:
@@ -51,54 +56,83 @@ def find(parameters: Mapping[str, str]) -> Action:
 def read(action: Action, parameters: Mapping[str, str]) -> model.Request:
     """Return the request that a form means; raises `SqsError`."""
     try:
-        asked = msgspec.convert(_shape(action.request, parameters, "", action.name), action.request, strict=False)
+        members = _shape(action.request, _tree(parameters), action.name)
+        asked = msgspec.convert(members, action.request, strict=False)
     except msgspec.ValidationError as error:
         raise SqsError(NOT_SERIALIZED, f"The request is not valid: {str(error)[:300]}.") from None
     return action.check(asked)
 
 
-def _shape(shape: type[Any], given: Mapping[str, str], start: str, action: str) -> dict[str, Any]:
-    """Return the members of a struct whose parameters begin with `start`."""
-    found: dict[str, Any] = {}
+class _Node:
+    """A parameter, and those whose names begin with its own and a full stop."""
+
+    __slots__ = ("below", "text")
+
+    def __init__(self) -> None:
+        self.text: str | None = None
+        self.below: dict[str, _Node] = {}
+
+    def numbered(self, name: str) -> list[_Node]:
+        """Return those below `name.1`, `name.2` and so on, in the order of their numbers."""
+        entry = self.below.get(name)
+        if entry is None:
+            return []
+        found = [(int(each), node) for each, node in entry.below.items() if _NUMBER.fullmatch(each)]
+        return [node for _, node in sorted(found, key=itemgetter(0))[:_MOST]]
+
+
+def _tree(parameters: Mapping[str, str]) -> _Node:
+    """Return the parameters by the parts of their names, each looked at once: there may be thousands."""
+    root = _Node()
+    for name, text in parameters.items():
+        node = root
+        for part in name.split(".", _DEEPEST):
+            node = node.below.setdefault(part, _Node())
+        node.text = text
+    return root
+
+
+@cache
+def _fields(shape: Any) -> list[tuple[str, Any]]:
+    """Return the members of a struct by their names on the wire, each with its type."""
     hints = get_type_hints(shape)
-    for field, name in zip(shape.__struct_fields__, shape.__struct_encode_fields__, strict=True):
-        value = _value(_bare(hints[field]), given, start, name, action)
-        if value is not None:
-            found[name] = value
-    return found
+    names = zip(shape.__struct_fields__, shape.__struct_encode_fields__, strict=True)
+    return [(name, _bare(hints[field])) for field, name in names]
 
 
-def _value(kind: Any, given: Mapping[str, str], start: str, name: str, action: str) -> Any:
+def _shape(shape: Any, node: _Node, action: str) -> dict[str, Any]:
+    """Return the members of a struct whose parameters are below `node`."""
+    found = ((name, _value(kind, node, name, action)) for name, kind in _fields(shape))
+    return {name: value for name, value in found if value is not None}
+
+
+def _value(kind: Any, node: _Node, name: str, action: str) -> Any:
     origin = get_origin(kind)
     if origin not in {list, dict}:
-        return given.get(start + name)
+        return node.below.get(name, _NOTHING).text
     entry = _ENTRY.get(name) or f"{action}RequestEntry"
     inner = get_args(kind)[-1]
     nested = isinstance(inner, type) and issubclass(inner, msgspec.Struct)
+    places = node.numbered(entry)
     if origin is dict:
         key, value = _KEYS.get(entry, ("Name", "Value"))
+        entries = [(each.below.get(key, _NOTHING).text, each.below.get(value, _NOTHING)) for each in places]
         return {
-            given[f"{at}.{key}"]: _shape(inner, given, f"{at}.{value}.", action)
-            if nested
-            else given.get(f"{at}.{value}", "")
-            for at in _numbered(given, f"{start}{entry}", f".{key}")
+            said: _shape(inner, content, action) if nested else content.text or ""
+            for said, content in entries
+            if said is not None
         } or None
     if nested:
-        places = _numbered(given, f"{start}{entry}", "")
-        return [_shape(inner, given, f"{at}.", action) for at in places] or None
-    places = _numbered(given, f"{start}{entry}", "")
+        return [_shape(inner, each, action) for each in places] or None
+    texts = [each.text for each in places if each.text is not None]
+    if texts:
+        return texts
     # A single one may come without a number.
-    return [given[at] for at in places] or ([given[start + entry]] if start + entry in given else None)
+    single = node.below.get(entry, _NOTHING).text
+    return None if single is None else [single]
 
 
-def _numbered(given: Mapping[str, str], start: str, end: str) -> Iterator[str]:
-    """Yield `start.1`, `start.2` and so on, as long as there are parameters that begin so."""
-    pattern = re.compile(rf"{re.escape(start)}\.([0-9]{{1,4}})(?:\.|\Z)", re.ASCII)
-    numbers = sorted({int(match[1]) for each in given if (match := pattern.match(each))})
-    for number in numbers[:_MOST]:
-        at = f"{start}.{number}"
-        if not end or at + end in given:
-            yield at
+_NOTHING = _Node()
 
 
 def _bare(kind: Any) -> Any:
@@ -155,9 +189,13 @@ def _inner(value: Any, action: str) -> str:
     return _text(str(value))
 
 
+_UNPRINTABLE = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML cannot say. A client may have sent it, and it is told again: in a refusal, or as a tag."""
+
+
 def _text(text: str) -> str:
     # A carriage return as such would become a line feed for the client's parser.
-    return escape(text, {"\r": "&#13;"})
+    return escape(_UNPRINTABLE.sub("\ufffd", text), {"\r": "&#13;"})
 
 
 def refusal(error: SqsError, request_id: str) -> Answer:
@@ -168,11 +206,6 @@ def refusal(error: SqsError, request_id: str) -> Answer:
     body = (
         f'<?xml version="1.0"?><ErrorResponse xmlns="{_NAMESPACE}"><Error>'
         f"<Type>{'Sender' if kind.sender else 'Receiver'}</Type><Code>{kind.code}</Code>"
-        f"<Message>{_printable(message)}</Message><Detail/></Error><RequestId>{request_id}</RequestId></ErrorResponse>"
+        f"<Message>{_text(message)}</Message><Detail/></Error><RequestId>{request_id}</RequestId></ErrorResponse>"
     )
     return Answer(kind.status, MEDIA_TYPE, body.encode("utf-8", "replace"))
-
-
-def _printable(text: str) -> str:
-    """Return a text that may hold what a client has sent: without what XML cannot say."""
-    return _text(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text))

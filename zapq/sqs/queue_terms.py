@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import zlib
 from hashlib import blake2b
 from typing import NamedTuple
 
 from zapq.core.queue_settings import QueueSettings
-from zapq.sqs.attributes import PURGED, SCOPE, is_fifo, number, text_of
+from zapq.sqs.attributes import PURGED, is_fifo, number, text_of
 from zapq.sqs.errors import bad_receipt
 from zapq.sqs.names import CREATED
+from zapq.sqs.noted import SCOPE
 
 _HANDLE = re.compile(r"([0-9a-f]{8})\.([0-9a-f]{1,16})\.([0-9A-Za-z-]{1,64})", re.ASCII)
 _LOW = (1 << 48) - 1
@@ -46,7 +48,10 @@ class QueueTerms(NamedTuple):
 
     def key_of(self, group: str, deduplication: str) -> str:
         """Return the key under which a message is stored once."""
-        return f"{self.key}{group} {deduplication}" if self.by_group else f"{self.key}{deduplication}"
+        text = f"{self.key}{group} {deduplication}" if self.by_group else f"{self.key}{deduplication}"
+        # A digest, as very many are known at once. No producer of the other dialect can give a key with a blank.
+        digest = blake2b(text.encode(), digest_size=16).digest()
+        return f"sqs {base64.b64encode(digest)[:22].decode()}"
 
     def sequence_of(self, id: int) -> str | None:
         """Return the SequenceNumber of the message with this id; None in a standard queue."""

@@ -12,7 +12,7 @@ from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import ChangeSettings, Configure, Delete, Describe, List, Purge
 from zapq.service.queue_state import QueueInfo
 from zapq.sqs import attributes, model
-from zapq.sqs.attributes import MODIFIED, PURGED, SCOPE, TAG, Changes, now_ms
+from zapq.sqs.attributes import MODIFIED, PURGED, Changes, now_ms
 from zapq.sqs.errors import (
     INVALID_PARAMETER_VALUE,
     QUEUE_NAME_EXISTS,
@@ -21,6 +21,7 @@ from zapq.sqs.errors import (
     missing,
 )
 from zapq.sqs.names import CREATED, check_new_name, queue_of_url
+from zapq.sqs.noted import SCOPE, TAG
 from zapq.sqs.steps import Caller, Steps
 
 PAGE = 1000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections import OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,14 +16,17 @@ import msgspec
 
 from zapq.core.broker import Redriven
 from zapq.core.message import Lease
-from zapq.errors import ZapqError
+from zapq.core.stats import MessageView
+from zapq.errors import QueueFull, ZapqError
 from zapq.limits import MAX_BATCH
 from zapq.service.operations import (
     Delivery,
     Describe,
     Operation,
+    Peek,
     Put,
     Redrive,
+    Settle,
     Settlement,
     SettleOne,
     Take,
@@ -31,7 +34,7 @@ from zapq.service.operations import (
 )
 from zapq.service.waiting import Want
 from zapq.sqs.errors import INVALID_PARAMETER_VALUE, RESOURCE_NOT_FOUND, SqsError, as_sqs
-from zapq.sqs.names import Place
+from zapq.sqs.names import Place, queue_of_arn
 
 Status = Literal["RUNNING", "COMPLETED", "CANCELLED", "FAILED"]
 MAX_TASKS = 1000
@@ -73,11 +76,25 @@ class Task:
                 before = self.moved
                 yield from self._back() if self.destination is None else self._over(self.destination)
                 if self.moved == before:
+                    yield from self._see_what_is_left()
                     self._complete()
                     return
                 yield 0.0 if self.rate is None else (self.moved - before) / self.rate
         except ZapqError as error:
             self.status, self.failure = "FAILED", as_sqs(error).kind.code
+
+    def _see_what_is_left(self) -> Generator[Operation | float, Any, None]:
+        """Say why dead letters stay, if they go back and some do. Raises what refuses the first of them."""
+        if self.destination is not None:
+            return
+        left: Sequence[MessageView] = yield Peek(self.source, "ready", 1)
+        for view in left:
+            failed_in = view.message.properties.failed_in
+            if not failed_in:
+                self.status, self.failure = "FAILED", "CouldNotDetermineMessageSource"
+                return
+            yield Describe(failed_in)
+            raise QueueFull  # or it would have been moved
 
     def _complete(self) -> None:
         if self.running:
@@ -91,11 +108,18 @@ class Task:
         yield Describe(destination)  # storing a message would make a queue that is not there
         most = min(self.rate or _AT_ONCE, _AT_ONCE)
         outcome = yield Take(self.source, Want(most, lease=True))
-        for lease in outcome.given if isinstance(outcome, Delivery) else ():
-            if isinstance(lease, Lease):
+        given = outcome.given if isinstance(outcome, Delivery) else ()
+        leases = [lease for lease in given if isinstance(lease, Lease)]
+        for at, lease in enumerate(leases):
+            try:
                 yield Put(lease.body, Terms(lease.message.moved(self.source)), queue=destination)
-                yield SettleOne(self.source, Settlement(receipt=lease.receipt))
-                self.moved += 1
+            except ZapqError:
+                # Not only when their leases are over.
+                left = [Settlement(receipt=each.receipt, action="release") for each in leases[at:]]
+                yield Settle(self.source, left)
+                raise
+            yield SettleOne(self.source, Settlement(receipt=lease.receipt))
+            self.moved += 1
 
 
 class Tasks:
@@ -123,13 +147,25 @@ class Tasks:
         return [each for each in reversed(self._tasks.values()) if each.source == source]
 
 
+def _parts_of(handle: str) -> tuple[str, str]:
+    """Return the task's id, and the queue its messages are moved from; raises `SqsError`."""
+    try:
+        said = msgspec.json.decode(base64.b64decode(handle, validate=True), type=dict[str, str])
+        return said["taskId"], queue_of_arn(said.get("sourceArn", ""))
+    except (ValueError, KeyError, msgspec.DecodeError, RecursionError):
+        raise SqsError(INVALID_PARAMETER_VALUE, "Value for parameter TaskHandle is invalid.") from None
+
+
+def source_of(handle: str) -> str:
+    """Return the queue from which the task that a client means moves messages; raises `SqsError`."""
+    return _parts_of(handle)[1]
+
+
 def task_of(handle: str, tasks: Tasks) -> Task:
     """Return the task a client means; raises `SqsError`."""
-    try:
-        id = msgspec.json.decode(base64.b64decode(handle, validate=True), type=dict[str, str])["taskId"]
-    except (ValueError, KeyError, msgspec.DecodeError):
-        raise SqsError(INVALID_PARAMETER_VALUE, "Value for parameter TaskHandle is invalid.") from None
+    id, source = _parts_of(handle)
     task = tasks.find(id)
-    if task is None:
+    # The queue in the handle is the one the client's rights were checked for.
+    if task is None or task.source != source:
         raise SqsError(RESOURCE_NOT_FOUND, "Task does not exist.")
     return task

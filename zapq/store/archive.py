@@ -24,7 +24,7 @@ import secrets
 import struct
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from math import inf
 from typing import Annotated, Any, BinaryIO, NamedTuple
 from zlib import crc32
@@ -32,6 +32,7 @@ from zlib import crc32
 import msgspec
 
 from zapq.core.headers import HEADER_NAME, HEADER_VALUE, size_of
+from zapq.core.idempotency import ANY_CONTENT
 from zapq.core.image import Image, KeyImage, QueueImage
 from zapq.core.message import CONTENT_TYPE, OCTETS, Message, Origin, Properties
 from zapq.core.queue_settings import QueueSettings
@@ -40,6 +41,7 @@ from zapq.errors import SnapshotFailed
 from zapq.limits import (
     DEFAULT_QUEUE,
     MAX_BLOCK_BYTES,
+    MAX_DEDUPLICATION_IDS,
     MAX_KEYS,
     MAX_MESSAGE_HEADERS,
     MAX_MESSAGE_HEADERS_BYTES,
@@ -400,6 +402,22 @@ class Caps(NamedTuple):
     bytes: int
     message_bytes: int
     queues: int
+    promises: int = MAX_DEDUPLICATION_IDS
+
+
+class _KeyCount:
+    """How many keys an archive has, of each kind."""
+
+    def __init__(self, caps: Caps) -> None:
+        self._keys, self._promises = MAX_KEYS, caps.promises
+
+    def add(self, records: Sequence[KeyRecord], queues: Collection[str]) -> None:
+        """Raise ValueError for more than a server has, or for those of a queue that is not in the file."""
+        promises = sum(each.fingerprint == ANY_CONTENT for each in records)
+        self._promises -= promises
+        self._keys -= len(records) - promises
+        if min(self._keys, self._promises) < 0 or not all(each.queue in queues for each in records):
+            raise ValueError("there are too many keys, or keys of a queue that is not in the file")
 
 
 class Survey(NamedTuple):
@@ -417,7 +435,7 @@ def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoin
     The caps on messages and bytes hold for each queue by itself. Raises as `decode` does.
     """
     queues: dict[str, QueueRecord] = {}
-    keys = 0
+    counted = _KeyCount(caps)
     filling: _Filling | None = None
     before = archive.totals
     for place, kind, records in archive:
@@ -429,9 +447,7 @@ def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoin
                 queues[records.name] = records
                 before = archive.totals
             elif kind == KEYS:
-                keys += len(records)
-                if keys > MAX_KEYS or not {each.queue for each in records} <= queues.keys():
-                    raise ValueError("there are too many keys, or keys of a queue that is not in the file")
+                counted.add(records, queues)
             elif filling is None:
                 raise ValueError("there are messages before the first queue")
             else:
@@ -453,6 +469,7 @@ def decode(archive: Archive, name: str, caps: Caps, clock_offset: float, checkpo
     """
     queues: dict[str, QueueImage] = {}
     keys: list[KeyImage] = []
+    counted = _KeyCount(caps)
     filling: _Filling | None = None
     for place, kind, records in archive:
         try:
@@ -462,8 +479,7 @@ def decode(archive: Archive, name: str, caps: Caps, clock_offset: float, checkpo
                 filling = _Filling(records, clock_offset)
                 queues[records.name] = filling.image
             elif kind == KEYS:
-                if len(keys) + len(records) > MAX_KEYS or not {each.queue for each in records} <= queues.keys():
-                    raise ValueError("there are too many keys, or keys of a queue that is not in the file")
+                counted.add(records, queues)
                 keys += (KeyImage(k.queue, k.key, k.fingerprint, k.id, k.until - clock_offset) for k in records)
             elif filling is None:
                 raise ValueError("there are messages before the first queue")

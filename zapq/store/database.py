@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from zapq.core.idempotency import ANY_CONTENT
 from zapq.core.image import KeptKey
 from zapq.core.records import (
     ID_BITS,
@@ -296,9 +297,10 @@ class Database:
             # The version that made it refuses it from here on, and does not misread what is written now.
             upgrade(self._connection)
         execute(
-            "delete from keys where until <= ? or until <"
-            " (select min(until) from (select until from keys order by until desc limit ?))",
-            (self.clock(), MAX_KEYS),
+            # Of promises only those whose time is over.
+            "delete from keys where until <= ? or (fingerprint <> ? and until < (select min(until) from"
+            " (select until from keys where fingerprint <> ? order by until desc limit ?)))",
+            (self.clock(), ANY_CONTENT, ANY_CONTENT, MAX_KEYS),
         )
         self._keep_time()
         if not self.no_room:

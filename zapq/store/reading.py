@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from zapq.core.idempotency import ANY_CONTENT
 from zapq.core.image import KeptKey, KeptQueue, QueueImage
 from zapq.core.message import DEFAULTS, Message, Properties
 from zapq.core.queue_settings import QueueSettings
@@ -106,9 +107,10 @@ class Reading:
 
     def _read_keys(self, now: float) -> Iterator[KeptKey]:
         for *fields, checksum in self._connection.execute(
-            "select * from (select queue, key, fingerprint, id, until, sum from keys order by until desc limit ?)"
-            " order by until",
-            (MAX_KEYS,),
+            "select * from (select queue, key, fingerprint, id, until, sum from keys where fingerprint <> ?"
+            " order by until desc limit ?) union all"
+            " select queue, key, fingerprint, id, until, sum from keys where fingerprint = ? order by until",
+            (ANY_CONTENT, MAX_KEYS, ANY_CONTENT),
         ):
             if checksum != key_sum(*fields):
                 raise Damaged(f"keys, queue {fields[0]}, key {fields[1]!r}: the checksum does not match")

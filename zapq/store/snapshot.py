@@ -72,6 +72,10 @@ class SnapshotFile:
     """What it holds; None where only reading all of it would tell."""
 
 
+_PROMISE_BYTES = 256
+"""Bytes of a deduplication id in a snapshot at most: the name of its queue, a digest and some numbers."""
+
+
 class SnapshotStore:
     """The snapshots of one data directory; a context manager that keeps the directory open."""
 
@@ -84,8 +88,11 @@ class SnapshotStore:
         self._max_file_bytes = settings.max_bytes * 4 // 3 + settings.max_msgs * 16 + MIB
         # What is known of a message is at most two names, a type and some numbers; a key, or a queue, is no more.
         others = settings.max_msgs + settings.max_queues + MAX_KEYS
-        self._max_archive_bytes = settings.max_bytes + others * KIB + MIB
-        self._caps = Caps(settings.max_msgs, settings.max_bytes, settings.max_message_bytes, settings.max_queues)
+        promises = settings.max_deduplication_ids
+        self._max_archive_bytes = settings.max_bytes + others * KIB + promises * _PROMISE_BYTES + MIB
+        self._caps = Caps(
+            settings.max_msgs, settings.max_bytes, settings.max_message_bytes, settings.max_queues, promises
+        )
 
     def __enter__(self) -> Self:
         self._directory.__enter__()

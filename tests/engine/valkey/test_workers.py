@@ -7,6 +7,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -152,8 +153,16 @@ async def test_systemd_hears_of_the_process_it_started(flags: tuple[str, ...], t
 async def test_queues_of_the_configuration_are_made_once_for_all(flags: tuple[str, ...], tmp_path: Path) -> None:
     config = tmp_path / "zapq.toml"
     config.write_text("[queues.jobs]\nvisibility = 7\n")
-    async with running_zapq(tmp_path, *flags, "--config", str(config)) as server:
-        assert (await ask(server.url, "GET", "/queues/jobs")).json["settings"]["visibility"] == 7
+    notes = {"sqs:created": "1795948376772", "else": "x"}
+    for option in ("--config", "--queues"):
+        (tmp_path / option).mkdir()
+        async with running_zapq(tmp_path / option, *flags, option, str(config)) as server:
+            settings = (await ask(server.url, "GET", "/queues/jobs")).json["settings"]
+            assert settings["visibility"] == 7
+            if option == "--queues":
+                assert settings["notes"] == {"sqs:created": "1795948376772"}, "what a dialect keeps for itself"
+            changes = msgspec.json.encode({"visibility": 8, "notes": notes})
+            await ask(server.url, "PATCH", "/queues/jobs", changes, {"Content-Type": "application/json"})
 
 
 async def test_all_workers_promise_the_same_also_one_that_comes_later(tmp_path: Path) -> None:

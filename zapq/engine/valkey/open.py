@@ -10,11 +10,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
+from typing import Any
 
 import trio
 
 from zapq import logs
 from zapq.addresses import parse_engine
+from zapq.core.queue_settings import declared
 from zapq.engine.valkey.cluster import Topology, find_topology, info_of
 from zapq.engine.valkey.connection import Connection, ConnectionLost, Login, LoginRefused, Server, open_connection
 from zapq.engine.valkey.engine import ValkeyEngine
@@ -24,9 +26,9 @@ from zapq.engine.valkey.poller import Poller
 from zapq.engine.valkey.prepare import prepare
 from zapq.engine.valkey.resp import ReplyError
 from zapq.engine.valkey.sweep import Sweep
-from zapq.errors import CannotStart, InvalidSetting
+from zapq.errors import CannotStart, InvalidSetting, QueueNotFound
 from zapq.limits import ENGINE_CONNECT_SECONDS, MAX_WAITING_BYTES
-from zapq.service.operations import Configure
+from zapq.service.operations import Configure, Describe, Operation
 from zapq.service.pending import Pending
 from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore
@@ -120,9 +122,16 @@ async def open_engine(settings: Settings, *, share: int = 1) -> AsyncGenerator[V
 async def declare(engine: ValkeyEngine, settings: Settings) -> None:
     """Make the queues that are declared, and set them so."""
     for name, about in settings.queues.items():
-        made = engine.perform(Configure(name, about), trio.current_time())
-        if isinstance(made, Pending):
-            await made.wait()
+        try:
+            kept = (await _outcome(engine, Describe(name))).settings
+        except QueueNotFound:
+            kept = about
+        await _outcome(engine, Configure(name, declared(about, kept)))
+
+
+async def _outcome(engine: ValkeyEngine, operation: Operation) -> Any:
+    outcome = engine.perform(operation, trio.current_time())
+    return await outcome.wait() if isinstance(outcome, Pending) else outcome
 
 
 def read_engine(settings: Settings) -> tuple[list[Server], Login]:

@@ -27,6 +27,7 @@ from zapq.service.operations import (
     Enqueue,
     Find,
     Hide,
+    Look,
     Nothing,
     Put,
     Recall,
@@ -62,7 +63,7 @@ from zapq.sqs.model import Attribute, Attributes
 from zapq.sqs.names import queue_of_url
 from zapq.sqs.noted import MAX_SIZE
 from zapq.sqs.queue_terms import Handle, QueueTerms, terms_of
-from zapq.sqs.steps import Caller, Look, Steps
+from zapq.sqs.steps import Caller, Steps
 
 MAX_ENTRIES = 10
 MAX_ATTRIBUTES = 10

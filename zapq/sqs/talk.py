@@ -30,24 +30,27 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     delivery: Delivery | None = None
 
 
-def converse(steps: Steps, how: How, clock: Callable[[], float], now: float) -> Said | Talk:
+def converse(
+    steps: Steps, how: How, clock: Callable[[], float], now: float, *, patient: bool = False
+) -> Said | Talk:
     """Perform what an action yields; return what its client is answered, or a talk that is to go on.
 
-    Raises what refuses the request. `clock` tells the time of later operations.
+    Raises what refuses the request. `clock` tells the time of later operations. `patient` says that one of them
+    may take long by its nature, although the first does not.
     """
     delivery: Delivery | None = None
     try:
         wanted = next(steps)
         while True:
             if isinstance(wanted, list):
-                return Talk(steps, how, clock, delivery).ask(wanted, now)
+                return Talk(steps, how, clock, delivery, patient=patient).ask(wanted, now)
             try:
                 outcome = how[wanted.__class__](wanted, now)
             except ZapqError as error:
                 wanted = steps.throw(error.with_traceback(None))
                 continue
             if isinstance(outcome, Pending):
-                return Talk(steps, how, clock, delivery).wait_for(outcome, now)
+                return Talk(steps, how, clock, delivery, patient=patient).wait_for(outcome, now)
             if outcome.__class__ is Delivery:
                 delivery = outcome
             wanted = steps.send(outcome)
@@ -58,9 +61,11 @@ def converse(steps: Steps, how: How, clock: Callable[[], float], now: float) -> 
 class Talk(Told[Said]):
     """What goes on with an action, once it has asked for something whose outcome is to come."""
 
-    __slots__ = ("_abandoned", "_clock", "_delivery", "_how", "_inner", "_left", "_steps")
+    __slots__ = ("_abandoned", "_clock", "_delivery", "_how", "_inner", "_left", "_patient", "_steps")
 
-    def __init__(self, steps: Steps, how: How, clock: Callable[[], float], delivery: Delivery | None) -> None:
+    def __init__(
+        self, steps: Steps, how: How, clock: Callable[[], float], delivery: Delivery | None, *, patient: bool
+    ) -> None:
         super().__init__()
         self._steps = steps
         self._how = how
@@ -70,6 +75,7 @@ class Talk(Told[Said]):
         self._left = 0
         """How many of them are to come."""
         self._delivery = delivery
+        self._patient = patient
         self._outcome = None
         self._error = None
         self._abandoned = False
@@ -89,7 +95,7 @@ class Talk(Told[Said]):
     @property
     def patient(self) -> bool:  # type: ignore[override]  # it depends on what is waited for
         """Whether it may take long by its nature."""
-        return any(isinstance(each, Pending) and each.patient for each in self._inner)
+        return self._patient or any(isinstance(each, Pending) and each.patient for each in self._inner)
 
     @property
     def withdrawn(self) -> bool:  # type: ignore[override]  # the same
@@ -102,7 +108,7 @@ class Talk(Told[Said]):
             wanted = self._send(outcome)
         except StopIteration as end:
             self._end(Said(end.value, self._delivery))
-        except (SqsError, ZapqError) as error:
+        except Exception as error:  # it must not end the step that has brought the news
             self._fail(error)
         else:
             self._go_on(wanted, now)
@@ -126,7 +132,7 @@ class Talk(Told[Said]):
                 wanted = self._send(self._inner[0] if alone else self._inner)
         except StopIteration as end:
             self._end(Said(end.value, self._delivery))
-        except (SqsError, ZapqError) as error:
+        except Exception as error:
             self._fail(error)
 
     def _end(self, said: Said) -> None:
@@ -135,7 +141,8 @@ class Talk(Told[Said]):
         self._done = True
 
     def _fail(self, error: Exception) -> None:
-        self._error = error.with_traceback(None)
+        known = isinstance(error, (SqsError, ZapqError))
+        self._error = error.with_traceback(None) if known else error  # what is unknown is logged with all of it
         self._inner = []
         self._done = True
 

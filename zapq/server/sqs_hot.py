@@ -51,10 +51,8 @@ _VARYING = re.compile(
     rb"([\x21-\x7e]{1,255})[\t ]*(?=\r\n)",
     re.IGNORECASE,
 )
-_SIGNATURE = re.compile(rb"[, ]Signature=[0-9a-f]+(?=\r\n)")
+_SIGNATURE = re.compile(rb"[, ]{1,2}Signature=[0-9a-f]+(?=\r\n)")
 _LENGTH = re.compile(rb"[0-9]{1,9}")
-_USUAL = (b"\r\nX-Amz-Date: ", b"\r\namz-sdk-invocation-id: ", b", Signature=")
-"""As boto3 writes them: to look for these first takes a tenth of the time."""
 _FIELD = re.compile(rb"([^:]+):[\t ]*(.*?)[\t ]*\r\n")
 _EFFECTS: dict[str, Any] = {
     "SendMessage": Put(b""),
@@ -75,15 +73,23 @@ def cut(head: bytes) -> tuple[bytes, int]:
 
     The length is -1 if it cannot be told, or not at once.
     """
-    for each in _USUAL:
-        at = head.find(each)
-        if at >= 0:
-            head = head[:at] + head[head.index(b"\r\n", at + 2) :]
-    at = head.find(b"\r\nContent-Length: ")
-    if at >= 0:
-        end = head.index(b"\r\n", at + 2)
-        digits = head[at + 18 : end]
-        return head[:at] + head[end:], int(digits) if _LENGTH.fullmatch(digits) else -1
+    # As boto3 writes them, and in its order: to look for these takes a tenth of the time.
+    date = head.find(b"\r\nX-Amz-Date: ")
+    signature = head.find(b", Signature=", date)
+    number = head.find(b"\r\namz-sdk-invocation-id: ", signature)
+    length = head.find(b"\r\nContent-Length: ", number)
+    if 0 <= date < signature < number < length:
+        index = head.index
+        end = index(b"\r\n", length + 2)
+        digits = head[length + 18 : end]
+        rest = (
+            head[:date],
+            head[index(b"\r\n", date + 2) : signature],
+            head[index(b"\r\n", signature) : number],
+            head[index(b"\r\n", number + 2) : length],
+            head[end:],
+        )
+        return b"".join(rest), int(digits) if _LENGTH.fullmatch(digits) else -1
     lengths = [match[2] for match in _VARYING.finditer(head) if match[1].lower() == b"content-length"]
     head = _SIGNATURE.sub(b"", _VARYING.sub(b"", head))
     return head, int(lengths[0]) if len(lengths) == 1 and _LENGTH.fullmatch(lengths[0]) else -1

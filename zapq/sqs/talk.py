@@ -43,7 +43,11 @@ def converse(
         wanted = next(steps)
         while True:
             if isinstance(wanted, list):
-                return Talk(steps, how, clock, delivery, patient=patient).ask(wanted, now)
+                begun = [_begun(each, how, now) for each in wanted]
+                if any(isinstance(each, Pending) for each in begun):
+                    return Talk(steps, how, clock, delivery, patient=patient).wait_for(begun, now)
+                wanted = steps.send(begun)
+                continue
             try:
                 outcome = how[wanted.__class__](wanted, now)
             except ZapqError as error:
@@ -56,6 +60,14 @@ def converse(
             wanted = steps.send(outcome)
     except StopIteration as end:
         return Said(end.value, delivery)
+
+
+def _begun(operation: Operation, how: How, now: float) -> object:
+    """Return what comes of an operation, or what refuses it."""
+    try:
+        return how[operation.__class__](operation, now)
+    except ZapqError as error:
+        return error.with_traceback(None)
 
 
 class Talk(Told[Said]):
@@ -80,16 +92,12 @@ class Talk(Told[Said]):
         self._error = None
         self._abandoned = False
 
-    def ask(self, wanted: Operation | Sequence[Operation], now: float) -> Said | Talk:
-        """Go on with what the action has yielded; return what is known then, or itself. Raises what refuses it."""
-        self._go_on(wanted, now)
-        return self.result() if self.done else self
-
-    def wait_for(self, outcome: Pending[Any], now: float) -> Said | Talk:
-        """Go on when `outcome` is known; return and raise as `ask` does."""
-        self._inner = [outcome]
-        if not self._waits(alone=True):
-            self._resume(self._inner[0], now)
+    def wait_for(self, begun: Pending[Any] | list[object], now: float) -> Said | Talk:
+        """Go on when all is known that has begun; return what is known then, or itself. Raises what refuses it."""
+        alone = not isinstance(begun, list)
+        self._inner = begun if isinstance(begun, list) else [begun]
+        if not self._waits(alone=alone):
+            self._resume(self._inner[0] if alone else self._inner, now)
         return self.result() if self.done else self
 
     @property
@@ -126,7 +134,7 @@ class Talk(Told[Said]):
             while True:
                 alone = not isinstance(wanted, Sequence)
                 operations = [wanted] if not isinstance(wanted, Sequence) else wanted
-                self._inner = [self._perform(each, now) for each in operations]
+                self._inner = [_begun(each, self._how, now) for each in operations]
                 if self._waits(alone=alone):
                     return
                 wanted = self._send(self._inner[0] if alone else self._inner)
@@ -145,12 +153,6 @@ class Talk(Told[Said]):
         self._error = error.with_traceback(None) if known else error  # what is unknown is logged with all of it
         self._inner = []
         self._done = True
-
-    def _perform(self, operation: Operation, now: float) -> object:
-        try:
-            return self._how[operation.__class__](operation, now)
-        except ZapqError as error:
-            return error.with_traceback(None)
 
     def _waits(self, *, alone: bool) -> bool:
         """Whether an outcome is to come; then the talk goes on by itself when all are known."""

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from zapq.service.operations import Find, Look
+from zapq.core.message import Message
+from zapq.service.operations import Delivery, Find, Look
 from zapq.service.pending import Later
+from zapq.service.waiting import Deliveries
 from zapq.sqs import model
 from zapq.sqs.steps import Steps
 from zapq.sqs.talk import Talk, converse
@@ -64,3 +66,29 @@ def test_a_list_goes_on_when_all_of_it_is_known() -> None:
     pending.complete("two")
     assert seen == [1, "two", 3]
     assert talk.result().result is model.NOTHING
+
+
+def test_messages_in_its_hands_go_back_if_it_is_given_up() -> None:
+    def steps() -> Steps:
+        yield Look("jobs")
+        yield Look("jobs")
+        return model.NOTHING
+
+    class Lender:
+        name = "jobs"
+        returned: Deliveries = ()
+
+        def return_undelivered(self, given: Deliveries) -> None:
+            self.returned = given
+
+        def note_uncertain_delivery(self, number: int) -> None:
+            raise AssertionError
+
+    pending, lender, given = [Later[Any](), Later[Any]()], Lender(), [Message(1, b"x")]
+    waited_for = iter(pending)
+    talk = converse(steps(), {Look: lambda asked, now: next(waited_for)}, lambda: 0.0, 0.0)
+    assert isinstance(talk, Talk)
+    pending[0].complete(Delivery(lender, given))
+    assert not talk.done
+    talk.abandon()
+    assert lender.returned == given

@@ -182,8 +182,8 @@ class Talk(Told[Said]):
         for each in self._inner:
             if isinstance(each, Pending):
                 each.abandon()
-        if self.done:
-            give_back(self._delivery)
+        # Also while it asks for more, with messages in its hands.
+        give_back(self._delivery)
         self._steps.close()
 
     def withdraw(self) -> bool:

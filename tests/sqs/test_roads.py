@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
 
-from tests.sqs.clients import JSON, Boto
+from tests.sqs.clients import JSON, Boto, tell
 from tests.support.serving import serving, with_tls
-from tests.support.wire import Answer, ask, connect, connection, vanish
+from tests.support.waiting import eventually
+from tests.support.wire import Answer, ask, connect, connection, metrics, vanish
 from zapq.core.queue_settings import QueueSettings
 from zapq.server.sqs_hot import cut
 from zapq.service.open import open_service
@@ -25,6 +27,9 @@ from zapq.testing import ZapqServer
 
 COLD = {"TE": "trailers"}
 HANDLE = re.compile(rb'"ReceiptHandle":"[^"]*"')
+ANEW = re.compile(rb'"(?:ReceiptHandle|MessageId)":"[^"]*"|Value [0-9a-f]{8}\.[0-9a-f.-]+')
+"""With all that differs between two queues of one name."""
+WAIT = {"ReceiveMessageWaitTimeSeconds": "20"}
 BOTO = (
     b"POST / HTTP/1.1\r\nHost: localhost:1\r\nX-Amz-Target: AmazonSQS.SendMessage\r\n"
     b"X-Amz-Date: 20261129T103256Z\r\nAuthorization: AWS4-HMAC-SHA256 Credential=x/20261129/r/sqs/aws4_request,"
@@ -55,11 +60,11 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def plain(answer: Answer) -> tuple[int, dict[str, str], bytes]:
+def plain(answer: Answer, anew: re.Pattern[bytes] = HANDLE) -> tuple[int, dict[str, str], bytes]:
     """Return an answer without what differs each time."""
     varying = {"x-amzn-requestid", "x-trace-id", "date", "content-length"}
     fields = {name: value for name, value in answer.headers.items() if name not in varying}
-    return answer.status, fields, HANDLE.sub(b"", answer.body)
+    return answer.status, fields, anew.sub(b"", answer.body)
 
 
 async def test_both_roads_give_the_same_answers(zapq_settings: Settings) -> None:
@@ -76,6 +81,83 @@ async def test_both_roads_give_the_same_answers(zapq_settings: Settings) -> None
             metrics = (await ask(url, "GET", "/metrics")).json
             assert bool(metrics["hot_requests"] > len(REQUESTS) / 2) == hot
     assert given[0] == given[1]
+
+
+async def scenario(url: str, fields: Mapping[str, str]) -> list[tuple[int, dict[str, str], bytes]]:
+    """Return what a server says to requests one after the other, without what differs each time."""
+
+    async def say(action: str, **members: Any) -> Answer:
+        answer = await tell(url, action, {"QueueUrl": "http://x/000000000000/jobs", **members}, headers=fields)
+        answers.append(plain(answer, ANEW))
+        return answer
+
+    async def take(**members: Any) -> list[dict[str, Any]]:
+        return (await say("ReceiveMessage", **members)).json.get("Messages", [])  # type: ignore[no-any-return]
+
+    answers: list[tuple[int, dict[str, str], bytes]] = []
+    await tell(url, "CreateQueue", {"QueueName": "jobs"})
+    for action, members in REQUESTS:
+        await say(action, **members)
+    await say("PurgeQueue")
+    attribute = {"a": {"DataType": "Number", "StringValue": "1"}, "b": {"DataType": "String", "StringValue": "x"}}
+    await say("SendMessage", MessageBody="first", MessageAttributes=attribute)
+    await say("SendMessageBatch", Entries=[{"Id": each, "MessageBody": each} for each in "abcdefghi"])
+    [first] = await take(MessageAttributeNames=["a"], AttributeNames=["SenderId"], VisibilityTimeout=0)
+    [again] = await take(WaitTimeSeconds=5)
+    for each in (again, first, again):
+        await say("DeleteMessage", ReceiptHandle=each["ReceiptHandle"])
+    some = await take(MaxNumberOfMessages=5, WaitTimeSeconds=0)
+    handle = some[0]["ReceiptHandle"]
+    await say("ChangeMessageVisibility", ReceiptHandle=handle, VisibilityTimeout=0)
+    await say("ChangeMessageVisibility", ReceiptHandle=some[1]["ReceiptHandle"], VisibilityTimeout=100)
+    entries = [{"Id": str(at), "ReceiptHandle": each["ReceiptHandle"]} for at, each in enumerate(some[1:])]
+    await say("DeleteMessageBatch", Entries=[*entries, {"Id": "bad", "ReceiptHandle": "?"}])
+    await say("ChangeMessageVisibilityBatch", Entries=[{**each, "VisibilityTimeout": 1} for each in entries])
+    rest = await take(MaxNumberOfMessages=10)
+    assert [each["Body"] for each in rest] == ["a", "f", "g", "h", "i"]
+    assert await take(WaitTimeSeconds=1) == []
+    return answers
+
+
+async def check_that_roads_are_alike(settings: Settings) -> None:
+    """Have a server answer on both roads; raises AssertionError if the answers differ."""
+    async with serving(settings) as url:
+        given = []
+        for extra, hot in (({}, True), (COLD, False)):
+            before = (await metrics(url))["hot_requests"]
+            given.append(await scenario(url, {"Content-Type": JSON, **extra}))
+            assert ((await metrics(url))["hot_requests"] - before >= len(given[0]) - 5) == hot
+            await tell(url, "DeleteQueue", {"QueueUrl": "jobs"})
+    assert given[0] == given[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"durable": True}, {"workers": 2}, {"workers": 2, "durable": True}])
+async def test_both_roads_are_alike_wherever_the_queues_are(
+    zapq_settings: Settings, options: dict[str, Any]
+) -> None:
+    await check_that_roads_are_alike(replace(zapq_settings, **options))
+
+
+async def test_a_poll_of_a_worker_leaves_the_line_with_its_client(zapq_settings: Settings) -> None:
+    async with serving(replace(zapq_settings, workers=2)) as url:
+        boto = Boto(url)
+        await boto.make()
+        body = b'{"QueueUrl":"jobs"}'
+        await tell(url, "SetQueueAttributes", {"QueueUrl": "jobs", "Attributes": WAIT})
+        head = BOTO.replace(b"SendMessage", b"ReceiveMessage").replace(b"h: 7", b"h: %d" % len(body))
+
+        async def waiting(number: int) -> bool:
+            return bool((await metrics(url))["waiting"] == number)
+
+        async with connection(url) as stream:
+            await stream.send_all(head.replace(b"localhost:1", b"localhost") + body)
+            await eventually(lambda: waiting(1), "the poll to wait")
+            assert (await metrics(url))["hot_requests"] > 0
+            vanish(stream)
+        await eventually(lambda: waiting(0), "it to leave")
+        await boto("send_message", QueueUrl="jobs", MessageBody="x")
+        message = await boto.one("jobs", AttributeNames=["ApproximateReceiveCount"])
+        assert message["Attributes"] == {"ApproximateReceiveCount": "1"}
 
 
 def test_what_an_sdk_writes_anew_is_cut_out_and_the_rest_is_the_same() -> None:

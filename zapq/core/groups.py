@@ -218,7 +218,14 @@ class Groups:
             group.out = 0
             if head:
                 del self._blocked[head]
-                self._open(group)
+                # As `_open` does, but this is done for each message.
+                place = group.place = self.take_turn() if self._fair else head
+                self.open[place] = group
+                places = self._places
+                if not places or places[-1] < place:
+                    places.append(place)
+                else:
+                    heappush(self._late, place)
             else:
                 del self._groups[group.properties.group]
         elif id in self._also_out:
@@ -261,9 +268,17 @@ class Groups:
 
     def pop_held(self) -> Message:
         """Remove and return what `pop` does, and let it hold up those behind it, as `hold` does."""
-        group, messages = self._next_group(), self.messages
+        # As `_next_group` does, and `_next_head` below, but this is done for each message; they look after their
+        # lists every now and then.
+        places, at = self._places, self._at
+        group = None
+        if at % _SPENT_ALLOWED and not self._late and at < len(places):
+            group = self.open.pop(places[at], None)
+            self._at = at + 1
+        if group is None:
+            group = self._next_group()
         id = group.head
-        message = messages.pop(id)
+        message = self.messages.pop(id)
         if group.out:
             self._also_out.add(group.out)
             if group.also_out is None:
@@ -276,8 +291,7 @@ class Groups:
             group.head = 0
             return message
         at = group.at
-        # As `_next_head` does, but this is done for each message; it looks after the list every now and then.
-        if at % _SPENT_ALLOWED and not group.late and at < len(ready) and ready[at] in messages:
+        if at % _SPENT_ALLOWED and not group.gone and not group.late and at < len(ready):
             head = ready[at]
             group.at = at + 1
         else:
@@ -300,6 +314,7 @@ class Groups:
         ready, late = group.ready or [], group.late or []
         if 2 * group.gone > len(ready) + len(late) - group.at + _STALE_ALLOWED:
             left = {each for each in chain(islice(ready, group.at, None), late) if each in self.messages}
+            left.discard(group.head)  # it may have been here twice
             group.ready, group.at, group.late, group.gone = sorted(left), 0, None, 0
         return message
 

@@ -47,7 +47,10 @@ def field_of(header: str) -> str:
 
 def size_of(headers: Headers) -> int:
     """Return the bytes that headers count in the caps: those of the names and of the values."""
-    return sum(len(name) + len(value) for name, value in headers)
+    size = 0
+    for name, value in headers:
+        size += len(name) + len(value)
+    return size
 
 
 @lru_cache(1024)

@@ -119,6 +119,7 @@ OUTCOMES: dict[type[Any], Any] = {
     operations.Peek: list[MessageView],
     operations.Find: MessageView,
     operations.Describe: QueueInfo,
+    operations.Look: operations.Looked,
     operations.List: list[QueueInfo],
     operations.Configure: tuple[bool, QueueInfo],
     operations.ChangeSettings: QueueInfo,

@@ -22,7 +22,7 @@ from zapq.http.exchange import Exchange, declares_body, shown_path
 from zapq.http.guard import Guard
 from zapq.http.plan import Plan
 from zapq.limits import MAX_LOGGED_METHOD, MAX_LOGGED_PATH
-from zapq.service.operations import Describe, Operation
+from zapq.service.operations import Operation
 from zapq.service.pending import Pending
 from zapq.settings import Settings
 from zapq.sqs import json_protocol, query_protocol
@@ -33,7 +33,7 @@ from zapq.sqs.errors import NOT_SERIALIZED, SqsError, as_sqs
 from zapq.sqs.model import Request as SqsRequest
 from zapq.sqs.model import Result
 from zapq.sqs.names import Place
-from zapq.sqs.steps import Caller, Look, Steps
+from zapq.sqs.steps import Caller, Steps
 from zapq.sqs.tasks import Tasks
 
 RULES = ("/", "/<int(fixed_digits=12):account>/<queue>", "/queue/<queue>")
@@ -172,8 +172,6 @@ class SqsRoad:
             return result
 
     async def _perform(self, exchange: Exchange, wanted: Operation | Sequence[Operation]) -> object:
-        if isinstance(wanted, Look):
-            wanted = Describe(wanted.queue)
         if not isinstance(wanted, Sequence):
             return await self.answering.perform(exchange, wanted)
         begun: list[object] = []

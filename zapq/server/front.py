@@ -12,7 +12,6 @@ from hypercorn.config import Config
 from zapq import logs
 from zapq.access.access import Access
 from zapq.engine.engine import Engine
-from zapq.engine.local import LocalEngine
 from zapq.errors import InvalidSetting
 from zapq.http.app import create_app
 from zapq.http.guard import Guard
@@ -62,8 +61,7 @@ class Front:
         guard = Guard(settings, Hosts(settings, listening.bound), access)
         app = ASGIWrapper(create_app(engine, settings, counts, refusals, guard, self._mover.tasks))
         sqs = None
-        # Where outcomes have to travel, an action that asks for several is better off with a task.
-        if settings.sqs and isinstance(engine, LocalEngine):
+        if settings.sqs:
             sqs = SqsHot(engine, settings, refusals, guard, self._mover.tasks, trio.current_time)
         self._hot = None
         if settings.hot_path:

@@ -283,7 +283,7 @@ class HotPath:
                         break
                     unfinished.append(Unfinished(len(parts), outcome, head, operation, argument))
                     answers.pending, group = outcome, None
-                    if operation.__class__ is Take:
+                    if isinstance(operation, Take):
                         to_come += self._usual_bytes
                     alone = outcome.patient
                     if alone:

@@ -173,6 +173,12 @@ class Describe(msgspec.Struct, frozen=True):
     queue: str
 
 
+class Look(msgspec.Struct, frozen=True, gc=False):
+    """Show what is set for one queue, and no more: that costs a fraction of a `Describe`."""
+
+    queue: str
+
+
 class List(msgspec.Struct, frozen=True):
     """Show those of every queue whose name fits `pattern`."""
 
@@ -260,6 +266,7 @@ Operation = (
     | Peek
     | Find
     | Describe
+    | Look
     | List
     | Configure
     | ChangeSettings
@@ -285,6 +292,12 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
     """Whether it was stored before, under the same key: then nothing was stored now."""
     durability: Durability | None = None
     """What it survives, where that is a question."""
+
+
+class Looked(msgspec.Struct, frozen=True, gc=False):
+    """What comes of a `Look`; an engine may give more."""
+
+    settings: QueueSettings
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False):

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import base64
 import re
+from functools import lru_cache
 from struct import Struct, error
-from typing import NamedTuple
 
 import msgspec
 
@@ -49,24 +49,24 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Facts).decode
 
 
-class Sealed(NamedTuple):
+class Sealed(msgspec.Struct, frozen=True, gc=False):
     """A message as the core is to keep it."""
 
     body: bytes
     properties: Properties
 
 
-class Opened(NamedTuple):
+class Opened(msgspec.Struct, frozen=True, gc=False):
     """A message as SQS sees it."""
 
     body: bytes
     facts: Facts
-    sent: int | None
-    """When it was sent, in milliseconds since 1970; None if that is not known."""
 
 
 def seal(body: bytes, facts: Facts, sent: int, group: str = "") -> Sealed:
     """Return the message to store, sent `sent` milliseconds after 1970, in a message group if one is named."""
+    if facts is NONE and not group:
+        return Sealed(body, _plain(sent))
     when = (SENT, str(sent))
     if facts is NONE:
         return Sealed(body, Properties(TEXT, headers=(when,), group=group))
@@ -82,6 +82,12 @@ def seal(body: bytes, facts: Facts, sent: int, group: str = "") -> Sealed:
     packed = _encode(facts)
     sealed = b"".join((_LENGTH.pack(len(packed)), packed, body))
     return Sealed(sealed, Properties(ENVELOPE, headers=(when,), group=group))
+
+
+@lru_cache(maxsize=1)
+def _plain(sent: int) -> Properties:
+    """Return the properties of a message of which no more is known; those of one millisecond share them."""
+    return Properties(TEXT, headers=((SENT, str(sent)),))
 
 
 def _is_plain(name: str, attribute: Attribute) -> bool:
@@ -100,12 +106,11 @@ def open_(message: Message) -> Opened:
     """Return what a stored message says; one that was not sent through SQS has its headers as attributes."""
     body, headers = message.body, message.properties.headers
     if not headers:
-        return Opened(body, NONE, None)
+        return Opened(body, NONE)
     if len(headers) == 1 and headers[0][0] == SENT and message.properties.content_type == TEXT:
         # As most are.
-        return Opened(body, NONE, _time(headers[0][1]))
+        return Opened(body, NONE)
     said = dict(headers)
-    sent = _time(said.get(SENT, ""))
     facts = NONE
     if message.properties.content_type == ENVELOPE:
         body, facts = _unwrapped(body)
@@ -118,11 +123,16 @@ def open_(message: Message) -> Opened:
     }
     if attributes:
         facts = msgspec.structs.replace(facts, attributes={**attributes, **facts.attributes})
-    return Opened(body, facts, sent)
+    return Opened(body, facts)
 
 
-def _time(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None
+def sent_at(message: Message) -> str | None:
+    """Return when a message was sent, in milliseconds since 1970; None if that is not known."""
+    for name, text in message.properties.headers:
+        if name == SENT:
+            # A producer of the native dialect may say anything.
+            return text if text.isascii() and text.isdecimal() and len(text) < 16 else None
+    return None
 
 
 def _facts(text: str) -> Facts:

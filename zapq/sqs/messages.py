@@ -7,7 +7,7 @@ import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -27,6 +27,7 @@ from zapq.service.operations import (
     Enqueue,
     Find,
     Hide,
+    Look,
     Nothing,
     Put,
     Recall,
@@ -41,7 +42,7 @@ from zapq.service.operations import (
 from zapq.service.waiting import Want
 from zapq.sqs import digest, model
 from zapq.sqs.attributes import now_ms, unknown
-from zapq.sqs.envelope import NONE, Facts, open_, seal
+from zapq.sqs.envelope import NONE, Facts, open_, seal, sent_at
 from zapq.sqs.errors import (
     BATCH_ENTRY_IDS_NOT_DISTINCT,
     BATCH_REQUEST_TOO_LONG,
@@ -62,7 +63,7 @@ from zapq.sqs.model import Attribute, Attributes
 from zapq.sqs.names import queue_of_url
 from zapq.sqs.noted import MAX_SIZE
 from zapq.sqs.queue_terms import Handle, QueueTerms, terms_of
-from zapq.sqs.steps import Caller, Look, Steps
+from zapq.sqs.steps import Caller, Steps
 
 MAX_ENTRIES = 10
 MAX_ATTRIBUTES = 10
@@ -101,13 +102,13 @@ class Entry(Protocol):
 E = TypeVar("E", bound=Entry)
 
 
-class Prepared(NamedTuple):
+class Prepared(msgspec.Struct, frozen=True, gc=False):
     """What stores a message, and what its answer says besides its id."""
 
     operation: Enqueue | Put
     body_digest: str
-    attributes_digest: str | None
-    system_digest: str | None
+    attributes_digest: str | None = None
+    system_digest: str | None = None
 
 
 def send_message(asked: model.SendMessage, caller: Caller) -> Steps:
@@ -201,6 +202,8 @@ def _prepared(
     else:
         sealed = seal(body, facts, now_ms())
         operation = Enqueue(queue, sealed.body, sealed.properties, delay)
+    if facts is NONE:
+        return Prepared(operation, digest.of_body(body))
     return Prepared(
         operation,
         digest.of_body(body),
@@ -382,7 +385,7 @@ def _shown(
     message = lease.message
     opened = open_(message)
     raw, facts = opened.body, opened.facts
-    given = _chosen(facts.attributes, names)
+    given = _chosen(facts.attributes, names) if facts is not NONE else {}
     body = _text(raw)
     if body is None:
         # A producer of the native dialect may send any bytes.
@@ -391,7 +394,7 @@ def _shown(
         given = {**given, ENCODING: Attribute(data_type="String", string_value="base64")}
     values: dict[str, str] = {}
     if system:
-        values = _system_values(lease, opened.sent, facts, terms, caller)
+        values = _system_values(lease, facts, terms, caller)
         if "All" not in system:
             values = {name: value for name, value in values.items() if name in system}
     origin = message.properties.origin
@@ -415,17 +418,15 @@ def _text(body: bytes) -> str | None:
     return text if body and _is_allowed(body) else None
 
 
-def _system_values(
-    lease: Lease, sent: int | None, facts: Facts, terms: QueueTerms, caller: Caller
-) -> dict[str, str]:
-    now = now_ms()
+def _system_values(lease: Lease, facts: Facts, terms: QueueTerms, caller: Caller) -> dict[str, str]:
+    now = str(now_ms())
     properties = lease.message.properties
     values = {
         "SenderId": caller.place.account,
         # A message of the native dialect does not say when it was sent.
-        "SentTimestamp": str(now if sent is None else sent),
+        "SentTimestamp": sent_at(lease.message) or now,
         "ApproximateReceiveCount": str(lease.receive_count),
-        "ApproximateFirstReceiveTimestamp": str(now),
+        "ApproximateFirstReceiveTimestamp": now,
     }
     for name, attribute in facts.system.items():
         values[name] = attribute.string_value or ""

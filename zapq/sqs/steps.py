@@ -12,18 +12,10 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zapq.service.operations import Describe, Operation
+from zapq.service.operations import Operation
 from zapq.sqs.model import Result
 from zapq.sqs.names import Place
 from zapq.sqs.tasks import Tasks
-
-
-class Look(Describe, frozen=True):
-    """Show the settings of one queue: what has them as `settings` will do as its outcome.
-
-    An engine that knows none of this does a `Describe`, which costs more.
-    """
-
 
 Steps = Generator[Operation | Sequence[Operation], Any, Result]
 

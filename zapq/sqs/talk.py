@@ -30,24 +30,31 @@ class Said(msgspec.Struct, frozen=True, gc=False):
     delivery: Delivery | None = None
 
 
-def converse(steps: Steps, how: How, clock: Callable[[], float], now: float) -> Said | Talk:
+def converse(
+    steps: Steps, how: How, clock: Callable[[], float], now: float, *, patient: bool = False
+) -> Said | Talk:
     """Perform what an action yields; return what its client is answered, or a talk that is to go on.
 
-    Raises what refuses the request. `clock` tells the time of later operations.
+    Raises what refuses the request. `clock` tells the time of later operations. `patient` says that one of them
+    may take long by its nature, although the first does not.
     """
     delivery: Delivery | None = None
     try:
         wanted = next(steps)
         while True:
             if isinstance(wanted, list):
-                return Talk(steps, how, clock, delivery).ask(wanted, now)
+                begun = [_begun(each, how, now) for each in wanted]
+                if any(isinstance(each, Pending) for each in begun):
+                    return Talk(steps, how, clock, delivery, patient=patient).wait_for(begun, now)
+                wanted = steps.send(begun)
+                continue
             try:
                 outcome = how[wanted.__class__](wanted, now)
             except ZapqError as error:
                 wanted = steps.throw(error.with_traceback(None))
                 continue
             if isinstance(outcome, Pending):
-                return Talk(steps, how, clock, delivery).wait_for(outcome, now)
+                return Talk(steps, how, clock, delivery, patient=patient).wait_for(outcome, now)
             if outcome.__class__ is Delivery:
                 delivery = outcome
             wanted = steps.send(outcome)
@@ -55,12 +62,22 @@ def converse(steps: Steps, how: How, clock: Callable[[], float], now: float) -> 
         return Said(end.value, delivery)
 
 
+def _begun(operation: Operation, how: How, now: float) -> object:
+    """Return what comes of an operation, or what refuses it."""
+    try:
+        return how[operation.__class__](operation, now)
+    except ZapqError as error:
+        return error.with_traceback(None)
+
+
 class Talk(Told[Said]):
     """What goes on with an action, once it has asked for something whose outcome is to come."""
 
-    __slots__ = ("_abandoned", "_clock", "_delivery", "_how", "_inner", "_left", "_steps")
+    __slots__ = ("_abandoned", "_clock", "_delivery", "_how", "_inner", "_left", "_patient", "_steps")
 
-    def __init__(self, steps: Steps, how: How, clock: Callable[[], float], delivery: Delivery | None) -> None:
+    def __init__(
+        self, steps: Steps, how: How, clock: Callable[[], float], delivery: Delivery | None, *, patient: bool
+    ) -> None:
         super().__init__()
         self._steps = steps
         self._how = how
@@ -70,26 +87,23 @@ class Talk(Told[Said]):
         self._left = 0
         """How many of them are to come."""
         self._delivery = delivery
+        self._patient = patient
         self._outcome = None
         self._error = None
         self._abandoned = False
 
-    def ask(self, wanted: Operation | Sequence[Operation], now: float) -> Said | Talk:
-        """Go on with what the action has yielded; return what is known then, or itself. Raises what refuses it."""
-        self._go_on(wanted, now)
-        return self.result() if self.done else self
-
-    def wait_for(self, outcome: Pending[Any], now: float) -> Said | Talk:
-        """Go on when `outcome` is known; return and raise as `ask` does."""
-        self._inner = [outcome]
-        if not self._waits(alone=True):
-            self._resume(self._inner[0], now)
+    def wait_for(self, begun: Pending[Any] | list[object], now: float) -> Said | Talk:
+        """Go on when all is known that has begun; return what is known then, or itself. Raises what refuses it."""
+        alone = not isinstance(begun, list)
+        self._inner = begun if isinstance(begun, list) else [begun]
+        if not self._waits(alone=alone):
+            self._resume(self._inner[0] if alone else self._inner, now)
         return self.result() if self.done else self
 
     @property
     def patient(self) -> bool:  # type: ignore[override]  # it depends on what is waited for
         """Whether it may take long by its nature."""
-        return any(isinstance(each, Pending) and each.patient for each in self._inner)
+        return self._patient or any(isinstance(each, Pending) and each.patient for each in self._inner)
 
     @property
     def withdrawn(self) -> bool:  # type: ignore[override]  # the same
@@ -102,7 +116,7 @@ class Talk(Told[Said]):
             wanted = self._send(outcome)
         except StopIteration as end:
             self._end(Said(end.value, self._delivery))
-        except (SqsError, ZapqError) as error:
+        except Exception as error:  # it must not end the step that has brought the news
             self._fail(error)
         else:
             self._go_on(wanted, now)
@@ -120,13 +134,13 @@ class Talk(Told[Said]):
             while True:
                 alone = not isinstance(wanted, Sequence)
                 operations = [wanted] if not isinstance(wanted, Sequence) else wanted
-                self._inner = [self._perform(each, now) for each in operations]
+                self._inner = [_begun(each, self._how, now) for each in operations]
                 if self._waits(alone=alone):
                     return
                 wanted = self._send(self._inner[0] if alone else self._inner)
         except StopIteration as end:
             self._end(Said(end.value, self._delivery))
-        except (SqsError, ZapqError) as error:
+        except Exception as error:
             self._fail(error)
 
     def _end(self, said: Said) -> None:
@@ -135,15 +149,10 @@ class Talk(Told[Said]):
         self._done = True
 
     def _fail(self, error: Exception) -> None:
-        self._error = error.with_traceback(None)
+        known = isinstance(error, (SqsError, ZapqError))
+        self._error = error.with_traceback(None) if known else error  # what is unknown is logged with all of it
         self._inner = []
         self._done = True
-
-    def _perform(self, operation: Operation, now: float) -> object:
-        try:
-            return self._how[operation.__class__](operation, now)
-        except ZapqError as error:
-            return error.with_traceback(None)
 
     def _waits(self, *, alone: bool) -> bool:
         """Whether an outcome is to come; then the talk goes on by itself when all are known."""
@@ -173,8 +182,8 @@ class Talk(Told[Said]):
         for each in self._inner:
             if isinstance(each, Pending):
                 each.abandon()
-        if self.done:
-            give_back(self._delivery)
+        # Also while it asks for more, with messages in its hands.
+        give_back(self._delivery)
         self._steps.close()
 
     def withdraw(self) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.engine.valkey.servers import Server
-from tests.engine.valkey.serving import empty, front_ends
-from tests.sqs import test_fifo, test_messages, test_moves, test_queues
+from tests.engine.valkey.serving import empty, front_ends, with_engine
+from tests.sqs import test_fifo, test_messages, test_moves, test_queues, test_roads
 from tests.sqs.clients import Boto
 from zapq.settings import Settings
 
@@ -48,6 +48,11 @@ async def boto(zapq_settings: Settings, valkey: Server) -> AsyncGenerator[Boto, 
     empty(valkey)
     async with front_ends(zapq_settings, valkey) as [url]:
         yield Boto(url)
+
+
+async def test_both_roads_are_alike(zapq_settings: Settings, valkey: Server) -> None:
+    empty(valkey)
+    await test_roads.check_that_roads_are_alike(with_engine(zapq_settings, valkey))
 
 
 def test_there_are_scenarios() -> None:

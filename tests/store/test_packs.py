@@ -137,6 +137,19 @@ def test_what_is_known_of_all_of_them_is_kept_with_them(store: Database) -> None
     assert kept(store) == {id: each for id, each in found.items() if id < 8 or id == 52}
 
 
+@pytest.mark.parametrize("properties", [Properties(arrived=8.0), Properties(expires=8.0)])
+def test_times_are_those_of_the_commit(store: Database, properties: Properties) -> None:
+    """The clock may be set between two commits."""
+    for first, offset in ((1, 1024.0), (101, 2048.0)):
+        group = CommitGroup()
+        group.records += [batch(first, 100, properties), MessageState(row(first), properties)]
+        group.clock_offset = offset
+        store.commit([group])
+    for id, offset in ((1, 1024.0), (2, 1024.0), (101, 2048.0), (102, 2048.0)):
+        _, found, _ = kept(store)[id]
+        assert (found.arrived or found.expires) == 8.0 + offset
+
+
 @pytest.mark.parametrize("together", [1, 7, 100])
 def test_a_row_goes_with_its_last_message(store: Database, together: int) -> None:
     commit(store, batch(1), batch(101))

@@ -107,8 +107,14 @@ async def test_a_task_fails_when_its_destination_goes(boto: Boto) -> None:
     await fail(boto, "a", "b", "c")
     other = await boto.make("other")
     await boto(
-        "start_message_move_task", SourceArn=DEAD, DestinationArn=f"{ARN}other", MaxNumberOfMessagesPerSecond=2
+        "start_message_move_task", SourceArn=DEAD, DestinationArn=f"{ARN}other", MaxNumberOfMessagesPerSecond=1
     )
+
+    async def has_begun() -> bool:
+        return bool((await last(boto))["ApproximateNumberOfMessagesMoved"])
+
+    # Then it pauses. A message that is just being stored would make the queue anew.
+    await eventually(has_begun, "the first message")
     await boto("delete_queue", QueueUrl=other)
 
     async def has_failed() -> bool:

@@ -54,7 +54,9 @@ _COLD_FIELDS = frozenset({
 _SINGLE_FIELDS = (b"host", b"content-length", b"connection", b"content-type", b"accept", b"authorization")
 _ARGUMENT = re.compile(
     rb"/(?:receipts/([0-9A-Za-z-]{1,64})(?=[/? ])|messages/([0-9]{1,18})(?=[/? ])"
-    rb"|messages\?(?:[0-9A-Za-z._=&-]*&)?group=([0-9A-Za-z._:@/,~-]{1,128})(?=[& ]))"
+    rb"|messages\?(?:[0-9A-Za-z._=&-]*&)?group=([0-9A-Za-z._:@/,~-]{1,128})(?=[& ])"
+    # Of a message that has a group, that is the argument.
+    rb"|messages\?(?![^ ]*group=)(?:[0-9A-Za-z._=&-]*&)?unique=([0-9A-Za-z._:@/,~-]{1,128})(?=[& ]))"
 )
 _CUT = {"", "-", "0"}
 """What `cut_argument` leaves in the place of what it cuts out. What it finds too odd to cut out is not plain."""
@@ -128,7 +130,7 @@ def may_be_hot(start: bytes) -> bool:
 
 
 def cut_argument(head: bytes) -> tuple[bytes, str]:
-    """Cut a receipt, message id or group out of a head; return the rest, which clients repeat, and it."""
+    """Cut a receipt, message id, group or key out of a head; return the rest, which clients repeat, and it."""
     match = _ARGUMENT.search(head, 0, head.find(b"\r\n"))
     if match is None:
         return head, ""
@@ -182,7 +184,7 @@ def cut_varying(head: bytes) -> tuple[bytes, Varying] | None:
 def parse_head(head: bytes) -> Line | None:
     """Return what a request's head (with its empty line) says, or None if it is not plain.
 
-    It is to be given without receipt, message id, group, and the fields that `cut_varying` takes out.
+    It is to be given without receipt, message id, group, key, and the fields that `cut_varying` takes out.
     """
     line, _, block = head.partition(b"\r\n")
     match = _LINE.fullmatch(line.decode("latin-1"))

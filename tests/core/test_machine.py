@@ -333,7 +333,9 @@ class QueuesAgainstList(RuleBasedStateMachine):
         assert placed == Placed(self.new_id(name))
         self.counts[name, "enqueued"] += 1
         until, state = (min(self.now + delay, expires), "delayed") if delay else (inf, "ready")
-        self.held.append(replace(new, id=placed.id, expires=expires, state=state, until=until, group=group, unique=key))
+        self.held.append(
+            replace(new, id=placed.id, expires=expires, state=state, until=until, group=group, unique=key)
+        )
 
     @rule(
         name=QUEUES,

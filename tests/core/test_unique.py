@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 import pytest
+
 from zapq.core.broker import Broker
 from zapq.core.message import Draft, Message, Properties
 from zapq.core.queue import Queue

@@ -46,7 +46,11 @@ async def test_a_held_message_is_replaced_and_the_answer_says_so(
     replaced = await send(zapq_server, b"second", "on=replace&unique=a&group=g", headed)
     assert said(replaced) == ("1", "replaced")
     leased = await receive(zapq_server)
-    assert (leased.body, leased.headers["zapq-header-order"], leased.headers["zapq-group"]) == (b"second", "17", "g")
+    assert (leased.body, leased.headers["zapq-header-order"], leased.headers["zapq-group"]) == (
+        b"second",
+        "17",
+        "g",
+    )
     assert said(await send(zapq_server, b"third", "unique=a&on=keep", fields)) == ("1", "kept")
     assert said(await send(zapq_server, b"third", "unique=a&on=replace", fields)) == ("2", None)
 
@@ -59,7 +63,10 @@ async def test_a_key_among_other_parameters(zapq_server: ZapqServer, fields: dic
     for key in "abc":
         assert said(await send(zapq_server, b"4", f"unique={key}", fields))[1] == "kept"
     shown = (await ask(zapq_server.url, "GET", f"{QUEUE}/messages")).json
-    assert [(each["unique"], each["priority"], each.get("group")) for each in shown] == [("a", 9, None), ("b", 0, "u")]
+    assert [(each["unique"], each["priority"], each.get("group")) for each in shown] == [
+        ("a", 9, None),
+        ("b", 0, "u"),
+    ]
 
 
 async def test_a_batch_says_what_became_of_each_message(zapq_server: ZapqServer) -> None:

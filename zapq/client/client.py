@@ -181,8 +181,9 @@ class Client:
     ) -> int:
         """Store 1 to 1000 messages once, all or nothing, in order, and return the first id; the others follow it.
 
-        A `zapq.Draft` brings its own priority, group, delay, ttl, type, headers and unique key; `headers` are those
-        of every message that brings none. Where messages have keys, ids need not follow each other. `key` (by default a random one) makes it safe to send again, as with `enqueue`.
+        A `zapq.Draft` brings its own priority, group, unique key, delay, ttl, type and headers; `headers` are of
+        every message that brings none. Where messages have unique keys, ids need not follow each other. `key`
+        (by default a random one) makes it safe to send again, as with `enqueue`.
         Raises the errors of `enqueue`.
         """
         answer = await self._request(

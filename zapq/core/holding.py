@@ -177,7 +177,7 @@ class Holding:
         self._retention: Retention | None = None
         """How long messages are held, if the queue is set to drop those that are old."""
         self._unique: dict[str, int] | None = None
-        """The ids of the messages that have a key of their own, by it; None if none has had one. See `unique.py`."""
+        """Which message has which key: its id. None if no message has had one; see `unique.py`."""
         self._granting: set[int] = set()
         """Serials of leases whose consumers are not answered yet: their grant is on its way to the disk."""
         self._apply(QueueSettings())

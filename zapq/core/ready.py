@@ -2,8 +2,9 @@
 
 Messages that only leave from the front stand in one deque for each priority: simple FIFO traffic touches one of
 them, and entering and taking are O(1) at any depth. All others stand apart, where any of them is removed in a
-step: messages with a ttl or a key, those that came back to a place among newer ones, and dead letters, which have a line of
-their own for each queue they failed in. Messages with a group are in `groups.py`. Taking compares the heads.
+step: messages with a ttl or a key, those that came back to a place among newer ones, and dead letters, which have
+a line of their own for each queue they failed in. Messages with a group are in `groups.py`. Taking compares the
+heads.
 
 In a fair queue groups take turns, and all messages without one are one group more. A dead letter keeps its group,
 but here it is in none: what has failed is to be looked at, and holds up nothing.
@@ -464,7 +465,7 @@ class Ready:
         return merge(plain, *self._apart.values(), *([self.groups] if self.groups.messages else []), key=_rank)
 
     def fill(self, items: deque[Message | Run]) -> None:
-        """Hold `items`, in the order of their ids: plain, dead letters, with a key or of a group; nothing is here."""
+        """Hold `items`, in the order of their ids: plain, or with a group, a key or a failure; nothing is here."""
         special = [item for item in items if _is_special(item.properties)]
         if special:
             items = deque(item for item in items if not _is_special(item.properties))

@@ -5,14 +5,13 @@ stands. One that is leased is not replaced: its consumer works on the old body, 
 own, and takes over the key. So of messages that were given the same key it is always the newest that has it.
 `_unique` says which has which; it is None as long as none has had one, and that is all that other queues pay.
 
-A key is free as soon as its message is not held here any more, for whatever reason. A dead letter remembers its key,
-but has it no more. Where `_unique` is not kept it is made anew from the messages: on the disk there is no more.
+A key is free as soon as its message is not held here any more, for whatever reason. A dead letter remembers its
+key, but has it no more. On the disk there are only the messages, from which `_unique` is made anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
@@ -162,7 +161,7 @@ class Unique(Undoing):
             journal.enter(Put(row, body, properties, until or 0.0), self._exchange, old, due)
 
     def _exchange(self, message: Message, due: float | None) -> None:
-        """Put a message in the place of the one that has its id: a ready one, or one that is delayed until `due`."""
+        """Put a message in the place of the one that has its id: ready, or delayed until `due`."""
         if due is None:
             self._ready.exchange(message)
             self._watch(message.properties.expires)

@@ -100,9 +100,7 @@ def fill_put(
 def _with(planned: Properties, argument: str) -> Properties:
     """Return the properties of a message with this group or key; the plan was made for another in its place."""
     if planned.group:
-        return Properties(
-            planned.content_type, headers=planned.headers, group=argument, unique=planned.unique
-        )
+        return Properties(planned.content_type, headers=planned.headers, group=argument, unique=planned.unique)
     return Properties(planned.content_type, planned.priority, headers=planned.headers, unique=argument)
 
 

@@ -362,7 +362,7 @@ def terms(
             raise InvalidParameter("on must be keep or replace.", parameter="on")
         if unique is None:
             raise InvalidParameter(
-                "on says what happens to the message that is held with the key of this one, and this one has no key."
+                "on says what happens to the message that is held with the key of this one, which has no key."
                 " Give it one with unique, or leave out on.",
                 parameter="on",
             )

@@ -237,9 +237,7 @@ class QueueState:
             self.hand_out()
         return placed
 
-    def _store_many(
-        self, batch: Sequence[bytes | Draft], offer: Offer, now: float
-    ) -> int | Sequence[Placed]:
+    def _store_many(self, batch: Sequence[bytes | Draft], offer: Offer, now: float) -> int | Sequence[Placed]:
         if self._dispatcher.draining and not offer.exempt_from_drain:
             raise Draining
         checked_limit(len(batch), "messages")

@@ -44,6 +44,7 @@ from zapq.errors import (
     MessageNotFound,
     MessageTooLarge,
     NotDurable,
+    NotWithEngine,
     QueueNotFound,
     ZapqError,
 )

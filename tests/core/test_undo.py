@@ -10,6 +10,7 @@ from itertools import chain
 from math import inf
 from typing import Any, Generic, TypeVar
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import PutMany, Record, row_of, rows_of
 from zapq.core.runs import flatten
+from zapq.core.unique import Placed
 from zapq.errors import ZapqError
 from zapq.store.database import Database
 from zapq.store.port import CommitGroup
@@ -333,6 +335,38 @@ def test_takes_that_are_undone_give_their_tokens_back() -> None:
     assert len(queue.receive_many(9, 60.0, 5.0)) == 3
     world.journal.undo_to(mark)
     assert len(queue.dequeue_many(9, 5.0)) == 3
+
+
+@pytest.mark.parametrize("came", ["before", "after"])
+@pytest.mark.parametrize("left", [True, False])
+def test_a_key_that_was_had_meanwhile_is_had_by_the_newest_that_is_there(came: str, left: bool) -> None:
+    world = World(Undoing())
+    queue = world.broker.open("work", 0.0)
+    key = Properties(unique="k")
+
+    def put(body: bytes) -> Placed:
+        return queue.enqueue_unique(body, key, replace=False, now=0.0)
+
+    assert put(b"first") == Placed(1)
+    first = queue.dequeue(0.0)
+    assert first is not None
+    if came == "before":
+        assert put(b"second") == Placed(2)
+    mark = len(world.journal.steps)
+    assert put(b"second").id == 2
+    assert queue.dequeue(0.0) is not None
+    world.journal.relaxed = True
+    queue.put_back(first)  # that stays
+    world.journal.relaxed = False
+    assert put(b"third") == Placed(1, "kept")
+    if left:
+        assert queue.dequeue(0.0) is not None
+        assert put(b"third") == Placed(3)
+    world.journal.undo_to(mark)
+    assert put(b"third") == Placed(1 if came == "after" else 2, "kept")
+    again = Broker(max_messages=9, max_bytes=99, max_queues=2).open("again", 0.0)
+    again.fill(queue.image(), 0.0)
+    assert again.held().unique == queue.held().unique
 
 
 VERBS = (

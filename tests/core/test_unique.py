@@ -211,7 +211,7 @@ def test_what_frees_a_key() -> None:
 def test_a_key_is_free_once_the_ttl_is_over(delay: float, group: str, others: int) -> None:
     queue = broker(max_messages=10_000, max_bytes=10**6).open("work", 0.0)
     for _ in range(others):
-        queue.enqueue(b"", Properties(expires=4.0))
+        queue.enqueue(b"", Properties(expires=4.0), delay=delay)
     put(queue, b"old", expires=5.0, delay=delay, group=group)
     queue.enqueue(b"behind", Properties(group=group))
     assert put(queue, b"new", now=4.9) == Placed(others + 1, "kept")

@@ -115,6 +115,7 @@ class Holding:
         "_leases",
         "_next_id",
         "_origins",
+        "_outranked",
         "_owner",
         "_pace",
         "_ready",
@@ -178,6 +179,8 @@ class Holding:
         """How long messages are held, if the queue is set to drop those that are old."""
         self._unique: dict[str, int] | None = None
         """Which message has which key: its id. None if no message has had one; see `unique.py`."""
+        self._outranked: dict[str, int] = {}
+        """Messages that had their key until it was undone that a newer one was gone. Hardly ever there are any."""
         self._granting: set[int] = set()
         """Serials of leases whose consumers are not answered yet: their grant is on its way to the disk."""
         self._apply(QueueSettings())

@@ -241,15 +241,17 @@ class Unique(Undoing):
     def _undo_claim(self, key: str, id: int, before: int) -> None:
         unique = self._unique
         assert unique is not None
-        if unique.get(key) != id:
-            return
+        del unique[key]
         if before:
             unique[key] = before
-        else:
-            del unique[key]
+        elif (outranked := self._outranked.pop(key, 0)) and (seen := self.find(outranked)):
+            if seen.message.properties.unique == key:
+                unique[key] = outranked
 
     def _undo_free(self, key: str, id: int) -> None:
         unique = self._unique
         assert unique is not None
-        # One that was given back meanwhile, and stays, may have it.
-        unique[key] = max(unique.get(key, 0), id)
+        # One that was given back meanwhile, and stays, may have it; it is older.
+        if key in unique:
+            self._outranked[key] = unique[key]
+        unique[key] = id

@@ -242,11 +242,12 @@ class Unique(Undoing):
         unique = self._unique
         assert unique is not None
         del unique[key]
+        outranked = self._outranked.pop(key, 0)
+        seen = self.find(outranked) if outranked else None
         if before:
             unique[key] = before
-        elif (outranked := self._outranked.pop(key, 0)) and (seen := self.find(outranked)):
-            if seen.message.properties.unique == key:
-                unique[key] = outranked
+        elif seen is not None and seen.message.properties.unique == key:
+            unique[key] = seen.message.id
 
     def _undo_free(self, key: str, id: int) -> None:
         unique = self._unique

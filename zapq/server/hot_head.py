@@ -54,10 +54,11 @@ _COLD_FIELDS = frozenset({
 _SINGLE_FIELDS = (b"host", b"content-length", b"connection", b"content-type", b"accept", b"authorization")
 _ARGUMENT = re.compile(
     rb"/(?:receipts/([0-9A-Za-z-]{1,64})(?=[/? ])|messages/([0-9]{1,18})(?=[/? ])"
-    rb"|messages\?(?:[0-9A-Za-z._=&-]*&)?group=([0-9A-Za-z._:@/,~-]{1,128})(?=[& ])"
-    # Of a message that has a group, that is the argument.
-    rb"|messages\?(?![^ ]*group=)(?:[0-9A-Za-z._=&-]*&)?unique=([0-9A-Za-z._:@/,~-]{1,128})(?=[& ]))"
+    rb"|messages\?(?:[0-9A-Za-z._=&-]*&)?"
+    rb"(?:group=([0-9A-Za-z._:@/,~-]{1,128})|unique=([0-9A-Za-z._:@/,~-]{1,128}))(?=[& ]))"
 )
+_KEY = 4
+"""Which of its groups is the key of a message."""
 _CUT = {"", "-", "0"}
 """What `cut_argument` leaves in the place of what it cuts out. What it finds too odd to cut out is not plain."""
 _VARYING = re.compile(
@@ -136,6 +137,8 @@ def cut_argument(head: bytes) -> tuple[bytes, str]:
         return head, ""
     found = match.lastindex
     assert found is not None
+    if found == _KEY and head.find(b"group=", 0, match.endpos) > 0:
+        return head, ""  # of a message in a group, that would be taken for what was cut out
     start, end = match.span(found)
     return b"%b%b%b" % (head[:start], b"-" if found == 1 else b"0", head[end:]), match[found].decode()
 

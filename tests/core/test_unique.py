@@ -127,6 +127,17 @@ def test_the_ttl_of_the_queue_holds_for_what_replaces_as_well(queue: Queue) -> N
     assert only(queue, 1).properties.expires == 6.0
 
 
+@pytest.mark.parametrize("group", ["", "g"])
+def test_what_is_replaced_is_held_as_long_as_what_comes_now(queue: Queue, group: str) -> None:
+    queue.configure(QueueSettings(retention=10.0))
+    put(queue, b"old", group=group)
+    assert put(queue, b"new", group=group, replace=True, now=8.0) == Placed(1, "replaced")
+    queue.tick(11.0, 10)
+    assert queue.bodies() == [b"new"]
+    assert put(queue, b"newer", group=group, replace=True, now=18.5) == Placed(2)
+    assert queue.bodies() == [b"newer"]
+
+
 def test_a_leased_message_is_kept(queue: Queue) -> None:
     put(queue, b"old")
     queue.receive(10.0, now=0.0)

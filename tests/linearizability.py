@@ -23,10 +23,15 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class Enqueue:
-    """Results in the id of the message. Values are unique in a history."""
+    """Results in the id of the message. Values are unique in a history.
+
+    If one with its key is held: in the id below zero if that is kept, and in `id>value` if that is replaced.
+    """
 
     value: str
     group: str = ""
+    unique: str = ""
+    replace: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ class Place(NamedTuple):
     id: int
     value: str
     group: str = ""
+    unique: str = ""
+    """Its key, while it has it."""
 
 
 class SequentialQueue(NamedTuple):
@@ -107,9 +114,21 @@ class SequentialQueue(NamedTuple):
     def perform(self, call: Call) -> tuple[Result, SequentialQueue]:
         """Return the result of `call`, and the queue after it."""
         match call:
-            case Enqueue(value, group):
-                last = Place(self.newest + 1, value, group)
-                return last.id, self._replace(newest=last.id, ready=(*self.ready, last))
+            case Enqueue(value, group, unique, replace):
+                last = Place(self.newest + 1, value, group, unique)
+                new = self._replace(newest=last.id, ready=(*self.ready, last))
+                there = self.holder(unique) if unique else None
+                if there is None:
+                    return last.id, new
+                if not replace:
+                    return -there.id, self
+                if there in self.ready:
+                    changed = there._replace(value=value)
+                    ready = tuple(changed if place == there else place for place in self.ready)
+                    return f"{there.id}>{value}", self._replace(ready=ready)
+                without = there._replace(unique="")
+                leased = frozenset((each, without if place == there else place) for each, place in self.leased)
+                return last.id, new._replace(leased=leased)
             case Dequeue() | Receive():
                 first = self.first()
                 if first is None:
@@ -126,6 +145,11 @@ class SequentialQueue(NamedTuple):
                 if isinstance(call, Ack):
                     return True, self._replace(leased=others, acked=self.acked | {receipt})
                 return True, self._replace(leased=others, ready=tuple(sorted((*self.ready, place))))
+
+    def holder(self, unique: str) -> Place | None:
+        """Return the message that has this key."""
+        held = (*self.ready, *(place for _, place in self.leased))
+        return next((place for place in held if place.unique == unique), None)
 
     def first(self) -> Place | None:
         """Return what a consumer would get."""

@@ -32,7 +32,7 @@ from zapq.limits import RELEASES_AT_ONCE
 LARGEST = 5
 """Operations of a history of which every order is tried: six have six times as many."""
 RESULTS: dict[type[Call], list[Result]] = {
-    Enqueue: [1, 2, 3],
+    Enqueue: [1, 2, 3, -1, "1>v1"],
     Dequeue: [None, "v0", "v1", "v2"],
     Receive: [None, "v0", "v1", "v2"],
     Ack: [True, False],
@@ -47,7 +47,8 @@ def programs(draw: st.DrawFn, most: int = LARGEST) -> list[Call]:
     values = receipts = 0
     for kind in draw(st.lists(st.sampled_from(list(RESULTS)), min_size=1, max_size=most)):
         if kind is Enqueue:
-            program.append(Enqueue(f"v{values}", draw(st.sampled_from(["", "a"]))))
+            group, key = draw(st.sampled_from(["", "a"])), draw(st.sampled_from(["", "k"]))
+            program.append(Enqueue(f"v{values}", group, key, draw(st.booleans())))
             values += 1
         elif kind is Receive:
             program.append(Receive(f"r{receipts}"))
@@ -145,8 +146,17 @@ def test_the_sequential_queue_answers_as_the_real_one(program: list[Call]) -> No
         expected, after = model.perform(call)
         result: Result
         match call:
-            case Enqueue(value, group):
+            case Enqueue(value, group, "", _):
                 result = real.enqueue(value.encode(), Properties(group=group)).id
+            case Enqueue(value, group, unique, replacing):
+                properties = Properties(group=group, unique=unique)
+                placed = real.enqueue_unique(value.encode(), properties, replace=replacing, now=0.0)
+                said: dict[str, Result] = {
+                    "": placed.id,
+                    "kept": -placed.id,
+                    "replaced": f"{placed.id}>{value}",
+                }
+                result = said[placed.how]
             case Dequeue():
                 message = real.dequeue()
                 result = None if message is None else message.body.decode()

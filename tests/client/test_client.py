@@ -20,6 +20,7 @@ from zapq import Draft, errors
 from zapq.access.token import digest
 from zapq.client import HeldLease, Lease, open_client
 from zapq.client.answers import error_of
+from zapq.core.unique import Placed
 from zapq.http import problems, render
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -63,6 +64,18 @@ class TestVerbs:
             message = await client.dequeue("emails")
             assert message is not None
             assert (message.body, message.group) == (b"2", "b")
+
+    async def test_send_what_is_unique_and_learn_what_became_of_it(
+        self, zapq_server: ZapqServer, trusting: tuple[Settings, ssl.SSLContext]
+    ) -> None:
+        async with open_client(zapq_server.url, verify=trusting[1]) as client:
+            assert await client.enqueue_unique("emails", b"1", "a&1", ttl=60) == Placed(1)
+            assert await client.enqueue_unique("emails", b"2", "a&1") == Placed(1, "kept")
+            batch: list[bytes | Draft] = [Draft(body=b"3", unique="a&1"), b"4"]
+            assert await client.enqueue_many("emails", batch) == 1
+            assert await client.enqueue_unique("emails", b"5", "a&1", on="replace") == Placed(1, "replaced")
+            taken = [await client.dequeue("emails"), await client.dequeue("emails")]
+            assert [message and (message.id, message.body) for message in taken] == [(1, b"5"), (2, b"4")]
 
     async def test_send_and_give_headers(
         self, zapq_server: ZapqServer, trusting: tuple[Settings, ssl.SSLContext]

@@ -29,7 +29,7 @@ async def until_acknowledged(queue: NamedQueue, number: int) -> None:
 async def test_the_sending_example_runs(zapq_server: ZapqServer) -> None:
     program = SEND.replace("http://127.0.0.1:8080", zapq_server.url)
     shown = await trio.run_process([sys.executable, "-c", program], capture_stdout=True)
-    assert shown.stdout == b"1 2 3\n"
+    assert shown.stdout == b"1 2 4 4\n"
 
 
 async def test_the_consuming_examples_acknowledge(zapq_server: ZapqServer) -> None:

@@ -112,6 +112,20 @@ async def test_push_sends_a_message_of_a_group(run: Run, emails: NamedQueue) -> 
     assert b"group must be" in refused.stderr
 
 
+async def test_push_sends_a_message_with_a_key_once_and_says_so(run: Run, emails: NamedQueue) -> None:
+    assert shown(await run("push", "emails", "one", "--unique", "report:7")) == (0, b"1\n", b"")
+    kept = shown(await run("push", "emails", "two", "--unique", "report:7"))
+    assert kept == (0, b"1\n", b"emails holds this message with the key report:7. Nothing was stored.\n")
+    replaced = await run("push", "emails", "three", "--unique", "report:7", "--on", "replace")
+    assert shown(replaced) == (0, b"1\n", b"")
+    message = await emails.dequeue()
+    assert message is not None
+    assert message.body == b"three"
+    refused = await run("push", "emails", "x", "--on", "replace")
+    assert refused.returncode == 2
+    assert b"Give the key with --unique" in refused.stderr
+
+
 async def test_push_sends_headers(run: Run, emails: NamedQueue) -> None:
     pushed = await run(
         "push", "emails", "--lines", "--header", "Order=a=b", "--header", "ce-id=e 1", stdin=b"1\n2\n"

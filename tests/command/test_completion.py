@@ -44,7 +44,10 @@ def test_other_shells_also_show_what_a_command_does(shell: str) -> None:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("zapq push --", "--lines --priority --group --delay --ttl --content-type --header --key --url --help"),
+        (
+            "zapq push --",
+            "--lines --priority --group --unique --on --delay --ttl --content-type --header --key --url --help",
+        ),
         ("zapq push --pri", "--priority"),
         ("zapq snapshot ", "load ls save show"),
         ("zapq snapshot load --", "--yes --url --help"),

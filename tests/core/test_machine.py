@@ -20,6 +20,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.core.ready import Dropped
 from zapq.core.runs import Run
 from zapq.core.stats import STATES
+from zapq.core.unique import Placed
 from zapq.errors import QueueFull, ReceiptExpired
 from zapq.limits import BACKOFF, RELEASES_AT_ONCE
 
@@ -61,6 +62,8 @@ class Held:
     headers: Headers = ()
     group: str = ""
     origin: Origin | None = None
+    unique: str = ""
+    """Its key, as long as it has that; or once had it, if it is a dead letter."""
 
     def moved(self, queue: str, id: int, failed_in: str = "") -> Held:
         """Return this message as it is in another queue, or in this one again."""
@@ -75,6 +78,7 @@ class Held:
             headers=self.headers,
             group=self.group,
             origin=origin,
+            unique=self.unique,
         )
 
     @property
@@ -234,6 +238,10 @@ class QueuesAgainstList(RuleBasedStateMachine):
     def dead(self, each: Held) -> Held:
         return each.moved("dead", self.new_id("dead"), failed_in="work")
 
+    def keys(self, name: str) -> dict[str, Held]:
+        """The messages of a queue that have a key."""
+        return {each.unique: each for each in self.of(name) if each.unique and not each.failed_in}
+
     def holder(self, name: str, lease: Lease) -> Held | None:
         holders = [each for each in self.held if each.serial == lease.serial and each.queue == name]
         return holders[0] if holders else None
@@ -269,6 +277,65 @@ class QueuesAgainstList(RuleBasedStateMachine):
         until, state = (min(self.now + delay, expires), "delayed") if delay else (inf, "ready")
         held = Held(name, message.id, body, priority, expires, state, until, headers=headers, group=group)
         self.held.append(held)
+
+    @rule(
+        name=QUEUES,
+        body=BODIES,
+        key=st.sampled_from("kkl"),
+        replacing=st.booleans(),
+        delay=st.sampled_from([0.0, 0.0, 2.0]),
+        ttl=st.sampled_from([None, None, 3.0]),
+        headers=HEADERS,
+        group=st.sampled_from(["", "", "a"]),
+    )
+    def put_unique(
+        self,
+        name: str,
+        body: bytes,
+        key: str,
+        replacing: bool,
+        delay: float,
+        ttl: float | None,
+        headers: Headers,
+        group: str,
+    ) -> None:
+        expires = inf if ttl is None else self.now + ttl
+        properties = Properties(expires=expires, headers=headers, group=group, unique=key)
+        there, new = self.keys(name).get(key), Held(name, 0, body, headers=headers)
+
+        def put() -> Placed:
+            return self.queue(name).enqueue_unique(body, properties, replace=replacing, delay=delay, now=self.now)
+
+        if there is not None and not replacing:
+            assert put() == Placed(there.id, "kept")
+            return
+        in_place = there is not None and there.state != "leased"
+        if there is not None and in_place:
+            more = new.size - there.size
+            fits = more <= 0 or sum(each.size for each in self.held) + more <= MAX_BYTES
+        else:
+            fits = self.fits(name, [body], headers)
+        if not fits:
+            with pytest.raises(QueueFull):
+                put()
+            self.counts[name, "refused"] += 1
+            return
+        placed = put()
+        if there is not None and in_place:
+            assert placed == Placed(there.id, "replaced")
+            until = min(self.now + delay if delay else there.until, expires) if there.until < inf else inf
+            self.change(there, replace(there, body=body, headers=headers, expires=expires, until=until))
+            there = self.keys(name)[key]
+            self.change(there, replace(there, receives=0, releases=0, lapsed=0))
+            return
+        if there is not None:
+            self.change(there, replace(there, unique=""))
+        assert placed == Placed(self.new_id(name))
+        self.counts[name, "enqueued"] += 1
+        until, state = (min(self.now + delay, expires), "delayed") if delay else (inf, "ready")
+        self.held.append(
+            replace(new, id=placed.id, expires=expires, state=state, until=until, group=group, unique=key)
+        )
 
     @rule(
         name=QUEUES,
@@ -343,6 +410,7 @@ class QueuesAgainstList(RuleBasedStateMachine):
                 headers=properties.headers,
                 group=properties.group,
                 origin=properties.origin,
+                unique="" if properties.unique in self.keys(name) and not failed_in else properties.unique,
             )
         )
         self.tick()
@@ -490,7 +558,10 @@ class QueuesAgainstList(RuleBasedStateMachine):
         for each in self.of("dead", "ready"):
             room = len(self.of("work")) < OWN_MESSAGES
             if each.failed_in == "work" and room and moved < limit:
-                self.change(each, each.moved("work", self.new_id("work")))
+                there = each.moved("work", self.new_id("work"))
+                if each.unique in self.keys("work"):
+                    there = replace(there, unique="")
+                self.change(each, there)
                 moved += 1
         redriven = self.do_redrive("dead", limit)
         assert (redriven.moved, redriven.left) == (moved, len(self.of("dead", "ready")))
@@ -566,6 +637,8 @@ class QueuesAgainstList(RuleBasedStateMachine):
                     assert (found.message.body, found.state) == (each.body, each.state)
             assert self.queue(name).bodies() == [each.body for each in self.of(name)]
             assert self.queue(name).find(self.newest[name] + 1) is None
+            ids = {key: each.id for key, each in self.keys(name).items()}
+            assert (self.queue(name).held().unique or {}) == ids
 
     @invariant()
     def all_that_is_counted_is_right(self) -> None:

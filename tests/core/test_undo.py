@@ -10,6 +10,7 @@ from itertools import chain
 from math import inf
 from typing import Any, Generic, TypeVar
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import PutMany, Record, row_of, rows_of
 from zapq.core.runs import flatten
+from zapq.core.unique import Placed
 from zapq.errors import ZapqError
 from zapq.store.database import Database
 from zapq.store.port import CommitGroup
@@ -158,6 +160,19 @@ class World(Generic[J]):
                 expires = now + 2 * seconds if seconds and number % 5 == 0 else inf
                 properties = Properties(expires=expires, group="abc"[number % 3])
                 queue.enqueue(body, properties, delay=seconds * (number % 2), now=now)
+            case "put unique":
+                expires = now + 2 * seconds if seconds and number % 5 == 0 else inf
+                group = ("", "", "a")[number % 3]
+                properties = Properties(expires=expires, group=group, unique="kl"[number % 2])
+                delay = seconds * (number % 7 == 1)
+                queue.enqueue_unique(body, properties, replace=number % 4 > 0, delay=delay, now=now)
+            case "put unique drafts":
+                drafts = [
+                    Draft(body=body, unique="k", on="replace" if number % 2 else "keep"),
+                    Draft(body=body, group="a"),
+                    Draft(body=body + b"longer", unique="kl"[number % 2], on="replace", delay=seconds),
+                ]
+                queue.enqueue_unique_drafts(drafts, now=now)
             case "enqueue many in group":
                 queue.enqueue_bodies([body] * (1 + number % 4), Properties(group="abc"[number % 3]), now=now)
             case "enqueue many":
@@ -278,6 +293,7 @@ class World(Generic[J]):
                 queue.why_empty(),
                 queue.next_visible(),
                 held_up(queue),
+                sorted((queue._unique or {}).items()),
             )
         ends = [broker.end_of(lease.serial) for _, lease in self.leases]
         return queues, broker.messages, broker.bytes, ends
@@ -321,9 +337,42 @@ def test_takes_that_are_undone_give_their_tokens_back() -> None:
     assert len(queue.dequeue_many(9, 5.0)) == 3
 
 
+@pytest.mark.parametrize("came", ["before", "after"])
+@pytest.mark.parametrize("left", [True, False])
+def test_a_key_that_was_had_meanwhile_is_had_by_the_newest_that_is_there(came: str, left: bool) -> None:
+    world = World(Undoing())
+    queue = world.broker.open("work", 0.0)
+    key = Properties(unique="k")
+
+    def put(body: bytes) -> Placed:
+        return queue.enqueue_unique(body, key, replace=False, now=0.0)
+
+    assert put(b"first") == Placed(1)
+    first = queue.dequeue(0.0)
+    assert first is not None
+    if came == "before":
+        assert put(b"second") == Placed(2)
+    mark = len(world.journal.steps)
+    assert put(b"second").id == 2
+    assert queue.dequeue(0.0) is not None
+    world.journal.relaxed = True
+    queue.put_back(first)  # that stays
+    world.journal.relaxed = False
+    assert put(b"third") == Placed(1, "kept")
+    if left:
+        assert queue.dequeue(0.0) is not None
+        assert put(b"third") == Placed(3)
+    world.journal.undo_to(mark)
+    assert put(b"third") == Placed(1 if came == "after" else 2, "kept")
+    again = Broker(max_messages=9, max_bytes=99, max_queues=2).open("again", 0.0)
+    again.fill(queue.image(), 0.0)
+    assert again.held().unique == queue.held().unique
+
+
 VERBS = (
     ["enqueue", "enqueue otherwise", "enqueue many", "enqueue drafts", "dequeue", "dequeue many", "receive"] * 3
     + ["enqueue in group", "enqueue in group", "enqueue many in group"] * 3
+    + ["put unique", "put unique", "put unique", "put unique drafts"] * 3
     + ["receive many", "ack", "release", "wait", "tick", "ack", "release", "remove", "hide"] * 2
     + ["clear", "pause", "replace", "delete", "configure", "redrive", "replace all"]
 )
@@ -339,6 +388,7 @@ RETURNED: list[Step] = [*LEASED, ("release", "work", 0, 0.0)]
 RESTING: list[Step] = [*LEASED, ("release", "work", 1, 2.0)]
 FAILED: list[Step] = [*RETURNED, ("receive", "work", 0, 2.0), ("release", "work", 1, 0.0)]
 OLD: list[Step] = [("configure", "work", 1, 0.0), ("enqueue", "work", 0, 0.0), ("wait", "work", 0, 2.0)]
+KEYED: list[Step] = [("put unique", "work", 1, 0.0), ("receive", "work", 0, 2.0)]
 LAPSED: list[Step] = [("wait", "work", 0, 2.0), ("wait", "work", 0, 2.0), ("tick", "work", 0, 0.0)]
 
 
@@ -356,6 +406,11 @@ LAPSED: list[Step] = [("wait", "work", 0, 2.0), ("wait", "work", 0, 2.0), ("tick
 @example(OLD[:2], [*OLD[2:], ("configure", "work", 0, 0.0), ("wait", "work", 0, 2.0)])
 @example([*OLD[:2], ("receive", "work", 0, 2.0)], [*OLD[2:], ("release", "work", 0, 0.0)])
 @example(OLD, [("replace", "work", 0, 0.0)])
+@example(KEYED, [("put unique", "work", 1, 0.0), ("put unique", "work", 3, 0.0)])
+@example(KEYED, [*LAPSED, ("put unique", "work", 1, 0.0), ("ack", "work", 0, 0.0)])
+@example([*KEYED, ("release", "work", 1, 2.0)], [("put unique", "work", 1, 2.0), ("put unique", "work", 3, 0.0)])
+@example([*KEYED, ("release", "work", 0, 0.0), *KEYED[1:], ("release", "work", 0, 0.0)], [("redrive", "", 5, 0.0)])
+@example([*KEYED, ("put unique drafts", "work", 0, 0.0)], [("put unique drafts", "work", 1, 0.5)])
 @given(STEPS, STEPS)
 def test_what_is_undone_has_not_been(before: list[Step], after: list[Step]) -> None:
     undone, never = World(Undoing()), World(Undoing())
@@ -403,6 +458,10 @@ def test_what_stays_done_is_there_and_is_written_with_what_comes_later(
                 kept(each.number, each.epoch, each.image(), world.now) for each in world.broker.queues.values()
             )
             for each in queues:
+                again = Broker(max_messages=1000, max_bytes=10**6, max_queues=2).open("again", world.now)
+                again.fill(each.image, world.now)
+                there = world.broker.queues[each.image.name]
+                assert (again._unique or {}) == (there._unique or {})
                 assert each.image.next_id >= world.broker.queues[each.image.name]._next_id, "none is given again"
 
         for step in before:

@@ -55,6 +55,12 @@ from zapq.settings import Settings
 _TOGETHER = (b"one", b"two")
 _MIXED = (Draft(body=b"one", priority=1), b"two", Draft(body=b"three", headers={"C": "3"}))
 _GROUPED = (Draft(body=b"one", group="g"), b"two", Draft(body=b"three", group="g"), Draft(body=b"4", group="h"))
+_UNIQUE = (
+    Draft(body=b"one", unique="u"),
+    b"two",
+    Draft(body=b"three", unique="u", on="replace", delay=0.5),
+    Draft(body=b"4", unique="v", group="g"),
+)
 _queues = st.sampled_from(["default", "a", "b", "no/queue"])
 _bodies = st.sampled_from([b"", b"x", b"y" * 40])
 _numbers = st.sampled_from([0, 1, 2, 1000, 1001])
@@ -84,6 +90,15 @@ _settings = st.builds(
     dead_letter=st.sampled_from([None, "a"]),
     fair=st.booleans(),
 )
+_keyed_terms = st.builds(
+    Terms,
+    st.builds(Properties, headers=_headers, group=st.sampled_from(["", "g"]), unique=st.sampled_from(["u", "v"])),
+    _seconds,
+    st.sampled_from([None, 0.7]),
+    st.sampled_from([None, "memory"]),
+    st.sampled_from([0.0, 0.2]),
+    st.booleans(),
+)
 _wants = st.sampled_from([ONE, Want(3), Want(1, True, 0.4), Want(1, True), Want(1000, True, 5.0)])
 _operations = st.one_of(
     st.builds(Enqueue, _queues, _bodies),
@@ -95,6 +110,8 @@ _operations = st.one_of(
     st.builds(Put, st.just(_TOGETHER), packed=st.just(msgspec.msgpack.encode(_TOGETHER)), queue=_queues),
     st.builds(Put, st.just(_MIXED), packed=st.just(msgspec.msgpack.encode(_MIXED)), queue=_queues),
     st.builds(Put, st.just(_GROUPED), queue=_queues),
+    st.builds(Put, _bodies, _keyed_terms, st.sampled_from(["", "k"]), queue=_queues),
+    st.builds(Put, st.just(_UNIQUE), queue=_queues),
     st.builds(Take, _queues, _wants, st.sampled_from([0.0, 0.3])),
     st.builds(Peek, _queues, st.sampled_from(["ready", "delayed", "leased"]), _numbers),
     st.builds(Find, _queues, _numbers),

@@ -304,6 +304,7 @@ def batches(draw: st.DrawFn) -> bytes:
         **draw(st.dictionaries(st.sampled_from(["priority", "delay", "ttl", "odd"]), st.integers(0, 10))),
         **draw(st.sampled_from([{}, {}, {"headers": {"A": "1", "ce-id": ""}}, {"headers": {"a": "\n"}}])),
         **draw(st.sampled_from([{}, {}, {"group": "a"}, {"group": ""}, {"group": "a b"}])),
+        **draw(st.sampled_from([{}, {}, {"unique": "a"}, {"unique": "a", "on": "replace"}, {"on": "drop"}])),
     }
     media_type, body = draw(
         st.sampled_from([
@@ -475,6 +476,13 @@ def catalogue() -> Generator[tuple[str, bytes], None, None]:
         for more in ([], ["TE: trailers"]):
             both = head(f"POST {DEFAULT}/messages?group={key}", "1.1", ["Host: localhost", *HEADED, *more])
             yield f"headers in group {key}{more}", both + head(TAKING[3], "1.1", ["Host: localhost"])
+    for line in TAKING:
+        keyed = [
+            head(f"POST {DEFAULT}/messages?{query}", "1.1", ["Host: localhost", *more])
+            for query in ("unique=a", "unique=a", "unique=a&on=replace&delay=1", "unique=a&on=replace&group=b")
+            for more in ([], HEADED)
+        ]
+        yield f"{line} of messages with a key", b"".join(keyed) + 2 * head(line, "1.1", ["Host: localhost"])
     for number in (16, 17):
         headers = [f"Zapq-Header-{each}: x" for each in range(number)]
         yield f"{number} headers", head("POST /enqueue", "1.1", ["Host: localhost", *headers])

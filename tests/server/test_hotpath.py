@@ -276,6 +276,34 @@ async def test_heads_are_remembered_however_many_groups_there_are(
         assert answers.data.startswith(b"HTTP/1.1 400 "), key
 
 
+async def test_heads_are_remembered_however_many_unique_keys_there_are(
+    hot: HotPath, zapq_service: QueueService
+) -> None:
+    keys = [*(f"report:{number}" for number in range(50)), "0", "a/b", "messages/7", "group", "x" * 128]
+    for how in (b"", b"Zapq-Unique: replaced"):
+        for key in keys:
+            answers = hot.respond(put_in(f"/queues/jobs/messages?priority=3&unique={key}&on=replace"))
+            assert answers.data.startswith(b"HTTP/1.1 202 ")
+            assert how in answers.data
+    assert hot._remember.cache_info().misses == 1
+    seen = await zapq_service.queue("jobs").peek("ready", limit=len(keys) + 1)
+    assert [(each.message.properties.unique, each.message.priority) for each in seen] == [(key, 3) for key in keys]
+    # Of a message in a group, that is what differs.
+    for group in ("b", "c"):
+        answers = hot.respond(put_in(f"/queues/groups/messages?unique={group}&group={group}"))
+        assert answers.data.startswith(b"HTTP/1.1 202 ")
+        assert b"Zapq-Unique" not in answers.data
+    [first, second] = await zapq_service.queue("groups").peek("ready", limit=3)
+    assert (first.message.group, first.message.properties.unique) == ("b", "b")
+    assert (second.message.group, second.message.properties.unique) == ("c", "c")
+    # What is written otherwise goes the other way.
+    for key in ("a%20b", "a+b"):
+        assert hot.respond(put_in(f"/queues/jobs/messages?unique={key}")).then == "cold", key
+    for query in ("unique=", f"unique={'x' * 129}", "unique=a&group=", "unique=a&on=", "on=keep"):
+        answers = hot.respond(put_in(f"/queues/jobs/messages?{query}"))
+        assert answers.data.startswith(b"HTTP/1.1 400 "), query
+
+
 async def test_heads_are_remembered_by_every_byte_of_them(hot: HotPath) -> None:
     for _ in range(3):
         hot.respond(DEQUEUE)

@@ -89,6 +89,7 @@ class Visitor:
         *,
         vanishes: bool,
         groups: Sequence[str] = ("",),
+        keys: Sequence[str] = ("",),
     ) -> None:
         self._number = number
         self._url = url
@@ -96,6 +97,7 @@ class Visitor:
         self._random = random
         self._vanishes = vanishes
         self._groups = groups
+        self._keys = keys
 
     async def run(self) -> None:
         left = CALLS
@@ -131,7 +133,8 @@ class Visitor:
         journal = self._journal
         kind = self._random.choice([Enqueue, Enqueue, Enqueue, Dequeue, Receive, Receive, Ack, Release, Release])
         if kind is Enqueue:
-            return Enqueue(journal.new_name(), self._random.choice(self._groups))
+            key, replacing = self._random.choice(self._keys), self._random.random() < 0.5
+            return Enqueue(journal.new_name(), self._random.choice(self._groups), key, replacing and key != "")
         if kind is Dequeue:
             return Dequeue()
         if kind is Receive or not journal.receipts[queue]:
@@ -149,8 +152,9 @@ def request_for(queue: str, call: Call, wait: str = "") -> tuple[str, str, bytes
     """The method, target and body of a call; of the drop-in endpoints, if it is for the default queue."""
     base = f"/queues/{queue}"
     match call:
-        case Enqueue(value, group) if group:
-            return "POST", f"{base}/messages?group={group}", value.encode()
+        case Enqueue(value, group, unique, replacing) if group or unique:
+            query = f"group={group}&" * bool(group) + f"unique={unique}&" * bool(unique) + "on=replace" * replacing
+            return "POST", f"{base}/messages?{query.removesuffix('&')}", value.encode()
         case Enqueue(value):
             return "POST", "/enqueue" if queue == "default" else f"{base}/messages", value.encode()
         case Dequeue():
@@ -166,8 +170,10 @@ def request_for(queue: str, call: Call, wait: str = "") -> tuple[str, str, bytes
 
 def result_of(call: Call, answer: Answer) -> Result:
     match call, answer.status:
-        case Enqueue(), 202:
-            return int(answer.headers["zapq-message-id"])
+        case Enqueue(value), 202:
+            id = int(answer.headers["zapq-message-id"])
+            how = answer.headers.get("zapq-unique")
+            return -id if how == "kept" else f"{id}>{value}" if how == "replaced" else id
         case ((Dequeue() | Receive()), 200):
             return answer.body.decode()
         case ((Dequeue() | Receive()), 204):
@@ -180,7 +186,12 @@ def result_of(call: Call, answer: Answer) -> Result:
 
 
 async def histories_of(
-    settings: Settings, seed: int, *, vanishing: bool = False, groups: Sequence[str] = ("",)
+    settings: Settings,
+    seed: int,
+    *,
+    vanishing: bool = False,
+    groups: Sequence[str] = ("",),
+    keys: Sequence[str] = ("",),
 ) -> dict[str, list[Operation]]:
     """Let clients use a new server, choosing as `seed` has it, and return what they saw, by queue."""
     journal = Journal()
@@ -191,7 +202,7 @@ async def histories_of(
             async with trio.open_nursery() as clients:
                 for number in range(CLIENTS):
                     random = Random(f"{seed} {number}")
-                    visitor = Visitor(number, url, journal, random, vanishes=vanishing, groups=groups)
+                    visitor = Visitor(number, url, journal, random, vanishes=vanishing, groups=groups, keys=keys)
                     clients.start_soon(visitor.run)
             for queue in QUEUES:
                 # What is left, and in which order, shows what became of the rest.
@@ -257,6 +268,25 @@ async def test_every_history_of_groups_is_linearizable(
         settings = replace(zapq_settings, hot_path=hot_path, durable=durable, data_dir=place if durable else "")
         for queue, history in (await histories_of(settings, seed, groups=("", "a", "a", "b:1"))).items():
             assert check(history) is not None, f"seed {seed}, queue {queue}:\n{describe(history)}"
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "cold"])
+async def test_every_history_of_unique_keys_is_linearizable(
+    zapq_settings: Settings, hot_path: bool, seeds: int, durable: bool
+) -> None:
+    # Clients stay, as with groups: what is given for good frees its key.
+    results: Counter[str] = Counter()
+    for seed in range(seeds // (3 if durable else 1)):
+        place = f"{zapq_settings.data_dir}/{seed}"
+        settings = replace(zapq_settings, hot_path=hot_path, durable=durable, data_dir=place if durable else "")
+        histories = await histories_of(settings, seed, groups=("", "", "a"), keys=("", "k", "k", "l:1"))
+        for queue, history in histories.items():
+            assert check(history) is not None, f"seed {seed}, queue {queue}:\n{describe(history)}"
+            for each in history:
+                if isinstance(each.call, Enqueue):
+                    results["replaced" if isinstance(each.result, str) else str((each.result or 0) > 0)] += 1
+    assert min(results["replaced"], results["True"], results["False"]) > 0
 
 
 Pop = Callable[[Queue, float], Message | None]

@@ -7,7 +7,7 @@ import secrets
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import httpx2
 import msgspec
@@ -20,6 +20,7 @@ from zapq.client.retry import Retry
 from zapq.core.broker import check_name
 from zapq.core.headers import checked_headers, field_of
 from zapq.core.message import OCTETS, Draft, Message, Properties
+from zapq.core.unique import How, Placed
 from zapq.errors import InvalidParameter, NoAnswer, ServerError, Unreachable, ZapqError
 from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, MAX_BATCH
 
@@ -27,6 +28,12 @@ T = TypeVar("T")
 
 _MSGPACK = "application/msgpack"
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
+
+
+class _Batch(msgspec.Struct):
+    """What the server says of a batch it has stored."""
+
+    first_id: int
 
 
 class _Delivery(msgspec.Struct):
@@ -122,20 +129,47 @@ class Client:
         stored once. Raises `MessageTooLarge`, `QueueFull`, `Draining`, `KeyReused`, `TooManyQueues`,
         `InvalidParameter`.
         """
-        values = {
-            "priority": str(priority) if priority else None,
-            "delay": _seconds(delay or None),
-            "group": group,
-        }
-        answer = await self._request(
-            "POST",
-            queue,
-            "/messages",
-            {**values, "ttl": _seconds(ttl)},
-            content=body,
-            headers={"Content-Type": content_type, **_sent(key, headers)},
-        )
+        values = {"priority": str(priority) if priority else None, "group": group}
+        answer = await self._put(queue, body, {**values, **_times(delay, ttl)}, content_type, headers, key)
         return number(answer, "Zapq-Message-Id")
+
+    async def enqueue_unique(
+        self,
+        queue: str,
+        body: bytes,
+        unique: str,
+        *,
+        on: Literal["keep", "replace"] = "keep",
+        priority: int = 0,
+        delay: float = 0.0,
+        ttl: float | None = None,
+        content_type: str = OCTETS,
+        headers: Mapping[str, str] | None = None,
+        group: str | None = None,
+        key: str | None = None,
+    ) -> Placed:
+        """Store a message under the key `unique`, unless one with that is held; return its id, and what was done.
+
+        That is `how` of what is returned: empty if the message was stored, `kept` if one was held and nothing was
+        stored, and with `on="replace"` `replaced` if that was given this one's body, headers, type and ttl. The
+        key is 1 to 128 visible ASCII characters, and free again when its message is gone. The rest is as for
+        `enqueue`, also what it raises.
+        """
+        values = {"priority": str(priority) if priority else None, "group": group, "unique": unique, "on": on}
+        answer = await self._put(queue, body, {**values, **_times(delay, ttl)}, content_type, headers, key)
+        return Placed(number(answer, "Zapq-Message-Id"), _how(answer))
+
+    async def _put(
+        self,
+        queue: str,
+        body: bytes,
+        values: dict[str, str | None],
+        content_type: str,
+        headers: Mapping[str, str] | None,
+        key: str | None,
+    ) -> httpx2.Response:
+        fields = {"Content-Type": content_type, **_sent(key, headers)}
+        return await self._request("POST", queue, "/messages", values, content=body, headers=fields)
 
     async def enqueue_many(
         self,
@@ -147,8 +181,9 @@ class Client:
     ) -> int:
         """Store 1 to 1000 messages once, all or nothing, in order, and return the first id; the others follow it.
 
-        A `zapq.Draft` brings its own priority, group, delay, ttl, type and headers; `headers` are those of every
-        message that brings none. `key` (by default a random one) makes it safe to send again, as with `enqueue`.
+        A `zapq.Draft` brings its own priority, group, unique key, delay, ttl, type and headers; `headers` are of
+        every message that brings none. Where messages have unique keys, ids need not follow each other. `key`
+        (by default a random one) makes it safe to send again, as with `enqueue`.
         Raises the errors of `enqueue`.
         """
         answer = await self._request(
@@ -158,7 +193,7 @@ class Client:
             content=msgspec.msgpack.encode(bodies),
             headers={"Content-Type": _MSGPACK, **_sent(key, headers)},
         )
-        return _decoded(answer, dict[str, int])["first_id"]
+        return _decoded(answer, _Batch).first_id
 
     async def dequeue(self, queue: str, *, wait: float = 0.0) -> Message | None:
         """Remove and return the first message, waiting up to `wait` seconds (0 to 60) for one; None if none came.
@@ -347,6 +382,20 @@ def _sent(key: str | None, headers: Mapping[str, str] | None) -> dict[str, str]:
 
 def _receipt(lease: Lease) -> str:
     return f"/receipts/{lease.receipt}"
+
+
+def _times(delay: float, ttl: float | None) -> dict[str, str | None]:
+    return {"delay": _seconds(delay or None), "ttl": _seconds(ttl)}
+
+
+def _how(answer: httpx2.Response) -> How:
+    """Return what an answer says became of a message with a key."""
+    match answer.headers.get("Zapq-Unique"):
+        case "kept":
+            return "kept"
+        case "replaced":
+            return "replaced"
+    return ""
 
 
 def _seconds(value: float | None) -> str | None:

@@ -62,6 +62,16 @@ COLUMNS = {
     help="Group of the message: it is delivered after the earlier ones of its group are done with.",
 )
 @click.option(
+    "--unique",
+    metavar="KEY",
+    help="Key of the message: while the queue holds a message with this key, no other is stored.",
+)
+@click.option(
+    "--on",
+    type=click.Choice(["keep", "replace"]),
+    help="What to do with a message held with the key of --unique: keep it (the default) or replace its body.",
+)
+@click.option(
     "--delay", type=click.FloatRange(0), metavar="SECONDS", help="Time until consumers can receive the message."
 )
 @click.option(
@@ -94,6 +104,8 @@ def push(
     lines: bool,
     priority: int | None,
     group: str | None,
+    unique: str | None,
+    on: str | None,
     delay: float | None,
     ttl: float | None,
     content_type: str,
@@ -108,16 +120,19 @@ def push(
         raise click.UsageError("--lines reads standard input. Give no BODY.")
     if lines and key is not None:
         raise click.UsageError("--key is for one message, --lines sends many. Give only one of them.")
+    if on is not None and unique is None:
+        raise click.UsageError("--on is about the message held with a key. Give the key with --unique.")
     given = _fields(headers)
     connection = Connection(url)
     values = _given(priority=priority, delay=delay, ttl=ttl)
-    if group is not None:
-        values["group"] = group
+    values |= {name: text for name, text in (("group", group), ("unique", unique), ("on", on)) if text is not None}
     for message in _messages(body, lines):
         # A key of its own makes it safe to send a message again if the connection breaks.
         fields = {"Content-Type": content_type, "Idempotency-Key": key or os.urandom(16).hex(), **given}
         answer = connection.request("POST", _path(queue, "messages"), values=values, body=message, headers=fields)
         print(answer.field("Zapq-Message-Id"))
+        if answer.headers.get("Zapq-Unique") == "kept":
+            print(f"{queue} holds this message with the key {unique}. Nothing was stored.", file=sys.stderr)
 
 
 @click.command(cls=Remote)

@@ -88,10 +88,12 @@ class Held(NamedTuple):
     messages: int
     bytes: int
     epoch: int
+    unique: dict[str, int] | None
 
     def containers(self) -> list[Dropped]:
         """Hold nothing any more, and return what messages were kept in, to be freed; O(1)."""
-        return [*self.ready.clear(), *self.delayed.clear(), *self.leases.clear()]
+        keys: list[Dropped] = [self.unique] if self.unique else []
+        return [*self.ready.clear(), *self.delayed.clear(), *self.leases.clear(), *keys]
 
 
 class Holding:
@@ -113,12 +115,14 @@ class Holding:
         "_leases",
         "_next_id",
         "_origins",
+        "_outranked",
         "_owner",
         "_pace",
         "_ready",
         "_retention",
         "_settings",
         "_stamps",
+        "_unique",
         "alarm",
         "bytes",
         "epoch",
@@ -173,6 +177,10 @@ class Holding:
         """The limits within which messages are given, if there are any."""
         self._retention: Retention | None = None
         """How long messages are held, if the queue is set to drop those that are old."""
+        self._unique: dict[str, int] | None = None
+        """Which message has which key: its id. None if no message has had one; see `unique.py`."""
+        self._outranked: dict[str, int] = {}
+        """Messages that had their key until it was undone that a newer one was gone. Hardly ever there are any."""
         self._granting: set[int] = set()
         """Serials of leases whose consumers are not answered yet: their grant is on its way to the disk."""
         self._apply(QueueSettings())
@@ -332,7 +340,7 @@ class Holding:
         self._ready.paced = held.ready.paced
         self._delayed, self._lapses = Deadlines(), Lapses()
         self._leases = self._counted(Leases(self._leases.slack))
-        self._late = False
+        self._late, self._unique = False, None
         if self._pace is not None:
             self._pace.open()
         self.alarm = inf
@@ -352,6 +360,7 @@ class Holding:
             self.messages,
             self.bytes,
             self.epoch,
+            self._unique,
         )
 
     def bodies(self) -> list[bytes]:
@@ -404,6 +413,8 @@ class Holding:
             size += item.size
             if item.properties.origin is not None:
                 self._note_origins(item)
+            if item.properties.unique and not isinstance(item, Run):
+                self._note_key(item)
         self._ready.fill(image.in_order)
         failed: list[Message] = []
         limit = image.settings.max_receives
@@ -413,6 +424,8 @@ class Holding:
             self.note_origin(message)
             if message.properties.group:
                 message = Message(message.id, message.body, self._ready.groups.shared(message.properties))
+            if message.properties.unique:
+                self._note_key(message)
             if limit is not None and message.properties.receives >= limit:
                 failed.append(message)
             elif due > now:
@@ -424,6 +437,13 @@ class Holding:
         self._ready.paused = image.paused
         self._watch(self._first_end())
         return failed
+
+    def _note_key(self, message: Message) -> None:
+        """Let a message that was kept have its key, unless a newer one has it; see `unique.py`."""
+        key = message.properties.unique
+        if not message.properties.failed_in:
+            self._unique = self._unique or {}
+            self._unique[key] = max(self._unique.get(key, 0), message.id)
 
     def succeed(self, owner: Owner, old: Holding | None, journal: Journal | None = None) -> None:
         """Stand in `owner` from now on, in the place of `old`: its counts go on, its ids are not given again.
@@ -665,7 +685,7 @@ class Holding:
 
     def _undo_clear(self, held: Held) -> None:
         self._ready, self._delayed, self._leases, self._lapses = held.ready, held.delayed, held.leases, held.lapses
-        self.epoch = held.epoch
+        self.epoch, self._unique = held.epoch, held.unique
         self._keep_again()
         self._counts.cleared -= held.messages
         self._hold(held.messages, held.bytes)

@@ -41,6 +41,8 @@ class End(IntEnum):
     """It expired, and its message was a dead letter then."""
     OUTLIVED = 6
     """It expired, and then its message."""
+    REPLACED = 7
+    """It expired, and a producer has replaced its message since."""
 
     @property
     def sentence(self) -> str:
@@ -57,6 +59,7 @@ _SENTENCES = {
     End.GIVEN: f"The lease expired, and the message was given out again. {_IN_TIME}",
     End.DEAD_LETTERED: "The lease expired, and the message, delivered too often, went to the dead-letter queue.",
     End.OUTLIVED: "The lease expired, and so did the message: its ttl was over, or the queue's retention.",
+    End.REPLACED: f"The lease expired, and a producer has replaced the message since. {_IN_TIME}",
 }
 
 
@@ -122,6 +125,13 @@ class Leases:
 
     def __contains__(self, serial: int) -> bool:
         return serial in self._timely or serial in self._others
+
+    def get(self, serial: int) -> Lease | None:
+        """Return the lease with this serial, or None."""
+        lease = self._timely.get(serial)
+        if lease is None and (entry := self._others.entry(serial)) is not None:
+            return entry[1]
+        return lease
 
     def put(self, lease: Lease) -> None:
         """Enter a lease, in place of the one that had its serial; O(1), or O(log n) for one that ends early."""

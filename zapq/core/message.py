@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from math import inf
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -75,6 +75,8 @@ CONTENT_TYPE = r"[\x21-\x7e][\x20-\x7e]{0,254}"
 """What a stored Content-Type looks like: it can stand in the head of an answer as it is."""
 GROUP = r"[\x21-\x7e]{1,128}"
 """What the key of a group looks like: it can stand in the head of an answer as well."""
+UNIQUE = GROUP
+"""What the key of a message that is unique looks like."""
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -134,6 +136,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
             failed_in=failed_in,
             headers=properties.headers,
             group=properties.group,
+            unique=properties.unique,
             arrived=properties.arrived if failed_in else 0.0,
             origin=origin._replace(receives=origin.receives + properties.receives),
         )
@@ -156,12 +159,18 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_
     """At most 16, of at most 8 KiB together; names are without regard to case."""
     group: Annotated[str, msgspec.Meta(pattern=rf"^(?:{GROUP})?\Z")] = ""
     """The group it belongs to; a message of a group has no priority."""
+    unique: Annotated[str, msgspec.Meta(pattern=rf"^(?:{UNIQUE})?\Z")] = ""
+    """The key that at most one message of its queue has at a time."""
+    on: Literal["keep", "replace"] = "keep"
+    """What is to happen if a message with this key is held: to `keep` it stores nothing."""
 
     def properties(self, now: float) -> Properties:
         """What is to be known of the message besides its bytes, if it is sent now. Raises `InvalidParameter`."""
         expires = inf if self.ttl is None else now + self.ttl
         headers = checked_headers(self.headers.items()) if self.headers else ()
-        return Properties(self.content_type, self.priority, expires, headers=headers, group=self.group)
+        return Properties(
+            self.content_type, self.priority, expires, headers=headers, group=self.group, unique=self.unique
+        )
 
     @property
     def size(self) -> int:

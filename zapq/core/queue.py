@@ -48,14 +48,14 @@ from zapq.core.records import (
     row_of,
 )
 from zapq.core.runs import Taken
-from zapq.core.undoing import Undoing
+from zapq.core.unique import Unique
 from zapq.errors import ReceiptExpired, StorageUnavailable
 from zapq.limits import MAX_BATCH_BYTES, MAX_TURN, TICK_BYTES, TICK_LIMIT
 
 _second = itemgetter(1)
 
 
-class Queue(Undoing):
+class Queue(Unique):
     """Gives messages first in, first out within a priority, to one consumer each."""
 
     __slots__ = ()
@@ -89,7 +89,10 @@ class Queue(Undoing):
             message = ready.groups.add(id, body, properties)
         else:
             message = Message(id, body, properties)
-            if delay or (properties is not DEFAULTS and (properties.priority or properties.expires < inf)):
+            if delay or (
+                properties is not DEFAULTS
+                and (properties.priority or properties.unique or properties.expires < inf)
+            ):
                 self._add(message, delay, now)
             else:
                 ready = self._ready
@@ -158,6 +161,8 @@ class Queue(Undoing):
                 self._note_given(message.id)
             if journal is not None:
                 journal.enter(MessagesDeleted((self.epoch << ID_BITS | message.id,)), self._undo_take, (message,))
+            if self._unique is not None:
+                self._free(message)
             size, owner = len(message.body), self._owner
             if message.properties.headers:
                 size = message.size
@@ -181,6 +186,8 @@ class Queue(Undoing):
         if self._journal is not None and len(taken):
             base = row_of(self.epoch, 0)
             self._journal.enter(MessagesDeleted([base | id for id in taken.ids()]), self._undo_take, taken)
+        for message in taken if self._unique is not None else ():
+            self._free(message)
         return taken
 
     def put_back(self, message: Message) -> None:
@@ -195,6 +202,7 @@ class Queue(Undoing):
             if there.message.body != message.body:
                 self.accept_moved(message, message.properties)
             return
+        message = self._claim_if_free(message)
         self._hold(1, message.size)
         self._become_ready(message)
         self._give_back(1)
@@ -247,8 +255,9 @@ class Queue(Undoing):
 
     def take_back(self, lease: Lease) -> None:
         """End a lease that could not be handed over: the message is at its place, as if it had not been leased."""
-        if self._leases.pop(lease.serial) is not None:
-            message = lease.message
+        held = self._leases.pop(lease.serial)
+        if held is not None:
+            message = held.message
             self._counts.received -= 1
             self._counts.returned += 1
             self._become_ready(message)
@@ -297,6 +306,8 @@ class Queue(Undoing):
         if journal is not None:
             record = MessagesDeleted((self.epoch << ID_BITS | message.id,))
             journal.enter(record, self._undo_ack, serial, message, lease)
+        if self._unique is not None:
+            self._free(message)
 
     def remove(self, id: int, now: float) -> bool:
         """Let a message go for good that has been leased before, and return whether it was here.
@@ -322,6 +333,7 @@ class Queue(Undoing):
         self._hold(-1, -message.size)
         self._counts.acked += 1
         self._enter(MessagesDeleted((row_of(self.epoch, id),)), self._undo_remove, message, due)
+        self._free(message)
         return True
 
     def hide(self, id: int, visibility: float, now: float) -> bool:
@@ -398,7 +410,7 @@ class Queue(Undoing):
 
     def accept_moved(self, message: Message, properties: Properties) -> Message:
         """Take over a message another queue has held: at the end, with an id of this queue. Never refused."""
-        mine = Message(self.reserve(1), message.body, self._arrived(properties))
+        mine = self._claim_if_free(Message(self.reserve(1), message.body, self._arrived(properties)))
         self._counts.arrived += 1
         self._hold(1, mine.size)
         self._ready.append(mine)
@@ -662,6 +674,7 @@ class Queue(Undoing):
         self._hold(-1, -message.size)
         self._counts.dead_lettered += 1
         self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), self._undo_fail, message)
+        self._free(message)
         self._owner.dead_letter(self, message)
 
     def _drop_unfit(self, message: Message, now: float) -> bool:
@@ -690,6 +703,7 @@ class Queue(Undoing):
         self._hold(-1, -message.size)
         self._counts.expired += 1
         self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), self._undo_expire, message)
+        self._free(message)
 
     def _enter_grant(self, leases: Sequence[Lease], journal: Journal) -> None:
         base = row_of(self.epoch, 0)
@@ -704,5 +718,7 @@ class Queue(Undoing):
         now = self._owner.clock()
         for lease in leases:
             self._granting.discard(lease.serial)
-            if lease.serial in self._leases and now - (lease.deadline - lease.visibility) > MAX_TURN / 2:
-                self._lease_until(lease, now + lease.visibility if lease.visibility else lease.deadline)
+            if now - (lease.deadline - lease.visibility) > MAX_TURN / 2:
+                current = self._leases.get(lease.serial)
+                if current is not None:
+                    self._lease_until(current, now + lease.visibility if lease.visibility else lease.deadline)

@@ -2,8 +2,9 @@
 
 Messages that only leave from the front stand in one deque for each priority: simple FIFO traffic touches one of
 them, and entering and taking are O(1) at any depth. All others stand apart, where any of them is removed in a
-step: messages with a ttl, those that came back to a place among newer ones, and dead letters, which have a line of
-their own for each queue they failed in. Messages with a group are in `groups.py`. Taking compares the heads.
+step: messages with a ttl or a key, those that came back to a place among newer ones, and dead letters, which have
+a line of their own for each queue they failed in. Messages with a group are in `groups.py`. Taking compares the
+heads.
 
 In a fair queue groups take turns, and all messages without one are one group more. A dead letter keeps its group,
 but here it is in none: what has failed is to be looked at, and holds up nothing.
@@ -201,7 +202,8 @@ class Ready:
             return
         ready_queue = self._by_priority[properties.priority]
         # It may have been overtaken by one whose producer asked for less than to have it written.
-        if properties.expires < inf or properties.failed_in or ready_queue.last_id() > message.id:
+        apart = properties.expires < inf or properties.failed_in or properties.unique
+        if apart or ready_queue.last_id() > message.id:
             self.put_back(message)
             return
         self.count += 1
@@ -240,7 +242,7 @@ class Ready:
     ) -> None:
         """Enter messages that have everything but their bodies in common, as `ReadyQueue.extend` does."""
         ready_queue = self._by_priority[properties.priority]
-        special = properties.expires < inf or properties.failed_in or properties.group
+        special = properties.expires < inf or properties.failed_in or properties.group or properties.unique
         if special or ready_queue.last_id() > first:
             for id, body in enumerate(bodies, first):
                 self.append(Message(id, body, properties))
@@ -348,6 +350,27 @@ class Ready:
             self.expiring.pop(message.id)
             self.count -= 1
 
+    def find_removable(self, id: int) -> Message | None:
+        """Return the message with this id, if it is where `remove` takes messages from; O(1)."""
+        message = self.groups.messages.get(id)
+        if message is not None:
+            return message
+        line = self._apart.get("")
+        entry = None if line is None else line.entry(id)
+        return None if entry is None else entry[1]
+
+    def exchange(self, message: Message) -> None:
+        """Put a message in the place of one that `find_removable` finds: of the same id, priority and group."""
+        properties = message.properties
+        if properties.group:
+            self.groups.messages[message.id] = message
+        else:
+            self._apart[""].exchange(message.id, message)
+        if properties.expires < inf:
+            self.expiring.put(message.id, properties.expires, message)
+        else:
+            self.expiring.pop(message.id)
+
     def withdraw(self, first: int, number: int, priority: int) -> None:
         """Take out messages that came together, wherever they stand; `first` is the id of the first.
 
@@ -442,10 +465,10 @@ class Ready:
         return merge(plain, *self._apart.values(), *([self.groups] if self.groups.messages else []), key=_rank)
 
     def fill(self, items: deque[Message | Run]) -> None:
-        """Hold `items`, in the order of their ids: plain, dead letters or of a group; nothing is here."""
-        special = [item for item in items if item.properties.failed_in or item.properties.group]
+        """Hold `items`, in the order of their ids: plain, or with a group, a key or a failure; nothing is here."""
+        special = [item for item in items if _is_special(item.properties)]
         if special:
-            items = deque(item for item in items if not (item.properties.failed_in or item.properties.group))
+            items = deque(item for item in items if not _is_special(item.properties))
         self._by_priority[0] = ReadyQueue(items)
         self.plain = items
         self.count = sum(len(item) if isinstance(item, Run) else 1 for item in items)
@@ -506,6 +529,10 @@ class Ready:
             for name in [name for name, line in self._apart.items() if not line]:
                 del self._apart[name]
         self.simple = not (self._top or self._apart or self._paused or self._paced or self.groups.open)
+
+
+def _is_special(properties: Properties) -> bool:
+    return bool(properties.failed_in or properties.group or properties.unique)
 
 
 def _last_id(item: Message | Run) -> int:

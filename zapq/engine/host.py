@@ -243,7 +243,7 @@ class Host(FrontEnd):
 
     def _tell_outcome(self, number: int, operation: Any, outcome: Any) -> None:
         kind = outcome.__class__
-        if kind is Accepted and not outcome.replayed:
+        if kind is Accepted and not (outcome.replayed or outcome.unique or outcome.placed):
             self._add(number, outcome.id, Tell.ACCEPTED, outcome.durability)
         elif kind is Delivery:
             self._tell_delivery(number, outcome)

@@ -84,7 +84,7 @@ class Fill(Protocol):
         exempt_from_drain: bool = False,
         reserved: Reservation | None = None,
     ) -> Operation:
-        """`argument` is the receipt, message id or group that was asked for, `key` the Idempotency-Key.
+        """`argument` is the receipt, message id, group or key that was asked for, `key` the Idempotency-Key.
 
         `Offer` has the rest.
         """
@@ -143,7 +143,7 @@ def _probe(action: str, path: str, plan: Callable[[Asked], Plan]) -> Endpoint:
 
 _administer = partial(Endpoint, role="admin", fast=False)
 
-_IN_QUEUE = ("priority", "delay", "ttl", "group", "durability", "wait")
+_IN_QUEUE = ("priority", "delay", "ttl", "group", "unique", "on", "durability", "wait")
 _TAKING = ("visibility", "wait", "ack", "body")
 
 ENDPOINTS: tuple[Endpoint, ...] = (

@@ -47,11 +47,13 @@ def put(asked: Asked) -> Plan:
         ttl=wire.seconds(values, "ttl", None),
         content_type=wire.kept_type(asked.content_type),
         group=values.get("group"),
+        unique=values.get("unique"),
+        on=values.get("on"),
         durability=wire.durability(values),
         wait=wire.seconds(values, "wait", 0.0),
     )
     simple = None
-    if how.ttl is None and how.durability is None and not how.wait:
+    if how.ttl is None and how.durability is None and not how.wait and not how.properties.unique:
         simple = Enqueue(asked.queue, b"", how.properties, how.delay)
     return Plan(Put(b"", how, queue=asked.queue), simple=simple)
 
@@ -62,8 +64,10 @@ def with_headers(plan: Plan, headers: Headers) -> Plan:
     simple, before = plan.simple, template.terms
     # As `replace` makes them, in half the time: this is done for each message that has headers of its own.
     kind = before.properties
-    properties = Properties(kind.content_type, kind.priority, headers=headers, group=kind.group)
-    how = Terms(properties, before.delay, before.ttl, before.durability, before.wait)
+    properties = Properties(
+        kind.content_type, kind.priority, headers=headers, group=kind.group, unique=kind.unique
+    )
+    how = Terms(properties, before.delay, before.ttl, before.durability, before.wait, before.replace)
     if simple is not None:
         simple = Enqueue(simple.queue, b"", properties, simple.delay)
     return Plan(Put(b"", how, queue=template.queue), plan.media_type, simple=simple)
@@ -78,21 +82,26 @@ def fill_put(
     exempt_from_drain: bool = False,
     reserved: Reservation | None = None,
 ) -> Put | Enqueue:
-    """Return the operation that stores `body`, under `key` if there is one; `argument` is its group, if any."""
+    """Return the operation that stores `body`, under `key` if there is one.
+
+    `argument` is its group, if any; of a message without one, the key that it is to be unique by.
+    """
     simple = plan.simple
     if simple is not None and not key and reserved is None and not exempt_from_drain:
-        properties = _in_group(simple.properties, argument) if argument else simple.properties
+        properties = _with(simple.properties, argument) if argument else simple.properties
         return Enqueue(simple.queue, body, properties, simple.delay)
     template: Any = plan.operation
     how = template.terms
     if argument:
-        how = msgspec.structs.replace(how, properties=_in_group(how.properties, argument))
+        how = msgspec.structs.replace(how, properties=_with(how.properties, argument))
     return Put(body, how, key, b"", exempt_from_drain, reserved, template.queue)
 
 
-def _in_group(planned: Properties, group: str) -> Properties:
-    """Return the properties of a message that is in `group`; the plan was made for a group in its place."""
-    return Properties(planned.content_type, headers=planned.headers, group=group)
+def _with(planned: Properties, argument: str) -> Properties:
+    """Return the properties of a message with this group or key; the plan was made for another in its place."""
+    if planned.group:
+        return Properties(planned.content_type, headers=planned.headers, group=argument, unique=planned.unique)
+    return Properties(planned.content_type, planned.priority, headers=planned.headers, unique=argument)
 
 
 def put_many(asked: Asked) -> Plan:

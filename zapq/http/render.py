@@ -33,6 +33,8 @@ JSON = "application/json"
 NDJSON = "application/x-ndjson"
 TEXT = "text/plain; charset=utf-8"
 _REPLAYED = b"Idempotency-Replayed: true\r\n"
+_UNIQUE = {"": b"", "kept": b"Zapq-Unique: kept\r\n", "replaced": b"Zapq-Unique: replaced\r\n"}
+"""What became of a message with a key, where one with that was held."""
 _DURABILITY = {
     None: b"",
     "committed": b"Zapq-Durability: committed\r\n",
@@ -62,12 +64,13 @@ def enqueued_in(plan: Plan, operation: Put | Enqueue, accepted: Accepted, frame:
     id, queue, tail = accepted.id, operation.queue, frame.tail
     return (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nZapq-Message-Id: %d\r\n"
-        b"Location: /queues/%b/messages/%d\r\n%b%bContent-Length: 0\r\n%b\r\n"
+        b"Location: /queues/%b/messages/%d\r\n%b%b%bContent-Length: 0\r\n%b\r\n"
         % (
             id,
             queue.encode(),
             id,
             _REPLAYED if accepted.replayed else b"",
+            _UNIQUE[accepted.unique],
             _DURABILITY[accepted.durability],
             tail,
         )
@@ -77,6 +80,11 @@ def enqueued_in(plan: Plan, operation: Put | Enqueue, accepted: Accepted, frame:
 def enqueued_many(count: int, accepted: Accepted, tail: bytes) -> bytes:
     """The answer to a batch that was accepted, or had been, under the same key."""
     body = b'{"count":%d,"first_id":%d}' % (count, accepted.id)
+    if accepted.placed:
+        # With keys, ids need not follow each other.
+        ids, unique = [each.id for each in accepted.placed], [each.how or "stored" for each in accepted.placed]
+        shown = {"count": count, "first_id": accepted.id, "ids": ids, "unique": unique}
+        body = msgspec.json.encode(shown)
     return (
         b"HTTP/1.1 202 Accepted\r\nCache-Control: no-store\r\nContent-Type: application/json\r\n"
         b"%b%bContent-Length: %d\r\n%b\r\n%b"
@@ -367,6 +375,8 @@ def message(seen: MessageView, encoding: BodyEncoding, now: float) -> dict[str, 
     }
     if properties.group:
         shown["group"] = properties.group
+    if properties.unique:
+        shown["unique"] = properties.unique
     if properties.headers:
         shown["headers"] = dict(properties.headers)
     _add_body(shown, seen.message.body, encoding)

@@ -54,8 +54,11 @@ _COLD_FIELDS = frozenset({
 _SINGLE_FIELDS = (b"host", b"content-length", b"connection", b"content-type", b"accept", b"authorization")
 _ARGUMENT = re.compile(
     rb"/(?:receipts/([0-9A-Za-z-]{1,64})(?=[/? ])|messages/([0-9]{1,18})(?=[/? ])"
-    rb"|messages\?(?:[0-9A-Za-z._=&-]*&)?group=([0-9A-Za-z._:@/,~-]{1,128})(?=[& ]))"
+    rb"|messages\?(?:[0-9A-Za-z._=&-]*&)?"
+    rb"(?:group=([0-9A-Za-z._:@/,~-]{1,128})|unique=([0-9A-Za-z._:@/,~-]{1,128}))(?=[& ]))"
 )
+_KEY = 4
+"""Which of its groups is the key of a message."""
 _CUT = {"", "-", "0"}
 """What `cut_argument` leaves in the place of what it cuts out. What it finds too odd to cut out is not plain."""
 _VARYING = re.compile(
@@ -128,12 +131,14 @@ def may_be_hot(start: bytes) -> bool:
 
 
 def cut_argument(head: bytes) -> tuple[bytes, str]:
-    """Cut a receipt, message id or group out of a head; return the rest, which clients repeat, and it."""
+    """Cut a receipt, message id, group or key out of a head; return the rest, which clients repeat, and it."""
     match = _ARGUMENT.search(head, 0, head.find(b"\r\n"))
     if match is None:
         return head, ""
     found = match.lastindex
     assert found is not None
+    if found == _KEY and head.find(b"group=", 0, match.endpos) > 0:
+        return head, ""  # of a message in a group, that would be taken for what was cut out
     start, end = match.span(found)
     return b"%b%b%b" % (head[:start], b"-" if found == 1 else b"0", head[end:]), match[found].decode()
 
@@ -182,7 +187,7 @@ def cut_varying(head: bytes) -> tuple[bytes, Varying] | None:
 def parse_head(head: bytes) -> Line | None:
     """Return what a request's head (with its empty line) says, or None if it is not plain.
 
-    It is to be given without receipt, message id, group, and the fields that `cut_varying` takes out.
+    It is to be given without receipt, message id, group, key, and the fields that `cut_varying` takes out.
     """
     line, _, block = head.partition(b"\r\n")
     match = _LINE.fullmatch(line.decode("latin-1"))

@@ -151,6 +151,8 @@ class NamedQueue(Verbs):
 
         With a `wait` in its terms (`terms(wait=20)`) it waits so long for room, first come, first served, if the
         queue is full.
+        A message whose terms have a `unique` key is not stored while one with that key is held; what is returned
+        says whether that was `kept`, or `replaced` (`terms(unique="report-7", on="replace")`).
         A key that was used for the same content before is answered as it was then, and nothing is stored. It is
         kept for 300 s, or until 100,000 newer ones have come. Raises `KeyReused` if it was used for other content,
         `NotDurable` if the terms ask for a disk there is none of, and the errors of `enqueue`; then the key is as

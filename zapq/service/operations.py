@@ -13,9 +13,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from zapq.core.headers import checked_headers
-from zapq.core.message import CONTENT_TYPE, DEFAULTS, GROUP, OCTETS, Draft, Properties
+from zapq.core.message import CONTENT_TYPE, DEFAULTS, GROUP, OCTETS, UNIQUE, Draft, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import State
+from zapq.core.unique import How, Placed
 from zapq.errors import InvalidParameter
 from zapq.limits import DEFAULT_QUEUE, MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT, PEEK
 from zapq.service.reservation import Reservation
@@ -23,6 +24,7 @@ from zapq.service.waiting import ONE, Deliveries, Lender, Want
 
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
 _GROUP = re.compile(GROUP)
+_UNIQUE = re.compile(UNIQUE)
 Action = Literal["ack", "release", "extend"]
 Durability = Literal["committed", "replicated", "memory"]
 """What an accepted message survives: a crash (`committed`), the loss of one machine (`replicated`), or neither
@@ -40,6 +42,8 @@ class Terms(msgspec.Struct, frozen=True):
     """What a message must survive before it is answered for; None: what the service is set to."""
     wait: float = 0.0
     """How long to wait for room, if the queue is full."""
+    replace: bool = False
+    """Whether a message with a key takes the place of the one that is held with that, which otherwise is kept."""
 
     def lasting(self, now: float) -> Properties:
         """Return the properties of a message that is sent now."""
@@ -292,6 +296,10 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
     """Whether it was stored before, under the same key: then nothing was stored now."""
     durability: Durability | None = None
     """What it survives, where that is a question."""
+    unique: How = ""
+    """Whether a message with its key was held: `kept`, and nothing was stored, or `replaced`."""
+    placed: tuple[Placed, ...] = ()
+    """What became of each message of a batch in which messages have keys; empty for others."""
 
 
 class Looked(msgspec.Struct, frozen=True, gc=False):
@@ -326,6 +334,8 @@ def terms(
     content_type: str = OCTETS,
     headers: Mapping[str, str] | None = None,
     group: str | None = None,
+    unique: str | None = None,
+    on: str | None = None,
     durability: Durability | None = None,
     wait: float = 0.0,
 ) -> Terms:
@@ -345,16 +355,27 @@ def terms(
                 " Leave out group or priority.",
                 parameter="priority",
             )
-    if content_type == OCTETS and priority == 0 and not headers and not group:
+    if unique is not None and not _UNIQUE.fullmatch(unique):
+        raise InvalidParameter("unique must be 1 to 128 visible ASCII characters.", parameter="unique")
+    if on is not None:
+        if on not in {"keep", "replace"}:
+            raise InvalidParameter("on must be keep or replace.", parameter="on")
+        if unique is None:
+            raise InvalidParameter(
+                "on says what happens to the message that is held with the key of this one, which has no key."
+                " Give it one with unique, or leave out on.",
+                parameter="on",
+            )
+    if content_type == OCTETS and priority == 0 and not headers and not group and not unique:
         properties = DEFAULTS
     elif _CONTENT_TYPE.fullmatch(content_type):
         said = checked_headers(headers.items()) if headers else ()
-        properties = Properties(content_type, priority, headers=said, group=group or "")
+        properties = Properties(content_type, priority, headers=said, group=group or "", unique=unique or "")
     else:
         raise InvalidParameter(
             "content_type must be 1 to 255 visible ASCII characters and spaces.", parameter="content_type"
         )
-    return Terms(properties, delay, ttl, durability, wait)
+    return Terms(properties, delay, ttl, durability, wait, on == "replace")
 
 
 def checked_want(limit: int, *, lease: bool, visibility: float | None = None) -> Want:

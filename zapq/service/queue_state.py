@@ -27,6 +27,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import KeyPut, KeysForgotten
 from zapq.core.runs import is_shortest
 from zapq.core.stats import MessageView, QueueStats, State
+from zapq.core.unique import Placed
 from zapq.errors import (
     Draining,
     InvalidParameter,
@@ -138,8 +139,11 @@ class QueueState:
         """
         durability = offer.terms.durability
         if not offer.key and durability is None:
-            return Accepted(self._store(offer, now), False, self.durability)
+            return self._accepted(self._store(offer, now), self.durability)
         self.check_alive()
+        if durability == "memory" and _has_keys(offer):
+            # What it rests on may have to be undone, and then so has this.
+            durability = self.durability or durability
         doing = self.asked_for(durability)
         fingerprint = b""
         if offer.key:
@@ -151,10 +155,18 @@ class QueueState:
                 return Accepted(id, True, durability or self.durability)
             self._service.keys.check_room(fingerprint, now)
         with doing:
-            id = self._store(offer, now)
+            stored = self._store(offer, now)
+            accepted = self._accepted(stored, durability or self.durability)
             if offer.key:
-                self._claim(offer.key, fingerprint, id, now)
-        return Accepted(id, False, durability or self.durability)
+                self._claim(offer.key, fingerprint, accepted.id, now)
+        return accepted
+
+    def _accepted(self, stored: int | Placed | Sequence[Placed], durability: Durability | None) -> Accepted:
+        if isinstance(stored, int):
+            return Accepted(stored, False, durability)
+        if isinstance(stored, Placed):
+            return Accepted(stored.id, False, durability, stored.how)
+        return Accepted(stored[0].id, False, durability, placed=tuple(stored))
 
     def asked_for(self, durability: Durability | None) -> AbstractContextManager[None]:
         """Return a block in which to do what a producer asks for. Raises `NotDurable`."""
@@ -173,7 +185,8 @@ class QueueState:
             record = KeyPut(number, key, fingerprint, id, now + IDEMPOTENCY_WINDOW)
             self._journal.enter(record, keys.release, number, key, fingerprint)
 
-    def _store(self, offer: Offer, now: float) -> int:
+    def _store(self, offer: Offer, now: float) -> int | Placed | Sequence[Placed]:
+        """Store what is offered; return the id of the first message, or what became of those that have keys."""
         content, how = offer.content, offer.terms
         if not isinstance(content, bytes):
             return self._store_many(content, offer, now)
@@ -181,6 +194,9 @@ class QueueState:
         if offer.reserved is not None:
             # So that it is not counted twice.
             offer.reserved.release()
+        if properties.unique:
+            exempt = offer.exempt_from_drain
+            return self.store_unique(content, properties, how.delay, now, replace=how.replace, exempt=exempt)
         message = self.store_one(content, properties, how.delay, now, offer.exempt_from_drain)
         if properties.origin is not None:
             # A client sends a dead letter on.
@@ -204,7 +220,24 @@ class QueueState:
             self.hand_out()
         return message
 
-    def _store_many(self, batch: Sequence[bytes | Draft], offer: Offer, now: float) -> int:
+    def store_unique(
+        self, body: bytes, properties: Properties, delay: float, now: float, *, replace: bool, exempt: bool = False
+    ) -> Placed:
+        """Store one message that has a key, unless one with that is held. As `store_one` does else."""
+        if self._dispatcher.draining and not exempt:
+            raise Draining
+        self._check_size(len(body))
+        self.check_alive()
+        core = self.core
+        # What is kept overtakes none of those that wait for room.
+        if self.refuse_behind is not None and (replace or not core.keeps(properties.unique, now)):
+            raise self.refuse_behind()
+        placed = core.enqueue_unique(body, properties, replace=replace, delay=delay, now=now)
+        if self.wait_queue:
+            self.hand_out()
+        return placed
+
+    def _store_many(self, batch: Sequence[bytes | Draft], offer: Offer, now: float) -> int | Sequence[Placed]:
         if self._dispatcher.draining and not offer.exempt_from_drain:
             raise Draining
         checked_limit(len(batch), "messages")
@@ -214,6 +247,11 @@ class QueueState:
         if self.refuse_behind is not None:
             raise self.refuse_behind()
         packed, properties = offer.packed, offer.terms.properties
+        if properties.unique:
+            raise InvalidParameter(
+                "A key is for one message. Give each message of a batch its own: unique in a draft.",
+                parameter="unique",
+            )
         try:
             size = _size_together(batch, little=0 < len(packed) < RECEIVE_BYTES)
         except TypeError:
@@ -221,7 +259,11 @@ class QueueState:
             self._check_size(max(len(draft.body) for draft in drafts))
             for draft in drafts:
                 terms_of(draft)
-            first = self.core.enqueue_drafts(drafts, now=now)
+            first: int | Sequence[Placed]
+            if any(draft.unique for draft in drafts):
+                first = self.core.enqueue_unique_drafts(drafts, now=now)
+            else:
+                first = self.core.enqueue_drafts(drafts, now=now)
         else:
             bodies: Sequence[bytes] = batch  # type: ignore[assignment]  # the same
             if size > self._max_message_bytes:
@@ -514,7 +556,17 @@ def terms_of(draft: Draft) -> Terms:
         content_type=draft.content_type,
         headers=draft.headers,
         group=draft.group or None,
+        unique=draft.unique or None,
+        on="replace" if draft.on == "replace" else None,
     )
+
+
+def _has_keys(offer: Offer) -> bool:
+    """Whether a message that is offered has a key."""
+    content = offer.content
+    if isinstance(content, bytes):
+        return bool(offer.terms.properties.unique)
+    return any(isinstance(each, Draft) and each.unique for each in content)
 
 
 def draft_of(each: bytes | Draft, properties: Properties) -> Draft:
@@ -569,6 +621,8 @@ def fingerprint_of(offer: Offer) -> bytes:
             told = (*told, _said(dict(properties.headers)))
     if properties.group:
         told = (told, properties.group)
+    if properties.unique:
+        told = (told, "unique", properties.unique, how.replace)
     return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=FINGERPRINT).digest()
 
 
@@ -576,6 +630,8 @@ def _told(draft: Draft) -> object:
     one = _Told(draft.body, draft.priority, draft.delay, draft.ttl, draft.content_type)
     if draft.headers:
         one = _with_headers(one, draft.headers)
+    if draft.unique:
+        return (one, draft.group, draft.unique, draft.on)
     return (one, draft.group) if draft.group else one
 
 

@@ -31,8 +31,9 @@ class Verbs(ABC):
     ) -> int:
         """Store a batch of 1 to 1000, all or nothing, in order, and return the first id; the others follow it.
 
-        `content_type` is that of bare bodies; drafts have their own. Raises the errors of `enqueue`; if one of the
-        messages is refused, or if cancelled, none is stored.
+        Where drafts have unique keys they need not: `put` says what became of each. `content_type` is that of bare
+        bodies; drafts have their own. Raises the errors of `enqueue`; if one of the messages is refused, or if
+        cancelled, none is stored.
         """
         return (await self.put(Offer(batch, terms(content_type=content_type, durability=durability)))).id
 

@@ -394,6 +394,18 @@ async def test_only_all_queues_are_saved_and_loaded(zapq_settings: Settings, val
         await refused(url, "/load?file=../a.msgpack", 400, "invalid-parameter")
 
 
+async def test_unique_keys_are_not_loaded_where_they_are_not_known(
+    zapq_settings: Settings, valkey: Server
+) -> None:
+    async with open_service(zapq_settings) as service:
+        await service.queue("jobs").put(Offer(b"x", terms(unique="a")))
+        await service.snapshot("a.msgpack")
+    async with front_ends(zapq_settings, valkey) as [url]:
+        said = await refused(url, "/load?file=a.msgpack", 400, "not-with-engine")
+        assert said.startswith("a.msgpack has messages with keys that are unique")
+        assert [each["name"] for each in (await ask(url, "GET", "/queues")).json] == ["default"]
+
+
 async def test_a_snapshot_is_loaded_only_where_there_are_no_messages(
     zapq_settings: Settings, valkey: Server
 ) -> None:

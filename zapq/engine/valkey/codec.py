@@ -44,6 +44,7 @@ from zapq.errors import (
     MessageNotFound,
     MessageTooLarge,
     NotDurable,
+    NotWithEngine,
     QueueNotFound,
     ZapqError,
 )
@@ -194,6 +195,7 @@ class Codec:
         if asked.terms.durability == "committed" and self.durability != "committed":
             raise NotDurable(parameter="durability")
         content = asked.content
+        _check_unique(asked.terms.properties.unique)
         if isinstance(content, bytes):
             self._check_size(len(content))
             return
@@ -202,6 +204,7 @@ class Codec:
             if isinstance(each, Draft):
                 self._check_size(len(each.body))
                 terms_of(each)
+                _check_unique(each.unique)
             else:
                 self._check_size(len(each))
 
@@ -634,6 +637,15 @@ _LONGEST = 4e6
 @lru_cache(4096)
 def _checked_name(queue: str) -> str:
     return check_name(queue)
+
+
+def _check_unique(key: str) -> None:
+    if key:
+        raise NotWithEngine(
+            "The queues of this server are in an engine elsewhere, which does not know what is held under a key."
+            " Leave out unique, or use a server that has its queues itself: one that is started without --engine.",
+            parameter="unique",
+        )
 
 
 def _none(reply: list[Any], now: float) -> list[Any]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from zapq.service.operations import terms as terms
     from zapq.service.queue_state import QueueInfo as QueueInfo
     from zapq.service.service import QueueService as QueueService
-    from zapq.service.service import ServiceStats as ServiceStats
+    from zapq.service.service_stats import ServiceStats as ServiceStats
     from zapq.settings import Settings as Settings
 
 __version__ = "0.1.0"
@@ -53,7 +53,7 @@ _HOMES = {
     "Settlement": "zapq.service.operations",
     "terms": "zapq.service.operations",
     "QueueService": "zapq.service.service",
-    "ServiceStats": "zapq.service.service",
+    "ServiceStats": "zapq.service.service_stats",
     "open_service": "zapq.service.open",
     "Settings": "zapq.settings",
 }

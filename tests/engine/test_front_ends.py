@@ -29,7 +29,8 @@ from zapq.service.operations import (
     Terms,
 )
 from zapq.service.pending import Pending
-from zapq.service.service import QueueService, ServiceStats
+from zapq.service.service import QueueService
+from zapq.service.service_stats import ServiceStats
 from zapq.service.waiting import ONE, Want
 
 POLL = Take("default", ONE, 60.0)

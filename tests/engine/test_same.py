@@ -48,7 +48,7 @@ from zapq.service.operations import (
     Take,
     Terms,
 )
-from zapq.service.service import ServiceStats
+from zapq.service.service_stats import ServiceStats
 from zapq.service.waiting import ONE, Want
 from zapq.settings import Settings
 

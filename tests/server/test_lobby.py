@@ -31,7 +31,8 @@ from zapq.server.hotpath import Answers, HotPath
 from zapq.server.listeners import open_listening_socket
 from zapq.server.lobby import Lobby
 from zapq.server.tls import Wire
-from zapq.service.service import QueueService, ServiceStats
+from zapq.service.service import QueueService
+from zapq.service.service_stats import ServiceStats
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 

@@ -14,9 +14,9 @@ from tests.support.disk import open_durable
 from zapq.core.message import Draft
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidParameter, KeyReused
+from zapq.service.fingerprint import fingerprint_of
 from zapq.service.open import open_service
 from zapq.service.operations import Offer, terms
-from zapq.service.queue_state import fingerprint_of
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 

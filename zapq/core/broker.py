@@ -14,7 +14,7 @@ import msgspec
 
 from zapq.core.complaints import plainly
 from zapq.core.deadlines import Deadlines
-from zapq.core.holding import Held
+from zapq.core.held import Held
 from zapq.core.image import KeptQueue, KeyImage
 from zapq.core.journal import Journal
 from zapq.core.leases import End

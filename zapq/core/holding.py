@@ -13,20 +13,21 @@ from heapq import merge
 from itertools import chain, islice
 from math import inf
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from zapq.core.caps import Caps, Excess
 from zapq.core.deadlines import Deadlines
+from zapq.core.held import Held
 from zapq.core.image import QueueImage, in_no_order
 from zapq.core.journal import Journal
-from zapq.core.leases import End, Lapses, Leases
+from zapq.core.leases import Lapses, Leases
 from zapq.core.message import Message, Properties
 from zapq.core.origins import Origins
+from zapq.core.owner import Owner
 from zapq.core.pace import CountedLeases, Pace
 from zapq.core.queue_settings import QueueSettings
-from zapq.core.ready import Dropped, Ready
+from zapq.core.ready import Ready
 from zapq.core.records import (
     IdsReserved,
     QueuePut,
@@ -40,60 +41,6 @@ from zapq.limits import BLOCKERS_LOOKED_AT, IDS_AT_ONCE
 
 _rank = attrgetter("rank")
 _first = itemgetter(0)
-
-
-class Owner(Protocol):
-    """What a queue knows of the others: what all of them hold, where to report, where to send dead letters.
-
-    `queue` is the one that calls; it knows itself as a `Holding`, and its owner as a `Queue`.
-    """
-
-    messages: int
-    bytes: int
-    """Held, or set aside for messages that are being received."""
-    max_messages: int
-    max_bytes: int
-    lease_slack: float
-    """Seconds by which a lease lasts longer than its deadline says."""
-
-    def serial(self) -> int:
-        """Number a delivery."""
-
-    def note_end(self, serial: int, end: End) -> None:
-        """Remember how this delivery ended."""
-
-    def end_of(self, serial: int) -> End:
-        """Return how this delivery ended, as far as is remembered."""
-
-    def watch(self, queue: Any, time: float) -> None:
-        """Note that `queue` has something to do at `time`, earlier than known before."""
-
-    def dead_letter(self, queue: Any, message: Message) -> None:
-        """Take over a message that failed in `queue`."""
-
-    def next_epoch(self) -> int:
-        """Return an epoch for rows that no queue has."""
-
-    def clock(self) -> float:
-        """Return the time, as `now` is."""
-
-
-class Held(NamedTuple):
-    """What a queue held before it was cleared."""
-
-    ready: Ready
-    delayed: Deadlines[Message]
-    leases: Leases
-    lapses: Lapses
-    messages: int
-    bytes: int
-    epoch: int
-    unique: dict[str, int] | None
-
-    def containers(self) -> list[Dropped]:
-        """Hold nothing any more, and return what messages were kept in, to be freed; O(1)."""
-        keys: list[Dropped] = [self.unique] if self.unique else []
-        return [*self.ready.clear(), *self.delayed.clear(), *self.leases.clear(), *keys]
 
 
 class Holding:

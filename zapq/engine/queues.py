@@ -55,7 +55,7 @@ from zapq.service.operations import (
 )
 from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo
-from zapq.service.service import ServiceStats
+from zapq.service.service_stats import ServiceStats
 from zapq.service.verbs import Verbs
 from zapq.service.waiting import Deliveries, Want
 

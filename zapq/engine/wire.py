@@ -22,7 +22,7 @@ from zapq.errors import BY_PROBLEM, ZapqError
 from zapq.service import operations
 from zapq.service.operations import Operation
 from zapq.service.queue_state import QueueInfo
-from zapq.service.service import ServiceStats
+from zapq.service.service_stats import ServiceStats
 from zapq.service.snapshots import SnapshotFile
 
 

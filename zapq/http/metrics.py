@@ -16,7 +16,7 @@ from zapq.limits import MAX_OTHER_BODIES_BYTES
 from zapq.service.engine_stats import EngineStats
 from zapq.service.journal import JournalStats
 from zapq.service.reservation import Budget
-from zapq.service.service import ServiceStats
+from zapq.service.service_stats import ServiceStats
 
 
 @dataclass(slots=True)

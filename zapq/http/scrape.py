@@ -12,7 +12,7 @@ from zapq.http.plan import Asked, Frame, Plan, Steps
 from zapq.http.render import JSON
 from zapq.service.operations import List, Stats
 from zapq.service.queue_state import QueueInfo
-from zapq.service.service import ServiceStats
+from zapq.service.service_stats import ServiceStats
 
 _PARAMETER = re.compile(r";\s*(?!q=)[\w-]+=[^;,]*")
 _TYPES = {"text/plain": TEXT_FORMAT, "application/openmetrics-text": OPENMETRICS}

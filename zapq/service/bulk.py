@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from zapq.core.holding import Held
+from zapq.core.held import Held
 from zapq.core.idempotency import Keys
 from zapq.core.image import Image
 from zapq.core.message import Message

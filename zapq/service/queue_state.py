@@ -7,8 +7,7 @@ consumers are served.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from math import inf
@@ -19,8 +18,7 @@ import trio
 
 from zapq.core.attempts import Attempts, Held
 from zapq.core.broker import Broker, Redriven
-from zapq.core.headers import TRACING
-from zapq.core.idempotency import ANY_CONTENT, FINGERPRINT, Keys
+from zapq.core.idempotency import Keys
 from zapq.core.message import Draft, Lease, Message, Properties
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
@@ -41,6 +39,7 @@ from zapq.errors import (
 from zapq.limits import IDEMPOTENCY_WINDOW, RECEIVE_BYTES
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
+from zapq.service.fingerprint import fingerprint_of
 from zapq.service.journal import Journal, OpenCommit
 from zapq.service.memory_journal import MemoryJournal
 from zapq.service.operations import (
@@ -49,7 +48,6 @@ from zapq.service.operations import (
     Enqueue,
     Nothing,
     Offer,
-    Put,
     Recall,
     Remember,
     Settlement,
@@ -589,63 +587,6 @@ def measured(offer: Offer) -> tuple[int, int]:
     if isinstance(content, bytes):
         return 1, len(content) + properties.size
     return len(content), sum(draft_of(each, properties).size for each in content)
-
-
-class _Told(msgspec.Struct, frozen=True, gc=False):
-    """What makes a message another one. Fingerprints are kept, so this stays what it is."""
-
-    body: bytes
-    priority: int
-    delay: float
-    ttl: float | None
-    content_type: str
-
-
-class _ToldWithHeaders(_Told, frozen=True, gc=False):
-    headers: dict[str, str]
-
-
-def fingerprint_of(offer: Offer) -> bytes:
-    """Return what tells an offer from others under its key; it does not withstand a forger."""
-    if isinstance(offer, Put) and offer.any_content:
-        return ANY_CONTENT
-    content, how = offer.content, offer.terms
-    properties = how.properties
-    told: object
-    if isinstance(content, bytes):
-        one = _Told(content, properties.priority, how.delay, how.ttl, properties.content_type)
-        told = _with_headers(one, dict(properties.headers)) if properties.headers else one
-    else:
-        told = (properties.content_type, [_told(each) if isinstance(each, Draft) else each for each in content])
-        if properties.headers:
-            told = (*told, _said(dict(properties.headers)))
-    if properties.group:
-        told = (told, properties.group)
-    if properties.unique:
-        told = (told, "unique", properties.unique, how.replace)
-    return hashlib.blake2b(msgspec.msgpack.encode(told), digest_size=FINGERPRINT).digest()
-
-
-def _told(draft: Draft) -> object:
-    one = _Told(draft.body, draft.priority, draft.delay, draft.ttl, draft.content_type)
-    if draft.headers:
-        one = _with_headers(one, draft.headers)
-    if draft.unique:
-        return (one, draft.group, draft.unique, draft.on)
-    return (one, draft.group) if draft.group else one
-
-
-def _with_headers(one: _Told, headers: Mapping[str, str]) -> _Told:
-    said = _said(headers)
-    if not said:
-        return one
-    return _ToldWithHeaders(one.body, one.priority, one.delay, one.ttl, one.content_type, said)
-
-
-def _said(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that make a message another one: a request that is repeated is traced anew."""
-    named = {name.lower(): value for name, value in headers.items()}
-    return {name: value for name, value in named.items() if name not in TRACING}
 
 
 def _size_together(batch: Sequence[bytes | Draft], *, little: bool) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import Any, TypeVar
@@ -20,12 +19,11 @@ import trio
 
 from zapq.core.attempts import Attempts
 from zapq.core.broker import Broker, check_name
-from zapq.core.holding import Held
+from zapq.core.held import Held
 from zapq.core.idempotency import Claim, Keys
 from zapq.core.image import Image
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import EpochDropped, rows_of
-from zapq.core.stats import QueueStats
 from zapq.errors import (
     Draining,
     KeyReused,
@@ -36,8 +34,7 @@ from zapq.errors import (
 from zapq.limits import DEFAULT_QUEUE, MAX_TURN
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
-from zapq.service.engine_stats import EngineStats
-from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, JournalStats, QuiescentSection
+from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, QuiescentSection
 from zapq.service.memory_journal import MemoryJournal
 from zapq.service.named_queue import NamedQueue
 from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Offer, Put, Take, Terms
@@ -46,6 +43,7 @@ from zapq.service.queue_state import QueueState
 from zapq.service.reservation import Reservation
 from zapq.service.room import Putting, Room
 from zapq.service.section import Section, Turns
+from zapq.service.service_stats import ServiceStats
 from zapq.service.snapshots import Snapshots
 from zapq.service.waiting import ONE, Waiter, WaitingRoom, WaitQueue, Want
 from zapq.settings import Settings
@@ -56,33 +54,6 @@ T = TypeVar("T")
 
 _RESTING = (KeyReused, QueueNotFound, ReceiptExpired)
 """Refusals that may rest on what another client has done and is not on the disk yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceStats:
-    """What the service holds and has done, as one consistent picture."""
-
-    queue: QueueStats
-    """All queues together, deleted ones included."""
-    queues: int
-    max_messages: int
-    max_bytes: int
-    dequeues_empty: int
-    waiting: int
-    draining: bool
-    delivery_uncertain: int
-    bytes_reserved: int
-    """For messages that are being received."""
-    snapshots_written: int
-    snapshots_failed: int
-    journal: JournalStats | None = None
-    """The journal's, if the queues are on the disk."""
-    engine: EngineStats | None = None
-    """What there is to know of the engine, if the queues are in one elsewhere."""
-    elsewhere: dict[str, int] = field(default_factory=dict)
-    """What processes other than the one that was asked have counted, by the names of the metrics."""
-    deleted: QueueStats | None = None
-    """What queues that are no more have done; None if the engine does not know it apart."""
 
 
 class QueueService:

@@ -9,8 +9,9 @@ from tests.engine.valkey.servers import Connection
 from zapq.core.message import Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys, procedures
+from zapq.engine.valkey.bounds import Caps
 from zapq.engine.valkey.call import AGAIN, Call, outbox_waits
-from zapq.engine.valkey.codec import Caps, Codec, Waiting
+from zapq.engine.valkey.codec import Codec, Waiting
 from zapq.engine.valkey.procedures import Procedure
 from zapq.errors import ZapqError
 from zapq.service.operations import (

@@ -12,8 +12,8 @@ from tests.engine.valkey.servers import Connection
 from zapq.core.message import Draft, Origin, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys
+from zapq.engine.valkey.bounds import Caps, weight_of
 from zapq.engine.valkey.call import AGAIN
-from zapq.engine.valkey.codec import Caps, weight_of
 from zapq.errors import KeyReused, QueueFull, QueueNotFound, ReceiptExpired, TooManyQueues
 from zapq.limits import MAX_BATCH_BYTES, MIB
 from zapq.service.operations import (

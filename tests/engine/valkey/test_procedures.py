@@ -14,7 +14,7 @@ from tests.engine.valkey.servers import Connection
 from zapq.core.message import Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys, procedures
-from zapq.engine.valkey.codec import Caps
+from zapq.engine.valkey.bounds import Caps
 from zapq.engine.valkey.procedures import Procedure
 from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, TooManyQueues
 from zapq.service.operations import (

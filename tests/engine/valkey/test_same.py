@@ -23,7 +23,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import MessageView, QueueStats
 from zapq.engine.local import LocalEngine
 from zapq.engine.valkey import procedures
-from zapq.engine.valkey.codec import Caps
+from zapq.engine.valkey.bounds import Caps
 from zapq.engine.valkey.procedures import Sums
 from zapq.errors import MessageNotFound, QueueNotFound, ZapqError
 from zapq.service.open import open_service
@@ -53,7 +53,7 @@ from zapq.service.operations import (
     Terms,
 )
 from zapq.service.queue_state import QueueInfo
-from zapq.service.service import ServiceStats
+from zapq.service.service_stats import ServiceStats
 from zapq.service.waiting import ONE, Want
 from zapq.settings import Settings
 

@@ -16,7 +16,7 @@ import re
 import secrets
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache, partial
-from math import ceil, inf
+from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -26,6 +26,7 @@ from zapq.core.message import DEFAULTS, OCTETS, Draft, Lease, Message, Propertie
 from zapq.core.runs import Taken
 from zapq.core.stats import STATES
 from zapq.engine.valkey import keys
+from zapq.engine.valkey.bounds import Caps
 from zapq.engine.valkey.call import AGAIN, Call
 from zapq.engine.valkey.replies import (
     info_of,
@@ -48,6 +49,7 @@ from zapq.errors import (
     QueueNotFound,
     ZapqError,
 )
+from zapq.service.fingerprint import fingerprint_of
 from zapq.service.operations import (
     Accepted,
     Delivery,
@@ -69,36 +71,12 @@ from zapq.service.operations import (
     Take,
     checked_limit,
 )
-from zapq.service.queue_state import draft_of, fingerprint_of, terms_of
+from zapq.service.queue_state import draft_of, terms_of
 from zapq.service.waiting import Deliveries, Lender
 
-MAX_RUN = 512
-"""Operations of one call at most: some 3 ms of the server."""
-MAX_WEIGHT = 2000
-"""Messages that those of one call store or settle, at most, unless one of them alone has more: some 10 ms."""
 _RECEIPT = re.compile("[0-9][01][0-9a-f]{12}[-g][0-9a-f]{28}-[0-9a-f]{1,8}")
 _ACTIONS = {"ack": 0, "release": 1, "extend": 2}
 _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
-
-
-def weight_of(operation: Operation) -> int:
-    """Return how many messages an operation stores or settles; those it takes, the library bounds itself."""
-    if isinstance(operation, Put) and not isinstance(operation.content, bytes):
-        return len(operation.content)
-    return len(operation.settlements) if isinstance(operation, Settle) else 1
-
-
-class Caps(NamedTuple):
-    """What a queue, and all of them, may hold at most."""
-
-    messages: int
-    bytes: int
-    queues: int
-
-    @property
-    def queues_of_shard(self) -> int:
-        """How many queues one shard may have."""
-        return 2 * ceil(self.queues / keys.SHARDS)
 
 
 class Waiting(NamedTuple):

@@ -21,9 +21,10 @@ from zapq.engine.elsewhere import Elsewhere
 from zapq.engine.valkey import procedures
 from zapq.engine.valkey.asked import Asked, may_repeat, size_of, unavailable
 from zapq.engine.valkey.batch import Key
+from zapq.engine.valkey.bounds import MAX_WEIGHT, Caps, weight_of
 from zapq.engine.valkey.call import Call, outbox_waits, server_time
 from zapq.engine.valkey.cluster import Topology
-from zapq.engine.valkey.codec import MAX_WEIGHT, Caps, Codec, Waiting, weight_of
+from zapq.engine.valkey.codec import Codec, Waiting
 from zapq.engine.valkey.connection import Login, Server
 from zapq.engine.valkey.fleet import Fleet
 from zapq.engine.valkey.keys import shard_of as find_shard
@@ -75,7 +76,8 @@ from zapq.service.operations import (
 )
 from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo
-from zapq.service.service import ServiceStats, as_put
+from zapq.service.service import as_put
+from zapq.service.service_stats import ServiceStats
 from zapq.service.waiting import Deliveries, Lender
 from zapq.store.snapshot import SnapshotStore
 

@@ -30,7 +30,8 @@ def families(answer: Answer) -> dict[str, Metric]:
     assert answer.status == 200
     text = answer.body.decode()
     kind = answer.headers["content-type"]
-    found = list(read_openmetrics(text) if kind.startswith("application/openmetrics-text") else read_text(text))
+    read = read_openmetrics if kind.startswith("application/openmetrics-text") else read_text
+    found = list(read(text))
     assert len({family.name for family in found}) == len(found)
     return {family.name: family for family in found}
 

@@ -201,8 +201,8 @@ MUTANTS = {
     ),
     "a purge that is undone is not written again": Mutant(
         "zapq/core/holding.py",
-        "        self.epoch = held.epoch\n        self._keep_again()\n",
-        "        self.epoch = held.epoch\n",
+        "        self.epoch, self._unique = held.epoch, held.unique\n        self._keep_again()\n",
+        "        self.epoch, self._unique = held.epoch, held.unique\n",
         ("tests/core/test_undo.py",),
     ),
     "an acknowledgement that is undone frees its room": Mutant(

@@ -320,20 +320,30 @@ async def test_what_an_administrator_does_is_done(zapq_server: ZapqServer) -> No
     assert (await ask(zapq_server.url, "GET", QUEUE)).json["messages"] == 0
 
 
+async def until_dropped(server: ZapqServer) -> None:
+    async def is_dropped() -> bool:
+        queue = (await ask(server.url, "GET", QUEUE)).json
+        return bool(queue["messages"] == 0 and queue["expired"] == 1)
+
+    await eventually(is_dropped, "the message to be dropped")
+
+
+async def test_a_retention_that_is_lowered_holds_for_what_is_there(zapq_server: ZapqServer) -> None:
+    await ask(zapq_server.url, "PUT", QUEUE, b'{"retention": 60}')
+    await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"x")
+    await ask(zapq_server.url, "PATCH", QUEUE, b'{"retention": 0.001}')
+    await until_dropped(zapq_server)
+
+
 async def test_a_retention_is_a_duration_and_drops_what_is_older(zapq_server: ZapqServer) -> None:
     for written, seconds in (('"4d"', 345_600), ("60", 60), ('"0.5h"', 1800)):
         changes = f'{{"retention": {written}}}'.encode()
         made = await ask(zapq_server.url, "PUT", QUEUE, changes)
         assert made.json["settings"]["retention"] == seconds
-    await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"x")
     lowered = await ask(zapq_server.url, "PATCH", QUEUE, b'{"retention": 0.001}')
     assert lowered.json["settings"]["retention"] == 0.001
-
-    async def is_dropped() -> bool:
-        queue = (await ask(zapq_server.url, "GET", QUEUE)).json
-        return bool(queue["messages"] == 0 and queue["expired"] == 1)
-
-    await eventually(is_dropped, "the message to be dropped")
+    await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"x")
+    await until_dropped(zapq_server)
     for wrong in (b'{"retention": 0}', b'{"retention": "1y"}', b'{"retention": -1}'):
         refused = await ask(zapq_server.url, "PUT", QUEUE, wrong)
         assert refused.status == 400

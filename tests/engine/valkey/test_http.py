@@ -16,6 +16,12 @@ from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
 
+DIFFERENT = {
+    "test_a_retention_that_is_lowered_holds_for_what_is_there",
+    "test_a_snapshot_in_the_format_of_the_original_loads_and_comes_back_identical",
+}
+
+
 def _scenarios(module: Any) -> dict[str, Callable[..., Any]]:
     """Return the tests of a module that know a server only by its URL."""
     return {
@@ -24,7 +30,7 @@ def _scenarios(module: Any) -> dict[str, Callable[..., Any]]:
         if name.startswith("test_")
         and inspect.iscoroutinefunction(test)
         and "zapq_server" in inspect.signature(test).parameters
-        and name != "test_a_snapshot_in_the_format_of_the_original_loads_and_comes_back_identical"
+        and name not in DIFFERENT
         and not {"service", "autojump_clock", "patient_clock", "until_waiting"} & set(_names(test))
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
+import zapq
 from tests.http.test_access import bearer, line
 from tests.support.wire import Answer, ask
 from zapq.settings import Settings
@@ -126,6 +128,12 @@ async def test_a_client_can_ask_for_some_queues(zapq_server: ZapqServer) -> None
             "emails.out",
         }
         assert of("zapq_queues") not in shown
+
+
+async def test_a_client_may_ask_for_queues_that_are_not_there(zapq_server: ZapqServer) -> None:
+    assert series(await ask(zapq_server.url, "GET", f"{PATH}?queue=none*", headers=OPENMETRICS)).keys() == {
+        of("zapq_build_info", version=zapq.__version__, python=platform.python_version())
+    }
 
 
 class TestManyQueues:

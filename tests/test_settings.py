@@ -374,7 +374,7 @@ def test_the_file_declares_queues(tmp_path: Path) -> None:
         ("[queues.'a b']", """[queues."a b"]: queue must be 1 to 80 letters"""),
         (
             "[queues.jobs]\nvisibilty = 5",
-            "[queues.jobs]: 'visibilty' is not a setting of a queue. These are: max_messages",
+            "[queues.jobs]: 'visibilty' is not a setting of a queue. The settings are: max_messages",
         ),
         (
             "[queues.jobs.dead]\nttl = 5",
@@ -437,7 +437,7 @@ def test_queues_that_make_no_sense_are_refused_with_file_section_and_key(
         ("[queues.jobs.sqs]\nDelaySeconds = 1.5", "[queues.jobs] sqs.DelaySeconds = 1.5: give text, a number"),
         (
             "[queues.jobs.sqs]\nVisibilityTimeout = 5",
-            "[queues.jobs] sqs.VisibilityTimeout = 5: every queue has that. Write visibility beside sqs instead.",
+            "[queues.jobs] sqs.VisibilityTimeout = 5: every queue has this. Write visibility outside of sqs.",
         ),
         (
             "[queues.jobs.sqs]\nContentBasedDeduplication = true",
@@ -447,10 +447,10 @@ def test_queues_that_make_no_sense_are_refused_with_file_section_and_key(
             "[queues.'a.fifo'.sqs]\nDeduplicationScope = 'all'",
             """[queues."a.fifo"] sqs.DeduplicationScope = 'all': give queue or messageGroup.""",
         ),
-        ("[queues.jobs.sqs]\nPolicy = 'x'", "[queues.jobs] sqs.Policy = 'x': give a policy as SQS has it."),
+        ("[queues.jobs.sqs]\nPolicy = 'x'", "[queues.jobs] sqs.Policy = 'x': give a policy that SQS takes."),
         (
             "[queues.jobs.sqs]\nRedriveAllowPolicy = {redrivePermission = 'none'}",
-            "[queues.jobs] sqs.RedriveAllowPolicy = {'redrivePermission': 'none'}: give a policy as SQS has it.",
+            "[queues.jobs] sqs.RedriveAllowPolicy = {'redrivePermission': 'none'}: give a policy that SQS takes.",
         ),
         (
             "addr = ':1'",

@@ -44,7 +44,7 @@ def _read_queue(section: str, name: str, table: object) -> QueueSettings:
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in _KEYS:
-            known = f"These are: {', '.join(_KEYS)}."
+            known = f"The settings are: {', '.join(_KEYS)}."
             if isinstance(value, dict):
                 known = f"For a queue of that name, write {queue_section(f'{name}.{key}')}."
             raise _wrong(f"{section}: {key!r} is not a setting of a queue. {known}")
@@ -87,9 +87,9 @@ def _notes_of_sqs(section: str, name: str, table: Mapping[str, object]) -> dict[
     for attribute, value in _table(section, table, "sqs").items():
         place = f"{section} sqs.{attribute} = {value!r}"
         if attribute in NATIVE:
-            raise _wrong(f"{place}: every queue has that. Write {NATIVE[attribute]} beside sqs instead.")
+            raise _wrong(f"{place}: every queue has this. Write {NATIVE[attribute]} outside of sqs.")
         if attribute not in KEPT:
-            raise _wrong(f"{place}: SQS has no such attribute to set. These are: {', '.join(KEPT)}.")
+            raise _wrong(f"{place}: SQS has no such attribute to set. The attributes are: {', '.join(KEPT)}.")
         if attribute in FIFO_ONLY and not name.endswith(FIFO):
             raise _wrong(f"{place}: that is for FIFO queues, whose names end in {FIFO}.")
         try:

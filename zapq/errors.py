@@ -292,7 +292,10 @@ class OutcomeUnknown(ZapqError):
 
 
 class NotWithEngine(ZapqError):
-    """The queues of this server are in an engine elsewhere. Save all of them, and load, as a .msgpack file."""
+    """The queues of this server are in an engine elsewhere, which cannot do this.
+
+    Save and load snapshots as .msgpack files, of all queues, and send messages without unique.
+    """
 
     problem = "not-with-engine"
     status = 400

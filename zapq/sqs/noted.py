@@ -104,7 +104,7 @@ def check_text(attribute: str, value: str) -> None:
         elif attribute == "RedriveAllowPolicy":
             msgspec.json.decode(value, type=RedriveAllow).check()
     except (msgspec.DecodeError, RecursionError, ValueError):
-        raise ValueError("give a policy as SQS has it") from None
+        raise ValueError("give a policy that SQS takes") from None
 
 
 def note_of(attribute: str, value: object) -> str:

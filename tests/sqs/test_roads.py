@@ -196,6 +196,19 @@ async def test_two_lengths_are_never_one(zapq_server: ZapqServer, field: bytes) 
     assert zapq_server.service.stats().queue.enqueued == 0
 
 
+@pytest.mark.parametrize("place", [b"20261129T103256Z", b"0123456789abcdef", b"1-2-3"])
+@pytest.mark.parametrize("more", [b"\nTransfer-Encoding: chunked", b"\0", b"\r"])
+async def test_what_is_cut_out_hides_nothing(zapq_server: ZapqServer, place: bytes, more: bytes) -> None:
+    body = b'{"QueueUrl":"jobs","MessageBody":"x"}'
+    await Boto(zapq_server.url).make()
+    head = BOTO.replace(b"h: 7", b"h: %d" % len(body)).replace(b"localhost:1", b"localhost")
+    async with connection(zapq_server.url) as stream:
+        await stream.send_all(head.replace(place + b"\r\n", place + more + b"\r\n") + body)
+        answer = bytes(await stream.receive_some())
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert zapq_server.service.stats().queue.enqueued == 0
+
+
 @pytest.mark.parametrize("hot_path", [True, False])
 async def test_a_message_for_a_client_that_left_goes_back(zapq_settings: Settings, hot_path: bool) -> None:
     settings = replace(zapq_settings, hot_path=hot_path)

@@ -240,6 +240,11 @@ NONE = "arn:aws:sqs:eu-west-1:000000000000:none"
             "Invalid value for the parameter VisibilityTimeout.",
         ),
         ({"DelaySeconds": "-1"}, "InvalidAttributeValue", "Invalid value for the parameter DelaySeconds."),
+        (
+            {"DelaySeconds": "00000000000099999"},
+            "InvalidAttributeValue",
+            "Invalid value for the parameter DelaySeconds.",
+        ),
         ({"DelaySeconds": ""}, "InvalidAttributeValue", "Invalid value for the parameter DelaySeconds."),
         ({"DelaySeconds": "٣"}, "InvalidAttributeValue", "Invalid value for the parameter DelaySeconds."),
         (

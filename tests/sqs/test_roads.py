@@ -197,6 +197,37 @@ async def test_two_lengths_are_never_one(zapq_server: ZapqServer, field: bytes) 
 
 
 @pytest.mark.parametrize("hot_path", [True, False])
+@pytest.mark.parametrize("note", ["9" * 400, "99999", "٣", "x"])
+async def test_notes_of_the_other_dialect_that_mean_nothing_are_not_there(
+    zapq_settings: Settings, hot_path: bool, note: str
+) -> None:
+    settings = replace(zapq_settings, hot_path=hot_path)
+    async with open_service(settings) as service, serving(settings, service) as url:
+        boto = Boto(url)
+        names = ("DelaySeconds", "ReceiveMessageWaitTimeSeconds", "MaximumMessageSize", "RedriveAllowPolicy")
+        await service.configure("jobs", QueueSettings(notes={f"sqs:{name}": note for name in names}))
+        await boto("send_message", QueueUrl=f"{url}/000000000000/jobs", MessageBody="x")
+        assert (await boto.one("jobs"))["Body"] == "x"
+        assert (await boto.attributes("jobs"))["DelaySeconds"] == "0"
+        target = "arn:aws:sqs:us-east-1:000000000000:jobs"
+        policy = msgspec.json.encode({"deadLetterTargetArn": target, "maxReceiveCount": 3}).decode()
+        await boto.make("more", RedrivePolicy=policy)
+
+
+@pytest.mark.parametrize("place", [b"20261129T103256Z", b"0123456789abcdef", b"1-2-3"])
+@pytest.mark.parametrize("more", [b"\nTransfer-Encoding: chunked", b"\0", b"\r"])
+async def test_what_is_cut_out_hides_nothing(zapq_server: ZapqServer, place: bytes, more: bytes) -> None:
+    body = b'{"QueueUrl":"jobs","MessageBody":"x"}'
+    await Boto(zapq_server.url).make()
+    head = BOTO.replace(b"h: 7", b"h: %d" % len(body)).replace(b"localhost:1", b"localhost")
+    async with connection(zapq_server.url) as stream:
+        await stream.send_all(head.replace(place + b"\r\n", place + more + b"\r\n") + body)
+        answer = bytes(await stream.receive_some())
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert zapq_server.service.stats().queue.enqueued == 0
+
+
+@pytest.mark.parametrize("hot_path", [True, False])
 async def test_a_message_for_a_client_that_left_goes_back(zapq_settings: Settings, hot_path: bool) -> None:
     settings = replace(zapq_settings, hot_path=hot_path)
     async with open_service(settings) as service, serving(settings, service) as url:

@@ -68,21 +68,26 @@ def test_a_list_goes_on_when_all_of_it_is_known() -> None:
     assert talk.result().result is model.NOTHING
 
 
+class Lender:
+    """A queue that counts what comes back."""
+
+    name = "jobs"
+
+    def __init__(self) -> None:
+        self.returned: list[Deliveries] = []
+
+    def return_undelivered(self, given: Deliveries) -> None:
+        self.returned.append(given)
+
+    def note_uncertain_delivery(self, number: int) -> None:
+        raise AssertionError
+
+
 def test_messages_in_its_hands_go_back_if_it_is_given_up() -> None:
     def steps() -> Steps:
         yield Look("jobs")
         yield Look("jobs")
         return model.NOTHING
-
-    class Lender:
-        name = "jobs"
-        returned: Deliveries = ()
-
-        def return_undelivered(self, given: Deliveries) -> None:
-            self.returned = given
-
-        def note_uncertain_delivery(self, number: int) -> None:
-            raise AssertionError
 
     pending, lender, given = [Later[Any](), Later[Any]()], Lender(), [Message(1, b"x")]
     waited_for = iter(pending)
@@ -91,4 +96,34 @@ def test_messages_in_its_hands_go_back_if_it_is_given_up() -> None:
     pending[0].complete(Delivery(lender, given))
     assert not talk.done
     talk.abandon()
-    assert lender.returned == given
+    assert lender.returned == [given]
+
+
+@pytest.mark.parametrize("late", ["nothing", "the messages", "what comes then", "a list"])
+def test_messages_in_its_hands_go_back_once_if_it_fails(late: str) -> None:
+    def steps() -> Steps:
+        yield Look("jobs")
+        if late != "nothing":
+            yield [Find("jobs", 1)] if late == "a list" else Find("jobs", 1)
+        raise RuntimeError("a mistake")
+
+    lender, given = Lender(), [Message(1, b"x")]
+    delivery = Delivery(lender, given)
+    first, second = Later[Any](), Later[Any]()
+    how: dict[type[Any], Callable[[Any, float], Any]] = {
+        Look: lambda asked, now: first if late == "the messages" else delivery,
+        Find: lambda asked, now: second,
+    }
+
+    def ask() -> None:
+        talk = converse(steps(), how, lambda: 0.0, 0.0)
+        assert isinstance(talk, Talk)
+        first.complete(delivery)
+        second.complete(None)
+        assert lender.returned == [given]
+        talk.abandon()
+        talk.result()
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        ask()
+    assert lender.returned == [given]

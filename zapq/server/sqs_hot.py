@@ -80,16 +80,19 @@ def cut(head: bytes) -> tuple[bytes, int]:
     length = head.find(b"\r\nContent-Length: ", number)
     if 0 <= date < signature < number < length:
         index = head.index
-        end = index(b"\r\n", length + 2)
-        digits = head[length + 18 : end]
-        rest = (
-            head[:date],
-            head[index(b"\r\n", date + 2) : signature],
-            head[index(b"\r\n", signature) : number],
-            head[index(b"\r\n", number + 2) : length],
-            head[end:],
-        )
-        return b"".join(rest), int(digits) if _LENGTH.fullmatch(digits) else -1
+        dated = index(b"\r\n", date + 2)
+        signed = index(b"\r\n", signature)
+        numbered = index(b"\r\n", number + 2)
+        # Nothing else is cut out unseen: a bare LF there, or a further part of a field, would be read by nobody.
+        if (
+            head[date + 14 : dated].isalnum()
+            and head[signature + 12 : signed].isalnum()
+            and head[number + 25 : numbered].replace(b"-", b"").isalnum()
+        ):
+            end = index(b"\r\n", length + 2)
+            digits = head[length + 18 : end]
+            rest = (head[:date], head[dated:signature], head[signed:number], head[numbered:length], head[end:])
+            return b"".join(rest), int(digits) if _LENGTH.fullmatch(digits) else -1
     lengths = [match[2] for match in _VARYING.finditer(head) if match[1].lower() == b"content-length"]
     head = _SIGNATURE.sub(b"", _VARYING.sub(b"", head))
     return head, int(lengths[0]) if len(lengths) == 1 and _LENGTH.fullmatch(lengths[0]) else -1

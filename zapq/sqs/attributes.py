@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import msgspec
 
@@ -213,14 +214,21 @@ def check_target(value: str, queue: str, name: str, target: QueueSettings | None
 def allow_policy(settings: QueueSettings) -> RedriveAllow:
     """Return what a queue says of those whose dead letters it takes."""
     text = settings.notes.get(f"{NOTE}RedriveAllowPolicy")
-    return RedriveAllow() if text is None else msgspec.json.decode(text, type=RedriveAllow)
+    if text is not None:
+        # A client may have written the note by the other dialect.
+        with suppress(msgspec.DecodeError, RecursionError, ValueError):
+            return msgspec.json.decode(text, type=RedriveAllow)
+    return RedriveAllow()
 
 
 def number(settings: QueueSettings, attribute: str) -> int:
     """Return a number that is kept as a note."""
     text = settings.notes.get(NOTE + attribute)
-    # A client may have written the note by the other dialect.
-    return int(text) if text is not None and text.isdecimal() else NUMBERS[attribute].default
+    if text is not None:
+        # A client may have written the note by the other dialect.
+        with suppress(ValueError):
+            return check_number(attribute, text)
+    return NUMBERS[attribute].default
 
 
 def text_of(settings: QueueSettings, attribute: str) -> str:

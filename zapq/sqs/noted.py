@@ -86,7 +86,8 @@ class RedriveAllow(msgspec.Struct, frozen=True):
 def check_number(attribute: str, value: str) -> int:
     """Return the number a text means; ValueError if the attribute cannot be that."""
     allowed = NUMBERS[attribute]
-    if not value.isascii() or not value.isdecimal() or not allowed.low <= int(value[:12]) <= allowed.high:
+    plain = value.isascii() and value.isdecimal() and len(value) <= 12
+    if not plain or not allowed.low <= int(value) <= allowed.high:
         raise ValueError(f"give {allowed.low} to {allowed.high}")
     return int(value)
 

@@ -45,7 +45,8 @@ def converse(
             if isinstance(wanted, list):
                 begun = [_begun(each, how, now) for each in wanted]
                 if any(isinstance(each, Pending) for each in begun):
-                    return Talk(steps, how, clock, delivery, patient=patient).wait_for(begun, now)
+                    talk, delivery = Talk(steps, how, clock, delivery, patient=patient), None
+                    return talk.wait_for(begun, now)
                 wanted = steps.send(begun)
                 continue
             try:
@@ -54,12 +55,16 @@ def converse(
                 wanted = steps.throw(error.with_traceback(None))
                 continue
             if isinstance(outcome, Pending):
-                return Talk(steps, how, clock, delivery, patient=patient).wait_for(outcome, now)
+                talk, delivery = Talk(steps, how, clock, delivery, patient=patient), None
+                return talk.wait_for(outcome, now)
             if outcome.__class__ is Delivery:
                 delivery = outcome
             wanted = steps.send(outcome)
     except StopIteration as end:
         return Said(end.value, delivery)
+    except Exception:
+        give_back(delivery)
+        raise
 
 
 def _begun(operation: Operation, how: How, now: float) -> object:
@@ -151,6 +156,8 @@ class Talk(Told[Said]):
     def _fail(self, error: Exception) -> None:
         known = isinstance(error, (SqsError, ZapqError))
         self._error = error.with_traceback(None) if known else error  # what is unknown is logged with all of it
+        given, self._delivery = self._delivery, None
+        give_back(given)
         self._inner = []
         self._done = True
 

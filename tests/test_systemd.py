@@ -31,6 +31,8 @@ from zapq.limits import BACKLOG
 from zapq.settings import Settings, load, unknown_variables
 from zapq.systemd import FIRST_DESCRIPTOR, Handover, open_notifier, take
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 PATIENCE = 30.0
 """Seconds a blocking call in these tests may take before it fails."""
 LAUNCHER = """

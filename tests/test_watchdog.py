@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 ROOT = Path(__file__).parent.parent
 HANGING = """
 import time

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from bench import stalls
 from bench.stalls import SCENARIOS, Seen, observe, table
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 EXPECTED = {
     "nothing": set[str](),
     "50 x receive 1,000, JSON": {"200", "204"},

@@ -12,6 +12,8 @@ from bench import rig
 from bench.prepared import Load, is_complete, request, run
 from bench.verbs import BASE, VERBS, Options, Started, contenders, measure, medians, table
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 TINY = Options(connections=2, seconds=0, rounds=1, many=20, wrk=False)
 """Each connection sends one request."""
 

@@ -13,6 +13,8 @@ import pytest
 from tests.durable.crash import Crashes
 from tests.durable.fifo import FifoCrashes
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 
 @pytest.mark.timeout(3600)  # each round starts a server
 def test_nothing_acknowledged_is_lost(tmp_path: Path, gate: bool, nightly: bool) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from tests.durable.points import Point, make, possible
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 SAMPLE = {
     "pwrite64": (2, 40, 700, 2000),
     "fdatasync": (2, 9, 24),

@@ -21,6 +21,8 @@ from zapq.store.port import CommitGroup
 from zapq.store.schema import FILE
 from zapq.store.wal import FULL, PAGE, Frame, read_log
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 FRAME = PAGE + 24
 PAGES = 20
 """From the end of each file."""

@@ -28,6 +28,8 @@ from tests.support.waiting import eventually_sync
 from zapq.store.schema import FILE
 from zapq.store.wal import PAGE
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 PATIENCE = 30.0
 """Seconds anything may take before a test fails."""
 LARGE = 120_000

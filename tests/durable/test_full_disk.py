@@ -17,6 +17,8 @@ from zapq.limits import DISK_RESERVE, MIB
 from zapq.store.schema import FILE
 from zapq.store.wal import FULL, PAGE, log_of
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 SIZE = 60_000
 """Bytes of a message that takes many pages."""
 DISK = "56m"

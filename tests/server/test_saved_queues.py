@@ -20,6 +20,8 @@ from zapq.errors import SnapshotFailed
 from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 FLAGS = ("--snapshot-on-exit", "queues.msgpack", "--load-on-start", "queues.msgpack")
 
 

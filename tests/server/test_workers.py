@@ -25,6 +25,8 @@ from tests.support.workers import (
 from zapq.errors import CannotStart
 from zapq.settings import Settings
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 WORKERS = ("--workers", "2")
 
 

@@ -29,6 +29,8 @@ from zapq.sqs import query_protocol
 from zapq.sqs.actions import ACTIONS
 from zapq.sqs.query_protocol import _ENTRY, _KEYS
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 NAMES = {"default", "jobs", "jobs.fifo", "dead"}
 ARN = "arn:aws:sqs:us-east-1:000000000000:"
 LONG = "x" * 100_000

@@ -47,7 +47,7 @@ COUNTERS = {
     "acked": _counted("messages_acked", "Messages acknowledged."),
     "released": _counted("messages_released", "Leases given back by consumers."),
     "leases_expired": _counted("lease_expirations", "Leases that were over before an acknowledgement."),
-    "expired": _counted("messages_expired", "Messages dropped because their ttl or the queue's retention was over."),
+    "expired": _counted("messages_expired", "Messages dropped because their ttl or the retention was over."),
     "dead_lettered": _counted("messages_dead_lettered", "Messages moved to the dead-letter queue."),
     "redriven": _counted("messages_redriven", "Dead letters moved back by a redrive."),
     "refused": _counted("refused", "Messages refused because there was no room."),

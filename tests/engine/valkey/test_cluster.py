@@ -25,7 +25,7 @@ from zapq.engine.valkey.loading import Loading, Page
 from zapq.service.open import open_service
 from zapq.settings import Settings
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
+pytestmark = [pytest.mark.timeout(180), pytest.mark.xdist_group("cluster"), pytest.mark.slow]
 NAMES = [f"q{number}" for number in range(12)]
 
 

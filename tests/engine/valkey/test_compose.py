@@ -14,6 +14,8 @@ from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask
 from zapq.limits import MAX_WAIT
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 JOBS = "/queues/jobs/messages"
 
 

@@ -22,6 +22,8 @@ from tests.support.wire import Answer, ask
 from zapq.limits import ENGINE_ANSWER_SECONDS
 from zapq.settings import Settings
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 JOBS = "/queues/jobs"
 
 

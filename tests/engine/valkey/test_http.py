@@ -15,7 +15,6 @@ from tests.http import test_contract, test_headers, test_queues, test_refusals
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
-
 DIFFERENT = {
     "test_a_retention_that_is_lowered_holds_for_what_is_there",
     "test_a_snapshot_in_the_format_of_the_original_loads_and_comes_back_identical",

@@ -16,6 +16,8 @@ from tests.server.test_linearizability import CLIENTS, QUEUES, Journal, Visitor,
 from tests.support.wire import Answer, open_client
 from zapq.settings import Settings
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 
 async def histories_of(
     urls: list[str], seed: int, *, vanishing: bool = False, groups: Sequence[str] = ("",)

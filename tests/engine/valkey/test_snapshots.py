@@ -33,6 +33,8 @@ from zapq.service.operations import Offer, terms
 from zapq.settings import Settings
 from zapq.store.archive import Archive, Caps, decode
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 PLENTY = Caps(10**9, 2**50, 2**30, 10**6)
 
 

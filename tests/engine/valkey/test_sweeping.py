@@ -30,6 +30,8 @@ from zapq.service.pending import Pending
 from zapq.service.waiting import ONE
 from zapq.settings import Settings
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 JOBS = "/queues/jobs"
 DUE = "FCALL zapq_1_due"
 

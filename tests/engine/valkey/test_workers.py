@@ -24,6 +24,8 @@ from tests.support.workers import (
     served_by_each,
 )
 
+pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
+
 JOBS = "/queues/jobs/messages"
 
 

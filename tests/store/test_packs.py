@@ -187,6 +187,30 @@ def test_a_message_that_comes_back_is_there_once(store: Database) -> None:
     assert not any(rows(store).values())
 
 
+@pytest.mark.parametrize("properties", [DEFAULTS, JSON])
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("ids", [range(1, 17), range(20, 40), range(60, 101)])
+def test_many_that_come_back_share_no_row_with_those_that_stayed(
+    store: Database, ids: range, at_once: bool, properties: Properties
+) -> None:
+    commit(store, batch(1))
+    back = [Put(row(id), b"%d" % id, properties) for id in ids]
+    if at_once:
+        commit(store, gone(*ids), *back)
+    else:
+        commit(store, gone(*ids))
+        commit(store, *back)
+    known = {id: (b"%d" % id, properties, 0.0) for id in ids}
+    assert kept(store) == plain(*range(1, 101)) | known
+    for id in range(1, 101):
+        commit(store, gone(id))
+        known.pop(id, None)
+        if id % 10 == 0:
+            tidy_up(store)
+            assert kept(store) == plain(*range(id + 1, 101)) | known
+    assert not any(rows(store).values())
+
+
 def test_what_a_purge_leaves_is_removed(store: Database) -> None:
     for first in range(1, 10**4, 100):
         commit(store, batch(first, properties=JSON))

@@ -47,7 +47,7 @@ from zapq.limits import (
 )
 from zapq.store.clock import Clock
 from zapq.store.gather import Other, gather
-from zapq.store.packs import remove, take_apart
+from zapq.store.packs import Pack, is_free, remove, take_apart
 from zapq.store.place import Place
 from zapq.store.port import CommitGroup, Contents
 from zapq.store.reading import Reading
@@ -58,12 +58,14 @@ from zapq.store.schema import (
     MAX_ID,
     TABLES,
     Table,
+    body_sum,
     format_of,
     kept_time,
     key_sum,
     queue_sum,
     read_time,
     upgrade,
+    with_sum,
 )
 from zapq.store.wal import FULL, PAGE, Damaged, log_of
 
@@ -168,7 +170,7 @@ class Database:
                 execute(_insertion("messages", 3, len(puts) // 3), puts)
                 self._logged += 2 + size // PAGE
                 return
-            if len(packs) == 1 and not puts:
+            if len(packs) == 1 and not puts and is_free(self._connection, packs[0]):
                 execute(_PACK, packs[0])
                 self._logged += 2 + size // PAGE
                 return
@@ -181,10 +183,13 @@ class Database:
             if gone:
                 # First, so that what comes may take the room of what goes.
                 self._remove(gone)
+            for pack in packs:
+                if is_free(self._connection, pack):
+                    execute(_PACK, pack)
+                else:
+                    self._spread(pack, puts, states)
             if puts:
                 self._insert("messages", 3, puts)
-            if packs:
-                self._connection.executemany(_PACK, packs)
             if states:
                 self._insert("states", 2, [value for pair in states.items() for value in pair])
             if large and self._reserve is not None:
@@ -424,6 +429,13 @@ class Database:
         execute("delete from states where row in (select value from json_each(?))", (rows,))
         if alone < len(gone):
             self._thin |= dict.fromkeys(remove(self._connection, sorted(gone)))
+
+    def _spread(self, pack: Pack, puts: list[int | bytes], states: dict[int, bytes]) -> None:
+        """Let each message of a pack that is not on the disk have a row of its own there."""
+        for row, body in enumerate(pack.bodies(), pack.row):
+            puts += (row, body_sum(row, body), body)
+            if pack.state is not None:
+                states.setdefault(row, with_sum(row, pack.state))
 
     def _take_apart(self) -> None:
         size = 0

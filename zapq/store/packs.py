@@ -137,6 +137,12 @@ def remove(connection: sqlite3.Connection, rows: Sequence[int]) -> Iterator[int]
             yield first
 
 
+def is_free(connection: sqlite3.Connection, pack: Pack) -> bool:
+    """Whether no pack on the disk has a number that this one has: messages that come back are in theirs still."""
+    found = connection.execute(_FIND, (pack.row + pack.number - 1,)).fetchone()
+    return found is None or found[0] + found[1] <= pack.row
+
+
 def take_apart(connection: sqlite3.Connection, row: int) -> int:
     """Give each message of the pack with that number a row of its own, if it is thin; return the bytes written.
 

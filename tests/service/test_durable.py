@@ -661,3 +661,40 @@ async def test_a_cancelled_program_still_writes_everything(tmp_path: Path) -> No
             await trio.sleep_forever()
     async with open_durable(tmp_path) as service:
         assert await taken(service.default) == [b"a"]
+
+
+@pytest.mark.parametrize("taken", [slice(0, 50), slice(20, 40), slice(50, 60)])
+async def test_messages_of_a_batch_that_come_back_are_there_after_a_restart(tmp_path: Path, taken: slice) -> None:
+    """They share a row, and others of it were given to consumers in between."""
+    bodies = [b"%d" % number for number in range(100)]
+    async with open_durable(tmp_path) as service:
+        queue = service.default
+        await queue.enqueue_many(bodies)
+        given = [*await queue.dequeue_many(60)]
+        queue.return_undelivered(given[taken])
+        await service.stored()
+        [first] = await queue.dequeue_many(1)
+        assert first.body == bodies[taken][0]
+    async with open_durable(tmp_path) as service:
+        left = bodies[taken][1:] + bodies[60:]
+        assert await taken_of(service, len(left)) == left
+
+
+async def test_a_batch_that_replaces_unique_messages_is_there_after_a_restart(tmp_path: Path) -> None:
+    def batch(text: str) -> list[Draft]:
+        return [Draft(body=f"{text}{n}".encode(), unique=f"k{n}", on="replace") for n in range(100)]
+
+    async with open_durable(tmp_path) as service:
+        await service.default.put(Offer(batch("old")))
+        await service.default.put(Offer(batch("new")[20:40]))
+        await service.default.put(Offer(batch("newer")[:30]))
+    async with open_durable(tmp_path) as service:
+        texts = ["newer"] * 30 + ["new"] * 10 + ["old"] * 60
+        assert await taken_of(service, 100) == [f"{text}{n}".encode() for n, text in enumerate(texts)]
+
+
+async def taken_of(service: QueueService, number: int) -> list[bytes]:
+    """Take all there is of the default queue, which is to be so many."""
+    given = await service.default.dequeue_many(number + 1)
+    assert service.stats().queue.messages == 0
+    return [each.body for each in given]

@@ -95,3 +95,19 @@ def test_a_promise_takes_no_more_memory_than_the_setting_says() -> None:
     finally:
         tracemalloc.stop()
     assert size < 250
+
+
+def test_promises_that_are_taken_back_leave_nothing_behind_one_that_stands() -> None:
+    keys = Keys(max_promises=10)
+    claim(keys, "stands", 1, now=0)
+    tracemalloc.start()
+    try:
+        for number in range(50_000):
+            claim(keys, str(number), number, now=1)
+            keys.release(1, str(number), ANY_CONTENT)
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left < 500_000
+    assert find(keys, "stands", now=2) == 1
+    assert claim(keys, "next", 2, now=IDEMPOTENCY_WINDOW) == [(1, "stands")]

@@ -135,6 +135,8 @@ class Keys:
 
 _ID_BITS = 64
 _PER_SECOND = 1_000_000
+_STALE_ALLOWED = 1000
+"""Entries in vain that are worth no pass over the others."""
 
 
 class _Promises:
@@ -180,6 +182,9 @@ class _Promises:
         self._values[text] = value
         self._line.append(text)
         self._line_values.append(value)
+        if len(self._line) > 2 * len(self._values) + _STALE_ALLOWED:
+            # They are in the order of the line.
+            self._line, self._line_values = deque(self._values), deque(self._values.values())
 
     def pop(self, queue: int, key: str) -> None:
         self._values.pop(f"{queue} {key}", None)

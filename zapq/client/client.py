@@ -129,8 +129,8 @@ class Client:
         stored once. Raises `MessageTooLarge`, `QueueFull`, `Draining`, `KeyReused`, `TooManyQueues`,
         `InvalidParameter`.
         """
-        values = {"priority": str(priority) if priority else None, "group": group}
-        answer = await self._put(queue, body, {**values, **_times(delay, ttl)}, content_type, headers, key)
+        values = _how_offered(priority, delay, ttl, group)
+        answer = await self._put(queue, body, values, content_type, headers, key)
         return number(answer, "Zapq-Message-Id")
 
     async def enqueue_unique(
@@ -155,8 +155,8 @@ class Client:
         key is 1 to 128 visible ASCII characters, and free again when its message is gone. The rest is as for
         `enqueue`, also what it raises.
         """
-        values = {"priority": str(priority) if priority else None, "group": group, "unique": unique, "on": on}
-        answer = await self._put(queue, body, {**values, **_times(delay, ttl)}, content_type, headers, key)
+        values = _how_offered(priority, delay, ttl, group) | {"unique": unique, "on": on}
+        answer = await self._put(queue, body, values, content_type, headers, key)
         return Placed(number(answer, "Zapq-Message-Id"), _how(answer))
 
     async def _put(
@@ -384,8 +384,14 @@ def _receipt(lease: Lease) -> str:
     return f"/receipts/{lease.receipt}"
 
 
-def _times(delay: float, ttl: float | None) -> dict[str, str | None]:
-    return {"delay": _seconds(delay or None), "ttl": _seconds(ttl)}
+def _how_offered(priority: int, delay: float, ttl: float | None, group: str | None) -> dict[str, str | None]:
+    """Return the query parameters that say how a message is offered; None for what need not be said."""
+    return {
+        "priority": str(priority) if priority else None,
+        "group": group,
+        "delay": _seconds(delay or None),
+        "ttl": _seconds(ttl),
+    }
 
 
 def _how(answer: httpx2.Response) -> How:

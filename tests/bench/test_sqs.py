@@ -20,7 +20,7 @@ def test_a_request_of_boto3_is_repeated_as_boto3_would_write_it() -> None:
     for each in (recorded, *made):
         assert is_whole(each)
         assert not is_whole(each[:-1])
-    # But for the host, the same is left of each when what is written anew is cut out.
+    # Cut free of what boto3 writes anew, all requests are the same except for the host.
     (first, length), *others = map(cut, heads)
     host = b"127.0.0.1:%d" % recorder.port
     assert {rest for rest, _ in others} == {first.replace(host, b"127.0.0.1:1")}

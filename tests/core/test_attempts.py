@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from zapq.core import attempts as module
-from zapq.core.attempts import Attempts, Held
+from zapq.core.attempts import Attempts, LeaseSeen
 from zapq.limits import ATTEMPT_WINDOW
 
-FIRST = [Held(1, "q-1", 30.0)]
-SECOND = [Held(2, "q-2", 31.0)]
+FIRST = [LeaseSeen(1, "q-1", 30.0)]
+SECOND = [LeaseSeen(2, "q-2", 31.0)]
 
 
 def test_an_attempt_is_known_for_its_time_in_its_queue() -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from zapq.limits import ATTEMPT_WINDOW, MAX_ATTEMPTS
 
 
-class Held(NamedTuple):
+class LeaseSeen(NamedTuple):
     """One lease of an attempt: it goes on unchanged while the message with this id is leased until `deadline`."""
 
     id: int
@@ -22,7 +22,7 @@ class Held(NamedTuple):
 
 class _Attempt(NamedTuple):
     until: float
-    held: Sequence[Held]
+    held: Sequence[LeaseSeen]
 
 
 class Attempts:
@@ -38,7 +38,7 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._attempts)
 
-    def put(self, queue: int, attempt: str, held: Sequence[Held], now: float) -> None:
+    def put(self, queue: int, attempt: str, held: Sequence[LeaseSeen], now: float) -> None:
         """Remember what was received under `attempt` in the queue of this number."""
         attempts = self._attempts
         while attempts and (len(attempts) >= MAX_ATTEMPTS or next(iter(attempts.values())).until <= now):
@@ -46,12 +46,12 @@ class Attempts:
         attempts.pop((queue, attempt), None)
         attempts[queue, attempt] = _Attempt(now + ATTEMPT_WINDOW, held)
 
-    def find(self, queue: int, attempt: str, now: float) -> Sequence[Held]:
+    def find(self, queue: int, attempt: str, now: float) -> Sequence[LeaseSeen]:
         """Return what was received under `attempt`; nothing if it is not known, or its time is over."""
         known = self._attempts.get((queue, attempt))
         return known.held if known is not None and known.until > now else ()
 
-    def renew(self, queue: int, attempt: str, held: Sequence[Held]) -> None:
+    def renew(self, queue: int, attempt: str, held: Sequence[LeaseSeen]) -> None:
         """Take note of when the leases of an attempt end now; its own time goes on."""
         self._attempts[queue, attempt] = self._attempts[queue, attempt]._replace(held=held)
 

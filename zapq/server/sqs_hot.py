@@ -83,7 +83,7 @@ def cut(head: bytes) -> tuple[bytes, int]:
         dated = index(b"\r\n", date + 2)
         signed = index(b"\r\n", signature)
         numbered = index(b"\r\n", number + 2)
-        # Nothing else is cut out unseen: a bare LF there, or a further part of a field, would be read by nobody.
+        # These lines are not parsed: the check keeps a bare LF, or more of a field, from slipping through.
         if (
             head[date + 14 : dated].isalnum()
             and head[signature + 12 : signed].isalnum()

@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from zapq.core.attempts import Attempts, Held
+from zapq.core.attempts import Attempts, LeaseSeen
 from zapq.core.broker import Broker, Redriven
 from zapq.core.idempotency import Keys
 from zapq.core.message import Draft, Lease, Message, Properties
@@ -398,7 +398,7 @@ class QueueState:
     def remember(self, asked: Remember, now: float) -> None:
         """Take note of what was received under an attempt id."""
         held = [
-            Held(id, receipt, seen.due)
+            LeaseSeen(id, receipt, seen.due)
             for id, receipt in asked.leases
             if (seen := self.core.find(id)) is not None and seen.state == "leased" and seen.due is not None
         ]
@@ -415,10 +415,12 @@ class QueueState:
             return []
         leases = [self.core.extend(each.receipt, asked.visibility, now) for each in held]
         if leases:
-            attempts.renew(number, asked.attempt, [Held(each.id, each.receipt, each.deadline) for each in leases])
+            attempts.renew(
+                number, asked.attempt, [LeaseSeen(each.id, each.receipt, each.deadline) for each in leases]
+            )
         return leases
 
-    def _goes_on(self, held: Held, now: float) -> bool:
+    def _goes_on(self, held: LeaseSeen, now: float) -> bool:
         # A later lease of the message would end later.
         seen = self.core.find(held.id)
         return seen is not None and seen.state == "leased" and now < held.deadline == seen.due

@@ -6,13 +6,11 @@ import msgspec
 import pytest
 import trio
 
-from tests.http.asking import COLD, JSON, MSGPACK, QUEUE, receive
+from tests.http.asking import JSON, MSGPACK, QUEUE, ROADS, expect_refused, receive
 from tests.http.test_contract import assert_problem
 from tests.support.serving import until_waiting
 from tests.support.wire import Answer, ask
 from zapq.testing import ZapqServer
-
-ROADS = pytest.mark.parametrize("fields", [{}, COLD], ids=["hot", "long"])
 
 
 async def send(server: ZapqServer, body: bytes, group: str, fields: dict[str, str] | None = None) -> Answer:
@@ -133,10 +131,7 @@ async def test_a_look_at_the_messages_shows_their_groups(zapq_server: ZapqServer
 async def test_a_group_that_cannot_be_is_refused(
     zapq_server: ZapqServer, query: str, parameter: str, fields: dict[str, str]
 ) -> None:
-    refused = await ask(zapq_server.url, "POST", f"{QUEUE}/messages?{query}", b"x", fields)
-    assert refused.status == 400
-    assert_problem(refused, "invalid-parameter")
-    assert refused.json["parameter"] == parameter
+    await expect_refused(zapq_server, query, parameter, fields)
 
 
 @pytest.mark.parametrize("draft", [{"group": "a b"}, {"group": "a", "priority": 1}, {"group": 1}])

@@ -5,12 +5,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tests.http.asking import COLD, JSON, MSGPACK, QUEUE, receive
+from tests.http.asking import JSON, MSGPACK, QUEUE, ROADS, expect_refused, receive
 from tests.http.test_contract import assert_problem
 from tests.support.wire import Answer, ask
 from zapq.testing import ZapqServer
-
-ROADS = pytest.mark.parametrize("fields", [{}, COLD], ids=["hot", "long"])
 
 
 async def send(server: ZapqServer, body: bytes, query: str, fields: dict[str, str] | None = None) -> Answer:
@@ -107,10 +105,7 @@ async def test_a_batch_without_keys_is_answered_as_ever(zapq_server: ZapqServer)
 async def test_a_key_that_cannot_be_is_refused(
     zapq_server: ZapqServer, query: str, parameter: str, fields: dict[str, str]
 ) -> None:
-    refused = await ask(zapq_server.url, "POST", f"{QUEUE}/messages?{query}", b"x", fields)
-    assert refused.status == 400
-    assert_problem(refused, "invalid-parameter")
-    assert refused.json["parameter"] == parameter
+    await expect_refused(zapq_server, query, parameter, fields)
 
 
 @pytest.mark.parametrize("draft", [{"unique": "a b"}, {"unique": "a", "on": "drop"}, {"unique": 1}])

@@ -1,4 +1,7 @@
-"""The queues against a plain list: whatever is done, in whatever order and however slowly, both agree."""
+"""The queues against a plain list: whatever is done, in whatever order and however slowly, both agree.
+
+One file, although it is long: the rules share one model and its bundles.
+"""
 
 from __future__ import annotations
 

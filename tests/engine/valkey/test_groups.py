@@ -1,4 +1,4 @@
-"""Groups in a real server, beyond what `test_same.py` compares: who is woken, older front ends, repairs."""
+"""Groups in a real server, beyond what `test_same.py` compares: consumers woken, older front ends, repairs."""
 
 from __future__ import annotations
 

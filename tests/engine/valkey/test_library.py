@@ -1,4 +1,7 @@
-"""What the library promises beyond what one process shows: full memory, other masters, other front ends."""
+"""What the library promises beyond what one process shows: full memory, other masters, other front ends.
+
+One file, although it is long: the cases share the world that calls the library.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Snapshots over a real server: what is saved in one engine comes back in another, and what fails says so."""
+"""Snapshots over a real server: what is saved in one engine comes back in another, and what fails says so.
+
+One file, although it is long: the cases share what fills an engine and what a file must say.
+"""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ MUTANTS = {
         "            if id is not None:\n"
         "                # The first use may be on its way to the disk.\n                self._journal.rely()\n",
         "            if id is not None:\n",
-        ("tests/service/test_durable.py", "-k", "key"),
+        ("tests/service/test_durable_keys.py",),
     ),
     "a purge does not wait for the disk": Mutant(
         "zapq/service/journal.py",

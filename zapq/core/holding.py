@@ -30,6 +30,7 @@ from zapq.core.pace import CountedLeases, Pace
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.ready import Ready
 from zapq.core.records import (
+    ArrivalsNoted,
     IdsReserved,
     QueuePut,
     Record,
@@ -38,7 +39,7 @@ from zapq.core.retention import Retention
 from zapq.core.runs import Run
 from zapq.core.stats import Counts, Figures, MessageView, QueueStats, State, values_of
 from zapq.errors import QueueFull
-from zapq.limits import BLOCKERS_LOOKED_AT, IDS_AT_ONCE
+from zapq.limits import ARRIVALS_KEPT_SECONDS, BLOCKERS_LOOKED_AT, IDS_AT_ONCE
 
 _rank = attrgetter("rank")
 _first = itemgetter(0)
@@ -50,6 +51,7 @@ class Holding:
     # With so many attributes, ordinary ones would be looked up in a dictionary each time.
     __slots__ = (
         "_arrivals",
+        "_arrivals_kept",
         "_capped",
         "_caps",
         "_checks",
@@ -116,6 +118,8 @@ class Holding:
         self._next_id = 1
         self._arrivals = Notes()
         """When ids were given."""
+        self._arrivals_kept = -inf
+        """When that is to be kept on the disk next."""
         self._waits = Waits()
         self._origins: Origins | None = None
         """Of the messages that came from other queues, if any ever did."""
@@ -179,10 +183,16 @@ class Holding:
             paused=self.paused,
         )
 
+    def kept_arrivals(self) -> ArrivalsNoted:
+        """Return the record that keeps on the disk when messages arrived."""
+        return ArrivalsNoted(self.number, self._arrivals.entries())
+
     def note_last(self) -> None:
-        """Enter which ids were given: there will be no more of them."""
+        """Enter which ids were given, and when: there will be no more of them."""
         if self._journal is not None:
             self._journal.note(IdsReserved(self.number, self._next_id, final=True))
+            if self.messages:
+                self._journal.note(self.kept_arrivals())
 
     def _apply(self, settings: QueueSettings, now: float = 0.0) -> None:
         self._settings = settings
@@ -328,7 +338,7 @@ class Holding:
         first, self._next_id = self._next_id, self._next_id + number
         now = self._owner.clock() if now is None else now
         if now >= self._arrivals.due:
-            self._arrivals.note(first, now)
+            self._note_arrival(first, now)
         if self._journal is not None and self._next_id > self._ids_kept:
             self._note_ids()
         return first
@@ -630,6 +640,12 @@ class Holding:
     def _enter(self, record: Record | None, undo: Callable[..., object], *args: object) -> None:
         if self._journal is not None:
             self._journal.enter(record, undo, *args)
+
+    def _note_arrival(self, id: int, now: float) -> None:
+        self._arrivals.note(id, now)
+        if now >= self._arrivals_kept and self._journal is not None:
+            self._arrivals_kept = now + ARRIVALS_KEPT_SECONDS
+            self._journal.note(self.kept_arrivals())
 
     def _note_ids(self) -> None:
         # Many at once: the highest in use is not worth a write for each message.

@@ -51,7 +51,11 @@ def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, lim
     figures, deleted, leases, alone = None, None, None, False
     if about_all:
         stats: ServiceStats = yield Stats()
-        figures, deleted, leases = metrics.as_json(stats, frame.counts, frame.now), of_deleted(stats), stats.lease_times
+        figures, deleted, leases = (
+            metrics.as_json(stats, frame.counts, frame.now),
+            of_deleted(stats),
+            stats.lease_times,
+        )
         alone = not stats.elsewhere
     # With several processes each scrape would tell of another one.
     about_process = process.figures() if alone else {}

@@ -177,7 +177,7 @@ def test_waits_are_counted_where_they_belong(steps: list[tuple[float, int, bool]
                 else:
                     waits.note_given(id, notes, next_id, now)
     spread = waits.spread()
-    assert spread.count == len(true)
+    assert spread.number == len(true)
     slack = sum(true) * TOLERANCE + len(true) * FINEST + MARGIN
     assert abs(spread.seconds - sum(true)) <= slack
     for at, bound in enumerate(BOUNDS, 1):
@@ -191,10 +191,11 @@ def test_times_are_counted_up_to_each_bound() -> None:
     for seconds in (0.0, 0.1, 0.2, 1.0, 3600.0, 3601.0):
         times.note(seconds)
     times.quick, times.quick_seconds = 2, 0.1
-    assert times.spread() == Spread((4, 2, 0, 0, 0, 0, 0, 1, 1), pytest.approx(7202.4))
-    assert times.spread().count == 8
+    assert times.spread().counts == (4, 2, 0, 0, 0, 0, 0, 1, 1)
+    assert times.spread().seconds == pytest.approx(7202.4)
+    assert times.spread().number == 8
     assert ages.spread_of([]) == Spread()
-    assert ages.spread_of([times.spread(), times.spread()]).count == 16
+    assert ages.spread_of([times.spread(), times.spread()]).number == 16
     assert bisect_left(BOUNDS, 0.1) == 0
     assert (ages.age(inf, 9.0), ages.age(4.0, 9.0), ages.age(10.0, 9.0)) == (0.0, 5.0, 0.0)
 
@@ -229,7 +230,7 @@ class Simulation:
         self.queue.tick(self.now, 10**6)
         oldest, queue = self.queue.oldest(), self.queue
         ready = [each.message for each in queue.peek("ready", 10**6)]
-        out = [each.message for state in ("delayed", "leased") for each in queue.peek(state, 10**6)]  # type: ignore[arg-type]
+        out = [each.message for state in ("delayed", "leased") for each in queue.peek(state, 10**6)]
         blocked = {(each.group, each.id) for each in ready for other in out if _holds_up(other, each)}
         can_be_given = [self.arrived[each.id] for each in ready if (each.group, each.id) not in blocked]
         assert (oldest.ready == inf) is (not can_be_given)
@@ -294,8 +295,8 @@ def test_a_queue_knows_its_oldest_message_and_lease(steps: list[tuple[str, int, 
             own.queue.extend(receipt, 100.0, own.now)
         own.check()
     stats = own.queue.stats()
-    assert own.queue.waits().count <= stats.dequeued + stats.received
-    assert own.broker.lease_times.spread().count == stats.acked
+    assert own.queue.waits().number <= stats.dequeued + stats.received
+    assert own.broker.lease_times.spread().number == stats.acked
 
 
 def test_a_dead_letter_is_as_old_as_it_is_long_ago_that_it_failed() -> None:

@@ -33,7 +33,7 @@ class Spread(NamedTuple):
     """All of them together."""
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """How many there were."""
         return sum(self.counts)
 
@@ -91,7 +91,7 @@ class Notes:
         return times[max(bisect_right(self._firsts, number) - 1, 0)] if times else -inf
 
     def around(self, number: int) -> tuple[int, int | None, float]:
-        """Return from which number to which one all count as given together, and when; None if there is no end yet."""
+        """Return from which number to which one all count as given at one time, and that; None for no end yet."""
         firsts = self._firsts
         at = bisect_right(firsts, number)
         end = firsts[at] if at < len(firsts) else None
@@ -110,7 +110,7 @@ class Notes:
                 self.due = time + FINEST
 
     def _thin(self, now: float) -> None:
-        """Forget notes that tell ages hardly more exactly: at least half of what there is room for is free then."""
+        """Forget notes that tell ages hardly more exactly: an eighth of what there is room for is free then."""
         tolerance = TOLERANCE
         while True:
             self._keep(self._needed(now, tolerance))
@@ -177,7 +177,7 @@ class LiveNotes(Notes):
             self._live[at] += 1
 
     def drop(self, number: int) -> float:
-        """Count a number as gone that is not of the last note, and return when it was given, or somewhat before."""
+        """Count a number as gone that is not of the last note, and return when it was given, or a bit before."""
         at = self._at(number)
         if at == len(self._live) - 1:
             self.fresh -= 1
@@ -234,8 +234,8 @@ class Waits(Times):
     """Counts how long messages have waited until they were given to a consumer for the first time.
 
     Those that are given one after the other have mostly waited about as long. What holds for the last one is kept,
-    and callers who find that an id is at least `low` and below `high` and that it is not `until` yet count it up in
-    `alike`, which costs a fifth of a call of `note`.
+    and callers who find that an id is at least `low` and below `high`, and that it is not `until` yet, count it in
+    `alike`: that costs a fifth of a call.
     """
 
     __slots__ = ("_wait", "alike", "high", "low", "until")

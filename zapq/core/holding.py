@@ -16,7 +16,7 @@ from operator import attrgetter, itemgetter
 
 import msgspec
 
-from zapq.core.ages import Notes, Oldest, Spread, Waits
+from zapq.core.aged import Aged
 from zapq.core.caps import Caps, Excess
 from zapq.core.deadlines import Deadlines
 from zapq.core.held import Held
@@ -30,7 +30,6 @@ from zapq.core.pace import CountedLeases, Pace
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.ready import Ready
 from zapq.core.records import (
-    ArrivalsNoted,
     IdsReserved,
     QueuePut,
     Record,
@@ -39,19 +38,17 @@ from zapq.core.retention import Retention
 from zapq.core.runs import Run
 from zapq.core.stats import Counts, Figures, MessageView, QueueStats, State, values_of
 from zapq.errors import QueueFull
-from zapq.limits import ARRIVALS_KEPT_SECONDS, BLOCKERS_LOOKED_AT, IDS_AT_ONCE
+from zapq.limits import BLOCKERS_LOOKED_AT, IDS_AT_ONCE
 
 _rank = attrgetter("rank")
 _first = itemgetter(0)
 
 
-class Holding:
+class Holding(Aged):
     """Holds messages within its own caps and those of `owner`."""
 
     # With so many attributes, ordinary ones would be looked up in a dictionary each time.
     __slots__ = (
-        "_arrivals",
-        "_arrivals_kept",
         "_capped",
         "_caps",
         "_checks",
@@ -74,7 +71,6 @@ class Holding:
         "_settings",
         "_stamps",
         "_unique",
-        "_waits",
         "alarm",
         "bytes",
         "epoch",
@@ -95,6 +91,7 @@ class Holding:
         journal: Journal | None = None,
         epoch: int = 0,
     ) -> None:
+        super().__init__()
         self.name = name
         self.number = number
         self.epoch = epoch
@@ -116,11 +113,6 @@ class Holding:
         self._lapses = Lapses()
         """Those that expired; their messages have come back, and are ready."""
         self._next_id = 1
-        self._arrivals = Notes()
-        """When ids were given."""
-        self._arrivals_kept = -inf
-        """When that is to be kept on the disk next."""
-        self._waits = Waits()
         self._origins: Origins | None = None
         """Of the messages that came from other queues, if any ever did."""
         self._given_before = 0
@@ -182,17 +174,6 @@ class Holding:
             settings=self._settings,
             paused=self.paused,
         )
-
-    def kept_arrivals(self) -> ArrivalsNoted:
-        """Return the record that keeps on the disk when messages arrived."""
-        return ArrivalsNoted(self.number, self._arrivals.entries())
-
-    def note_last(self) -> None:
-        """Enter which ids were given, and when: there will be no more of them."""
-        if self._journal is not None:
-            self._journal.note(IdsReserved(self.number, self._next_id, final=True))
-            if self.messages:
-                self._journal.note(self.kept_arrivals())
 
     def _apply(self, settings: QueueSettings, now: float = 0.0) -> None:
         self._settings = settings
@@ -523,22 +504,6 @@ class Holding:
         ready, delayed, leased = self._ready.count, len(self._delayed), len(self._leases)
         return (self.messages, self.bytes, ready, delayed, leased, *values_of(self._counts))
 
-    def oldest(self) -> Oldest:
-        """Say since when the oldest message has been here that can be given, and the oldest lease; some 0.5 us.
-
-        A message is here since it arrived in this queue: also one that was delayed at first, or that has come back
-        from a consumer. It arrives in a dead-letter queue when it failed, and where it failed when it is sent back.
-        """
-        id = self._ready.oldest()
-        return Oldest(self._arrivals.time_of(id) if id else inf, self._leases.oldest())
-
-    def waits(self) -> Spread:
-        """Say how long messages have waited from when they arrived until they were first given to a consumer.
-
-        A message that could not be handed over, or whose taking was undone, is counted when it is given again, too.
-        """
-        return self._waits.spread()
-
     def _hold(self, messages: int, size: int) -> None:
         owner = self._owner
         self.messages += messages
@@ -640,12 +605,6 @@ class Holding:
     def _enter(self, record: Record | None, undo: Callable[..., object], *args: object) -> None:
         if self._journal is not None:
             self._journal.enter(record, undo, *args)
-
-    def _note_arrival(self, id: int, now: float) -> None:
-        self._arrivals.note(id, now)
-        if now >= self._arrivals_kept and self._journal is not None:
-            self._arrivals_kept = now + ARRIVALS_KEPT_SECONDS
-            self._journal.note(self.kept_arrivals())
 
     def _note_ids(self) -> None:
         # Many at once: the highest in use is not worth a write for each message.

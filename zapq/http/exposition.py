@@ -154,7 +154,7 @@ class Exposition:
             for bound, count in zip(_BOUNDS, accumulate(spread.counts), strict=True):
                 lines.append(f'{family.name}_bucket{{{label}{comma}le="{bound}"}} {count}\n')
             lines.append(
-                f"{family.name}_sum{braces} {spread.seconds}\n{family.name}_count{braces} {spread.count}\n"
+                f"{family.name}_sum{braces} {spread.seconds}\n{family.name}_count{braces} {spread.number}\n"
             )
         head = f"# HELP {family.name} {family.help}\n# TYPE {family.name} histogram\n"
         self._pieces.append(f"{head}{''.join(lines)}".encode())

@@ -57,6 +57,7 @@ class Answering:
             accept=", ".join(request.headers.getlist("Accept")),
             name=str(arguments.get("problem", "")),
             queues="*" if exchange.grant is None else exchange.grant.queues,
+            grant=exchange.grant,
         )
         plan = endpoint.plan(asked)
         if endpoint.body.stored and (headers := headers_of(request.scope["headers"])):

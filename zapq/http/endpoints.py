@@ -466,7 +466,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         plans.who_am_i,
         _json(lambda plan, outcome, frame: render.grant(plan.grant)),
         role="any",
-        scope="server",
+        scope="listed",
         changes=False,
         fast=False,
     ),

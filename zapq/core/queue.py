@@ -478,8 +478,8 @@ class Queue(Unique):
             if self.find(id) is None:
                 raise MessageNotFound(queue=self.name, message_id=id)
             raise InvalidParameter(
-                "The message is no dead letter that is ready, so there is no queue to send it back to. GET it: state"
-                " and failed_in say what it is.",
+                "The message is no dead letter that is ready, so there is no queue to send it back to. GET it:"
+                " state and failed_in say what it is.",
                 parameter="id",
             )
         return letter

@@ -130,7 +130,8 @@ async def take_samples(service: Histories) -> None:
     """Take samples for ever, some queues a turn, so that others have theirs in between; ends when cancelled."""
     history = service.history
     while True:
-        history.begin(trio.current_time())
+        begun = trio.current_time()
+        history.begin(begun)
         names = list(service.sampled())
         for start in range(0, len(names), LISTED_AT_ONCE):
             await service.turns.take()
@@ -139,4 +140,4 @@ async def take_samples(service: Histories) -> None:
                 if name in there:
                     history.note(there[name])
         history.end(service.sampled())
-        await trio.sleep(HISTORY_SECONDS)
+        await trio.sleep_until(begun + HISTORY_SECONDS)

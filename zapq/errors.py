@@ -336,6 +336,13 @@ class ProblemNotFound(ZapqError):
     status = 404
 
 
+class FileNotFound(ZapqError):
+    """The page for browsers has no file of that name. Open /ui/ in a browser."""
+
+    problem = "file-not-found"
+    status = 404
+
+
 class Unreachable(ZapqError):
     """The server could not be reached. Nothing was changed. Check that it runs, and that the URL is right."""
 

@@ -160,7 +160,7 @@ def attempts(tokens: dict[str, str], receipt: str, random: Random) -> Iterator[A
     for rule in rules:
         for queue in (QUEUE, OTHER) if "{queue}" in rule else (QUEUE,):
             path = rule.replace("{queue}", queue).replace("{receipt}", receipt).replace("{id}", "1")
-            path = path.replace("{problem}", "queue-full")
+            path = path.replace("{problem}", "queue-full").replace("{file}", "page.js")
             for method in METHODS:
                 endpoint = ENDPOINT_OF.get(("GET" if method == "HEAD" else method, rule))
                 if (method, rule) == ("HEAD", "/dequeue"):

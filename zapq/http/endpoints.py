@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from zapq.access.grant import Role
 from zapq.errors import BatchTooLarge, MessageTooLarge
-from zapq.http import metrics, plans, render, scrape
+from zapq.http import metrics, page, plans, render, scrape
 from zapq.http.plan import Asked, Frame, Plan
 from zapq.limits import DEFAULT_QUEUE, MAX_BATCH_BYTES, MAX_SQS_BYTES
 from zapq.service.operations import (
@@ -100,7 +100,7 @@ class Endpoint:
     """What it does, in a word or two; its name in the log."""
     method: str
     path: str
-    """With `{queue}`, `{receipt}`, `{id}`, `{problem}` for what varies."""
+    """With `{queue}`, `{receipt}`, `{id}`, `{problem}`, `{file}` for what varies."""
     plan: Callable[[Asked], Plan]
     render: Callable[[Plan, Any, Any, Frame], bytes]
     """Gets the plan, the operation, its outcome and the frame."""
@@ -469,6 +469,19 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="listed",
         changes=False,
         fast=False,
+    ),
+    *(
+        Endpoint(
+            "show the page",
+            "GET",
+            path,
+            page.plan,
+            page.render,
+            scope="server",
+            changes=False,
+            fast=False,
+        )
+        for path in ("/ui/", "/ui/{file}")
     ),
     _probe("health", "/health", lambda asked: Plan(None)),
     _probe("health", "/livez", lambda asked: Plan(None)),

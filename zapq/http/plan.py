@@ -25,9 +25,11 @@ class Asked(msgspec.Struct, frozen=True):
     content_type: str = ""
     accept: str = ""
     name: str = ""
-    """What the path names that is no queue: a problem."""
+    """What the path names that is no queue: a problem, or a file of the page."""
     queues: str = "*"
     """The queues the client may know of, as a pattern."""
+    known: str = ""
+    """The ETags of what the client has already."""
     grant: Grant | None = None
     """What the client may do, as far as that was asked of its credential."""
 
@@ -59,6 +61,8 @@ class Plan(msgspec.Struct, frozen=True):
     asks_for_json: bool = False
     """Whether the client named the type of the answer."""
     name: str = ""
+    known: str = ""
+    """The ETags of what the client has already."""
     grant: Grant | None = None
     """What is told of the client itself."""
     simple: Enqueue | None = None

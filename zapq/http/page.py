@@ -1,4 +1,4 @@
-"""The page for a browser: a few files of the package, the same for everybody. What it shows it asks for as curl would."""
+"""The page for a browser: some files of the package, the same for everybody. It asks for what it shows as curl would."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ export class Chart {
     this.drawing = svg("svg", { class: "chart", viewBox: "0 0 600 130", preserveAspectRatio: "none", role: "img", "aria-label": title }, ...this.lines);
     this.words = h("span", {});
     this.title = title;
-    this.element = h("figure", {}, h("h3", {}, title), this.drawing,
+    this.element = h("figure", {}, h("h2", {}, title), this.drawing,
       h("figcaption", {}, ...names.flatMap((name, at) => [h("span", { class: at ? "key second" : "key" }, name), " "]), this.words));
   }
 

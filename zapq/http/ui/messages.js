@@ -60,9 +60,9 @@ function note(way, size) {
   return way !== "JSON" && size > most ? `The first ${bytes(most)} of ${bytes(size)}.` : "";
 }
 
-function body(data) {
+function body(data, id) {
   const ways = waysOf(data);
-  const shown = h("pre", { tabindex: "0", "aria-label": "Body" });
+  const shown = h("pre", { tabindex: "0", "aria-label": `Body of message ${id}`, role: "region" });
   const cut = h("p", { class: "soft" });
   const buttons = Object.keys(ways).reverse().map((way) => h("button", { type: "button", onclick: () => show(way) }, way));
   function show(way) {
@@ -71,7 +71,7 @@ function body(data) {
     for (const button of buttons) button.setAttribute("aria-pressed", String(button.textContent === way));
   }
   show(buttons[0].textContent);
-  return [h("div", { class: "row", role: "group", "aria-label": "Show the body as" }, ...buttons), shown, cut];
+  return [h("div", { class: "row", role: "group", "aria-label": `Show message ${id} as` }, ...buttons), shown, cut];
 }
 
 function facts(message) {
@@ -100,10 +100,14 @@ export class Messages {
     this.list = h("div");
     this.count = h("p", { class: "soft" });
     this.states = ["ready", "delayed", "leased"].map((state) => h("button", { type: "button", onclick: () => this.look(state) }, state));
+    const id = h("input", { class: "short", inputmode: "numeric", pattern: "[0-9]+", autocomplete: "off", required: true });
     this.element = h("section", { "aria-labelledby": "messages" },
       h("h2", { id: "messages" }, "Messages"),
-      h("div", { class: "row", role: "group", "aria-label": "State" }, ...this.states,
-        h("button", { type: "button", onclick: () => this.look() }, "Look again")),
+      h("div", { class: "row" },
+        h("div", { class: "row", role: "group", "aria-label": "State" }, ...this.states),
+        h("button", { type: "button", onclick: () => this.look() }, "Look again"),
+        h("form", { class: "row", onsubmit: (event) => { event.preventDefault(); this.find(id.value); } },
+          h("label", {}, "Id of a message", id), h("button", { type: "submit" }, "Show"))),
       this.count, this.list);
   }
 
@@ -114,13 +118,24 @@ export class Messages {
     try {
       messages = await get(`${pathOf(this.queue)}/messages`, { state, limit: LOOKED_AT });
     } catch (error) {
-      setText(this.count, error.message);
+      setText(this.count, error.problem === "queue-not-found" ? "There is none." : error.message);
       this.list.replaceChildren();
       return;
     }
-    const first = messages.length === LOOKED_AT ? `The first ${LOOKED_AT} that are ${state}.` : `${messages.length} ${state}.`;
-    setText(this.count, `${first} Looking takes nothing away.`);
+    setText(this.count, `The first that are ${state}, at most ${LOOKED_AT} and 8 MiB: ${messages.length}. Looking takes nothing away.`);
     this.list.replaceChildren(...messages.map((message) => this.one(message)));
+  }
+
+  async find(id) {
+    try {
+      const one = this.one(await get(`${pathOf(this.queue)}/messages/${id}`));
+      setText(this.count, `Message ${id}. Looking takes nothing away.`);
+      this.list.replaceChildren(one);
+      one.open = true;
+    } catch (error) {
+      setText(this.count, error.message);
+      this.list.replaceChildren();
+    }
   }
 
   one(message) {
@@ -133,7 +148,7 @@ export class Messages {
     const details = h("details", {}, summary);
     // What is not looked at costs nothing.
     details.addEventListener("toggle", () => details.append(
-      message.failed_in ? h("p", {}, failure(message)) : "", ...body(data), facts(message), this.actions(message)), { once: true });
+      message.failed_in ? h("p", {}, failure(message)) : "", ...body(data, message.id), facts(message), this.actions(message)), { once: true });
     return details;
   }
 

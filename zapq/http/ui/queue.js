@@ -47,7 +47,7 @@ export class Queue {
     this.refreshSoon = refreshSoon;
     this.beats = 0;
     this.looked = false;
-    this.badge = h("span", { class: "badge", hidden: true }, "paused");
+    this.badge = h("span", { class: "badge" });
     this.values = Object.fromEntries(Object.keys(NUMBERS).map((title) => [title, h("dd", {}, "–")]));
     this.charts = {
       depth: new Chart("Messages", ["held", "ready"], count),
@@ -119,6 +119,7 @@ export class Queue {
     this.fair = h("input", { type: "checkbox" });
     const save = async (event) => {
       event.preventDefault();
+      if (!this.filled) return;
       const changes = {};
       for (const [name, input] of Object.entries(this.inputs)) {
         if (input.value === this.filled[name]) continue;
@@ -127,18 +128,23 @@ export class Queue {
         changes[name] = text === "" ? null : plain || Number.isNaN(Number(text)) ? text : Number(text);
       }
       if (this.fair.checked !== this.filled.fair) changes.fair = this.fair.checked;
-      const done = await this.do(() => ask("PATCH", pathOf(this.name), { body: JSON.stringify(changes) }), "The settings hold from now on.");
-      if (done) this.filled = null;
+      await this.do(async () => {
+        const answer = await ask("PATCH", pathOf(this.name), { body: JSON.stringify(changes) });
+        this.filled = null;
+        this.fill((await answer.json()).settings);
+      }, "The settings hold from now on.");
     };
-    return h("details", { ontoggle: () => { this.filled = null; } }, h("summary", {}, "Settings"), h("form", { onsubmit: save },
+    this.form = h("details", {}, h("summary", {}, "Settings"), h("form", { onsubmit: save },
       h("p", { class: "soft" }, "An empty field means the default."),
       h("div", { class: "row" }, ...Object.entries(SETTINGS).map(([name, title]) => h("label", {}, title, this.inputs[name])),
         h("label", { class: "check" }, this.fair, "Groups take turns (fair)")),
       h("div", { class: "row" }, h("button", { type: "submit", class: "main" }, "Save settings"))));
+    return this.form;
   }
 
+  /** Writes the settings into their fields, unless somebody may be at it. */
   fill(settings) {
-    if (!this.inputs || this.filled) return;
+    if (!this.inputs || (this.filled && this.form.open)) return;
     this.filled = { fair: settings.fair };
     this.fair.checked = settings.fair;
     for (const [name, input] of Object.entries(this.inputs)) input.value = this.filled[name] = settings[name] === null ? "" : String(settings[name]);
@@ -160,7 +166,7 @@ export class Queue {
     }
     this.missing.hidden = true;
     this.paused = queue.paused;
-    this.badge.hidden = !queue.paused;
+    setText(this.badge, queue.paused ? "paused" : "");
     if (this.pause) setText(this.pause, queue.paused ? "Resume" : "Pause");
     note([queue]);
     if (this.beats++ % SECONDS === 0) await load([this.name]);

@@ -28,7 +28,7 @@ function patternOf(text) {
 class Row {
   constructor(name) {
     this.name = name;
-    this.badge = h("span", { class: "badge", hidden: true }, "paused");
+    this.badge = h("span", { class: "badge" });
     this.cells = COLUMNS.slice(1).map((column) => h("td", { class: column.wide ? "number wide" : "number" }));
     this.spark = new Spark(`Messages of ${name} in ten minutes`);
     this.element = h("tr", {},
@@ -37,7 +37,7 @@ class Row {
   }
 
   show(queue) {
-    this.badge.hidden = !queue.paused;
+    setText(this.badge, queue.paused ? "paused" : "");
     COLUMNS.slice(1).forEach((column, at) => setText(this.cells[at], column.of(queue)));
     this.spark.show(historyOf(this.name).messages);
   }

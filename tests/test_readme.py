@@ -19,7 +19,8 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.http.endpoints import ENDPOINTS
 from zapq.http.metrics import ServerCounts, as_json
 from zapq.service.service import QueueService
-from zapq.settings import Option, Settings, load, options
+from zapq.settings import Option, Settings, options
+from zapq.sources import load
 from zapq.testing import ZapqServer
 
 ROOT = Path(__file__).parent.parent

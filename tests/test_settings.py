@@ -12,13 +12,8 @@ from zapq.addresses import Address, EngineAddress, parse_address, parse_engine
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidSetting
 from zapq.quantities import parse_duration, parse_size
-from zapq.settings import (
-    Option,
-    Settings,
-    load,
-    options,
-    unknown_variables,
-)
+from zapq.settings import Option, Settings, options
+from zapq.sources import load, unknown_variables
 
 INVALID = {
     "address": ["", "8080", ":65536", "host", "unix:", "fd://x", "a b:1", "h\x7f:1"],

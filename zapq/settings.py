@@ -108,9 +108,13 @@ class Option:
             case _:
                 return text
 
+    def public(self, value: Any) -> Any:
+        """Return `value` as everybody may see it: without the password of an engine."""
+        return without_password(value) if self.kind == "engine" and isinstance(value, str) else value
+
     def shown(self, value: Any) -> str:
-        """Return `value` as a message may show it: without the password of an engine."""
-        return repr(without_password(value) if self.kind == "engine" and isinstance(value, str) else value)
+        """Return `value` as a message may show it."""
+        return repr(self.public(value))
 
     def check(self, value: Any) -> None:
         """Raise ValueError unless `value` is one this setting allows."""

@@ -32,22 +32,27 @@ def serve_command(work: Callable[..., int]) -> Serve:
         "serve",
         callback=work,
         help="Serve queues until SIGINT or SIGTERM.",
-        params=[
-            *map(_click_option, options()),
-            click.Option(
-                ["--config"],
-                type=click.Path(readable=False),
-                metavar="FILE",
-                help="TOML file to read settings and queues from.  [ZAPQ_CONFIG]",
-            ),
-            click.Option(
-                ["--queues"],
-                type=click.Path(readable=False),
-                metavar="FILE",
-                help="TOML file with queues to make, or to set, at the start.  [ZAPQ_QUEUES]",
-            ),
-        ],
+        params=server_flags(),
     )
+
+
+def server_flags() -> list[click.Parameter]:
+    """Return the flags of the server."""
+    return [
+        *map(_click_option, options()),
+        click.Option(
+            ["--config"],
+            type=click.Path(readable=False),
+            metavar="FILE",
+            help="TOML file to read settings and queues from.  [ZAPQ_CONFIG]",
+        ),
+        click.Option(
+            ["--queues"],
+            type=click.Path(readable=False),
+            metavar="FILE",
+            help="TOML file with queues to make, or to set, at the start.  [ZAPQ_QUEUES]",
+        ),
+    ]
 
 
 _METAVARS = {"switch": None, "whole": "NUMBER", "cores": "NUMBER", "seconds": "DURATION"}

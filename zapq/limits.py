@@ -37,6 +37,8 @@ URL_VARIABLE = "ZAPQ_URL"
 """Where the environment says which server a command asks."""
 DEFAULT_URL = "http://127.0.0.1:8080"
 """The server a command asks where nothing says which."""
+MAX_LOGGED_PATHS = 1024
+"""Paths for which it is remembered how the access log shows them: as many as there are queues by default."""
 MIN_TOKEN = 16
 """Characters of a token people choose: at a thousand guesses a second, even half as many random ones last."""
 TOKEN_BYTES = 32

@@ -43,6 +43,7 @@ Kind = Literal[
     "seconds",
     "choice",
     "switch",
+    "share",
     "file",
 ]
 
@@ -79,6 +80,8 @@ class Option:
                 return f"{self.default // MIB}M" if whole else f"{self.default // KIB}K"
             case "seconds":
                 return f"{self.default:g}"
+            case "share":
+                return f"{self.default:g}" if self.default else "off"
             case "switch":
                 return "on" if self.default else "off"
             case _:
@@ -101,6 +104,8 @@ class Option:
                 return int(text)
             case "seconds":
                 return parse_duration(text)
+            case "share":
+                return _parse_share(text)
             case "switch":
                 if text.lower() not in _SWITCH:
                     raise ValueError("give true or false")
@@ -118,8 +123,8 @@ class Option:
 
     def check(self, value: Any) -> None:
         """Raise ValueError unless `value` is one this setting allows."""
-        if self.kind in {"size", "whole", "cores", "seconds"}:
-            allowed = (int, float) if self.kind == "seconds" else int
+        if self.kind in {"size", "whole", "cores", "seconds", "share"}:
+            allowed = (int, float) if self.kind in {"seconds", "share"} else int
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise ValueError("give a number")
             if not self.low <= value <= self.high:
@@ -162,6 +167,15 @@ _SWITCH = {
     "no": False,
     "off": False,
 }
+
+
+def _parse_share(text: str) -> float:
+    """Return the share that is meant by `0.01`, or by `on` and `off`; ValueError otherwise."""
+    if text.lower() in _SWITCH:
+        return float(_SWITCH[text.lower()])
+    if not re.fullmatch(r"[01](\.[0-9]{1,9})?", text, re.ASCII):
+        raise ValueError("give on, off, or a share of the requests such as 0.01")
+    return float(text)
 
 
 def check_token(text: str) -> str:
@@ -418,6 +432,14 @@ class Settings:
         "choice",
         "Format of log lines: a JSON object each, or text for people.",
         choices=("json", "text"),
+    )
+    access_log: float = _setting(
+        0.0,
+        "ZAPQ_ACCESS_LOG",
+        "share",
+        "Log a line for each request, or for a share of them such as 0.01, chosen at random.",
+        low=0,
+        high=1,
     )
 
     queues: Mapping[str, QueueSettings] = field(default_factory=dict, hash=False)

@@ -77,6 +77,12 @@ def _click_option(option: Option) -> click.Option:
             callback=lambda context, parameter, values: ",".join(values) if values else None,
         )
 
+    if option.kind == "share":
+        # Alone, it means all of them.
+        return click.Option(
+            [option.flag, option.name], help=about, metavar="[SHARE]", is_flag=False, flag_value="on"
+        )
+
     def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(each) for each in option.choices if each.startswith(incomplete)]
 

@@ -55,8 +55,10 @@ class Answering:
             values=values,
             content_type=request.headers.get("Content-Type", ""),
             accept=", ".join(request.headers.getlist("Accept")),
-            name=str(arguments.get("problem", "")),
+            name=str(arguments.get("problem", arguments.get("file", ""))),
+            known=", ".join(request.headers.getlist("If-None-Match")),
             queues="*" if exchange.grant is None else exchange.grant.queues,
+            grant=exchange.grant,
         )
         plan = endpoint.plan(asked)
         if endpoint.body.stored and (headers := headers_of(request.scope["headers"])):

@@ -12,6 +12,7 @@ import trio
 from tests.support.process import assert_one_line
 from tests.support.typed import TypeIn, typed
 from zapq.command.queue import SETTINGS
+from zapq.command.terminal import duration
 from zapq.core.queue_settings import QueueSettings
 from zapq.limits import MAX_BATCH
 from zapq.service.named_queue import NamedQueue
@@ -140,6 +141,27 @@ async def test_dead_letters_are_sent_back(type_in: TypeIn, zapq_server: ZapqServ
     assert_one_line(await type_in("queue", "redrive", "bad", "--limit", "1", "--id", "1"), 2, "Give no --limit")
 
 
+async def test_one_dead_letter_is_sent_back(type_in: TypeIn, zapq_server: ZapqServer) -> None:
+    await fail(zapq_server, 3)
+    second = str((await zapq_server.service.find("bad").peek(limit=3))[1].id)
+    assert shown(await type_in("queue", "redrive", "bad", "--id", second)) == "bad: 1 message moved, 2 left\n"
+    assert_one_line(await type_in("queue", "redrive", "bad", "--id", second), 3, "")
+    assert_one_line(await type_in("queue", "redrive", "none", "--id", "1"), 1, "There is no queue of this name.")
+
+
+async def test_one_message_is_removed(type_in: TypeIn, emails: NamedQueue) -> None:
+    await emails.enqueue_many([b"a", b"b", b"c"])
+    done = await type_in("message", "rm", "emails", "2", terminal=True, stdin="n\n")
+    assert (done.returncode, emails.info().stats.messages) == (1, 3)
+    assert "Remove message 2 of emails? [y/N]: " in done.stderr
+    assert shown(await type_in("message", "rm", "emails", "2", "--yes")) == "emails: message 2 removed\n"
+    assert read(await type_in("message", "rm", "emails", "3", "--yes", "--json")) == {"removed": True}
+    assert_one_line(await type_in("message", "rm", "emails", "2", "--yes"), 3, "")
+    await emails.receive()
+    assert_one_line(await type_in("message", "rm", "emails", "1", "--yes"), 1, "A consumer holds the message.")
+    assert emails.info().stats.messages == 1
+
+
 async def test_messages_are_peeked_at_and_do_no_harm(type_in: TypeIn, emails: NamedQueue) -> None:
     await emails.enqueue(b"hello\n\x1b[2J" + "\u202e".encode(), content_type="text/plain", priority=3)
     await emails.enqueue(b"\xff\xfe")
@@ -213,3 +235,20 @@ async def test_what_answers_but_is_no_zapq_is_one_line(type_in: TypeIn, nursery:
         answer = text.encode()
         assert_one_line(await type_in(*line.split(), environ={"ZAPQ_URL": url}), 1, "did not come from zapq")
     nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (0.9, "0s"),
+        (59.9, "59s"),
+        (200, "3m20s"),
+        (601, "10m"),
+        (3599, "59m"),
+        (172_799, "47h"),
+        (172_800, "2d"),
+    ],
+)
+def test_a_duration_has_at_most_five_characters(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text

@@ -25,7 +25,7 @@ def message() -> None:
 
 @message.command(cls=Remote)
 @queue_argument
-@click.argument("id", type=click.IntRange(0))
+@click.argument("id", type=click.IntRange(1))
 @click.option("--raw", is_flag=True, help="Print the body alone, byte by byte.")
 @json_option
 def show(url: SplitResult, queue: str, id: int, raw: bool, as_json: bool) -> int:
@@ -55,11 +55,11 @@ def show(url: SplitResult, queue: str, id: int, raw: bool, as_json: bool) -> int
 
 @message.command(cls=Remote)
 @queue_argument
-@click.argument("id", type=click.IntRange(0))
+@click.argument("id", type=click.IntRange(1))
 @yes_option
 @json_option
 def rm(url: SplitResult, queue: str, id: int, yes: bool, as_json: bool) -> int:
-    """Remove the message ID of QUEUE, also if a consumer holds it.
+    """Remove the message ID of QUEUE, unless a consumer holds it.
 
     If there is no such message, the exit code is 3.
     """

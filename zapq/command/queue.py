@@ -11,7 +11,8 @@ from urllib.parse import SplitResult
 import click
 
 from zapq.command.base import Remote, connect
-from zapq.command.http import STRANGE, Connection, Failed, NotFound, queue_path
+from zapq.command.exit import EXIT_NOTHING, EXIT_OK, fail
+from zapq.command.http import STRANGE, Connection, Failed, MessageNotFound, NotFound, queue_path
 from zapq.command.misplaced import Family
 from zapq.command.options import json_option, print_json, queue_argument, yes_option
 from zapq.command.table import table
@@ -187,15 +188,21 @@ def resume(url: SplitResult, queue: str, as_json: bool) -> None:
 @click.option(
     "--limit", type=click.IntRange(1), metavar="NUMBER", help="Most messages to send back; all if not given."
 )
-@click.option("--id", "id", type=click.IntRange(0), metavar="ID", help="Send back only the message with this id.")
+@click.option("--id", "id", type=click.IntRange(1), metavar="ID", help="Send back only the message with this id.")
 @json_option
-def redrive(url: SplitResult, queue: str, limit: int | None, id: int | None, as_json: bool) -> None:
-    """Send the messages of the dead-letter QUEUE back to the queues they have failed in."""
+def redrive(url: SplitResult, queue: str, limit: int | None, id: int | None, as_json: bool) -> int:
+    """Send the messages of the dead-letter QUEUE back to the queues they have failed in.
+
+    If there is no message with the id, the exit code is 3.
+    """
     if limit is not None and id is not None:
         raise click.UsageError("--id is about one message. Give no --limit.")
     connection = connect(url)
     if id is not None:
-        answer = _redrive(connection, queue, {"id": str(id)})
+        try:
+            answer = _redrive(connection, queue, {"id": str(id)})
+        except MessageNotFound as missing:
+            return fail(str(missing), EXIT_NOTHING)
     else:
         answer = {"moved": 0, "left": 0}
         while limit is None or answer["moved"] < limit:
@@ -208,6 +215,7 @@ def redrive(url: SplitResult, queue: str, limit: int | None, id: int | None, as_
                 break
     moved, left = _whole(answer, "moved"), _whole(answer, "left")
     _say(queue, f"{_messages(moved)} moved, {left} left", answer, as_json)
+    return EXIT_OK
 
 
 @queue.command(cls=Remote)

@@ -153,7 +153,19 @@ def test_every_bench_and_test_that_is_named_can_be_run(document: str) -> None:
         assert f"{part}" in (ROOT / path).read_text(), part
 
 
-PAGES = ("access", "client", "command-line", "deploy", "durability", "found", "inside", "order", "queues", "snapshots", "sqs")
+PAGES = (
+    "access",
+    "client",
+    "command-line",
+    "deploy",
+    "durability",
+    "found",
+    "inside",
+    "order",
+    "queues",
+    "snapshots",
+    "sqs",
+)
 DOCUMENTS = ["README.md", "SECURITY.md", *(f"docs/{page}.md" for page in PAGES)]
 
 

@@ -116,7 +116,7 @@ async def test_on_a_terminal_the_table_is_renewed_in_place(
     assert done.stdout.startswith("\x1b[?1049h\x1b[?25l")
     assert done.stdout.endswith("\x1b[?25h\x1b[?1049l")
     _, first, second = done.stdout.split("\x1b[H")
-    assert "the rates come with the second poll" in first
+    assert "The rates come with the second poll." in first
     assert "3 queues  9 ready  2.0 in/s  0.0 out/s" in second
     [line] = [line for line in second.splitlines() if "emails" in line]
     assert line.startswith("\x1b[33memails (paused)")

@@ -26,6 +26,7 @@ from zapq.command.terminal import duration, has_colours, painted, shortened
 from zapq.limits import TOP_PAUSE
 
 BAR_WIDTH = 12
+FIRST_NOTE = "The rates come with the second poll."
 _CLEAR_BELOW, _HOME, _CLEAR_LINE = "\x1b[J", "\x1b[H", "\x1b[K"
 
 
@@ -82,7 +83,7 @@ def top(
     before = _poll(connection, queues)
     if live:
         with _screen() as show:
-            rows, note = _compared(before, before), "the rates come with the second poll"
+            rows, note = _compared(before, before), FIRST_NOTE
             shown = 0
             while True:
                 show(_page(url.geturl(), _sorted(rows, sort), note))
@@ -175,7 +176,7 @@ def _page(url: str, rows: list[Row], note: str) -> list[str]:
     paused = {row.queue for row in rows if row.paused}
     return [
         painted(head, "bold"),
-        painted(note, "red") if note else note,
+        painted(note, "dim" if note == FIRST_NOTE else "red") if note else note,
         painted(names, "cyan"),
         *(painted(line, "yellow") if line.partition(" ")[0] in paused else line for line in rest),
     ]

@@ -23,13 +23,14 @@ def test_each_value_is_shown_with_its_source(tmp_path: Path) -> None:
         "ZAPQ_TOKEN": "a-secret-of-operators",
         "ZAPQ_ENGINE": "valkey://me:hidden@127.0.0.1:1",
     }
-    done = typed("config", "show", "--max-bytes", "1M", "--no-sqs", environ=environ)
+    done = typed("config", "show", "--max-bytes", "1M", "--no-sqs", "--access-log", environ=environ)
     assert (done.returncode, done.stderr) == (0, "")
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
     assert rows["max_bytes"] == ["1048576", "flag", "--max-bytes"]
     assert rows["max_msgs"] == ["9", "environment", "QUEUE_MAX_MSGS"]
     assert rows["max_queues"] == ["7", "file", str(file)]
     assert rows["grace"] == ["60", "file", str(file)]
+    assert rows["access_log"] == ["1", "flag", "--access-log"]
     assert rows["sqs"] == ["off", "flag", "--no-sqs"]
     assert rows["tls_cert"] == ["-", "default"]
     assert rows["token"] == ["set", "environment", "ZAPQ_TOKEN"]

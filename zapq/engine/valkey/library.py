@@ -9,7 +9,7 @@ from importlib.resources import files
 from zapq import limits
 
 NAME = "zapq_1"
-VERSION = 3
+VERSION = 4
 """What the function `version` answers. A library of another number is replaced."""
 PREFIX = b"zapq_1_"
 """What the names of its functions begin with."""
@@ -21,6 +21,7 @@ _PARTS = (
     "pace",
     "put",
     "take",
+    "attempts",
     "look",
     "operate",
     "dead_letters",
@@ -35,6 +36,7 @@ _VALUES = {
     "DEFAULT_VISIBILITY": limits.DEFAULT_VISIBILITY,
     "MAX_BATCH_BYTES": limits.MAX_BATCH_BYTES,
     "IDEMPOTENCY_WINDOW": limits.IDEMPOTENCY_WINDOW * 1000,
+    "ATTEMPT_WINDOW": limits.ATTEMPT_WINDOW * 1000,
     "RELEASES_AT_ONCE": limits.RELEASES_AT_ONCE,
     "BACKOFF": limits.BACKOFF * 1000,
     "MAX_BACKOFF": limits.MAX_BACKOFF * 1000,

@@ -16,7 +16,7 @@ from zapq.core.broker import Redriven
 from zapq.core.complaints import plainly
 from zapq.core.queue_settings import QueueSettings, changed, check_together
 from zapq.core.stats import QueueStats
-from zapq.engine.valkey import keys, replies
+from zapq.engine.valkey import attempts, keys, replies
 from zapq.engine.valkey.call import Call
 from zapq.engine.valkey.codec import Codec
 from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, ZapqError
@@ -27,7 +27,9 @@ from zapq.service.operations import (
     Delete,
     List,
     Operation,
+    Recall,
     Redrive,
+    Remember,
     Stats,
     checked_limit,
 )
@@ -96,11 +98,19 @@ def of(codec: Codec, operation: Operation) -> Procedure:
             return delete(codec, queue)
         case Redrive(queue, limit, _):
             return redrive(codec, queue, checked_limit(limit, "limit"))
+        case Remember():
+            return _alone(attempts.remember(codec, operation))
+        case Recall():
+            return _alone(attempts.recall(codec, operation))
         case List(pattern):
             return list_queues(codec, pattern)
         case _:
             assert isinstance(operation, Stats)
             return sums(codec)
+
+
+def _alone(call: Call) -> Procedure:
+    return _only((yield [call]))
 
 
 def _only(outcomes: list[list[Any]]) -> Any:

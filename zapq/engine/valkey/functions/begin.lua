@@ -46,12 +46,13 @@
 local verbs = {} -- what callers can call, by name
 
 local TEST = false -- whether callers may say what time it is
-local VERSION = 3
+local VERSION = 4
 
 -- Limits, from limits.py
 local DEFAULT_VISIBILITY = @DEFAULT_VISIBILITY@
 local MAX_BATCH_BYTES = @MAX_BATCH_BYTES@
 local IDEMPOTENCY_WINDOW = @IDEMPOTENCY_WINDOW@
+local ATTEMPT_WINDOW = @ATTEMPT_WINDOW@
 local RELEASES_AT_ONCE = @RELEASES_AT_ONCE@
 local BACKOFF = @BACKOFF@
 local MAX_BACKOFF = @MAX_BACKOFF@

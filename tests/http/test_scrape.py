@@ -70,7 +70,7 @@ async def test_each_queue_has_series_of_what_it_holds_and_has_done(
     zapq_server: ZapqServer, fields: dict[str, str]
 ) -> None:
     await work(zapq_server, "jobs")
-    settings = b'{"max_messages": 9}'
+    settings = b'{"max_messages": 9, "max_receives": 3, "dead_letter": "jobs.dead"}'
     assert (await ask(zapq_server.url, "PATCH", "/queues/jobs", settings)).status == 200
     shown = series(await ask(zapq_server.url, "GET", PATH, headers=fields))
     for state in ("ready", "delayed", "leased"):
@@ -83,7 +83,9 @@ async def test_each_queue_has_series_of_what_it_holds_and_has_done(
     assert shown[of("zapq_queue_limit_messages", queue="jobs")] == 9
     assert of("zapq_queue_limit_messages", queue="default") not in shown
     assert of("zapq_queue_limit_bytes", queue="jobs") not in shown
-    assert shown[of("zapq_queues")] == 2
+    assert shown[of("zapq_queue_takes_dead_letters", queue="jobs.dead")] == 1
+    assert total(shown, "zapq_queue_takes_dead_letters") == 1
+    assert shown[of("zapq_queues")] == 3
     assert total(shown, "zapq_build_info") == 1
     assert shown[of("process_resident_memory_bytes")] > 2**20
     assert 0 < shown[of("process_start_time_seconds")] < 2**33
@@ -128,6 +130,13 @@ async def test_a_client_can_ask_for_some_queues(zapq_server: ZapqServer) -> None
             "emails.out",
         }
         assert of("zapq_queues") not in shown
+
+
+async def test_where_dead_letters_go_is_told_without_the_queue_they_are_from(zapq_server: ZapqServer) -> None:
+    settings = b'{"max_receives": 3, "dead_letter": "dead"}'
+    assert (await ask(zapq_server.url, "PUT", "/queues/jobs", settings)).status in {200, 201}
+    shown = series(await ask(zapq_server.url, "GET", f"{PATH}?queue=dead"))
+    assert shown[of("zapq_queue_takes_dead_letters", queue="dead")] == 1
 
 
 async def test_a_client_may_ask_for_queues_that_are_not_there(zapq_server: ZapqServer) -> None:

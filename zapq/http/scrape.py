@@ -45,6 +45,7 @@ def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, lim
     About the whole server a client hears only if it may know of all queues, and asks for no one.
     """
     infos: list[QueueInfo] = yield List(allowed)
+    of_dead_letters = {info.settings.dead_letter for info in infos}
     if wanted is not None:
         infos = [info for info in infos if fnmatchcase(info.name, wanted)]
     about_all = allowed == "*" and wanted is None
@@ -56,6 +57,6 @@ def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, lim
     # With several processes each scrape would tell of another one.
     about_process = process.figures() if alone else {}
     format = _TYPES[media_type]
-    shown = share(infos, limit, deleted)
+    shown = share(infos, limit, deleted, of_dead_letters)
     body = yield from write(shown, figures, about_process, openmetrics=format is OPENMETRICS)
     return render.text(body, frame.tail, format, b"Vary: Accept\r\n")

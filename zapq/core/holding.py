@@ -16,6 +16,7 @@ from operator import attrgetter, itemgetter
 
 import msgspec
 
+from zapq.core.ages import Notes, Oldest, Spread, Waits
 from zapq.core.caps import Caps, Excess
 from zapq.core.deadlines import Deadlines
 from zapq.core.held import Held
@@ -48,6 +49,7 @@ class Holding:
 
     # With so many attributes, ordinary ones would be looked up in a dictionary each time.
     __slots__ = (
+        "_arrivals",
         "_capped",
         "_caps",
         "_checks",
@@ -70,6 +72,7 @@ class Holding:
         "_settings",
         "_stamps",
         "_unique",
+        "_waits",
         "alarm",
         "bytes",
         "epoch",
@@ -111,6 +114,9 @@ class Holding:
         self._lapses = Lapses()
         """Those that expired; their messages have come back, and are ready."""
         self._next_id = 1
+        self._arrivals = Notes()
+        """When ids were given."""
+        self._waits = Waits()
         self._origins: Origins | None = None
         """Of the messages that came from other queues, if any ever did."""
         self._given_before = 0
@@ -317,9 +323,12 @@ class Holding:
         held = chain(self._ready, self._delayed.values(), (lease.message for lease in self._leases.values()))
         return [message.body for message in sorted(held, key=_rank)]
 
-    def reserve(self, number: int) -> int:
+    def reserve(self, number: int, now: float | None = None) -> int:
         """Set `number` ids aside for messages made elsewhere, and return the first."""
         first, self._next_id = self._next_id, self._next_id + number
+        now = self._owner.clock() if now is None else now
+        if now >= self._arrivals.due:
+            self._arrivals.note(first, now)
         if self._journal is not None and self._next_id > self._ids_kept:
             self._note_ids()
         return first
@@ -354,6 +363,8 @@ class Holding:
         """
         self._apply(image.settings, now)
         self._next_id = self._ids_kept = image.next_id
+        # Of messages that do not say when they arrived, those that kept them did not know.
+        self._arrivals.fill([(first, min(time, now)) for first, time in image.arrived] or [(1, now)])
         number = size = 0
         for item in image.in_order:
             number += len(item) if isinstance(item, Run) else 1
@@ -410,6 +421,7 @@ class Holding:
             self._counts = copy(old._counts)
             self._counts.arrived += arrived
             self._counts.cleared += old.messages
+            self._waits.take_over(old._waits)
         # More than were given: with a margin for those given before the next of these notes.
         self._ids_kept = self._next_id + IDS_AT_ONCE
 
@@ -436,6 +448,7 @@ class Holding:
             settings=self._settings,
             paused=self.paused,
             next_id=self._next_id,
+            arrived=self._arrivals.entries(),
             in_order=plain,
             others=in_no_order(others, apart, self._delayed.entries(), list(self._leases.values())),
         )
@@ -499,6 +512,22 @@ class Holding:
         """The values of `stats`, for adding up."""
         ready, delayed, leased = self._ready.count, len(self._delayed), len(self._leases)
         return (self.messages, self.bytes, ready, delayed, leased, *values_of(self._counts))
+
+    def oldest(self) -> Oldest:
+        """Say since when the oldest message has been here that can be given, and the oldest lease; some 0.5 us.
+
+        A message is here since it arrived in this queue: also one that was delayed at first, or that has come back
+        from a consumer. It arrives in a dead-letter queue when it failed, and where it failed when it is sent back.
+        """
+        id = self._ready.oldest()
+        return Oldest(self._arrivals.time_of(id) if id else inf, self._leases.oldest())
+
+    def waits(self) -> Spread:
+        """Say how long messages have waited from when they arrived until they were first given to a consumer.
+
+        A message that could not be handed over, or whose taking was undone, is counted when it is given again, too.
+        """
+        return self._waits.spread()
 
     def _hold(self, messages: int, size: int) -> None:
         owner = self._owner

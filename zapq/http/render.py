@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from zapq.core.ages import age
 from zapq.core.message import DEFAULTS, Lease, Message, Properties
 from zapq.core.runs import Taken
 from zapq.core.stats import MessageView, QueueStats
@@ -353,14 +354,19 @@ def _ok(body: bytes, media_type: str, tail: bytes, fields: bytes = b"", *, statu
 
 
 # A struct, because a thousand dicts of that size take milliseconds.
+_AGES = ["oldest_ready_age_seconds", "oldest_lease_age_seconds"]
 _Queue: Any = msgspec.defstruct(
-    "_Queue", ["name", "paused", "waiting", *QueueStats.__struct_fields__, "settings"], frozen=True, gc=False
+    "_Queue", ["name", "paused", "waiting", *QueueStats.__struct_fields__, *_AGES, "settings"], frozen=True, gc=False
 )
+_UNKNOWN = (msgspec.UNSET, msgspec.UNSET)
+"""Leaves the ages out."""
 
 
-def queue(info: QueueInfo) -> object:
+def queue(info: QueueInfo, now: float) -> object:
     """Return a queue as JSON shows it."""
-    return _Queue(info.name, info.paused, info.waiting, *msgspec.structs.astuple(info.stats), info.settings)
+    stats, oldest = msgspec.structs.astuple(info.stats), info.oldest
+    ages = _UNKNOWN if oldest is None else (round(age(oldest.ready, now), 3), round(age(oldest.lease, now), 3))
+    return _Queue(info.name, info.paused, info.waiting, *stats, *ages, info.settings)
 
 
 def message(seen: MessageView, encoding: BodyEncoding, now: float) -> dict[str, object]:

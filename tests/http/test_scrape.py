@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import Metric
@@ -14,6 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 import zapq
 from tests.http.test_access import bearer, line
 from tests.support.wire import Answer, ask
+from zapq.engine.local import LocalEngine
+from zapq.errors import StorageUnavailable
+from zapq.service.operations import List, Operation
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
@@ -137,6 +141,23 @@ async def test_where_dead_letters_go_is_told_without_the_queue_they_are_from(zap
     assert (await ask(zapq_server.url, "PUT", "/queues/jobs", settings)).status in {200, 201}
     shown = series(await ask(zapq_server.url, "GET", f"{PATH}?queue=dead"))
     assert shown[of("zapq_queue_takes_dead_letters", queue="dead")] == 1
+
+
+async def test_the_server_tells_of_itself_where_the_queues_cannot_be_asked(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perform = LocalEngine.perform
+
+    def refuse_to_list(engine: LocalEngine, operation: Operation, now: float) -> Any:
+        if isinstance(operation, List):
+            raise StorageUnavailable
+        return perform(engine, operation, now)
+
+    monkeypatch.setattr(LocalEngine, "perform", refuse_to_list)
+    shown = series(await ask(zapq_server.url, "GET", PATH))
+    assert of("zapq_queues") in shown
+    assert total(shown, "zapq_queue_messages") == 0
+    assert (await ask(zapq_server.url, "GET", f"{PATH}?queue=jobs")).status == 503
 
 
 async def test_a_client_may_ask_for_queues_that_are_not_there(zapq_server: ZapqServer) -> None:

@@ -37,6 +37,7 @@ _OTHER = frozenset(
         "engine/valkey/test_linearizability.py",
         "engine/valkey/test_same.py",
         "judges",
+        "prometheus",
         "server/test_equivalence.py",
         "server/test_linearizability.py",
         "test_linearizability.py",

@@ -25,13 +25,11 @@ class Programs:
 
     home: Path
 
-    def promtool(self, *arguments: str | Path) -> str:
-        """Run promtool, which must find nothing wrong, and return what it printed."""
-        ended = subprocess.run(
-            [self.home / "promtool", *arguments], capture_output=True, text=True, timeout=30, check=False
-        )
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        return ended.stdout
+    def promtool(self, *arguments: str | Path, read: bytes = b"") -> None:
+        """Run promtool, which is given `read` and must find nothing wrong."""
+        command = [self.home / "promtool", *arguments]
+        ended = subprocess.run(command, input=read, capture_output=True, timeout=30, check=False)
+        assert (ended.returncode, ended.stderr) == (0, b""), ended
 
     @asynccontextmanager
     async def running(self, directory: Path, configuration: Path) -> AsyncGenerator[Prometheus, None]:

@@ -63,7 +63,7 @@ def configuration(directory: Path, *ports: int) -> Path:
     """Write what is in deploy/prometheus for these targets and for somebody who cannot wait."""
     targets = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
     for name, changes in {
-        "prometheus.yml": {r"interval: 15s": "interval: 500ms", r'"localhost:8080"': targets},
+        "prometheus.yml": {r"interval: 15s": "interval: 1s", r'"localhost:8080"': targets},
         "alerts.yml": {r"for: \d+[sm]": "for: 0s", r"age_seconds > 600": "age_seconds > 1"},
     }.items():
         text = (DEPLOY / name).read_text()
@@ -138,6 +138,7 @@ async def without_series(prometheus: Prometheus) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)  # it takes 12 s, and waits for what another process does at its own pace
 async def test_each_alert_fires_for_its_cause_and_the_board_shows_everything(
     programs: Programs, zapq_settings: Settings, disk: Disk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -167,7 +168,7 @@ async def test_each_alert_fires_for_its_cause_and_the_board_shows_everything(
                 for each in (url, other):
                     await work(each)
                 await eventually(scraped, "both servers to be scraped")
-                assert await prometheus.firing() == []
+                await only(prometheus, set())
 
                 await cause_trouble(url)
                 trouble = {

@@ -59,7 +59,9 @@ def over_a_socket(queues: int, rounds: int, each: int) -> None:
 def steps(queues: int) -> Iterator[float]:
     """Write the text once, and tell how long each step took."""
     infos = [
-        QueueInfo(f"queue.{n}", QueueSettings(), QueueStats(n, n, n, n, n, n, n), False, 0, n, Oldest(n, n), Spread())
+        QueueInfo(
+            f"queue.{n}", QueueSettings(), QueueStats(n, n, n, n, n, n, n), False, 0, n, Oldest(n, n), Spread()
+        )
         for n in range(queues)
     ]
     writing = write(share(infos, queues, infos[0]), queues, None, None, {}, openmetrics=True)

@@ -21,6 +21,7 @@ MAX_NOTES = 512
 """Notes of one queue, of 16 bytes each. A year takes 450 at most, even if messages come just so."""
 BOUNDS = (0.1, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
 """The seconds up to which each part of a `Spread` counts; one part more has what took longer."""
+QUICK = BOUNDS[0]
 
 
 class Spread(NamedTuple):
@@ -32,7 +33,7 @@ class Spread(NamedTuple):
     """All of them together."""
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """How many there were."""
         return sum(self.counts)
 
@@ -42,7 +43,9 @@ def spread_of(parts: Iterable[Spread]) -> Spread:
     parts = list(parts)
     if not parts:
         return Spread()
-    return Spread(tuple(map(sum, zip(*(part.counts for part in parts), strict=True))), sum(p.seconds for p in parts))
+    return Spread(
+        tuple(map(sum, zip(*(part.counts for part in parts), strict=True))), sum(p.seconds for p in parts)
+    )
 
 
 class Oldest(NamedTuple):
@@ -88,7 +91,7 @@ class Notes:
         return times[max(bisect_right(self._firsts, number) - 1, 0)] if times else -inf
 
     def around(self, number: int) -> tuple[int, int | None, float]:
-        """Return from which number to which one all count as given together, and when; None if there is no end yet."""
+        """Return from which number to which one all count as given at one time, and that; None for no end yet."""
         firsts = self._firsts
         at = bisect_right(firsts, number)
         end = firsts[at] if at < len(firsts) else None
@@ -101,12 +104,13 @@ class Notes:
     def fill(self, entries: Iterable[tuple[int, float]]) -> None:
         """Know what was noted elsewhere; nothing was here."""
         for first, time in entries:
-            self._firsts.append(first)
-            self._times.append(time)
-            self.due = time + FINEST
+            if not self._firsts or (first > self._firsts[-1] and time >= self._times[-1]):
+                self._firsts.append(first)
+                self._times.append(time)
+                self.due = time + FINEST
 
     def _thin(self, now: float) -> None:
-        """Forget notes that tell ages hardly more exactly: at least half of what there is room for is free then."""
+        """Forget notes that tell ages hardly more exactly: an eighth of what there is room for is free then."""
         tolerance = TOLERANCE
         while True:
             self._keep(self._needed(now, tolerance))
@@ -132,68 +136,88 @@ class Notes:
 
 
 class LiveNotes(Notes):
-    """Notes of numbers that are given up again: how many are left of each note is counted."""
+    """Notes of numbers that are given up again: how many are left of each note is counted.
 
-    __slots__ = ("last", "live")
+    Callers count those of the last note themselves, in `fresh`: numbers from `last` on, given at `begun`.
+    """
+
+    __slots__ = ("_live", "begun", "fresh", "last")
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = array("q")
-        """How many are left."""
+        self._live: list[int] = []
+        """How many are left of each note; of the last one `fresh` says it."""
         self.last: float = inf
-        """The first number of the last note; callers count numbers from there on themselves."""
+        self.begun = 0.0
+        self.fresh = 0
 
     def note(self, first: int, now: float) -> None:
         """Note that this number and those behind it were given from `now` on; it is higher than all before."""
-        live = self.live
-        if live and not live[-1]:
+        live = self._live
+        if live and not self.fresh:
             # Of that one nothing is left to be told of.
             self._firsts[-1] = first
             self._times[-1] = now
             self.due = now + FINEST
         else:
+            if live:
+                live[-1] = self.fresh
             live.append(0)
             super().note(first, now)
-        self.last = first
+        self.last, self.begun, self.fresh = first, now, 0
 
     def add(self, number: int) -> None:
-        """Count a number as being there."""
-        if not self.live:
+        """Count a number as being there that is not of the last note."""
+        if not self._live:
             self.note(number, 0.0)
-        self.live[max(bisect_right(self._firsts, number) - 1, 0)] += 1
+        at = self._at(number)
+        if at == len(self._live) - 1:
+            self.fresh += 1
+        else:
+            self._live[at] += 1
 
     def drop(self, number: int) -> float:
-        """Count a number as gone that is there, and return when it was given, or somewhat before."""
-        at = -1 if number >= self.last else max(bisect_right(self._firsts, number) - 1, 0)
-        self.live[at] -= 1
+        """Count a number as gone that is not of the last note, and return when it was given, or a bit before."""
+        at = self._at(number)
+        if at == len(self._live) - 1:
+            self.fresh -= 1
+        else:
+            self._live[at] -= 1
         return self._times[at]
 
     def oldest(self) -> float:
         """Return when the oldest number was given that is there, or somewhat before; infinity if none is."""
-        live = self.live
+        live = self._live
         for at, left in enumerate(live):
-            if left:
-                if at:
-                    # So that the next one who asks finds it at once.
-                    del live[:at], self._firsts[:at], self._times[:at]
+            if left or (at == len(live) - 1 and self.fresh):
+                # So that the next one who asks finds it at once.
+                del live[:at], self._firsts[:at], self._times[:at]
                 return self._times[0]
         return inf
 
+    def _at(self, number: int) -> int:
+        return max(bisect_right(self._firsts, number) - 1, 0)
+
     def _keep(self, kept: list[int]) -> None:
-        live = self.live
+        live = self._live
         ends = [*kept[1:], len(live)]
-        self.live = array("q", [sum(live[at:end]) for at, end in zip(kept, ends, strict=True)])
+        self._live = [sum(live[at:end]) for at, end in zip(kept, ends, strict=True)]
         super()._keep(kept)
 
 
 class Times:
-    """Counts how long things took."""
+    """Counts how long things took.
 
-    __slots__ = ("_counts", "_seconds")
+    Callers for whom a call is too much count what took no longer than `QUICK` in `quick` and `quick_seconds`.
+    """
+
+    __slots__ = ("_counts", "_seconds", "quick", "quick_seconds")
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BOUNDS) + 1)
         self._seconds = 0.0
+        self.quick = 0
+        self.quick_seconds = 0.0
 
     def note(self, seconds: float, number: int = 1) -> None:
         """Count so many things that took so long."""
@@ -202,15 +226,16 @@ class Times:
 
     def spread(self) -> Spread:
         """Return what was counted."""
-        return Spread(tuple(self._counts), self._seconds)
+        first, *others = self._counts
+        return Spread((first + self.quick, *others), self._seconds + self.quick_seconds)
 
 
 class Waits(Times):
     """Counts how long messages have waited until they were given to a consumer for the first time.
 
     Those that are given one after the other have mostly waited about as long. What holds for the last one is kept,
-    and callers who find that an id is at least `low` and below `high` and that it is not `until` yet count it up in
-    `alike`, which costs a fifth of a call of `note`.
+    and callers who find that an id is at least `low` and below `high`, and that it is not `until` yet, count it in
+    `alike`: that costs a fifth of a call.
     """
 
     __slots__ = ("_wait", "alike", "high", "low", "until")

@@ -344,6 +344,7 @@ class Broker:
     ) -> None:
         records: list[Record] = [QueueDeleted(queue.number) for name, queue in former.items() if name not in made]
         records += (queue.kept() for queue in made.values())
+        records += (queue.kept_arrivals() for queue in made.values() if queue.messages)
         records.append(KeysCleared())
         records += (KeyPut(made[key.queue].number, key.key, key.fingerprint, key.id, key.until) for key in keys)
         for record in records:

@@ -16,7 +16,7 @@ from operator import attrgetter, itemgetter
 
 import msgspec
 
-from zapq.core.ages import Notes, Oldest, Spread, Waits
+from zapq.core.aged import Aged
 from zapq.core.caps import Caps, Excess
 from zapq.core.deadlines import Deadlines
 from zapq.core.held import Held
@@ -44,12 +44,11 @@ _rank = attrgetter("rank")
 _first = itemgetter(0)
 
 
-class Holding:
+class Holding(Aged):
     """Holds messages within its own caps and those of `owner`."""
 
     # With so many attributes, ordinary ones would be looked up in a dictionary each time.
     __slots__ = (
-        "_arrivals",
         "_capped",
         "_caps",
         "_checks",
@@ -72,7 +71,6 @@ class Holding:
         "_settings",
         "_stamps",
         "_unique",
-        "_waits",
         "alarm",
         "bytes",
         "epoch",
@@ -93,6 +91,7 @@ class Holding:
         journal: Journal | None = None,
         epoch: int = 0,
     ) -> None:
+        super().__init__()
         self.name = name
         self.number = number
         self.epoch = epoch
@@ -114,9 +113,6 @@ class Holding:
         self._lapses = Lapses()
         """Those that expired; their messages have come back, and are ready."""
         self._next_id = 1
-        self._arrivals = Notes()
-        """When ids were given."""
-        self._waits = Waits()
         self._origins: Origins | None = None
         """Of the messages that came from other queues, if any ever did."""
         self._given_before = 0
@@ -178,11 +174,6 @@ class Holding:
             settings=self._settings,
             paused=self.paused,
         )
-
-    def note_last(self) -> None:
-        """Enter which ids were given: there will be no more of them."""
-        if self._journal is not None:
-            self._journal.note(IdsReserved(self.number, self._next_id, final=True))
 
     def _apply(self, settings: QueueSettings, now: float = 0.0) -> None:
         self._settings = settings
@@ -328,7 +319,7 @@ class Holding:
         first, self._next_id = self._next_id, self._next_id + number
         now = self._owner.clock() if now is None else now
         if now >= self._arrivals.due:
-            self._arrivals.note(first, now)
+            self._note_arrival(first, now)
         if self._journal is not None and self._next_id > self._ids_kept:
             self._note_ids()
         return first
@@ -512,22 +503,6 @@ class Holding:
         """The values of `stats`, for adding up."""
         ready, delayed, leased = self._ready.count, len(self._delayed), len(self._leases)
         return (self.messages, self.bytes, ready, delayed, leased, *values_of(self._counts))
-
-    def oldest(self) -> Oldest:
-        """Say since when the oldest message has been here that can be given, and the oldest lease; some 0.5 us.
-
-        A message is here since it arrived in this queue: also one that was delayed at first, or that has come back
-        from a consumer. It arrives in a dead-letter queue when it failed, and where it failed when it is sent back.
-        """
-        id = self._ready.oldest()
-        return Oldest(self._arrivals.time_of(id) if id else inf, self._leases.oldest())
-
-    def waits(self) -> Spread:
-        """Say how long messages have waited from when they arrived until they were first given to a consumer.
-
-        A message that could not be handed over, or whose taking was undone, is counted when it is given again, too.
-        """
-        return self._waits.spread()
 
     def _hold(self, messages: int, size: int) -> None:
         owner = self._owner

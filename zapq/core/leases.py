@@ -159,7 +159,7 @@ class Leases:
             self.pop(serial)
         begins = self.begins
         if serial >= begins.last:
-            begins.live[-1] += 1
+            begins.fresh += 1
         else:
             begins.add(serial)
         if not timely:
@@ -192,7 +192,12 @@ class Leases:
             self._most = max(len(timely), _WORTH_SHRINKING)
             self._timely = OrderedDict(timely)
             self._by_message = None
-        self.last_begin = self.begins.drop(serial)
+        begins = self.begins
+        if serial >= begins.last:
+            begins.fresh -= 1
+            self.last_begin = begins.begun
+        else:
+            self.last_begin = begins.drop(serial)
         if self._by_message is not None:
             del self._by_message[lease.message.id]
         return lease

@@ -34,6 +34,7 @@ from operator import itemgetter
 
 import msgspec
 
+from zapq.core.ages import QUICK
 from zapq.core.journal import Journal
 from zapq.core.leases import End, backoff, counted
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
@@ -77,7 +78,7 @@ class Queue(Unique):
         id = self._next_id
         self._next_id = id + 1
         if now >= self._arrivals.due:
-            self._arrivals.note(id, now)
+            self._note_arrival(id, now)
         self._counts.enqueued += 1
         # As `_hold` does, but this and `dequeue` are done for each message.
         self.messages += 1
@@ -298,7 +299,12 @@ class Queue(Unique):
             self._lapses.pop(message.id)
             self._ready.remove(message)
         else:
-            owner.lease_times.note(now - self._leases.last_begin)
+            times, seconds = owner.lease_times, now - self._leases.last_begin
+            if seconds <= QUICK:
+                times.quick += 1
+                times.quick_seconds += seconds
+            else:
+                times.note(seconds)
             message = lease.message
             if message.properties.group:
                 ready = self._ready

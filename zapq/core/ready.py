@@ -2,9 +2,9 @@
 
 Messages that only leave from the front stand in one deque for each priority: simple FIFO traffic touches one of
 them, and entering and taking are O(1) at any depth. All others stand apart, where any of them is removed in a
-step: messages with a ttl or a key, those that came back to a place among newer ones, and dead letters. These have a line
-for each priority, and dead letters lines of their own for each queue they failed in. Messages with a group are in `groups.py`. Taking compares the
-heads.
+step: messages with a ttl or a key, those that came back to a place among newer ones, and dead letters. There is a
+line for each priority, and dead letters have lines of their own for each queue they failed in. Messages with a
+group are in `groups.py`. Taking compares the heads.
 
 In a fair queue groups take turns, and all messages without one are one group more. A dead letter keeps its group,
 but here it is in none: what has failed is to be looked at, and holds up nothing.

@@ -156,7 +156,9 @@ class Exposition:
             comma, braces = ("," if label else ""), (f"{{{label}}}" if label else "")
             for bound, count in zip(_BOUNDS, accumulate(spread.counts), strict=True):
                 lines.append(f'{family.name}_bucket{{{label}{comma}le="{bound}"}} {count}\n')
-            lines.append(f"{family.name}_sum{braces} {spread.seconds}\n{family.name}_count{braces} {spread.count}\n")
+            lines.append(
+                f"{family.name}_sum{braces} {spread.seconds}\n{family.name}_count{braces} {spread.number}\n"
+            )
         head = f"# HELP {family.name} {family.help}\n# TYPE {family.name} histogram\n"
         self._pieces.append(f"{head}{''.join(lines)}".encode())
 

@@ -356,7 +356,10 @@ def _ok(body: bytes, media_type: str, tail: bytes, fields: bytes = b"", *, statu
 # A struct, because a thousand dicts of that size take milliseconds.
 _AGES = ["oldest_ready_age_seconds", "oldest_lease_age_seconds"]
 _Queue: Any = msgspec.defstruct(
-    "_Queue", ["name", "paused", "waiting", *QueueStats.__struct_fields__, *_AGES, "settings"], frozen=True, gc=False
+    "_Queue",
+    ["name", "paused", "waiting", *QueueStats.__struct_fields__, *_AGES, "settings"],
+    frozen=True,
+    gc=False,
 )
 _UNKNOWN = (msgspec.UNSET, msgspec.UNSET)
 """Leaves the ages out."""

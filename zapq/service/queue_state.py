@@ -71,7 +71,7 @@ class QueueInfo(msgspec.Struct, frozen=True, gc=False):
     number: int = 0
     """In the order in which the queues were made; 0 where the engine does not know it."""
     oldest: Oldest | None = None
-    """Since when the oldest message and lease are there, by Trio's clock; None where the engine does not know it."""
+    """Since when the oldest message and lease are there, by Trio's clock; None where that is not known."""
     waits: Spread | None = None
     """How long messages had waited when they were first given to a consumer; None where that is not known."""
 

@@ -36,7 +36,7 @@ class ServiceStats:
     deleted: QueueStats | None = None
     """What queues that are no more have done; None if the engine does not know it apart."""
     oldest: Oldest | None = None
-    """Since when the oldest message and lease of all queues are there, by Trio's clock; None if it is not known."""
+    """Since when the oldest message and lease of all are there, by Trio's clock; None if that is not known."""
     lease_times: Spread | None = None
     """How long leases took that were acknowledged, of all queues; None if that is not known."""
     deleted_waits: Spread | None = None

@@ -39,6 +39,7 @@ _OTHER = frozenset(
         "engine/valkey/test_linearizability.py",
         "engine/valkey/test_same.py",
         "judges",
+        "prometheus",
         "server/test_equivalence.py",
         "server/test_linearizability.py",
         "test_architecture.py",

@@ -143,7 +143,9 @@ def dead_letters_say_why_and_go_back(world: World) -> None:
         world.server.fail("orders", b"order %d" % number)
     with world.page(view="#/queues/orders.dead") as page:
         page.get_by_text("2: order 1").click()
-        expect(page.get_by_text("It failed in orders: it was delivered once and never acknowledged")).to_be_visible()
+        expect(
+            page.get_by_text("It failed in orders: it was delivered once and never acknowledged")
+        ).to_be_visible()
         expect(page.get_by_text("Its producer sent it as message 2 of orders.")).to_be_visible()
         world.picture(page, "dead-letter")
         button(page, "Redrive").click()
@@ -186,7 +188,13 @@ def settings_are_changed(world: World) -> None:
         button(page, "Save settings").click()
         said(page, "The settings hold")
         settings = world.server.queue("set")["settings"]
-        expected = {"visibility": 300, "max_receives": 3, "dead_letter": "set.dead", "max_bytes": None, "fair": True}
+        expected = {
+            "visibility": 300,
+            "max_receives": 3,
+            "dead_letter": "set.dead",
+            "max_bytes": None,
+            "fair": True,
+        }
         assert expected.items() <= settings.items(), settings
         assert settings["retention"] == 60
         page.get_by_label("Deliveries a second").fill("-1")
@@ -196,7 +204,9 @@ def settings_are_changed(world: World) -> None:
 
 HOSTILE = (
     b"<img src=x onerror=\"document.body.innerHTML='taken'\"><script>document.title='taken'</script>"
-    + b"\x00\x1b[31m" + "\u202egpj.exe \u2066\u200b".encode() + b"</pre></details><a href='javascript:alert(1)'>x</a>"
+    + b"\x00\x1b[31m"
+    + "\u202egpj.exe \u2066\u200b".encode()
+    + b"</pre></details><a href='javascript:alert(1)'>x</a>"
 )
 
 
@@ -261,7 +271,18 @@ def what_a_credential_may_not_do_is_not_shown(world: World) -> None:
         page.get_by_text('1: {"to"').click()
         expect(page.get_by_label("Body of message 1")).to_contain_text("Ann")
         buttons = set(page.get_by_role("button").all_inner_texts())
-        expected = {"ready", "delayed", "leased", "Look again", "Show", "JSON", "Text", "Hex", "Open", "Forget the token"}
+        expected = {
+            "ready",
+            "delayed",
+            "leased",
+            "Look again",
+            "Show",
+            "JSON",
+            "Text",
+            "Hex",
+            "Open",
+            "Forget the token",
+        }
         assert buttons <= expected, buttons - expected
         assert page.get_by_text("Send a message").count() == 0
         page.goto(f"{world.server.url}/ui/#/snapshots")

@@ -77,14 +77,14 @@ class Server:
 
     def ask(self, method: str, target: str, body: bytes = b"", **fields: str) -> tuple[int, Any]:
         """Send a request as an administrator; return the status, and the body, decoded if it is JSON."""
-        request = urllib.request.Request(f"{self.url}{target}", method=method, data=body or None)  # noqa: S310
+        request = urllib.request.Request(f"{self.url}{target}", method=method, data=body or None)
         request.add_header("Authorization", f"Bearer {TOKENS['root'][0]}")
         for name, text in fields.items():
             request.add_header(name.replace("_", "-"), text)
         if body and not fields.get("Content_Type"):
             request.add_header("Content-Type", "application/octet-stream")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=30) as answer:
                 status, data = answer.status, answer.read()
         except urllib.error.HTTPError as error:
             status, data = error.code, error.read()
@@ -135,7 +135,13 @@ class World:
 
     @contextmanager
     def page(
-        self, credential: str = "root", view: str = "#/", *, dark: bool = False, width: int = 1100, height: int = 800
+        self,
+        credential: str = "root",
+        view: str = "#/",
+        *,
+        dark: bool = False,
+        width: int = 1100,
+        height: int = 800,
     ) -> Iterator[Page]:
         """Show a view in a window of its own, logged in; empty as `credential` is nobody."""
         context = self.browser.new_context(
@@ -148,7 +154,9 @@ class World:
         if credential:
             token = TOKENS[credential][0]
             # As if it had been entered in this tab.
-            context.add_init_script(f"sessionStorage.getItem('zapq.token') ?? sessionStorage.setItem('zapq.token', '{token}')")
+            context.add_init_script(
+                f"sessionStorage.getItem('zapq.token') ?? sessionStorage.setItem('zapq.token', '{token}')"
+            )
         page = context.new_page()
         page.on("console", self._note_console)
         page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))

@@ -1,4 +1,4 @@
-"""The page for a browser: files of the package, the same for everybody. It asks for what it shows as curl would."""
+"""The page for a browser: files of the package, the same for all. It asks for what it shows as curl would."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ _OTHER = frozenset(
         "engine/valkey/test_linearizability.py",
         "engine/valkey/test_same.py",
         "judges",
+        "page",
         "server/test_equivalence.py",
         "server/test_linearizability.py",
         "test_linearizability.py",
@@ -47,7 +48,7 @@ _OTHER = frozenset(
         "torture",
     )
 )
-_UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "judges", "torture"))
+_UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "judges", "page", "torture"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

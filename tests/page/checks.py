@@ -1,4 +1,4 @@
-"""What a person does with the page, in a real browser, and that the server did it. `drive.py` runs these in order."""
+"""What a person does with the page, and that the server then did it. `drive.py` runs these in order."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def queues_are_shown_as_they_are_now(world: World) -> None:
         expect(row.get_by_role("cell").nth(1)).to_have_text("1")
         world.server.send("emails", b"three")
         expect(row.get_by_role("cell").nth(0)).to_have_text("3")
-        expect(row.get_by_role("cell").nth(4)).not_to_have_text("–")
+        expect(row.get_by_role("cell").nth(4)).to_have_text(re.compile("^[0-9]"))
         expect(row.get_by_role("img")).to_have_attribute("aria-label", re.compile("ten minutes"))
         assert world.server.queue("emails")["ready"] == 3
 
@@ -103,7 +103,6 @@ def messages_are_looked_at_and_stay(world: World) -> None:
         button(page, "Text").click()
         expect(shown).to_have_text(body.decode())
         expect(page.get_by_role("row", name="Header tenant")).to_contain_text("acme")
-        world.picture(page, "message")
         page.get_by_text("2: bytes ff fe 00").click()
         expect(page.get_by_label("Body of message 2")).to_contain_text("ff fe 00 72 61 77")
         queue = world.server.queue("looked")
@@ -143,7 +142,9 @@ def dead_letters_say_why_and_go_back(world: World) -> None:
         world.server.fail("orders", b"order %d" % number)
     with world.page(view="#/queues/orders.dead") as page:
         page.get_by_text("2: order 1").click()
-        expect(page.get_by_text("It failed in orders: it was delivered once and never acknowledged")).to_be_visible()
+        expect(
+            page.get_by_text("It failed in orders: it was delivered once and never acknowledged")
+        ).to_be_visible()
         expect(page.get_by_text("Its producer sent it as message 2 of orders.")).to_be_visible()
         world.picture(page, "dead-letter")
         button(page, "Redrive").click()
@@ -166,7 +167,6 @@ def a_queue_is_purged_when_its_name_is_typed(world: World) -> None:
         dialog.get_by_label("Type full to confirm").fill("ful")
         expect(sure).to_be_disabled()
         dialog.get_by_label("Type full to confirm").fill("full")
-        world.picture(page, "purge")
         sure.click()
         said(page, "2 messages are gone.")
         assert world.server.queue("full")["messages"] == 0
@@ -186,7 +186,13 @@ def settings_are_changed(world: World) -> None:
         button(page, "Save settings").click()
         said(page, "The settings hold")
         settings = world.server.queue("set")["settings"]
-        expected = {"visibility": 300, "max_receives": 3, "dead_letter": "set.dead", "max_bytes": None, "fair": True}
+        expected = {
+            "visibility": 300,
+            "max_receives": 3,
+            "dead_letter": "set.dead",
+            "max_bytes": None,
+            "fair": True,
+        }
         assert expected.items() <= settings.items(), settings
         assert settings["retention"] == 60
         page.get_by_label("Deliveries a second").fill("-1")
@@ -196,7 +202,9 @@ def settings_are_changed(world: World) -> None:
 
 HOSTILE = (
     b"<img src=x onerror=\"document.body.innerHTML='taken'\"><script>document.title='taken'</script>"
-    + b"\x00\x1b[31m" + "\u202egpj.exe \u2066\u200b".encode() + b"</pre></details><a href='javascript:alert(1)'>x</a>"
+    + b"\x00\x1b[31m"
+    + "\u202egpj.exe \u2066\u200b".encode()
+    + b"</pre></details><a href='javascript:alert(1)'>x</a>"
 )
 
 
@@ -246,7 +254,6 @@ def the_server_says_how_it_is(world: World) -> None:
         heading(page, "Server")
         for title in ("Connections", "Memory", "Descriptors open", "Commit, 99 of 100", "Messages refused (full)"):
             expect(page.get_by_text(title, exact=True)).to_be_visible()
-        world.picture(page, "server")
 
 
 @check
@@ -261,7 +268,18 @@ def what_a_credential_may_not_do_is_not_shown(world: World) -> None:
         page.get_by_text('1: {"to"').click()
         expect(page.get_by_label("Body of message 1")).to_contain_text("Ann")
         buttons = set(page.get_by_role("button").all_inner_texts())
-        expected = {"ready", "delayed", "leased", "Look again", "Show", "JSON", "Text", "Hex", "Open", "Forget the token"}
+        expected = {
+            "ready",
+            "delayed",
+            "leased",
+            "Look again",
+            "Show",
+            "JSON",
+            "Text",
+            "Hex",
+            "Open",
+            "Forget the token",
+        }
         assert buttons <= expected, buttons - expected
         assert page.get_by_text("Send a message").count() == 0
         page.goto(f"{world.server.url}/ui/#/snapshots")
@@ -328,11 +346,9 @@ def a_phone_shows_all_without_scrolling_sideways(world: World) -> None:
     for view in ("#/", "#/queues/orders", "#/snapshots", "#/server"):
         with world.page(view=view, width=360, height=700) as page:
             expect(page.get_by_role("heading", level=1)).to_be_visible()
-            page.wait_for_function("document.querySelectorAll('td, dd').length > 2")
+            expect(page.locator("td, dd").nth(2)).to_be_attached()
             wide = page.evaluate("document.scrollingElement.scrollWidth - innerWidth")
             assert wide <= 0, f"{view} is {wide} px too wide"
-            if view == "#/":
-                world.picture(page, "phone")
 
 
 @check
@@ -400,15 +416,17 @@ def _views(world: World, *, dark: bool) -> list[str]:
             nodes = [node["html"][:200] for node in each["nodes"][:3]]
             found.append(f"{what}: {each['id']}: {each['help']}: {nodes}")
 
-    theme = "dark" if dark else "light"
     with world.page("", dark=dark) as page:
         heading(page, "Log in")
         judge(page, "log in")
     with world.page(dark=dark, height=620) as page:
+        world.draw_past(page)
+        page.reload()
         page.get_by_label("Search").fill("e")
         expect(page.get_by_role("rowheader", name="emails")).to_be_visible()
         judge(page, "queues")
-        world.picture(page, f"queues-{theme}")
+        if not dark:
+            world.picture(page, "queues")
         page.goto(f"{world.server.url}/ui/#/queues/orders")
         heading(page, "orders")
         expect(page.get_by_text("last 10 minutes").first).to_be_visible()

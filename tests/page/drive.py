@@ -40,7 +40,10 @@ def main() -> None:
                     outcomes[name] = traceback.format_exc()
                 else:
                     outcomes[name] = ""
-                print(f"{time.monotonic() - begun:5.1f} s  {'failed' if outcomes[name] else 'ok    '}  {name}", flush=True)
+                print(
+                    f"{time.monotonic() - begun:5.1f} s  {'failed' if outcomes[name] else 'ok    '}  {name}",
+                    flush=True,
+                )
                 Path(report).write_text(json.dumps(outcomes))
         finally:
             server.stop()

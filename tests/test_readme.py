@@ -89,13 +89,13 @@ def test_the_tables_of_endpoints_say_what_there_is() -> None:
 
 
 async def test_the_table_of_metrics_is_complete(zapq_service: QueueService) -> None:
-    for name in as_json(zapq_service.stats(), ServerCounts()):
+    for name in as_json(zapq_service.stats(), ServerCounts(), 0.0):
         assert f"`{name}`" in README, name
 
 
 async def test_the_metrics_shown_are_those_there_are_in_order(zapq_service: QueueService) -> None:
     [shown] = re.findall(r"^\$ curl -s localhost:8080/metrics\n(\{.*\})$", README, re.MULTILINE)
-    assert list(json.loads(shown)) == list(as_json(zapq_service.stats(), ServerCounts()))
+    assert list(json.loads(shown)) == list(as_json(zapq_service.stats(), ServerCounts(), 0.0))
 
 
 def test_the_table_of_exit_codes_is_complete() -> None:

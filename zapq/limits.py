@@ -69,6 +69,11 @@ turn began in which it was given, and its answer is made by the end of that turn
 BLOCKERS_LOOKED_AT = 100
 """Leases and delays looked at for one that no other holds up, when a consumer is told when to come back: mostly it
 is the first one."""
+ARRIVALS_KEPT_SECONDS = 5.0
+"""Seconds after which it is kept on the disk anew when messages of a queue arrived, while some do: 8 KiB at most.
+After a crash ages may be too high by that."""
+GROUPS_LOOKED_AT = 1000
+"""Groups of a fair queue looked at for the oldest message, those that are next: 30 us."""
 LEASES_INDEXED = 20_000
 """Leases of one queue beyond which each has an entry by its message: making so many, when a client first looks for
 a message, takes 2 ms."""

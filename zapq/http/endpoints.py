@@ -277,7 +277,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/queues/{queue}",
         lambda asked: Plan(Describe(asked.queue)),
-        _json(lambda plan, info, frame: render.queue(info)),
+        _json(lambda plan, info, frame: render.queue(info, frame.now)),
         role="metrics",
         changes=False,
     ),
@@ -299,7 +299,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/queues/{queue}",
         lambda asked: Plan(None, name=asked.queue),
         lambda plan, operation, outcome, frame: render.as_json(
-            render.queue(outcome[1]), frame.tail, status=201 if outcome[0] else 200
+            render.queue(outcome[1], frame.now), frame.tail, status=201 if outcome[0] else 200
         ),
         fill=plans.fill_settings,
         body=Body.SETTINGS,
@@ -310,7 +310,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "PATCH",
         "/queues/{queue}",
         lambda asked: Plan(None, name=asked.queue),
-        _json(lambda plan, info, frame: render.queue(info)),
+        _json(lambda plan, info, frame: render.queue(info, frame.now)),
         fill=plans.fill_changes,
         body=Body.SETTINGS,
         audit=lambda operation, outcome: {"queue": operation.queue, "settings": sorted(operation.changes)},
@@ -426,7 +426,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "GET",
         "/metrics",
         scrape.plan_any,
-        _json(lambda plan, stats, frame: metrics.as_json(stats, frame.counts)),
+        _json(lambda plan, stats, frame: metrics.as_json(stats, frame.counts, frame.now)),
         role="metrics",
         scope="server",
         takes=("queue",),

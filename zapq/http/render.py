@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from zapq.access.grant import ROLES, Grant
+from zapq.core.ages import age
 from zapq.core.message import DEFAULTS, Lease, Message, Properties
 from zapq.core.runs import Taken
 from zapq.core.stats import MessageView, QueueStats
@@ -356,24 +357,33 @@ def _ok(body: bytes, media_type: str, tail: bytes, fields: bytes = b"", *, statu
 
 
 # A struct, because a thousand dicts of that size take milliseconds.
+_AGES = ["oldest_ready_age_seconds", "oldest_lease_age_seconds"]
 _Queue: Any = msgspec.defstruct(
-    "_Queue", ["name", "paused", "waiting", *QueueStats.__struct_fields__, "settings"], frozen=True, gc=False
+    "_Queue",
+    ["name", "paused", "waiting", *QueueStats.__struct_fields__, *_AGES, "settings"],
+    frozen=True,
+    gc=False,
 )
+_UNKNOWN = (msgspec.UNSET, msgspec.UNSET)
+"""Leaves the ages out."""
 
 
-def queue(info: QueueInfo) -> object:
+def queue(info: QueueInfo, now: float) -> object:
     """Return a queue as JSON shows it."""
-    return _Queue(info.name, info.paused, info.waiting, *msgspec.structs.astuple(info.stats), info.settings)
+    stats, oldest = msgspec.structs.astuple(info.stats), info.oldest
+    ages = _UNKNOWN if oldest is None else (round(age(oldest.ready, now), 3), round(age(oldest.lease, now), 3))
+    return _Queue(info.name, info.paused, info.waiting, *stats, *ages, info.settings)
 
 
 def queues(plan: Plan, operation: Operation, outcome: Sequence[QueueInfo] | Page, frame: Frame) -> bytes:
     """Return the answer that lists queues; a page also says how many there are, and where the next one begins."""
     if not isinstance(outcome, Page):
-        return as_json([queue(info) for info in outcome], frame.tail)
+        return as_json([queue(info, frame.now) for info in outcome], frame.tail)
     fields = b"Zapq-Total: %d\r\n" % outcome.total
     if outcome.next:
         fields += b"Zapq-Next: %b\r\n" % outcome.next.encode()
-    return _ok(msgspec.json.encode([queue(info) for info in outcome.infos]), JSON, frame.tail, fields)
+    shown = [queue(info, frame.now) for info in outcome.infos]
+    return _ok(msgspec.json.encode(shown), JSON, frame.tail, fields)
 
 
 def history(told: Told, frame: Frame) -> dict[str, object]:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 from zapq.http import metrics, process, render, wire
-from zapq.http.exposition import OPENMETRICS, TEXT_FORMAT, share, write
+from zapq.http.exposition import OPENMETRICS, TEXT_FORMAT, of_deleted, share, write
 from zapq.http.plan import Asked, Frame, Plan, Steps
 from zapq.http.render import JSON
 from zapq.service.operations import List, Stats
@@ -48,14 +48,18 @@ def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, lim
     if wanted is not None:
         infos = [info for info in infos if fnmatchcase(info.name, wanted)]
     about_all = allowed == "*" and wanted is None
-    figures, deleted, alone = None, None, False
+    figures, deleted, leases, alone = None, None, None, False
     if about_all:
         stats: ServiceStats = yield Stats()
-        figures, deleted = metrics.as_json(stats, frame.counts), stats.deleted
+        figures, deleted, leases = (
+            metrics.as_json(stats, frame.counts, frame.now),
+            of_deleted(stats),
+            stats.lease_times,
+        )
         alone = not stats.elsewhere
     # With several processes each scrape would tell of another one.
     about_process = process.figures() if alone else {}
     format = _TYPES[media_type]
     shown = share(infos, limit, deleted)
-    body = yield from write(shown, figures, about_process, openmetrics=format is OPENMETRICS)
+    body = yield from write(shown, frame.now, figures, leases, about_process, openmetrics=format is OPENMETRICS)
     return render.text(body, frame.tail, format, b"Vary: Accept\r\n")

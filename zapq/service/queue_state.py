@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 import trio
 
+from zapq.core.ages import Oldest, Spread
 from zapq.core.attempts import Attempts, LeaseSeen
 from zapq.core.broker import Broker, Redriven
 from zapq.core.idempotency import Keys
@@ -69,6 +70,10 @@ class QueueInfo(msgspec.Struct, frozen=True, gc=False):
     waiting: int
     number: int = 0
     """In the order in which the queues were made; 0 where the engine does not know it."""
+    oldest: Oldest | None = None
+    """Since when the oldest message and lease are there, by Trio's clock; None where that is not known."""
+    waits: Spread | None = None
+    """How long messages had waited when they were first given to a consumer; None where that is not known."""
 
 
 class Shared(Protocol):
@@ -473,7 +478,16 @@ class QueueState:
     def info(self) -> QueueInfo:
         """Return the queue's settings and statistics; never waits."""
         core = self.core
-        return QueueInfo(core.name, core.settings, core.stats(), core.paused, len(self.wait_queue), core.number)
+        return QueueInfo(
+            core.name,
+            core.settings,
+            core.stats(),
+            core.paused,
+            len(self.wait_queue),
+            core.number,
+            core.oldest(),
+            core.waits(),
+        )
 
     @property
     def unused(self) -> bool:

@@ -568,6 +568,9 @@ class QueueService:
             snapshots_failed=self.snapshots.failed,
             journal=self.journal.stats(),
             deleted=self.broker.past,
+            oldest=self.broker.oldest(),
+            lease_times=self.broker.lease_times.spread(),
+            deleted_waits=self.broker.past_waits,
         )
 
     def sampled(self) -> Mapping[str, Queue]:

@@ -181,6 +181,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("--addr ''", "--addr '': give :8080"),
         ("--addr 'two\nlines:1'", r"--addr 'two\nlines:1': give :8080"),
         ("--grace 1y", "--grace '1y': give seconds"),
+        ("--access-log 1%", "--access-log '1%': give on, off, or a share of the requests such as 0.01."),
         ("--snapshot-every 0.5", "--snapshot-every 0.5: give at least 1, or 0 for never."),
         ("--durable --load-on-start a.json", "--load-on-start would replace"),
         ("--snapshot-on-exit ../x.json", "--snapshot-on-exit '../x.json': give a bare name"),

@@ -12,13 +12,8 @@ from zapq.addresses import Address, EngineAddress, parse_address, parse_engine
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidSetting
 from zapq.quantities import parse_duration, parse_size
-from zapq.settings import (
-    Option,
-    Settings,
-    load,
-    options,
-    unknown_variables,
-)
+from zapq.settings import Option, Settings, options
+from zapq.sources import load, unknown_variables
 
 INVALID = {
     "address": ["", "8080", ":65536", "host", "unix:", "fd://x", "a b:1", "h\x7f:1"],
@@ -59,6 +54,7 @@ INVALID = {
     ],
     "choice": ["", "x", "ANY", "info "],
     "switch": ["", "x", "2", "maybe", "truee"],
+    "share": ["", "x", "2", "-0.1", "1.1", "1%", "1e-3", ".5", "nan"],
     "text": ["a\0b"],
     "file": [
         "a",
@@ -84,6 +80,7 @@ VALID: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "cores": (("2", 2), ("016", 16)),
     "seconds": (("2.5", 2.5), ("3", 3.0)),
     "switch": (("Yes", True), ("off", False)),
+    "share": (("0.01", 0.01), ("on", 1.0)),
     "text": (("some thing", "some thing"), ("/ot/her", "/ot/her")),
     "file": (("a.msgpack", "a.msgpack"), ("x" * 123 + ".json", "x" * 123 + ".json")),
 }

@@ -35,6 +35,10 @@ TOKEN_VARIABLE = "ZAPQ_TOKEN"  # noqa: S105 (the name of a place, not what is th
 """Where the environment has a token: one the server lets in, or the one a command shows to a server."""
 URL_VARIABLE = "ZAPQ_URL"
 """Where the environment says which server a command asks."""
+DEFAULT_URL = "http://127.0.0.1:8080"
+"""The server a command asks where nothing says which."""
+MAX_LOGGED_PATHS = 1024
+"""Paths for which it is remembered how the access log shows them: as many as there are queues by default."""
 MIN_TOKEN = 16
 """Characters of a token people choose: at a thousand guesses a second, even half as many random ones last."""
 TOKEN_BYTES = 32
@@ -326,6 +330,10 @@ FOLLOW_WAIT = 20.0
 """Seconds one request of `zapq pop --follow` waits: below the idle timeout of every proxy."""
 WATCH_PAUSE = 2.0
 """Seconds between two tables of `zapq stats --watch`."""
+TOP_PAUSE = 2.0
+"""Seconds between two tables of `zapq top`: long enough for a rate to mean something, short enough to watch."""
+COMPLETION_TIMEOUT = 1.0
+"""Seconds a shell waits for the names of queues when its user presses tab."""
 HEALTH_TIMEOUT = 5.0
 """Seconds `zapq health` waits: a server that answers later is not well."""
 CLIENT_ATTEMPTS = 5

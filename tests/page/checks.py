@@ -52,6 +52,7 @@ def queues_are_shown_as_they_are_now(world: World) -> None:
         expect(row.get_by_role("cell").nth(1)).to_have_text("1")
         world.server.send("emails", b"three")
         expect(row.get_by_role("cell").nth(0)).to_have_text("3")
+        expect(row.get_by_role("cell").nth(3)).to_have_text(re.compile("^[0-9.]+ s$"))
         expect(row.get_by_role("cell").nth(4)).to_have_text(re.compile("^[0-9]"))
         expect(row.get_by_role("img")).to_have_attribute("aria-label", re.compile("ten minutes"))
         assert world.server.queue("emails")["ready"] == 3

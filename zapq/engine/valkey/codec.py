@@ -48,10 +48,12 @@ from zapq.errors import (
     NotWithEngine,
     QueueNotFound,
     ZapqError,
+    leased_for,
 )
 from zapq.service.fingerprint import fingerprint_of
 from zapq.service.operations import (
     Accepted,
+    DeleteMessage,
     Delivery,
     Describe,
     Durability,
@@ -146,6 +148,7 @@ class Codec:
             "settle": self._settle,
             "remove": self._remove,
             "hide": self._hide,
+            "erase": self._erase,
             "peek": self._peek,
             "find": self._find,
             "describe": self._describe,
@@ -203,6 +206,8 @@ class Codec:
                 return Run("remove", operation.queue)
             case Hide():
                 return Run("hide", operation.queue)
+            case DeleteMessage():
+                return Run("erase", operation.queue)
             case Peek():
                 return Run("peek", operation.queue, (operation.state, operation.limit))
             case Find():
@@ -530,6 +535,20 @@ class Codec:
     def _hide(self, run: Run, operations: Sequence[Any], now: float) -> Call:
         plan = [part for asked in operations for part in (asked.id, milliseconds(asked.visibility))]
         return self._again(b"hide", run.queue, plan, len(operations))
+
+    def _erase(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        def decode(reply: list[Any], now: float) -> list[Any]:
+            outcomes: list[Any] = []
+            for asked, said in zip(operations, reply[2], strict=True):
+                if isinstance(said, list):
+                    outcomes.append(leased_for(max(said[0] - reply[0], 0) / 1000 if said[0] else inf, asked.id))
+                else:
+                    outcomes.append(None if said else MessageNotFound(queue=run.queue, message_id=asked.id))
+            return outcomes
+
+        # Repeated, it would tell a client that the message it has deleted was never there.
+        plan = [_pack([asked.id for asked in operations])]
+        return self._asked(b"erase", run.queue, plan, decode, number=len(operations), repeatable=False)
 
     def _again(self, name: bytes, queue: str, plan: list[int], number: int) -> Call:
         """Return a call about messages that have been leased before; each outcome is whether one was there."""

@@ -26,9 +26,10 @@ from zapq.core.message import DEFAULTS, OCTETS, Draft, Lease, Message, Propertie
 from zapq.core.runs import Taken
 from zapq.core.stats import STATES
 from zapq.engine.valkey import keys
-from zapq.engine.valkey.bounds import Caps
+from zapq.engine.valkey.bounds import Caps, check_unique
 from zapq.engine.valkey.call import AGAIN, Call
 from zapq.engine.valkey.replies import (
+    erased,
     info_of,
     lease_of,
     message_of,
@@ -45,10 +46,8 @@ from zapq.errors import (
     MessageNotFound,
     MessageTooLarge,
     NotDurable,
-    NotWithEngine,
     QueueNotFound,
     ZapqError,
-    leased_for,
 )
 from zapq.service.fingerprint import fingerprint_of
 from zapq.service.operations import (
@@ -176,7 +175,7 @@ class Codec:
         if asked.terms.durability == "committed" and self.durability != "committed":
             raise NotDurable(parameter="durability")
         content = asked.content
-        _check_unique(asked.terms.properties.unique)
+        check_unique(asked.terms.properties.unique)
         if isinstance(content, bytes):
             self._check_size(len(content))
             return
@@ -185,7 +184,7 @@ class Codec:
             if isinstance(each, Draft):
                 self._check_size(len(each.body))
                 terms_of(each)
-                _check_unique(each.unique)
+                check_unique(each.unique)
             else:
                 self._check_size(len(each))
 
@@ -537,18 +536,13 @@ class Codec:
         return self._again(b"hide", run.queue, plan, len(operations))
 
     def _erase(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        ids = [asked.id for asked in operations]
+
         def decode(reply: list[Any], now: float) -> list[Any]:
-            outcomes: list[Any] = []
-            for asked, said in zip(operations, reply[2], strict=True):
-                if isinstance(said, list):
-                    outcomes.append(leased_for(max(said[0] - reply[0], 0) / 1000 if said[0] else inf, asked.id))
-                else:
-                    outcomes.append(None if said else MessageNotFound(queue=run.queue, message_id=asked.id))
-            return outcomes
+            return [erased(run.queue, id, said, reply[0]) for id, said in zip(ids, reply[2], strict=True)]
 
         # Repeated, it would tell a client that the message it has deleted was never there.
-        plan = [_pack([asked.id for asked in operations])]
-        return self._asked(b"erase", run.queue, plan, decode, number=len(operations), repeatable=False)
+        return self._asked(b"erase", run.queue, [_pack(ids)], decode, number=len(ids), repeatable=False)
 
     def _again(self, name: bytes, queue: str, plan: list[int], number: int) -> Call:
         """Return a call about messages that have been leased before; each outcome is whether one was there."""
@@ -634,15 +628,6 @@ _LONGEST = 4e6
 @lru_cache(4096)
 def _checked_name(queue: str) -> str:
     return check_name(queue)
-
-
-def _check_unique(key: str) -> None:
-    if key:
-        raise NotWithEngine(
-            "The queues of this server are in an engine elsewhere, which does not know what is held under a key."
-            " Leave out unique, or use a server that has its queues itself: one that is started without --engine.",
-            parameter="unique",
-        )
 
 
 def _none(reply: list[Any], now: float) -> list[Any]:

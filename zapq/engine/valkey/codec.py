@@ -6,8 +6,7 @@ more than one queue is a `Procedure` (procedures.py): it yields calls, and is se
 Caps: `max_msgs` and `max_bytes` of the server hold for each queue by itself, beside those of the queue, and all
 four exactly: a queue is in one shard, and the step that stores a message looks at them. What all queues hold
 together is in many shards, and only the memory limit of Valkey bounds it: beyond it, Valkey refuses producers and
-serves consumers. `max_queues` holds approximately: each shard may have twice its even share, for names are not
-spread evenly.
+serves consumers. `max_queues` holds approximately: each shard may have twice its even share.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ _OTHER = frozenset(
         "engine/valkey/test_same.py",
         "judges",
         "page",
+        "prometheus",
         "server/test_equivalence.py",
         "server/test_linearizability.py",
         "test_architecture.py",

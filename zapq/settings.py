@@ -13,10 +13,9 @@ from functools import cache
 from typing import Any, Literal
 
 from zapq.addresses import Address, parse_address, parse_engine, parse_hosts, without_password
-from zapq.core.broker import Broker
 from zapq.core.queue_settings import QueueSettings
-from zapq.declared import queue_section
-from zapq.errors import InvalidSetting, ZapqError
+from zapq.declared import check_queues, parse_names
+from zapq.errors import InvalidSetting
 from zapq.limits import (
     KIB,
     MAX_DEDUPLICATION_IDS,
@@ -37,6 +36,7 @@ Kind = Literal[
     "hosts",
     "url",
     "account",
+    "names",
     "size",
     "whole",
     "cores",
@@ -144,6 +144,8 @@ class Option:
             parse_engine(value)
         elif self.kind == "hosts":
             parse_hosts(value)
+        elif self.kind == "names":
+            parse_names(value)
         elif self.kind == "url" and not re.fullmatch(r"(https?://[\x21-\x7e]{1,200})?", value, re.ASCII):
             raise ValueError("give a URL such as https://queue.example.com")
         elif self.kind == "account" and not re.fullmatch("[0-9]{12}", value, re.ASCII):
@@ -364,6 +366,12 @@ class Settings:
         low=0,
         high=1_000_000,
     )
+    queue: str = _setting(
+        "",
+        "ZAPQ_QUEUE",
+        "names",
+        "Queues to make at the start, such as emails,reports; one that is there already stays as it is.",
+    )
     max_queues: int = _setting(
         1024,
         "ZAPQ_MAX_QUEUES",
@@ -473,7 +481,7 @@ class Settings:
                 f"--snapshot-every {self.snapshot_every!r}: give at least {MIN_SNAPSHOT_EVERY:g}, or 0 for never.",
                 setting="snapshot_every",
             )
-        _check_queues(self.queues, self.max_queues)
+        check_queues(self.queues, self.named_queues, self.max_queues)
         if self.token:
             try:
                 check_token(self.token)
@@ -496,6 +504,11 @@ class Settings:
     def tls(self) -> bool:
         """Whether connections are encrypted."""
         return bool(self.tls_cert)
+
+    @property
+    def named_queues(self) -> dict[str, QueueSettings]:
+        """How queues of `queue` are set that are not there yet."""
+        return parse_names(self.queue)
 
     @property
     def address(self) -> Address:
@@ -528,17 +541,3 @@ def options() -> tuple[Option, ...]:
     return tuple(
         Option(name=each.name, default=each.default, **each.metadata) for each in fields(Settings) if each.metadata
     )
-
-
-def _check_queues(queues: Mapping[str, QueueSettings], max_queues: int) -> None:
-    """Raise `InvalidSetting` unless `PUT /queues/NAME` would take each of these, one after the other."""
-    if not queues:
-        return
-    broker = Broker(max_messages=1, max_bytes=1, max_queues=max_queues)
-    for name, settings in queues.items():
-        if not isinstance(settings, QueueSettings):
-            raise InvalidSetting(f"{queue_section(name)}: give QueueSettings.", setting="queues")
-        try:
-            broker.configure(name, settings, 0.0)
-        except ZapqError as error:
-            raise InvalidSetting(f"{queue_section(name, error)}: {error.detail}", setting="queues") from None

@@ -67,7 +67,7 @@ def _click_option(option: Option) -> click.Option:
         return click.Option(
             [option.flag, option.name], help=about, is_flag=True, flag_value=switched, default=None
         )
-    if option.kind == "hosts":
+    if option.kind in {"hosts", "names"}:
         # Given twice, both are meant: with one of them forgotten, clients would be refused.
         return click.Option(
             [option.flag, option.name],

@@ -396,8 +396,9 @@ class Ready:
         message = self.groups.messages.get(id)
         if message is not None:
             return message
-        for (failed_in, _), line in self._apart.items():
-            entry = None if failed_in else line.entry(id)
+        for priority in range(MAX_PRIORITY + 1):
+            line = self._apart.get(("", priority))
+            entry = None if line is None else line.entry(id)
             if entry is not None:
                 return entry[1]
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from functools import cache
 from itertools import accumulate
 from operator import attrgetter
@@ -61,6 +61,9 @@ COUNTERS = {
 BYTES = Family("zapq_queue_bytes", "gauge", "Bytes of the messages held.")
 WAITING = Family("zapq_queue_waiting", "gauge", "Requests that wait for a message.")
 PAUSED = Family("zapq_queue_paused", "gauge", "1 while the queue gives no messages.")
+TAKES_DEAD_LETTERS = Family(
+    "zapq_queue_takes_dead_letters", "gauge", "1 for a queue that dead letters of another go to."
+)
 LIMITS = {
     "max_messages": Family(
         "zapq_queue_limit_messages", "gauge", "Most messages the queue itself may hold, if it has a limit."
@@ -181,15 +184,22 @@ class Queues(NamedTuple):
     """Those that share one series in each family."""
     deleted: QueueInfo | None
     """What queues that are no more have done, if it is known and asked for."""
+    of_dead_letters: Collection[str | None] = ()
+    """The names of those that dead letters go to."""
 
 
-def share(infos: Sequence[QueueInfo], limit: int, deleted: QueueInfo | None) -> Queues:
+def share(
+    infos: Sequence[QueueInfo],
+    limit: int,
+    deleted: QueueInfo | None,
+    of_dead_letters: Collection[str | None] = (),
+) -> Queues:
     """Give the first `limit` queues that were made series of their own.
 
     By age and by nothing that changes: series that come and go are worse than none.
     """
     oldest_first = sorted(infos, key=attrgetter("number"))
-    return Queues(oldest_first[:limit], oldest_first[limit:], deleted)
+    return Queues(oldest_first[:limit], oldest_first[limit:], deleted, of_dead_letters)
 
 
 def of_deleted(stats: ServiceStats) -> QueueInfo | None:
@@ -233,6 +243,8 @@ def write(
     text.add(WAITING, labels[there], [info.waiting for info in infos])
     yield
     text.add(PAUSED, labels[: len(shown.own)], [int(info.paused) for info in shown.own])
+    of_dead_letters = [f'{{queue="{info.name}"}}' for info in shown.own if info.name in shown.of_dead_letters]
+    text.add(TAKES_DEAD_LETTERS, of_dead_letters, [1] * len(of_dead_letters))
     for name, family in LIMITS.items():
         limited = [info for info in shown.own if getattr(info.settings, name) is not None]
         limits = [getattr(info.settings, name) for info in limited]

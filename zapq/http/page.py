@@ -1,4 +1,4 @@
-"""The page for a browser: some files of the package, the same for everybody, that ask for data as curl would."""
+"""The page for a browser: files of the package, the same for all. It asks for what it shows as curl would."""
 
 from __future__ import annotations
 

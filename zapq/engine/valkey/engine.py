@@ -487,7 +487,7 @@ class ValkeyEngine(Elsewhere):
                 self._summed_up = trio.Event()
                 self.tasks.start(self._sum_up_again)
             # Not cancelled then: very many queues may take longer.
-            with trio.move_on_after(STATS_SECONDS):
+            with trio.move_on_after(STATS_SECONDS if self.fleet.reachable else 0):
                 await self._summed_up.wait()
         found = self.tasks.last(Stats)
         assert found is not None

@@ -7,9 +7,10 @@ from fnmatch import fnmatchcase
 from functools import partial
 
 from zapq.http import metrics, process, render, wire
-from zapq.http.exposition import OPENMETRICS, TEXT_FORMAT, of_deleted, share, write
+from zapq.http.exposition import OPENMETRICS, TEXT_FORMAT, Server, write
 from zapq.http.plan import Asked, Frame, Plan, Steps
 from zapq.http.render import JSON
+from zapq.http.series import Series, of_deleted, share
 from zapq.service.operations import List, Stats
 from zapq.service.queue_state import QueueInfo
 from zapq.service.service_stats import ServiceStats
@@ -39,7 +40,7 @@ def _in(media_type: str, asked: Asked) -> Plan:
     return Plan(None, media_type=media_type, steps=partial(_scrape, media_type, asked.queues, wanted))
 
 
-def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, limit: int) -> Steps:
+def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, series: Series) -> Steps:
     """Answer a client that may know of the queues `allowed` and asks for those called like `wanted`.
 
     About the whole server a client hears only if it may know of all queues, and asks for no one.
@@ -47,19 +48,19 @@ def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, lim
     infos: list[QueueInfo] = yield List(allowed)
     if wanted is not None:
         infos = [info for info in infos if fnmatchcase(info.name, wanted)]
-    about_all = allowed == "*" and wanted is None
-    figures, deleted, leases, alone = None, None, None, False
-    if about_all:
+    server, deleted = None, None
+    if allowed == "*" and wanted is None:
         stats: ServiceStats = yield Stats()
-        figures, deleted, leases = (
+        deleted = of_deleted(stats.deleted, stats.deleted_waits)
+        server = Server(
             metrics.as_json(stats, frame.counts, frame.now),
-            of_deleted(stats),
+            metrics.refusals(stats, frame.counts),
             stats.lease_times,
+            None if stats.journal is None else stats.journal.spread,
+            # With several processes each scrape would tell of another one.
+            {} if stats.elsewhere else process.figures(),
         )
-        alone = not stats.elsewhere
-    # With several processes each scrape would tell of another one.
-    about_process = process.figures() if alone else {}
     format = _TYPES[media_type]
-    shown = share(infos, limit, deleted)
-    body = yield from write(shown, frame.now, figures, leases, about_process, openmetrics=format is OPENMETRICS)
+    shown = share(infos, series.limit, deleted)
+    body = yield from write(series, shown, server, frame.now, openmetrics=format is OPENMETRICS)
     return render.text(body, frame.tail, format, b"Vary: Accept\r\n")

@@ -12,7 +12,7 @@ from math import inf
 
 import msgspec
 
-from zapq.core.ages import Oldest, Spread, Times, spread_of
+from zapq.core.ages import Oldest, Spread, Times, oldest_of, spread_of
 from zapq.core.complaints import plainly
 from zapq.core.deadlines import Deadlines
 from zapq.core.held import Held
@@ -463,7 +463,7 @@ class Broker:
 
     def oldest(self) -> Oldest:
         """Say since when the oldest message and the oldest lease of all queues are there."""
-        return Oldest(*map(min, zip(*[queue.oldest() for queue in self.queues.values()], strict=True)))
+        return oldest_of(queue.oldest() for queue in self.queues.values())
 
     def serial(self) -> int:
         """Number a delivery."""

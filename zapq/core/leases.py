@@ -42,10 +42,10 @@ class End(IntEnum):
     """It expired, and its message was a dead letter then."""
     OUTLIVED = 6
     """It expired, and then its message."""
-    REPLACED = 7
-    """It expired, and a producer has replaced its message since."""
-    DELETED = 8
+    DELETED = 7
     """It expired, and its message was deleted since."""
+    REPLACED = 8
+    """It expired, and a producer has replaced its message since."""
 
     @property
     def sentence(self) -> str:
@@ -135,7 +135,7 @@ class Leases:
 
     def oldest(self) -> float:
         """When the oldest lease began that is not over, or somewhat before; infinity if there is none."""
-        return self.begins.oldest() if len(self) else inf
+        return self.begins.oldest() if self._timely or not self._orderly else inf
 
     def take_over(self, former: Leases) -> None:
         """Hold what `former` holds, in its place."""

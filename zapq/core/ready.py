@@ -376,7 +376,7 @@ class Ready:
         """Remove and return the message with this id, wherever it stands, or None.
 
         What stands in a deque is not meant to leave from its middle: what that costs grows with the depth, by some
-        0.1 ms for 100,000 messages.
+        0.2 ms for 100,000 messages.
         """
         message = self.find(id)
         if message is None:
@@ -466,6 +466,8 @@ class Ready:
         Those that wait for others of their group are none. Of a fair queue with very many groups, one may be found
         that is not the oldest.
         """
+        if not self.simple:
+            self._look()
         if self.simple:
             return self.plain[0].id if self.plain else 0
         ids = [ready_queue.items[0].id for ready_queue in self._by_priority if ready_queue.items]

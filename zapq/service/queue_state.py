@@ -25,7 +25,7 @@ from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import KeyPut, KeysForgotten
 from zapq.core.runs import is_shortest
-from zapq.core.stats import MessageView, QueueStats, State
+from zapq.core.stats import Figures, MessageView, QueueStats, State
 from zapq.core.unique import Placed
 from zapq.errors import (
     Draining,
@@ -124,6 +124,10 @@ class QueueState:
         """Requests under way that need it."""
         self.provisional = False
         """Whether it was made for one of them, and is to go if it stays unused."""
+        self._told: QueueInfo | None = None
+        """What `info` has returned last, and ..."""
+        self._figures: Figures = ()
+        """... the figures in it."""
 
     @property
     def name(self) -> str:
@@ -476,18 +480,24 @@ class QueueState:
         return redriven
 
     def info(self) -> QueueInfo:
-        """Return the queue's settings and statistics; never waits."""
+        """Return the queue's settings and statistics; never waits. As long as they stay, it is the same object."""
         core = self.core
-        return QueueInfo(
-            core.name,
-            core.settings,
-            core.stats(),
-            core.paused,
-            len(self.wait_queue),
-            core.number,
-            core.oldest(),
-            core.waits(),
-        )
+        told, figures, paused = self._told, core.figures(), core.paused
+        waiting, oldest, waits = len(self.wait_queue), core.oldest(), core.waits()
+        if (
+            self._figures == figures
+            and told is not None
+            and told.oldest is oldest
+            and told.waits is waits
+            and told.settings is core.settings
+            and told.paused is paused
+            and told.waiting == waiting
+        ):
+            return told
+        self._figures = figures
+        stats = QueueStats(*figures)
+        self._told = QueueInfo(core.name, core.settings, stats, paused, waiting, core.number, oldest, waits)
+        return self._told
 
     @property
     def unused(self) -> bool:
@@ -516,11 +526,11 @@ class QueueState:
     def rebind(self, core: Queue) -> None:
         """Use `core` from now on, which has taken the place of the former one; waiting consumers wait on."""
         self._journal.enter(None, self._undo_rebind, self.core)
-        self.core = core
+        self.core, self._told = core, None
         self.provisional = False
 
     def _undo_rebind(self, core: Queue) -> None:
-        self.core = core
+        self.core, self._told = core, None
 
     def check_alive(self) -> None:
         """Raise `QueueNotFound` once it is deleted."""

@@ -115,4 +115,4 @@ local PLACES = 34
 -- How a lease ended: the numbers of core/leases.py
 local OF_ANOTHER = 9 -- said instead of it, for a receipt of another queue
 local END_UNKNOWN, END_ACKED, END_RELEASED, END_EXPIRED = 0, 1, 2, 3
-local END_GIVEN, END_DEAD_LETTERED, END_OUTLIVED = 4, 5, 6
+local END_GIVEN, END_DEAD_LETTERED, END_OUTLIVED, END_DELETED = 4, 5, 6, 7

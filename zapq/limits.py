@@ -291,6 +291,9 @@ MAX_HOT_FIELDS = 32
 """The most fields of such a head: they need 3 to 12."""
 HEADS_REMEMBERED = 1024
 """Heads whose meaning is remembered, in 2 MiB at most: clients repeat theirs, and have few different ones."""
+LENGTHS_REMEMBERED = 32
+"""Lengths of body for each head of SQS whose requests are remembered, in some 6 KiB: a client has few of them, or
+too many to be worth it."""
 MAX_ANSWERS = 64
 """Pipelined requests answered in one go: some 0.3 ms, after which others have their turn."""
 MAX_ANSWERS_BYTES = 256 * KIB

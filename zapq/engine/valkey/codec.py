@@ -33,6 +33,7 @@ from zapq.engine.valkey.replies import (
     lease_of,
     message_of,
     origin_text,
+    placed_in,
     refusal,
     settled_one,
     shape_of,
@@ -45,7 +46,6 @@ from zapq.errors import (
     MessageNotFound,
     MessageTooLarge,
     NotDurable,
-    NotWithEngine,
     QueueNotFound,
     ZapqError,
 )
@@ -71,7 +71,7 @@ from zapq.service.operations import (
     Take,
     checked_limit,
 )
-from zapq.service.queue_state import draft_of, terms_of
+from zapq.service.queue_state import check_batch_key, draft_of, has_keys, terms_of
 from zapq.service.waiting import Deliveries, Lender
 
 _RECEIPT = re.compile("[0-9][01][0-9a-f]{12}[-g][0-9a-f]{28}-[0-9a-f]{1,8}")
@@ -142,6 +142,7 @@ class Codec:
         self._caps = caps.messages, caps.bytes, caps.queues_of_shard
         self._make: dict[str, Callable[..., Call]] = {
             "put": self._put,
+            "unique": self._put,
             "take": self._take,
             "settle": self._settle,
             "remove": self._remove,
@@ -173,18 +174,15 @@ class Codec:
         if asked.terms.durability == "committed" and self.durability != "committed":
             raise NotDurable(parameter="durability")
         content = asked.content
-        _check_unique(asked.terms.properties.unique)
         if isinstance(content, bytes):
             self._check_size(len(content))
             return
         checked_limit(len(content), "messages")
+        check_batch_key(asked.terms.properties.unique)
+        self._check_size(max(len(each.body if isinstance(each, Draft) else each) for each in content))
         for each in content:
             if isinstance(each, Draft):
-                self._check_size(len(each.body))
                 terms_of(each)
-                _check_unique(each.unique)
-            else:
-                self._check_size(len(each))
 
     def _check_size(self, size: int) -> None:
         if size > self._max_message_bytes:
@@ -193,6 +191,8 @@ class Codec:
     def run_of(self, operation: Operation) -> Run | None:
         """Return what operations have in common that can be one call; None if it is a procedure, or not ours."""
         match operation:
+            case Put() if has_keys(operation):
+                return Run("unique", operation.queue)
             case Enqueue() | Put():
                 return Run("put", operation.queue)
             case Take():
@@ -275,7 +275,7 @@ class Codec:
                 terms = asked.terms
                 properties = terms.properties
                 how = self._how(properties, terms.delay, terms.ttl, now)
-                if asked.key or not isinstance(asked.content, bytes):
+                if asked.key or properties.unique or not isinstance(asked.content, bytes):
                     last = None
                     requests.append(self._request(asked, how, bodies, further))
                     numbers.append(1)
@@ -291,8 +291,9 @@ class Codec:
                 numbers.append(1)
         keyed = all(not isinstance(each, Enqueue) and each.key for each in operations)
         decode = partial(self._accepted, queue, operations, numbers)
+        name = b"put_unique" if run.kind == "unique" else b"put"
         return self._asked(
-            b"put", queue, [_pack((*self._caps, *requests)), *bodies], decode, further=further, repeatable=keyed
+            name, queue, [_pack((*self._caps, *requests)), *bodies], decode, further=further, repeatable=keyed
         )
 
     @staticmethod
@@ -303,9 +304,9 @@ class Codec:
         if ttl is None and properties.expires < inf:
             ttl = max(properties.expires - now, 0.001)
         plain = properties.priority, milliseconds(delay), milliseconds(ttl or 0), kind
-        if properties.origin is not None:
+        if properties.origin is not None or properties.unique:
             said = shape_of(properties.headers), properties.group, origin_text("", properties.origin)
-            return (*plain, *said)
+            return (*plain, *said, properties.unique) if properties.unique else (*plain, *said)
         if properties.group:
             return (*plain, shape_of(properties.headers), properties.group)
         return (*plain, shape_of(properties.headers)) if properties.headers else plain
@@ -315,7 +316,7 @@ class Codec:
         parts: Parts
         common = asked.terms.properties
         if isinstance(content, bytes):
-            parts = [(1, *how)]
+            parts = [(1, *how, asked.terms.replace) if common.unique else (1, *how)]
             bodies.append(with_headers(common.headers, content))
         else:
             parts = []
@@ -327,6 +328,7 @@ class Codec:
                     draft = draft_of(each, common)
                     properties = draft.properties(0.0)
                     mine = self._how(properties, draft.delay, draft.ttl, 0.0)
+                    mine = (*mine, draft.on == "replace") if draft.unique else mine
                     bodies.append(with_headers(properties.headers, draft.body))
                 else:
                     mine = bare
@@ -358,6 +360,8 @@ class Codec:
                         if isinstance(each, int)
                         else [refusal(queue, each)]
                     )
+            elif result[0] == b"placed":
+                outcomes.append(placed_in(result, operations[len(outcomes)], self.durability))
             elif result[0] == b"replayed":
                 asked = operations[len(outcomes)]
                 outcomes.append(Accepted(int(result[1]), True, asked.terms.durability or self.durability))
@@ -617,15 +621,6 @@ def _checked_name(queue: str) -> str:
     return check_name(queue)
 
 
-def _check_unique(key: str) -> None:
-    if key:
-        raise NotWithEngine(
-            "The queues of this server are in an engine elsewhere, which does not know what is held under a key."
-            " Leave out unique, or use a server that has its queues itself: one that is started without --engine.",
-            parameter="unique",
-        )
-
-
 def _none(reply: list[Any], now: float) -> list[Any]:
     return [None]
 
@@ -644,4 +639,5 @@ def _about(id: int, properties: Properties, now: float) -> tuple[Any, ...]:
         origin_text(properties.failed_in, properties.origin),
         shape_of(properties.headers),
         properties.group,
+        properties.unique,
     )

@@ -16,13 +16,17 @@ from zapq.core.message import DEFAULTS, OCTETS, Lease, Message, Origin, Properti
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.receipt import serial_of
 from zapq.core.stats import STATES, MessageView, QueueStats
+from zapq.core.unique import How, Placed
 from zapq.errors import InvalidParameter, KeyReused, QueueFull, ReceiptExpired, TooManyQueues, ZapqError
+from zapq.service.operations import Accepted, Durability, Put
 from zapq.service.queue_state import QueueInfo
 
 _DOUBLE = struct.Struct(">d")
-_HEADS = {2: 12, 3: 14, 4: 15}
+_HEADS = {2: 12, 3: 14, 4: 15, 5: 16}
 """The length of the head of a value without what has another length each time, by its first byte."""
 _OF_ANOTHER = 9
+_HOW: Sequence[How] = ("", "kept", "replaced")
+"""What became of a message, by the number that the library has for it."""
 _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 _settings: Callable[[bytes], QueueSettings] = msgspec.msgpack.Decoder(QueueSettings).decode
 
@@ -53,6 +57,17 @@ def refusal(queue: str, said: Sequence[Any]) -> ZapqError:
     return full
 
 
+def placed_in(said: Sequence[Any], asked: Put, durability: Durability | None) -> Accepted:
+    """Return what came of messages of which some have keys."""
+    placed = [Placed(int(id), _HOW[how]) for id, how in zip(said[1::2], said[2::2], strict=True)]
+    # What it rests on may be lost, and then so is this.
+    survives = durability or asked.terms.durability
+    if isinstance(asked.content, bytes):
+        [alone] = placed
+        return Accepted(alone.id, False, survives, alone.how)
+    return Accepted(placed[0].id, False, survives, placed=tuple(placed))
+
+
 @lru_cache(1024)
 def _typed(kind: bytes, receives: int, releases: int) -> Properties:
     return Properties(kind.decode() or OCTETS, receives=receives, releases=releases)
@@ -73,13 +88,16 @@ def properties_of(value: bytes, receives: int, releases: int, ours: float) -> tu
     middle = first + value[10]
     last = middle + value[11]
     headers: Headers = ()
-    group = ""
+    group = unique = ""
     end = last
     if form > 2:
         names = end = last + int.from_bytes(value[12:14], "big")
-        if form == 4:
+        if form > 3:
             end = names + value[14]
             group = value[names:end].decode()
+        if form == 5:
+            behind, end = end, end + value[15]
+            unique = value[behind:end].decode()
         if names > last:
             headers, end = _headers_in(value, value[last:names], end)
     failed_in, _, origin = value[middle:last].decode().partition("/")
@@ -92,6 +110,7 @@ def properties_of(value: bytes, receives: int, releases: int, ours: float) -> tu
         failed_in,
         headers,
         group,
+        unique=unique,
         origin=_origin_in(origin),
     )
     return properties, value[end:]

@@ -386,7 +386,7 @@ end
 
 -- Puts messages back at their places that could not be handed over, as if they had not been taken. ARGV: 3 the plan
 -- {how many messages may or may not have been handed over, receipts, {{id, priority, receives, releases, the rest of
--- the ttl or 0, type, origin, shape, group}, ...}}; 4... the bodies of those that were given for good. Never refused:
+-- the ttl or 0, type, origin, shape, group, key}, ...}}; 4... the bodies of those that were given for good. Never refused:
 -- all of it was accepted once.
 function verbs.give_back(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
@@ -407,12 +407,15 @@ function verbs.give_back(K, A)
     end
   end
   for place, about in ipairs(plan[3]) do
-    local id, priority, receives, releases, left, kind, origin, shape, group = unpack(about)
-    shape, group = shape or '', group or '' -- which older front ends do not send
+    local id, priority, receives, releases, left, kind, origin, shape, group, key = unpack(about)
+    shape, group, key = shape or '', group or '', key or '' -- which older front ends do not send
     local body = A[3 + place]
     local expires = left > 0 and u.now + left or 0
     -- What is there already was put back before, or a failover has lost that it was taken.
-    if redis.call('HSETNX', K[H], id, head(priority, expires, kind, origin, shape, group) .. body) == 1 then
+    local value = head(priority, expires, kind, origin, shape, group, key) .. body
+    if redis.call('HSETNX', K[H], id, value) == 1 then
+      local claimed = keys.claim_if_free(u, id, value)
+      if claimed ~= value then redis.call('HSET', K[H], id, claimed) end
       local size = #body
       q[COUNT], q[BYTES], q[RETURNED] = q[COUNT] + 1, q[BYTES] + size, q[RETURNED] + 1
       q[LARGEST] = math.max(q[LARGEST], size)

@@ -21,7 +21,9 @@ _NEWEST = frozenset(
     for name in (
         "command",
         "engine/valkey",
+        "server/test_workers.py",
         "sqs",
+        "test_cli.py",
         "test_spool.py",
         "test_systemd.py",
     )
@@ -37,8 +39,10 @@ _OTHER = frozenset(
         "engine/valkey/test_linearizability.py",
         "engine/valkey/test_same.py",
         "judges",
+        "prometheus",
         "server/test_equivalence.py",
         "server/test_linearizability.py",
+        "test_architecture.py",
         "test_linearizability.py",
         "test_scripts.py",
         "test_sdist.py",

@@ -67,6 +67,13 @@ class MessageNotFound(ZapqError):
     status = 404
 
 
+class MessageLeased(ZapqError):
+    """A consumer holds the message. Nothing was changed. Try again when its lease is over, or purge the queue."""
+
+    problem = "message-leased"
+    status = 409
+
+
 def moved_on(queue: str, id: int, now_in: str, now_id: int) -> MessageNotFound:
     """Return what to say of a message that failed: where it is now, and its id there."""
     return MessageNotFound(
@@ -326,6 +333,13 @@ class ProblemNotFound(ZapqError):
     """There is no problem of that name. GET /problems lists all of them."""
 
     problem = "problem-not-found"
+    status = 404
+
+
+class FileNotFound(ZapqError):
+    """The page for browsers has no file of that name. Open /ui/ in a browser."""
+
+    problem = "file-not-found"
     status = 404
 
 

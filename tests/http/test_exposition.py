@@ -45,7 +45,7 @@ def test_each_figure_of_the_json_has_a_family() -> None:
 
 
 def test_others_have_a_turn_between_families() -> None:
-    steps = write(share([info("a", 1)], 10, None), None, {}, openmetrics=True)
+    steps = write(share([info("a", 1)], 10, None), 0.0, None, None, {}, openmetrics=True)
     turns = 0
     try:
         while True:

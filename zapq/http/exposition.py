@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from functools import cache
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from zapq.core.ages import BOUNDS, Oldest, Spread, age, spread_of
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import STATES, QueueStats, total
 from zapq.service.queue_state import QueueInfo
+from zapq.service.service_stats import ServiceStats
 
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 OTHERS, DELETED = "(other)", "(deleted)"
 """Stand in the label `queue` for queues that have no series of their own; no queue can be called so."""
 
-Kind = Literal["counter", "gauge", "info"]
+Kind = Literal["counter", "gauge", "histogram", "info"]
 Value = float | int
 
 
@@ -58,6 +61,9 @@ COUNTERS = {
 BYTES = Family("zapq_queue_bytes", "gauge", "Bytes of the messages held.")
 WAITING = Family("zapq_queue_waiting", "gauge", "Requests that wait for a message.")
 PAUSED = Family("zapq_queue_paused", "gauge", "1 while the queue gives no messages.")
+TAKES_DEAD_LETTERS = Family(
+    "zapq_queue_takes_dead_letters", "gauge", "1 for a queue that dead letters of another go to."
+)
 LIMITS = {
     "max_messages": Family(
         "zapq_queue_limit_messages", "gauge", "Most messages the queue itself may hold, if it has a limit."
@@ -67,6 +73,16 @@ LIMITS = {
     ),
 }
 """Families of those queues that are set so, by the names of the settings."""
+OLDEST_READY = Family(
+    "zapq_queue_oldest_ready_age_seconds", "gauge", "Seconds since the oldest ready message arrived in the queue."
+)
+OLDEST_LEASE = Family("zapq_queue_oldest_lease_age_seconds", "gauge", "Seconds since the oldest lease began.")
+WAITS = Family(
+    "zapq_queue_wait_seconds",
+    "histogram",
+    "How long messages had waited in the queue when a consumer was first given them.",
+)
+LEASES = Family("zapq_lease_seconds", "histogram", "How long leases took until they were acknowledged.")
 MESSAGES = Family("zapq_queue_messages", "gauge", "Messages held, by their state.")
 
 SERVER: dict[str, Family] = {
@@ -131,6 +147,21 @@ class Exposition:
         lines = f"{series}%s %s\n" * len(labels) % tuple(parts)
         self._pieces.append(f"# HELP {told} {family.help}\n# TYPE {told} {kind}\n{lines}".encode())
 
+    def add_spreads(self, family: Family, labels: Sequence[str], spreads: Sequence[Spread]) -> None:
+        """Write a family of histograms: what the labels of each begin with, without braces, and what it counts."""
+        if not labels:
+            return
+        lines: list[str] = []
+        for label, spread in zip(labels, spreads, strict=True):
+            comma, braces = ("," if label else ""), (f"{{{label}}}" if label else "")
+            for bound, count in zip(_BOUNDS, accumulate(spread.counts), strict=True):
+                lines.append(f'{family.name}_bucket{{{label}{comma}le="{bound}"}} {count}\n')
+            lines.append(
+                f"{family.name}_sum{braces} {spread.seconds}\n{family.name}_count{braces} {spread.number}\n"
+            )
+        head = f"# HELP {family.name} {family.help}\n# TYPE {family.name} histogram\n"
+        self._pieces.append(f"{head}{''.join(lines)}".encode())
+
     def finish(self) -> bytes:
         """Return the whole text."""
         return b"".join(self._pieces) + (b"# EOF\n" if self._openmetrics else b"")
@@ -141,6 +172,9 @@ _KINDS = {"info": "gauge"}
 """What the older format calls kinds it does not have."""
 
 
+_BOUNDS = [*map(str, BOUNDS), "+Inf"]
+
+
 class Queues(NamedTuple):
     """The queues that a scrape is to show."""
 
@@ -148,29 +182,51 @@ class Queues(NamedTuple):
     """Those with series of their own."""
     others: Sequence[QueueInfo]
     """Those that share one series in each family."""
-    deleted: QueueStats | None
+    deleted: QueueInfo | None
     """What queues that are no more have done, if it is known and asked for."""
+    of_dead_letters: Collection[str | None] = ()
+    """The names of those that dead letters go to."""
 
 
-def share(infos: Sequence[QueueInfo], limit: int, deleted: QueueStats | None) -> Queues:
+def share(
+    infos: Sequence[QueueInfo],
+    limit: int,
+    deleted: QueueInfo | None,
+    of_dead_letters: Collection[str | None] = (),
+) -> Queues:
     """Give the first `limit` queues that were made series of their own.
 
     By age and by nothing that changes: series that come and go are worse than none.
     """
     oldest_first = sorted(infos, key=attrgetter("number"))
-    return Queues(oldest_first[:limit], oldest_first[limit:], deleted)
+    return Queues(oldest_first[:limit], oldest_first[limit:], deleted, of_dead_letters)
+
+
+def of_deleted(stats: ServiceStats) -> QueueInfo | None:
+    """Return what queues that are no more have done, as of one; None if that is not known."""
+    if stats.deleted is None:
+        return None
+    return QueueInfo(DELETED, QueueSettings(), stats.deleted, False, 0, waits=stats.deleted_waits)
 
 
 def write(
-    shown: Queues, figures: Mapping[str, Any] | None, process: Mapping[Family, Value], *, openmetrics: bool
+    shown: Queues,
+    now: float,
+    figures: Mapping[str, Any] | None,
+    leases: Spread | None,
+    process: Mapping[Family, Value],
+    *,
+    openmetrics: bool,
 ) -> Generator[None, Any, bytes]:
     """Return the text about `shown` and, if there are `figures` as the JSON has them, the server.
+
+    It is as of `now`, of Trio's clock; `leases` are those of all queues.
 
     Yields between families, so that others can have a turn.
     """
     text = Exposition(openmetrics=openmetrics)
     infos = [*shown.own, *([_sum_up(shown.others)] if shown.others else [])]
-    deleted = [] if shown.deleted is None else [QueueInfo(DELETED, QueueSettings(), shown.deleted, False, 0)]
+    deleted = [] if shown.deleted is None else [shown.deleted]
     labels = [f'{{queue="{info.name}"}}' for info in (*infos, *deleted)]
     # All that counts, by column: to ask each queue for each figure takes longer than to write it.
     rows = [msgspec.structs.astuple(info.stats) for info in (*infos, *deleted)]
@@ -187,13 +243,25 @@ def write(
     text.add(WAITING, labels[there], [info.waiting for info in infos])
     yield
     text.add(PAUSED, labels[: len(shown.own)], [int(info.paused) for info in shown.own])
+    of_dead_letters = [f'{{queue="{info.name}"}}' for info in shown.own if info.name in shown.of_dead_letters]
+    text.add(TAKES_DEAD_LETTERS, of_dead_letters, [1] * len(of_dead_letters))
     for name, family in LIMITS.items():
         limited = [info for info in shown.own if getattr(info.settings, name) is not None]
         limits = [getattr(info.settings, name) for info in limited]
         text.add(family, [f'{{queue="{info.name}"}}' for info in limited], limits)
+    yield
+    known = [info for info in infos if info.oldest is not None]
+    aged = [f'{{queue="{info.name}"}}' for info in known]
+    for family, at in ((OLDEST_READY, 0), (OLDEST_LEASE, 1)):
+        text.add(family, aged, [round(age(info.oldest[at], now), 3) for info in known if info.oldest is not None])
     for name, family in COUNTERS.items():
         yield
         text.add(family, labels, columns[name])
+    yield
+    waits = [(f'queue="{info.name}"', info.waits) for info in (*infos, *deleted) if info.waits is not None]
+    text.add_spreads(WAITS, [label for label, _ in waits], [spread for _, spread in waits])
+    if leases is not None:
+        text.add_spreads(LEASES, [""], [leases])
     if figures is not None:
         _write_server(text, figures)
     for family, number in process.items():
@@ -221,5 +289,8 @@ def _write_server(text: Exposition, figures: Mapping[str, Any]) -> None:
 
 
 def _sum_up(infos: Sequence[QueueInfo]) -> QueueInfo:
-    waiting = sum(info.waiting for info in infos)
-    return QueueInfo(OTHERS, QueueSettings(), total([info.stats for info in infos]), False, waiting)
+    stats, waiting = total([info.stats for info in infos]), sum(info.waiting for info in infos)
+    known = [info.oldest for info in infos if info.oldest is not None]
+    oldest = Oldest(*map(min, zip(*known, strict=True))) if known else None
+    waits = spread_of(info.waits for info in infos if info.waits is not None) if known else None
+    return QueueInfo(OTHERS, QueueSettings(), stats, False, waiting, 0, oldest, waits)

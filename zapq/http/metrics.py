@@ -12,6 +12,7 @@ from errno import EMFILE
 import trio
 
 from zapq import logs
+from zapq.core.ages import Oldest, age
 from zapq.limits import MAX_OTHER_BODIES_BYTES
 from zapq.service.engine_stats import EngineStats
 from zapq.service.journal import JournalStats
@@ -40,8 +41,8 @@ class ServerCounts:
     """For bodies that are being received and are no messages."""
 
 
-def as_json(stats: ServiceStats, counts: ServerCounts) -> dict[str, int | float | str]:
-    """Return the metrics by name; the first nine are the original's."""
+def as_json(stats: ServiceStats, counts: ServerCounts, now: float) -> dict[str, int | float | str]:
+    """Return the metrics by name, as they are `now`, of Trio's clock; the first nine are the original's."""
     queue = stats.queue
     metrics: dict[str, int | float] = {
         "uptime_sec": round(time.monotonic() - counts.started, 3),
@@ -82,6 +83,7 @@ def as_json(stats: ServiceStats, counts: ServerCounts) -> dict[str, int | float 
         "connections_refused": 0,
         "connection_errors": 0,
         "log_lines_dropped": 0,
+        **({} if stats.oldest is None else _ages(stats.oldest, now)),
         **({} if stats.journal is None else _journal(stats.journal)),
     }
     for figures in (grown(counts), there_now(counts), stats.elsewhere):
@@ -112,6 +114,13 @@ def there_now(counts: ServerCounts | None = None) -> dict[str, int]:
         **(
             {} if counts is None else {"connections": counts.connections, "bodies_bytes": counts.other_bodies.used}
         ),
+    }
+
+
+def _ages(oldest: Oldest, now: float) -> dict[str, float]:
+    return {
+        "oldest_ready_age_seconds": round(age(oldest.ready, now), 3),
+        "oldest_lease_age_seconds": round(age(oldest.lease, now), 3),
     }
 
 

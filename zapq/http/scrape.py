@@ -6,8 +6,9 @@ import re
 from fnmatch import fnmatchcase
 from functools import partial
 
+from zapq.errors import ZapqError
 from zapq.http import metrics, process, render, wire
-from zapq.http.exposition import OPENMETRICS, TEXT_FORMAT, share, write
+from zapq.http.exposition import OPENMETRICS, TEXT_FORMAT, of_deleted, share, write
 from zapq.http.plan import Asked, Frame, Plan, Steps
 from zapq.http.render import JSON
 from zapq.service.operations import List, Stats
@@ -44,18 +45,29 @@ def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, lim
 
     About the whole server a client hears only if it may know of all queues, and asks for no one.
     """
-    infos: list[QueueInfo] = yield List(allowed)
-    if wanted is not None:
-        infos = [info for info in infos if fnmatchcase(info.name, wanted)]
     about_all = allowed == "*" and wanted is None
-    figures, deleted, alone = None, None, False
+    figures, deleted, leases, alone, reachable = None, None, None, False, True
     if about_all:
         stats: ServiceStats = yield Stats()
-        figures, deleted = metrics.as_json(stats, frame.counts), stats.deleted
+        figures = metrics.as_json(stats, frame.counts, frame.now)
+        deleted, leases = of_deleted(stats), stats.lease_times
         alone = not stats.elsewhere
+        reachable = stats.engine is None or stats.engine.reachable > 0
+    infos: list[QueueInfo] = []
+    try:
+        # Without any engine within reach, the refusal would come when Prometheus has given up.
+        if reachable:
+            infos = yield List(allowed)
+    except ZapqError:
+        # What the server knows of itself says why: an alert is about it.
+        if not about_all:
+            raise
+    of_dead_letters = {info.settings.dead_letter for info in infos}
+    if wanted is not None:
+        infos = [info for info in infos if fnmatchcase(info.name, wanted)]
     # With several processes each scrape would tell of another one.
     about_process = process.figures() if alone else {}
     format = _TYPES[media_type]
-    shown = share(infos, limit, deleted)
-    body = yield from write(shown, figures, about_process, openmetrics=format is OPENMETRICS)
+    shown = share(infos, limit, deleted, of_dead_letters)
+    body = yield from write(shown, frame.now, figures, leases, about_process, openmetrics=format is OPENMETRICS)
     return render.text(body, frame.tail, format, b"Vary: Accept\r\n")

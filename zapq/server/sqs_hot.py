@@ -75,10 +75,10 @@ _REST = b"Content-Length: %d\r\n%b\r\n%b"
 _REASONS = {400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found", 429: b"Too Many Requests"}
 
 
-def cut(head: bytes) -> tuple[bytes, int]:
-    """Cut out of a head what differs from request to request; return the rest, and the length of the body.
+def cut(head: bytes) -> tuple[bytes, int, bytes]:
+    """Cut out of a head what differs from request to request; return the rest, and what is needed of that.
 
-    The length is -1 if it cannot be told, or not at once.
+    That is the length of the body, -1 if it cannot be told, or not at once; and the id of the client's trace.
     """
     # As boto3 writes it: to look for that takes a tenth of the time.
     spans = varying_in(head)
@@ -91,10 +91,12 @@ def cut(head: bytes) -> tuple[bytes, int]:
             head[numbered : start - len(_CONTENT_LENGTH)],
             head[end:],
         )
-        return b"".join(rest), length_of(head[start:end])
-    lengths = [match[2] for match in _VARYING.finditer(head) if match[1].lower() == b"content-length"]
+        return b"".join(rest), length_of(head[start:end]), b""
+    fields = [(match[1].lower(), match[2]) for match in _VARYING.finditer(head)]
+    lengths = [value for name, value in fields if name == b"content-length"]
+    traces = [tracing.trace_of(value) for name, value in fields if name == tracing.PARENT]
     head = _SIGNATURE.sub(b"", _VARYING.sub(b"", head))
-    return head, length_of(lengths[0]) if len(lengths) == 1 else -1
+    return head, length_of(lengths[0]) if len(lengths) == 1 else -1, next(filter(None, traces), b"")
 
 
 def length_of(digits: bytes) -> int:
@@ -111,7 +113,7 @@ def varying_in(head: bytes) -> tuple[Span, Span, Span, Span] | None:
     signature = head.find(_SIGNED, date)
     number = head.find(_NUMBER, signature)
     length = head.find(_CONTENT_LENGTH, number)
-    if not 0 <= date < signature < number < length:
+    if not 0 <= date < signature < number < length or b"raceparent:" in head:
         return None
     date += len(_DATE)
     signature += len(_SIGNED)
@@ -240,8 +242,13 @@ class SqsHot:
         key = len(head), head[at : at + _CREDENTIAL_BYTES], identities
         layout = self._layouts.get(key)
         if layout is not None and (digits := layout.length_in(head)):
-            return layout.heads.get(digits) or self._head(layout.known, length_of(digits), layout.heads, digits)
-        bare, length = cut(head)
+            found = layout.heads.get(digits)
+            if found is None:
+                found = self._head(layout.known, length_of(digits))
+                if found is not None and len(layout.heads) < LENGTHS_REMEMBERED:
+                    layout.heads[digits] = found
+            return found
+        bare, length, trace = cut(head)
         known = self._remember(bare, identities)
         if known is None:
             return None
@@ -249,19 +256,15 @@ class SqsHot:
             if len(self._layouts) >= HEADS_REMEMBERED:
                 self._layouts.clear()
             self._layouts[key] = layout
-        return self._head(known, length)
+        return self._head(known, length, trace)
 
-    def _head(
-        self, known: Known, length: int, remembered: dict[bytes, Head] | None = None, digits: bytes = b""
-    ) -> Head | None:
+    def _head(self, known: Known, length: int, trace: bytes = b"") -> Head | None:
         """Return what a request is that means `known` and has a body of this length; None if it is not plain."""
         if not 0 <= length <= MAX_HOT_SQS_BYTES:
             return None
         fill = partial(self._fill, known)
-        head = Head(ANY, "", length, known.last, known.plan, None, False, fill, self._render, False, False)
-        if remembered is not None and len(remembered) < LENGTHS_REMEMBERED:
-            remembered[digits] = head
-        return head
+        field = tracing.FIELD + trace if trace else b""
+        return Head(ANY, "", length, known.last, known.plan, None, False, fill, self._render, False, False, field)
 
     def forget(self) -> None:
         """Forget what heads mean: to be called when credentials change."""
@@ -286,6 +289,8 @@ class SqsHot:
             return None
         values = {name.lower(): value for name, value in _FIELD.findall(block)}
         target = values.get(b"x-amz-target", b"").decode("latin-1")
+        if tracing.PARENT in values:
+            return None  # `cut` has found it too odd
         action = ACTIONS.get(target.removeprefix(json_protocol.TARGET))
         if action is None or action.name not in _EFFECTS or not target.startswith(json_protocol.TARGET):
             return None

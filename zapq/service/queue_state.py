@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 import trio
 
+from zapq.core.ages import Oldest, Spread
 from zapq.core.attempts import Attempts, LeaseSeen
 from zapq.core.broker import Broker, Redriven
 from zapq.core.idempotency import Keys
@@ -69,6 +70,10 @@ class QueueInfo(msgspec.Struct, frozen=True, gc=False):
     waiting: int
     number: int = 0
     """In the order in which the queues were made; 0 where the engine does not know it."""
+    oldest: Oldest | None = None
+    """Since when the oldest message and lease are there, by Trio's clock; None where that is not known."""
+    waits: Spread | None = None
+    """How long messages had waited when they were first given to a consumer; None where that is not known."""
 
 
 class Shared(Protocol):
@@ -343,6 +348,16 @@ class QueueState:
             self.hand_out()  # it may have held up others
         return removed
 
+    def delete(self, id: int, now: float) -> bool:
+        """Let a message go that no consumer holds, and return whether it was here. Raises `MessageLeased`."""
+        self.check_alive()
+        if self._dispatcher.offers:
+            self._dispatcher.note_room()
+        deleted = self.core.delete(id, now)
+        if deleted and self.wait_queue:
+            self.hand_out()  # it may have held up others
+        return deleted
+
     def hide(self, id: int, visibility: float, now: float) -> bool:
         """Keep a message from consumers that has been leased before, and return whether it was here."""
         self.check_alive()
@@ -447,18 +462,28 @@ class QueueState:
             self.core.paused = paused
             self.hand_out()
 
-    async def redrive(self, limit: int) -> Redriven:
-        """Send dead letters back to the queues they failed in. See `NamedQueue.redrive`."""
+    async def redrive(self, limit: int, id: int = 0) -> Redriven:
+        """Send dead letters back to where they failed, or the one with this id. See `NamedQueue.redrive`."""
         async with self._service.section:
             self.check_alive()
-            redriven = self._service.broker.redrive(self.name, limit, trio.current_time())
+            broker, now = self._service.broker, trio.current_time()
+            redriven = broker.redrive_one(self.name, id, now) if id else broker.redrive(self.name, limit, now)
             self._dispatcher.hand_out()
         return redriven
 
     def info(self) -> QueueInfo:
         """Return the queue's settings and statistics; never waits."""
         core = self.core
-        return QueueInfo(core.name, core.settings, core.stats(), core.paused, len(self.wait_queue), core.number)
+        return QueueInfo(
+            core.name,
+            core.settings,
+            core.stats(),
+            core.paused,
+            len(self.wait_queue),
+            core.number,
+            core.oldest(),
+            core.waits(),
+        )
 
     @property
     def unused(self) -> bool:

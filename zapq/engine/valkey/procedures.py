@@ -96,7 +96,7 @@ def of(codec: Codec, operation: Operation) -> Procedure:
             return change_settings(codec, queue, changes)
         case Delete(queue):
             return delete(codec, queue)
-        case Redrive(queue, limit):
+        case Redrive(queue, limit, _):
             return redrive(codec, queue, checked_limit(limit, "limit"))
         case Remember():
             return _alone(attempts.remember(codec, operation))

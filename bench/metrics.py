@@ -23,7 +23,8 @@ from bench import rig
 from zapq.core.ages import Oldest, Spread
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import QueueStats
-from zapq.http.exposition import share, write
+from zapq.http.exposition import write
+from zapq.http.series import Series, share
 from zapq.service.queue_state import QueueInfo
 
 FORMATS = {
@@ -64,7 +65,7 @@ def steps(queues: int) -> Iterator[float]:
         )
         for n in range(queues)
     ]
-    writing = write(share(infos, queues, infos[0]), queues, None, None, {}, openmetrics=True)
+    writing = write(Series(queues), share(infos, queues, None), None, queues, openmetrics=True)
     while True:
         begun = time.perf_counter()
         try:

@@ -39,6 +39,7 @@ _OTHER = frozenset(
         "engine/valkey/test_linearizability.py",
         "engine/valkey/test_same.py",
         "judges",
+        "page",
         "prometheus",
         "server/test_equivalence.py",
         "server/test_linearizability.py",
@@ -51,7 +52,7 @@ _OTHER = frozenset(
         "torture",
     )
 )
-_UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "judges", "torture"))
+_UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "judges", "page", "torture"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ to act on it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from typing import ClassVar, Self
 
 
@@ -82,6 +83,29 @@ def moved_on(queue: str, id: int, now_in: str, now_id: int) -> MessageNotFound:
         message_id=id,
         now_in=now_in,
         now_id=now_id,
+    )
+
+
+def leased_for(seconds: float, id: int) -> MessageLeased:
+    """Return the refusal of what cannot be done to a message because a consumer has it, for so many seconds."""
+    until = f" The lease lasts for another {seconds:.1f} s." if seconds < inf else ""
+    return MessageLeased(f"A consumer holds the message. Nothing was changed.{until}", message_id=id)
+
+
+def no_letter() -> InvalidParameter:
+    """Return the refusal to send a message back that did not fail anywhere."""
+    return InvalidParameter(
+        "The message is no dead letter that is ready, so there is no queue to send it back to. GET it: state and"
+        " failed_in say what it is.",
+        parameter="id",
+    )
+
+
+def no_queue_to_go_to(queue: str) -> QueueNotFound:
+    """Return the refusal to send a message back that failed in a queue which is no more."""
+    return QueueNotFound(
+        f"The message failed in {queue}, and there is no such queue any more. Make it with PUT /queues/{queue}.",
+        queue=queue,
     )
 
 

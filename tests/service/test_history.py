@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from math import inf
 
 import trio
 from trio.testing import MockClock
 
+from zapq.core.ages import Oldest
 from zapq.core.stats import QueueStats
 from zapq.limits import HISTORY_SAMPLES, HISTORY_SECONDS
 from zapq.service.history import COLUMNS, History, take_samples
@@ -22,8 +24,13 @@ class Fake:
     number: int = 1
     said: QueueStats = field(default_factory=QueueStats)
 
+    since: float = inf
+
     def stats(self) -> QueueStats:
         return self.said
+
+    def oldest(self) -> Oldest:
+        return Oldest(self.since)
 
 
 def sample(history: History, *queues: Fake, now: float = 0.0) -> None:
@@ -42,8 +49,9 @@ def test_a_sample_says_what_is_held_and_what_came_and_went_since_the_one_before(
     queue.said = QueueStats(messages=3, ready=2, enqueued=3)
     sample(history, queue)
     queue.said = QueueStats(messages=4, ready=4, enqueued=9, acked=3, dequeued=1, cleared=1)
-    sample(history, queue)
-    assert told(history) == {"messages": [3, 4], "ready": [2, 4], "in": [0, 6], "out": [0, 5], "age": [0, 0]}
+    queue.since = 7.0
+    sample(history, queue, now=10.9)
+    assert told(history) == {"messages": [3, 4], "ready": [2, 4], "in": [0, 6], "out": [0, 5], "age": [0, 3]}
 
 
 def test_the_last_samples_are_kept_the_oldest_first() -> None:

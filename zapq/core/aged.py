@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Aged:
     """Knows when the messages of one queue arrived, and how long they waited."""
 
-    __slots__ = ("_arrivals", "_arrivals_kept", "_waits")
+    __slots__ = ("_arrivals", "_arrivals_kept", "_told", "_told_of", "_waits")
 
     if TYPE_CHECKING:
         # What `Holding` has.
@@ -35,15 +35,25 @@ class Aged:
         self._arrivals_kept = -inf
         """When that is to be kept on the disk next."""
         self._waits = Waits()
+        self._told = Oldest()
+        """What was said last of the oldest message and lease, and ..."""
+        self._told_of = 0
+        """... which message that was."""
 
     def oldest(self) -> Oldest:
-        """Say since when the oldest message has been here that can be given, and the oldest lease; some 0.5 us.
+        """Say since when the oldest message has been here that can be given, and the oldest lease.
+
+        As long as nothing changes it is the same object.
 
         A message is here since it arrived in this queue: also one that was delayed at first, or that has come back
         from a consumer. It arrives in a dead-letter queue when it fails, and where it failed when it is sent back.
         """
-        id = self._ready.oldest()
-        return Oldest(self._arrivals.time_of(id) if id else inf, self._leases.oldest())
+        id, begun = self._ready.oldest(), self._leases.oldest()
+        told = self._told
+        if id != self._told_of or begun != told.lease:
+            self._told_of = id
+            self._told = told = Oldest(self._arrivals.time_of(id) if id else inf, begun)
+        return told
 
     def waits(self) -> Spread:
         """Say how long messages have waited from when they arrived until they were first given to a consumer.

@@ -11,7 +11,8 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from math import inf
-from typing import NamedTuple
+
+import msgspec
 
 FINEST = 0.02
 """Seconds between two notes at least: what comes within them counts as having come together."""
@@ -22,12 +23,14 @@ MAX_NOTES = 512
 BOUNDS = (0.1, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 3600.0)
 """The seconds up to which each part of a `Spread` counts; one part more has what took longer."""
 QUICK = BOUNDS[0]
+COMMIT_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""The same for commits, which take a disk a fraction of a second."""
 
 
-class Spread(NamedTuple):
+class Spread(msgspec.Struct, frozen=True, gc=False):
     """How long things have taken since the process was started."""
 
-    counts: Sequence[int] = (0,) * (len(BOUNDS) + 1)
+    counts: tuple[int, ...] = (0,) * (len(BOUNDS) + 1)
     """How many took up to each of `BOUNDS` and longer than the one before, and how many took longer than all."""
     seconds: float = 0.0
     """All of them together."""
@@ -48,7 +51,7 @@ def spread_of(parts: Iterable[Spread]) -> Spread:
     )
 
 
-class Oldest(NamedTuple):
+class Oldest(msgspec.Struct, frozen=True, gc=False):
     """Since when the oldest of a queue, or of all queues, have been there; infinity if there is none.
 
     As times of the clock `now` is read from: they stay the same while nothing happens.
@@ -58,6 +61,13 @@ class Oldest(NamedTuple):
     """When the oldest message arrived in its queue that can be given to a consumer."""
     lease: float = inf
     """When the oldest lease began that is not over."""
+
+
+def oldest_of(parts: Iterable[Oldest]) -> Oldest:
+    """Return since when the oldest of all of `parts` have been there."""
+    parts = list(parts)
+    ready = min((each.ready for each in parts), default=inf)
+    return Oldest(ready, min((each.lease for each in parts), default=inf))
 
 
 def age(since: float, now: float) -> float:
@@ -211,17 +221,18 @@ class Times:
     Callers for whom a call is too much count what took no longer than `QUICK` in `quick` and `quick_seconds`.
     """
 
-    __slots__ = ("_counts", "_seconds", "quick", "quick_seconds")
+    __slots__ = ("_bounds", "_counts", "_seconds", "quick", "quick_seconds")
 
-    def __init__(self) -> None:
-        self._counts = [0] * (len(BOUNDS) + 1)
+    def __init__(self, bounds: Sequence[float] = BOUNDS) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
         self._seconds = 0.0
         self.quick = 0
         self.quick_seconds = 0.0
 
     def note(self, seconds: float, number: int = 1) -> None:
         """Count so many things that took so long."""
-        self._counts[bisect_left(BOUNDS, seconds)] += number
+        self._counts[bisect_left(self._bounds, seconds)] += number
         self._seconds += number * seconds
 
     def spread(self) -> Spread:
@@ -238,13 +249,15 @@ class Waits(Times):
     `alike`: that costs a fifth of a call.
     """
 
-    __slots__ = ("_wait", "alike", "high", "low", "until")
+    __slots__ = ("_told", "_wait", "alike", "high", "low", "until")
 
     def __init__(self) -> None:
         super().__init__()
         self.low = self.high = self.alike = 0
         self.until = -inf
         self._wait = 0.0
+        self._told: Spread | None = None
+        """What was returned last, if nothing was counted since."""
 
     def note_given(self, id: int, arrivals: Notes, next_id: int, now: float, number: int = 1) -> None:
         """Count so many messages, of which the first has this id, as given now; they arrived together."""
@@ -252,6 +265,7 @@ class Waits(Times):
         low, high, time = arrivals.around(id)
         wait = max(now - time, 0.0)
         self.note(wait, number)
+        self._told = None
         at = bisect_left(BOUNDS, wait)
         until = min(now + max(TOLERANCE * wait, FINEST), time + BOUNDS[at] if at < len(BOUNDS) else inf)
         if high is None:
@@ -263,16 +277,18 @@ class Waits(Times):
         self.low, self.high, self.until, self._wait = low, high, until, wait
 
     def spread(self) -> Spread:
-        """Return what was counted."""
+        """Return what was counted; the same object as long as that is the same."""
         self._settle()
-        return super().spread()
+        if self._told is None:
+            self._told = super().spread()
+        return self._told
 
     def take_over(self, former: Waits) -> None:
         """Go on from what another one has counted, which stays as it is."""
-        counts, self._seconds = former.spread()
-        self._counts = list(counts)
+        counted = former.spread()
+        self._counts, self._seconds, self._told = list(counted.counts), counted.seconds, None
 
     def _settle(self) -> None:
         if self.alike:
             self.note(self._wait, self.alike)
-            self.alike = 0
+            self.alike, self._told = 0, None

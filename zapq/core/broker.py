@@ -12,7 +12,7 @@ from math import inf
 
 import msgspec
 
-from zapq.core.ages import Oldest, Spread, Times, spread_of
+from zapq.core.ages import Oldest, Spread, Times, oldest_of, spread_of
 from zapq.core.complaints import plainly
 from zapq.core.deadlines import Deadlines
 from zapq.core.held import Held
@@ -25,7 +25,14 @@ from zapq.core.queue_settings import QueueSettings, changed, check_together
 from zapq.core.records import ID_BITS, KeyPut, KeysCleared, QueueDeleted, Record
 from zapq.core.replacement import Replacement
 from zapq.core.stats import QueueStats, total
-from zapq.errors import InvalidParameter, QueueFull, QueueInUse, QueueNotFound, TooManyQueues
+from zapq.errors import (
+    InvalidParameter,
+    QueueFull,
+    QueueInUse,
+    QueueNotFound,
+    TooManyQueues,
+    no_queue_to_go_to,
+)
 from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, REDRIVE_LOOKS, TICK_LIMIT
 
 _NAME = re.compile(QUEUE_NAME, re.ASCII)
@@ -392,11 +399,7 @@ class Broker:
         failed_in = letter.properties.failed_in
         target = self.queues.get(failed_in)
         if target is None or target is source:
-            raise QueueNotFound(
-                f"The message failed in {failed_in}, and there is no such queue any more. Make it with PUT"
-                f" /queues/{failed_in}.",
-                queue=failed_in,
-            )
+            raise no_queue_to_go_to(failed_in)
         if not target.has_room_for(letter.size):
             raise QueueFull(queue=failed_in)
         source.move(letter, target, letter.moved(name))
@@ -460,7 +463,7 @@ class Broker:
 
     def oldest(self) -> Oldest:
         """Say since when the oldest message and the oldest lease of all queues are there."""
-        return Oldest(*map(min, zip(*[queue.oldest() for queue in self.queues.values()], strict=True)))
+        return oldest_of(queue.oldest() for queue in self.queues.values())
 
     def serial(self) -> int:
         """Number a delivery."""

@@ -42,10 +42,10 @@ class End(IntEnum):
     """It expired, and its message was a dead letter then."""
     OUTLIVED = 6
     """It expired, and then its message."""
-    REPLACED = 7
-    """It expired, and a producer has replaced its message since."""
-    DELETED = 8
+    DELETED = 7
     """It expired, and its message was deleted since."""
+    REPLACED = 8
+    """It expired, and a producer has replaced its message since."""
 
     @property
     def sentence(self) -> str:

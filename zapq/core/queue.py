@@ -50,7 +50,7 @@ from zapq.core.records import (
 )
 from zapq.core.runs import Run, Taken
 from zapq.core.unique import Unique
-from zapq.errors import InvalidParameter, MessageLeased, MessageNotFound, ReceiptExpired, StorageUnavailable
+from zapq.errors import MessageNotFound, ReceiptExpired, StorageUnavailable, leased_for, no_letter
 from zapq.limits import MAX_BATCH_BYTES, MAX_TURN, TICK_BYTES, TICK_LIMIT
 
 _second = itemgetter(1)
@@ -380,9 +380,7 @@ class Queue(Unique):
     def _check_not_leased(self, id: int, now: float) -> None:
         lease = self._leases.find(id)
         if lease is not None:
-            seconds = max(lease.deadline - now, 0.0)
-            until = f" The lease lasts for another {seconds:.1f} s." if seconds < inf else ""
-            raise MessageLeased(f"A consumer holds the message. Nothing was changed.{until}", message_id=id)
+            raise leased_for(max(lease.deadline - now, 0.0), id)
 
     def hide(self, id: int, visibility: float, now: float) -> bool:
         """Keep a message that has been leased before from consumers for `visibility` seconds from now.
@@ -493,11 +491,7 @@ class Queue(Unique):
         if letter is None or not letter.properties.failed_in:
             if self.find(id) is None:
                 raise MessageNotFound(queue=self.name, message_id=id)
-            raise InvalidParameter(
-                "The message is no dead letter that is ready, so there is no queue to send it back to. GET it:"
-                " state and failed_in say what it is.",
-                parameter="id",
-            )
+            raise no_letter()
         return letter
 
     def move(self, letter: Message, target: Queue, properties: Properties) -> None:

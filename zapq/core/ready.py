@@ -376,7 +376,7 @@ class Ready:
         """Remove and return the message with this id, wherever it stands, or None.
 
         What stands in a deque is not meant to leave from its middle: what that costs grows with the depth, by some
-        0.1 ms for 100,000 messages.
+        0.2 ms for 100,000 messages.
         """
         message = self.find(id)
         if message is None:

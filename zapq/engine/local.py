@@ -219,7 +219,8 @@ class LocalEngine:
     def _infos(self, names: list[str], pattern: str) -> list[QueueInfo]:
         """Return what there is to know of those of the queues that fit, and are still there."""
         there, service = self.service.broker.queues, self.service
-        return [service.state(name).info() for name in names if name in there and fnmatchcase(name, pattern)]
+        shown = names if pattern == "*" else [name for name in names if fnmatchcase(name, pattern)]
+        return [service.state(name).info() for name in shown if name in there]
 
     def _configure(self, asked: Configure, now: float) -> Pending[tuple[bool, QueueInfo]]:
         async def configure() -> tuple[bool, QueueInfo]:

@@ -23,6 +23,7 @@ from zapq.http.headers import headers_of
 from zapq.http.metrics import ServerCounts
 from zapq.http.plan import Asked, Frame, Plan, Steps
 from zapq.http.plans import with_headers
+from zapq.http.series import Series
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation, Put, Take
 from zapq.service.pending import Pending
@@ -41,6 +42,7 @@ class Answering:
     settings: Settings
     counts: ServerCounts
     throttle: logs.Throttle
+    _series: Series
     _large: Turns = field(default_factory=Turns)
     """For large answers: making one takes milliseconds, for 8 MiB some ten."""
     _parked: dict[Exchange, None] = field(default_factory=dict)
@@ -76,7 +78,7 @@ class Answering:
             operation = endpoint.fill(plan, body, argument, key, exempt_from_drain=not key, reserved=reserved)
         _check_others(exchange, operation)
         if plan.steps is not None:
-            return await self._in_steps(exchange, plan.steps(self._frame(), self.settings.metrics_queues))
+            return await self._in_steps(exchange, plan.steps(self._frame(), self._series))
         if endpoint.large:
             await self._large.take()
         outcome = None if operation is None else await self.perform(exchange, operation)

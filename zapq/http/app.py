@@ -24,6 +24,7 @@ from zapq.http.endpoints import ENDPOINTS, Endpoint
 from zapq.http.exchange import HTTPConnection, shown_path
 from zapq.http.guard import Guard, check_origin
 from zapq.http.metrics import ServerCounts
+from zapq.http.series import Series
 from zapq.http.sqs import ANY, HEALTH, RULES, SqsRoad
 from zapq.limits import DEFAULT_QUEUE, MAX_LOGGED_METHOD, MAX_LOGGED_PATH
 from zapq.settings import Settings
@@ -72,7 +73,7 @@ def create_app(
     # A path means itself: `//metrics` and `/metrics/` are unknown, not redirected.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
-    answering = Answering(engine, settings, counts, throttle)
+    answering = Answering(engine, settings, counts, throttle, Series(settings.metrics_queues))
     guard.access.on_change.append(answering.check_credentials)
     sqs = SqsRoad(answering, guard, settings, tasks)
     endpoints: dict[str, Endpoint] = {}
@@ -140,11 +141,14 @@ def create_app(
             return sqs.refuse(error)
         response = as_response(render.refused(error, exchange_of(request).trace_id, b""))
         if isinstance(error, Unauthenticated | RoleMissing | Forbidden):
+            counts.refusals[error.problem] += 1
             log_intruder(error)
             return response
         level = logging.ERROR if error.status == 500 else logging.WARNING
         if isinstance(error, ClientGone):
             level = logging.DEBUG  # clients leave all the time
+        else:
+            counts.refusals[error.problem] += 1
         log_refusal(level, error.problem, error.status, error.detail)
         return response
 
@@ -158,6 +162,7 @@ def create_app(
         response = problem(status, problems.render_status(status, detail, exchange_of(request).trace_id))
         if allowed:
             response.headers["Allow"] = ", ".join(allowed)
+        counts.refusals[problems.name_of(status)] += 1
         log_refusal(logging.WARNING, f"http-{status}", status, detail)
         return response
 
@@ -170,6 +175,7 @@ def create_app(
 
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
+        counts.refusals[problems.name_of(500)] += 1
         logs.log.error("request failed", exc_info=error)
         return as_response(render.failed(exchange_of(request).trace_id, b""))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from errno import EMFILE
@@ -13,11 +14,15 @@ import trio
 
 from zapq import logs
 from zapq.core.ages import Oldest, age
+from zapq.http import problems
 from zapq.limits import MAX_OTHER_BODIES_BYTES
 from zapq.service.engine_stats import EngineStats
 from zapq.service.journal import JournalStats
 from zapq.service.reservation import Budget
 from zapq.service.service_stats import ServiceStats
+
+REFUSAL = "refused: "
+"""What a problem's name has before it among figures of other processes; the JSON does not show these."""
 
 
 @dataclass(slots=True)
@@ -37,6 +42,8 @@ class ServerCounts:
     """Answered from the bytes, without Hypercorn and Quart."""
     cold_requests: int = 0
     """Answered by Hypercorn and Quart."""
+    refusals: Counter[str] = field(default_factory=Counter)
+    """By the name of the problem."""
     other_bodies: Budget = field(default_factory=lambda: Budget(MAX_OTHER_BODIES_BYTES))
     """For bodies that are being received and are no messages."""
 
@@ -88,8 +95,18 @@ def as_json(stats: ServiceStats, counts: ServerCounts, now: float) -> dict[str, 
     }
     for figures in (grown(counts), there_now(counts), stats.elsewhere):
         for name, value in figures.items():
-            metrics[name] += value
+            if not name.startswith(REFUSAL):
+                metrics[name] += value
     return {**metrics, **_engine(stats.engine)} if stats.engine is not None else {**metrics}
+
+
+def refusals(stats: ServiceStats, counts: ServerCounts) -> dict[str, int]:
+    """Return how many requests were refused, by the name of every problem there is."""
+    others = (Counter({name: number}) for name, number in stats.elsewhere.items() if name.startswith(REFUSAL))
+    found = Counter({REFUSAL + name: number for name, number in counts.refusals.items()})
+    for other in others:
+        found.update(other)
+    return {name: found[REFUSAL + name] for name in sorted(problems.meanings())}
 
 
 def grown(counts: ServerCounts) -> dict[str, int]:
@@ -102,6 +119,7 @@ def grown(counts: ServerCounts) -> dict[str, int]:
         "connections_refused": counts.connections_refused,
         "connection_errors": counts.connection_errors,
         "log_lines_dropped": logs.lines_dropped(),
+        **{REFUSAL + name: number for name, number in counts.refusals.items()},
     }
 
 

@@ -75,6 +75,7 @@ def render(plan: Plan, operation: None, outcome: Any, frame: Frame) -> bytes:
 
 
 def is_wanted(method: str, path: str, query: bytes, accept: str) -> bool:
-    """Whether this is a browser that asks for the server itself, and so wants the page."""
-    asks = method in {"GET", "HEAD"} and not query and "text/html" in accept
-    return asks and path in {"/", PATH.removesuffix("/")}
+    """Whether the client is to be led to the page: a browser that asks for the server, or a slash is missing."""
+    if method not in {"GET", "HEAD"} or query:
+        return False
+    return path == PATH.removesuffix("/") or (path == "/" and "text/html" in accept)

@@ -9,6 +9,7 @@ import msgspec
 
 from zapq.access.grant import Grant
 from zapq.http.metrics import ServerCounts
+from zapq.http.series import Series
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import Enqueue, Operation
 
@@ -67,8 +68,8 @@ class Plan(msgspec.Struct, frozen=True):
     """What is told of the client itself."""
     simple: Enqueue | None = None
     """The same except for the body, if it needs no `Put` as long as there is no key."""
-    steps: Callable[[Frame, int], Steps] | None = None
+    steps: Callable[[Frame, Series], Steps] | None = None
     """What is done instead, if it takes more than one operation: only the complete server does that.
 
-    Gets the frame, and how many queues may have series of their own.
+    Gets the frame, and what is written of queues in scrapes.
     """

@@ -382,7 +382,8 @@ def queues(plan: Plan, operation: Operation, outcome: Sequence[QueueInfo] | Page
     fields = b"Zapq-Total: %d\r\n" % outcome.total
     if outcome.next:
         fields += b"Zapq-Next: %b\r\n" % outcome.next.encode()
-    return _ok(msgspec.json.encode([queue(info, frame.now) for info in outcome.infos]), JSON, frame.tail, fields)
+    shown = [queue(info, frame.now) for info in outcome.infos]
+    return _ok(msgspec.json.encode(shown), JSON, frame.tail, fields)
 
 
 def history(told: Told, frame: Frame) -> dict[str, object]:

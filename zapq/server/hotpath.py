@@ -53,6 +53,7 @@ from zapq.service.pending import Commit, Group, Pending, give_back
 from zapq.service.reservation import Reservation
 from zapq.service.waiting import Deliveries, Lender
 from zapq.settings import Settings
+from zapq.sqs.errors import problem_of
 from zapq.sqs.talk import Said
 
 _EFFECT: dict[type[Any], str] = {Put: "put", Enqueue: "put", Take: "take", Settle: "settle", SettleOne: "settle"}
@@ -437,6 +438,7 @@ class HotPath:
             self._sqs.forget()
 
     def _refusal(self, error: Exception, head: Head, trace: bytes, sock: Socket | None, argument: str) -> bytes:
+        self._counts.refusals[problem_of(error)] += 1
         if self._sqs is not None and head.endpoint is ANY:
             return self._sqs.refusal(error, trace, self._frame.tail, sock)
         trace_id = tracing.id_in(trace)

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 import trio
 
+from zapq.core.ages import Oldest, age
 from zapq.core.stats import QueueStats
 from zapq.limits import HISTORY_SAMPLES, HISTORY_SECONDS, LISTED_AT_ONCE
 from zapq.service.section import Turns
@@ -46,6 +47,7 @@ class Sampled(Protocol):
     number: int
 
     def stats(self) -> QueueStats: ...
+    def oldest(self) -> Oldest: ...
 
 
 class _Ring:
@@ -86,7 +88,8 @@ class History:
         ring = self._rings.get(queue.name)
         if ring is None or ring.number != queue.number:
             ring = self._rings[queue.name] = _Ring(queue.number, self._count, came, went)
-        row = (stats.messages, stats.ready, came - ring.came, went - ring.went, 0)
+        oldest = int(age(queue.oldest().ready, self._at))
+        row = (stats.messages, stats.ready, came - ring.came, went - ring.went, oldest)
         at = self._count % HISTORY_SAMPLES * _WIDTH
         # Undone steps and loaded snapshots can make a count smaller.
         ring.samples[at : at + _WIDTH] = array("I", [min(max(each, 0), _LARGEST) for each in row])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
+from math import inf
 
 import msgspec
 
@@ -24,6 +25,8 @@ SORTS: dict[str, Callable[[QueueInfo], float]] = {
     "delayed": lambda info: info.stats.delayed,
     "leased": lambda info: info.stats.leased,
     "waiting": lambda info: info.waiting,
+    # Since when it is there stays the same, and its age does not: so the next page begins where this one ends.
+    "age": lambda info: -info.oldest.ready if info.oldest is not None else -inf,
 }
 """What a listing can be sorted by: numbers with the largest first, names from A to Z."""
 

@@ -25,7 +25,7 @@ from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import KeyPut, KeysForgotten
 from zapq.core.runs import is_shortest
-from zapq.core.stats import MessageView, QueueStats, State
+from zapq.core.stats import Figures, MessageView, QueueStats, State
 from zapq.core.unique import Placed
 from zapq.errors import (
     Draining,
@@ -124,6 +124,10 @@ class QueueState:
         """Requests under way that need it."""
         self.provisional = False
         """Whether it was made for one of them, and is to go if it stays unused."""
+        self._told: QueueInfo | None = None
+        """What `info` has returned last, and ..."""
+        self._figures: Figures = ()
+        """... the figures in it."""
 
     @property
     def name(self) -> str:
@@ -472,18 +476,23 @@ class QueueState:
         return redriven
 
     def info(self) -> QueueInfo:
-        """Return the queue's settings and statistics; never waits."""
+        """Return the queue's settings and statistics; never waits. As long as they stay, it is the same object."""
         core = self.core
-        return QueueInfo(
-            core.name,
-            core.settings,
-            core.stats(),
-            core.paused,
-            len(self.wait_queue),
-            core.number,
-            core.oldest(),
-            core.waits(),
-        )
+        told, figures = self._told, core.figures()
+        waiting, oldest, waits = len(self.wait_queue), core.oldest(), core.waits()
+        if (
+            told is not None
+            and told.oldest is oldest
+            and told.waits is waits
+            and told.settings is core.settings
+            and self._figures == figures
+            and (told.paused, told.waiting, told.number) == (core.paused, waiting, core.number)
+        ):
+            return told
+        self._figures = figures
+        stats = QueueStats(*figures)
+        self._told = QueueInfo(core.name, core.settings, stats, core.paused, waiting, core.number, oldest, waits)
+        return self._told
 
     @property
     def unused(self) -> bool:

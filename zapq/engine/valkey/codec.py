@@ -6,8 +6,7 @@ more than one queue is a `Procedure` (procedures.py): it yields calls, and is se
 Caps: `max_msgs` and `max_bytes` of the server hold for each queue by itself, beside those of the queue, and all
 four exactly: a queue is in one shard, and the step that stores a message looks at them. What all queues hold
 together is in many shards, and only the memory limit of Valkey bounds it: beyond it, Valkey refuses producers and
-serves consumers. `max_queues` holds approximately: each shard may have twice its even share, for names are not
-spread evenly.
+serves consumers. `max_queues` holds approximately: each shard may have twice its even share.
 """
 
 from __future__ import annotations
@@ -29,9 +28,12 @@ from zapq.engine.valkey import keys
 from zapq.engine.valkey.bounds import Caps
 from zapq.engine.valkey.call import AGAIN, Call
 from zapq.engine.valkey.replies import (
+    about,
+    erased,
     info_of,
     lease_of,
     message_of,
+    milliseconds,
     origin_text,
     placed_in,
     refusal,
@@ -52,6 +54,7 @@ from zapq.errors import (
 from zapq.service.fingerprint import fingerprint_of
 from zapq.service.operations import (
     Accepted,
+    DeleteMessage,
     Delivery,
     Describe,
     Durability,
@@ -94,11 +97,6 @@ class Run(NamedTuple):
     kind: str
     queue: str
     more: Hashable = None
-
-
-def milliseconds(seconds: float) -> int:
-    """Return so many seconds in milliseconds; a duration is never cut to nothing."""
-    return max(round(seconds * 1000), 1) if seconds > 0 else 0
 
 
 How: TypeAlias = "tuple[Any, ...]"
@@ -147,6 +145,7 @@ class Codec:
             "settle": self._settle,
             "remove": self._remove,
             "hide": self._hide,
+            "erase": self._erase,
             "peek": self._peek,
             "find": self._find,
             "describe": self._describe,
@@ -203,6 +202,8 @@ class Codec:
                 return Run("remove", operation.queue)
             case Hide():
                 return Run("hide", operation.queue)
+            case DeleteMessage():
+                return Run("erase", operation.queue)
             case Peek():
                 return Run("peek", operation.queue, (operation.state, operation.limit))
             case Find():
@@ -447,11 +448,11 @@ class Codec:
         """Return the call that puts messages back at their places that could not be handed over."""
         receipts = [each.receipt for each in given if isinstance(each, Lease)]
         messages = [each for each in given if isinstance(each, Message)]
-        about = [_about(each.id, each.properties, now) for each in messages]
+        described = [about(each.id, each.properties, now) for each in messages]
         bodies = [with_headers(each.properties.headers, each.body) for each in messages]
         # A message that is back may be given to another consumer before this is repeated, and then be there twice.
         return self._asked(
-            b"give_back", queue, [_pack((0, receipts, about)), *bodies], _none, repeatable=not messages
+            b"give_back", queue, [_pack((0, receipts, described)), *bodies], _none, repeatable=not messages
         )
 
     def note_uncertain(self, queue: str, number: int) -> Call:
@@ -534,6 +535,15 @@ class Codec:
     def _hide(self, run: Run, operations: Sequence[Any], now: float) -> Call:
         plan = [part for asked in operations for part in (asked.id, milliseconds(asked.visibility))]
         return self._again(b"hide", run.queue, plan, len(operations))
+
+    def _erase(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        ids = [asked.id for asked in operations]
+
+        def decode(reply: list[Any], now: float) -> list[Any]:
+            return [erased(run.queue, id, said, reply[0]) for id, said in zip(ids, reply[2], strict=True)]
+
+        # Repeated, it would tell a client that the message it has deleted was never there.
+        return self._asked(b"erase", run.queue, [_pack(ids)], decode, number=len(ids), repeatable=False)
 
     def _again(self, name: bytes, queue: str, plan: list[int], number: int) -> Call:
         """Return a call about messages that have been leased before; each outcome is whether one was there."""
@@ -623,21 +633,3 @@ def _checked_name(queue: str) -> str:
 
 def _none(reply: list[Any], now: float) -> list[Any]:
     return [None]
-
-
-def _about(id: int, properties: Properties, now: float) -> tuple[Any, ...]:
-    """Return what is to be known of a message that goes back."""
-    left = milliseconds(max(properties.expires - now, 0.001)) if properties.expires < inf else 0
-    kind = "" if properties.content_type == OCTETS else properties.content_type
-    return (
-        id,
-        properties.priority,
-        properties.receives,
-        properties.releases,
-        left,
-        kind,
-        origin_text(properties.failed_in, properties.origin),
-        shape_of(properties.headers),
-        properties.group,
-        properties.unique,
-    )

@@ -111,13 +111,6 @@ def _refuse_history(asked: History, now: float) -> None:
     )
 
 
-def _refuse_one(asked: DeleteMessage | Redrive, now: float) -> None:
-    raise NotWithEngine(
-        "The queues of this server are in an engine elsewhere, which deletes and redrives no single message. Purge"
-        " the queue, or redrive with limit."
-    )
-
-
 class ValkeyQueue:
     """A queue of the engine, as the lender of messages."""
 
@@ -216,13 +209,13 @@ class ValkeyEngine(Elsewhere):
             Find: partial(self._ask, "look"),
             Describe: self._describe,
             Look: lambda asked, now: self._ask("look", Describe(asked.queue), now),
-            DeleteMessage: _refuse_one,
+            DeleteMessage: partial(self._ask, "again"),
             SetPaused: partial(self._ask, "set"),
             Purge: partial(self._ask, "set"),
             Configure: self._proceed,
             ChangeSettings: self._proceed,
             Delete: self._proceed,
-            Redrive: self._redrive,
+            Redrive: self._proceed,
             List: self._list,
             ListPage: self._list_page,
             History: _refuse_history,
@@ -447,11 +440,6 @@ class ValkeyEngine(Elsewhere):
             return outcome
 
         return self.tasks.start(proceed)
-
-    def _redrive(self, asked: Redrive, now: float) -> Pending[Any]:
-        if asked.id:
-            _refuse_one(asked, now)
-        return self._proceed(asked, now)
 
     def _list(self, asked: List, now: float) -> Pending[Any]:
         async def find() -> list[QueueInfo]:

@@ -17,14 +17,23 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.core.receipt import serial_of
 from zapq.core.stats import STATES, MessageView, QueueStats
 from zapq.core.unique import How, Placed
-from zapq.errors import InvalidParameter, KeyReused, QueueFull, ReceiptExpired, TooManyQueues, ZapqError
+from zapq.errors import (
+    InvalidParameter,
+    KeyReused,
+    MessageNotFound,
+    QueueFull,
+    ReceiptExpired,
+    TooManyQueues,
+    ZapqError,
+    leased_for,
+)
 from zapq.service.operations import Accepted, Durability, Put
 from zapq.service.queue_state import QueueInfo
 
 _DOUBLE = struct.Struct(">d")
 _HEADS = {2: 12, 3: 14, 4: 15, 5: 16}
 """The length of the head of a value without what has another length each time, by its first byte."""
-_OF_ANOTHER = 9
+_OF_ANOTHER, _REPLACED = 9, 10
 _HOW: Sequence[How] = ("", "kept", "replaced")
 """What became of a message, by the number that the library has for it."""
 _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
@@ -154,6 +163,29 @@ def _headers_in(value: bytes, shape: bytes, at: int) -> tuple[Headers, int]:
     return tuple(zip(texts[::2], texts[1::2], strict=True)), at
 
 
+def milliseconds(seconds: float) -> int:
+    """Return so many seconds in milliseconds; a duration is never cut to nothing."""
+    return max(round(seconds * 1000), 1) if seconds > 0 else 0
+
+
+def about(id: int, properties: Properties, now: float) -> tuple[Any, ...]:
+    """Return what is to be known of a message that goes back."""
+    left = milliseconds(max(properties.expires - now, 0.001)) if properties.expires < inf else 0
+    kind = "" if properties.content_type == OCTETS else properties.content_type
+    return (
+        id,
+        properties.priority,
+        properties.receives,
+        properties.releases,
+        left,
+        kind,
+        origin_text(properties.failed_in, properties.origin),
+        shape_of(properties.headers),
+        properties.group,
+        properties.unique,
+    )
+
+
 def message_of(id: bytes, value: bytes, note: Sequence[int] | None, ours: float) -> tuple[Message, int]:
     """Return a message, and how often it was leased before."""
     if note is None:
@@ -183,6 +215,8 @@ def settled_one(queue: str, receipt: str, code: Any, ours: float) -> ZapqError |
         return None
     if code == _OF_ANOTHER:
         return wrong_receipt(receipt)
+    if code == _REPLACED:
+        code = End.REPLACED + 1
     if isinstance(code, int):
         return ReceiptExpired(End(code - 1).sentence, parameter="receipt")
     ends, value, receives, releases = code
@@ -191,6 +225,13 @@ def settled_one(queue: str, receipt: str, code: Any, ours: float) -> ZapqError |
     message = Message(int(tag[2:14], 16), body, properties)
     visibility = int(tag[35:], 16) / 1000
     return Lease(message, int(size, 16), receives + 1, ends / 1000 + ours, tag, visibility, queue)
+
+
+def erased(queue: str, id: int, said: Any, now: int) -> ZapqError | None:
+    """Return what came of deleting a message, at the time `now` of the server."""
+    if isinstance(said, list):
+        return leased_for(max(said[0] - now, 0) / 1000 if said[0] else inf, id)
+    return None if said else MessageNotFound(queue=queue, message_id=id)
 
 
 def view_of(said: Sequence[Any], ours: float) -> MessageView:

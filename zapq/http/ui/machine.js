@@ -30,10 +30,20 @@ export class Server {
   constructor() {
     this.figures = h("dl", { class: "numbers" });
     this.refusals = h("dl", { class: "numbers" });
+    this.problems = h("tbody");
+    this.table = h("table", { hidden: true }, h("caption", {}, "Requests refused, by problem"), h("thead", {}, h("tr", {},
+      h("th", { scope: "col" }, "Problem"), h("th", { scope: "col", class: "number" }, "Requests"))), this.problems);
     this.resident = null;
     this.beats = 0;
     this.element = h("section", {}, h("h1", { tabindex: "-1" }, "Server"), this.figures,
-      h("h2", {}, "Refused and failed, since it started"), this.refusals);
+      h("h2", {}, "Refused and failed, since it started"), this.refusals, this.table);
+  }
+
+  tell(refusals) {
+    const most = refusals.filter(([, number]) => number).sort(([, one], [, other]) => other - one);
+    this.table.hidden = most.length === 0;
+    this.problems.replaceChildren(...most.map(([problem, number]) => h("tr", {},
+      h("th", { scope: "row" }, h("a", { href: `/problems/${problem}` }, problem)), h("td", { class: "number" }, count(number)))));
   }
 
   async refresh() {
@@ -41,6 +51,7 @@ export class Server {
     if (this.beats++ % 5 === 0) {
       const text = await (await ask("GET", "/metrics/prometheus")).text();
       this.resident = Number(/^process_resident_memory_bytes (\S+)/m.exec(text)?.[1] ?? NaN);
+      this.tell([...text.matchAll(/^zapq_refusals_total\{problem="([a-z0-9-]+)"\} (\S+)/gm)].map(([, problem, number]) => [problem, Number(number)]));
       this.version = /^zapq_build_info\{[^}]*version="([^"]*)"/m.exec(text)?.[1];
     }
     const shown = Object.entries(NUMBERS).filter(([, [name]]) => name in metrics).map(([title, [name, format]]) => [title, format(metrics[name])]);

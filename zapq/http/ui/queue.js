@@ -12,6 +12,7 @@ const NUMBERS = {
   Delayed: (queue) => count(queue.delayed),
   Leased: (queue) => count(queue.leased),
   Oldest: (queue) => (ageOf(queue) === undefined ? "–" : duration(ageOf(queue))),
+  "Oldest lease": (queue) => (queue.oldest_lease_age_seconds === undefined ? "–" : duration(queue.oldest_lease_age_seconds)),
   "In a second": (queue) => shownRate(rates(queue.name).in),
   "Out a second": (queue) => shownRate(rates(queue.name).out),
   "Consumers waiting": (queue) => count(queue.waiting),

@@ -12,7 +12,7 @@ const COLUMNS = [
   { sort: "ready", title: "Ready", of: (queue) => count(queue.ready) },
   { sort: "delayed", title: "Delayed", wide: true, of: (queue) => count(queue.delayed) },
   { sort: "leased", title: "Leased", of: (queue) => count(queue.leased) },
-  { title: "Oldest", of: (queue) => (ageOf(queue) === undefined ? "–" : duration(ageOf(queue))) },
+  { sort: "age", title: "Oldest", of: (queue) => (ageOf(queue) === undefined ? "–" : duration(ageOf(queue))) },
   { title: "In/s", wide: true, of: (queue) => shownRate(rates(queue.name).in) },
   { title: "Out/s", wide: true, of: (queue) => shownRate(rates(queue.name).out) },
 ];

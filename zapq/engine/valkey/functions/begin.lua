@@ -119,4 +119,6 @@ local PLACES = 36
 -- How a lease ended: the numbers of core/leases.py
 local OF_ANOTHER = 9 -- said instead of it, for a receipt of another queue
 local END_UNKNOWN, END_ACKED, END_RELEASED, END_EXPIRED = 0, 1, 2, 3
-local END_GIVEN, END_DEAD_LETTERED, END_OUTLIVED, END_REPLACED = 4, 5, 6, 7
+local END_GIVEN, END_DEAD_LETTERED, END_OUTLIVED, END_DELETED = 4, 5, 6, 7
+-- There is room for no more numbers where ends are noted, but the end by an acknowledgement never is.
+local END_REPLACED, REPLACED = 1, 10 -- as it is noted, and as it is said

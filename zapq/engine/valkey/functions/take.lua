@@ -478,7 +478,10 @@ end
 -- Says how a lease ended that is over: 1 more than the number of core/leases.py.
 local function over(u, receipt, id)
   local noted = redis.call('ZSCORE', u.K[E], receipt)
-  if noted then return tonumber(noted) % 8 + 1 end
+  if noted then
+    local how = tonumber(noted) % 8
+    return how == END_REPLACED and REPLACED or how + 1
+  end
   -- It did not end otherwise than by an acknowledgement, and its message has gone.
   if id < u.q[NEXT] and id >= u.q[PURGED] and redis.call('HEXISTS', u.K[H], id) == 0 then return END_ACKED + 1 end
   return END_UNKNOWN + 1
@@ -626,6 +629,43 @@ function verbs.remove(K, A)
       u.q[ACKED] = u.q[ACKED] + 1
     end
     results[place] = found and 1 or 0
+  end
+  save(u)
+  return answer(u, results)
+end
+
+-- Lets messages go for good that no consumer holds. ARGV: 3 the plan {id, ...}. Answers for each 1; or 0 if it was not
+-- here; or, in a list, when the lease is over that it has.
+function verbs.erase(K, A)
+  local u, results = begin(K, A), {}
+  if not u.q then return missing(u) end
+  tick(u)
+  for place, number in ipairs(cmsgpack.unpack(A[3])) do
+    local id, result = string.format('%d', number), 0
+    local value = redis.call('HGET', K[H], id)
+    if value then
+      local priority, expires, _, origin, _, group = read_head(value)
+      group = waits_in(origin, group)
+      local size = #value - head_length(value)
+      result = 1
+      if redis.call('ZREM', K[D], entry(priority, expires > 0, id, size, group ~= '')) == 1 then
+        groups.let_go(u, group, id)
+      elseif redis.call('ZSCORE', K[group == '' and B or IN_GROUPS], id) then
+        make_unready(u, id, priority, size, expires > 0, group)
+      elseif redis.call('LREM', K[L], 1, id) == 1 then
+        u.ready = u.ready - 1
+      else
+        local _, ends = find_lease(u, badge(priority, expires > 0, id))
+        result = { ends and ends - LEASE_SLACK or 0 }
+      end
+      if result == 1 then
+        local _, _, lapsed, is_noted = attempts(u, id)
+        close_lapse(u, lapsed, END_DELETED)
+        drop(u, id, size, is_noted)
+        u.q[CLEARED] = u.q[CLEARED] + 1
+      end
+    end
+    results[place] = result
   end
   save(u)
   return answer(u, results)

@@ -135,7 +135,7 @@ class Leases:
 
     def oldest(self) -> float:
         """When the oldest lease began that is not over, or somewhat before; infinity if there is none."""
-        return self.begins.oldest() if len(self) else inf
+        return self.begins.oldest() if self._timely or not self._orderly else inf
 
     def take_over(self, former: Leases) -> None:
         """Hold what `former` holds, in its place."""

@@ -466,6 +466,8 @@ class Ready:
         Those that wait for others of their group are none. Of a fair queue with very many groups, one may be found
         that is not the oldest.
         """
+        if not self.simple:
+            self._look()
         if self.simple:
             return self.plain[0].id if self.plain else 0
         ids = [ready_queue.items[0].id for ready_queue in self._by_priority if ready_queue.items]

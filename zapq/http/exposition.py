@@ -39,29 +39,32 @@ class Exposition:
         self._openmetrics = openmetrics
         self._pieces: list[bytes] = []
 
-    def add(self, family: Family, lines: str) -> None:
+    def add(self, family: Family, lines: Sequence[bytes]) -> None:
         """Write a family that has these lines, unless there are none."""
-        if not lines:
+        if not any(lines):
             return
         name, kind = family.name, str(family.kind)
         if not self._openmetrics:
             name, kind = _series(family), _KINDS.get(kind, kind)
-        self._pieces.append(f"# HELP {name} {family.help}\n# TYPE {name} {kind}\n{lines}".encode())
+        self._pieces.append(f"# HELP {name} {family.help}\n# TYPE {name} {kind}\n".encode())
+        self._pieces += lines
 
     def add_values(self, family: Family, values: Mapping[str, Value]) -> None:
         """Write a family with these values, by their labels with braces."""
         series = _series(family)
-        self.add(family, "".join(f"{series}{labels} {value}\n" for labels, value in values.items()))
+        self.add(family, [f"{series}{labels} {value}\n".encode() for labels, value in values.items()])
 
     def add_spread(self, family: Family, bounds: Sequence[float], spread: Spread | None) -> None:
         """Write a family of one histogram, if there is one."""
         if spread is not None:
-            counts = (*accumulate(spread.counts), round(spread.seconds, 6), spread.number)
-            self.add(family, histogram(family, "", bounds) % counts)
+            counts = (*accumulate(spread.counts), spread.seconds, spread.number)
+            self.add(family, [(histogram(family, "", bounds) % counts).encode()])
 
     def finish(self) -> bytes:
         """Return the whole text."""
-        return b"".join(self._pieces) + (b"# EOF\n" if self._openmetrics else b"")
+        if self._openmetrics:
+            self._pieces.append(b"# EOF\n")
+        return b"".join(self._pieces)
 
 
 _SUFFIXES = {"counter": "_total", "info": "_info"}
@@ -97,13 +100,13 @@ def write(
     rows = yield from series.update(shown, every=server is not None)
     yield
     if rows:
-        ages: list[tuple[str, ...]] = []
+        ages: list[tuple[bytes, ...]] = []
         for at in range(0, len(rows), ROWS_AT_ONCE):
             ages += [row.ages(now) for row in rows[at : at + ROWS_AT_ONCE]]
             yield
         for families, pieces in ((AGES, ages), (STEADY, [row.pieces for row in rows])):
             for family, lines in zip(families, zip(*pieces, strict=True), strict=True):
-                text.add(family, "".join(lines))
+                text.add(family, lines)
                 yield
     of_dead_letters = [info.name for info in shown.own if info.name in shown.of_dead_letters]
     text.add_values(TAKES_DEAD_LETTERS, {f'{{queue="{name}"}}': 1 for name in of_dead_letters})

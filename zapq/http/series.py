@@ -40,8 +40,8 @@ AGES = (OLDEST_READY, OLDEST_LEASE)
 """Families that change by themselves."""
 STEADY = (MESSAGES, BYTES, WAITING, PAUSED, *LIMITS.values(), *COUNTERS.values(), WAITS)
 """The other families with a series for each queue, in the order in which they are written."""
-_END = "\x1f"
-"""Ends the text of each family; no name has it."""
+_END, _NAME = b"\x1f", b"\x1e"
+"""End the text of a family, and stand for the name of a queue; no name has them."""
 
 
 class Queues(NamedTuple):
@@ -118,10 +118,10 @@ class _Row:
     def __init__(self, name: str) -> None:
         self.name = name
         self.info: QueueInfo | None = None
-        self.pieces: Sequence[str] = ()
+        self.pieces: Sequence[bytes] = ()
         """The text of each family in `STEADY`."""
-        self._heads = tuple(f'{family.name}{{queue="{name}"}} ' for family in AGES)
-        self._template = _template(name)
+        self._heads = tuple(head.replace(_NAME, name.encode()) for head in _HEADS)
+        self._template = _TEMPLATE.replace(_NAME, name.encode())
 
     def update(self, info: QueueInfo) -> None:
         """Write anew what has changed since."""
@@ -130,39 +130,36 @@ class _Row:
             return
         _, size, ready, delayed, leased, *counts = msgspec.structs.astuple(info.stats)
         spread = info.waits or _NONE
-        pieces = (
-            self._template
-            % (
-                *(ready, delayed, leased, size, info.waiting, info.paused),
-                *counts,
-                *accumulate(spread.counts),
-                round(spread.seconds, 6),
-                spread.number,
-            )
-        ).split(_END)
-        settings = info.settings
+        numbers = (
+            *(ready, delayed, leased, size, info.waiting, info.paused),
+            *counts,
+            *accumulate(spread.counts),
+            spread.seconds,
+            spread.number,
+        )
+        pieces = (self._template % numbers).split(_END)
         for at, name in enumerate(LIMITS, _FIRST_LIMIT):
-            limit = getattr(settings, name)
+            limit = getattr(info.settings, name)
             if limit is not None:
-                pieces[at] = f'{STEADY[at].name}{{queue="{info.name}"}} {limit}\n'
-        if info.waits is None:
-            pieces[-1] = ""
+                pieces[at] = f'{STEADY[at].name}{{queue="{info.name}"}} {limit}\n'.encode()
+        if not spread.number:
+            pieces[-1] = b""
         if info.name == OTHERS:
-            pieces[_PAUSED] = ""
+            pieces[_PAUSED] = b""
         elif info.name == DELETED:
-            pieces[:_FIRST_LIMIT] = [""] * _FIRST_LIMIT
+            pieces[:_FIRST_LIMIT] = [b""] * _FIRST_LIMIT
         self.pieces = pieces
 
-    def ages(self, now: float) -> tuple[str, str]:
+    def ages(self, now: float) -> tuple[bytes, bytes]:
         """Return the text of each family in `AGES`."""
         info = self.info
         oldest = None if info is None else info.oldest
         if oldest is None:
-            return "", ""
+            return b"", b""
         ready, lease = self._heads
         return (
-            f"{ready}0\n" if oldest.ready == inf else f"{ready}{max(now - oldest.ready, 0.0):.3f}\n",
-            f"{lease}0\n" if oldest.lease == inf else f"{lease}{max(now - oldest.lease, 0.0):.3f}\n",
+            ready + b"0\n" if oldest.ready == inf else b"%b%.3f\n" % (ready, max(now - oldest.ready, 0.0)),
+            lease + b"0\n" if oldest.lease == inf else b"%b%.3f\n" % (lease, max(now - oldest.lease, 0.0)),
         )
 
 
@@ -171,28 +168,11 @@ _PAUSED = STEADY.index(PAUSED)
 _FIRST_LIMIT = _PAUSED + 1
 
 
-def _template(name: str) -> str:
-    """Return what a queue's series look like, with a place for each number."""
-    label = f'{{queue="{name}"}}'
-    pieces: list[str] = []
-    for family in STEADY:
-        if family is MESSAGES:
-            piece = "".join(f'{family.name}{{queue="{name}",state="{state}"}} %d\n' for state in STATES)
-        elif family is WAITS:
-            piece = histogram(family, f'queue="{name}"', BOUNDS)
-        elif family.kind == "counter":
-            piece = f"{family.name}_total{label} %d\n"
-        else:
-            piece = "" if family in LIMITS.values() else f"{family.name}{label} %d\n"
-        pieces.append(piece)
-    return _END.join(pieces)
-
-
 def histogram(family: Family, label: str, bounds: Sequence[float]) -> str:
     """Return what a histogram looks like, with a place for the count up to each bound, for the sum and for all."""
     comma, braces = ("," if label else ""), (f"{{{label}}}" if label else "")
     buckets = (f'{family.name}_bucket{{{label}{comma}le="{bound}"}} %d\n' for bound in (*bounds, "+Inf"))
-    return f"{''.join(buckets)}{family.name}_sum{braces} %s\n{family.name}_count{braces} %d\n"
+    return f"{''.join(buckets)}{family.name}_sum{braces} %.6f\n{family.name}_count{braces} %d\n"
 
 
 def _sum_up(infos: Sequence[QueueInfo]) -> QueueInfo:
@@ -201,3 +181,24 @@ def _sum_up(infos: Sequence[QueueInfo]) -> QueueInfo:
     oldest = oldest_of(known) if known else None
     waits = spread_of(info.waits for info in infos if info.waits is not None) if known else None
     return QueueInfo(OTHERS, QueueSettings(), stats, False, waiting, 0, oldest, waits)
+
+
+def _template() -> bytes:
+    """Return what a queue's series look like, with a place for each number."""
+    label = f'queue="{_NAME.decode()}"'
+    pieces: list[str] = []
+    for family in STEADY:
+        if family is MESSAGES:
+            piece = "".join(f'{family.name}{{{label},state="{state}"}} %d\n' for state in STATES)
+        elif family is WAITS:
+            piece = histogram(family, label, BOUNDS)
+        elif family.kind == "counter":
+            piece = f"{family.name}_total{{{label}}} %d\n"
+        else:
+            piece = "" if family in LIMITS.values() else f"{family.name}{{{label}}} %d\n"
+        pieces.append(piece)
+    return _END.decode().join(pieces).encode()
+
+
+_TEMPLATE = _template()
+_HEADS = tuple(f'{family.name}{{queue="{_NAME.decode()}"}} '.encode() for family in AGES)

@@ -478,20 +478,21 @@ class QueueState:
     def info(self) -> QueueInfo:
         """Return the queue's settings and statistics; never waits. As long as they stay, it is the same object."""
         core = self.core
-        told, figures = self._told, core.figures()
+        told, figures, paused = self._told, core.figures(), core.paused
         waiting, oldest, waits = len(self.wait_queue), core.oldest(), core.waits()
         if (
-            told is not None
+            self._figures == figures
+            and told is not None
             and told.oldest is oldest
             and told.waits is waits
             and told.settings is core.settings
-            and self._figures == figures
-            and (told.paused, told.waiting, told.number) == (core.paused, waiting, core.number)
+            and told.paused is paused
+            and told.waiting == waiting
         ):
             return told
         self._figures = figures
         stats = QueueStats(*figures)
-        self._told = QueueInfo(core.name, core.settings, stats, core.paused, waiting, core.number, oldest, waits)
+        self._told = QueueInfo(core.name, core.settings, stats, paused, waiting, core.number, oldest, waits)
         return self._told
 
     @property
@@ -521,11 +522,11 @@ class QueueState:
     def rebind(self, core: Queue) -> None:
         """Use `core` from now on, which has taken the place of the former one; waiting consumers wait on."""
         self._journal.enter(None, self._undo_rebind, self.core)
-        self.core = core
+        self.core, self._told = core, None
         self.provisional = False
 
     def _undo_rebind(self, core: Queue) -> None:
-        self.core = core
+        self.core, self._told = core, None
 
     def check_alive(self) -> None:
         """Raise `QueueNotFound` once it is deleted."""

@@ -108,10 +108,7 @@ Span = tuple[int, int]
 
 
 def varying_in(head: bytes) -> tuple[Span, Span, Span, Span] | None:
-    """Return where date, signature, number and length are in a head as boto3 writes it; None for any other.
-
-    Also for one with a `traceparent`, which boto3 writes only if somebody has it do so.
-    """
+    """Return where date, signature, number and length are in a head as boto3 writes it; None for any other."""
     date = head.find(_DATE)
     signature = head.find(_SIGNED, date)
     number = head.find(_NUMBER, signature)
@@ -245,7 +242,12 @@ class SqsHot:
         key = len(head), head[at : at + _CREDENTIAL_BYTES], identities
         layout = self._layouts.get(key)
         if layout is not None and (digits := layout.length_in(head)):
-            return layout.heads.get(digits) or self._head(layout.known, length_of(digits), layout.heads, digits)
+            found = layout.heads.get(digits)
+            if found is None:
+                found = self._head(layout.known, length_of(digits))
+                if found is not None and len(layout.heads) < LENGTHS_REMEMBERED:
+                    layout.heads[digits] = found
+            return found
         bare, length, trace = cut(head)
         known = self._remember(bare, identities)
         if known is None:
@@ -254,25 +256,15 @@ class SqsHot:
             if len(self._layouts) >= HEADS_REMEMBERED:
                 self._layouts.clear()
             self._layouts[key] = layout
-        return self._head(known, length, trace=trace)
+        return self._head(known, length, trace)
 
-    def _head(
-        self,
-        known: Known,
-        length: int,
-        remembered: dict[bytes, Head] | None = None,
-        digits: bytes = b"",
-        trace: bytes = b"",
-    ) -> Head | None:
+    def _head(self, known: Known, length: int, trace: bytes = b"") -> Head | None:
         """Return what a request is that means `known` and has a body of this length; None if it is not plain."""
         if not 0 <= length <= MAX_HOT_SQS_BYTES:
             return None
         fill = partial(self._fill, known)
         field = tracing.FIELD + trace if trace else b""
-        head = Head(ANY, "", length, known.last, known.plan, None, False, fill, self._render, False, False, field)
-        if remembered is not None and len(remembered) < LENGTHS_REMEMBERED:
-            remembered[digits] = head
-        return head
+        return Head(ANY, "", length, known.last, known.plan, None, False, fill, self._render, False, False, field)
 
     def forget(self) -> None:
         """Forget what heads mean: to be called when credentials change."""

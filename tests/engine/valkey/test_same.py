@@ -88,6 +88,34 @@ _contents = st.sampled_from([
     (Draft(body=b"u", headers={"C": "3"}), b"v", Draft(body=b"w", headers={"c": "3"}, priority=1)),
     (),
 ])
+_uniques = st.sampled_from(["u", "u", "v"])
+_of_keys = st.builds(
+    Terms,
+    st.builds(
+        Properties,
+        st.sampled_from(["application/octet-stream", "text/plain"]),
+        st.sampled_from([0, 0, 9]),
+        headers=_headers,
+        group=st.sampled_from(["", "", "g"]),
+        unique=_uniques,
+    ),
+    _seconds,
+    st.sampled_from([None, None, 0.75]),
+    replace=st.booleans(),
+)
+_contents_with_keys = st.lists(
+    st.builds(
+        Draft,
+        body=_bodies,
+        delay=st.sampled_from([0.0, 0.0, 0.5]),
+        ttl=st.sampled_from([None, None, 0.5]),
+        group=st.sampled_from(["", "", "g"]),
+        unique=st.sampled_from(["u", "v", ""]),
+        on=st.sampled_from(["keep", "replace"]),
+    ),
+    min_size=1,
+    max_size=4,
+).map(tuple)
 _settings = st.builds(
     QueueSettings,
     max_messages=st.sampled_from([None, 3]),
@@ -134,6 +162,10 @@ _put = st.one_of(
     st.builds(Put, _bodies, _terms),
     st.builds(Put, _contents, _terms),
     st.builds(Put, st.just((b"one", b"two")), st.builds(Terms, _of_groups, ttl=st.sampled_from([None, 0.75]))),
+    st.builds(Put, _bodies, _of_keys),
+    st.builds(Put, _bodies, _of_keys),
+    st.builds(Put, _contents_with_keys, st.just(Terms())),
+    st.builds(Put, _bodies.filter(lambda body: len(body) < 30), _of_keys, _keys),
     # What is wrong by itself is refused before its key is looked at.
     st.builds(Put, _bodies.filter(lambda body: len(body) < 30), _terms, _keys),
     st.builds(Put, _contents.filter(bool), _terms, _keys),

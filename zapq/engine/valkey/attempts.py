@@ -11,8 +11,8 @@ from typing import Any
 from zapq.core.message import Lease
 from zapq.engine.valkey import keys
 from zapq.engine.valkey.call import Call
-from zapq.engine.valkey.codec import Codec, milliseconds
-from zapq.engine.valkey.replies import settled_one
+from zapq.engine.valkey.codec import Codec
+from zapq.engine.valkey.replies import milliseconds, settled_one
 from zapq.service.operations import Recall, Remember
 
 

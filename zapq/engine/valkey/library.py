@@ -20,6 +20,7 @@ _PARTS = (
     "messages",
     "pace",
     "put",
+    "unique",
     "take",
     "attempts",
     "look",

@@ -23,6 +23,7 @@ local function offer(name, ...)
 end
 
 offer('put')
+offer('put_unique')
 offer('take', 'allow-oom')
 offer('give_back', 'allow-oom')
 offer('settle', 'allow-oom')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +25,31 @@ def queue_section(name: str, error: ZapqError | None = None) -> str:
     section = f"[queues.{name if plain else msgspec.json.encode(name).decode()}]"
     key = error.members.get("parameter") if error is not None else None
     return f"{section} {key}" if key in QueueSettings.__struct_fields__ else section
+
+
+def read_toml(path: str, flag: str) -> dict[str, Any]:
+    """Return what the file has that a flag names; `InvalidSetting` if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+        _check_integers(table)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidSetting(f"--{flag} {path!r}: {reason}.", setting=flag) from None
+    return table
+
+
+def _check_integers(table: dict[str, Any]) -> None:
+    """Raise ValueError for one that TOML does not have. Longer ones could not even be shown."""
+    left: list[Any] = [table]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("an integer is out of range; TOML has those of 64 bits")
 
 
 def read_queues(path: str, tables: object) -> dict[str, QueueSettings]:

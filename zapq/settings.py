@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from zapq.addresses import Address, parse_address, parse_engine, parse_hosts, without_password
 from zapq.core.broker import Broker
 from zapq.core.queue_settings import QueueSettings
-from zapq.declared import queue_section, read_queues
+from zapq.declared import queue_section, read_queues, read_toml
 from zapq.errors import InvalidSetting, ZapqError
 from zapq.limits import (
     KIB,
@@ -597,18 +596,9 @@ def _parsed(option: Option, text: str, place: str) -> str | int | float | bool:
     return value
 
 
-def _read_toml(path: str, flag: str) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InvalidSetting(f"--{flag} {path!r}: {reason}.", setting=flag) from None
-
-
 def _read_config(path: str) -> tuple[dict[str, str], dict[str, QueueSettings], str]:
     """Return the settings a TOML file has, the queues it declares, and the file it names for more of those."""
-    table = _read_toml(path, "config")
+    table = read_toml(path, "config")
     known = {option.name for option in options()}
     tables = table.pop("queues", {})
     named = tables if isinstance(tables, str) else ""
@@ -623,7 +613,7 @@ def _read_config(path: str) -> tuple[dict[str, str], dict[str, QueueSettings], s
 
 def _read_declarations(path: str) -> dict[str, QueueSettings]:
     """Return the queues that a TOML file declares, in which nothing else may be."""
-    table = _read_toml(path, "queues")
+    table = read_toml(path, "queues")
     tables = table.pop("queues", {})
     for key in table:
         raise InvalidSetting(

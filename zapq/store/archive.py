@@ -38,6 +38,7 @@ from zapq.core.image import Image, KeyImage, QueueImage
 from zapq.core.message import CONTENT_TYPE, OCTETS, Message, Origin, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.runs import Run
+from zapq.core.unwalked import unwalked
 from zapq.errors import SnapshotFailed
 from zapq.limits import (
     DEFAULT_QUEUE,
@@ -588,7 +589,7 @@ class _Filling:
             self._ordered.append(Message(first, record.bodies[0], properties))
         else:
             size = sum(map(len, record.bodies)) + count * properties.size
-            self._ordered.append(Run(first, count, size, properties, apart=tuple(record.bodies)))
+            self._ordered.append(Run(first, count, size, properties, apart=unwalked(tuple(record.bodies))))
 
     def _add_others(self, record: MessageRecord) -> None:
         properties = self._properties(record.properties)

@@ -82,6 +82,7 @@ LIBRARIES = {
     "h2": {"server"},
     "click": {"command"},
     "hiredis": {"engine"},
+    "anyio": {"client"},
     "pytest": {"testing"},
     # Its stubs shadow Trio's own types.
     "trio_typing": set[str](),

@@ -329,6 +329,10 @@ IDLE_CONNECTIONS = 100
 """Connections it keeps for the next request: as many as tasks often share it."""
 IDLE_CONNECTION_SECONDS = 60.0
 """How long it keeps one that nothing needs: most proxies close it by then."""
+PRODUCER_LINGER = 0.005
+"""Seconds for which a producer's message waits for others: little beside a commit, and many come in that time."""
+PRODUCER_BATCH_BYTES = 1 * MIB
+"""Bytes of a producer's batch, about: it holds two at most, and the server takes eight times as much."""
 EXTENSIONS = 3
 """A lease is extended when this part of it, a third, is over: two thirds are left for trying again."""
 SETTLE_SECONDS = 5.0

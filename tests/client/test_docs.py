@@ -19,7 +19,7 @@ from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/client.md").read_text()
-THREADS, ASYNCIO, SEND, CONSUME, LOOP = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+THREADS, ASYNCIO, SEND, PRODUCE, CONSUME, LOOP = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 [SHELL] = re.findall(r"```console\n(.*?)```", DOCUMENT, re.DOTALL)
 
 
@@ -43,9 +43,16 @@ async def test_the_sending_example_runs(zapq_server: ZapqServer) -> None:
     assert shown.stdout == b"1 2 4 4\n"
 
 
+async def test_the_producing_example_sends(zapq_server: ZapqServer) -> None:
+    program = PRODUCE.replace("http://127.0.0.1:8080", zapq_server.url)
+    await trio.run_process([sys.executable, "-c", program])
+    assert zapq_server.service.queue("emails").info().stats.messages == 10
+
+
 async def test_the_consuming_examples_acknowledge(zapq_server: ZapqServer) -> None:
     emails = zapq_server.service.queue("emails")
-    for number, example in enumerate((CONSUME, LOOP), 1):
+    on_asyncio = CONSUME.replace("import trio", "import asyncio").replace("trio.run(main)", "asyncio.run(main())")
+    for number, example in enumerate((CONSUME, LOOP, on_asyncio), 1):
         await emails.enqueue(b"hello")
         program = example.replace("http://127.0.0.1:8080", zapq_server.url)
         async with trio.open_nursery() as nursery:

@@ -10,16 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 import trio
 
+import zapq.client.producer
 import zapq.client.sync
+import zapq.client.sync_producer
 from tests.client.shells import SHELLS, with_client
 from tests.client.sync_verbs import TARGET, made
 from tests.support.serving import with_tls
 from zapq import Draft, Settlement, errors
-from zapq.client import Client, open_client
+from zapq.client import Client, HeldLease, open_client
 from zapq.client.lease import Lease, Redriven, Stored
 from zapq.core.unique import Placed
 from zapq.http.endpoints import ENDPOINTS
@@ -37,16 +40,26 @@ def surface(kind: type) -> dict[str, tuple[str, str]]:
 
 
 ONLY_ASYNC = {"consume", "consume_with"}
+OWN_WORDS = {"producer"}
 
 
 def test_threads_have_the_same_verbs_with_the_same_words() -> None:
     ours, theirs = surface(Client), surface(zapq.client.sync.Client)
     assert ours.keys() - ONLY_ASYNC == theirs.keys()
     for name, verb in theirs.items():
-        assert verb == ours[name]
+        assert verb == ours[name] or name in OWN_WORDS
         assert verb[1], name
     given, taken = (inspect.signature(each).parameters for each in (open_client, zapq.client.sync.open_client))
     assert list(given) == list(taken)
+
+
+def test_producers_of_threads_have_the_same_verbs_with_the_same_words() -> None:
+    for ours, theirs in (
+        (zapq.client.producer.Producer, zapq.client.sync_producer.Producer),
+        (zapq.client.producer.Sent, zapq.client.sync_producer.Sent),
+    ):
+        for name in {"send", "send_nowait", "flush", "wait"} & surface(ours).keys():
+            assert surface(theirs)[name] == surface(ours)[name]
 
 
 def test_the_verbs_for_threads_are_made_from_the_others() -> None:
@@ -187,7 +200,7 @@ async def everything(client: Any) -> None:
         await client.load_snapshot("b.msgpack")
     await client.put("q", bytes(100_000))
     with pytest.raises(errors.MessageTooLarge):
-        await client.put("q", bytes(3_000_000))
+        await client.put("q", bytes(300_000))
     await client.ready()
     await client.drain()
     client.retry  # noqa: B018 - it is there
@@ -209,3 +222,29 @@ async def test_a_server_that_is_not_there_is_unreachable(shell: str, tmp_path: P
 
     for url in (f"http://127.0.0.1:{port}", f"unix:{tmp_path}/nothing", f"https://localhost:{port}/behind"):
         await with_client(shell, url, ask, attempts=2, random=lambda: 0.0)
+
+
+@pytest.mark.parametrize("shell", ["trio", "asyncio"])
+async def test_consumers_run_on_both_loops_and_release_what_is_left(shell: str, zapq_server: ZapqServer) -> None:
+    queue = zapq_server.service.queue("q")
+    await queue.enqueue_many([b"%d" % number for number in range(20)])
+    seen: list[bytes] = []
+
+    async def work(client: Any) -> None:
+        async def handle(lease: HeldLease) -> None:
+            if lease.body == b"19":
+                group.cancel_scope.cancel()
+                await anyio.sleep_forever()
+            seen.append(lease.body)
+            if lease.body == b"7" and lease.receive_count == 1:
+                raise ZeroDivisionError
+
+        async with anyio.create_task_group() as group:
+            await client.consume_with("q", handle, concurrency=2)
+        async with client.consume("q", concurrency=2) as leases, await anext(leases) as lease:
+            seen.append(lease.body)
+
+    await with_client(shell, zapq_server.url, work)
+    stats = queue.info().stats
+    assert sorted(seen) == sorted([b"%d" % number for number in range(20)] + [b"7"])
+    assert (stats.acked, stats.messages) == (20, 0)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zapq.client.lease import Seen as Seen
     from zapq.client.lease import Stored as Stored
     from zapq.client.lease import StoredMany as StoredMany
+    from zapq.client.producer import Producer as Producer
 
 # Imported when they are first used (PEP 562): programs of threads need no event loop, those of asyncio no Trio.
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "Seen": "zapq.client.lease",
     "Stored": "zapq.client.lease",
     "StoredMany": "zapq.client.lease",
+    "Producer": "zapq.client.producer",
 }
 
 

@@ -9,16 +9,18 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
+from zapq.client.batching import Batcher
 from zapq.client.calls import Calls
 from zapq.client.network import Network, place_of
 from zapq.client.retry import Retry
 from zapq.client.talk import Talk
 from zapq.client.verbs import Verbs
 from zapq.client.wire import Writer
-from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT
+from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, MAX_BATCH, PRODUCER_BATCH_BYTES, PRODUCER_LINGER
 
 if TYPE_CHECKING:
     from zapq.client.consumer import Consumer, HeldLease
+    from zapq.client.producer import Producer
 
 
 class Client(Verbs):
@@ -39,6 +41,26 @@ class Client(Verbs):
     def retry(self) -> Retry:
         """How often and when a request is sent again."""
         return self._talk.retry
+
+    def producer(
+        self,
+        queue: str,
+        *,
+        linger: float = PRODUCER_LINGER,
+        max_messages: int = MAX_BATCH,
+        max_bytes: int = PRODUCER_BATCH_BYTES,
+    ) -> AbstractAsyncContextManager[Producer]:
+        """Open a producer: `async with client.producer("emails") as producer:`, then `await producer.send(body)`.
+
+        It sends what many tasks give it in batches of up to `max_messages` (1 to 1000) and about `max_bytes`. A
+        batch goes out `linger` seconds after its first message at the latest, or when the one before it is stored.
+        At most two are held; beyond that `send` waits. The end of the block waits until all is stored. If the
+        block raises or is cancelled, nothing more is sent, and `producer.unsent` has the messages.
+        """
+        from zapq.client import producer
+
+        batcher = Batcher(linger, max_messages, max_bytes)
+        return producer.open_producer(self._talk, self._calls, queue, batcher)
 
     def consume(
         self, queue: str, *, concurrency: int = 8, visibility: float = 30.0, wait: float = 20.0

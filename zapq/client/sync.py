@@ -8,8 +8,10 @@ from __future__ import annotations
 import random as random_numbers
 import ssl
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
+from zapq.client.batching import Batcher
 from zapq.client.calls import Calls
 from zapq.client.network import Network, place_of
 from zapq.client.retry import Retry
@@ -17,7 +19,10 @@ from zapq.client.sync_verbs import Verbs
 from zapq.client.talk import Talk
 from zapq.client.threads import ThreadNetwork, run
 from zapq.client.wire import Writer
-from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT
+from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, MAX_BATCH, PRODUCER_BATCH_BYTES, PRODUCER_LINGER
+
+if TYPE_CHECKING:
+    from zapq.client.sync_producer import Producer
 
 
 class Client(Verbs):
@@ -37,6 +42,27 @@ class Client(Verbs):
     def retry(self) -> Retry:
         """How often and when a request is sent again."""
         return self._talk.retry
+
+    def producer(
+        self,
+        queue: str,
+        *,
+        linger: float = PRODUCER_LINGER,
+        max_messages: int = MAX_BATCH,
+        max_bytes: int = PRODUCER_BATCH_BYTES,
+    ) -> AbstractContextManager[Producer]:
+        """Open a producer: `with client.producer("emails") as producer:`, then `producer.send(b"...")`.
+
+        It sends what many threads give it in batches of up to `max_messages` (1 to 1000) and about `max_bytes`. A
+        batch goes out `linger` seconds after its first message at the latest, or when the one before it is stored.
+        At most two are held; beyond that `send` waits. The end of the block waits until all is stored. If the
+        block raises, nothing more is sent except for a batch that is on its way, and `producer.unsent` has the
+        messages.
+        """
+        from zapq.client import sync_producer
+
+        batcher = Batcher(linger, max_messages, max_bytes)
+        return sync_producer.open_producer(self._talk, self._calls, queue, batcher)
 
 
 @contextmanager

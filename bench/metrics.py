@@ -20,9 +20,11 @@ from statistics import median
 import click
 
 from bench import rig
+from zapq.core.ages import Oldest, Spread
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import QueueStats
-from zapq.http.exposition import share, write
+from zapq.http.exposition import write
+from zapq.http.series import Series, share
 from zapq.service.queue_state import QueueInfo
 
 FORMATS = {
@@ -58,10 +60,12 @@ def over_a_socket(queues: int, rounds: int, each: int) -> None:
 def steps(queues: int) -> Iterator[float]:
     """Write the text once, and tell how long each step took."""
     infos = [
-        QueueInfo(f"queue.{n}", QueueSettings(), QueueStats(n, n, n, n, n, n, n), False, 0, n)
+        QueueInfo(
+            f"queue.{n}", QueueSettings(), QueueStats(n, n, n, n, n, n, n), False, 0, n, Oldest(n, n), Spread()
+        )
         for n in range(queues)
     ]
-    writing = write(share(infos, queues, QueueStats()), None, {}, openmetrics=True)
+    writing = write(Series(queues), share(infos, queues, None), None, queues, openmetrics=True)
     while True:
         begun = time.perf_counter()
         try:

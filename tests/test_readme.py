@@ -19,7 +19,8 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.http.endpoints import ENDPOINTS
 from zapq.http.metrics import ServerCounts, as_json
 from zapq.service.service import QueueService
-from zapq.settings import Option, Settings, load, options
+from zapq.settings import Option, Settings, options
+from zapq.sources import load
 from zapq.testing import ZapqServer
 
 ROOT = Path(__file__).parent.parent
@@ -89,13 +90,13 @@ def test_the_tables_of_endpoints_say_what_there_is() -> None:
 
 
 async def test_the_table_of_metrics_is_complete(zapq_service: QueueService) -> None:
-    for name in as_json(zapq_service.stats(), ServerCounts()):
+    for name in as_json(zapq_service.stats(), ServerCounts(), 0.0):
         assert f"`{name}`" in README, name
 
 
 async def test_the_metrics_shown_are_those_there_are_in_order(zapq_service: QueueService) -> None:
     [shown] = re.findall(r"^\$ curl -s localhost:8080/metrics\n(\{.*\})$", README, re.MULTILINE)
-    assert list(json.loads(shown)) == list(as_json(zapq_service.stats(), ServerCounts()))
+    assert list(json.loads(shown)) == list(as_json(zapq_service.stats(), ServerCounts(), 0.0))
 
 
 def test_the_table_of_exit_codes_is_complete() -> None:
@@ -152,7 +153,19 @@ def test_every_bench_and_test_that_is_named_can_be_run(document: str) -> None:
         assert f"{part}" in (ROOT / path).read_text(), part
 
 
-PAGES = ("access", "client", "deploy", "durability", "found", "inside", "order", "queues", "snapshots", "sqs")
+PAGES = (
+    "access",
+    "client",
+    "command-line",
+    "deploy",
+    "durability",
+    "found",
+    "inside",
+    "order",
+    "queues",
+    "snapshots",
+    "sqs",
+)
 DOCUMENTS = ["README.md", "SECURITY.md", *(f"docs/{page}.md" for page in PAGES)]
 
 

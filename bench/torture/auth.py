@@ -33,6 +33,8 @@ BODIES = {
 ANSWERED = {"GET", "HEAD", "OPTIONS"}
 TRACES = ("uptime_sec", "requests", "cold_requests", "hot_requests", "goroutines", "open_fds", "connections")
 """What asking changes by itself."""
+AGES = ("oldest_ready_age_seconds", "oldest_lease_age_seconds")
+"""What changes with the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class Credential:
             return 200
         if not self.known:
             return 401
+        if endpoint.role == "any":
+            return 200
         if endpoint.role not in self.roles and "admin" not in self.roles:
             return 403
         about = {"default": "default", "queue": queue, "server": "", "listed": self.queue}[endpoint.scope]
@@ -123,8 +127,11 @@ async def look(client: Client, admin: dict[str, str]) -> tuple[Any, ...]:
     """Return everything that a request might have changed."""
     metrics = (await client.request("GET", "/metrics", b"", admin)).json
     return (
-        {name: value for name, value in metrics.items() if name not in TRACES},
-        (await client.request("GET", "/queues", b"", admin)).json,
+        {name: value for name, value in metrics.items() if name not in TRACES and name not in AGES},
+        [
+            {name: value for name, value in each.items() if name not in AGES}
+            for each in (await client.request("GET", "/queues", b"", admin)).json
+        ],
         _without_trace(await client.request("GET", "/snapshots", b"", admin)),
         (await client.request("GET", "/readyz")).status,
     )
@@ -158,7 +165,7 @@ def attempts(tokens: dict[str, str], receipt: str, random: Random) -> Iterator[A
     for rule in rules:
         for queue in (QUEUE, OTHER) if "{queue}" in rule else (QUEUE,):
             path = rule.replace("{queue}", queue).replace("{receipt}", receipt).replace("{id}", "1")
-            path = path.replace("{problem}", "queue-full")
+            path = path.replace("{problem}", "queue-full").replace("{file}", "page.js")
             for method in METHODS:
                 endpoint = ENDPOINT_OF.get(("GET" if method == "HEAD" else method, rule))
                 if (method, rule) == ("HEAD", "/dequeue"):

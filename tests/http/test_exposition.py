@@ -10,12 +10,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import QueueStats
-from zapq.http import exposition
-from zapq.http.exposition import COUNTERS, LIMITS, SERVER, Family, share, write
+from zapq.http import families
+from zapq.http.exposition import write
+from zapq.http.families import COUNTERS, LIMITS, SERVER, Family
+from zapq.http.series import Series, share
 from zapq.service.queue_state import QueueInfo
 
 DOC = (Path(__file__).parents[2] / "docs" / "watch.md").read_text()
-OTHERS = [each for each in vars(exposition).values() if isinstance(each, Family)]
+OTHERS = [each for each in vars(families).values() if isinstance(each, Family)]
 FAMILIES = [*COUNTERS.values(), *LIMITS.values(), *SERVER.values(), *OTHERS]
 
 
@@ -38,6 +40,7 @@ def test_each_figure_of_the_json_has_a_family() -> None:
         "enqueues", "dequeues_ok", "queue_length", "queue_bytes", "messages_ready", "messages_delayed",
         "messages_leased", "receives", "acks", "releases", "leases_expired", "messages_expired",
         "messages_dead_lettered", "messages_redriven", "enqueues_refused", "dequeues_returned", "messages_cleared",
+        "oldest_ready_age_seconds", "oldest_lease_age_seconds",
     }  # fmt: skip
     of_requests = {"requests", "hot_requests", "cold_requests"}
     of_process = {"open_fds", "max_fds", "goroutines", "uptime_sec"}
@@ -45,7 +48,7 @@ def test_each_figure_of_the_json_has_a_family() -> None:
 
 
 def test_others_have_a_turn_between_families() -> None:
-    steps = write(share([info("a", 1)], 10, None), None, {}, openmetrics=True)
+    steps = write(Series(10), share([info("a", 1)], 10, None), None, 0.0, openmetrics=True)
     turns = 0
     try:
         while True:

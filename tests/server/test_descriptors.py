@@ -65,7 +65,7 @@ def test_without_a_spare_descriptor_who_comes_waits_until_there_is_one_again() -
 
 async def test_the_metrics_say_that_no_descriptor_is_left(zapq_service: QueueService) -> None:
     with no_descriptors():
-        said = metrics.as_json(zapq_service.stats(), metrics.ServerCounts())
+        said = metrics.as_json(zapq_service.stats(), metrics.ServerCounts(), 0.0)
     assert said["open_fds"] == said["max_fds"]
 
 

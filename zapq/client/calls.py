@@ -219,6 +219,19 @@ class Calls:
         data = self._request("POST", f"/queues/{_checked_name(queue)}/redrive", {"limit": str(limit)})
         return Call(data, partial(_read, Redriven), repeatable=False)
 
+    def redrive_message(self, queue: str, id: int) -> Call[Redriven]:
+        data = self._request("POST", f"/queues/{_checked_name(queue)}/redrive", {"id": str(id)})
+        return Call(data, partial(_read, Redriven))
+
+    def delete_message(self, queue: str, id: int) -> Call[None]:
+        return Call(self._request("DELETE", f"/queues/{_checked_name(queue)}/messages/{int(id)}"), _nothing)
+
+    def history(self, queue: str) -> Call[_Info]:
+        return self._get("/stats/history", _Info, {"queue": queue})
+
+    def whoami(self) -> Call[_Info]:
+        return self._get("/whoami", _Info)
+
     def drain(self) -> Call[None]:
         return Call(self._request("POST", "/drain"), _nothing)
 

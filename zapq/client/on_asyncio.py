@@ -25,8 +25,8 @@ class AsyncioConnection(asyncio.Protocol):
 
     async def send(self, data: bytes, timeout: float) -> None:
         """See `Connection`."""
-        assert self._transport is not None, "it is connected"
         self._check()
+        assert self._transport is not None, "it has not ended"
         self._transport.write(data)
         while self._full:
             await self._wait(timeout, "it took too long to send the request")
@@ -106,7 +106,7 @@ class AsyncioConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take note that it is gone, and why."""
-        self._ended, self._full = True, False
+        self._ended, self._full, self._transport = True, False, None
         if isinstance(exc, OSError):
             self._error = exc
         self._network.open.discard(self)

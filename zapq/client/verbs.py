@@ -299,6 +299,31 @@ class Verbs:
         """
         return await self._talk.do(self._calls.redrive(queue, limit))
 
+    async def redrive_message(self, queue: str, id: int) -> Redriven:
+        """Send one dead letter back to the queue it failed in.
+
+        Raises `QueueNotFound`, and `MessageNotFound`, also because an earlier attempt worked without an answer.
+        """
+        return await self._talk.do(self._calls.redrive_message(queue, id))
+
+    async def delete_message(self, queue: str, id: int) -> None:
+        """Remove one message that the queue holds.
+
+        Raises `QueueNotFound`, and `MessageNotFound`, also because an earlier attempt worked without an answer.
+        """
+        await self._talk.do(self._calls.delete_message(queue, id))
+
+    async def history(self, queue: str = "*") -> dict[str, Any]:
+        """Return what queues held and did in the last minutes, as `GET /stats/history` tells it.
+
+        `queue` is a name or a pattern, or several with commas between them.
+        """
+        return await self._talk.do(self._calls.history(queue))
+
+    async def whoami(self) -> dict[str, Any]:
+        """Return what the client's credential allows, as `GET /whoami` tells it."""
+        return await self._talk.do(self._calls.whoami())
+
     async def drain(self) -> None:
         """Have the server take nothing new, and give what it holds, until it is started again."""
         await self._talk.do(self._calls.drain())

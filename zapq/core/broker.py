@@ -11,6 +11,7 @@ from math import inf
 
 import msgspec
 
+from zapq.core.ages import Oldest, Spread, Times, oldest_of, spread_of
 from zapq.core.complaints import plainly
 from zapq.core.deadlines import Deadlines
 from zapq.core.held import Held
@@ -24,7 +25,14 @@ from zapq.core.queue_settings import QueueSettings, changed, check_together
 from zapq.core.records import ID_BITS, KeyPut, KeysCleared, QueueDeleted, Record
 from zapq.core.replacement import Replacement
 from zapq.core.stats import QueueStats, total
-from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, TooManyQueues
+from zapq.errors import (
+    InvalidParameter,
+    QueueFull,
+    QueueInUse,
+    QueueNotFound,
+    TooManyQueues,
+    no_queue_to_go_to,
+)
 from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, REDRIVE_LOOKS, TICK_LIMIT
 
 _EPOCHS = 2 ** (63 - ID_BITS)
@@ -76,6 +84,7 @@ class Broker:
         self.max_bytes = max_bytes
         self.max_queues = max_queues
         self.lease_slack = lease_slack
+        self.lease_times = Times()
         self.queues: dict[str, Queue] = {}
         self.clock = clock
         self._journal = journal
@@ -89,7 +98,9 @@ class Broker:
         self._alarms: Deadlines[Queue] = Deadlines()
         self._alarm = inf
         self.past = QueueStats()
-        """What queues that are no more have done."""
+        """What queues that are no more have done, ..."""
+        self.past_waits = Spread()
+        """... and how long messages had waited that they gave."""
         self._fill(kept, now)
         self.default = self.open(DEFAULT_QUEUE, now)
 
@@ -230,16 +241,20 @@ class Broker:
         held = queue.clear()
         del self.queues[name]
         self._alarms.pop(queue.number)
-        past = self.past
-        self.past = total([past, queue.stats()])
+        past, waits = self.past, self.past_waits
+        self._note_past(queue.stats(), queue.waits())
         if self._journal is not None:
-            self._journal.enter(QueueDeleted(queue.number), self._undo_delete, queue, past)
+            self._journal.enter(QueueDeleted(queue.number), self._undo_delete, queue, past, waits)
         return held
 
-    def _undo_delete(self, queue: Queue, past: QueueStats) -> None:
+    def _note_past(self, stats: QueueStats, waits: Spread) -> None:
+        self.past = total([self.past, stats])
+        self.past_waits = spread_of([self.past_waits, waits])
+
+    def _undo_delete(self, queue: Queue, past: QueueStats, waits: Spread) -> None:
         newer = self.queues.get(queue.name)
         self.queues[queue.name] = queue
-        self.past = past
+        self.past, self.past_waits = past, waits
         if newer is not None and self._journal is not None:
             # One of that name was made meanwhile. Its record takes this one's place on the disk, until the next
             # step back, that from `clear`, enters this one again.
@@ -250,7 +265,7 @@ class Broker:
         """Remove a queue that was made for a request and was not used; nothing is in it."""
         queue = self.queues.pop(name)
         self._alarms.pop(queue.number)
-        self.past = total([self.past, queue.stats()])
+        self._note_past(queue.stats(), queue.waits())
         if self._journal is not None:
             self._journal.note(QueueDeleted(queue.number))
 
@@ -289,9 +304,10 @@ class Broker:
         """
         if self._journal is not None:
             self._journal.check()
-        former, past = self.queues, self.past
-        gone = [each.stats().emptied() for each in former.values() if each.name not in made.queues]
-        self.past = total([past, *gone])
+        former, past, waits = self.queues, self.past, self.past_waits
+        for each in former.values():
+            if each.name not in made.queues:
+                self._note_past(each.stats().emptied(), each.waits())
         for name, queue in made.queues.items():
             queue.succeed(self, former.get(name), self._journal)
         for queue in former.values():
@@ -299,7 +315,7 @@ class Broker:
             queue.leave()
         self._install(made.queues)
         if self._journal is not None:
-            self._journal.enter(None, self._undo_replace, former, past)
+            self._journal.enter(None, self._undo_replace, former, past, waits)
             self._enter_replaced(former, made.queues, keys, self._journal)
         return list(former.values())
 
@@ -309,13 +325,13 @@ class Broker:
             if queue.alarm < inf:
                 self.watch(queue, queue.alarm)
 
-    def _undo_replace(self, former: dict[str, Queue], past: QueueStats) -> None:
+    def _undo_replace(self, former: dict[str, Queue], past: QueueStats, waits: Spread) -> None:
         for queue in self.queues.values():
             self._alarms.pop(queue.number)
             queue.leave()
         for queue in former.values():
             queue.come_back(self)
-        self.past = past
+        self.past, self.past_waits = past, waits
         self._install(former)
 
     def _enter_replaced(
@@ -323,6 +339,7 @@ class Broker:
     ) -> None:
         records: list[Record] = [QueueDeleted(queue.number) for name, queue in former.items() if name not in made]
         records += (queue.kept() for queue in made.values())
+        records += (queue.kept_arrivals() for queue in made.values() if queue.messages)
         records.append(KeysCleared())
         records += (KeyPut(made[key.queue].number, key.key, key.fingerprint, key.id, key.until) for key in keys)
         for record in records:
@@ -356,6 +373,26 @@ class Broker:
             source.move(letter, target, letter.moved(name))
         source.note_redriven(len(letters))
         return Redriven(len(letters), source.stats().ready)
+
+    def redrive_one(self, name: str, id: int, now: float) -> Redriven:
+        """Move the dead letter with this id to the end of where it failed, also before others of its group.
+
+        Raises what `Queue.letter` does, `QueueNotFound` if the queue it failed in is no more, and `QueueFull` if
+        there is no room; then it stays.
+        """
+        if self._journal is not None:
+            self._journal.check()
+        source = self.find(name)
+        letter = source.letter(id, now)
+        failed_in = letter.properties.failed_in
+        target = self.queues.get(failed_in)
+        if target is None or target is source:
+            raise no_queue_to_go_to(failed_in)
+        if not target.has_room_for(letter.size):
+            raise QueueFull(queue=failed_in)
+        source.move(letter, target, letter.moved(name))
+        source.note_redriven(1)
+        return Redriven(1, source.stats().ready)
 
     def _letters_with_room(self, source: Queue, limit: int, now: float) -> list[tuple[Message, Queue]]:
         """Return dead letters that can go back, at most `limit`, each with the queue it failed in."""
@@ -411,6 +448,10 @@ class Broker:
     def totals(self) -> QueueStats:
         """What all queues hold and have done, those that are no more included."""
         return total([self.past, *(queue.figures() for queue in self.queues.values())])
+
+    def oldest(self) -> Oldest:
+        """Say since when the oldest message and the oldest lease of all queues are there."""
+        return oldest_of(queue.oldest() for queue in self.queues.values())
 
     def serial(self) -> int:
         """Number a delivery."""

@@ -28,6 +28,7 @@ import msgspec
 
 from zapq.core.deadlines import smallest
 from zapq.core.message import Message, Properties
+from zapq.limits import GROUPS_LOOKED_AT
 
 _STALE_ALLOWED = 64
 """Entries of things gone that are never worth a rebuild."""
@@ -251,6 +252,15 @@ class Groups:
     def head(self) -> Message:
         """Return the head of the first open group; there is one."""
         return self.messages[self.open[self.first()].head]
+
+    def oldest(self) -> int:
+        """Return the id of the oldest message at the head of an open group; there is one.
+
+        If the groups take turns, only the next ones are looked at.
+        """
+        if self._fair:
+            return min(map(_head, islice(self.open.values(), GROUPS_LOOKED_AT)))
+        return self.first()
 
     def pop(self) -> Message:
         """Remove and return the head of the first open group; there is one."""

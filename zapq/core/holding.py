@@ -16,6 +16,7 @@ from operator import attrgetter, itemgetter
 
 import msgspec
 
+from zapq.core.aged import Aged
 from zapq.core.caps import Caps, Excess
 from zapq.core.deadlines import Deadlines
 from zapq.core.held import Held
@@ -43,7 +44,7 @@ _rank = attrgetter("rank")
 _first = itemgetter(0)
 
 
-class Holding:
+class Holding(Aged):
     """Holds messages within its own caps and those of `owner`."""
 
     # With so many attributes, ordinary ones would be looked up in a dictionary each time.
@@ -90,6 +91,7 @@ class Holding:
         journal: Journal | None = None,
         epoch: int = 0,
     ) -> None:
+        super().__init__()
         self.name = name
         self.number = number
         self.epoch = epoch
@@ -172,11 +174,6 @@ class Holding:
             settings=self._settings,
             paused=self.paused,
         )
-
-    def note_last(self) -> None:
-        """Enter which ids were given: there will be no more of them."""
-        if self._journal is not None:
-            self._journal.note(IdsReserved(self.number, self._next_id, final=True))
 
     def _apply(self, settings: QueueSettings, now: float = 0.0) -> None:
         self._settings = settings
@@ -317,9 +314,12 @@ class Holding:
         held = chain(self._ready, self._delayed.values(), (lease.message for lease in self._leases.values()))
         return [message.body for message in sorted(held, key=_rank)]
 
-    def reserve(self, number: int) -> int:
+    def reserve(self, number: int, now: float | None = None) -> int:
         """Set `number` ids aside for messages made elsewhere, and return the first."""
         first, self._next_id = self._next_id, self._next_id + number
+        now = self._owner.clock() if now is None else now
+        if now >= self._arrivals.due:
+            self._note_arrival(first, now)
         if self._journal is not None and self._next_id > self._ids_kept:
             self._note_ids()
         return first
@@ -354,6 +354,8 @@ class Holding:
         """
         self._apply(image.settings, now)
         self._next_id = self._ids_kept = image.next_id
+        # Of messages that do not say when they arrived, those that kept them did not know.
+        self._arrivals.fill([(first, min(time, now)) for first, time in image.arrived] or [(1, now)])
         number = size = 0
         for item in image.in_order:
             number += len(item) if isinstance(item, Run) else 1
@@ -410,6 +412,7 @@ class Holding:
             self._counts = copy(old._counts)
             self._counts.arrived += arrived
             self._counts.cleared += old.messages
+            self._waits.take_over(old._waits)
         # More than were given: with a margin for those given before the next of these notes.
         self._ids_kept = self._next_id + IDS_AT_ONCE
 
@@ -436,6 +439,7 @@ class Holding:
             settings=self._settings,
             paused=self.paused,
             next_id=self._next_id,
+            arrived=self._arrivals.entries(),
             in_order=plain,
             others=in_no_order(others, apart, self._delayed.entries(), list(self._leases.values())),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -22,6 +22,8 @@ class QueueImage(msgspec.Struct, kw_only=True, gc=False):
     paused: bool = False
     next_id: int = 1
     """No message has had this id or a greater one."""
+    arrived: Sequence[tuple[int, float]] = ()
+    """When ids were given: some of them, in order, each with its time. Empty if that is not known."""
     in_order: deque[Message | Run]
     """Ready messages that have nothing special about them but their type, in order of their ids."""
     others: Iterable[tuple[Message, float]]

@@ -17,6 +17,7 @@ from operator import attrgetter
 
 import msgspec
 
+from zapq.core.ages import LiveNotes
 from zapq.core.deadlines import Container, Deadlines
 from zapq.core.message import Lease, Message
 from zapq.limits import BACKOFF, LAPSES_REMEMBERED, LEASES_INDEXED, MAX_BACKOFF, RELEASES_AT_ONCE
@@ -41,7 +42,9 @@ class End(IntEnum):
     """It expired, and its message was a dead letter then."""
     OUTLIVED = 6
     """It expired, and then its message."""
-    REPLACED = 7
+    DELETED = 7
+    """It expired, and its message was deleted since."""
+    REPLACED = 8
     """It expired, and a producer has replaced its message since."""
 
     @property
@@ -60,6 +63,7 @@ _SENTENCES = {
     End.DEAD_LETTERED: "The lease expired, and the message, delivered too often, went to the dead-letter queue.",
     End.OUTLIVED: "The lease expired, and so did the message: its ttl was over, or the queue's retention.",
     End.REPLACED: f"The lease expired, and a producer has replaced the message since. {_IN_TIME}",
+    End.DELETED: "The lease expired, and an administrator has deleted the message since.",
 }
 
 
@@ -100,7 +104,17 @@ class Lapses:
 class Leases:
     """Leases by serial, each until `slack` seconds after its deadline; also to be found by message."""
 
-    __slots__ = ("_by_message", "_latest", "_most", "_orderly", "_others", "_timely", "slack")
+    __slots__ = (
+        "_by_message",
+        "_latest",
+        "_most",
+        "_orderly",
+        "_others",
+        "_timely",
+        "begins",
+        "last_begin",
+        "slack",
+    )
 
     def __init__(self, slack: float = 0.0) -> None:
         self.slack = slack
@@ -114,6 +128,14 @@ class Leases:
         """Whether there are no others."""
         self._by_message: dict[int, Lease] | None = None
         """By the message's id. Only kept once a lease was looked for by it, or when there are many."""
+        self.begins = LiveNotes()
+        """When leases began; who makes one notes it."""
+        self.last_begin = 0.0
+        """When the lease began that was removed last."""
+
+    def oldest(self) -> float:
+        """When the oldest lease began that is not over, or somewhat before; infinity if there is none."""
+        return self.begins.oldest() if len(self) else inf
 
     def take_over(self, former: Leases) -> None:
         """Hold what `former` holds, in its place."""
@@ -138,6 +160,11 @@ class Leases:
         serial, deadline, timely = lease.serial, lease.deadline, self._timely
         if serial in timely or not self._orderly:
             self.pop(serial)
+        begins = self.begins
+        if serial >= begins.last:
+            begins.fresh += 1
+        else:
+            begins.add(serial)
         if not timely:
             self._latest = -inf
         if self._latest <= deadline < inf:
@@ -168,6 +195,12 @@ class Leases:
             self._most = max(len(timely), _WORTH_SHRINKING)
             self._timely = OrderedDict(timely)
             self._by_message = None
+        begins = self.begins
+        if serial >= begins.last:
+            begins.fresh -= 1
+            self.last_begin = begins.begun
+        else:
+            self.last_begin = begins.drop(serial)
         if self._by_message is not None:
             del self._by_message[lease.message.id]
         return lease
@@ -222,6 +255,7 @@ class Leases:
         dropped += self._others.clear()
         self._timely, self._by_message = OrderedDict(), None
         self._most, self._orderly = _WORTH_SHRINKING, True
+        self.begins = LiveNotes()
         return dropped
 
     def _index(self) -> None:

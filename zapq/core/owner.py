@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from zapq.core.ages import Times
 from zapq.core.leases import End
 from zapq.core.message import Message
 
@@ -21,6 +22,8 @@ class Owner(Protocol):
     max_bytes: int
     lease_slack: float
     """Seconds by which a lease lasts longer than its deadline says."""
+    lease_times: Times
+    """How long leases have taken that were acknowledged."""
 
     def serial(self) -> int:
         """Number a delivery."""

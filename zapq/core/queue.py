@@ -34,6 +34,7 @@ from operator import itemgetter
 
 import msgspec
 
+from zapq.core.ages import QUICK
 from zapq.core.journal import Journal
 from zapq.core.leases import End, backoff, counted
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
@@ -47,9 +48,9 @@ from zapq.core.records import (
     PutMany,
     row_of,
 )
-from zapq.core.runs import Taken
+from zapq.core.runs import Run, Taken
 from zapq.core.unique import Unique
-from zapq.errors import ReceiptExpired, StorageUnavailable
+from zapq.errors import MessageNotFound, ReceiptExpired, StorageUnavailable, leased_for, no_letter
 from zapq.limits import MAX_BATCH_BYTES, MAX_TURN, TICK_BYTES, TICK_LIMIT
 
 _second = itemgetter(1)
@@ -76,6 +77,8 @@ class Queue(Unique):
             properties = self._as_set(properties, now)
         id = self._next_id
         self._next_id = id + 1
+        if now >= self._arrivals.due:
+            self._note_arrival(id, now)
         self._counts.enqueued += 1
         # As `_hold` does, but this and `dequeue` are done for each message.
         self.messages += 1
@@ -127,7 +130,7 @@ class Queue(Unique):
         self._check_room(len(bodies), size, now)
         if self._stamps:
             properties = self._as_set(properties, now)
-        first = self.reserve(len(bodies))
+        first = self.reserve(len(bodies), now)
         self._counts.enqueued += len(bodies)
         self._hold(len(bodies), size)
         self._ready.extend(first, bodies, properties, size, packed)
@@ -171,6 +174,11 @@ class Queue(Unique):
             owner.messages -= 1
             owner.bytes -= size
             self._counts.dequeued += 1
+            waits = self._waits
+            if now < waits.until and waits.low <= message.id < waits.high and not message.properties.receives:
+                waits.alike += 1
+            else:
+                self._note_first(message, now)
         return message
 
     def dequeue_many(self, limit: int, now: float = 0.0) -> Taken:
@@ -183,6 +191,8 @@ class Queue(Unique):
                 self._note_given(id)
         self._hold(-len(taken), -size)
         self._counts.dequeued += len(taken)
+        for part in taken.parts:
+            self._note_first(part, now)
         if self._journal is not None and len(taken):
             base = row_of(self.epoch, 0)
             self._journal.enter(MessagesDeleted([base | id for id in taken.ids()]), self._undo_take, taken)
@@ -289,6 +299,12 @@ class Queue(Unique):
             self._lapses.pop(message.id)
             self._ready.remove(message)
         else:
+            times, seconds = owner.lease_times, now - self._leases.last_begin
+            if seconds <= QUICK:
+                times.quick += 1
+                times.quick_seconds += seconds
+            else:
+                times.note(seconds)
             message = lease.message
             if message.properties.group:
                 ready = self._ready
@@ -335,6 +351,36 @@ class Queue(Unique):
         self._enter(MessagesDeleted((row_of(self.epoch, id),)), self._undo_remove, message, due)
         self._free(message)
         return True
+
+    def delete(self, id: int, now: float) -> bool:
+        """Let a message go for good that no consumer holds, and return whether it was here.
+
+        One that is leased stays: `MessageLeased`. It counts as cleared.
+        """
+        self._check_journal()
+        if now >= self.alarm:
+            self.tick(now, TICK_LIMIT)
+        self._check_not_leased(id, now)
+        delayed = self._delayed.entry(id)
+        if delayed is None:
+            due, message = None, self._ready.take_out(id)
+        else:
+            due, message = delayed
+            self._take_out(message)
+        if message is None:
+            return False
+        if self._lapses.serials:
+            self._close_lapse(id, End.DELETED)
+        self._hold(-1, -message.size)
+        self._counts.cleared += 1
+        self._enter(MessagesDeleted((row_of(self.epoch, id),)), self._undo_delete, message, due)
+        self._free(message)
+        return True
+
+    def _check_not_leased(self, id: int, now: float) -> None:
+        lease = self._leases.find(id)
+        if lease is not None:
+            raise leased_for(max(lease.deadline - now, 0.0), id)
 
     def hide(self, id: int, visibility: float, now: float) -> bool:
         """Keep a message that has been leased before from consumers for `visibility` seconds from now.
@@ -432,6 +478,21 @@ class Queue(Unique):
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
         return self._ready.letters()
+
+    def letter(self, id: int, now: float) -> Message:
+        """Return the dead letter with this id, which is ready. To be looked at, as `letters` are.
+
+        Raises `MessageNotFound`, `MessageLeased`, and `InvalidParameter` for a message that is not one.
+        """
+        if now >= self.alarm:
+            self.tick(now, TICK_LIMIT)
+        self._check_not_leased(id, now)
+        letter = self._ready.find(id)
+        if letter is None or not letter.properties.failed_in:
+            if self.find(id) is None:
+                raise MessageNotFound(queue=self.name, message_id=id)
+            raise no_letter()
+        return letter
 
     def move(self, letter: Message, target: Queue, properties: Properties) -> None:
         """Give one of `letters` to another queue."""
@@ -590,11 +651,25 @@ class Queue(Unique):
         lease = Lease(
             message, self._owner.serial(), message.properties.receives + 1, deadline, self.tag, seconds, self.name
         )
-        self._leases.put(lease)
+        leases = self._leases
+        if now >= leases.begins.due:
+            leases.begins.note(lease.serial, now)
+        leases.put(lease)
         if deadline < self.alarm:
-            self._watch(deadline + self._leases.slack)
+            self._watch(deadline + leases.slack)
         self._counts.received += 1
+        waits = self._waits
+        if now < waits.until and waits.low <= message.id < waits.high and not message.properties.receives:
+            waits.alike += 1
+        else:
+            self._note_first(message, now)
         return lease
+
+    def _note_first(self, given: Message | Run, now: float) -> None:
+        """Note how long messages have waited that are given now, if it is for the first time."""
+        if not given.properties.receives:
+            number = given.count if isinstance(given, Run) else 1
+            self._waits.note_given(given.id, self._arrivals, self._next_id, now, number)
 
     def _lease_until(self, lease: Lease, deadline: float) -> Lease:
         """Let a lease last until `deadline`, and return it."""

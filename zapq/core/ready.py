@@ -2,9 +2,9 @@
 
 Messages that only leave from the front stand in one deque for each priority: simple FIFO traffic touches one of
 them, and entering and taking are O(1) at any depth. All others stand apart, where any of them is removed in a
-step: messages with a ttl or a key, those that came back to a place among newer ones, and dead letters, which have
-a line of their own for each queue they failed in. Messages with a group are in `groups.py`. Taking compares the
-heads.
+step: messages with a ttl or a key, those that came back to a place among newer ones, and dead letters. There is a
+line for each priority, and dead letters have lines of their own for each queue they failed in. Messages with a
+group are in `groups.py`. Taking compares the heads.
 
 In a fair queue groups take turns, and all messages without one are one group more. A dead letter keeps its group,
 but here it is in none: what has failed is to be looked at, and holds up nothing.
@@ -32,6 +32,13 @@ from zapq.limits import MAX_PRIORITY
 Dropped = Container | deque[Message | Run]
 """What messages were kept in that are given up, for the caller to free."""
 _rank = attrgetter("rank")
+_ID = (1 << 56) - 1
+"""The bits of a rank that are the message's id."""
+
+
+Line = tuple[str, int]
+"""Which line messages stand in that stand apart: of which queue they are dead letters, if they are, and their
+priority. So the first of each line is its oldest."""
 
 
 class ReadyQueue:
@@ -111,6 +118,20 @@ class ReadyQueue:
         item = self.items[at]
         return item if isinstance(item, Message) else list(item)[id - item.first]
 
+    def take_out(self, id: int) -> None:
+        """Remove the message with this id; it is here. A run is parted by that."""
+        at = bisect_left(self.items, id, key=_last_id)
+        item = self.items[at]
+        if isinstance(item, Run):
+            before = item.take(id - item.first)
+            item.pop()
+            if before.count:
+                self.items.insert(at, before)
+                at += 1
+            if item.count:
+                return
+        del self.items[at]
+
     def _part(self, head: Run, limit: int, room: int, *, alone: bool) -> Run | None:
         """Take the first of a run of which not all may be taken; None if that is none of them."""
         number, beside = 0, head.properties.size
@@ -158,8 +179,8 @@ class Ready:
         """Messages of priority 0 that only leave from the front."""
         self._top = 0
         """No priority above this one has a message in its deque."""
-        self._apart: dict[str, Deadlines[Message]] = {}
-        """The others by rank: dead letters by the queue they failed in, the rest under the empty name."""
+        self._apart: dict[Line, Deadlines[Message]] = {}
+        """The others by rank."""
         self.expiring: Deadlines[Message] = Deadlines()
         """Those with a ttl, by when it is over."""
         self.simple = not (self._paused or self._paced)
@@ -220,9 +241,10 @@ class Ready:
         if properties.group and not properties.failed_in:
             self.groups.come_back(message)
         else:
-            line = self._apart.get(properties.failed_in)
+            name = (properties.failed_in, properties.priority)
+            line = self._apart.get(name)
             if line is None:
-                line = self._apart[properties.failed_in] = Deadlines()
+                line = self._apart[name] = Deadlines()
             line.put(message.id, message.rank, message)
         if properties.expires < inf:
             self.expiring.put(message.id, properties.expires, message)
@@ -350,14 +372,36 @@ class Ready:
             self.expiring.pop(message.id)
             self.count -= 1
 
+    def take_out(self, id: int) -> Message | None:
+        """Remove and return the message with this id, wherever it stands, or None.
+
+        What stands in a deque is not meant to leave from its middle: what that costs grows with the depth, by some
+        0.2 ms for 100,000 messages.
+        """
+        message = self.find(id)
+        if message is None:
+            return None
+        properties = message.properties
+        line = self._apart.get((properties.failed_in, properties.priority))
+        in_group = properties.group and not properties.failed_in
+        if in_group or (line is not None and line.entry(id) is not None):
+            self.remove(message)
+        else:
+            self._by_priority[properties.priority].take_out(id)
+            self.count -= 1
+        return message
+
     def find_removable(self, id: int) -> Message | None:
         """Return the message with this id, if it is where `remove` takes messages from; O(1)."""
         message = self.groups.messages.get(id)
         if message is not None:
             return message
-        line = self._apart.get("")
-        entry = None if line is None else line.entry(id)
-        return None if entry is None else entry[1]
+        for priority in range(MAX_PRIORITY + 1):
+            line = self._apart.get(("", priority))
+            entry = None if line is None else line.entry(id)
+            if entry is not None:
+                return entry[1]
+        return None
 
     def exchange(self, message: Message) -> None:
         """Put a message in the place of one that `find_removable` finds: of the same id, priority and group."""
@@ -365,7 +409,7 @@ class Ready:
         if properties.group:
             self.groups.messages[message.id] = message
         else:
-            self._apart[""].exchange(message.id, message)
+            self._apart["", properties.priority].exchange(message.id, message)
         if properties.expires < inf:
             self.expiring.put(message.id, properties.expires, message)
         else:
@@ -416,6 +460,20 @@ class Ready:
         if self.groups.open:
             yield self.groups.head().properties
 
+    def oldest(self) -> int:
+        """Return the id of the oldest message that can be given, 0 if there is none.
+
+        Those that wait for others of their group are none. Of a fair queue with very many groups, one may be found
+        that is not the oldest.
+        """
+        if self.simple:
+            return self.plain[0].id if self.plain else 0
+        ids = [ready_queue.items[0].id for ready_queue in self._by_priority if ready_queue.items]
+        ids += [int(line.next()) & _ID for line in self._apart.values() if line]
+        if self.groups.open:
+            ids.append(self.groups.oldest())
+        return min(ids, default=0)
+
     def pop_old(self, end_of: Callable[[Properties], float], now: float, limit: int) -> list[Message]:
         """Remove and return those at the heads of their lines whose end has come, at most `limit` of each."""
         old: list[Message] = []
@@ -438,7 +496,11 @@ class Ready:
 
     def letters(self) -> dict[str, Iterator[Message]]:
         """Return the dead letters, the first first, by the name of the queue they failed in."""
-        return {name: iter(line) for name, line in self._apart.items() if name and line}
+        lines: dict[str, list[Deadlines[Message]]] = {}
+        for (failed_in, _), line in self._apart.items():
+            if failed_in and line:
+                lines.setdefault(failed_in, []).append(line)
+        return {name: iter(merge(*each, key=_rank)) for name, each in lines.items()}
 
     def find(self, id: int) -> Message | None:
         """Return the message with this id, or None; O(log n)."""
@@ -500,7 +562,7 @@ class Ready:
         properties = message.properties
         if properties.group and not properties.failed_in:
             return self.groups.remove(message.id)
-        return self._apart[properties.failed_in].pop(message.id)
+        return self._apart[properties.failed_in, properties.priority].pop(message.id)
 
     def _taken_from_group(self, *, hold: bool) -> Message:
         self.count -= 1

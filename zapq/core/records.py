@@ -81,6 +81,13 @@ class IdsReserved(msgspec.Struct, frozen=True):
     """Whether no id behind this one was given; otherwise the highest number ever entered counts."""
 
 
+class ArrivalsNoted(msgspec.Struct, frozen=True, gc=False):
+    """When ids of a queue were given; it takes the place of what was known before."""
+
+    queue: int
+    entries: Sequence[tuple[int, float]]
+
+
 class QueueDeleted(msgspec.Struct, frozen=True):
     """A queue is no more."""
 
@@ -121,6 +128,7 @@ Record = (
     | MessagesDeleted
     | QueuePut
     | IdsReserved
+    | ArrivalsNoted
     | QueueDeleted
     | EpochDropped
     | KeysCleared

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 
+from zapq.core.ages import Times
 from zapq.core.image import QueueImage
 from zapq.core.leases import End
 from zapq.core.message import Message
@@ -30,6 +31,7 @@ class Replacement:
         self.queues: dict[str, Queue] = {}
         self.messages = self.bytes = self.max_messages = self.max_bytes = 0
         self.lease_slack = lease_slack
+        self.lease_times = Times()
         self.numbers = numbers
         self.epochs = epochs
         self._tag = tag

@@ -15,7 +15,7 @@ from quart import Request, Response, request
 from zapq import logs
 from zapq.access.access import check
 from zapq.engine.engine import Engine
-from zapq.errors import ClientGone, InvalidParameter
+from zapq.errors import ClientGone, InvalidParameter, ZapqError
 from zapq.http import wire
 from zapq.http.endpoints import Body, Endpoint
 from zapq.http.exchange import Exchange, declares_body
@@ -23,6 +23,7 @@ from zapq.http.headers import headers_of
 from zapq.http.metrics import ServerCounts
 from zapq.http.plan import Asked, Frame, Plan, Steps
 from zapq.http.plans import with_headers
+from zapq.http.series import Series
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation, Put, Take
 from zapq.service.pending import Pending
@@ -41,6 +42,7 @@ class Answering:
     settings: Settings
     counts: ServerCounts
     throttle: logs.Throttle
+    _series: Series
     _large: Turns = field(default_factory=Turns)
     """For large answers: making one takes milliseconds, for 8 MiB some ten."""
     _parked: dict[Exchange, None] = field(default_factory=dict)
@@ -55,8 +57,10 @@ class Answering:
             values=values,
             content_type=request.headers.get("Content-Type", ""),
             accept=", ".join(request.headers.getlist("Accept")),
-            name=str(arguments.get("problem", "")),
+            name=str(arguments.get("problem", arguments.get("file", ""))),
+            known=", ".join(request.headers.getlist("If-None-Match")),
             queues="*" if exchange.grant is None else exchange.grant.queues,
+            grant=exchange.grant,
         )
         plan = endpoint.plan(asked)
         if endpoint.body.stored and (headers := headers_of(request.scope["headers"])):
@@ -74,7 +78,7 @@ class Answering:
             operation = endpoint.fill(plan, body, argument, key, exempt_from_drain=not key, reserved=reserved)
         _check_others(exchange, operation)
         if plan.steps is not None:
-            return await self._in_steps(exchange, plan.steps(self._frame(), self.settings.metrics_queues))
+            return await self._in_steps(exchange, plan.steps(self._frame(), self._series))
         if endpoint.large:
             await self._large.take()
         outcome = None if operation is None else await self.perform(exchange, operation)
@@ -110,18 +114,22 @@ class Answering:
         return await body.read()
 
     async def _in_steps(self, exchange: Exchange, steps: Steps) -> Response:
-        """Do what `steps` yields, one after the other, and answer with what it returns."""
-        outcome: object = None
-        while True:
-            try:
-                operation = steps.send(outcome)
-            except StopIteration as end:
-                return as_response(end.value)
-            outcome = None
-            if operation is None:
-                await self._large.take()
-            else:
-                outcome = await self.perform(exchange, operation)
+        """Do what `steps` yields, tell it what came of that or refused it, and answer with what it returns."""
+        try:
+            operation = next(steps)
+            while True:
+                try:
+                    outcome = await (
+                        self._large.take() if operation is None else self.perform(exchange, operation)
+                    )
+                except ClientGone:
+                    raise
+                except ZapqError as error:
+                    operation = steps.throw(error)
+                else:
+                    operation = steps.send(outcome)
+        except StopIteration as end:
+            return as_response(end.value)
 
     async def perform(self, exchange: Exchange, operation: Operation) -> object:
         """Have one operation done for a request, and return its outcome; raises what refuses it."""

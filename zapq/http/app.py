@@ -18,12 +18,13 @@ from werkzeug.routing import MapAdapter
 from zapq import logs
 from zapq.engine.engine import Engine
 from zapq.errors import ClientGone, Forbidden, RoleMissing, Unauthenticated, ZapqError
-from zapq.http import problems, render
+from zapq.http import page, problems, render
 from zapq.http.answering import Answering, as_response, exchange_of
 from zapq.http.endpoints import ENDPOINTS, Endpoint
 from zapq.http.exchange import HTTPConnection, shown_path
 from zapq.http.guard import Guard, check_origin
 from zapq.http.metrics import ServerCounts
+from zapq.http.series import Series
 from zapq.http.sqs import ANY, HEALTH, RULES, SqsRoad
 from zapq.limits import DEFAULT_QUEUE, MAX_LOGGED_METHOD, MAX_LOGGED_PATH
 from zapq.settings import Settings
@@ -72,7 +73,7 @@ def create_app(
     # A path means itself: `//metrics` and `/metrics/` are unknown, not redirected.
     app.url_map.merge_slashes = False
     app.url_map.strict_slashes = True
-    answering = Answering(engine, settings, counts, throttle)
+    answering = Answering(engine, settings, counts, throttle, Series(settings.metrics_queues))
     guard.access.on_change.append(answering.check_credentials)
     sqs = SqsRoad(answering, guard, settings, tasks)
     endpoints: dict[str, Endpoint] = {}
@@ -92,19 +93,26 @@ def create_app(
             rule.methods.discard("HEAD")
 
     @app.before_request
-    async def let_in() -> None:
+    async def let_in() -> Response | None:
         counts.cold_requests += 1
         guard.check_host(_field(request, b"host"))
+        if page.is_wanted(
+            request.method,
+            request.scope["path"],
+            request.scope["query_string"],
+            request.headers.get("Accept", ""),
+        ):
+            return Response(b"", 302, {"Location": page.PATH, "Cache-Control": "no-store", "Vary": "Accept"})
         if request.scope["path"].startswith("//"):
             raise NotFound  # Werkzeug takes leading slashes for one
         if request.routing_exception is not None:
             raise request.routing_exception
         if request.method == "OPTIONS":
-            return  # it only says what there is
+            return None  # it only says what there is
         endpoint, exchange = endpoints[str(request.endpoint)], exchange_of(request)
         if endpoint is ANY:
             check_page(endpoint)  # what the client may do depends on what it asks for
-            return
+            return None
         exchange.admit = partial(
             guard.check_role,
             endpoint,
@@ -116,6 +124,7 @@ def create_app(
         )
         exchange.grant = exchange.admit()
         check_page(endpoint)
+        return None
 
     def check_page(endpoint: Endpoint) -> None:
         check_origin(
@@ -132,11 +141,14 @@ def create_app(
             return sqs.refuse(error)
         response = as_response(render.refused(error, exchange_of(request).trace_id, b""))
         if isinstance(error, Unauthenticated | RoleMissing | Forbidden):
+            counts.refusals[error.problem] += 1
             log_intruder(error)
             return response
         level = logging.ERROR if error.status == 500 else logging.WARNING
         if isinstance(error, ClientGone):
             level = logging.DEBUG  # clients leave all the time
+        else:
+            counts.refusals[error.problem] += 1
         log_refusal(level, error.problem, error.status, error.detail)
         return response
 
@@ -150,6 +162,7 @@ def create_app(
         response = problem(status, problems.render_status(status, detail, exchange_of(request).trace_id))
         if allowed:
             response.headers["Allow"] = ", ".join(allowed)
+        counts.refusals[problems.name_of(status)] += 1
         log_refusal(logging.WARNING, f"http-{status}", status, detail)
         return response
 
@@ -162,6 +175,7 @@ def create_app(
 
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
+        counts.refusals[problems.name_of(500)] += 1
         logs.log.error("request failed", exc_info=error)
         return as_response(render.failed(exchange_of(request).trace_id, b""))
 

@@ -10,105 +10,26 @@ import importlib.metadata
 import platform
 from collections.abc import Generator, Mapping, Sequence
 from functools import cache
-from operator import attrgetter
-from typing import Any, Literal, NamedTuple
+from itertools import accumulate
+from typing import Any, NamedTuple
 
-import msgspec
-
-from zapq.core.queue_settings import QueueSettings
-from zapq.core.stats import STATES, QueueStats, total
-from zapq.service.queue_state import QueueInfo
+from zapq.core.ages import BOUNDS, COMMIT_BOUNDS, Spread
+from zapq.http.families import (
+    BUILD,
+    COMMITS,
+    LEASES,
+    REFUSALS,
+    REQUESTS,
+    SERVER,
+    TAKES_DEAD_LETTERS,
+    UPTIME,
+    Family,
+    Value,
+)
+from zapq.http.series import AGES, ROWS_AT_ONCE, STEADY, Queues, Series, histogram
 
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-OTHERS, DELETED = "(other)", "(deleted)"
-"""Stand in the label `queue` for queues that have no series of their own; no queue can be called so."""
-
-Kind = Literal["counter", "gauge", "info"]
-Value = float | int
-
-
-class Family(NamedTuple):
-    """Series of one name, which is without the `_total` of a counter."""
-
-    name: str
-    kind: Kind
-    help: str
-
-
-def _counted(name: str, help: str) -> Family:
-    return Family(f"zapq_queue_{name}", "counter", help)
-
-
-COUNTERS = {
-    "enqueued": _counted("messages_enqueued", "Messages accepted."),
-    "dequeued": _counted("messages_dequeued", "Messages given for good, without a lease."),
-    "received": _counted("messages_received", "Deliveries under a lease."),
-    "acked": _counted("messages_acked", "Messages acknowledged."),
-    "released": _counted("messages_released", "Leases given back by consumers."),
-    "leases_expired": _counted("lease_expirations", "Leases that were over before an acknowledgement."),
-    "expired": _counted("messages_expired", "Messages dropped because their ttl or the retention was over."),
-    "dead_lettered": _counted("messages_dead_lettered", "Messages moved to the dead-letter queue."),
-    "redriven": _counted("messages_redriven", "Dead letters moved back by a redrive."),
-    "refused": _counted("refused", "Messages refused because there was no room."),
-    "returned": _counted("messages_returned", "Messages put back because they could not be handed over."),
-    "cleared": _counted("messages_cleared", "Messages removed by a purge."),
-}
-"""The families with a series for each queue, by the names that `QueueStats` has for their values."""
-BYTES = Family("zapq_queue_bytes", "gauge", "Bytes of the messages held.")
-WAITING = Family("zapq_queue_waiting", "gauge", "Requests that wait for a message.")
-PAUSED = Family("zapq_queue_paused", "gauge", "1 while the queue gives no messages.")
-LIMITS = {
-    "max_messages": Family(
-        "zapq_queue_limit_messages", "gauge", "Most messages the queue itself may hold, if it has a limit."
-    ),
-    "max_bytes": Family(
-        "zapq_queue_limit_bytes", "gauge", "Most bytes the queue itself may hold, if it has a limit."
-    ),
-}
-"""Families of those queues that are set so, by the names of the settings."""
-MESSAGES = Family("zapq_queue_messages", "gauge", "Messages held, by their state.")
-
-SERVER: dict[str, Family] = {
-    "queues": Family("zapq_queues", "gauge", "Queues there are."),
-    "queue_max_msgs": Family("zapq_limit_messages", "gauge", "Most messages all queues may hold together."),
-    "queue_max_bytes": Family("zapq_limit_bytes", "gauge", "Most bytes all queues may hold together."),
-    "bodies_bytes": Family("zapq_bodies_bytes", "gauge", "Bytes set aside for bodies that are being received."),
-    "dequeues_empty": Family("zapq_receives_empty", "counter", "Requests for a message that got none."),
-    "waiting": Family("zapq_waiting", "gauge", "Requests that wait for a message or for room."),
-    "delivery_uncertain": Family(
-        "zapq_delivery_uncertain", "counter", "Messages given for good whose arrival is unknown."
-    ),
-    "snapshots_written": Family("zapq_snapshots_written", "counter", "Snapshots written."),
-    "snapshots_failed": Family("zapq_snapshots_failed", "counter", "Snapshots that could not be written."),
-    "wire_refusals": Family("zapq_wire_refusals", "counter", "Requests refused before they were parsed."),
-    "connections": Family("zapq_connections", "gauge", "Connections open now."),
-    "connections_refused": Family("zapq_connections_refused", "counter", "Connections turned away at a limit."),
-    "connection_errors": Family("zapq_connection_errors", "counter", "Connections ended by a server error."),
-    "log_lines_dropped": Family("zapq_log_lines_dropped", "counter", "Log lines that could not be written."),
-    "storage_available": Family("zapq_storage_available", "gauge", "1 while changes can be written to the disk."),
-    "journal_commits": Family("zapq_journal_commits", "counter", "Commits written to the disk."),
-    "journal_changes": Family("zapq_journal_changes", "counter", "Changes in these commits."),
-    "journal_failures": Family("zapq_journal_failures", "counter", "Commits that could not be written."),
-    "journal_pending": Family("zapq_journal_pending", "gauge", "Changes that wait to be written."),
-    "engine_masters": Family("zapq_engine_masters", "gauge", "Masters of the engine that are known."),
-    "engine_reachable": Family("zapq_engine_reachable", "gauge", "Part of all queues with a connected master."),
-    "engine_round_trips": Family("zapq_engine_round_trips", "counter", "Batches sent to the engine."),
-    "engine_calls": Family("zapq_engine_calls", "counter", "Calls of the engine's functions."),
-    "engine_operations": Family("zapq_engine_operations", "counter", "Operations in these calls."),
-    "engine_wait_seconds": Family("zapq_engine_wait_seconds", "counter", "Seconds of all round trips together."),
-    "engine_refusals": Family("zapq_engine_refusals", "counter", "Calls the engine has refused."),
-    "engine_reconnects": Family("zapq_engine_reconnects", "counter", "Times a connection was made again."),
-    "engine_outcomes_unknown": Family(
-        "zapq_engine_outcomes_unknown", "counter", "Operations of which is not known whether they were done."
-    ),
-}
-"""The families about the whole server, by the names their values have in the JSON."""
-REQUESTS = Family("zapq_requests", "counter", "Requests answered, by the road they took.")
-COMMIT = Family("zapq_journal_commit_seconds", "gauge", "How long a commit took, of the last 1024.")
-COMMITTING = Family("zapq_journal_committing_seconds", "counter", "Seconds of all commits together.")
-UPTIME = Family("zapq_uptime_seconds", "gauge", "Seconds since the server was started.")
-BUILD = Family("zapq_build", "info", "The version that runs.")
 
 
 class Exposition:
@@ -118,87 +39,77 @@ class Exposition:
         self._openmetrics = openmetrics
         self._pieces: list[bytes] = []
 
-    def add(self, family: Family, labels: Sequence[str], values: Sequence[Value]) -> None:
-        """Write a family, unless it is empty: the labels of its samples, with their braces, and their values."""
-        if not labels:
+    def add(self, family: Family, lines: str) -> None:
+        """Write a family that has these lines, unless there are none."""
+        if not lines:
             return
-        name = family.name
-        series = f"{name}_{_SUFFIXES[family.kind]}" if family.kind in _SUFFIXES else name
-        told, kind = (name, family.kind) if self._openmetrics else (series, _KINDS.get(family.kind, family.kind))
-        # One call formats them all: a loop over the samples takes twice as long.
-        parts: list[object] = [None] * (2 * len(labels))
-        parts[::2], parts[1::2] = labels, values
-        lines = f"{series}%s %s\n" * len(labels) % tuple(parts)
-        self._pieces.append(f"# HELP {told} {family.help}\n# TYPE {told} {kind}\n{lines}".encode())
+        name, kind = family.name, str(family.kind)
+        if not self._openmetrics:
+            name, kind = _series(family), _KINDS.get(kind, kind)
+        self._pieces.append(f"# HELP {name} {family.help}\n# TYPE {name} {kind}\n{lines}".encode())
+
+    def add_values(self, family: Family, values: Mapping[str, Value]) -> None:
+        """Write a family with these values, by their labels with braces."""
+        series = _series(family)
+        self.add(family, "".join(f"{series}{labels} {value}\n" for labels, value in values.items()))
+
+    def add_spread(self, family: Family, bounds: Sequence[float], spread: Spread | None) -> None:
+        """Write a family of one histogram, if there is one."""
+        if spread is not None:
+            counts = (*accumulate(spread.counts), round(spread.seconds, 6), spread.number)
+            self.add(family, histogram(family, "", bounds) % counts)
 
     def finish(self) -> bytes:
         """Return the whole text."""
         return b"".join(self._pieces) + (b"# EOF\n" if self._openmetrics else b"")
 
 
-_SUFFIXES = {"counter": "total", "info": "info"}
+_SUFFIXES = {"counter": "_total", "info": "_info"}
 _KINDS = {"info": "gauge"}
 """What the older format calls kinds it does not have."""
 
 
-class Queues(NamedTuple):
-    """The queues that a scrape is to show."""
-
-    own: Sequence[QueueInfo]
-    """Those with series of their own."""
-    others: Sequence[QueueInfo]
-    """Those that share one series in each family."""
-    deleted: QueueStats | None
-    """What queues that are no more have done, if it is known and asked for."""
+def _series(family: Family) -> str:
+    """Return the name of a family's series, if it is no histogram."""
+    return family.name + _SUFFIXES.get(family.kind, "")
 
 
-def share(infos: Sequence[QueueInfo], limit: int, deleted: QueueStats | None) -> Queues:
-    """Give the first `limit` queues that were made series of their own.
+class Server(NamedTuple):
+    """What there is to know of the server."""
 
-    By age and by nothing that changes: series that come and go are worse than none.
-    """
-    oldest_first = sorted(infos, key=attrgetter("number"))
-    return Queues(oldest_first[:limit], oldest_first[limit:], deleted)
+    figures: Mapping[str, Any]
+    """As the JSON has them."""
+    refusals: Mapping[str, int]
+    """By the names of the problems."""
+    leases: Spread | None
+    commits: Spread | None
+    process: Mapping[Family, Value]
 
 
 def write(
-    shown: Queues, figures: Mapping[str, Any] | None, process: Mapping[Family, Value], *, openmetrics: bool
+    series: Series, shown: Queues, server: Server | None, now: float, *, openmetrics: bool
 ) -> Generator[None, Any, bytes]:
-    """Return the text about `shown` and, if there are `figures` as the JSON has them, the server.
+    """Return the text about `shown` and, if it is to be told of, the server, as of `now` of Trio's clock.
 
     Yields between families, so that others can have a turn.
     """
     text = Exposition(openmetrics=openmetrics)
-    infos = [*shown.own, *([_sum_up(shown.others)] if shown.others else [])]
-    deleted = [] if shown.deleted is None else [QueueInfo(DELETED, QueueSettings(), shown.deleted, False, 0)]
-    labels = [f'{{queue="{info.name}"}}' for info in (*infos, *deleted)]
-    # All that counts, by column: to ask each queue for each figure takes longer than to write it.
-    rows = [msgspec.structs.astuple(info.stats) for info in (*infos, *deleted)]
-    names = QueueStats.__struct_fields__
-    columns: dict[str, Sequence[int]] = dict(
-        zip(names, zip(*rows, strict=True) if rows else [()] * len(names), strict=True)
-    )
-    there = slice(len(infos))
+    rows = yield from series.update(shown, every=server is not None)
     yield
-    states = [f'{{queue="{info.name}",state="{state}"}}' for state in STATES for info in infos]
-    text.add(MESSAGES, states, [number for state in STATES for number in columns[state][there]])
-    yield
-    text.add(BYTES, labels[there], columns["bytes"][there])
-    text.add(WAITING, labels[there], [info.waiting for info in infos])
-    yield
-    text.add(PAUSED, labels[: len(shown.own)], [int(info.paused) for info in shown.own])
-    for name, family in LIMITS.items():
-        limited = [info for info in shown.own if getattr(info.settings, name) is not None]
-        limits = [getattr(info.settings, name) for info in limited]
-        text.add(family, [f'{{queue="{info.name}"}}' for info in limited], limits)
-    for name, family in COUNTERS.items():
-        yield
-        text.add(family, labels, columns[name])
-    if figures is not None:
-        _write_server(text, figures)
-    for family, number in process.items():
-        text.add(family, [""], [number])
-    text.add(BUILD, [f'{{version="{_version()}",python="{platform.python_version()}"}}'], [1])
+    if rows:
+        ages: list[tuple[str, ...]] = []
+        for at in range(0, len(rows), ROWS_AT_ONCE):
+            ages += [row.ages(now) for row in rows[at : at + ROWS_AT_ONCE]]
+            yield
+        for families, pieces in ((AGES, ages), (STEADY, [row.pieces for row in rows])):
+            for family, lines in zip(families, zip(*pieces, strict=True), strict=True):
+                text.add(family, "".join(lines))
+                yield
+    of_dead_letters = [info.name for info in shown.own if info.name in shown.of_dead_letters]
+    text.add_values(TAKES_DEAD_LETTERS, {f'{{queue="{name}"}}': 1 for name in of_dead_letters})
+    if server is not None:
+        _write_server(text, server)
+    text.add_values(BUILD, {f'{{version="{_version()}",python="{platform.python_version()}"}}': 1})
     return text.finish()
 
 
@@ -207,19 +118,15 @@ def _version() -> str:
     return importlib.metadata.version("zapq")
 
 
-def _write_server(text: Exposition, figures: Mapping[str, Any]) -> None:
-    text.add(UPTIME, [""], [figures["uptime_sec"]])
-    roads = ("hot", "cold")
-    text.add(REQUESTS, [f'{{path="{road}"}}' for road in roads], [figures[f"{road}_requests"] for road in roads])
+def _write_server(text: Exposition, server: Server) -> None:
+    figures = server.figures
+    text.add_values(UPTIME, {"": figures["uptime_sec"]})
+    text.add_values(REQUESTS, {f'{{path="{road}"}}': figures[f"{road}_requests"] for road in ("hot", "cold")})
+    text.add_values(REFUSALS, {f'{{problem="{name}"}}': number for name, number in server.refusals.items()})
     for name, family in SERVER.items():
         if name in figures:
-            text.add(family, [""], [figures[name]])
-    if "journal_commits" in figures:
-        commits = [figures[f"journal_commit_{name}_seconds"] for name in ("p50", "p99")]
-        text.add(COMMIT, ['{quantile="0.5"}', '{quantile="0.99"}'], commits)
-        text.add(COMMITTING, [""], [figures["journal_commit_seconds"]])
-
-
-def _sum_up(infos: Sequence[QueueInfo]) -> QueueInfo:
-    waiting = sum(info.waiting for info in infos)
-    return QueueInfo(OTHERS, QueueSettings(), total([info.stats for info in infos]), False, waiting)
+            text.add_values(family, {"": figures[name]})
+    text.add_spread(LEASES, BOUNDS, server.leases)
+    text.add_spread(COMMITS, COMMIT_BOUNDS, server.commits)
+    for family, number in server.process.items():
+        text.add_values(family, {"": number})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from errno import EMFILE
@@ -12,11 +13,16 @@ from errno import EMFILE
 import trio
 
 from zapq import logs
+from zapq.core.ages import Oldest, age
+from zapq.http import problems
 from zapq.limits import MAX_OTHER_BODIES_BYTES
 from zapq.service.engine_stats import EngineStats
 from zapq.service.journal import JournalStats
 from zapq.service.reservation import Budget
 from zapq.service.service_stats import ServiceStats
+
+REFUSAL = "refused: "
+"""What a problem's name has before it among figures of other processes; the JSON does not show these."""
 
 
 @dataclass(slots=True)
@@ -36,12 +42,14 @@ class ServerCounts:
     """Answered from the bytes, without Hypercorn and Quart."""
     cold_requests: int = 0
     """Answered by Hypercorn and Quart."""
+    refusals: Counter[str] = field(default_factory=Counter)
+    """By the name of the problem."""
     other_bodies: Budget = field(default_factory=lambda: Budget(MAX_OTHER_BODIES_BYTES))
     """For bodies that are being received and are no messages."""
 
 
-def as_json(stats: ServiceStats, counts: ServerCounts) -> dict[str, int | float | str]:
-    """Return the metrics by name; the first nine are the original's."""
+def as_json(stats: ServiceStats, counts: ServerCounts, now: float) -> dict[str, int | float | str]:
+    """Return the metrics by name, as they are `now`, of Trio's clock; the first nine are the original's."""
     queue = stats.queue
     metrics: dict[str, int | float] = {
         "uptime_sec": round(time.monotonic() - counts.started, 3),
@@ -82,12 +90,23 @@ def as_json(stats: ServiceStats, counts: ServerCounts) -> dict[str, int | float 
         "connections_refused": 0,
         "connection_errors": 0,
         "log_lines_dropped": 0,
+        **({} if stats.oldest is None else _ages(stats.oldest, now)),
         **({} if stats.journal is None else _journal(stats.journal)),
     }
     for figures in (grown(counts), there_now(counts), stats.elsewhere):
         for name, value in figures.items():
-            metrics[name] += value
+            if not name.startswith(REFUSAL):
+                metrics[name] += value
     return {**metrics, **_engine(stats.engine)} if stats.engine is not None else {**metrics}
+
+
+def refusals(stats: ServiceStats, counts: ServerCounts) -> dict[str, int]:
+    """Return how many requests were refused, by the name of every problem there is."""
+    others = (Counter({name: number}) for name, number in stats.elsewhere.items() if name.startswith(REFUSAL))
+    found = Counter({REFUSAL + name: number for name, number in counts.refusals.items()})
+    for other in others:
+        found.update(other)
+    return {name: found[REFUSAL + name] for name in sorted(problems.meanings())}
 
 
 def grown(counts: ServerCounts) -> dict[str, int]:
@@ -100,6 +119,7 @@ def grown(counts: ServerCounts) -> dict[str, int]:
         "connections_refused": counts.connections_refused,
         "connection_errors": counts.connection_errors,
         "log_lines_dropped": logs.lines_dropped(),
+        **{REFUSAL + name: number for name, number in counts.refusals.items()},
     }
 
 
@@ -112,6 +132,13 @@ def there_now(counts: ServerCounts | None = None) -> dict[str, int]:
         **(
             {} if counts is None else {"connections": counts.connections, "bodies_bytes": counts.other_bodies.used}
         ),
+    }
+
+
+def _ages(oldest: Oldest, now: float) -> dict[str, float]:
+    return {
+        "oldest_ready_age_seconds": round(age(oldest.ready, now), 3),
+        "oldest_lease_age_seconds": round(age(oldest.lease, now), 3),
     }
 
 

@@ -77,14 +77,12 @@ def render_error(error: ZapqError, trace_id: str) -> bytes:
 
 def render_status(status: int, detail: str, trace_id: str) -> bytes:
     """Return the problem document of an HTTP status that has no class: its phrase is its name."""
-    return render(name=_status_name(status), status=status, detail=detail, trace_id=trace_id)
+    return render(name=name_of(status), status=status, detail=detail, trace_id=trace_id)
 
 
 def meanings() -> dict[str, Meaning]:
     """Return what every problem the server answers with means, by its name."""
-    found = {
-        _status_name(status): Meaning.of(_status_name(status), status, text) for status, text in _STATUSES.items()
-    }
+    found = {name_of(status): Meaning.of(name_of(status), status, text) for status, text in _STATUSES.items()}
     for name, error in BY_PROBLEM.items():
         if error not in _NEVER_SENT:
             found[name] = Meaning.of(name, error.status, " ".join((error.__doc__ or "").split()))
@@ -95,5 +93,6 @@ def _title(name: str) -> str:
     return name.replace("-", " ").capitalize()
 
 
-def _status_name(status: int) -> str:
+def name_of(status: int) -> str:
+    """Return the name of the problem of a status that has no class."""
     return PHRASES.get(status, "refused").lower().replace(" ", "-")

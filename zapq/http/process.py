@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from zapq.http.exposition import Family, Value
+from zapq.http.families import Family, Value
 from zapq.http.metrics import open_descriptors
 
 _CPU = Family("process_cpu_seconds", "counter", "User and system CPU time.")

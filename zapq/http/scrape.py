@@ -6,10 +6,12 @@ import re
 from fnmatch import fnmatchcase
 from functools import partial
 
+from zapq.errors import ZapqError
 from zapq.http import metrics, process, render, wire
-from zapq.http.exposition import OPENMETRICS, TEXT_FORMAT, share, write
+from zapq.http.exposition import OPENMETRICS, TEXT_FORMAT, Server, write
 from zapq.http.plan import Asked, Frame, Plan, Steps
 from zapq.http.render import JSON
+from zapq.http.series import Series, of_deleted, share
 from zapq.service.operations import List, Stats
 from zapq.service.queue_state import QueueInfo
 from zapq.service.service_stats import ServiceStats
@@ -39,23 +41,38 @@ def _in(media_type: str, asked: Asked) -> Plan:
     return Plan(None, media_type=media_type, steps=partial(_scrape, media_type, asked.queues, wanted))
 
 
-def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, limit: int) -> Steps:
+def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, series: Series) -> Steps:
     """Answer a client that may know of the queues `allowed` and asks for those called like `wanted`.
 
     About the whole server a client hears only if it may know of all queues, and asks for no one.
     """
-    infos: list[QueueInfo] = yield List(allowed)
-    if wanted is not None:
-        infos = [info for info in infos if fnmatchcase(info.name, wanted)]
     about_all = allowed == "*" and wanted is None
-    figures, deleted, alone = None, None, False
+    server, deleted, reachable = None, None, True
     if about_all:
         stats: ServiceStats = yield Stats()
-        figures, deleted = metrics.as_json(stats, frame.counts), stats.deleted
-        alone = not stats.elsewhere
-    # With several processes each scrape would tell of another one.
-    about_process = process.figures() if alone else {}
+        deleted = of_deleted(stats.deleted, stats.deleted_waits)
+        server = Server(
+            metrics.as_json(stats, frame.counts, frame.now),
+            metrics.refusals(stats, frame.counts),
+            stats.lease_times,
+            None if stats.journal is None else stats.journal.spread,
+            # With several processes each scrape would tell of another one.
+            {} if stats.elsewhere else process.figures(),
+        )
+        reachable = stats.engine is None or stats.engine.reachable > 0
+    infos: list[QueueInfo] = []
+    try:
+        # Without any master within reach, the refusal would come when Prometheus has given up.
+        if reachable:
+            infos = yield List(allowed)
+    except ZapqError:
+        # What the server knows of itself says why: an alert is about it.
+        if not about_all:
+            raise
+    of_dead_letters = {info.settings.dead_letter for info in infos}
+    if wanted is not None:
+        infos = [info for info in infos if fnmatchcase(info.name, wanted)]
     format = _TYPES[media_type]
-    shown = share(infos, limit, deleted)
-    body = yield from write(shown, figures, about_process, openmetrics=format is OPENMETRICS)
+    shown = share(infos, series.limit, deleted, of_dead_letters)
+    body = yield from write(series, shown, server, frame.now, openmetrics=format is OPENMETRICS)
     return render.text(body, frame.tail, format, b"Vary: Accept\r\n")

@@ -29,7 +29,7 @@ from zapq.sqs import json_protocol, query_protocol
 from zapq.sqs.actions import Action, queues_of
 from zapq.sqs.answer import Answer
 from zapq.sqs.credentials import Shown, shown
-from zapq.sqs.errors import NOT_SERIALIZED, SqsError, as_sqs
+from zapq.sqs.errors import NOT_SERIALIZED, SqsError, as_sqs, problem_of
 from zapq.sqs.model import Request as SqsRequest
 from zapq.sqs.model import Result
 from zapq.sqs.names import Place
@@ -92,6 +92,9 @@ class SqsRoad:
                 if queue:
                     parameters.setdefault("QueueUrl", queue)
                 asked = query_protocol.read(action, parameters)
+            if self.settings.access_log:
+                named = (getattr(asked, "queue_url", None) or "").rpartition("/")[2][:MAX_LOGGED_PATH]
+                exchange.told = {"action": action.name} | ({"queue": named} if named else {})
             result = await self._do(exchange, action, asked, credential)
             return as_response(protocol.answer(action, result, request_id), request_id)
         except (SqsError, ZapqError) as error:
@@ -109,6 +112,7 @@ class SqsRoad:
         response = as_response(protocol.refusal(refused, request_id), request_id)
         if refused.retry_after is not None:
             response.headers["Retry-After"] = str(refused.retry_after)
+        self.answering.counts.refusals[problem_of(error)] += 1
         self.answering.throttle.say(
             logging.WARNING if refused.kind.sender else logging.ERROR,
             refused.kind.code,

@@ -257,6 +257,7 @@ class Connection:
             "transport": self,
             "trace_ids": self._site.trace_ids,
             "other_bodies": self._site.counts.other_bodies,
+            "access_log": self._site.access_log,
         })
         async with TaskGroup() as tasks:
             common = (self._site.app, self._site.config, self._site.context, tasks, state)
@@ -404,7 +405,9 @@ class Connection:
 
     def _refuse(self, status: int, detail: str, *, line: bytes = b"", left: bool = False, cause: str = "") -> str:
         trace_id = self._site.trace_ids.new()
-        self._site.counts.wire_refusals += not left
+        if not left:
+            self._site.counts.wire_refusals += 1
+            self._site.counts.refusals[problems.name_of(status)] += 1
         level = logging.DEBUG if left else logging.WARNING
         self._site.throttle.say(
             level,

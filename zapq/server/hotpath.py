@@ -53,6 +53,7 @@ from zapq.service.pending import Commit, Group, Pending, give_back
 from zapq.service.reservation import Reservation
 from zapq.service.waiting import Deliveries, Lender
 from zapq.settings import Settings
+from zapq.sqs.errors import problem_of
 from zapq.sqs.talk import Said
 
 _EFFECT: dict[type[Any], str] = {Put: "put", Enqueue: "put", Take: "take", Settle: "settle", SettleOne: "settle"}
@@ -116,6 +117,8 @@ class Answers:
     """In order; each may be done before the one in front of it."""
     taken: tuple[Handed, ...] = ()
     """The messages in `data`."""
+    noted: Any = None
+    """What the access log, if there is one, has noted of the requests."""
 
     def awaited(self) -> Pending[Any] | None:
         """Return one of the outcomes that are not known yet, or None; from then on that is `pending`."""
@@ -435,6 +438,7 @@ class HotPath:
             self._sqs.forget()
 
     def _refusal(self, error: Exception, head: Head, trace: bytes, sock: Socket | None, argument: str) -> bytes:
+        self._counts.refusals[problem_of(error)] += 1
         if self._sqs is not None and head.endpoint is ANY:
             return self._sqs.refusal(error, trace, self._frame.tail, sock)
         trace_id = tracing.id_in(trace)

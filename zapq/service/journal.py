@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import trio
 
 from zapq import logs
+from zapq.core.ages import COMMIT_BOUNDS, Spread, Times
 from zapq.core.records import IdsReserved, Record
 from zapq.errors import StorageUnavailable
 from zapq.limits import COMMITS_REMEMBERED, QUICK_COMMITS, QUICK_SECONDS
@@ -46,6 +47,8 @@ class JournalStats:
     """Seconds the median commit took, of the last 1024."""
     p99: float
     available: bool
+    spread: Spread | None = None
+    """How long commits took, by `COMMIT_BOUNDS`."""
 
 
 Undo = tuple[Callable[..., object], tuple[object, ...]]
@@ -131,6 +134,7 @@ class Journal:
         self._in_flight: deque[OpenCommit] = deque()
         self._commits = self._changes = self._failures = 0
         self._seconds = 0.0
+        self._times = Times(COMMIT_BOUNDS)
         self._slow = QUICK_COMMITS
         """Commits that must be quick before we wait for one."""
         self._bell = threading.Lock()
@@ -359,6 +363,7 @@ class Journal:
             p50=lately[len(lately) // 2],
             p99=lately[len(lately) * 99 // 100],
             available=not (self.reason or self.no_room),
+            spread=self._times.spread(),
         )
 
     def _collect(self, written: Written) -> None:
@@ -377,6 +382,7 @@ class Journal:
         if written.commits:
             self._commits += 1
             self._seconds += written.seconds
+            self._times.note(written.seconds)
             self._lately.append(written.seconds)
             quick = written.seconds < QUICK_SECONDS
             self._slow = max(0, self._slow - 1) if quick else QUICK_COMMITS

@@ -16,6 +16,7 @@ from typing import Protocol
 import msgspec
 import trio
 
+from zapq.core.ages import Oldest, Spread
 from zapq.core.attempts import Attempts, LeaseSeen
 from zapq.core.broker import Broker, Redriven
 from zapq.core.idempotency import Keys
@@ -24,7 +25,7 @@ from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import KeyPut, KeysForgotten
 from zapq.core.runs import is_shortest
-from zapq.core.stats import MessageView, QueueStats, State
+from zapq.core.stats import Figures, MessageView, QueueStats, State
 from zapq.core.unique import Placed
 from zapq.errors import (
     Draining,
@@ -69,6 +70,10 @@ class QueueInfo(msgspec.Struct, frozen=True, gc=False):
     waiting: int
     number: int = 0
     """In the order in which the queues were made; 0 where the engine does not know it."""
+    oldest: Oldest | None = None
+    """Since when the oldest message and lease are there, by Trio's clock; None where that is not known."""
+    waits: Spread | None = None
+    """How long messages had waited when they were first given to a consumer; None where that is not known."""
 
 
 class Shared(Protocol):
@@ -119,6 +124,10 @@ class QueueState:
         """Requests under way that need it."""
         self.provisional = False
         """Whether it was made for one of them, and is to go if it stays unused."""
+        self._told: QueueInfo | None = None
+        """What `info` has returned last, and ..."""
+        self._figures: Figures = ()
+        """... the figures in it."""
 
     @property
     def name(self) -> str:
@@ -347,6 +356,16 @@ class QueueState:
             self.hand_out()  # it may have held up others
         return removed
 
+    def delete(self, id: int, now: float) -> bool:
+        """Let a message go that no consumer holds, and return whether it was here. Raises `MessageLeased`."""
+        self.check_alive()
+        if self._dispatcher.offers:
+            self._dispatcher.note_room()
+        deleted = self.core.delete(id, now)
+        if deleted and self.wait_queue:
+            self.hand_out()  # it may have held up others
+        return deleted
+
     def hide(self, id: int, visibility: float, now: float) -> bool:
         """Keep a message from consumers that has been leased before, and return whether it was here."""
         self.check_alive()
@@ -451,18 +470,33 @@ class QueueState:
             self.core.paused = paused
             self.hand_out()
 
-    async def redrive(self, limit: int) -> Redriven:
-        """Send dead letters back to the queues they failed in. See `NamedQueue.redrive`."""
+    async def redrive(self, limit: int, id: int = 0) -> Redriven:
+        """Send dead letters back to where they failed, or the one with this id. See `NamedQueue.redrive`."""
         async with self._service.section:
             self.check_alive()
-            redriven = self._service.broker.redrive(self.name, limit, trio.current_time())
+            broker, now = self._service.broker, trio.current_time()
+            redriven = broker.redrive_one(self.name, id, now) if id else broker.redrive(self.name, limit, now)
             self._dispatcher.hand_out()
         return redriven
 
     def info(self) -> QueueInfo:
-        """Return the queue's settings and statistics; never waits."""
+        """Return the queue's settings and statistics; never waits. As long as they stay, it is the same object."""
         core = self.core
-        return QueueInfo(core.name, core.settings, core.stats(), core.paused, len(self.wait_queue), core.number)
+        told, figures = self._told, core.figures()
+        waiting, oldest, waits = len(self.wait_queue), core.oldest(), core.waits()
+        if (
+            told is not None
+            and told.oldest is oldest
+            and told.waits is waits
+            and told.settings is core.settings
+            and self._figures == figures
+            and (told.paused, told.waiting, told.number) == (core.paused, waiting, core.number)
+        ):
+            return told
+        self._figures = figures
+        stats = QueueStats(*figures)
+        self._told = QueueInfo(core.name, core.settings, stats, core.paused, waiting, core.number, oldest, waits)
+        return self._told
 
     @property
     def unused(self) -> bool:

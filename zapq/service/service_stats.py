@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from zapq.core.ages import Oldest, Spread
 from zapq.core.stats import QueueStats
 from zapq.service.engine_stats import EngineStats
 from zapq.service.journal import JournalStats
@@ -34,3 +35,9 @@ class ServiceStats:
     """What processes other than the one that was asked have counted, by the names of the metrics."""
     deleted: QueueStats | None = None
     """What queues that are no more have done; None if the engine does not know it apart."""
+    oldest: Oldest | None = None
+    """Since when the oldest message and lease of all are there, by Trio's clock; None if that is not known."""
+    lease_times: Spread | None = None
+    """How long leases took that were acknowledged, of all queues; None if that is not known."""
+    deleted_waits: Spread | None = None
+    """How long messages had waited that queues gave which are no more; None if that is not known."""

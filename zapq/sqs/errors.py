@@ -167,3 +167,10 @@ def as_sqs(error: ZapqError) -> SqsError:
 
 _SHOW = "Give a zapq token as the access key id."
 _SHOW_TOKEN = f"Request is missing Authentication Token. {_SHOW}"
+
+
+def problem_of(error: Exception) -> str:
+    """Return under which name a refusal is counted: that of the problem, or the code that only SQS has."""
+    if isinstance(error, ZapqError):
+        return error.problem
+    return error.kind.code if isinstance(error, SqsError) else INTERNAL.code

@@ -31,6 +31,7 @@ from zlib import crc32
 
 import msgspec
 
+from zapq.core.ages import MAX_NOTES
 from zapq.core.headers import HEADER_NAME, HEADER_VALUE, size_of
 from zapq.core.idempotency import ANY_CONTENT
 from zapq.core.image import Image, KeyImage, QueueImage
@@ -94,6 +95,8 @@ class QueueRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     settings: QueueSettings
     paused: bool
     next_id: _Id
+    arrived: Annotated[list[tuple[_Id, _Time]], msgspec.Meta(max_length=MAX_NOTES)] = []
+    """When ids were given, as far as is known: some of them, in order."""
 
 
 class OriginRecord(NamedTuple):
@@ -209,16 +212,25 @@ def _checksum(number: bytes, place: int, kind: bytes, content: bytes | memoryvie
 
 def _blocks(image: Image, clock_offset: float) -> Iterator[Block]:
     for queue in image.queues:
-        yield queue_block(queue.name, queue.settings, paused=queue.paused, next_id=queue.next_id)
+        arrived = [(id, max(time + clock_offset, 0.0)) for id, time in queue.arrived]
+        yield queue_block(queue.name, queue.settings, paused=queue.paused, next_id=queue.next_id, arrived=arrived)
         in_order = ((message, 0.0) for message in _emptied(queue.in_order))
         yield from message_blocks(ORDERED, in_order, clock_offset)
         yield from message_blocks(OTHERS, queue.others, clock_offset)
     yield from key_blocks(image.keys, clock_offset)
 
 
-def queue_block(name: str, settings: QueueSettings, *, paused: bool, next_id: int) -> Block:
-    """Return the block that a queue begins with."""
-    return Block(QUEUE, QueueRecord(name=name, settings=settings, paused=paused, next_id=next_id), 0, 0)
+def queue_block(
+    name: str,
+    settings: QueueSettings,
+    *,
+    paused: bool,
+    next_id: int,
+    arrived: Sequence[tuple[int, float]] = (),
+) -> Block:
+    """Return the block that a queue begins with; `arrived` says when ids were given, as Unix times."""
+    record = QueueRecord(name=name, settings=settings, paused=paused, next_id=next_id, arrived=list(arrived))
+    return Block(QUEUE, record, 0, 0)
 
 
 def message_blocks(kind: bytes, messages: Iterable[tuple[Message, float]], clock_offset: float) -> Iterator[Block]:
@@ -549,6 +561,7 @@ class _Filling:
             settings=record.settings,
             paused=record.paused,
             next_id=record.next_id,
+            arrived=[(id, time - clock_offset) for id, time in record.arrived],
             in_order=self._ordered,
             others=self._others,
         )

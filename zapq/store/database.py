@@ -24,6 +24,7 @@ from zapq.core.idempotency import ANY_CONTENT
 from zapq.core.image import KeptKey
 from zapq.core.records import (
     ID_BITS,
+    ArrivalsNoted,
     EpochDropped,
     IdsReserved,
     KeyPut,
@@ -60,6 +61,7 @@ from zapq.store.schema import (
     Table,
     body_sum,
     format_of,
+    kept_arrivals,
     kept_time,
     key_sum,
     queue_sum,
@@ -398,6 +400,7 @@ class Database:
                 queues.pop(entry.number, None)
                 execute("delete from queues where number = ?", (entry.number,))
                 execute("delete from keys where queue = ?", (entry.number,))
+                execute("delete from probe where number = ?", (-entry.number,))
             case QueuePut():
                 before = queues.get(entry.number)
                 if before is not None and before.next_id > entry.next_id:
@@ -407,6 +410,9 @@ class Database:
                 kept = queues.get(entry.queue)
                 if kept is not None and (entry.final or entry.next_id > kept.next_id):
                     self._write_queue(msgspec.structs.replace(kept, next_id=entry.next_id), queues)
+            case ArrivalsNoted(queue, entries):
+                if queue in queues:
+                    execute("insert or replace into probe values (?, ?)", (-queue, kept_arrivals(queue, entries)))
             case KeysCleared():
                 execute("delete from keys")
             case KeysForgotten(keys):

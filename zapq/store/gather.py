@@ -9,6 +9,7 @@ import msgspec
 
 from zapq.core.message import DEFAULTS
 from zapq.core.records import (
+    ArrivalsNoted,
     EpochDropped,
     IdsReserved,
     KeyPut,
@@ -26,7 +27,7 @@ from zapq.store.packs import Pack, fit, pack, parts, runs
 from zapq.store.port import CommitGroup
 from zapq.store.schema import body_sum, state_of, with_sum
 
-Other = QueuePut | IdsReserved | QueueDeleted | EpochDropped | KeysCleared | KeysForgotten | KeyPut
+Other = QueuePut | IdsReserved | ArrivalsNoted | QueueDeleted | EpochDropped | KeysCleared | KeysForgotten | KeyPut
 
 
 class Gathered(NamedTuple):
@@ -78,6 +79,8 @@ def gather(commits: Sequence[CommitGroup]) -> Gathered:
                     many.append((record, state))
                 case KeyPut():
                     others.append(msgspec.structs.replace(record, until=record.until + clock_offset))
+                case ArrivalsNoted(queue, entries):
+                    others.append(ArrivalsNoted(queue, [(id, time + clock_offset) for id, time in entries]))
                 case _:
                     others.append(record)  # type: ignore[arg-type]  # `type(...) is` narrows nothing here
     packs: list[Pack] = []

@@ -30,6 +30,7 @@ from zapq.store.schema import (
     format_of,
     key_sum,
     queue_sum,
+    read_arrivals,
     without_sum,
 )
 from zapq.store.wal import Damaged
@@ -67,7 +68,7 @@ class Reading:
         if self._format == FORMAT:
             # One whose number was altered would let messages be there again.
             self._summed("gone", "which")
-        self._read_queues()
+        self._read_queues(self._read_arrivals(clock_offset))
         self._read_garbage()
         self.keys = list(self._read_keys(now + clock_offset))
 
@@ -76,7 +77,14 @@ class Reading:
         every = f"select row, {column} from {table}"  # noqa: S608 - ours
         return {row: without_sum(table, row, kept) for row, kept in self._connection.execute(every)}
 
-    def _read_queues(self) -> None:
+    def _read_arrivals(self, clock_offset: float) -> dict[int, list[tuple[int, float]]]:
+        """Return when messages arrived, by the numbers of their queues."""
+        return {
+            -row: [(id, time - clock_offset) for id, time in read_arrivals(-row, kept)]
+            for row, kept in self._connection.execute("select number, filling from probe where number < 0")
+        }
+
+    def _read_queues(self, arrived: dict[int, list[tuple[int, float]]]) -> None:
         for number, name, epoch, next_id, settings, paused, checksum in self._connection.execute(
             "select number, name, epoch, next_id, settings, paused, sum from queues order by number"
         ):
@@ -87,6 +95,7 @@ class Reading:
                 settings=msgspec.json.decode(settings, type=QueueSettings),
                 paused=bool(paused),
                 next_id=next_id,
+                arrived=arrived.get(number, []),
                 in_order=deque(),
                 others=[],
             )

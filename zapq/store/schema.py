@@ -10,8 +10,9 @@ Every row carries a checksum that covers its number, for SQLite has none of its 
 Format 1 has neither `packs` nor `gone`, and not the last five things in a state: headers and what is behind them.
 So it is read as it is, and the file is made one of format 2 before anything is written to it.
 
-`probe` has rows of three kinds: what is written to see whether the disk takes it (1), the sign that there is a log
-(2), and the latest time the database knows of (3).
+`probe` has rows of four kinds: what is written to see whether the disk takes it (1), the sign that there is a log
+(2), the latest time the database knows of (3), and under the number of each queue, but negative, when its messages
+arrived.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 import zlib
+from collections.abc import Sequence
 from contextlib import closing
 from functools import cache, lru_cache
 from math import inf
@@ -85,6 +87,7 @@ _WITHOUT = 7
 
 _TIME = struct.Struct(">dI")
 STATES = msgspec.msgpack.Decoder(State)
+_ARRIVALS = msgspec.msgpack.Decoder(list[tuple[int, float]])
 
 
 def set_up(connection: sqlite3.Connection) -> None:
@@ -137,7 +140,7 @@ def with_sum(row: int, raw: bytes) -> bytes:
     return zlib.crc32(raw, seed(row)).to_bytes(4, "big") + raw
 
 
-def without_sum(table: Table, row: int, kept: object) -> bytes:
+def without_sum(table: str, row: int, kept: object) -> bytes:
     """Return what is kept so. Raises `Damaged`."""
     if not isinstance(kept, bytes) or zlib.crc32(kept[4:], seed(row)) != int.from_bytes(kept[:4], "big"):
         raise Damaged(f"{table}, row {row}: the checksum does not match")
@@ -191,6 +194,16 @@ def read_time(kept: object) -> float | None:
         return None
     time, checksum = _TIME.unpack(kept)
     return time if checksum == time_sum(time) else None
+
+
+def kept_arrivals(queue: int, entries: Sequence[tuple[int, float]]) -> bytes:
+    """Return how it is kept when messages of a queue arrived, ids with Unix times: behind its checksum."""
+    return with_sum(-queue, msgspec.msgpack.encode(entries))
+
+
+def read_arrivals(queue: int, kept: object) -> list[tuple[int, float]]:
+    """Return what is kept so. Raises `Damaged`."""
+    return _ARRIVALS.decode(without_sum("probe", -queue, kept))
 
 
 def time_sum(time: float) -> int:

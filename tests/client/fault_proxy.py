@@ -71,7 +71,7 @@ class FaultProxy:
                 if isinstance(fault, Cut) and fault.reset:
                     client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     client.socket.close()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
             self.open.discard(client)

@@ -152,3 +152,33 @@ async def test_a_cancelled_call_closes_its_connection(proxy: FaultProxy, zapq_se
         await eventually(lambda: not proxy.open, "the connection to be closed")
 
     await with_client("trio", proxy.url, wait)
+
+
+async def test_wherever_a_call_is_cancelled_its_message_is_stored_at_most_once_and_the_next_call_works(
+    proxy: FaultProxy, zapq_server: ZapqServer
+) -> None:
+    queue = zapq_server.service.queue("q")
+
+    async def work(client: Any) -> None:
+        done = False
+        for schedule in range(1, 200):
+            if done:
+                break
+            proxy.faults[:] = [Once()] * 2
+            async with trio.open_nursery() as nursery:
+
+                async def put(key: str) -> None:
+                    nonlocal done
+                    await client.put("q", b"x", key=key)
+                    done = True
+
+                nursery.start_soon(put, f"key-{schedule}")
+                for _ in range(schedule):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            # The same message again, as a caller would send it that does not know.
+            await client.put("q", b"x", key=f"key-{schedule}")
+            assert queue.info().stats.messages == schedule
+        assert done
+
+    await with_client("trio", proxy.url, work, **QUICKLY)

@@ -60,9 +60,9 @@ MUTANTS = {
     ),
     "role checked after the pop": Mutant(
         "zapq/http/app.py",
-        "    @app.before_request\n    async def let_in() -> None:\n",
+        "    @app.before_request\n    async def let_in() -> Response | None:\n",
         "    @app.after_request\n    async def let_in_late(response: Response) -> Response:\n"
-        "        await let_in()\n        return response\n\n    async def let_in() -> None:\n",
+        "        await let_in()\n        return response\n\n    async def let_in() -> Response | None:\n",
         ("tests/http/test_access.py",),
     ),
     "non-constant compare": Mutant(

@@ -21,7 +21,9 @@ _NEWEST = frozenset(
     for name in (
         "command",
         "engine/valkey",
+        "server/test_workers.py",
         "sqs",
+        "test_cli.py",
         "test_spool.py",
         "test_systemd.py",
     )
@@ -37,8 +39,11 @@ _OTHER = frozenset(
         "engine/valkey/test_linearizability.py",
         "engine/valkey/test_same.py",
         "judges",
+        "page",
+        "prometheus",
         "server/test_equivalence.py",
         "server/test_linearizability.py",
+        "test_architecture.py",
         "test_linearizability.py",
         "test_scripts.py",
         "test_sdist.py",
@@ -47,7 +52,7 @@ _OTHER = frozenset(
         "torture",
     )
 )
-_UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "judges", "torture"))
+_UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "judges", "page", "torture"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

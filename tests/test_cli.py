@@ -122,15 +122,18 @@ def test_a_file_declares_queues_that_are_there_from_the_start(tmp_path: Path, du
 def test_a_file_of_its_own_makes_queues_at_the_start(tmp_path: Path, flags: list[str]) -> None:
     file = tmp_path / "queues.toml"
     file.write_text('[queues."jobs.fifo"]\nfifo = true\nvisibility = "5m"\n')
-    with serving(tmp_path, "--addr", "127.0.0.1:0", *flags, ZAPQ_QUEUES=str(file)) as (process, first):
+    named = ("--queue", "emails", "--queue", "a,b")
+    with serving(tmp_path, "--addr", "127.0.0.1:0", *flags, *named, ZAPQ_QUEUES=str(file)) as (process, first):
         assert process.stdout is not None
         said = listening(chain([first], process.stdout))
         assert said is not None
         connection = http.client.HTTPConnection(said["addr"], timeout=30)
-        connection.request("GET", "/queues/jobs.fifo")
+        connection.request("GET", "/queues")
         shown = msgspec.json.decode(connection.getresponse().read())
         connection.close()
-    assert shown["settings"]["visibility"] == 300
+    assert {queue["name"]: queue["settings"]["visibility"] for queue in shown} == {
+        "default": 30, "a": 30, "b": 30, "emails": 30, "jobs.fifo": 300
+    }  # fmt: skip
 
 
 def test_a_file_of_queues_that_is_wrong_is_one_line_and_exit_code_2_and_changes_nothing(tmp_path: Path) -> None:
@@ -181,6 +184,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("--addr ''", "--addr '': give :8080"),
         ("--addr 'two\nlines:1'", r"--addr 'two\nlines:1': give :8080"),
         ("--grace 1y", "--grace '1y': give seconds"),
+        ("--access-log 1%", "--access-log '1%': give on, off, or a share of the requests such as 0.01."),
         ("--snapshot-every 0.5", "--snapshot-every 0.5: give at least 1, or 0 for never."),
         ("--durable --load-on-start a.json", "--load-on-start would replace"),
         ("--snapshot-on-exit ../x.json", "--snapshot-on-exit '../x.json': give a bare name"),

@@ -19,7 +19,8 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.http.endpoints import ENDPOINTS
 from zapq.http.metrics import ServerCounts, as_json
 from zapq.service.service import QueueService
-from zapq.settings import Option, Settings, load, options
+from zapq.settings import Option, Settings, options
+from zapq.sources import load
 from zapq.testing import ZapqServer
 
 ROOT = Path(__file__).parent.parent
@@ -152,7 +153,19 @@ def test_every_bench_and_test_that_is_named_can_be_run(document: str) -> None:
         assert f"{part}" in (ROOT / path).read_text(), part
 
 
-PAGES = ("access", "client", "deploy", "durability", "found", "inside", "order", "queues", "snapshots", "sqs")
+PAGES = (
+    "access",
+    "client",
+    "command-line",
+    "deploy",
+    "durability",
+    "found",
+    "inside",
+    "order",
+    "queues",
+    "snapshots",
+    "sqs",
+)
 DOCUMENTS = ["README.md", "SECURITY.md", *(f"docs/{page}.md" for page in PAGES)]
 
 

@@ -12,13 +12,8 @@ from zapq.addresses import Address, EngineAddress, parse_address, parse_engine
 from zapq.core.queue_settings import QueueSettings
 from zapq.errors import InvalidSetting
 from zapq.quantities import parse_duration, parse_size
-from zapq.settings import (
-    Option,
-    Settings,
-    load,
-    options,
-    unknown_variables,
-)
+from zapq.settings import Option, Settings, options
+from zapq.sources import load, unknown_variables
 
 INVALID = {
     "address": ["", "8080", ":65536", "host", "unix:", "fd://x", "a b:1", "h\x7f:1"],
@@ -36,6 +31,7 @@ INVALID = {
     "url": ["localhost", "ftp://x", "http://", "http://a b", "http://a\0"],
     "account": ["", "1", "12345678901a", "1234567890123", "\u0661" * 12],
     "hosts": [",", "a,,b", "a b", "a:80", "[::1]:80", "a/b", "*a", "a.*", "*.", "**", "h\xfclle", "x" * 64, "a\0"],
+    "names": [",", "a,,b", "a b", ".a", "a/b", "h\xfclle", "x" * 81, "a\0"],
     "size": ["", "x", "-1", "1.5M", "1T", "1 M", "0", "9" * 16, "1MB", "٣", "9999999G"],
     "whole": ["", "x", "-1", "1.0", "1e3", "9" * 19, "+1", "1_000", "٣", "9" * 18],
     "cores": ["", "x", "-1", "0", "1.0", "257", "AUTO", "٣"],
@@ -59,6 +55,7 @@ INVALID = {
     ],
     "choice": ["", "x", "ANY", "info "],
     "switch": ["", "x", "2", "maybe", "truee"],
+    "share": ["", "x", "2", "-0.1", "1.1", "1%", "1e-3", ".5", "nan"],
     "text": ["a\0b"],
     "file": [
         "a",
@@ -79,11 +76,13 @@ VALID: dict[str, tuple[tuple[str, Any], tuple[str, Any]]] = {
     "url": (("https://queue.example.com", "https://queue.example.com"), ("http://q:1/x", "http://q:1/x")),
     "account": (("123456789012", "123456789012"), ("000000000001", "000000000001")),
     "hosts": (("queue.example.com, *.internal", "queue.example.com, *.internal"), ("*", "*")),
+    "names": (("emails, a.fifo", "emails, a.fifo"), ("x" * 80, "x" * 80)),
     "size": (("64K", 64 * 1024), ("1m", 1024 * 1024)),
     "whole": (("7", 7), ("08", 8)),
     "cores": (("2", 2), ("016", 16)),
     "seconds": (("2.5", 2.5), ("3", 3.0)),
     "switch": (("Yes", True), ("off", False)),
+    "share": (("0.01", 0.01), ("on", 1.0)),
     "text": (("some thing", "some thing"), ("/ot/her", "/ot/her")),
     "file": (("a.msgpack", "a.msgpack"), ("x" * 123 + ".json", "x" * 123 + ".json")),
 }
@@ -515,6 +514,17 @@ def test_queues_may_be_in_two_files_but_each_in_one(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(InvalidSetting, match=r"--queues .*: No such file or directory\."):
         load(flags={}, environ={}, config=str(config))
+
+
+def test_queues_that_are_named_count_against_the_limit(tmp_path: Path) -> None:
+    config = tmp_path / "zapq.toml"
+    config.write_text("max_queues = 3\nqueue = 'a,b'\n[queues.a]")
+    settings = load(flags={}, environ={}, config=str(config))
+    assert (set(settings.queues), set(settings.named_queues)) == ({"a"}, {"a", "b"})
+    with pytest.raises(
+        InvalidSetting, match=r"^--queue c: The server has as many queues as --max-queues allows\."
+    ):
+        load(flags={}, environ={"ZAPQ_QUEUE": "a,b,c"}, config=str(config))
 
 
 def test_queues_declared_by_hand_are_checked_too() -> None:

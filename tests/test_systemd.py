@@ -28,7 +28,8 @@ from zapq.command.exit import EXIT_SIGNAL, EXIT_USAGE
 from zapq.command.serve import serve_command
 from zapq.errors import CannotStart
 from zapq.limits import BACKLOG
-from zapq.settings import Settings, load, unknown_variables
+from zapq.settings import Settings
+from zapq.sources import load, unknown_variables
 from zapq.systemd import FIRST_DESCRIPTOR, Handover, open_notifier, take
 
 pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it

@@ -15,7 +15,8 @@ from zapq import logs, systemd
 from zapq.allocator import settle_in
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, fail
 from zapq.errors import InvalidSetting, ZapqError
-from zapq.settings import Settings, load, unknown_variables
+from zapq.settings import Settings
+from zapq.sources import load, unknown_variables
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -1,4 +1,4 @@
-"""Queues as a TOML file declares them: a table for each, such as [queues.emails]."""
+"""Queues that are to be there from the start: tables of a TOML file, such as [queues.emails], or names alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from zapq.core.broker import Broker, check_name
 from zapq.core.complaints import plainly
 from zapq.core.queue_settings import DURATIONS, QueueSettings
 from zapq.errors import InvalidSetting, ZapqError
@@ -31,6 +32,38 @@ def read_queues(path: str, tables: object) -> dict[str, QueueSettings]:
     if not isinstance(tables, dict):
         raise _wrong(f"{path}: queues must be tables, such as [queues.jobs].")
     return {name: _read_queue(f"{path}: {queue_section(name)}", name, table) for name, table in tables.items()}
+
+
+def parse_names(text: str) -> dict[str, QueueSettings]:
+    """Return the queues meant by `emails, reports.fifo`, set as a table without keys would; else ValueError."""
+    names = [each.strip() for each in text.split(",")] if text else []
+    for name in names:
+        try:
+            check_name(name)
+        except ZapqError as error:
+            raise ValueError(error.detail.removesuffix(".")) from None
+    return {name: _read_queue(queue_section(name), name, {}) for name in names}
+
+
+def check_queues(
+    declared: Mapping[str, QueueSettings], named: Mapping[str, QueueSettings], max_queues: int
+) -> None:
+    """Raise `InvalidSetting` unless `PUT /queues/NAME` would take each of these, one after the other."""
+    if not declared and not named:
+        return
+    broker = Broker(max_messages=1, max_bytes=1, max_queues=max_queues)
+    for name, settings in declared.items():
+        if not isinstance(settings, QueueSettings):
+            raise _wrong(f"{queue_section(name)}: give QueueSettings.")
+        try:
+            broker.configure(name, settings, 0.0)
+        except ZapqError as error:
+            raise _wrong(f"{queue_section(name, error)}: {error.detail}") from None
+    for name in named:
+        try:
+            broker.open(name, 0.0)
+        except ZapqError as error:
+            raise InvalidSetting(f"--queue {name}: {error.detail}", setting="queue") from None
 
 
 def _wrong(detail: str) -> InvalidSetting:

@@ -8,6 +8,7 @@ to act on it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from typing import ClassVar, Self
 
 
@@ -67,6 +68,13 @@ class MessageNotFound(ZapqError):
     status = 404
 
 
+class MessageLeased(ZapqError):
+    """A consumer holds the message. Nothing was changed. Try again when its lease is over, or purge the queue."""
+
+    problem = "message-leased"
+    status = 409
+
+
 def moved_on(queue: str, id: int, now_in: str, now_id: int) -> MessageNotFound:
     """Return what to say of a message that failed: where it is now, and its id there."""
     return MessageNotFound(
@@ -75,6 +83,29 @@ def moved_on(queue: str, id: int, now_in: str, now_id: int) -> MessageNotFound:
         message_id=id,
         now_in=now_in,
         now_id=now_id,
+    )
+
+
+def leased_for(seconds: float, id: int) -> MessageLeased:
+    """Return the refusal of what cannot be done to a message because a consumer has it, for so many seconds."""
+    until = f" The lease lasts for another {seconds:.1f} s." if seconds < inf else ""
+    return MessageLeased(f"A consumer holds the message. Nothing was changed.{until}", message_id=id)
+
+
+def no_letter() -> InvalidParameter:
+    """Return the refusal to send a message back that did not fail anywhere."""
+    return InvalidParameter(
+        "The message is no dead letter that is ready, so there is no queue to send it back to. GET it: state and"
+        " failed_in say what it is.",
+        parameter="id",
+    )
+
+
+def no_queue_to_go_to(queue: str) -> QueueNotFound:
+    """Return the refusal to send a message back that failed in a queue which is no more."""
+    return QueueNotFound(
+        f"The message failed in {queue}, and there is no such queue any more. Make it with PUT /queues/{queue}.",
+        queue=queue,
     )
 
 
@@ -326,6 +357,13 @@ class ProblemNotFound(ZapqError):
     """There is no problem of that name. GET /problems lists all of them."""
 
     problem = "problem-not-found"
+    status = 404
+
+
+class FileNotFound(ZapqError):
+    """The page for browsers has no file of that name. Open /ui/ in a browser."""
+
+    problem = "file-not-found"
     status = 404
 
 

@@ -1,25 +1,21 @@
 """What may be configured, each setting in one place: frozen, checked once, complete.
 
-A value comes from a flag, else the environment, else the TOML file, else the default (`load`). Limits that cannot
-be configured are in `zapq/limits.py`.
+`zapq/sources.py` finds the values people have given. Limits that cannot be configured are in `zapq/limits.py`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from functools import cache
 from typing import Any, Literal
 
 from zapq.addresses import Address, parse_address, parse_engine, parse_hosts, without_password
-from zapq.core.broker import Broker
 from zapq.core.queue_settings import QueueSettings
-from zapq.declared import queue_section, read_queues
-from zapq.errors import InvalidSetting, ZapqError
+from zapq.declared import check_queues, parse_names
+from zapq.errors import InvalidSetting
 from zapq.limits import (
     KIB,
     MAX_DEDUPLICATION_IDS,
@@ -30,7 +26,6 @@ from zapq.limits import (
     MIN_TOKEN,
     SNAPSHOT_NAME,
     TOKEN_VARIABLE,
-    URL_VARIABLE,
 )
 from zapq.quantities import parse_duration, parse_size
 
@@ -41,12 +36,14 @@ Kind = Literal[
     "hosts",
     "url",
     "account",
+    "names",
     "size",
     "whole",
     "cores",
     "seconds",
     "choice",
     "switch",
+    "share",
     "file",
 ]
 
@@ -83,6 +80,8 @@ class Option:
                 return f"{self.default // MIB}M" if whole else f"{self.default // KIB}K"
             case "seconds":
                 return f"{self.default:g}"
+            case "share":
+                return f"{self.default:g}" if self.default else "off"
             case "switch":
                 return "on" if self.default else "off"
             case _:
@@ -105,6 +104,8 @@ class Option:
                 return int(text)
             case "seconds":
                 return parse_duration(text)
+            case "share":
+                return _parse_share(text)
             case "switch":
                 if text.lower() not in _SWITCH:
                     raise ValueError("give true or false")
@@ -112,14 +113,18 @@ class Option:
             case _:
                 return text
 
+    def public(self, value: Any) -> Any:
+        """Return `value` as everybody may see it: without the password of an engine."""
+        return without_password(value) if self.kind == "engine" and isinstance(value, str) else value
+
     def shown(self, value: Any) -> str:
-        """Return `value` as a message may show it: without the password of an engine."""
-        return repr(without_password(value) if self.kind == "engine" and isinstance(value, str) else value)
+        """Return `value` as a message may show it."""
+        return repr(self.public(value))
 
     def check(self, value: Any) -> None:
         """Raise ValueError unless `value` is one this setting allows."""
-        if self.kind in {"size", "whole", "cores", "seconds"}:
-            allowed = (int, float) if self.kind == "seconds" else int
+        if self.kind in {"size", "whole", "cores", "seconds", "share"}:
+            allowed = (int, float) if self.kind in {"seconds", "share"} else int
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise ValueError("give a number")
             if not self.low <= value <= self.high:
@@ -139,6 +144,8 @@ class Option:
             parse_engine(value)
         elif self.kind == "hosts":
             parse_hosts(value)
+        elif self.kind == "names":
+            parse_names(value)
         elif self.kind == "url" and not re.fullmatch(r"(https?://[\x21-\x7e]{1,200})?", value, re.ASCII):
             raise ValueError("give a URL such as https://queue.example.com")
         elif self.kind == "account" and not re.fullmatch("[0-9]{12}", value, re.ASCII):
@@ -162,6 +169,15 @@ _SWITCH = {
     "no": False,
     "off": False,
 }
+
+
+def _parse_share(text: str) -> float:
+    """Return the share that is meant by `0.01`, or by `on` and `off`; ValueError otherwise."""
+    if text.lower() in _SWITCH:
+        return float(_SWITCH[text.lower()])
+    if not re.fullmatch(r"[01](\.[0-9]{1,9})?", text, re.ASCII):
+        raise ValueError("give on, off, or a share of the requests such as 0.01")
+    return float(text)
 
 
 def check_token(text: str) -> str:
@@ -350,6 +366,12 @@ class Settings:
         low=0,
         high=1_000_000,
     )
+    queue: str = _setting(
+        "",
+        "ZAPQ_QUEUE",
+        "names",
+        "Queues to make at the start, such as emails,reports; one that is there already stays as it is.",
+    )
     max_queues: int = _setting(
         1024,
         "ZAPQ_MAX_QUEUES",
@@ -419,6 +441,14 @@ class Settings:
         "Format of log lines: a JSON object each, or text for people.",
         choices=("json", "text"),
     )
+    access_log: float = _setting(
+        0.0,
+        "ZAPQ_ACCESS_LOG",
+        "share",
+        "Log a line for each request, or for a share of them such as 0.01, chosen at random.",
+        low=0,
+        high=1,
+    )
 
     queues: Mapping[str, QueueSettings] = field(default_factory=dict, hash=False)
     """Queues that are there from the start, set like this, whatever earlier runs have kept. In the TOML file these
@@ -451,7 +481,7 @@ class Settings:
                 f"--snapshot-every {self.snapshot_every!r}: give at least {MIN_SNAPSHOT_EVERY:g}, or 0 for never.",
                 setting="snapshot_every",
             )
-        _check_queues(self.queues, self.max_queues)
+        check_queues(self.queues, self.named_queues, self.max_queues)
         if self.token:
             try:
                 check_token(self.token)
@@ -474,6 +504,11 @@ class Settings:
     def tls(self) -> bool:
         """Whether connections are encrypted."""
         return bool(self.tls_cert)
+
+    @property
+    def named_queues(self) -> dict[str, QueueSettings]:
+        """How queues of `queue` are set that are not there yet."""
+        return parse_names(self.queue)
 
     @property
     def address(self) -> Address:
@@ -506,143 +541,3 @@ def options() -> tuple[Option, ...]:
     return tuple(
         Option(name=each.name, default=each.default, **each.metadata) for each in fields(Settings) if each.metadata
     )
-
-
-def load(
-    *,
-    flags: Mapping[str, str | None],
-    environ: Mapping[str, str],
-    config: str | None = None,
-    queues: str | None = None,
-) -> Settings:
-    """Return the settings people asked for: a flag beats the environment, that the TOML file, that the default.
-
-    `flags` maps field names to what was typed (None: not given). An empty environment variable counts as
-    not set. `config` is the TOML file, which may declare queues as well; `queues` is one that does nothing else.
-    Raises `InvalidSetting` naming the place the bad value came from.
-    """
-    from_file, declared, named = _read_config(config) if config else ({}, {}, "")
-    queues = queues or named
-    if queues:
-        further = _read_declarations(queues)
-        twice = sorted(declared.keys() & further.keys())
-        if twice:
-            raise InvalidSetting(
-                f"{queues}: {queue_section(twice[0])} is declared in {config} as well. Remove one of them.",
-                setting="queues",
-            )
-        declared = {**declared, **further}
-    values: dict[str, Any] = {"token": environ.get(TOKEN_VARIABLE, ""), "queues": declared}
-    for option in options():
-        flag = flags.get(option.name)
-        said = {
-            f"{each}={option.shown(environ[each])}": environ[each]
-            for each in option.variables
-            if environ.get(each)
-        }
-        if flag is not None:
-            values[option.name] = _parsed(option, flag, f"{option.flag} {option.shown(flag)}")
-        elif said:
-            meanings = {_parsed(option, text, place) for place, text in said.items()}
-            if len(meanings) > 1:
-                raise InvalidSetting(
-                    f"{' and '.join(said)} contradict each other: set one of them.", setting=option.name
-                )
-            [values[option.name]] = meanings
-        elif option.name in from_file:
-            text = from_file[option.name]
-            values[option.name] = _parsed(option, text, f"{config}: {option.name} = {option.shown(text)}")
-    try:
-        return Settings(**values)
-    except InvalidSetting as error:
-        if error.members["setting"] != "queues":
-            raise
-        place = " and ".join(each for each in (config, queues) if each)
-        raise InvalidSetting(f"{place}: {error.detail}", setting="queues") from None
-
-
-def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
-    """Return each variable that looks like a setting and is none, with the one that was probably meant."""
-    known = {each for option in options() for each in option.variables} | _OTHER_VARIABLES
-    # Compared without what all have in common, or they would all look alike.
-    names = {each.removeprefix("ZAPQ_"): each for each in sorted(known)}
-    unknown: dict[str, str | None] = {}
-    for name, text in sorted(environ.items()):
-        if text and name.startswith("ZAPQ_") and name not in known and not _is_of_a_platform(name, text):
-            nearest = get_close_matches(name.removeprefix("ZAPQ_"), names, 1)
-            unknown[name] = names[nearest[0]] if nearest else None
-    return unknown
-
-
-_OTHER_VARIABLES = {"ZAPQ_CONFIG", "ZAPQ_QUEUES", TOKEN_VARIABLE, URL_VARIABLE}
-"""Those that are no setting, and those of the commands for clients."""
-
-
-def _is_of_a_platform(name: str, text: str) -> bool:
-    """Whether Kubernetes or Docker sets this variable in the containers of a service called zapq."""
-    if name.endswith("_PORT") and re.match("(tcp|udp|sctp)://", text):
-        return True
-    # Docker writes the name of a link, and the variables of the image it leads to.
-    if (name.endswith("_NAME") and text.startswith("/")) or "_ENV_" in name:
-        return True
-    return bool(re.search(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)\Z", name))
-
-
-def _parsed(option: Option, text: str, place: str) -> str | int | float | bool:
-    try:
-        value = option.parse(text)
-        option.check(value)
-    except ValueError as error:
-        raise InvalidSetting(f"{place}: {error}.", setting=option.name) from None
-    return value
-
-
-def _read_toml(path: str, flag: str) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            return tomllib.load(file)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InvalidSetting(f"--{flag} {path!r}: {reason}.", setting=flag) from None
-
-
-def _read_config(path: str) -> tuple[dict[str, str], dict[str, QueueSettings], str]:
-    """Return the settings a TOML file has, the queues it declares, and the file it names for more of those."""
-    table = _read_toml(path, "config")
-    known = {option.name for option in options()}
-    tables = table.pop("queues", {})
-    named = tables if isinstance(tables, str) else ""
-    queues = {} if named else read_queues(path, tables)
-    for key, value in table.items():
-        if key not in known:
-            raise InvalidSetting(f"{path}: {key!r} is not a setting; zapq --help lists them.", setting=key)
-        if not isinstance(value, str | int | float):
-            raise InvalidSetting(f"{path}: {key} must be one value, not {type(value).__name__}.", setting=key)
-    return {key: str(value) for key, value in table.items()}, queues, named
-
-
-def _read_declarations(path: str) -> dict[str, QueueSettings]:
-    """Return the queues that a TOML file declares, in which nothing else may be."""
-    table = _read_toml(path, "queues")
-    tables = table.pop("queues", {})
-    for key in table:
-        raise InvalidSetting(
-            f"{path}: {key!r} is not expected here. Declare queues, such as [queues.jobs]; settings of the server"
-            " are for the file of --config.",
-            setting="queues",
-        )
-    return read_queues(path, tables)
-
-
-def _check_queues(queues: Mapping[str, QueueSettings], max_queues: int) -> None:
-    """Raise `InvalidSetting` unless `PUT /queues/NAME` would take each of these, one after the other."""
-    if not queues:
-        return
-    broker = Broker(max_messages=1, max_bytes=1, max_queues=max_queues)
-    for name, settings in queues.items():
-        if not isinstance(settings, QueueSettings):
-            raise InvalidSetting(f"{queue_section(name)}: give QueueSettings.", setting="queues")
-        try:
-            broker.configure(name, settings, 0.0)
-        except ZapqError as error:
-            raise InvalidSetting(f"{queue_section(name, error)}: {error.detail}", setting="queues") from None

@@ -55,6 +55,8 @@ class Credential:
             return 200
         if not self.known:
             return 401
+        if endpoint.role == "any":
+            return 200
         if endpoint.role not in self.roles and "admin" not in self.roles:
             return 403
         about = {"default": "default", "queue": queue, "server": "", "listed": self.queue}[endpoint.scope]
@@ -163,7 +165,7 @@ def attempts(tokens: dict[str, str], receipt: str, random: Random) -> Iterator[A
     for rule in rules:
         for queue in (QUEUE, OTHER) if "{queue}" in rule else (QUEUE,):
             path = rule.replace("{queue}", queue).replace("{receipt}", receipt).replace("{id}", "1")
-            path = path.replace("{problem}", "queue-full")
+            path = path.replace("{problem}", "queue-full").replace("{file}", "page.js")
             for method in METHODS:
                 endpoint = ENDPOINT_OF.get(("GET" if method == "HEAD" else method, rule))
                 if (method, rule) == ("HEAD", "/dequeue"):

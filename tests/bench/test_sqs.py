@@ -21,9 +21,9 @@ def test_a_request_of_boto3_is_repeated_as_boto3_would_write_it() -> None:
         assert is_whole(each)
         assert not is_whole(each[:-1])
     # Cut free of what boto3 writes anew, all requests are the same except for the host.
-    (first, length), *others = map(cut, heads)
+    (first, length, _), *others = map(cut, heads)
     host = b"127.0.0.1:%d" % recorder.port
-    assert {rest for rest, _ in others} == {first.replace(host, b"127.0.0.1:1")}
-    assert {length + 3} == {each for _, each in others}
+    assert {rest for rest, _, _ in others} == {first.replace(host, b"127.0.0.1:1")}
+    assert {length + 3} == {each for _, each, _ in others}
     assert b"AmazonSQS.DeleteMessage" in first
     assert b"Signature" not in first

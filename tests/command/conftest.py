@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from functools import partial
+from typing import Any
 
 import pytest
 import trio
 
 from tests.support.process import ENVIRON, SCRIPT, Run
+from tests.support.typed import TypeIn, typed
 from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
 
@@ -37,3 +40,14 @@ def run(zapq_url: str) -> Run:
 @pytest.fixture
 def emails(zapq_server: ZapqServer) -> NamedQueue:
     return zapq_server.service.queue("emails")
+
+
+@pytest.fixture
+def type_in(zapq_url: str) -> TypeIn:
+    """Run the command in a thread of this process, against the server in it; see `tests/support/typed.py`."""
+
+    async def type_in(*words: str, **how: Any) -> subprocess.CompletedProcess[str]:
+        environ = {"ZAPQ_URL": zapq_url} | how.pop("environ", {})
+        return await trio.to_thread.run_sync(partial(typed, *words, environ=environ, **how))
+
+    return type_in

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.process import ENVIRON, SCRIPT, Run, as_text, assert_one_line, shown
+from tests.support.typed import TypeIn
 from zapq.core.queue_settings import QueueSettings
 from zapq.testing import ZapqServer
 
@@ -43,16 +44,16 @@ async def test_what_is_saved_is_listed_and_can_be_loaded(
     assert zapq_server.service.find("jobs").info().stats.messages == 13
 
 
-@pytest.mark.parametrize(
-    ("answer", "code", "left"), [(b"y\n", 0, 0), (b"n\n", 1, 1), (b"\n", 1, 1), (b"", 130, 1)]
-)
-async def test_loading_asks_first(run: Run, zapq_server: ZapqServer, answer: bytes, code: int, left: int) -> None:
+@pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, 0), ("n\n", 1, 1), ("\n", 1, 1), ("", 130, 1)])
+async def test_loading_asks_first(
+    type_in: TypeIn, zapq_server: ZapqServer, answer: str, code: int, left: int
+) -> None:
     await zapq_server.service.snapshot("a.msgpack")
     await zapq_server.service.enqueue(b"x")
-    result = await run("snapshot", "load", "a.msgpack", stdin=answer)
-    assert (result.returncode, result.stdout) == (code, b"")
-    assert b"Replace all queues with a.msgpack? [y/N]: " in result.stderr
-    assert (b"zapq: Nothing was changed.\n" in result.stderr) == (code == 1)
+    result = await type_in("snapshot", "load", "a.msgpack", stdin=answer, terminal=True)
+    assert result.returncode == code
+    assert "Replace all queues with a.msgpack? [y/N]: " in result.stderr
+    assert ("zapq: Nothing was changed.\n" in result.stderr) == (code == 1)
     assert zapq_server.service.stats().queue.messages == left
 
 

@@ -24,7 +24,7 @@ from zapq.core.ready import Dropped
 from zapq.core.runs import Run
 from zapq.core.stats import STATES
 from zapq.core.unique import Placed
-from zapq.errors import QueueFull, ReceiptExpired
+from zapq.errors import MessageLeased, QueueFull, ReceiptExpired
 from zapq.limits import BACKOFF, RELEASES_AT_ONCE
 
 MAX_MESSAGES = 8
@@ -510,6 +510,21 @@ class QueuesAgainstList(RuleBasedStateMachine):
                 rests = each.releases - RELEASES_AT_ONCE
                 delay = BACKOFF * 2.0 ** (rests - 1) if rests > 0 else 0.0
             self.come_back(each, delay)
+
+    @rule(name=QUEUES, data=st.data())
+    def delete_one(self, name: str, data: st.DataObject) -> None:
+        queue, held = self.queue(name), self.of(name)
+        if not held:
+            assert not queue.delete(self.newest[name] + 1, self.now)
+            return
+        each = data.draw(st.sampled_from(held))
+        if each.state == "leased":
+            with pytest.raises(MessageLeased):
+                queue.delete(each.id, self.now)
+            return
+        assert queue.delete(each.id, self.now)
+        self.counts[name, "cleared"] += 1
+        self.change(each, None)
 
     @rule(seconds=SECONDS)
     def time_passes(self, seconds: float) -> None:

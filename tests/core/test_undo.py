@@ -131,6 +131,8 @@ class World(Generic[J]):
             broker.configure("work", QueueSettings(**settings), now)  # type: ignore[arg-type]  # as they are here
         elif verb == "redrive":
             broker.redrive("dead", number, now)
+        elif verb == "redrive one":
+            broker.redrive_one("dead", 1 + number % 4, now)
         elif verb == "replace all":
             made = broker.prepare(["work"])
             messages: deque[Any] = deque(Message(id, body) for id in range(1, number % 4 + 1))
@@ -193,6 +195,8 @@ class World(Generic[J]):
             case "receive many":
                 leases = queue.receive_many(1 + number % 3, None, now, together=number % 2 == 0)
                 self.leases += [(name, lease) for lease in leases]
+            case "delete one":
+                queue.delete(1 + number % max(queue._next_id - 1, 1), now)
             case "clear":
                 queue.clear()
             case "pause":
@@ -375,6 +379,7 @@ VERBS = (
     + ["put unique", "put unique", "put unique", "put unique drafts"] * 3
     + ["receive many", "ack", "release", "wait", "tick", "ack", "release", "remove", "hide"] * 2
     + ["clear", "pause", "replace", "delete", "configure", "redrive", "replace all"]
+    + ["delete one", "delete one", "redrive one"]
 )
 STEP = st.tuples(
     st.sampled_from(VERBS), st.sampled_from(NAMES), st.integers(0, 20), st.sampled_from([0.0, 0.5, 2.0])
@@ -395,6 +400,10 @@ LAPSED: list[Step] = [("wait", "work", 0, 2.0), ("wait", "work", 0, 2.0), ("tick
 @example(RETURNED, [("remove", "work", 0, 0.0)])
 @example(RESTING, [("remove", "work", 0, 0.0)])
 @example(RETURNED, [("hide", "work", 0, 2.0)])
+@example(RETURNED, [("delete one", "work", 0, 0.0)])
+@example(RESTING, [("delete one", "work", 0, 0.0)])
+@example([("enqueue many", "work", 3, 0.0)], [("delete one", "work", 1, 0.0), ("dequeue many", "work", 4, 0.0)])
+@example(FAILED, [("redrive one", "work", 0, 0.0)])
 @example(RESTING, [("hide", "work", 0, 0.5)])
 @example(RESTING, [("hide", "work", 0, 0.0)])
 @example(FAILED[:-1], FAILED[-1:])

@@ -229,7 +229,13 @@ async def test_what_an_administrator_does_is_one_line_with_who_and_how_much(
         ("POST", "/queues/new/pause", b"", {"action": "pause", "queue": "new"}),
         ("POST", "/queues/new/resume", b"", {"action": "resume", "queue": "new"}),
         ("POST", "/queues/new/redrive", b"", {"action": "redrive", "queue": "new", "moved": 0, "left": 0}),
-        ("POST", "/queues/emails/purge", b"", {"action": "purge", "queue": "emails", "purged": 3}),
+        (
+            "DELETE",
+            "/queues/emails/messages/2",
+            b"",
+            {"action": "delete-message", "queue": "emails", "message_id": 2},
+        ),
+        ("POST", "/queues/emails/purge", b"", {"action": "purge", "queue": "emails", "purged": 2}),
         ("DELETE", "/queues/emails", b"", {"action": "delete", "queue": "emails"}),
         ("POST", "/drain", b"", {"action": "drain"}),
     ]

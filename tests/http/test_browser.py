@@ -157,7 +157,7 @@ async def test_another_sites_page_changes_nothing_by_any_endpoint(
     changing = [each for each in ENDPOINTS if each.method != "GET" or each.path == "/dequeue"]
     assert len(changing) > 20
     for each in changing:
-        target = each.path.format(queue="default", receipt=leased.receipt)
+        target = each.path.format(queue="default", receipt=leased.receipt, id=leased.id)
         answer = await ask(zapq_server.url, each.method, target, b"x" if each.method == "PUT" else b"", headers)
         assert_refused(answer, 403, "cross-site")
     assert state(zapq_server) == before

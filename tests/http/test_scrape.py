@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import Metric
@@ -14,6 +15,9 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 import zapq
 from tests.http.test_access import bearer, line
 from tests.support.wire import Answer, ask
+from zapq.engine.local import LocalEngine
+from zapq.errors import StorageUnavailable
+from zapq.service.operations import List, Operation
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
@@ -70,7 +74,7 @@ async def test_each_queue_has_series_of_what_it_holds_and_has_done(
     zapq_server: ZapqServer, fields: dict[str, str]
 ) -> None:
     await work(zapq_server, "jobs")
-    settings = b'{"max_messages": 9}'
+    settings = b'{"max_messages": 9, "max_receives": 3, "dead_letter": "jobs.dead"}'
     assert (await ask(zapq_server.url, "PATCH", "/queues/jobs", settings)).status == 200
     shown = series(await ask(zapq_server.url, "GET", PATH, headers=fields))
     for state in ("ready", "delayed", "leased"):
@@ -83,7 +87,9 @@ async def test_each_queue_has_series_of_what_it_holds_and_has_done(
     assert shown[of("zapq_queue_limit_messages", queue="jobs")] == 9
     assert of("zapq_queue_limit_messages", queue="default") not in shown
     assert of("zapq_queue_limit_bytes", queue="jobs") not in shown
-    assert shown[of("zapq_queues")] == 2
+    assert shown[of("zapq_queue_takes_dead_letters", queue="jobs.dead")] == 1
+    assert total(shown, "zapq_queue_takes_dead_letters") == 1
+    assert shown[of("zapq_queues")] == 3
     assert total(shown, "zapq_build_info") == 1
     assert shown[of("process_resident_memory_bytes")] > 2**20
     assert 0 < shown[of("process_start_time_seconds")] < 2**33
@@ -128,6 +134,30 @@ async def test_a_client_can_ask_for_some_queues(zapq_server: ZapqServer) -> None
             "emails.out",
         }
         assert of("zapq_queues") not in shown
+
+
+async def test_where_dead_letters_go_is_told_without_the_queue_they_are_from(zapq_server: ZapqServer) -> None:
+    settings = b'{"max_receives": 3, "dead_letter": "dead"}'
+    assert (await ask(zapq_server.url, "PUT", "/queues/jobs", settings)).status in {200, 201}
+    shown = series(await ask(zapq_server.url, "GET", f"{PATH}?queue=dead"))
+    assert shown[of("zapq_queue_takes_dead_letters", queue="dead")] == 1
+
+
+async def test_the_server_tells_of_itself_where_the_queues_cannot_be_asked(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perform = LocalEngine.perform
+
+    def refuse_to_list(engine: LocalEngine, operation: Operation, now: float) -> Any:
+        if isinstance(operation, List):
+            raise StorageUnavailable
+        return perform(engine, operation, now)
+
+    monkeypatch.setattr(LocalEngine, "perform", refuse_to_list)
+    shown = series(await ask(zapq_server.url, "GET", PATH))
+    assert of("zapq_queues") in shown
+    assert total(shown, "zapq_queue_messages") == 0
+    assert (await ask(zapq_server.url, "GET", f"{PATH}?queue=jobs")).status == 503
 
 
 async def test_a_client_may_ask_for_queues_that_are_not_there(zapq_server: ZapqServer) -> None:

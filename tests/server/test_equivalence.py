@@ -61,11 +61,12 @@ VARYING = [
     (rb"Until: [0-9TZ:.-]{24}\r", b"Until: -\r"),
     (rb"Visible-In: [0-9]+\.[0-9]", b"Visible-In: -"),
     (rb"(visible|expires)_in\":[0-9.]+", b"in"),
+    (rb"_age_seconds\":[0-9.]+", b"age"),
 ]
 
 
-WITH_A_TIME = rb'(?i)content-length: [0-9]+(?=\r\n(?:[^\r\n]+\r\n)*\r\n[\[{](?:(?!HTTP/1\.1 ).)*?_in":[0-9.])'
-"""The length of an answer that says how long something will last: so does its length."""
+WITH_A_TIME = rb'(?i)content-length: [0-9]+(?=\r\n(?:[^\r\n]+\r\n)*\r\n[\[{](?:(?!HTTP/1\.1 ).)*?(?:_in|_age_seconds)":[0-9.])'
+"""The length of an answer that says how long something will last, or has: so does its length."""
 
 
 @dataclass(frozen=True)

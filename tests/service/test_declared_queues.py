@@ -50,6 +50,27 @@ async def test_what_is_declared_beats_what_the_database_has_kept(zapq_settings: 
     assert await held(settings) == expected
 
 
+async def test_queues_that_are_named_are_there_from_the_start(settings: Settings) -> None:
+    named = replace(settings, queue="emails, jobs.dead,orders.fifo,emails", queues={"jobs": JOBS})
+    in_order = QueueSettings(notes={"sqs:scope": "queue"})
+    assert await held(named) == {
+        "default": (QueueSettings(), 0),
+        "emails": (QueueSettings(), 0),
+        "jobs": (JOBS, 0),
+        "jobs.dead": (QueueSettings(), 0),
+        "orders.fifo": (in_order, 0),
+    }
+
+
+async def test_a_queue_that_is_named_keeps_the_settings_it_has(zapq_settings: Settings) -> None:
+    settings = replace(zapq_settings, durable=True, queue="emails,jobs", queues={"jobs": JOBS})
+    async with open_service(settings) as service:
+        await service.configure("emails", QueueSettings(visibility=7))
+        await service.queue("emails").enqueue(b"x")
+    again = await held(settings)
+    assert (again["emails"], again["jobs"]) == ((QueueSettings(visibility=7), 1), (JOBS, 0))
+
+
 async def test_what_a_dialect_keeps_for_itself_stays_and_what_its_clients_set_does_not(
     zapq_settings: Settings,
 ) -> None:
@@ -103,16 +124,18 @@ async def test_what_contradicts_what_was_kept_is_refused_and_says_which_queue(
     async with open_service(settings) as service:
         await service.configure("b", QueueSettings(max_receives=2, dead_letter="a"))
     declared = {"a": QueueSettings(max_receives=2, dead_letter="b")}
-    for queues, limit, complaint in (
+    for queues, queue, limit, complaint in (
         (
             declared,
+            "",
             9,
             r"^\[queues\.a\] dead_letter: Dead letters would move in a circle\. .* Declare also the kept",
         ),
-        ({"c": QueueSettings()}, 3, r"^\[queues\.c\]: The server has as many queues as --max-queues allows\."),
+        ({"c": QueueSettings()}, "", 3, r"^\[queues\.c\]: The server has as many queues as --max-queues allows\."),
+        ({}, "c", 3, r"^--queue c: The server has as many queues as --max-queues allows\."),
     ):
         with pytest.RaisesGroup(pytest.RaisesExc(CannotStart, match=complaint)):
-            await held(replace(settings, queues=queues, max_queues=limit))
+            await held(replace(settings, queues=queues, queue=queue, max_queues=limit))
     assert await held(settings) == {
         "a": (QueueSettings(), 0),
         "b": (QueueSettings(max_receives=2, dead_letter="a"), 0),

@@ -13,7 +13,8 @@ from tests.sqs.clients import REGION, Boto, Refused
 from tests.support.serving import serving
 from tests.support.wire import ask
 from zapq.core.queue_settings import QueueSettings
-from zapq.settings import Settings, load
+from zapq.settings import Settings
+from zapq.sources import load
 from zapq.testing import ZapqServer
 
 NO_QUEUE = Refused(

@@ -161,8 +161,12 @@ async def test_a_poll_of_a_worker_leaves_the_line_with_its_client(zapq_settings:
 
 
 def test_what_an_sdk_writes_anew_is_cut_out_and_the_rest_is_the_same() -> None:
-    assert cut(BOTO) == (REST, 7)
-    assert cut(BOTO.replace(b"Content-Length", b"content-length").replace(b"X-Amz-D", b"x-amz-d")) == (REST, 7)
+    assert cut(BOTO) == (REST, 7, b"")
+    other = BOTO.replace(b"Content-Length", b"content-length").replace(b"X-Amz-D", b"x-amz-d")
+    assert cut(other) == (REST, 7, b"")
+    trace = b"0af7651916cd43dd8448eb211c80319c"
+    traced = BOTO.replace(b"Content-L", b"traceparent: 00-%b-b7ad6b7169203331-01\r\nContent-L" % trace)
+    assert cut(traced) == (REST, 7, trace)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from urllib.parse import SplitResult
 import click
 
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, fail
-from zapq.command.http import Failed, parse_url
-from zapq.limits import TOKEN_VARIABLE, URL_VARIABLE
+from zapq.command.http import Connection, Failed, parse_url
+from zapq.limits import DEFAULT_URL, TOKEN_VARIABLE, URL_VARIABLE
 
 
 class Local(click.Command):
@@ -44,7 +44,7 @@ class Remote(Local):
             click.Option(
                 ["--url"],
                 envvar=URL_VARIABLE,
-                default="http://127.0.0.1:8080",
+                default=DEFAULT_URL,
                 show_default=True,
                 show_envvar=True,
                 callback=_parse_url,
@@ -61,6 +61,11 @@ class Remote(Local):
                 hint = f"{error.message} If a queue is called so, write -- before it: {ctx.command_path} -- QUEUE."
                 raise click.NoSuchOption(error.option_name, hint, error.possibilities, ctx) from None
             raise
+
+
+def connect(url: SplitResult) -> Connection:
+    """Return a connection for the command that runs; it is closed at the command's end."""
+    return click.get_current_context().with_resource(Connection(url))
 
 
 def _parse_url(ctx: click.Context, parameter: click.Parameter, text: str) -> SplitResult:

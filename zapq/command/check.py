@@ -9,6 +9,7 @@ import click
 
 from zapq.command.base import Local
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, fail
+from zapq.command.options import json_option, print_json
 from zapq.command.table import table
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ COLUMNS = ("queue", "ready", "delayed", "received", "expired", "bytes", "oldest 
 
 @click.command(cls=Local)
 @click.argument("directory", metavar="DIR")
-def check(directory: str) -> int:
+@json_option
+def check(directory: str, as_json: bool) -> int:
     """Check the durable queues in DIR and print what they hold.
 
     DIR must not be in use by a server. Nothing in it is changed: the command reads a copy in TMPDIR, which needs
@@ -31,7 +33,10 @@ def check(directory: str) -> int:
 
     try:
         report = look(directory)
-        print(_text(report))
+        if as_json:
+            print_json(report._asdict() | {"queues": [each._asdict() for each in report.queues]})
+        else:
+            print(_text(report))
         sys.stdout.flush()
     except CannotStart as refusal:
         return fail(refusal.detail, EXIT_FAILED)

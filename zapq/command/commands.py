@@ -15,13 +15,19 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "check": "zapq.command.check",
+    "completion": "zapq.command.completion",
+    "config": "zapq.command.config",
+    "drain": "zapq.command.drain",
     "engine": "zapq.command.engine",
     "health": "zapq.command.messages",
+    "message": "zapq.command.message",
     "pop": "zapq.command.messages",
     "push": "zapq.command.messages",
+    "queue": "zapq.command.queue",
     "snapshot": "zapq.command.snapshot",
     "stats": "zapq.command.messages",
     "token": "zapq.command.token",
+    "top": "zapq.command.top",
 }
 """Where each command but `serve` lives, under its own name."""
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}

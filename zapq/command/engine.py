@@ -9,6 +9,7 @@ import click
 from zapq.command.base import Local
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_USAGE, fail
 from zapq.command.misplaced import Family
+from zapq.command.options import json_option, print_json
 from zapq.command.table import table
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def _with_options(command: Callable[..., int]) -> Callable[..., int]:
 
 @engine.command(cls=Local)
 @_with_options
-def check(url: str, engine_durability: str, engine_password_file: str, engine_ca: str) -> int:
+@json_option
+def check(url: str, engine_durability: str, engine_password_file: str, engine_ca: str, as_json: bool) -> int:
     """Check whether zapq can use the servers at URL, such as valkey://127.0.0.1:6379; ZAPQ_ENGINE may hold it.
 
     If it cannot, the exit code is 1. The library of functions is loaded where it is missing. No queue is changed.
@@ -49,7 +51,10 @@ def check(url: str, engine_durability: str, engine_password_file: str, engine_ca
         from zapq.engine.valkey.check import check as look_at_servers
 
         report = look_at_servers(_settings(url, engine_durability, engine_password_file, engine_ca))
-        print(_text(report))
+        if as_json:
+            print_json(_as_json(report))
+        else:
+            print(_text(report))
         return EXIT_OK if report.fit else EXIT_FAILED
 
     return _refused(look)
@@ -58,7 +63,10 @@ def check(url: str, engine_durability: str, engine_password_file: str, engine_ca
 @engine.command(cls=Local)
 @_with_options
 @click.option("--mend", is_flag=True, help="Put right what is found.")
-def repair(url: str, engine_durability: str, engine_password_file: str, engine_ca: str, mend: bool) -> int:
+@json_option
+def repair(
+    url: str, engine_durability: str, engine_password_file: str, engine_ca: str, mend: bool, as_json: bool
+) -> int:
     """Compare what each queue at URL says of itself with what it holds, and print those that are not in order.
 
     Front ends may go on meanwhile. Without --mend nothing is changed, and the exit code is 1 if a queue is not in
@@ -71,16 +79,23 @@ def repair(url: str, engine_durability: str, engine_password_file: str, engine_c
 
         settings = _settings(url, engine_durability, engine_password_file, engine_ca)
         found = look_at_queues(settings, mend=mend)
-        left = not mend
+        left = found and (not mend or any(isinstance(what, ZapqError) for _, what in found))
+        if as_json:
+            print_json([
+                {"queue": queue, "error": what.detail}
+                if isinstance(what, ZapqError)
+                else {"queue": queue, "wrong": what._asdict(), "mended": mend}
+                for queue, what in found
+            ])
+            return EXIT_FAILED if left else EXIT_OK
         for queue, what in found:
             if isinstance(what, ZapqError):
-                left = True
                 print(f"{queue}: {what.detail}")
                 continue
             wrong = [f"{name} {value}" for name, value in what._asdict().items() if value]
             print(f"{queue}: {', '.join(wrong)}{'; mended' if mend else ''}")
         print(f"{len(found)} queues are not in order" if found else "ok")
-        return EXIT_FAILED if found and left else EXIT_OK
+        return EXIT_FAILED if left else EXIT_OK
 
     return _refused(look)
 
@@ -107,6 +122,25 @@ def _refused(look: Callable[[], int]) -> int:
         return fail(refusal.detail, EXIT_USAGE)
     except ZapqError as refusal:
         return fail(refusal.detail, EXIT_FAILED)
+
+
+def _as_json(report: Report) -> dict[str, object]:
+    servers = [
+        {
+            "server": str(each.server),
+            "version": each.version,
+            "problems": list(each.problems),
+            "warnings": list(each.warnings),
+        }
+        for each in report.findings
+    ]
+    return {
+        "fit": report.fit,
+        "clustered": report.clustered,
+        "replicas": report.replicas,
+        "durability": report.durability,
+        "servers": servers,
+    }
 
 
 def _text(report: Report) -> str:

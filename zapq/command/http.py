@@ -10,8 +10,8 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import SplitResult, urlencode, urlsplit
+from typing import Any, Self
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 from zapq.limits import CLIENT_TIMEOUT, TOKEN_VARIABLE
 
@@ -31,6 +31,10 @@ class Failed(Exception):
 
 class NotFound(Failed):
     """There is no such queue."""
+
+
+class MessageNotFound(Failed):
+    """There is no such message in the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,14 @@ def parse_url(text: str) -> SplitResult:
     return parts
 
 
+def queue_path(queue: str, *parts: str) -> str:
+    """Return the path of what belongs to a queue."""
+    return "/".join(["/queues", quote(os.fsencode(queue), safe=""), *parts])
+
+
+_MISSING = {"/problems/queue-not-found": NotFound, "/problems/message-not-found": MessageNotFound}
+
+
 class Connection:
     """Sends requests one after the other, on one connection as long as the server keeps it open."""
 
@@ -78,6 +90,14 @@ class Connection:
         self._credentials = {"Authorization": f"Bearer {token}"} if token else {}
         self._prefix = "" if url.scheme == "unix" else url.path.rstrip("/")
         self._http = _open(url)
+
+    def __enter__(self) -> Self:
+        """Return the connection, to be closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self._http.close()
 
     def request(
         self,
@@ -173,8 +193,8 @@ def _refusal(answer: http.client.HTTPResponse, content: bytes) -> Failed:
     if answer.headers.get("Content-Type") == _PROBLEM:
         with suppress(ValueError, LookupError, TypeError):
             problem = json.loads(content)
-            missing = problem["type"] == "/problems/queue-not-found"
-            return NotFound(problem["detail"]) if missing else Failed(problem["detail"])
+            kind = _MISSING.get(problem["type"], Failed)
+            return kind(problem["detail"])
     return Failed(f"The server answered {answer.status} {answer.reason}.")
 
 

@@ -8,14 +8,16 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
-from urllib.parse import SplitResult, quote
+from urllib.parse import SplitResult
 
 import click
 
-from zapq.command.base import Remote
+from zapq.command.base import Remote, connect
 from zapq.command.exit import EXIT_NOTHING, EXIT_OK, fail
-from zapq.command.http import STRANGE, Answer, Connection, Failed, NotFound
+from zapq.command.http import STRANGE, Answer, Connection, Failed, NotFound, queue_path
+from zapq.command.options import complete_queues, json_option, print_json, queue_argument
 from zapq.command.table import table
 from zapq.limits import (
     CLIENT_TIMEOUT,
@@ -43,7 +45,7 @@ COLUMNS = {
 
 
 @click.command(cls=Remote)
-@click.argument("queue")
+@queue_argument
 @click.argument("body", required=False)
 @click.option(
     "--lines",
@@ -97,6 +99,7 @@ COLUMNS = {
 @click.option(
     "--key", metavar="TEXT", help="Idempotency key: a message sent again with the same key is stored only once."
 )
+@json_option
 def push(
     url: SplitResult,
     queue: str,
@@ -111,6 +114,7 @@ def push(
     content_type: str,
     headers: tuple[str, ...],
     key: str | None,
+    as_json: bool,
 ) -> None:
     """Send a message to QUEUE and print its id.
 
@@ -123,20 +127,24 @@ def push(
     if on is not None and unique is None:
         raise click.UsageError("--on is about the message held with a key. Give the key with --unique.")
     given = _fields(headers)
-    connection = Connection(url)
+    connection = connect(url)
     values = _given(priority=priority, delay=delay, ttl=ttl)
     values |= {name: text for name, text in (("group", group), ("unique", unique), ("on", on)) if text is not None}
     for message in _messages(body, lines):
         # A key of its own makes it safe to send a message again if the connection breaks.
         fields = {"Content-Type": content_type, "Idempotency-Key": key or os.urandom(16).hex(), **given}
-        answer = connection.request("POST", _path(queue, "messages"), values=values, body=message, headers=fields)
+        path = queue_path(queue, "messages")
+        answer = connection.request("POST", path, values=values, body=message, headers=fields)
+        if as_json:
+            _print_accepted(answer)
+            continue
         print(answer.field("Zapq-Message-Id"))
         if answer.headers.get("Zapq-Unique") == "kept":
             print(f"{queue} holds this message with the key {unique}. Nothing was stored.", file=sys.stderr)
 
 
 @click.command(cls=Remote)
-@click.argument("queue")
+@queue_argument
 @click.option(
     "--wait",
     type=click.FloatRange(0, MAX_WAIT),
@@ -146,17 +154,19 @@ def push(
 )
 @click.option("--follow", is_flag=True, help="Print messages until interrupted, each followed by a newline.")
 @click.option("--ack", is_flag=True, help="Remove a message only after it is printed.")
-def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool) -> int:
+@json_option
+def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool, as_json: bool) -> int:
     """Print the first message of QUEUE and remove it.
 
-    If there is none, the exit code is 3. Without --ack, a message that cannot be printed is lost.
+    If there is none, the exit code is 3. Without --ack, a message that cannot be printed is lost. With --json, all
+    that is known of the message is one line; a body that is not UTF-8 is in base64, as body_encoding says.
     """
     if follow and wait:
         raise click.UsageError("--follow waits by itself. Give no --wait.")
-    connection, take = Connection(url), _take_leased if ack else _take
+    connection, take = connect(url), partial(_take_leased if ack else _take, as_json=as_json)
     if not follow:
         # Exactly the message, except on a terminal: there the prompt would run into it.
-        end = b"\n" if sys.stdout.isatty() else b""
+        end = b"\n" if as_json or sys.stdout.isatty() else b""
         try:
             return EXIT_OK if take(connection, queue, wait, end) else EXIT_NOTHING
         except NotFound as missing:
@@ -172,32 +182,41 @@ def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool) -> i
 
 
 @click.command(cls=Remote)
-@click.argument("queue", required=False)
+@click.argument("queue", required=False, shell_complete=complete_queues)
 @click.option("--watch", is_flag=True, help="Print them again every 2 s until interrupted.")
-def stats(url: SplitResult, queue: str | None, watch: bool) -> None:
+@json_option
+def stats(url: SplitResult, queue: str | None, watch: bool, as_json: bool) -> None:
     """Print the statistics of QUEUE, or of all queues."""
-    connection = Connection(url)
+    connection = connect(url)
     while True:
-        found = connection.request("GET", "/queues" if queue is None else _path(queue)).json
+        found = connection.request("GET", "/queues" if queue is None else queue_path(queue)).json
         try:
             table = _table(found if isinstance(found, list) else [found])
         except (LookupError, TypeError):
             raise Failed(STRANGE) from None
-        print(table, flush=True)
+        if as_json:
+            print_json(found)
+        else:
+            print(table, flush=True)
         if not watch:
             return
         time.sleep(WATCH_PAUSE)
-        print()
+        if not as_json:
+            print()
 
 
 @click.command(cls=Remote)
-def health(url: SplitResult) -> None:
+@json_option
+def health(url: SplitResult, as_json: bool) -> None:
     """Print ok if the server accepts messages.
 
     If it is draining, shutting down or unreachable, the exit code is 1.
     """
-    Connection(url).request("GET", "/readyz", timeout=HEALTH_TIMEOUT)
-    print("ok")
+    connect(url).request("GET", "/readyz", timeout=HEALTH_TIMEOUT)
+    if as_json:
+        print_json({"ok": True})
+    else:
+        print("ok")
 
 
 def _fields(headers: tuple[str, ...]) -> dict[str, str]:
@@ -224,23 +243,29 @@ def _messages(body: str | None, lines: bool) -> Iterator[bytes]:
         yield sys.stdin.buffer.read() if body is None or body == "-" else os.fsencode(body)
 
 
-def _take(connection: Connection, queue: str, wait: float, end: bytes) -> bool:
+def _print_accepted(answer: Answer) -> None:
+    said: dict[str, Any] = {"id": int(answer.field("Zapq-Message-Id"))}
+    unique = answer.headers.get("Zapq-Unique")
+    print_json(said | ({"unique": unique} if unique else {}))
+
+
+def _take(connection: Connection, queue: str, wait: float, end: bytes, *, as_json: bool) -> bool:
     """Print a message that is given for good, and return whether there was one."""
     values = _given(wait=wait) | {"ack": "auto"}
-    answer = _receive(connection, queue, values, wait)
+    answer = _receive(connection, queue, values, wait, as_json)
     if answer.status == 204:
         return False
     _write(answer.body + end)
     return True
 
 
-def _take_leased(connection: Connection, queue: str, wait: float, end: bytes) -> bool:
+def _take_leased(connection: Connection, queue: str, wait: float, end: bytes, *, as_json: bool) -> bool:
     """Print a message that is leased, acknowledge it, and return whether there was one."""
     values = _given(wait=wait)
-    answer = _receive(connection, queue, values, wait)
+    answer = _receive(connection, queue, values, wait, as_json)
     if answer.status == 204:
         return False
-    receipt = _path(queue, "receipts", answer.field("Zapq-Receipt"))
+    receipt = queue_path(queue, "receipts", _receipt(answer, as_json))
     try:
         _write(answer.body + end)
     except BaseException:
@@ -251,8 +276,21 @@ def _take_leased(connection: Connection, queue: str, wait: float, end: bytes) ->
     return True
 
 
-def _receive(connection: Connection, queue: str, values: dict[str, str], wait: float) -> Answer:
-    return connection.request("POST", _path(queue, "receive"), values=values, timeout=CLIENT_TIMEOUT + wait)
+def _receive(connection: Connection, queue: str, values: dict[str, str], wait: float, as_json: bool) -> Answer:
+    headers = {"Accept": "application/json"} if as_json else {}
+    if as_json:
+        values["body"] = "text"
+    path = queue_path(queue, "receive")
+    return connection.request("POST", path, values=values, headers=headers, timeout=CLIENT_TIMEOUT + wait)
+
+
+def _receipt(answer: Answer, as_json: bool) -> str:
+    if not as_json:
+        return answer.field("Zapq-Receipt")
+    found = answer.json
+    if not isinstance(found, dict) or not isinstance(found.get("receipt"), str):
+        raise Failed(STRANGE)
+    return str(found["receipt"])
 
 
 def _check_reader() -> None:
@@ -266,10 +304,6 @@ def _check_reader() -> None:
 def _write(data: bytes) -> None:
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
-
-
-def _path(queue: str, *parts: str) -> str:
-    return "/".join(["/queues", quote(os.fsencode(queue), safe=""), *parts])
 
 
 def _given(**values: float | None) -> dict[str, str]:

@@ -26,7 +26,8 @@ def explain(error: click.NoSuchOption, arguments: Sequence[str], ctx: click.Cont
     start = next((n for n, each in enumerate(arguments) if each.partition("=")[0] == name), None)
     if start is None or not isinstance(ctx.command, click.Group):
         return error
-    owners = dict(_owners(ctx, ctx.command, name))
+    # Of the commands that it may be meant for, the most harmless one is the example.
+    owners = dict(sorted(_owners(ctx, ctx.command, name), key=lambda owner: owner[0] != ("health",)))
     for end in range(start + 1, len(arguments)):
         for words, option in owners.items():
             if tuple(arguments[end : end + len(words)]) == words and end - start >= _width(

@@ -32,22 +32,27 @@ def serve_command(work: Callable[..., int]) -> Serve:
         "serve",
         callback=work,
         help="Serve queues until SIGINT or SIGTERM.",
-        params=[
-            *map(_click_option, options()),
-            click.Option(
-                ["--config"],
-                type=click.Path(readable=False),
-                metavar="FILE",
-                help="TOML file to read settings and queues from.  [ZAPQ_CONFIG]",
-            ),
-            click.Option(
-                ["--queues"],
-                type=click.Path(readable=False),
-                metavar="FILE",
-                help="TOML file with queues to make, or to set, at the start.  [ZAPQ_QUEUES]",
-            ),
-        ],
+        params=server_flags(),
     )
+
+
+def server_flags() -> list[click.Parameter]:
+    """Return the flags of the server."""
+    return [
+        *map(_click_option, options()),
+        click.Option(
+            ["--config"],
+            type=click.Path(readable=False),
+            metavar="FILE",
+            help="TOML file to read settings and queues from.  [ZAPQ_CONFIG]",
+        ),
+        click.Option(
+            ["--queues"],
+            type=click.Path(readable=False),
+            metavar="FILE",
+            help="TOML file with queues to make, or to set, at the start.  [ZAPQ_QUEUES]",
+        ),
+    ]
 
 
 _METAVARS = {"switch": None, "whole": "NUMBER", "cores": "NUMBER", "seconds": "DURATION"}
@@ -62,7 +67,7 @@ def _click_option(option: Option) -> click.Option:
         return click.Option(
             [option.flag, option.name], help=about, is_flag=True, flag_value=switched, default=None
         )
-    if option.kind == "hosts":
+    if option.kind in {"hosts", "names"}:
         # Given twice, both are meant: with one of them forgotten, clients would be refused.
         return click.Option(
             [option.flag, option.name],
@@ -70,6 +75,12 @@ def _click_option(option: Option) -> click.Option:
             metavar=metavar,
             multiple=True,
             callback=lambda context, parameter, values: ",".join(values) if values else None,
+        )
+
+    if option.kind == "share":
+        # Alone, it means all of them.
+        return click.Option(
+            [option.flag, option.name], help=about, metavar="[SHARE]", is_flag=False, flag_value="on"
         )
 
     def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

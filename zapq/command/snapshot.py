@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import SplitResult
 
 import click
 
-from zapq.command.base import Local, Remote
-from zapq.command.http import STRANGE, Connection, Failed
+from zapq.command.base import Local, Remote, connect
+from zapq.command.http import STRANGE, Failed
 from zapq.command.misplaced import Family
+from zapq.command.options import json_option, print_json, yes_option
 from zapq.command.table import table
+from zapq.command.terminal import confirm
 from zapq.limits import SNAPSHOT_TIMEOUT
 
 COLUMNS = ("queues", "messages", "bytes", "modified")
@@ -24,14 +27,18 @@ def snapshot() -> None:
 
 
 @snapshot.command(cls=Remote)
-def ls(url: SplitResult) -> None:
+@json_option
+def ls(url: SplitResult, as_json: bool) -> None:
     """List the snapshots in the server's data directory."""
-    found = Connection(url).request("GET", "/snapshots").json
+    found = connect(url).request("GET", "/snapshots").json
     try:
         rows = [["file", *COLUMNS], *([each["name"], *_cells(each)] for each in found)]
     except (LookupError, TypeError, AttributeError):
         raise Failed(STRANGE) from None
-    print(table(rows))
+    if as_json:
+        print_json(found)
+    else:
+        print(table(rows))
 
 
 @snapshot.command(cls=Remote)
@@ -41,26 +48,26 @@ def save(url: SplitResult, name: str) -> None:
 
     A .msgpack file holds all queues, a .json file only the bodies of the messages in the default queue.
     """
-    Connection(url).request("POST", "/persist", values={"file": name}, timeout=SNAPSHOT_TIMEOUT)
+    connect(url).request("POST", "/persist", values={"file": name}, timeout=SNAPSHOT_TIMEOUT)
 
 
 @snapshot.command(cls=Remote)
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@yes_option
 def load(url: SplitResult, name: str, yes: bool) -> None:
     """Load the snapshot NAME from the server's data directory.
 
     A .msgpack file replaces all queues, a .json file only the messages in the default queue.
     """
     replaced = "the messages in the default queue" if name.endswith(".json") else "all queues"
-    if not yes and not click.confirm(f"Replace {replaced} with {name}?", err=True):
-        raise Failed("Nothing was changed.")
-    Connection(url).request("POST", "/load", values={"file": name}, timeout=SNAPSHOT_TIMEOUT)
+    confirm(f"Replace {replaced} with {name}?", yes=yes)
+    connect(url).request("POST", "/load", values={"file": name}, timeout=SNAPSHOT_TIMEOUT)
 
 
 @snapshot.command(cls=Local)
 @click.argument("file")
-def show(file: str) -> None:
+@json_option
+def show(file: str, as_json: bool) -> None:
     """Check the snapshot FILE and print what it holds.
 
     FILE is a path on this machine; no server is needed. If the file is damaged, the exit code is 1.
@@ -75,8 +82,12 @@ def show(file: str) -> None:
         raise Failed(error.detail) from None
     except OSError as error:
         raise Failed(f"{file}: {error.strerror}.") from None
+    written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(summary.written))
+    if as_json:
+        print_json(asdict(summary) | {"written": written})
+        return
     print(f"format    {summary.format}")
-    print(f"written   {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime(summary.written))}")
+    print(f"written   {written}")
     print(f"bytes     {summary.bytes}, none of them damaged")
     print(f"keys      {summary.keys}")
     print()

@@ -12,6 +12,7 @@ from zapq.access.grant import ALL_QUEUES, ROLES, check_name, check_pattern, pars
 from zapq.access.token import digest, new_token
 from zapq.command.base import Local
 from zapq.command.misplaced import Family
+from zapq.command.options import json_option, print_json
 
 _DAY = 86_400
 
@@ -41,7 +42,8 @@ def token() -> None:
     metavar="WHEN",
     help="When the token expires: 90d, a date, or a time such as 2027-01-31T12:00:00Z (UTC).",
 )
-def new(name: str, roles: str, queues: str, expires: str | None) -> None:
+@json_option
+def new(name: str, roles: str, queues: str, expires: str | None, as_json: bool) -> None:
     """Create a token for NAME, and print it and its line for the token file.
 
     The token is printed only this once: the line contains only its SHA-256.
@@ -61,8 +63,12 @@ def new(name: str, roles: str, queues: str, expires: str | None) -> None:
         fields.append(queues)
     if until is not None:
         fields.append(until)
+    line = ":".join(fields)
+    if as_json:
+        print_json({"token": secret, "line": line})
+        return
     print(f"token  {secret}")
-    print(f"line   {':'.join(fields)}")
+    print(f"line   {line}")
 
 
 def _spelled(expires: str) -> str:

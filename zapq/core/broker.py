@@ -25,7 +25,14 @@ from zapq.core.queue_settings import QueueSettings, changed, check_together
 from zapq.core.records import ID_BITS, KeyPut, KeysCleared, QueueDeleted, Record
 from zapq.core.replacement import Replacement
 from zapq.core.stats import QueueStats, total
-from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, TooManyQueues
+from zapq.errors import (
+    InvalidParameter,
+    QueueFull,
+    QueueInUse,
+    QueueNotFound,
+    TooManyQueues,
+    no_queue_to_go_to,
+)
 from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, REDRIVE_LOOKS, TICK_LIMIT
 
 _NAME = re.compile(QUEUE_NAME, re.ASCII)
@@ -378,6 +385,26 @@ class Broker:
             source.move(letter, target, letter.moved(name))
         source.note_redriven(len(letters))
         return Redriven(len(letters), source.stats().ready)
+
+    def redrive_one(self, name: str, id: int, now: float) -> Redriven:
+        """Move the dead letter with this id to the end of where it failed, also before others of its group.
+
+        Raises what `Queue.letter` does, `QueueNotFound` if the queue it failed in is no more, and `QueueFull` if
+        there is no room; then it stays.
+        """
+        if self._journal is not None:
+            self._journal.check()
+        source = self.find(name)
+        letter = source.letter(id, now)
+        failed_in = letter.properties.failed_in
+        target = self.queues.get(failed_in)
+        if target is None or target is source:
+            raise no_queue_to_go_to(failed_in)
+        if not target.has_room_for(letter.size):
+            raise QueueFull(queue=failed_in)
+        source.move(letter, target, letter.moved(name))
+        source.note_redriven(1)
+        return Redriven(1, source.stats().ready)
 
     def _letters_with_room(self, source: Queue, limit: int, now: float) -> list[tuple[Message, Queue]]:
         """Return dead letters that can go back, at most `limit`, each with the queue it failed in."""

@@ -42,7 +42,9 @@ class End(IntEnum):
     """It expired, and its message was a dead letter then."""
     OUTLIVED = 6
     """It expired, and then its message."""
-    REPLACED = 7
+    DELETED = 7
+    """It expired, and its message was deleted since."""
+    REPLACED = 8
     """It expired, and a producer has replaced its message since."""
 
     @property
@@ -61,6 +63,7 @@ _SENTENCES = {
     End.DEAD_LETTERED: "The lease expired, and the message, delivered too often, went to the dead-letter queue.",
     End.OUTLIVED: "The lease expired, and so did the message: its ttl was over, or the queue's retention.",
     End.REPLACED: f"The lease expired, and a producer has replaced the message since. {_IN_TIME}",
+    End.DELETED: "The lease expired, and an administrator has deleted the message since.",
 }
 
 

@@ -50,7 +50,7 @@ from zapq.core.records import (
 )
 from zapq.core.runs import Run, Taken
 from zapq.core.unique import Unique
-from zapq.errors import ReceiptExpired, StorageUnavailable
+from zapq.errors import MessageNotFound, ReceiptExpired, StorageUnavailable, leased_for, no_letter
 from zapq.limits import MAX_BATCH_BYTES, MAX_TURN, TICK_BYTES, TICK_LIMIT
 
 _second = itemgetter(1)
@@ -352,6 +352,36 @@ class Queue(Unique):
         self._free(message)
         return True
 
+    def delete(self, id: int, now: float) -> bool:
+        """Let a message go for good that no consumer holds, and return whether it was here.
+
+        One that is leased stays: `MessageLeased`. It counts as cleared.
+        """
+        self._check_journal()
+        if now >= self.alarm:
+            self.tick(now, TICK_LIMIT)
+        self._check_not_leased(id, now)
+        delayed = self._delayed.entry(id)
+        if delayed is None:
+            due, message = None, self._ready.take_out(id)
+        else:
+            due, message = delayed
+            self._take_out(message)
+        if message is None:
+            return False
+        if self._lapses.serials:
+            self._close_lapse(id, End.DELETED)
+        self._hold(-1, -message.size)
+        self._counts.cleared += 1
+        self._enter(MessagesDeleted((row_of(self.epoch, id),)), self._undo_delete, message, due)
+        self._free(message)
+        return True
+
+    def _check_not_leased(self, id: int, now: float) -> None:
+        lease = self._leases.find(id)
+        if lease is not None:
+            raise leased_for(max(lease.deadline - now, 0.0), id)
+
     def hide(self, id: int, visibility: float, now: float) -> bool:
         """Keep a message that has been leased before from consumers for `visibility` seconds from now.
 
@@ -448,6 +478,21 @@ class Queue(Unique):
         if now >= self.alarm:
             self.tick(now, TICK_LIMIT)
         return self._ready.letters()
+
+    def letter(self, id: int, now: float) -> Message:
+        """Return the dead letter with this id, which is ready. To be looked at, as `letters` are.
+
+        Raises `MessageNotFound`, `MessageLeased`, and `InvalidParameter` for a message that is not one.
+        """
+        if now >= self.alarm:
+            self.tick(now, TICK_LIMIT)
+        self._check_not_leased(id, now)
+        letter = self._ready.find(id)
+        if letter is None or not letter.properties.failed_in:
+            if self.find(id) is None:
+                raise MessageNotFound(queue=self.name, message_id=id)
+            raise no_letter()
+        return letter
 
     def move(self, letter: Message, target: Queue, properties: Properties) -> None:
         """Give one of `letters` to another queue."""

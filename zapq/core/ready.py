@@ -118,6 +118,20 @@ class ReadyQueue:
         item = self.items[at]
         return item if isinstance(item, Message) else list(item)[id - item.first]
 
+    def take_out(self, id: int) -> None:
+        """Remove the message with this id; it is here. A run is parted by that."""
+        at = bisect_left(self.items, id, key=_last_id)
+        item = self.items[at]
+        if isinstance(item, Run):
+            before = item.take(id - item.first)
+            item.pop()
+            if before.count:
+                self.items.insert(at, before)
+                at += 1
+            if item.count:
+                return
+        del self.items[at]
+
     def _part(self, head: Run, limit: int, room: int, *, alone: bool) -> Run | None:
         """Take the first of a run of which not all may be taken; None if that is none of them."""
         number, beside = 0, head.properties.size
@@ -358,13 +372,33 @@ class Ready:
             self.expiring.pop(message.id)
             self.count -= 1
 
+    def take_out(self, id: int) -> Message | None:
+        """Remove and return the message with this id, wherever it stands, or None.
+
+        What stands in a deque is not meant to leave from its middle: what that costs grows with the depth, by some
+        0.2 ms for 100,000 messages.
+        """
+        message = self.find(id)
+        if message is None:
+            return None
+        properties = message.properties
+        line = self._apart.get((properties.failed_in, properties.priority))
+        in_group = properties.group and not properties.failed_in
+        if in_group or (line is not None and line.entry(id) is not None):
+            self.remove(message)
+        else:
+            self._by_priority[properties.priority].take_out(id)
+            self.count -= 1
+        return message
+
     def find_removable(self, id: int) -> Message | None:
         """Return the message with this id, if it is where `remove` takes messages from; O(1)."""
         message = self.groups.messages.get(id)
         if message is not None:
             return message
-        for (failed_in, _), line in self._apart.items():
-            entry = None if failed_in else line.entry(id)
+        for priority in range(MAX_PRIORITY + 1):
+            line = self._apart.get(("", priority))
+            entry = None if line is None else line.entry(id)
             if entry is not None:
                 return entry[1]
         return None

@@ -67,6 +67,11 @@ class Undoing(Holding):
         self._hold(1, message.size)
         self._wait_again(message, due)
 
+    def _undo_delete(self, message: Message, due: float | None) -> None:
+        self._counts.cleared -= 1
+        self._hold(1, message.size)
+        self._wait_again(message, due)
+
     def _undo_hide(self, message: Message, due: float | None) -> None:
         self._take_out(message)
         self._wait_again(message, due)

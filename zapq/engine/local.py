@@ -16,12 +16,15 @@ from zapq.service.operations import (
     ChangeSettings,
     Configure,
     Delete,
+    DeleteMessage,
     Describe,
     Drain,
     Enqueue,
     Find,
     Hide,
+    History,
     List,
+    ListPage,
     ListSnapshots,
     Load,
     Look,
@@ -43,6 +46,7 @@ from zapq.service.operations import (
     Take,
     checked_limit,
 )
+from zapq.service.paging import Page, by_name, page_of, wanted
 from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo
 from zapq.service.service import QueueService
@@ -75,9 +79,12 @@ class LocalEngine:
             Describe: self._describe,
             Look: lambda asked, now: Looked(service.find_state(asked.queue).core.settings),
             List: self._list,
+            ListPage: self._list_page,
+            History: lambda asked, now: service.history.tell(asked.pattern, asked.wanted, asked.limit, now),
             Configure: self._configure,
             ChangeSettings: self._change_settings,
             Delete: lambda asked, now: service.do_in_task(partial(service.delete, asked.queue)),
+            DeleteMessage: self._delete_message,
             Purge: lambda asked, now: service.do_in_task(service.find_state(asked.queue).clear),
             SetPaused: self._set_paused,
             Redrive: self._redrive,
@@ -161,13 +168,24 @@ class LocalEngine:
             if seen is not None:
                 return seen
             at = self.service.broker.whereabouts(asked.queue, asked.id)
-            if at is None:
-                raise MessageNotFound(queue=asked.queue, message_id=asked.id)
-            if at[0] == asked.queue and (seen := state.find(at[1])) is not None:
+            if at is not None and at[0] == asked.queue and (seen := state.find(at[1])) is not None:
                 return seen
-            raise moved_on(asked.queue, asked.id, *at)
+            raise self._not_here(asked.queue, asked.id)
 
         return self.service.attempt(find, now)
+
+    def _not_here(self, queue: str, id: int) -> MessageNotFound:
+        at = self.service.broker.whereabouts(queue, id)
+        return MessageNotFound(queue=queue, message_id=id) if at is None else moved_on(queue, id, *at)
+
+    def _delete_message(self, asked: DeleteMessage, now: float) -> Any:
+        state = self.service.find_state(asked.queue)
+
+        def delete(now: float) -> None:
+            if not state.delete(asked.id, now):
+                raise self._not_here(asked.queue, asked.id)
+
+        return self.service.attempt(delete, now)
 
     def _describe(self, asked: Describe, now: float) -> QueueInfo:
         return self.service.find_state(asked.queue).info()
@@ -177,6 +195,19 @@ class LocalEngine:
         if len(names) <= LISTED_AT_ONCE:
             return self._infos(names, asked.pattern)
         return self.service.do_in_task(partial(self._list_in_slices, names, asked.pattern))
+
+    def _list_page(self, asked: ListPage, now: float) -> Pending[Page] | Page:
+        names = wanted(self.service.broker.queues, asked)
+        shown = by_name(names, asked)
+        if shown is not None:
+            return page_of(self._infos(shown, "*"), asked, len(names))
+        if len(names) <= LISTED_AT_ONCE:
+            return page_of(self._infos(names, "*"), asked)
+
+        async def list_page() -> Page:
+            return page_of(await self._list_in_slices(names, "*"), asked)
+
+        return self.service.do_in_task(list_page)
 
     async def _list_in_slices(self, names: list[str], pattern: str) -> list[QueueInfo]:
         infos: list[QueueInfo] = []
@@ -211,7 +242,7 @@ class LocalEngine:
 
     def _redrive(self, asked: Redrive, now: float) -> Any:
         state = self.service.find_state(asked.queue)
-        return self.service.do_in_task(partial(state.redrive, checked_limit(asked.limit, "limit")))
+        return self.service.do_in_task(partial(state.redrive, checked_limit(asked.limit, "limit"), asked.id))
 
     def _check_ready(self, asked: Ready, now: float) -> None:
         self.service.check_open()

@@ -20,7 +20,9 @@ from zapq.core.runs import Run, Taken
 from zapq.core.stats import MessageView
 from zapq.errors import BY_PROBLEM, ZapqError
 from zapq.service import operations
+from zapq.service.history import Told
 from zapq.service.operations import Operation
+from zapq.service.paging import Page
 from zapq.service.queue_state import QueueInfo
 from zapq.service.service_stats import ServiceStats
 from zapq.service.snapshots import SnapshotFile
@@ -121,6 +123,8 @@ OUTCOMES: dict[type[Any], Any] = {
     operations.Describe: QueueInfo,
     operations.Look: operations.Looked,
     operations.List: list[QueueInfo],
+    operations.ListPage: Page,
+    operations.History: Told,
     operations.Configure: tuple[bool, QueueInfo],
     operations.ChangeSettings: QueueInfo,
     operations.Purge: int,

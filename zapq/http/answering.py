@@ -15,7 +15,7 @@ from quart import Request, Response, request
 from zapq import logs
 from zapq.access.access import check
 from zapq.engine.engine import Engine
-from zapq.errors import ClientGone, InvalidParameter
+from zapq.errors import ClientGone, InvalidParameter, ZapqError
 from zapq.http import wire
 from zapq.http.endpoints import Body, Endpoint
 from zapq.http.exchange import Exchange, declares_body
@@ -57,8 +57,10 @@ class Answering:
             values=values,
             content_type=request.headers.get("Content-Type", ""),
             accept=", ".join(request.headers.getlist("Accept")),
-            name=str(arguments.get("problem", "")),
+            name=str(arguments.get("problem", arguments.get("file", ""))),
+            known=", ".join(request.headers.getlist("If-None-Match")),
             queues="*" if exchange.grant is None else exchange.grant.queues,
+            grant=exchange.grant,
         )
         plan = endpoint.plan(asked)
         if endpoint.body.stored and (headers := headers_of(request.scope["headers"])):
@@ -112,18 +114,22 @@ class Answering:
         return await body.read()
 
     async def _in_steps(self, exchange: Exchange, steps: Steps) -> Response:
-        """Do what `steps` yields, one after the other, and answer with what it returns."""
-        outcome: object = None
-        while True:
-            try:
-                operation = steps.send(outcome)
-            except StopIteration as end:
-                return as_response(end.value)
-            outcome = None
-            if operation is None:
-                await self._large.take()
-            else:
-                outcome = await self.perform(exchange, operation)
+        """Do what `steps` yields, tell it what came of that or refused it, and answer with what it returns."""
+        try:
+            operation = next(steps)
+            while True:
+                try:
+                    outcome = await (
+                        self._large.take() if operation is None else self.perform(exchange, operation)
+                    )
+                except ClientGone:
+                    raise
+                except ZapqError as error:
+                    operation = steps.throw(error)
+                else:
+                    operation = steps.send(outcome)
+        except StopIteration as end:
+            return as_response(end.value)
 
     async def perform(self, exchange: Exchange, operation: Operation) -> object:
         """Have one operation done for a request, and return its outcome; raises what refuses it."""

@@ -18,7 +18,7 @@ from werkzeug.routing import MapAdapter
 from zapq import logs
 from zapq.engine.engine import Engine
 from zapq.errors import ClientGone, Forbidden, RoleMissing, Unauthenticated, ZapqError
-from zapq.http import problems, render
+from zapq.http import page, problems, render
 from zapq.http.answering import Answering, as_response, exchange_of
 from zapq.http.endpoints import ENDPOINTS, Endpoint
 from zapq.http.exchange import HTTPConnection, shown_path
@@ -93,19 +93,26 @@ def create_app(
             rule.methods.discard("HEAD")
 
     @app.before_request
-    async def let_in() -> None:
+    async def let_in() -> Response | None:
         counts.cold_requests += 1
         guard.check_host(_field(request, b"host"))
+        if page.is_wanted(
+            request.method,
+            request.scope["path"],
+            request.scope["query_string"],
+            request.headers.get("Accept", ""),
+        ):
+            return Response(b"", 302, {"Location": page.PATH, "Cache-Control": "no-store", "Vary": "Accept"})
         if request.scope["path"].startswith("//"):
             raise NotFound  # Werkzeug takes leading slashes for one
         if request.routing_exception is not None:
             raise request.routing_exception
         if request.method == "OPTIONS":
-            return  # it only says what there is
+            return None  # it only says what there is
         endpoint, exchange = endpoints[str(request.endpoint)], exchange_of(request)
         if endpoint is ANY:
             check_page(endpoint)  # what the client may do depends on what it asks for
-            return
+            return None
         exchange.admit = partial(
             guard.check_role,
             endpoint,
@@ -117,6 +124,7 @@ def create_app(
         )
         exchange.grant = exchange.admit()
         check_page(endpoint)
+        return None
 
     def check_page(endpoint: Endpoint) -> None:
         check_origin(

@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from zapq.access.grant import Role
 from zapq.errors import BatchTooLarge, MessageTooLarge
-from zapq.http import metrics, plans, render, scrape
+from zapq.http import metrics, page, plans, render, scrape
 from zapq.http.plan import Asked, Frame, Plan
 from zapq.limits import DEFAULT_QUEUE, MAX_BATCH_BYTES, MAX_SQS_BYTES
 from zapq.service.operations import (
     Delete,
     Describe,
     Drain,
-    List,
     ListSnapshots,
     Load,
     Operation,
@@ -101,14 +100,15 @@ class Endpoint:
     """What it does, in a word or two; its name in the log."""
     method: str
     path: str
-    """With `{queue}`, `{receipt}`, `{id}`, `{problem}` for what varies."""
+    """With `{queue}`, `{receipt}`, `{id}`, `{problem}`, `{file}` for what varies."""
     plan: Callable[[Asked], Plan]
     render: Callable[[Plan, Any, Any, Frame], bytes]
     """Gets the plan, the operation, its outcome and the frame."""
     fill: Fill | None = None
     """Adds what differs from request to request; None if the plan is the operation already."""
-    role: Role | None = None
-    """None: a probe has no credentials, and what the documentation says is no secret."""
+    role: Role | Literal["any"] | None = None
+    """`any`: one must be shown where there are credentials, whatever it allows. None: a probe has no credentials,
+    and what the documentation says is no secret."""
     scope: Scope = "queue"
     takes: tuple[str, ...] = ()
     """Query parameters."""
@@ -285,10 +285,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "list",
         "GET",
         "/queues",
-        lambda asked: Plan(List(asked.queues)),
-        _json(lambda plan, infos, frame: [render.queue(info, frame.now) for info in infos]),
+        plans.list_queues,
+        render.queues,
         role="metrics",
         scope="listed",
+        takes=("prefix", "queue", "sort", "limit", "after"),
         changes=False,
         large=True,
     ),
@@ -323,6 +324,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         audit=_of_queue,
     ),
     _administer(
+        "delete-message",
+        "DELETE",
+        "/queues/{queue}/messages/{id}",
+        lambda asked: Plan(None, name=asked.queue),
+        lambda plan, operation, outcome, frame: render.empty(frame.tail),
+        fill=plans.fill_deletion,
+        audit=lambda operation, outcome: {"queue": operation.queue, "message_id": operation.id},
+    ),
+    _administer(
         "purge",
         "POST",
         "/queues/{queue}/purge",
@@ -352,8 +362,13 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/queues/{queue}/redrive",
         plans.redrive,
         _json(lambda plan, redriven, frame: {"moved": redriven.moved, "left": redriven.left}),
-        takes=("limit",),
-        audit=lambda operation, outcome: {"queue": operation.queue, "moved": outcome.moved, "left": outcome.left},
+        takes=("limit", "id"),
+        audit=lambda operation, outcome: {
+            "queue": operation.queue,
+            **({"message_id": operation.id} if operation.id else {}),
+            "moved": outcome.moved,
+            "left": outcome.left,
+        },
     ),
     _administer(
         "clear",
@@ -430,6 +445,43 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         takes=("queue",),
         changes=False,
         fast=False,
+    ),
+    Endpoint(
+        "history",
+        "GET",
+        "/stats/history",
+        plans.history,
+        _json(lambda plan, told, frame: render.history(told, frame)),
+        role="metrics",
+        scope="listed",
+        takes=("queue", "limit"),
+        changes=False,
+        fast=False,
+        large=True,
+    ),
+    Endpoint(
+        "whoami",
+        "GET",
+        "/whoami",
+        plans.who_am_i,
+        _json(lambda plan, outcome, frame: render.grant(plan.grant)),
+        role="any",
+        scope="listed",
+        changes=False,
+        fast=False,
+    ),
+    *(
+        Endpoint(
+            "show the page",
+            "GET",
+            path,
+            page.plan,
+            page.render,
+            scope="server",
+            changes=False,
+            fast=False,
+        )
+        for path in ("/ui/", "/ui/{file}")
     ),
     _probe("health", "/health", lambda asked: Plan(None)),
     _probe("health", "/livez", lambda asked: Plan(None)),

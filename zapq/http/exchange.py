@@ -28,9 +28,10 @@ from zapq.access.grant import Grant
 from zapq.core.message import Lease
 from zapq.errors import ClientGone, MessageTooLarge, ReceivingTooMuch, RequestTimedOut, ZapqError
 from zapq.http import tracing
+from zapq.http.access_log import AccessLog
 from zapq.http.endpoints import Body
 from zapq.http.routing import find_route, speaks_sqs
-from zapq.limits import MAX_LOGGED_PATH, SMALL_BODY_BYTES
+from zapq.limits import MAX_LOGGED_METHOD, MAX_LOGGED_PATH, SMALL_BODY_BYTES
 from zapq.service.reservation import Pool, Reservation
 from zapq.service.waiting import Deliveries, Lender
 
@@ -176,6 +177,8 @@ class Exchange:
         self.exempt_from_drain = exempt_from_drain
         """Whether its body had begun to arrive before: then a shutdown since does not refuse it."""
         self.answered = False
+        self.told: dict[str, str] = {}
+        """What the access log is to say of it that its path does not."""
         self._transport = transport
         self._gone = False
         self._waiting: trio.CancelScope | None = None
@@ -313,6 +316,9 @@ class HTTPConnection(TrioASGIHTTPConnection):
         )
         logs.current_trace_id.set(exchange.trace_id)
         state["exchange"] = exchange
+        log: AccessLog | None = state.get("access_log")
+        if log is not None and log.choose(1):
+            send = _logged(send, exchange, self.scope, log)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_listen, receive, exchange)
@@ -363,6 +369,25 @@ def _traced(
         exchange.head_sent(written_before=before)
 
     return traced
+
+
+def _logged(send: ASGISendCallable, exchange: Exchange, scope: HTTPScope, log: AccessLog) -> ASGISendCallable:
+    """Wrap `send` so that the access log has a line about the answer, once all of it was sent."""
+    started, status, size = time.perf_counter(), 0, 0
+
+    async def logged(event: ASGISendEvent) -> None:
+        nonlocal status, size
+        await send(event)
+        if event["type"] == "http.response.start":
+            status = event["status"]
+        elif event["type"] == "http.response.body":
+            size += len(event["body"])
+            if not event["more_body"]:
+                more = exchange.told | {"peer": exchange.peer}
+                method, path = scope["method"][:MAX_LOGGED_METHOD], shown_path(scope["raw_path"])
+                log.note(exchange.trace_id, method, path, status, size, time.perf_counter() - started, more)
+
+    return logged
 
 
 def _body_limit(scope: HTTPScope, max_message_bytes: int) -> tuple[int, type[MessageTooLarge]]:

@@ -14,7 +14,18 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from zapq.core.ages import BOUNDS, COMMIT_BOUNDS, Spread
-from zapq.http.families import BUILD, COMMITS, LEASES, REFUSALS, REQUESTS, SERVER, UPTIME, Family, Value
+from zapq.http.families import (
+    BUILD,
+    COMMITS,
+    LEASES,
+    REFUSALS,
+    REQUESTS,
+    SERVER,
+    TAKES_DEAD_LETTERS,
+    UPTIME,
+    Family,
+    Value,
+)
 from zapq.http.series import AGES, ROWS_AT_ONCE, STEADY, Queues, Series, histogram
 
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
@@ -97,6 +108,8 @@ def write(
             for family, lines in zip(families, zip(*pieces, strict=True), strict=True):
                 text.add(family, lines)
             yield
+    of_dead_letters = [info.name for info in shown.own if info.name in shown.of_dead_letters]
+    text.add_values(TAKES_DEAD_LETTERS, {f'{{queue="{name}"}}': 1 for name in of_dead_letters})
     if server is not None:
         _write_server(text, server)
     text.add_values(BUILD, {f'{{version="{_version()}",python="{platform.python_version()}"}}': 1})

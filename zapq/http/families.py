@@ -47,6 +47,9 @@ LIMITS = {
     ),
 }
 """Families of those queues that are set so, by the names of the settings."""
+TAKES_DEAD_LETTERS = Family(
+    "zapq_queue_takes_dead_letters", "gauge", "1 for a queue that dead letters of another go to."
+)
 OLDEST_READY = Family(
     "zapq_queue_oldest_ready_age_seconds", "gauge", "Seconds since the oldest ready message arrived in the queue."
 )

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from zapq.access.grant import Grant
 from zapq.http.metrics import ServerCounts
 from zapq.http.series import Series
 from zapq.limits import DEFAULT_QUEUE
@@ -25,9 +26,13 @@ class Asked(msgspec.Struct, frozen=True):
     content_type: str = ""
     accept: str = ""
     name: str = ""
-    """What the path names that is no queue: a problem."""
+    """What the path names that is no queue: a problem, or a file of the page."""
     queues: str = "*"
     """The queues the client may know of, as a pattern."""
+    known: str = ""
+    """The ETags of what the client has already."""
+    grant: Grant | None = None
+    """What the client may do, as far as that was asked of its credential."""
 
 
 class Frame(msgspec.Struct):
@@ -57,6 +62,10 @@ class Plan(msgspec.Struct, frozen=True):
     asks_for_json: bool = False
     """Whether the client named the type of the answer."""
     name: str = ""
+    known: str = ""
+    """The ETags of what the client has already."""
+    grant: Grant | None = None
+    """What is told of the client itself."""
     simple: Enqueue | None = None
     """The same except for the body, if it needs no `Put` as long as there is no key."""
     steps: Callable[[Frame, Series], Steps] | None = None

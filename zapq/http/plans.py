@@ -14,12 +14,16 @@ from zapq.http import render, wire
 from zapq.http.plan import Asked, Frame, Plan
 from zapq.http.problems import Meaning, meanings
 from zapq.http.render import JSON, MSGPACK, NDJSON
-from zapq.limits import DEFAULT_QUEUE, MAX_BATCH, MAX_DELAY, MAX_VISIBILITY, MAX_WAIT, PEEK
+from zapq.limits import DEFAULT_QUEUE, HISTORIES, MAX_BATCH, MAX_DELAY, MAX_VISIBILITY, MAX_WAIT, PEEK
 from zapq.service.operations import (
     ChangeSettings,
     Configure,
+    DeleteMessage,
     Enqueue,
     Find,
+    History,
+    List,
+    ListPage,
     Peek,
     Put,
     Redrive,
@@ -33,6 +37,7 @@ from zapq.service.operations import (
     checked_want,
     terms,
 )
+from zapq.service.paging import check_sort
 
 if TYPE_CHECKING:
     from zapq.service.reservation import Reservation
@@ -210,8 +215,46 @@ def find(asked: Asked) -> Plan:
 
 
 def redrive(asked: Asked) -> Plan:
-    """Plan to send dead letters back."""
-    return Plan(Redrive(asked.queue, checked_limit(wire.whole(asked.values, "limit", MAX_BATCH), "limit")))
+    """Plan to send dead letters back, or one of them."""
+    values = asked.values
+    id = wire.whole(values, "id", 0)
+    if "id" in values and (not id or "limit" in values):
+        raise InvalidParameter(
+            "id must be the id of one message, without limit: it sends back that one.", parameter="id"
+        )
+    return Plan(Redrive(asked.queue, checked_limit(wire.whole(values, "limit", MAX_BATCH), "limit"), id))
+
+
+def list_queues(asked: Asked) -> Plan:
+    """Plan to show queues: all of them, or, with a parameter, a page."""
+    values = asked.values
+    if not values:
+        return Plan(List(asked.queues))
+    return Plan(
+        ListPage(
+            pattern=asked.queues,
+            like=values.get("queue", "*"),
+            prefix=values.get("prefix", ""),
+            sort=check_sort(values.get("sort", "name")),
+            limit=checked_limit(wire.whole(values, "limit", MAX_BATCH), "limit"),
+            after=values.get("after", ""),
+        )
+    )
+
+
+def history(asked: Asked) -> Plan:
+    """Plan to show what queues held and did in the last minutes."""
+    limit = wire.whole(asked.values, "limit", HISTORIES)
+    check("limit", limit, 1, HISTORIES)
+    patterns = asked.values.get("queue", "*").split(",")
+    if len(patterns) > HISTORIES:
+        raise InvalidParameter(f"queue must be at most {HISTORIES} names or patterns.", parameter="queue")
+    return Plan(History(asked.queues, tuple(patterns), limit))
+
+
+def who_am_i(asked: Asked) -> Plan:
+    """Plan to tell a client what its credential allows."""
+    return Plan(None, grant=asked.grant)
 
 
 def file(asked: Asked) -> str:
@@ -229,6 +272,11 @@ def fill_settings(plan: Plan, body: bytes, argument: str, key: str, **_: object)
 def fill_changes(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> ChangeSettings:
     """Return the operation that changes those settings of a queue that `body` names."""
     return ChangeSettings(plan.name, wire.decode_changes(body))
+
+
+def fill_deletion(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> DeleteMessage:
+    """Return the operation that lets the message go whose id is `argument`."""
+    return DeleteMessage(plan.name, int(argument))
 
 
 def fill_id(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> Find:

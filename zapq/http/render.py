@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from zapq.access.grant import ROLES, Grant
 from zapq.core.ages import age
 from zapq.core.message import DEFAULTS, Lease, Message, Properties
 from zapq.core.runs import Taken
@@ -25,7 +26,9 @@ from zapq.http.plan import BodyEncoding, Frame, Plan
 from zapq.http.problems import MEDIA_TYPE as PROBLEM
 from zapq.http.problems import PHRASES, render_error, render_status
 from zapq.limits import MAX_BATCH_BYTES
+from zapq.service.history import Told
 from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Operation, Put, Settle, SettleOne, Take
+from zapq.service.paging import Page
 from zapq.service.queue_state import QueueInfo
 from zapq.service.snapshots import SnapshotFile
 
@@ -370,6 +373,40 @@ def queue(info: QueueInfo, now: float) -> object:
     stats, oldest = msgspec.structs.astuple(info.stats), info.oldest
     ages = _UNKNOWN if oldest is None else (round(age(oldest.ready, now), 3), round(age(oldest.lease, now), 3))
     return _Queue(info.name, info.paused, info.waiting, *stats, *ages, info.settings)
+
+
+def queues(plan: Plan, operation: Operation, outcome: Sequence[QueueInfo] | Page, frame: Frame) -> bytes:
+    """Return the answer that lists queues; a page also says how many there are, and where the next one begins."""
+    if not isinstance(outcome, Page):
+        return as_json([queue(info, frame.now) for info in outcome], frame.tail)
+    fields = b"Zapq-Total: %d\r\n" % outcome.total
+    if outcome.next:
+        fields += b"Zapq-Next: %b\r\n" % outcome.next.encode()
+    shown = [queue(info, frame.now) for info in outcome.infos]
+    return _ok(msgspec.json.encode(shown), JSON, frame.tail, fields)
+
+
+def history(told: Told, frame: Frame) -> dict[str, object]:
+    """Return what queues held and did as JSON shows it."""
+    return {
+        "seconds": told.seconds,
+        "at": rfc3339(frame.now + frame.clock_offset - told.age).decode(),
+        "left_out": told.left_out,
+        "queues": told.queues,
+    }
+
+
+def grant(grant: Grant | None) -> dict[str, object]:
+    """Return what a client may do as JSON shows it."""
+    assert grant is not None
+    shown: dict[str, object] = {
+        "name": grant.name or None,
+        "roles": [role for role in ROLES if grant.has_role(role)],
+        "queues": grant.queues,
+    }
+    if grant.expires < math.inf:
+        shown["expires"] = rfc3339(grant.expires).decode()
+    return shown
 
 
 def message(seen: MessageView, encoding: BodyEncoding, now: float) -> dict[str, object]:

@@ -8,7 +8,13 @@ from typing import NamedTuple
 from zapq.http.endpoints import ENDPOINTS, Endpoint
 from zapq.limits import DEFAULT_QUEUE, QUEUE_NAME
 
-_VARYING = {"queue": QUEUE_NAME, "receipt": r"[^/?#%]+", "id": r"[0-9]+", "problem": r"[a-z-]+"}
+_VARYING = {
+    "queue": QUEUE_NAME,
+    "receipt": r"[^/?#%]+",
+    "id": r"[0-9]+",
+    "problem": r"[a-z-]+",
+    "file": r"[a-z.]+",
+}
 
 
 class Route(NamedTuple):

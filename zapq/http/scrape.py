@@ -6,6 +6,7 @@ import re
 from fnmatch import fnmatchcase
 from functools import partial
 
+from zapq.errors import ZapqError
 from zapq.http import metrics, process, render, wire
 from zapq.http.exposition import OPENMETRICS, TEXT_FORMAT, Server, write
 from zapq.http.plan import Asked, Frame, Plan, Steps
@@ -45,11 +46,9 @@ def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, ser
 
     About the whole server a client hears only if it may know of all queues, and asks for no one.
     """
-    infos: list[QueueInfo] = yield List(allowed)
-    if wanted is not None:
-        infos = [info for info in infos if fnmatchcase(info.name, wanted)]
-    server, deleted = None, None
-    if allowed == "*" and wanted is None:
+    about_all = allowed == "*" and wanted is None
+    server, deleted, reachable = None, None, True
+    if about_all:
         stats: ServiceStats = yield Stats()
         deleted = of_deleted(stats.deleted, stats.deleted_waits)
         server = Server(
@@ -60,7 +59,20 @@ def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, ser
             # With several processes each scrape would tell of another one.
             {} if stats.elsewhere else process.figures(),
         )
+        reachable = stats.engine is None or stats.engine.reachable > 0
+    infos: list[QueueInfo] = []
+    try:
+        # Without any master within reach, the refusal would come when Prometheus has given up.
+        if reachable:
+            infos = yield List(allowed)
+    except ZapqError:
+        # What the server knows of itself says why: an alert is about it.
+        if not about_all:
+            raise
+    of_dead_letters = {info.settings.dead_letter for info in infos}
+    if wanted is not None:
+        infos = [info for info in infos if fnmatchcase(info.name, wanted)]
     format = _TYPES[media_type]
-    shown = share(infos, series.limit, deleted)
+    shown = share(infos, series.limit, deleted, of_dead_letters)
     body = yield from write(series, shown, server, frame.now, openmetrics=format is OPENMETRICS)
     return render.text(body, frame.tail, format, b"Vary: Accept\r\n")

@@ -6,7 +6,7 @@ and a scrape puts them together by family. Only the pieces of queues that have c
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Sequence
 from itertools import accumulate
 from math import inf
 from operator import attrgetter
@@ -53,15 +53,22 @@ class Queues(NamedTuple):
     """Those that share one series in each family."""
     deleted: QueueInfo | None
     """What queues that are no more have done, if it is known and asked for."""
+    of_dead_letters: Collection[str | None] = ()
+    """The names of those that dead letters go to, and perhaps None."""
 
 
-def share(infos: Iterable[QueueInfo], limit: int, deleted: QueueInfo | None) -> Queues:
+def share(
+    infos: Iterable[QueueInfo],
+    limit: int,
+    deleted: QueueInfo | None,
+    of_dead_letters: Collection[str | None] = (),
+) -> Queues:
     """Give the first `limit` queues that were made series of their own.
 
     By age and by nothing that changes: series that come and go are worse than none.
     """
     oldest_first = sorted(infos, key=attrgetter("number"))
-    return Queues(oldest_first[:limit], oldest_first[limit:], deleted)
+    return Queues(oldest_first[:limit], oldest_first[limit:], deleted, of_dead_letters)
 
 
 def of_deleted(stats: QueueStats | None, waits: Spread | None) -> QueueInfo | None:

@@ -92,6 +92,9 @@ class SqsRoad:
                 if queue:
                     parameters.setdefault("QueueUrl", queue)
                 asked = query_protocol.read(action, parameters)
+            if self.settings.access_log:
+                named = (getattr(asked, "queue_url", None) or "").rpartition("/")[2][:MAX_LOGGED_PATH]
+                exchange.told = {"action": action.name} | ({"queue": named} if named else {})
             result = await self._do(exchange, action, asked, credential)
             return as_response(protocol.answer(action, result, request_id), request_id)
         except (SqsError, ZapqError) as error:

@@ -257,6 +257,7 @@ class Connection:
             "transport": self,
             "trace_ids": self._site.trace_ids,
             "other_bodies": self._site.counts.other_bodies,
+            "access_log": self._site.access_log,
         })
         async with TaskGroup() as tasks:
             common = (self._site.app, self._site.config, self._site.context, tasks, state)

@@ -275,5 +275,10 @@ def vary(head: Head, varying: Varying) -> Head | None:
         except InvalidParameter:
             return None
     key = varying.key.decode() if head.endpoint.keyed else ""
-    trace = tracing.FIELD + varying.trace_id if tracing.acceptable(varying.trace_id) else b""
+    trace_id = varying.trace_id if tracing.acceptable(varying.trace_id) else b""
+    if not trace_id:
+        for name, value in varying.headers:
+            if name == tracing.PARENT:
+                trace_id = tracing.trace_of(value)
+    trace = tracing.FIELD + trace_id if trace_id else b""
     return msgspec.structs.replace(head, plan=plan, key=key, trace=trace)

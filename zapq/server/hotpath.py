@@ -117,6 +117,8 @@ class Answers:
     """In order; each may be done before the one in front of it."""
     taken: tuple[Handed, ...] = ()
     """The messages in `data`."""
+    noted: Any = None
+    """What the access log, if there is one, has noted of the requests."""
 
     def awaited(self) -> Pending[Any] | None:
         """Return one of the outcomes that are not known yet, or None; from then on that is `pending`."""

@@ -24,6 +24,7 @@ from zapq.limits import ENDING_RESERVE, SAVING_RESERVE
 from zapq.server.in_order import Serving, closing_reserve, say_cut, serve_in_order
 from zapq.server.listeners import open_listening_socket
 from zapq.server.workers import Workers
+from zapq.service.history import take_samples
 from zapq.service.open import open_service
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -59,6 +60,7 @@ async def run_server(
                     Hub(engine, there_now),
                     lambda channel, hub, on_ready: Host(channel, engine, queues, hub, on_ready),
                 )
+            await stack.enter_async_context(_sampling(queues))
             orderly = False
             deadline = inf
 
@@ -124,6 +126,15 @@ def _warn_of_losses(service: QueueService, settings: Settings) -> None:
             " or give a file that ends in .msgpack."
         )
     logs.say(logging.WARNING, "messages lost", messages=messages, queues=queues, reason=reason)
+
+
+@asynccontextmanager
+async def _sampling(service: QueueService) -> AsyncGenerator[None, None]:
+    """Have samples taken of what the queues hold, for `/stats/history`."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_samples, service)
+        yield
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

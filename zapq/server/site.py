@@ -13,6 +13,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper
 
 from zapq import logs
+from zapq.http.access_log import AccessLog
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
 from zapq.server.balance import Balance
@@ -52,6 +53,7 @@ class Site:
         throttle: logs.Throttle,
         hot: HotPath | None = None,
         balance: Balance | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
         self.app = app
         self.config = config
@@ -60,6 +62,7 @@ class Site:
         self.trace_ids = trace_ids
         self.hot = hot
         self.balance = balance
+        self.access_log = access_log
         if balance is not None:
             balance.note(0)
         self.context = WorkerContext(None)

@@ -68,17 +68,17 @@ _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.0\r\nx-amzn-Re
 _REASONS = {400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found", 429: b"Too Many Requests"}
 
 
-def cut(head: bytes) -> tuple[bytes, int]:
-    """Cut out of a head what differs from request to request; return the rest, and the length of the body.
+def cut(head: bytes) -> tuple[bytes, int, bytes]:
+    """Cut out of a head what differs from request to request; return the rest, and what is needed of that.
 
-    The length is -1 if it cannot be told, or not at once.
+    That is the length of the body, -1 if it cannot be told, or not at once; and the id of the client's trace.
     """
     # As boto3 writes them, and in its order: to look for these takes a tenth of the time.
     date = head.find(b"\r\nX-Amz-Date: ")
     signature = head.find(b", Signature=", date)
     number = head.find(b"\r\namz-sdk-invocation-id: ", signature)
     length = head.find(b"\r\nContent-Length: ", number)
-    if 0 <= date < signature < number < length:
+    if 0 <= date < signature < number < length and b"raceparent:" not in head:
         index = head.index
         dated = index(b"\r\n", date + 2)
         signed = index(b"\r\n", signature)
@@ -92,10 +92,13 @@ def cut(head: bytes) -> tuple[bytes, int]:
             end = index(b"\r\n", length + 2)
             digits = head[length + 18 : end]
             rest = (head[:date], head[dated:signature], head[signed:number], head[numbered:length], head[end:])
-            return b"".join(rest), int(digits) if _LENGTH.fullmatch(digits) else -1
-    lengths = [match[2] for match in _VARYING.finditer(head) if match[1].lower() == b"content-length"]
+            return b"".join(rest), int(digits) if _LENGTH.fullmatch(digits) else -1, b""
+    fields = [(match[1].lower(), match[2]) for match in _VARYING.finditer(head)]
+    lengths = [value for name, value in fields if name == b"content-length"]
+    traces = [tracing.trace_of(value) for name, value in fields if name == tracing.PARENT]
     head = _SIGNATURE.sub(b"", _VARYING.sub(b"", head))
-    return head, int(lengths[0]) if len(lengths) == 1 and _LENGTH.fullmatch(lengths[0]) else -1
+    length = int(lengths[0]) if len(lengths) == 1 and _LENGTH.fullmatch(lengths[0]) else -1
+    return head, length, next(filter(None, traces), b"")
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -159,7 +162,7 @@ class SqsHot:
 
     def find(self, head: bytes, identities: Identities) -> Head | None:
         """Return what is to be done for a request with this head; None if the other road is to say."""
-        bare, length = cut(head)
+        bare, length, trace = cut(head)
         known = self._remember(bare, identities)
         if known is None or not 0 <= length <= MAX_HOT_SQS_BYTES:
             return None
@@ -175,6 +178,7 @@ class SqsHot:
             self._render,
             False,
             False,
+            tracing.FIELD + trace if trace else b"",
         )
 
     def still_lets_in(self, head: bytes, identities: Identities, operation: object) -> bool:
@@ -195,6 +199,8 @@ class SqsHot:
             return None
         values = {name.lower(): value for name, value in _FIELD.findall(block)}
         target = values.get(b"x-amz-target", b"").decode("latin-1")
+        if tracing.PARENT in values:
+            return None  # `cut` has found it too odd
         action = ACTIONS.get(target.removeprefix(json_protocol.TARGET))
         if action is None or action.name not in _EFFECTS or not target.startswith(json_protocol.TARGET):
             return None

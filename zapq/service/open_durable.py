@@ -65,8 +65,9 @@ async def open_durable(
         try:
             yield service
         finally:
-            for queue in service.broker.queues.values():
-                queue.note_last()
+            if not journal.reason:  # or it could not be written
+                for queue in service.broker.queues.values():
+                    queue.note_last()
             patience = CLOSE_SECONDS
             if service.close_by < inf:
                 patience = max(service.close_by - trio.current_time(), LAST_SECONDS)

@@ -189,6 +189,30 @@ class List(msgspec.Struct, frozen=True):
     pattern: str = "*"
 
 
+class ListPage(msgspec.Struct, frozen=True):
+    """Show a page of those of the queues whose name fits both patterns and begins with `prefix`, in order."""
+
+    pattern: str = "*"
+    """Of the queues the client may know of."""
+    like: str = "*"
+    """Of those it asks for."""
+    prefix: str = ""
+    sort: str = "name"
+    """A key of `paging.SORTS`, with a minus in front of it for the other way round."""
+    limit: int = MAX_BATCH
+    after: str = ""
+    """Where the page before ended: its `Page.next`."""
+
+
+class History(msgspec.Struct, frozen=True):
+    """Show what the queues whose name fits `pattern` and one of `wanted` held and did in the last minutes."""
+
+    pattern: str = "*"
+    wanted: tuple[str, ...] = ("*",)
+    """Patterns."""
+    limit: int = MAX_BATCH
+
+
 class Configure(msgspec.Struct, frozen=True):
     """Set everything that can be set for a queue; one that is not there is made."""
 
@@ -209,6 +233,13 @@ class Delete(msgspec.Struct, frozen=True):
     queue: str
 
 
+class DeleteMessage(msgspec.Struct, frozen=True):
+    """Let one message go that no consumer holds."""
+
+    queue: str
+    id: int = 0
+
+
 class Purge(msgspec.Struct, frozen=True):
     """Drop every message of a queue."""
 
@@ -227,6 +258,8 @@ class Redrive(msgspec.Struct, frozen=True):
 
     queue: str
     limit: int = MAX_BATCH
+    id: int = 0
+    """The one to send back; 0: the first ones, at most `limit`."""
 
 
 class Drain(msgspec.Struct, frozen=True):
@@ -272,9 +305,12 @@ Operation = (
     | Describe
     | Look
     | List
+    | ListPage
+    | History
     | Configure
     | ChangeSettings
     | Delete
+    | DeleteMessage
     | Purge
     | SetPaused
     | Redrive

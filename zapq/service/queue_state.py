@@ -356,6 +356,16 @@ class QueueState:
             self.hand_out()  # it may have held up others
         return removed
 
+    def delete(self, id: int, now: float) -> bool:
+        """Let a message go that no consumer holds, and return whether it was here. Raises `MessageLeased`."""
+        self.check_alive()
+        if self._dispatcher.offers:
+            self._dispatcher.note_room()
+        deleted = self.core.delete(id, now)
+        if deleted and self.wait_queue:
+            self.hand_out()  # it may have held up others
+        return deleted
+
     def hide(self, id: int, visibility: float, now: float) -> bool:
         """Keep a message from consumers that has been leased before, and return whether it was here."""
         self.check_alive()
@@ -460,11 +470,12 @@ class QueueState:
             self.core.paused = paused
             self.hand_out()
 
-    async def redrive(self, limit: int) -> Redriven:
-        """Send dead letters back to the queues they failed in. See `NamedQueue.redrive`."""
+    async def redrive(self, limit: int, id: int = 0) -> Redriven:
+        """Send dead letters back to where they failed, or the one with this id. See `NamedQueue.redrive`."""
         async with self._service.section:
             self.check_alive()
-            redriven = self._service.broker.redrive(self.name, limit, trio.current_time())
+            broker, now = self._service.broker, trio.current_time()
+            redriven = broker.redrive_one(self.name, id, now) if id else broker.redrive(self.name, limit, now)
             self._dispatcher.hand_out()
         return redriven
 

@@ -10,7 +10,7 @@ queue are in `queue_state.py`, its verbs for programs in `named_queue.py`, hand-
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from math import inf
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from zapq.core.broker import Broker, check_name
 from zapq.core.held import Held
 from zapq.core.idempotency import Claim, Keys
 from zapq.core.image import Image
+from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import EpochDropped, rows_of
 from zapq.errors import (
@@ -34,6 +35,7 @@ from zapq.errors import (
 from zapq.limits import DEFAULT_QUEUE, MAX_TURN
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
+from zapq.service.history import History
 from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, QuiescentSection
 from zapq.service.memory_journal import MemoryJournal
 from zapq.service.named_queue import NamedQueue
@@ -102,6 +104,8 @@ class QueueService:
             now=trio.current_time(),
         )
         self.attempts = Attempts()
+        self.history = History()
+        """Of the last minutes, where samples are taken: in a server."""
         self._delivery_uncertain = 0
         self.close_by = inf
         """When, by Trio's clock, the disk is waited for no longer as the service ends."""
@@ -568,6 +572,10 @@ class QueueService:
             lease_times=self.broker.lease_times.spread(),
             deleted_waits=self.broker.past_waits,
         )
+
+    def sampled(self) -> Mapping[str, Queue]:
+        """Return every queue by its name, for samples of what they hold."""
+        return self.broker.queues
 
     def check_storage(self) -> None:
         """Raise `StorageUnavailable` if changes cannot be written at the moment."""

@@ -377,6 +377,9 @@ async def test_metrics_tell_of_the_engine(zapq_settings: Settings, valkey: Serve
         # What the queues hold is not known, and what was last known is said.
         down = await figures()
         assert (down["engine_reachable"], down["engine_outcomes_unknown"]) == (0, 1)
+        told = (await ask(url, "GET", "/metrics/prometheus")).body
+        assert b"\nzapq_engine_reachable 0" in told
+        assert b"zapq_queue_messages{" not in told
         relay.refusing = relay.deaf = False
         await eventually(lambda: _is_ready(url), "the engine to be connected")
         assert (await figures())["engine_reconnects"] > 0

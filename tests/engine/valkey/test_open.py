@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -302,6 +303,12 @@ def test_the_command_says_whether_servers_are_fit(tmp_path: Path) -> None:
         unfit = CliRunner().invoke(commands, ["engine", "check", engine_url(server)], standalone_mode=False)
         assert unfit.return_value == 1
         assert "Set it to noeviction" in unfit.output
+        line = ["engine", "check", engine_url(server), "--json"]
+        unfit = CliRunner().invoke(commands, line, standalone_mode=False)
+        assert unfit.return_value == 1
+        found = json.loads(unfit.output)
+        assert (found["fit"], found["clustered"], found["durability"]) == (False, False, "memory")
+        assert "Set it to noeviction" in found["servers"][0]["problems"][0]
     gone = CliRunner().invoke(commands, ["engine", "check", engine_url(server)], standalone_mode=False)
     assert gone.return_value == 1
 
@@ -321,6 +328,8 @@ def test_the_command_finds_and_mends_what_agrees_with_nothing(valkey: Server) ->
     connection.call("LPOP", line)
     connection.close()
     assert repair() == (1, "1 queues are not in order")
+    [found] = json.loads(repair("--json")[1])
+    assert (found["queue"], found["mended"], any(found["wrong"].values())) == ("jobs", False, True)
     assert repair("--mend") == (0, "1 queues are not in order")
     assert repair() == (0, "ok")
 

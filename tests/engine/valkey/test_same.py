@@ -31,6 +31,7 @@ from zapq.service.operations import (
     ChangeSettings,
     Configure,
     Delete,
+    DeleteMessage,
     Delivery,
     Describe,
     Enqueue,
@@ -139,6 +140,7 @@ _take = st.builds(Take, st.just(""), _wants)
 _again = st.one_of(
     st.lists(st.builds(Remove, st.just(""), _numbers), min_size=1, max_size=3),
     st.lists(st.builds(Hide, st.just(""), _numbers, _seconds), min_size=1, max_size=3),
+    st.lists(st.builds(DeleteMessage, st.just(""), _numbers), min_size=1, max_size=3),
 )
 _settlement = st.sampled_from([
     Settlement(receipt=""),
@@ -168,6 +170,7 @@ _other = st.one_of(
     st.builds(Purge, _queues),
     st.builds(SetPaused, _queues, st.booleans()),
     st.builds(Redrive, st.sampled_from(["dead", "dead", "a"]), st.sampled_from([1, 1000])),
+    st.builds(Redrive, st.sampled_from(["dead", "dead", "a"]), st.just(1), st.integers(1, 4)),
     st.builds(Stats),
 )
 _steps = st.lists(
@@ -247,7 +250,8 @@ class Side:
         if isinstance(outcome, Nothing):
             return outcome.why, _rounded(outcome.next_visible_in)
         if isinstance(outcome, QueueInfo):
-            return msgspec.structs.replace(outcome, waiting=0, number=0)
+            # Only queues of a process know how old what they hold is.
+            return msgspec.structs.replace(outcome, waiting=0, number=0, oldest=None, waits=None)
         if isinstance(outcome, ServiceStats | Sums):
             stats: QueueStats = outcome.queue if isinstance(outcome, ServiceStats) else outcome.stats
             return msgspec.structs.replace(stats, refused=0), outcome.queues
@@ -258,7 +262,7 @@ class Side:
 
 def _not_followed(operation: Operation, outcome: Any) -> Any:
     """Return what comes of an operation where messages that changed queues are not found by their former ids."""
-    if not isinstance(operation, Find):
+    if not isinstance(operation, Find | DeleteMessage) or not isinstance(outcome, MessageNotFound | MessageView):
         return outcome
     is_followed = outcome.id != operation.id if isinstance(outcome, MessageView) else "now_in" in outcome.members
     return MessageNotFound(queue=operation.queue, message_id=operation.id) if is_followed else outcome

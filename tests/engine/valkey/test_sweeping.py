@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncGenerator
 from functools import partial
@@ -193,3 +194,8 @@ def test_a_queue_too_large_to_be_repaired_is_named_and_the_others_are_repaired(
         r"large: The queue large has [0-9]+ entries, too many for one step\. Have consumers empty", told
     )
     assert last == "1 queues are not in order"
+    repaired = CliRunner().invoke(commands, ["engine", "repair", url, "--mend", "--json"], standalone_mode=False)
+    [found] = json.loads(repaired.output)
+    assert repaired.return_value == 1
+    assert found["queue"] == "large"
+    assert "too many for one step" in found["error"]

@@ -159,7 +159,8 @@ async def test_queues_of_the_configuration_are_made_once_for_all(flags: tuple[st
     notes = {"sqs:created": "1795948376772", "else": "x"}
     for option in ("--config", "--queues"):
         (tmp_path / option).mkdir()
-        async with running_zapq(tmp_path / option, *flags, option, str(config)) as server:
+        async with running_zapq(tmp_path / option, *flags, option, str(config), "--queue", "a,jobs") as server:
+            assert (await ask(server.url, "GET", "/queues/a")).status == 200
             settings = (await ask(server.url, "GET", "/queues/jobs")).json["settings"]
             assert settings["visibility"] == 7
             if option == "--queues":

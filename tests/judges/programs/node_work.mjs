@@ -73,7 +73,9 @@ async function consume(total, options, failing) {
     return message;
   };
   const consumer = Consumer.create({
-    queueUrl: QueueUrl, sqs, waitTimeSeconds: 1, visibilityTimeout: 30, terminateVisibilityTimeout: true, ...options(take),
+    queueUrl: QueueUrl, sqs, waitTimeSeconds: 1, visibilityTimeout: 30, terminateVisibilityTimeout: true,
+    // Its last poll would take what the next consumer is to get.
+    pollingCompleteWaitTimeMs: 10_000, ...options(take),
   });
   const wrong = [];
   consumer.on('error', (error) => wrong.push(error));

@@ -12,7 +12,7 @@ AGAIN = object()
 """Comes of an operation for which nothing was done: its call was cut short, and it is to be asked again."""
 
 
-_MAKE_ROOM = frozenset({PREFIX + each for each in (b"take", b"settle", b"remove", b"purge")})
+_MAKE_ROOM = frozenset({PREFIX + each for each in (b"take", b"settle", b"remove", b"erase", b"purge")})
 _LOOKS = frozenset({b"figures", b"sums", b"outbox", b"export", b"export_ids", b"export_some"})
 """Functions that only look."""
 

@@ -6,8 +6,7 @@ more than one queue is a `Procedure` (procedures.py): it yields calls, and is se
 Caps: `max_msgs` and `max_bytes` of the server hold for each queue by itself, beside those of the queue, and all
 four exactly: a queue is in one shard, and the step that stores a message looks at them. What all queues hold
 together is in many shards, and only the memory limit of Valkey bounds it: beyond it, Valkey refuses producers and
-serves consumers. `max_queues` holds approximately: each shard may have twice its even share, for names are not
-spread evenly.
+serves consumers. `max_queues` holds approximately: each shard may have twice its even share.
 """
 
 from __future__ import annotations
@@ -26,9 +25,10 @@ from zapq.core.message import DEFAULTS, OCTETS, Draft, Lease, Message, Propertie
 from zapq.core.runs import Taken
 from zapq.core.stats import STATES
 from zapq.engine.valkey import keys
-from zapq.engine.valkey.bounds import Caps
+from zapq.engine.valkey.bounds import Caps, check_unique
 from zapq.engine.valkey.call import AGAIN, Call
 from zapq.engine.valkey.replies import (
+    erased,
     info_of,
     lease_of,
     message_of,
@@ -45,13 +45,13 @@ from zapq.errors import (
     MessageNotFound,
     MessageTooLarge,
     NotDurable,
-    NotWithEngine,
     QueueNotFound,
     ZapqError,
 )
 from zapq.service.fingerprint import fingerprint_of
 from zapq.service.operations import (
     Accepted,
+    DeleteMessage,
     Delivery,
     Describe,
     Durability,
@@ -146,6 +146,7 @@ class Codec:
             "settle": self._settle,
             "remove": self._remove,
             "hide": self._hide,
+            "erase": self._erase,
             "peek": self._peek,
             "find": self._find,
             "describe": self._describe,
@@ -173,7 +174,7 @@ class Codec:
         if asked.terms.durability == "committed" and self.durability != "committed":
             raise NotDurable(parameter="durability")
         content = asked.content
-        _check_unique(asked.terms.properties.unique)
+        check_unique(asked.terms.properties.unique)
         if isinstance(content, bytes):
             self._check_size(len(content))
             return
@@ -182,7 +183,7 @@ class Codec:
             if isinstance(each, Draft):
                 self._check_size(len(each.body))
                 terms_of(each)
-                _check_unique(each.unique)
+                check_unique(each.unique)
             else:
                 self._check_size(len(each))
 
@@ -203,6 +204,8 @@ class Codec:
                 return Run("remove", operation.queue)
             case Hide():
                 return Run("hide", operation.queue)
+            case DeleteMessage():
+                return Run("erase", operation.queue)
             case Peek():
                 return Run("peek", operation.queue, (operation.state, operation.limit))
             case Find():
@@ -531,6 +534,15 @@ class Codec:
         plan = [part for asked in operations for part in (asked.id, milliseconds(asked.visibility))]
         return self._again(b"hide", run.queue, plan, len(operations))
 
+    def _erase(self, run: Run, operations: Sequence[Any], now: float) -> Call:
+        ids = [asked.id for asked in operations]
+
+        def decode(reply: list[Any], now: float) -> list[Any]:
+            return [erased(run.queue, id, said, reply[0]) for id, said in zip(ids, reply[2], strict=True)]
+
+        # Repeated, it would tell a client that the message it has deleted was never there.
+        return self._asked(b"erase", run.queue, [_pack(ids)], decode, number=len(ids), repeatable=False)
+
     def _again(self, name: bytes, queue: str, plan: list[int], number: int) -> Call:
         """Return a call about messages that have been leased before; each outcome is whether one was there."""
         return self._asked(name, queue, [_pack(plan)], lambda reply, now: list(map(bool, reply[2])), number=number)
@@ -615,15 +627,6 @@ _LONGEST = 4e6
 @lru_cache(4096)
 def _checked_name(queue: str) -> str:
     return check_name(queue)
-
-
-def _check_unique(key: str) -> None:
-    if key:
-        raise NotWithEngine(
-            "The queues of this server are in an engine elsewhere, which does not know what is held under a key."
-            " Leave out unique, or use a server that has its queues itself: one that is started without --engine.",
-            parameter="unique",
-        )
 
 
 def _none(reply: list[Any], now: float) -> list[Any]:

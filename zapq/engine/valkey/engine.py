@@ -34,7 +34,7 @@ from zapq.engine.valkey.offers import Offers
 from zapq.engine.valkey.snapshots import EngineSnapshots
 from zapq.engine.valkey.tasks import Tasks
 from zapq.engine.wire import Figures
-from zapq.errors import Draining, ZapqError
+from zapq.errors import Draining, NotWithEngine, ZapqError
 from zapq.limits import (
     ENGINE_FINISH_SECONDS,
     ENGINE_OPERATION_BYTES,
@@ -48,12 +48,15 @@ from zapq.service.operations import (
     ChangeSettings,
     Configure,
     Delete,
+    DeleteMessage,
     Describe,
     Drain,
     Enqueue,
     Find,
     Hide,
+    History,
     List,
+    ListPage,
     ListSnapshots,
     Load,
     Look,
@@ -74,6 +77,7 @@ from zapq.service.operations import (
     Stats,
     Take,
 )
+from zapq.service.paging import Page, page_of, wanted
 from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo
 from zapq.service.service import as_put
@@ -98,6 +102,13 @@ _PROBE, _CALL = "probe", "call"
 _READY = 0.5
 """The part of the shards that must be reachable for the front end to be ready. Were it all of them, the failure of
 one server of many would take every front end out of service, and with them the queues that are well."""
+
+
+def _refuse_history(asked: History, now: float) -> None:
+    raise NotWithEngine(
+        "The queues of this server are in an engine elsewhere, and no samples are taken of them. Have Prometheus"
+        " scrape /metrics/prometheus instead."
+    )
 
 
 class ValkeyQueue:
@@ -199,6 +210,7 @@ class ValkeyEngine(Elsewhere):
             Find: partial(self._ask, "look"),
             Describe: self._describe,
             Look: lambda asked, now: self._ask("look", Describe(asked.queue), now),
+            DeleteMessage: partial(self._ask, "again"),
             SetPaused: partial(self._ask, "set"),
             Purge: partial(self._ask, "set"),
             Configure: self._proceed,
@@ -206,6 +218,8 @@ class ValkeyEngine(Elsewhere):
             Delete: self._proceed,
             Redrive: self._proceed,
             List: self._list,
+            ListPage: self._list_page,
+            History: _refuse_history,
             Stats: self._stats,
             Drain: lambda asked, now: self.drain(),
             Ready: self._check_ready,
@@ -435,6 +449,13 @@ class ValkeyEngine(Elsewhere):
 
         return self.tasks.start(find)
 
+    def _list_page(self, asked: ListPage, now: float) -> Pending[Any]:
+        async def find() -> Page:
+            infos = {info.name: info for info in await self.tasks.outcome(self._list(List(asked.pattern), now))}
+            return page_of((infos[name] for name in wanted(infos, asked)), asked)
+
+        return self.tasks.start(find)
+
     def _stats(self, asked: Stats, now: float) -> Pending[Any]:
         async def count() -> ServiceStats:
             at, sums = await self._sums()
@@ -466,7 +487,7 @@ class ValkeyEngine(Elsewhere):
                 self._summed_up = trio.Event()
                 self.tasks.start(self._sum_up_again)
             # Not cancelled then: very many queues may take longer.
-            with trio.move_on_after(STATS_SECONDS):
+            with trio.move_on_after(STATS_SECONDS if self.fleet.reachable else 0):
                 await self._summed_up.wait()
         found = self.tasks.last(Stats)
         assert found is not None

@@ -120,13 +120,18 @@ async def open_engine(settings: Settings, *, share: int = 1) -> AsyncGenerator[V
 
 
 async def declare(engine: ValkeyEngine, settings: Settings) -> None:
-    """Make the queues that are declared, and set them so."""
+    """Make the queues that are declared, and set them so; make those that are named and not there."""
     for name, about in settings.queues.items():
         try:
             kept = (await _outcome(engine, Describe(name))).settings
         except QueueNotFound:
             kept = about
         await _outcome(engine, Configure(name, declared(about, kept)))
+    for name, about in settings.named_queues.items():
+        try:
+            await _outcome(engine, Describe(name))
+        except QueueNotFound:
+            await _outcome(engine, Configure(name, about))
 
 
 async def _outcome(engine: ValkeyEngine, operation: Operation) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from fnmatch import fnmatchcase
+from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -15,11 +16,21 @@ import msgspec
 from zapq.core.broker import Redriven
 from zapq.core.complaints import plainly
 from zapq.core.queue_settings import QueueSettings, changed, check_together
-from zapq.core.stats import QueueStats
+from zapq.core.stats import MessageView, QueueStats
 from zapq.engine.valkey import keys, replies
 from zapq.engine.valkey.call import Call
 from zapq.engine.valkey.codec import Codec
-from zapq.errors import InvalidParameter, QueueInUse, QueueNotFound, ZapqError
+from zapq.errors import (
+    InvalidParameter,
+    MessageNotFound,
+    QueueFull,
+    QueueInUse,
+    QueueNotFound,
+    ZapqError,
+    leased_for,
+    no_letter,
+    no_queue_to_go_to,
+)
 from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import (
     ChangeSettings,
@@ -94,7 +105,9 @@ def of(codec: Codec, operation: Operation) -> Procedure:
             return change_settings(codec, queue, changes)
         case Delete(queue):
             return delete(codec, queue)
-        case Redrive(queue, limit):
+        case Redrive(queue, limit, id):
+            if id:
+                return redrive_one(codec, queue, id)
             return redrive(codec, queue, checked_limit(limit, "limit"))
         case List(pattern):
             return list_queues(codec, pattern)
@@ -240,9 +253,37 @@ def redrive(codec: Codec, queue: str, limit: int) -> Procedure:
     for name, [room] in zip(origins, outcomes, strict=True):
         if not isinstance(room, ZapqError):
             rooms += (name, room[2], room[3])
-    said = _only((yield [codec.step(b"redrive", queue, _pack((limit, rooms)))]))
+    said = _only((yield [codec.step(b"redrive", queue, _pack((limit, rooms, 0)))]))
     if said[2]:
         yield from flush_outbox(codec, queue)
+    return Redriven(said[2], said[3])
+
+
+def redrive_one(codec: Codec, queue: str, id: int) -> Procedure:
+    """Send one dead letter back to the queue it failed in; returns `Redriven`. Refuses as `Broker.redrive_one`."""
+
+    def seen(reply: list[Any]) -> tuple[MessageView, float] | None:
+        return None if reply[2] == 0 else (replies.view_of(reply[2], 0.0), reply[0] / 1000)
+
+    found = _only((yield [codec.step(b"find", queue, b"%d" % id, decode=seen)]))
+    if found is None:
+        raise MessageNotFound(queue=queue, message_id=id)
+    letter, now = found
+    failed_in = letter.message.properties.failed_in
+    if letter.state == "leased":
+        raise leased_for(max(letter.due - now, 0.0) if letter.due is not None else inf, id)
+    if letter.state != "ready" or not failed_in:
+        raise no_letter()
+    [[room]] = yield [codec.step(b"room", failed_in)]
+    if isinstance(room, QueueNotFound) or failed_in == queue:
+        raise no_queue_to_go_to(failed_in)
+    if isinstance(room, ZapqError):
+        raise room
+    said = _only((yield [codec.step(b"redrive", queue, _pack((1, (failed_in, room[2], room[3]), id)))]))
+    if not said[2]:
+        # If another client has just taken it, the next attempt says so.
+        raise QueueFull(queue=failed_in)
+    yield from flush_outbox(codec, queue)
     return Redriven(said[2], said[3])
 
 

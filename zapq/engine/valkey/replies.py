@@ -16,7 +16,16 @@ from zapq.core.message import DEFAULTS, OCTETS, Lease, Message, Origin, Properti
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.receipt import serial_of
 from zapq.core.stats import STATES, MessageView, QueueStats
-from zapq.errors import InvalidParameter, KeyReused, QueueFull, ReceiptExpired, TooManyQueues, ZapqError
+from zapq.errors import (
+    InvalidParameter,
+    KeyReused,
+    MessageNotFound,
+    QueueFull,
+    ReceiptExpired,
+    TooManyQueues,
+    ZapqError,
+    leased_for,
+)
 from zapq.service.queue_state import QueueInfo
 
 _DOUBLE = struct.Struct(">d")
@@ -172,6 +181,13 @@ def settled_one(queue: str, receipt: str, code: Any, ours: float) -> ZapqError |
     message = Message(int(tag[2:14], 16), body, properties)
     visibility = int(tag[35:], 16) / 1000
     return Lease(message, int(size, 16), receives + 1, ends / 1000 + ours, tag, visibility, queue)
+
+
+def erased(queue: str, id: int, said: Any, now: int) -> ZapqError | None:
+    """Return what came of deleting a message, at the time `now` of the server."""
+    if isinstance(said, list):
+        return leased_for(max(said[0] - now, 0) / 1000 if said[0] else inf, id)
+    return None if said else MessageNotFound(queue=queue, message_id=id)
 
 
 def view_of(said: Sequence[Any], ours: float) -> MessageView:

@@ -46,7 +46,7 @@
 local verbs = {} -- what callers can call, by name
 
 local TEST = false -- whether callers may say what time it is
-local VERSION = 3
+local VERSION = 4
 
 -- Limits, from limits.py
 local DEFAULT_VISIBILITY = @DEFAULT_VISIBILITY@
@@ -114,4 +114,4 @@ local PLACES = 34
 -- How a lease ended: the numbers of core/leases.py
 local OF_ANOTHER = 9 -- said instead of it, for a receipt of another queue
 local END_UNKNOWN, END_ACKED, END_RELEASED, END_EXPIRED = 0, 1, 2, 3
-local END_GIVEN, END_DEAD_LETTERED, END_OUTLIVED = 4, 5, 6
+local END_GIVEN, END_DEAD_LETTERED, END_OUTLIVED, END_DELETED = 4, 5, 6, 7

@@ -109,7 +109,7 @@ function verbs.room(K, A)
 end
 
 -- Sends dead letters that are ready back to where they failed, by the outbox. ARGV: 3 the plan {limit, {name,
--- messages, bytes, ...}}: the room in each queue that letters can go to. They begin anew there. One that does not fit
+-- messages, bytes, ...}, id}: the room in each queue that letters can go to, and the one letter that is meant, or 0. They begin anew there. One that does not fit
 -- keeps those behind it of its group from overtaking it. Answers how many, and how many ready messages are left.
 function verbs.redrive(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
@@ -120,7 +120,14 @@ function verbs.redrive(K, A)
   local moved, looks, first, passed_over = 0, 0, 0, {}
   while left > moved and looks < REDRIVE_LOOKS and next(rooms) do
     -- What was moved has left the line, so those that stay are counted.
-    local ids = redis.call('ZRANGE', K[B], first, first + 99)
+    local ids
+    -- Earlier front ends know of no single letter.
+    if (plan[3] or 0) == 0 then
+      ids = redis.call('ZRANGE', K[B], first, first + 99)
+    else
+      local one = string.format('%d', plan[3])
+      ids = first == 0 and redis.call('ZSCORE', K[B], one) and { one } or {}
+    end
     if #ids == 0 then break end
     for at, value in ipairs(redis.call('HMGET', K[H], unpack(ids))) do
       local id, priority, expires, kind, origin, shape, group = ids[at], 0, 0, '', '', '', ''

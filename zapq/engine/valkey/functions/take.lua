@@ -628,6 +628,43 @@ function verbs.remove(K, A)
   return answer(u, results)
 end
 
+-- Lets messages go for good that no consumer holds. ARGV: 3 the plan {id, ...}. Answers for each 1; or 0 if it was not
+-- here; or, in a list, when the lease is over that it has.
+function verbs.erase(K, A)
+  local u, results = begin(K, A), {}
+  if not u.q then return missing(u) end
+  tick(u)
+  for place, number in ipairs(cmsgpack.unpack(A[3])) do
+    local id, result = string.format('%d', number), 0
+    local value = redis.call('HGET', K[H], id)
+    if value then
+      local priority, expires, _, origin, _, group = read_head(value)
+      group = waits_in(origin, group)
+      local size = #value - head_length(value)
+      result = 1
+      if redis.call('ZREM', K[D], entry(priority, expires > 0, id, size, group ~= '')) == 1 then
+        groups.let_go(u, group, id)
+      elseif redis.call('ZSCORE', K[group == '' and B or IN_GROUPS], id) then
+        make_unready(u, id, priority, size, expires > 0, group)
+      elseif redis.call('LREM', K[L], 1, id) == 1 then
+        u.ready = u.ready - 1
+      else
+        local _, ends = find_lease(u, badge(priority, expires > 0, id))
+        result = { ends and ends - LEASE_SLACK or 0 }
+      end
+      if result == 1 then
+        local _, _, lapsed, is_noted = attempts(u, id)
+        close_lapse(u, lapsed, END_DELETED)
+        drop(u, id, size, is_noted)
+        u.q[CLEARED] = u.q[CLEARED] + 1
+      end
+    end
+    results[place] = result
+  end
+  save(u)
+  return answer(u, results)
+end
+
 -- Keeps messages from consumers that have been leased before. ARGV: 3 the plan {id, milliseconds from now, ...}: a
 -- lease that goes on lasts until then. Answers as `remove`.
 function verbs.hide(K, A)

@@ -1,0 +1,132 @@
+"""What queues held and did in the last ten minutes: samples, and how much of them is kept."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from math import inf
+
+import trio
+from trio.testing import MockClock
+
+from zapq.core.ages import Oldest
+from zapq.core.stats import QueueStats
+from zapq.limits import HISTORY_SAMPLES, HISTORY_SECONDS
+from zapq.service.history import COLUMNS, History, take_samples
+from zapq.service.service import QueueService
+
+
+@dataclass
+class Fake:
+    """A queue that says what it is told to."""
+
+    name: str = "emails"
+    number: int = 1
+    said: QueueStats = field(default_factory=QueueStats)
+
+    since: float = inf
+
+    def stats(self) -> QueueStats:
+        return self.said
+
+    def oldest(self) -> Oldest:
+        return Oldest(self.since)
+
+
+def sample(history: History, *queues: Fake, now: float = 0.0) -> None:
+    history.begin(now)
+    for each in queues:
+        history.note(each)
+    history.end([each.name for each in queues])
+
+
+def told(history: History, name: str = "emails") -> dict[str, list[int]]:
+    return {column: list(samples) for column, samples in history.tell("*", ["*"], 9, 0.0).queues[name].items()}
+
+
+def test_a_sample_says_what_is_held_and_what_came_and_went_since_the_one_before() -> None:
+    history, queue = History(), Fake()
+    queue.said = QueueStats(messages=3, ready=2, enqueued=3)
+    sample(history, queue)
+    queue.said = QueueStats(messages=4, ready=4, enqueued=9, acked=3, dequeued=1, cleared=1)
+    queue.since = 7.0
+    sample(history, queue, now=10.9)
+    assert told(history) == {"messages": [3, 4], "ready": [2, 4], "in": [0, 6], "out": [0, 5], "age": [0, 3]}
+
+
+def test_the_last_samples_are_kept_the_oldest_first() -> None:
+    history, queue = History(), Fake()
+    for number in range(HISTORY_SAMPLES + 3):
+        queue.said = QueueStats(messages=number)
+        sample(history, queue)
+    assert told(history)["messages"] == list(range(3, HISTORY_SAMPLES + 3))
+    assert told(history)["in"] == [1] * HISTORY_SAMPLES
+
+
+def test_a_younger_queue_has_fewer_samples() -> None:
+    history, old, young = History(), Fake("old"), Fake("young", 2, QueueStats(messages=7))
+    for _ in range(2 * HISTORY_SAMPLES - 1):
+        sample(history, old)
+    sample(history, old, young)
+    assert told(history, "young")["messages"] == [7]
+    sample(history, old, young)
+    assert told(history, "young")["messages"] == [7, 7]
+
+
+def test_a_queue_that_was_deleted_is_forgotten_and_another_of_its_name_begins_anew() -> None:
+    history = History()
+    sample(history, Fake("emails", 1, QueueStats(messages=5)), Fake("jobs"))
+    sample(history, Fake("emails", 2, QueueStats(messages=1)))
+    assert told(history)["messages"] == [1]
+    assert history.tell("*", ["jobs"], 9, 0.0).queues == {}
+
+
+def test_counts_that_step_back_are_taken_for_nothing() -> None:
+    history, queue = History(), Fake(said=QueueStats(messages=5, acked=5))
+    sample(history, queue)
+    queue.said = QueueStats(messages=2**40)
+    sample(history, queue)
+    queue.said = QueueStats()
+    sample(history, queue)
+    assert told(history)["out"] == [0, 0, 0]
+    assert told(history)["messages"] == [5, 2**32 - 1, 0]
+
+
+def test_a_client_hears_of_queues_it_asks_for_and_may_know_of() -> None:
+    history = History()
+    names = ["a1", "a2", "b1", "b2"]
+    sample(history, *(Fake(name, at) for at, name in enumerate(names)), now=10.0)
+    assert list(history.tell("a*", ["*"], 9, 10.0).queues) == ["a1", "a2"]
+    assert list(history.tell("*", ["b*", "a2"], 9, 10.0).queues) == ["a2", "b1", "b2"]
+    first = history.tell("*", ["*"], 1, 13.0)
+    assert (list(first.queues), first.left_out, first.age, first.seconds) == (["a1"], 3, 3.0, HISTORY_SECONDS)
+
+
+def test_what_is_kept_of_a_queue_is_as_small_as_is_said() -> None:
+    history = History()
+    sample(history, Fake())
+    [ring] = history._rings.values()
+    size = sys.getsizeof(ring.samples) + sys.getsizeof(ring)
+    assert size < 2600
+    assert len(ring.samples) == HISTORY_SAMPLES * len(COLUMNS)
+
+
+async def test_a_task_takes_samples_of_all_queues(
+    zapq_service: QueueService, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    for number in range(250):
+        await zapq_service.queue(f"q{number}").enqueue(b"x")
+    nursery.start_soon(take_samples, zapq_service)
+    await trio.sleep(1)
+    await zapq_service.queue("q7").dequeue()
+    await zapq_service.delete("q8")
+    await trio.sleep(HISTORY_SECONDS)
+    q7 = zapq_service.history.tell("*", ["q7"], 9, trio.current_time())
+    assert {name: list(samples) for name, samples in q7.queues["q7"].items()} == {
+        "messages": [1, 0],
+        "ready": [1, 0],
+        "in": [0, 0],
+        "out": [0, 1],
+        "age": [0, 0],
+    }
+    assert len(zapq_service.history.tell("*", ["*"], 999, 0.0).queues) == 250

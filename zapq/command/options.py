@@ -1,0 +1,61 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from threading import Thread
+from typing import Any, TypeVar
+from urllib.parse import SplitResult
+
+import click
+from click.shell_completion import CompletionItem
+
+from zapq.command.http import Connection, Failed, parse_url
+from zapq.limits import COMPLETION_TIMEOUT, DEFAULT_URL
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    """Give the command `--json`, in its parameter `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(command)
+
+
+def yes_option(command: Command) -> Command:
+    """Give the command `--yes`."""
+    return click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(command)
+
+
+def queue_argument(command: Command) -> Command:
+    """Give the command the argument QUEUE, which a shell completes by the names that the server knows."""
+    return click.argument("queue", shell_complete=complete_queues)(command)
+
+
+def complete_queues(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the queues whose names begin so; none if the server does not answer in time."""
+    url = ctx.params.get("url")
+    found: list[str] = []
+    # A daemon, left behind when the time is up: a timeout of the socket holds for each step, and not for all.
+    asker = Thread(target=_ask, args=(url if isinstance(url, SplitResult) else parse_url(DEFAULT_URL), found))
+    asker.daemon = True
+    asker.start()
+    asker.join(COMPLETION_TIMEOUT)
+    given = set(ctx.params.get(parameter.name or "") or ()) if parameter.nargs == -1 else set()
+    return [CompletionItem(name) for name in list(found) if name.startswith(incomplete) and name not in given]
+
+
+def _ask(url: SplitResult, found: list[str]) -> None:
+    try:
+        with Connection(url) as connection:
+            answer = connection.request("GET", "/queues", timeout=COMPLETION_TIMEOUT).json
+        found.extend(str(each["name"]) for each in answer)
+    except (Failed, OSError, LookupError, TypeError):
+        # A shell would print what is wrong in the middle of the line that is being typed.
+        return
+
+
+def print_json(value: object) -> None:
+    """Print the value as one line of JSON."""
+    # In ASCII: whatever is in a message, no terminal or locale can stumble over it.
+    print(json.dumps(value, separators=(",", ":")), flush=True)

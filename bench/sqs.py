@@ -8,7 +8,10 @@ signature, number and receipt handle, as boto3 would write it: boto3 needs a mil
 clients on one core could not keep a server busy. `moto_server`, which many test suites use in place of Amazon, is
 asked for the same in the same run, one request after the other. Prints the microseconds of the server's CPU for
 each request and for each message; the median of the rounds counts. FIFO: in a queue of that kind, each message in
-a group of its own.
+a group of its own. The machine may be twice as fast in one hour as in the next, so a plain `POST /enqueue` of the
+native dialect is measured in the same run: compare how many times that each request is.
+
+What each action costs in the process, without sockets, is measured by `scripts/bench actions`.
 
 What groups cost in the core, and how many there may be, is measured by `scripts/bench groups`.
 """
@@ -37,7 +40,7 @@ import click
 import msgspec
 
 from bench import rig
-from bench.prepared import SPARE, Load, Site, run
+from bench.prepared import SPARE, Load, Site, request, run
 
 BODY = "x" * rig.MESSAGE
 TEN = 10
@@ -205,6 +208,11 @@ Prepare = Callable[[Server, str], Load]
 """Prepares a queue, and returns what to send."""
 
 
+def enqueue(server: Server, url: str) -> Load:
+    """Send them in the native dialect, as the measure of the others."""
+    return Load([request("POST", "/enqueue", BODY.encode())], 202, server.many)
+
+
 def send(server: Server, url: str) -> Load:
     """Send messages one by one."""
     number = server.many + server.spare if url.endswith(".fifo") else min(VARIANTS, server.many)
@@ -260,7 +268,9 @@ class Row:
     messages: int = 1
 
 
+BASE = "POST /enqueue"
 ROWS = {
+    BASE: Row(enqueue),
     "SendMessage": Row(send),
     "ReceiveMessage": Row(receive),
     "DeleteMessage": Row(delete),
@@ -324,12 +334,13 @@ def measure(contender: Contender, row: Row, connections: int, seconds: int) -> f
 
 def table(results: dict[str, dict[str, float]], names: Sequence[str]) -> str:
     """Return the microseconds as a Markdown table."""
-    columns = ["request", *names, *[f"{each}, a message" for each in names]]
+    columns = ["request", *names, *[f"{each}, a message" for each in names], "times an enqueue"]
     lines = ["| " + " | ".join(columns) + " |", "| --- |" + " --: |" * (len(columns) - 1)]
     for name, costs in results.items():
         each = ROWS[name].messages
         cells = [f"{costs[one]:,.1f}" if one in costs else "" for one in names]
         cells += [f"{costs[one] / each:,.1f}" if one in costs else "" for one in names]
+        cells.append(f"{costs['zapq'] / results[BASE]['zapq']:.2f}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -356,11 +367,15 @@ def main(
     """Measure and print; what is behind `--` are further options of zapq."""
     found = contenders(against, options, many)
     found = [each for each in found if not (without_moto and each.name == "moto_server")]
-    rows = {name: row for name, row in ROWS.items() if not only or any(text in name for text in only)}
+    rows = {
+        name: row for name, row in ROWS.items() if not only or name == BASE or any(map(name.__contains__, only))
+    }
     costs: dict[str, dict[str, list[float]]] = {name: {} for name in rows}
     for number in range(rounds):
         for name, row in rows.items():
             for contender in found:
+                if name == BASE and contender.slow:
+                    continue  # it has no such thing
                 costs[name].setdefault(contender.name, []).append(measure(contender, row, connections, seconds))
         print(f"round {number + 1} done", file=sys.stderr, flush=True)
     results = {

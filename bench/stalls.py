@@ -5,7 +5,7 @@
 
 One healthy client puts a message and takes it, over and over, and a second one asks a queue in which there is
 nothing, while others do what costs most, one scenario after the other, each on a server of its own: settles of
-a thousand unknown receipts, large batches, looking for messages, redrives that move nothing, listings, purges,
+a thousand receipts, large batches, looking for messages, redrives that move nothing, listings, purges,
 leases that all expire at once, TLS handshakes. Prints how long the healthy clients' answers took, until they
 reached the kernel. The last column is about the server's own part: it leaves out the time in which the server
 waited for a core that another program had (as /proc/PID/schedstat counts it), and with `--durable` the first
@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -168,6 +169,41 @@ def large_batches(stage: Stage) -> Work:
     messages = [b64encode(b"x" * 3000).decode()] * stage.scaled(1000)
     one = request("POST", f"{Q}/messages/batch", msgspec.json.encode(messages), "Content-Type: application/json")
     return crowd(stage, [one] * stage.scaled(50), times=1)
+
+
+def largest_batches(content_type: str) -> Callable[[Stage], Work]:
+    """Fifty clients put 8 MB each, all of them with an Idempotency-Key."""
+    json = content_type == "application/json"
+
+    def prepare(stage: Stage) -> Work:
+        body = b"x" * (6000 if json else 8000)
+        messages = [b64encode(body).decode() if json else body] * stage.scaled(1000)
+        batch = msgspec.json.encode(messages) if json else msgspec.msgpack.encode(messages)
+        ask = partial(request, "POST", f"{Q}/messages/batch", batch, f"Content-Type: {content_type}")
+        return crowd(stage, [ask(f"Idempotency-Key: {key}") for key in range(stage.scaled(50))], times=1)
+
+    return prepare
+
+
+def sqs_batches(stage: Stage) -> Work:
+    """Fifty clients send 1 MB each in the dialect of SQS."""
+    entries = [{"Id": str(number), "MessageBody": "x" * 100_000} for number in range(10)]
+    url = f"http://127.0.0.1:{stage.site.port}/000000000000/default"
+    body = msgspec.json.encode({"QueueUrl": url, "Entries": entries})
+    fields = ("Content-Type: application/x-amz-json-1.0", "X-Amz-Target: AmazonSQS.SendMessageBatch")
+    return crowd(stage, [request("POST", "/", body, *fields)] * stage.scaled(50), times=1)
+
+
+def settle_leased(stage: Stage) -> Work:
+    """A hundred clients acknowledge a thousand messages each."""
+    receipts = lease(stage.client, stage.scaled(100_000))
+    at_once = stage.scaled(1000)
+    requests = [
+        request("POST", f"{Q}/settle", msgspec.json.encode(part), "Content-Type: application/json")
+        for at in range(0, len(receipts), at_once)
+        if (part := [{"receipt": each} for each in receipts[at : at + at_once]])
+    ]
+    return crowd(stage, requests, times=1)
 
 
 def find_leased(stage: Stage) -> Work:
@@ -332,6 +368,10 @@ SCENARIOS = {
     "nothing": Scenario(quiet),
     "50 x settle 1,000 unknown receipts": Scenario(settle_unknown),
     "50 batches of 4 MB, JSON": Scenario(large_batches),
+    "50 batches of 8 MB with a key, JSON": Scenario(largest_batches("application/json")),
+    "50 batches of 8 MB with a key, msgpack": Scenario(largest_batches("application/msgpack")),
+    "50 batches of 1 MB, SQS": Scenario(sqs_batches),
+    "100 x settle 1,000 leased": Scenario(settle_leased),
     "50 x receive 1,000, JSON": Scenario(receive_batches),
     "20 x find one of 40,000 leased": Scenario(find_leased, durable=False),
     "20 x find none among 300,000 returned": Scenario(find_returned, durable=False),

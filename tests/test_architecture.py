@@ -86,19 +86,19 @@ MAY_USE = {
 # Where each library may appear at all.
 LIBRARIES = {
     "trio": {"service", "engine", "http", "server", "client", "systemd", "cli", "testing"},
-    "httpx2": {"client"},
     "quart": {"http"},
     "quart_trio": {"http"},
     "werkzeug": {"http"},
     "hypercorn": {"http", "server"},
-    "h11": {"server"},
+    "h11": {"server", "client"},
     "h2": {"server"},
     "click": {"command"},
     "hiredis": {"engine"},
+    "anyio": {"client"},
     "pytest": {"testing"},
     # Its stubs shadow Trio's own types.
     "trio_typing": set[str](),
-    "asyncio": set[str](),
+    "asyncio": {"client"},
 }
 
 
@@ -191,7 +191,7 @@ def test_what_talks_to_a_server_elsewhere_imports_neither_it_nor_trio() -> None:
         "from zapq.__main__ import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print(*{'quart', 'hypercorn', 'trio', 'httpx2', 'msgspec'} & set(sys.modules))"
+        "print(*{'quart', 'hypercorn', 'trio', 'msgspec'} & set(sys.modules))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert shown.stdout == "\n"

@@ -466,6 +466,23 @@ def test_a_file_of_queues_is_refused_with_table_and_key(tmp_path: Path, text: st
     assert refusal.value.detail.startswith(f"{file}: {complaint}")
 
 
+@pytest.mark.parametrize("flag", ["config", "queues"])
+@pytest.mark.parametrize(
+    ("value", "complaint"),
+    [
+        ("0x" + "f" * 5000, "an integer is out of range; TOML has those of 64 bits."),
+        ("[[1, -9223372036854775809]]", "an integer is out of range"),
+        ("9" * 5000, "Exceeds the limit"),
+    ],
+)
+def test_an_integer_too_long_to_be_shown_is_refused(tmp_path: Path, flag: str, value: str, complaint: str) -> None:
+    file = tmp_path / "zapq.toml"
+    file.write_text(f"[queues.jobs]\nmax_messages = {value}\n")
+    with pytest.raises(InvalidSetting) as refusal:
+        load(flags={}, environ={}, **{flag: str(file)})
+    assert refusal.value.detail.startswith(f"--{flag} {str(file)!r}: {complaint}")
+
+
 def test_a_file_of_queues_says_what_only_sqs_has(tmp_path: Path) -> None:
     file = tmp_path / "queues.toml"
     file.write_text("""

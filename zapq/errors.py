@@ -325,7 +325,7 @@ class OutcomeUnknown(ZapqError):
 class NotWithEngine(ZapqError):
     """The queues of this server are in an engine elsewhere, which cannot do this.
 
-    Save and load snapshots as .msgpack files, of all queues, and send messages without unique.
+    Save and load snapshots as .msgpack files, of all queues.
     """
 
     problem = "not-with-engine"

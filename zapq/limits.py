@@ -291,6 +291,9 @@ MAX_HOT_FIELDS = 32
 """The most fields of such a head: they need 3 to 12."""
 HEADS_REMEMBERED = 1024
 """Heads whose meaning is remembered, in 2 MiB at most: clients repeat theirs, and have few different ones."""
+LENGTHS_REMEMBERED = 32
+"""Lengths of body for each head of SQS whose requests are remembered, in some 6 KiB: a client has few of them, or
+too many to be worth it."""
 MAX_ANSWERS = 64
 """Pipelined requests answered in one go: some 0.3 ms, after which others have their turn."""
 MAX_ANSWERS_BYTES = 256 * KIB
@@ -342,6 +345,16 @@ CLIENT_BACKOFF = 0.1
 """Seconds it pauses at most after the first failure, a blink; twice as long after each further one ..."""
 CLIENT_MAX_BACKOFF = 10.0
 """... up to this: a server may be back for so long before its clients notice."""
+MAX_ANSWER_HEAD_BYTES = 64 * KIB
+"""The longest head of an answer: a message's headers have 8 KiB, and a proxy may add what it likes."""
+IDLE_CONNECTIONS = 100
+"""Connections it keeps for the next request: as many as tasks often share it."""
+IDLE_CONNECTION_SECONDS = 60.0
+"""How long it keeps one that nothing needs: most proxies close it by then."""
+PRODUCER_LINGER = 0.005
+"""Seconds for which a producer's message waits for others: little beside a commit, and many come in that time."""
+PRODUCER_BATCH_BYTES = 1 * MIB
+"""Bytes of a producer's batch, about: it holds two at most, and the server takes eight times as much."""
 EXTENSIONS = 3
 """A lease is extended when this part of it, a third, is over: two thirds are left for trying again."""
 SETTLE_SECONDS = 5.0

@@ -170,10 +170,25 @@ def _parsed(option: Option, text: str, place: str) -> str | int | float | bool:
 def _read_toml(path: str, flag: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            return tomllib.load(file)
+            table = tomllib.load(file)
+        _check_integers(table)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidSetting(f"--{flag} {path!r}: {reason}.", setting=flag) from None
+    return table
+
+
+def _check_integers(table: dict[str, Any]) -> None:
+    """Raise ValueError for one that TOML does not have. Longer ones could not even be shown."""
+    left: list[Any] = [table]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("an integer is out of range; TOML has those of 64 bits")
 
 
 def _read_config(path: str) -> tuple[dict[str, str], dict[str, QueueSettings], str]:

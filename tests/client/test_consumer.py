@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx2
 import pytest
 import trio
 import trio.testing
 
-from tests.client.doubles import Script, in_process, refusal, scripted
+from tests.client.doubles import NotConnected, Request, Script, in_process, refusal, scripted
 from tests.support.waiting import eventually
 from zapq import errors
 from zapq.client import Client, HeldLease, open_client
@@ -37,14 +36,11 @@ class TestConsume:
 
     @pytest.fixture
     async def client(self, zapq_service: QueueService, down: list[bool]) -> Any:
-        answer = in_process(zapq_service)
-
-        async def answer_if_up(request: httpx2.Request) -> httpx2.Response:
+        def connect_if_up() -> None:
             if down:
-                raise httpx2.ConnectError("away")
-            return await answer(request)
+                raise NotConnected("away")
 
-        async with scripted(answer_if_up) as client:
+        async with scripted(in_process(zapq_service), connect_if_up) as client:
             yield client
 
     async def test_the_end_of_a_block_acknowledges(
@@ -252,7 +248,7 @@ class TestConsume:
         await emails.enqueue(b"hello")
         answer, scope = in_process(zapq_service), trio.CancelScope()
 
-        async def answer_slowly(request: httpx2.Request) -> httpx2.Response:
+        async def answer_slowly(request: Request) -> bytes:
             if request.method == "DELETE":
                 scope.cancel()
                 await trio.sleep(1)

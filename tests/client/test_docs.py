@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import pytest
 import trio
 
 from tests.support.process import ENVIRON
@@ -18,12 +19,22 @@ from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/client.md").read_text()
-SEND, CONSUME, LOOP = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+THREADS, ASYNCIO, SEND, PRODUCE, CONSUME, LOOP = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 [SHELL] = re.findall(r"```console\n(.*?)```", DOCUMENT, re.DOTALL)
 
 
 async def until_acknowledged(queue: NamedQueue, number: int) -> None:
     await eventually(lambda: queue.info().stats.acked == number, f"{number} messages to be acknowledged")
+
+
+@pytest.mark.parametrize(
+    "example", [THREADS, ASYNCIO, ASYNCIO.replace("asyncio", "trio").replace("trio.run(main())", "trio.run(main)")]
+)
+async def test_the_first_examples_run_with_threads_asyncio_and_trio(example: str, zapq_server: ZapqServer) -> None:
+    program = example.replace("http://127.0.0.1:8080", zapq_server.url)
+    shown = await trio.run_process([sys.executable, "-c", program], capture_stdout=True)
+    assert shown.stdout == b"b'hello'\n"
+    assert zapq_server.service.queue("emails").info().stats.acked == 1
 
 
 async def test_the_sending_example_runs(zapq_server: ZapqServer) -> None:
@@ -32,9 +43,16 @@ async def test_the_sending_example_runs(zapq_server: ZapqServer) -> None:
     assert shown.stdout == b"1 2 4 4\n"
 
 
+async def test_the_producing_example_sends(zapq_server: ZapqServer) -> None:
+    program = PRODUCE.replace("http://127.0.0.1:8080", zapq_server.url)
+    await trio.run_process([sys.executable, "-c", program])
+    assert zapq_server.service.queue("emails").info().stats.messages == 10
+
+
 async def test_the_consuming_examples_acknowledge(zapq_server: ZapqServer) -> None:
     emails = zapq_server.service.queue("emails")
-    for number, example in enumerate((CONSUME, LOOP), 1):
+    on_asyncio = CONSUME.replace("import trio", "import asyncio").replace("trio.run(main)", "asyncio.run(main())")
+    for number, example in enumerate((CONSUME, LOOP, on_asyncio), 1):
         await emails.enqueue(b"hello")
         program = example.replace("http://127.0.0.1:8080", zapq_server.url)
         async with trio.open_nursery() as nursery:

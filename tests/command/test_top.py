@@ -55,7 +55,8 @@ def test_rates_are_what_has_changed_between_two_polls() -> None:
     # The server was started again.
     assert top.compare(found(enqueued=30), found(enqueued=3), 2.0).in_rate is None
     assert top.compare(found(), found(), 0.0).in_rate is None
-    assert top.compare(found(), found(oldest_ready_age_seconds=12.5), 2.0).oldest == 12.5
+    assert top.compare(found(), found(ready=1, oldest_ready_age_seconds=12.5), 2.0).oldest == 12.5
+    assert top.compare(found(), found(oldest_ready_age_seconds=0), 2.0).oldest is None
 
 
 async def test_tables_follow_each_other_where_there_is_no_terminal(

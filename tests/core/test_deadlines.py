@@ -52,7 +52,7 @@ def test_it_agrees_with_a_dictionary(steps: list[tuple[str, int, float]]) -> Non
         assert deadlines.first(3)[: len(everything)] == everything[:3]
         assert sorted(deadlines.first(99)) == sorted(everything + timeless)
         assert list(deadlines) == [value for _, value in everything]
-        assert sorted(deadlines.entries()) == sorted(everything + timeless)
+        assert sorted((each.time, each.value) for each in deadlines.entries()) == sorted(everything + timeless)
         assert bool(deadlines) == bool(model)
         assert sorted(deadlines.values()) == sorted(f"value {each}" for each in model)
         assert len(deadlines) == len(model)
@@ -86,7 +86,7 @@ def test_what_is_cleared_is_given_to_the_caller_as_it_is() -> None:
     for number, time in enumerate((1.0, 2.0, 0.0, inf)):
         deadlines.put(number, time, f"value {number}")
     parts = deadlines.clear()
-    assert sorted(value for part in parts if isinstance(part, dict) for _, value in part.values()) == [
+    assert sorted(each.value for part in parts if isinstance(part, dict) for each in part.values()) == [
         "value 0",
         "value 1",
         "value 2",

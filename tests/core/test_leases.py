@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 
 from tests.core.test_deadlines import STEPS
+from zapq.core.deadlines import Entry
 from zapq.core.leases import Lapses, Leases
 from zapq.core.message import Lease, Message
 
@@ -56,7 +57,7 @@ def test_they_agree_with_a_dictionary(steps: list[tuple[str, int, float]]) -> No
         for number in range(10):
             assert leases.find(number) is model.get(number)
     kept = [part for part in leases.clear() if isinstance(part, dict)]
-    assert {each[-1] if isinstance(each, tuple) else each for part in kept for each in part.values()} == {
+    assert {each.value if isinstance(each, Entry) else each for part in kept for each in part.values()} == {
         *model.values()
     }
     assert (len(leases), leases.next()) == (0, inf)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from zapq.core.broker import Broker, Redriven
+from zapq.core.deadlines import Entry
 from zapq.core.headers import Headers
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Origin, Properties
 from zapq.core.queue import Queue
@@ -102,7 +103,7 @@ def ids_in(dropped: list[Dropped]) -> set[int]:
     """The ids of the messages in what a queue gave up: alone, in runs, with a time, or in leases."""
     items = [item for part in dropped for item in (part.values() if isinstance(part, dict) else part)]
     # What a heap has are numbers.
-    things = [item[-1] if isinstance(item, tuple) else item for item in items]
+    things = [item.value if isinstance(item, Entry) else item for item in items]
     messages = [message for thing in things for message in (thing if isinstance(thing, Run) else [thing])]
     return {each.id for each in messages if isinstance(each, Message | Lease)}
 

@@ -65,7 +65,10 @@ VARYING = [
 ]
 
 
-WITH_A_TIME = rb'(?i)content-length: [0-9]+(?=\r\n(?:[^\r\n]+\r\n)*\r\n[\[{](?:(?!HTTP/1\.1 ).)*?(?:_in|_age_seconds)":[0-9.])'
+WITH_A_TIME = (
+    rb"(?i)content-length: [0-9]+(?=\r\n(?:[^\r\n]+\r\n)*\r\n"
+    rb'[\[{](?:(?!HTTP/1\.1 ).)*?(?:_in|_age_seconds)":[0-9.])'
+)
 """The length of an answer that says how long something will last, or has: so does its length."""
 
 

@@ -393,8 +393,9 @@ async def test_large_batches_do_not_keep_others_waiting(
     def count(answers: Answers) -> None:
         turns[-1] += answers.used
 
+    copied: list[int] = []
     monkeypatch.setattr(Lobby, "_turn", begin)
-    watch(monkeypatch, after=count)
+    watch(monkeypatch, before=lambda data: copied.append(len(data)), after=count)
     body = b'"%b"\n' % (b"x" * 1000) * 300
     batch = b"POST /queues/default/messages/batch HTTP/1.1\r\nHost: localhost\r\n"
     batch += b"Content-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n" % len(body) + body
@@ -408,6 +409,8 @@ async def test_large_batches_do_not_keep_others_waiting(
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 202")
     assert sum(turns) == 30 * len(batch)
     assert max(turns) <= TURN_COST * BYTES_PER_COST + len(batch)
+    # Copying one takes a while as well, so that is done when it has its turn.
+    assert copied.count(len(batch)) == 30
 
 
 async def test_what_a_large_batch_holds_while_it_waits_for_its_turn_is_reserved(

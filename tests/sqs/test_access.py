@@ -13,6 +13,7 @@ import trio
 from tests.http.test_access import line
 from tests.sqs.clients import Boto, tell
 from tests.support.serving import serving
+from tests.support.waiting import eventually
 from tests.support.wire import ask
 from zapq.service.open import open_service
 from zapq.settings import Settings
@@ -156,3 +157,33 @@ async def test_to_cancel_a_task_needs_an_administrator_of_its_queue(
         assert refused.code == "AccessDenied"
         refused = await Boto(url, key=ADMIN).refused("cancel_message_move_task", TaskHandle=handle)
         assert refused.code == "ResourceNotFoundException"
+
+
+async def test_to_move_dead_letters_back_needs_an_administrator_of_the_queues_they_came_from(
+    zapq_settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(line("root", ADMIN, "admin") + line("dead", PRODUCER, "admin:*dead"))
+    path.chmod(0o600)
+    async with serving(replace(zapq_settings, token_file=str(path))) as url:
+        root, other = Boto(url, key=ADMIN), Boto(url, key=PRODUCER)
+        arns = {}
+        for name in ("dead", "not-dead"):
+            arns[name] = (await root.attributes(await root.make(name)))["QueueArn"]
+        policy = f'{{"deadLetterTargetArn":"{arns["dead"]}","maxReceiveCount":1}}'
+        await root.make("also-dead", RedrivePolicy=policy)
+        jobs = await root.make("jobs", RedrivePolicy=policy)
+        refused = await other.refused("start_message_move_task", SourceArn=arns["dead"])
+        assert (refused.code, refused.status) == ("AccessDenied", 403)
+        jobs_arn = (await root.attributes(jobs))["QueueArn"]
+        refused = await other.refused("start_message_move_task", SourceArn=arns["dead"], DestinationArn=jobs_arn)
+        assert refused.code == "AccessDenied"
+        await other("start_message_move_task", SourceArn=arns["dead"], DestinationArn=arns["not-dead"])
+        await root("delete_queue", QueueUrl=jobs)
+
+        async def is_done() -> bool:
+            tasks = await root("list_message_move_tasks", SourceArn=arns["dead"])
+            return bool(tasks["Results"][0]["Status"] != "RUNNING")
+
+        await eventually(is_done, "the task")
+        await other("start_message_move_task", SourceArn=arns["dead"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,20 @@ from tests.sqs.clients import JSON, Boto, tell
 from tests.support.serving import serving, with_tls
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, connect, connection, metrics, vanish
+from zapq.access.access import Access
+from zapq.access.certificate import NOBODY
 from zapq.core.queue_settings import QueueSettings
-from zapq.server.sqs_hot import cut
+from zapq.engine.local import LocalEngine
+from zapq.http.guard import Guard
+from zapq.http.hosts import Hosts
+from zapq.limits import HEADS_REMEMBERED, LENGTHS_REMEMBERED
+from zapq.logs import Throttle
+from zapq.server.hot_head import Head
+from zapq.server.sqs_hot import SqsHot, cut
 from zapq.service.open import open_service
+from zapq.service.service import QueueService
 from zapq.settings import Settings
+from zapq.sqs.tasks import Tasks
 from zapq.testing import ZapqServer
 
 COLD = {"TE": "trailers"}
@@ -229,6 +239,73 @@ async def test_what_is_cut_out_hides_nothing(zapq_server: ZapqServer, place: byt
         answer = bytes(await stream.receive_some())
     assert answer.startswith(b"HTTP/1.1 400")
     assert zapq_server.service.stats().queue.enqueued == 0
+
+
+@pytest.fixture
+async def sqs(zapq_service: QueueService, zapq_settings: Settings) -> Callable[[], SqsHot]:
+    """Return what makes a fast road that has seen no head."""
+
+    def make() -> SqsHot:
+        guard = Guard(zapq_settings, Hosts(zapq_settings, "127.0.0.1"), Access(zapq_settings))
+        engine = LocalEngine(zapq_service)
+        return SqsHot(engine, zapq_settings, Throttle(), guard, Tasks(), trio.current_time)
+
+    return make
+
+
+def said_by(head: Head | None) -> object:
+    """Return what a head was read as."""
+    return None if head is None else (head.length, head.last, head.plan)
+
+
+LOCAL = BOTO.replace(b"localhost:1", b"localhost")
+
+
+@pytest.mark.parametrize(
+    "like",
+    [
+        LOCAL,
+        LOCAL.replace(b"h: 7", b"h: 8"),
+        LOCAL.replace(b"h: 7", b"h: +"),
+        LOCAL.replace(b"h: 7", b"h:77"),
+        LOCAL.replace(b"20261129T103256Z", b"20261129T103257Z"),
+        LOCAL.replace(b"20261129T103256Z", b"20261129T10325\nZ"),
+        LOCAL.replace(b"20261129T103256Z", b"20261129T1032\r\nZ"),
+        LOCAL.replace(b"0123456789abcdef", b"0123456789abcde-"),
+        LOCAL.replace(b"0123456789abcdef", b"0123456789abcd\r\n"),
+        LOCAL.replace(b"id: 1-2-3", b"id: 1\r\nTE"),
+        LOCAL.replace(b"id: 1-2-3", b"id:  -2-3"),
+        LOCAL.replace(b"SendMessage", b"SendMassage"),
+        LOCAL.replace(b"attempt=1", b"attempt=2"),
+        LOCAL.replace(b"Credential=x", b"Credential=y"),
+        LOCAL.replace(b"SignedHeaders=host", b"SignedHeaders=hose"),
+        LOCAL.replace(b"X-Amz-Target", b"X-Amz-Torget"),
+        LOCAL.replace(b"localhost", b"localhos!"),
+    ],
+)
+async def test_a_head_like_the_one_before_means_what_it_would_mean_alone(
+    sqs: Callable[[], SqsHot], like: bytes
+) -> None:
+    assert len(like) == len(LOCAL)
+    alone, after = sqs(), sqs()
+    for _ in range(2):
+        assert said_by(after.find(LOCAL, NOBODY)) == said_by(alone.find(LOCAL, NOBODY))
+        expected = said_by(sqs().find(like, NOBODY))
+        assert said_by(after.find(like, NOBODY)) == expected
+    _, first, second = (after.find(LOCAL, NOBODY) for _ in range(3))
+    assert first is second is not None
+    after.forget()
+    assert after.find(LOCAL, NOBODY) is not first
+
+
+async def test_lengths_and_layouts_are_remembered_up_to_a_limit(sqs: Callable[[], SqsHot]) -> None:
+    hot = sqs()
+    for length in range(10, 10 + 2 * LENGTHS_REMEMBERED):
+        head = hot.find(LOCAL.replace(b"h: 7", b"h: %d" % length), NOBODY)
+        assert head is not None
+        assert head.length == length
+    for number in range(1000, 1000 + HEADS_REMEMBERED + 1):
+        assert hot.find(LOCAL.replace(b"Credential=x", b"Credential=%d" % number), NOBODY) is not None
 
 
 @pytest.mark.parametrize("hot_path", [True, False])

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Protocol
 
-import trio
+import anyio
+from anyio.abc import TaskGroup
 
+from zapq.client.grouping import ungrouped
 from zapq.client.lease import Lease
 from zapq.client.retry import Retry, passes
 from zapq.errors import QueueNotFound, ReceiptExpired, ZapqError
@@ -47,12 +49,12 @@ class HeldLease:
         self.lease = lease
         self.lost = False
         """Whether the lease ended before it was settled."""
-        self.settling = trio.Event()
+        self.settling = anyio.Event()
         """Set when a task begins to settle it: then it needs no more extending."""
-        self.over = trio.Event()
+        self.over = anyio.Event()
         """Set when nothing more will happen to it here."""
         self._client = client
-        self._block = trio.CancelScope()
+        self._block = anyio.CancelScope()
         self._handling = self._handled()
 
     @property
@@ -109,8 +111,8 @@ class HeldLease:
         self._settle()
         try:
             await self._client.ack(self.lease)
-        except trio.Cancelled:
-            with trio.move_on_after(SETTLE_SECONDS, shield=True), suppress(ZapqError):
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(SETTLE_SECONDS, shield=True), suppress(ZapqError):
                 await self._client.ack(self.lease)
             raise
         finally:
@@ -134,7 +136,7 @@ class HeldLease:
             self.over.set()
             return
         self.lose()
-        with trio.move_on_after(SETTLE_SECONDS, shield=True):
+        with anyio.move_on_after(SETTLE_SECONDS, shield=True):
             try:
                 await self._client.release(self.lease)
             except ZapqError as error:
@@ -161,7 +163,7 @@ class HeldLease:
             with self._block:
                 yield self
         except BaseException:
-            with trio.move_on_after(SETTLE_SECONDS, shield=True):
+            with anyio.move_on_after(SETTLE_SECONDS, shield=True):
                 await self.end()
             raise
         if not self.settling.is_set():
@@ -185,32 +187,40 @@ class Consumer:
         self._queue = queue
         self._visibility = visibility
         self._wait = wait
-        self._scopes = [trio.CancelScope() for _ in range(concurrency)]
+        self._scopes = [anyio.CancelScope() for _ in range(concurrency)]
         self._failed = False
         # Never holds more than there are slots.
-        self._offer, self._offered = trio.open_memory_channel[HeldLease](math.inf)
+        self._offer, self._offered = anyio.create_memory_object_stream[HeldLease](math.inf)
 
     def __aiter__(self) -> Consumer:
         return self
 
     async def __anext__(self) -> HeldLease:
         while True:
-            held = await self._offered.receive()
+            try:
+                held = await self._offered.receive()
+            except (anyio.EndOfStream, anyio.ClosedResourceError):
+                raise StopAsyncIteration from None
             if not held.lost:
                 return held
             held.over.set()
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Begin to fetch messages; the tasks of `nursery` do it until `stop`."""
+    def start(self, group: TaskGroup) -> None:
+        """Begin to fetch messages; the tasks of `group` do it until `stop`."""
         for scope in self._scopes:
-            nursery.start_soon(self._run_slot, scope)
+            group.start_soon(self._run_slot, scope)
 
     def stop(self) -> None:
         """Fetch nothing more, and release the messages that are not settled."""
         for scope in self._scopes:
             scope.cancel()
 
-    async def _run_slot(self, scope: trio.CancelScope) -> None:
+    def close(self) -> None:
+        """Let tasks that still wait for a message know that none will come."""
+        self._offer.close()
+        self._offered.close()
+
+    async def _run_slot(self, scope: anyio.CancelScope) -> None:
         with scope:
             while True:
                 try:
@@ -229,7 +239,7 @@ class Consumer:
                     await self._keep(held)
                     await held.over.wait()
                 finally:
-                    with trio.move_on_after(SETTLE_SECONDS, shield=True):
+                    with anyio.move_on_after(SETTLE_SECONDS, shield=True):
                         await held.end()
                 scope.shield = False
 
@@ -252,25 +262,25 @@ class Consumer:
                 if lease is not None:
                     return lease
                 failures, pause = 0, 0.0
-            await trio.sleep(pause)
+            await anyio.sleep(pause)
 
     async def _keep(self, held: HeldLease) -> None:
         """Extend a lease until a task begins to settle it, or until it is lost."""
-        failures, now = 0, trio.current_time()
+        failures, now = 0, anyio.current_time()
         again, deadline = now + self._visibility / EXTENSIONS, now + self._visibility
-        while trio.current_time() < deadline:
-            with trio.move_on_at(min(again, deadline)):
+        while anyio.current_time() < deadline:
+            with anyio.CancelScope(deadline=min(again, deadline)):
                 await held.settling.wait()
                 return
-            now = trio.current_time()
-            with trio.move_on_at(deadline):
+            now = anyio.current_time()
+            with anyio.CancelScope(deadline=deadline):
                 try:
                     await self._client.extend(held.lease, visibility=self._visibility)
                 except ZapqError as error:
                     if not passes(error):
                         break
                     failures += 1
-                    again = trio.current_time() + self._client.retry.pause(error, failures)
+                    again = anyio.current_time() + self._client.retry.pause(error, failures)
                     log.warning("message %d of %s was not extended: %s", held.id, held.queue, error.detail)
                 else:
                     failures = 0
@@ -284,13 +294,16 @@ async def open_consumer(
 ) -> AsyncGenerator[Consumer, None]:
     """Yield a consumer, see `Client.consume`; when the block ends, its tasks have ended and nothing is held."""
     consumer = Consumer(client, queue, concurrency, visibility, wait)
-    with _ungrouped():
-        async with trio.open_nursery() as nursery:
-            consumer.start(nursery)
-            try:
-                yield consumer
-            finally:
-                consumer.stop()
+    try:
+        with ungrouped():
+            async with anyio.create_task_group() as group:
+                consumer.start(group)
+                try:
+                    yield consumer
+                finally:
+                    consumer.stop()
+    finally:
+        consumer.close()
 
 
 async def consume_with(
@@ -312,21 +325,7 @@ async def consume_with(
                 log.exception("the handler of message %d of %s failed", lease.id, lease.queue)
 
     async with open_consumer(client, queue, concurrency, visibility, wait) as leases:
-        with _ungrouped():
-            async with trio.open_nursery() as nursery:
+        with ungrouped():
+            async with anyio.create_task_group() as group:
                 for _ in range(concurrency):
-                    nursery.start_soon(work, leases)
-
-
-@contextmanager
-def _ungrouped() -> Generator[None, None, None]:
-    """Let an error that is alone in its group out of it: that there is a nursery is no matter of the caller's."""
-    alone: BaseException | None = None
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) > 1:
-            raise
-        [alone] = group.exceptions
-    if alone is not None:
-        raise alone
+                    group.start_soon(work, leases)

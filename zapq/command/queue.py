@@ -22,8 +22,6 @@ from zapq.quantities import parse_size
 
 COLUMNS = ("ready", "delayed", "leased", "bytes", "waiting")
 """What `ls` shows of a queue, beside its name and the age of its oldest message."""
-AGE = "oldest_ready_age_seconds"
-"""Where the server says how long the oldest message that is ready has been there, if it says so."""
 BODY_WIDTH = 60
 """Characters of a body in the table of `peek`."""
 _KINDS: dict[str, Callable[[str], Any]] = {
@@ -68,7 +66,7 @@ def ls(url: SplitResult, prefix: str, as_json: bool) -> None:
     rows = [["queue", *COLUMNS, "oldest"]]
     for each in found:
         name = f"{each['name']} (paused)" if each["paused"] else each["name"]
-        rows.append([name, *(str(each[column]) for column in COLUMNS), duration(each.get(AGE))])
+        rows.append([name, *(str(each[column]) for column in COLUMNS), duration(oldest(each))])
     print(table(rows))
 
 
@@ -251,6 +249,12 @@ def peek(url: SplitResult, queue: str, state: str, limit: int, as_json: bool) ->
     except (LookupError, TypeError):
         raise Failed(STRANGE) from None
     print(table(rows, text_from=3))
+
+
+def oldest(queue: dict[str, Any]) -> float | None:
+    """Return how long the oldest ready message of a queue has been there; None if there is none, or no answer."""
+    age: float | None = queue.get("oldest_ready_age_seconds")
+    return age if queue["ready"] else None
 
 
 def body_text(message: dict[str, Any]) -> str:

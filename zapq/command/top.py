@@ -20,7 +20,7 @@ import click
 from zapq.command.base import Remote, connect
 from zapq.command.http import Connection, Failed
 from zapq.command.options import complete_queues, json_option, print_json
-from zapq.command.queue import AGE, list_queues
+from zapq.command.queue import list_queues, oldest
 from zapq.command.table import table
 from zapq.command.terminal import duration, has_colours, painted, shortened
 from zapq.limits import TOP_PAUSE
@@ -41,7 +41,7 @@ class Row:
     leased: int
     waiting: int
     oldest: float | None
-    """Seconds the oldest message that is ready has been there; None if the server does not say."""
+    """Seconds the oldest message that is ready has been there; None if there is none, or no answer."""
     in_rate: float | None
     """Messages stored in a second; None for a queue that was not there at the poll before."""
     out_rate: float | None
@@ -139,7 +139,7 @@ def compare(before: dict[str, Any] | None, after: dict[str, Any], seconds: float
         after["delayed"],
         after["leased"],
         after["waiting"],
-        after.get(AGE),
+        oldest(after),
         _rate(before, after, seconds, "enqueued"),
         _rate(before, after, seconds, "dequeued", "acked"),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from zapq.core.image import KeptQueue, KeyImage
 from zapq.core.journal import Journal
 from zapq.core.leases import End
 from zapq.core.message import Message
+from zapq.core.names import check_name as check_name
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings, changed, check_together
 from zapq.core.records import ID_BITS, KeyPut, KeysCleared, QueueDeleted, Record
@@ -33,9 +33,8 @@ from zapq.errors import (
     TooManyQueues,
     no_queue_to_go_to,
 )
-from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, QUEUE_NAME, REDRIVE_LOOKS, TICK_LIMIT
+from zapq.limits import ACKS_REMEMBERED, DEFAULT_QUEUE, REDRIVE_LOOKS, TICK_LIMIT
 
-_NAME = re.compile(QUEUE_NAME, re.ASCII)
 _EPOCHS = 2 ** (63 - ID_BITS)
 
 
@@ -50,17 +49,6 @@ class Redriven:
 
 def _not_valid(error: msgspec.ValidationError) -> InvalidParameter:
     return InvalidParameter(f"The settings are not valid: {plainly(str(error))}.", parameter="body")
-
-
-def check_name(name: str, parameter: str = "queue") -> str:
-    """Return `name` if a queue can have it, else raise `InvalidParameter`."""
-    if not _NAME.fullmatch(name):
-        raise InvalidParameter(
-            f"{parameter} must be 1 to 80 letters, digits, dots, dashes and underscores, and must not begin with a"
-            " dot.",
-            parameter=parameter,
-        )
-    return name
 
 
 class Broker:

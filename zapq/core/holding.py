@@ -108,7 +108,7 @@ class Holding(Aged):
         self._late = False
         """Whether nothing is given until `tick`: more messages have outlived their ttl than one step removes, or
         the queue's limits hold takes back."""
-        self._delayed: Deadlines[Message] = Deadlines()
+        self._delayed: Deadlines[Message] = Deadlines(plain=True)
         self._leases = Leases(owner.lease_slack)
         self._lapses = Lapses()
         """Those that expired; their messages have come back, and are ready."""
@@ -282,7 +282,7 @@ class Holding(Aged):
         held = self.held()
         self._ready = Ready(paused=held.ready.paused, fair=self._settings.fair)
         self._ready.paced = held.ready.paced
-        self._delayed, self._lapses = Deadlines(), Lapses()
+        self._delayed, self._lapses = Deadlines(plain=True), Lapses()
         self._leases = self._counted(Leases(self._leases.slack))
         self._late, self._unique = False, None
         if self._pace is not None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from math import ceil
-from typing import NamedTuple
+
+import msgspec
 
 from zapq.core.image import KeyImage
 from zapq.errors import KeyReused, TooManyDeduplicationIds
@@ -22,7 +23,7 @@ ANY_CONTENT = bytes(FINGERPRINT)
 """The fingerprint of a promise, whatever its message is."""
 
 
-class Claim(NamedTuple):
+class Claim(msgspec.Struct, frozen=True, gc=False):
     """What a key was used for."""
 
     fingerprint: bytes
@@ -114,7 +115,7 @@ class Keys:
         def walk() -> Iterator[KeyImage]:
             for (queue, key), claim in claims:
                 if queue in names:
-                    yield KeyImage(names[queue], key, *claim)
+                    yield KeyImage(names[queue], key, claim.fingerprint, claim.id, claim.until)
             for queue, key, id, until in promises:
                 if queue in names:
                     yield KeyImage(names[queue], key, ANY_CONTENT, id, until)

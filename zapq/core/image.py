@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from zapq.core.deadlines import Entry
 from zapq.core.message import Lease, Message
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.runs import Run, flatten
@@ -72,15 +73,15 @@ class Image(msgspec.Struct, gc=False):
 
 def in_no_order(
     in_order: list[deque[Message | Run]],
-    apart: list[tuple[float, Message]],
-    delayed: list[tuple[float, Message]],
+    apart: list[Entry[Message]],
+    delayed: list[Entry[Message]],
     leases: list[Lease],
 ) -> Iterator[tuple[Message, float]]:
     """Yield messages with when they are ready."""
-    for message in chain(flatten(chain.from_iterable(in_order)), (message for _, message in apart)):
+    for message in chain(flatten(chain.from_iterable(in_order)), (entry.value for entry in apart)):
         yield message, 0.0
-    for due, message in delayed:
-        yield message, due
+    for entry in delayed:
+        yield entry.value, entry.time
     for lease in leases:
         message = lease.message
         properties = msgspec.structs.replace(message.properties, receives=lease.receives)

@@ -20,6 +20,7 @@ import msgspec
 from zapq.core.ages import LiveNotes
 from zapq.core.deadlines import Container, Deadlines
 from zapq.core.message import Lease, Message
+from zapq.core.unwalked import unwalked
 from zapq.limits import BACKOFF, LAPSES_REMEMBERED, LEASES_INDEXED, MAX_BACKOFF, RELEASES_AT_ONCE
 
 _SPARSE_FACTOR = 16
@@ -74,7 +75,7 @@ class Lapses:
 
     def __init__(self) -> None:
         # A plain dictionary that only loses its first entries walks over the places of all that are gone.
-        self._messages: OrderedDict[int, Message] = OrderedDict()
+        self._messages: OrderedDict[int, Message] = unwalked(OrderedDict())
         """By the lease's serial."""
         self.serials: dict[int, int] = {}
         """By the message's id. To be read only: looking whether there are any is cheaper than `len`."""
@@ -118,12 +119,12 @@ class Leases:
 
     def __init__(self, slack: float = 0.0) -> None:
         self.slack = slack
-        self._timely: OrderedDict[int, Lease] = OrderedDict()
+        self._timely: OrderedDict[int, Lease] = unwalked(OrderedDict())
         """Those that end in the order in which they were entered."""
         self._latest = -inf
         """When the last of them ends."""
         self._most = _WORTH_SHRINKING
-        self._others: Deadlines[Lease] = Deadlines()
+        self._others: Deadlines[Lease] = Deadlines(plain=True)
         self._orderly = True
         """Whether there are no others."""
         self._by_message: dict[int, Lease] | None = None
@@ -193,7 +194,7 @@ class Leases:
                 return None
         elif _SPARSE_FACTOR * len(timely) < self._most > _WORTH_SHRINKING:
             self._most = max(len(timely), _WORTH_SHRINKING)
-            self._timely = OrderedDict(timely)
+            self._timely = unwalked(OrderedDict(timely))
             self._by_message = None
         begins = self.begins
         if serial >= begins.last:
@@ -253,7 +254,7 @@ class Leases:
         """Remove every lease, and return what they were kept in, for the caller to free; O(1)."""
         dropped: list[Container] = [each for each in (self._timely, self._by_message) if each]
         dropped += self._others.clear()
-        self._timely, self._by_message = OrderedDict(), None
+        self._timely, self._by_message = unwalked(OrderedDict()), None
         self._most, self._orderly = _WORTH_SHRINKING, True
         self.begins = LiveNotes()
         return dropped

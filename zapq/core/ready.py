@@ -23,10 +23,11 @@ from itertools import chain, islice
 from math import inf
 from operator import attrgetter
 
-from zapq.core.deadlines import Container, Deadlines
+from zapq.core.deadlines import Container, Deadlines, Entry
 from zapq.core.groups import Groups
 from zapq.core.message import Message, Properties
 from zapq.core.runs import Run, Taken, flatten
+from zapq.core.unwalked import unwalked
 from zapq.limits import MAX_PRIORITY
 
 Dropped = Container | deque[Message | Run]
@@ -47,7 +48,7 @@ class ReadyQueue:
     __slots__ = ("items",)
 
     def __init__(self, messages: deque[Message | Run] | None = None) -> None:
-        self.items: deque[Message | Run] = deque() if messages is None else messages
+        self.items: deque[Message | Run] = unwalked(deque() if messages is None else messages)
         """What is here; appending a message to it is all that adding one takes."""
 
     def __bool__(self) -> bool:
@@ -63,7 +64,7 @@ class ReadyQueue:
 
         `packed` is the array of msgpack they came as, in its shortest form.
         """
-        apart = () if packed else tuple(bodies)
+        apart = () if packed else unwalked(tuple(bodies))
         self.items.append(Run(first, len(bodies), size, properties, packed, apart))
 
     def head_rank(self) -> int:
@@ -174,14 +175,14 @@ class Ready:
         self._reset()
 
     def _reset(self) -> None:
-        self._by_priority = [ReadyQueue() for _ in range(MAX_PRIORITY + 1)]
+        self._by_priority = [unwalked(ReadyQueue()) for _ in range(MAX_PRIORITY + 1)]
         self.plain = self._by_priority[0].items
         """Messages of priority 0 that only leave from the front."""
         self._top = 0
         """No priority above this one has a message in its deque."""
         self._apart: dict[Line, Deadlines[Message]] = {}
         """The others by rank."""
-        self.expiring: Deadlines[Message] = Deadlines()
+        self.expiring: Deadlines[Message] = Deadlines(plain=True)
         """Those with a ttl, by when it is over."""
         self.simple = not (self._paused or self._paced)
         """Whether `plain` is all there is to look at; if not, `pop` finds out when that is so again."""
@@ -244,7 +245,7 @@ class Ready:
             name = (properties.failed_in, properties.priority)
             line = self._apart.get(name)
             if line is None:
-                line = self._apart[name] = Deadlines()
+                line = self._apart[name] = Deadlines(plain=True)
             line.put(message.id, message.rank, message)
         if properties.expires < inf:
             self.expiring.put(message.id, properties.expires, message)
@@ -533,7 +534,7 @@ class Ready:
         special = [item for item in items if _is_special(item.properties)]
         if special:
             items = deque(item for item in items if not _is_special(item.properties))
-        self._by_priority[0] = ReadyQueue(items)
+        self._by_priority[0] = unwalked(ReadyQueue(items))
         self.plain = items
         self.count = sum(len(item) if isinstance(item, Run) else 1 for item in items)
         for message in flatten(special):
@@ -550,7 +551,7 @@ class Ready:
         self._reset()
         return dropped
 
-    def copies(self) -> tuple[deque[Message | Run], list[deque[Message | Run]], list[tuple[float, Message]]]:
+    def copies(self) -> tuple[deque[Message | Run], list[deque[Message | Run]], list[Entry[Message]]]:
         """Return copies of `plain`, of the other deques, and of what stands apart, in no order.
 
         Of references, and of the runs, which can be taken from.

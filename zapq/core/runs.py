@@ -14,6 +14,7 @@ from typing import overload
 import msgspec
 
 from zapq.core.message import DEFAULTS, Message, Properties
+from zapq.core.unwalked import unwalked
 
 _DECODER = msgspec.msgpack.Decoder(tuple[bytes, ...])
 
@@ -35,7 +36,7 @@ class Run(msgspec.Struct, gc=False):
     packed: bytes = b""
     """All of them as an array of msgpack; empty once they were taken apart."""
     apart: tuple[bytes, ...] = ()
-    """All of them as bytes. A tuple: the garbage collector forgets it once it has seen what it holds."""
+    """All of them as bytes."""
 
     def __len__(self) -> int:
         return self.count
@@ -51,7 +52,7 @@ class Run(msgspec.Struct, gc=False):
     def bodies(self) -> tuple[bytes, ...]:
         """The bodies that are left."""
         if self.packed:
-            self.apart, self.packed = _DECODER.decode(self.packed), b""
+            self.apart, self.packed = unwalked(_DECODER.decode(self.packed)), b""
         gone = len(self.apart) - self.count
         return self.apart[gone:] if gone else self.apart
 

@@ -12,28 +12,20 @@ key, but has it no more. On the disk there are only the messages, from which `_u
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from zapq.core.leases import End, counted
 from zapq.core.message import DEFAULTS, Draft, Message, Properties
+from zapq.core.placed import How as How
+from zapq.core.placed import Placed as Placed
 from zapq.core.records import MessagesDeleted, MessageState, Put, row_of
 from zapq.core.undoing import Undoing
 from zapq.limits import TICK_LIMIT
 
 if TYPE_CHECKING:
     from zapq.core.message import Lease
-
-How = Literal["", "kept", "replaced"]
-"""What became of an offer with a key: it is a new message, there was one already, or it took the place of that."""
-
-
-class Placed(NamedTuple):
-    """Where what was offered is now."""
-
-    id: int
-    how: How = ""
 
 
 class _Held(NamedTuple):

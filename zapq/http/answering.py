@@ -70,6 +70,8 @@ class Answering:
             # A key is looked up first: what it led to is answered while draining as well.
             self.engine.check_open()
         body = await self._read(endpoint, plan, asked, exchange)
+        if endpoint.large and plan.steps is None:
+            await self._large.take()
         argument = str(arguments.get("receipt", arguments.get("id", "")))
         operation = plan.operation
         if endpoint.fill is not None:
@@ -79,8 +81,6 @@ class Answering:
         _check_others(exchange, operation)
         if plan.steps is not None:
             return await self._in_steps(exchange, plan.steps(self._frame(), self._series))
-        if endpoint.large:
-            await self._large.take()
         outcome = None if operation is None else await self.perform(exchange, operation)
         if endpoint.audit is not None:
             self._audit(exchange, endpoint.action, endpoint.audit(operation, outcome))

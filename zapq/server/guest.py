@@ -19,6 +19,7 @@ class Guest:
         "deadline",
         "events",
         "identities",
+        "large",
         "needed",
         "network",
         "reserved",
@@ -49,6 +50,8 @@ class Guest:
         """What was received and not answered yet."""
         self.needed = 0
         """How long `rest` must be before it is worth looking at again."""
+        self.large = False
+        """In BODY: whether the request may take milliseconds."""
         self.answers: Answers | None = None
         """In COMMIT and PARKED: those that wait."""
         self.reserved: Reservation | None = None

@@ -234,6 +234,10 @@ class Lobby:
                 return 1
             if state is not _IDLE or not data:
                 received = len(data)
+                if guest.large and data and len(guest.rest) + received >= guest.needed:
+                    guest.rest += data
+                    self._line_up(guest)
+                    return 1 + received // BYTES_PER_COST
                 data = self._resume(guest, data)
                 if not data:
                     return 1 + received // BYTES_PER_COST
@@ -252,10 +256,7 @@ class Lobby:
             guest.rest = bytearray(data)
             if reserved is not None and reserved.cover(len(data)):
                 guest.reserved = reserved  # until it has its turn, it is still only held
-            guest.deadline = inf  # that it waits now is not its client's doing
-            guest.become(_MORE)
-            self._watch(guest, 0)
-            self._large.append(guest)
+            self._line_up(guest)
             return 1 + len(data) // BYTES_PER_COST  # what it costs to copy it
         # What was answered is not kept till then: memory that is used again at once costs least.
         rest = data[answers.used :]
@@ -266,6 +267,14 @@ class Lobby:
         else:
             self._wait(guest, answers, rest)
         return 1 + answers.cost
+
+    def _line_up(self, guest: Guest) -> None:
+        """Let a request that may take milliseconds, and has arrived, wait for its turn."""
+        guest.deadline = inf  # that it waits now is not its client's doing
+        guest.large = False
+        guest.become(_MORE)
+        self._watch(guest, 0)
+        self._large.append(guest)
 
     def _take_handshake_step(self, guest: Guest) -> None:
         """Go on with a handshake, as far as what its client has sent goes."""
@@ -503,6 +512,7 @@ class Lobby:
                     self._promote(guest, Handoff(rest) if answers.used else self._handoff(guest, rest))
                     return
                 patience = self._settings.body_timeout
+                guest.large = answers.announced.large
             case "head":
                 patience = self._settings.head_timeout
             case _:

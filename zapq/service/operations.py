@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
 from zapq.core.headers import checked_headers
 from zapq.core.message import CONTENT_TYPE, DEFAULTS, GROUP, OCTETS, UNIQUE, Draft, Properties
 from zapq.core.queue_settings import QueueSettings
+from zapq.core.settlement import Action as Action
+from zapq.core.settlement import Settlement as Settlement
 from zapq.core.stats import State
 from zapq.core.unique import How, Placed
 from zapq.errors import InvalidParameter
@@ -25,7 +27,6 @@ from zapq.service.waiting import ONE, Deliveries, Lender, Want
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
 _GROUP = re.compile(GROUP)
 _UNIQUE = re.compile(UNIQUE)
-Action = Literal["ack", "release", "extend"]
 Durability = Literal["committed", "replicated", "memory"]
 """What an accepted message survives: a crash (`committed`), the loss of one machine (`replicated`), or neither
 (`memory`)."""
@@ -69,17 +70,6 @@ class Offer(msgspec.Struct, frozen=True):
     """Whether receiving it began before `drain`, which then does not refuse it."""
     reserved: Reservation | None = None
     """Room that was kept for it while it was being received; storing it releases that."""
-
-
-class Settlement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One lease and what to do with it: acknowledge, release or extend. Durations are seconds."""
-
-    receipt: str
-    action: Action = "ack"
-    delay: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY)] = 0.0
-    """For a release."""
-    visibility: Annotated[float, msgspec.Meta(ge=0, le=MAX_VISIBILITY)] | None = None
-    """For an extension; None: for as long as the lease was given."""
 
 
 class Put(Offer, frozen=True):

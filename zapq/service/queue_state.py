@@ -148,7 +148,7 @@ class QueueState:
         if not offer.key and durability is None:
             return self._accepted(self._store(offer, now), self.durability)
         self.check_alive()
-        if durability == "memory" and _has_keys(offer):
+        if durability == "memory" and has_keys(offer):
             # What it rests on may have to be undone, and then so has this.
             durability = self.durability or durability
         doing = self.asked_for(durability)
@@ -254,11 +254,7 @@ class QueueState:
         if self.refuse_behind is not None:
             raise self.refuse_behind()
         packed, properties = offer.packed, offer.terms.properties
-        if properties.unique:
-            raise InvalidParameter(
-                "A key is for one message. Give each message of a batch its own: unique in a draft.",
-                parameter="unique",
-            )
+        check_batch_key(properties.unique)
         try:
             size = _size_together(batch, little=0 < len(packed) < RECEIVE_BYTES)
         except TypeError:
@@ -596,12 +592,21 @@ def terms_of(draft: Draft) -> Terms:
     )
 
 
-def _has_keys(offer: Offer) -> bool:
+def has_keys(offer: Offer) -> bool:
     """Whether a message that is offered has a key."""
     content = offer.content
     if isinstance(content, bytes):
         return bool(offer.terms.properties.unique)
     return any(isinstance(each, Draft) and each.unique for each in content)
+
+
+def check_batch_key(unique: str) -> None:
+    """Raise `InvalidParameter` if a batch has a key in common."""
+    if unique:
+        raise InvalidParameter(
+            "A key is for one message. Give each message of a batch its own: unique in a draft.",
+            parameter="unique",
+        )
 
 
 def draft_of(each: bytes | Draft, properties: Properties) -> Draft:

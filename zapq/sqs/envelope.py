@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import re
+from binascii import b2a_base64
 from functools import lru_cache
 from struct import Struct, error
 
@@ -70,13 +71,15 @@ def seal(body: bytes, facts: Facts, sent: int, group: str = "") -> Sealed:
     when = (SENT, str(sent))
     if facts is NONE:
         return Sealed(body, Properties(TEXT, headers=(when,), group=group))
-    plain = {name: value for name, value in facts.attributes.items() if _is_plain(name, value)}
-    others = {name: value for name, value in facts.attributes.items() if name not in plain}
-    said = tuple((name, each.string_value or "") for name, each in plain.items())
-    rest = msgspec.structs.replace(facts, attributes=others)
-    headers: Headers = (when, *said)
+    rest = facts
+    headers: Headers = (when,)
+    if facts.attributes:
+        plain = {name: value for name, value in facts.attributes.items() if _is_plain(name, value)}
+        others = {name: value for name, value in facts.attributes.items() if name not in plain}
+        rest = msgspec.structs.replace(facts, attributes=others)
+        headers = (when, *((name, each.string_value or "") for name, each in plain.items()))
     if rest != NONE:
-        headers = (*headers, (FACTS, base64.b64encode(_encode(rest)).decode()))
+        headers = (*headers, (FACTS, b2a_base64(_encode(rest), newline=False).decode()))
     if size_of(headers) <= MAX_MESSAGE_HEADERS_BYTES:
         return Sealed(body, Properties(TEXT, headers=headers, group=group))
     packed = _encode(facts)

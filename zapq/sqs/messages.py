@@ -23,7 +23,6 @@ from zapq.errors import (
 )
 from zapq.service.operations import (
     Accepted,
-    Delivery,
     Enqueue,
     Find,
     Hide,
@@ -88,6 +87,7 @@ _SYSTEM = frozenset({
     "AWSTraceHeader",
     "DeadLetterQueueSourceArn",
 })
+_NO_NAMES: frozenset[str] = frozenset()
 _GONE = "Message does not exist or is not available for visibility timeout change."
 
 
@@ -333,27 +333,34 @@ def receive_message(asked: model.ReceiveMessage, caller: Caller) -> Steps:
     if wait is not None and not 0 <= wait <= 20:
         raise bad_value(wait, "WaitTimeSeconds", "Must be >= 0 and <= 20, if provided.")
     attempt = _checked_id("ReceiveRequestAttemptId", asked.receive_request_attempt_id)
-    system = _system((*(asked.attribute_names or ()), *(asked.message_system_attribute_names or ())))
+    system = _system(asked.attribute_names, asked.message_system_attribute_names)
     terms = terms_of(queue, (yield Look(queue)).settings)
-    want = Want(limit, True, None if visibility is None else float(visibility))
+    want = _want(limit, visibility)
     leases: Sequence[Lease] = ()
     if attempt and terms.fifo:
         leases = yield Recall(queue, attempt, want.visibility)
     if not leases:
-        outcome: Delivery | Nothing = yield Take(queue, want, terms.wait if wait is None else float(wait))
+        outcome = yield Take(queue, want, terms.wait if wait is None else float(wait))
         if isinstance(outcome, Nothing):
             return model.ReceiveMessageResult()
-        leases = [each for each in outcome.given if isinstance(each, Lease)]
+        leases = outcome.given
         if attempt and terms.fifo:
             yield Remember(queue, attempt, [(each.id, each.receipt) for each in leases])
     names = asked.message_attribute_names or ()
-    origins = {origin.queue: terms for lease in leases if (origin := lease.message.properties.origin) is not None}
-    for name in origins:
-        if name != queue:
-            origins[name] = yield from _terms_in(name)
-    return model.ReceiveMessageResult(
-        messages=[_shown(lease, terms, origins, system, names, caller) for lease in leases]
-    )
+    origins: dict[str, QueueTerms] = {}
+    messages: list[model.Message] = []
+    for lease in leases:
+        origin = lease.message.properties.origin
+        if origin is not None and origin.queue not in origins:
+            origins[origin.queue] = terms if origin.queue == queue else (yield from _terms_in(origin.queue))
+        messages.append(_shown(lease, terms, origins, system, names, caller))
+    return model.ReceiveMessageResult(messages=messages)
+
+
+@lru_cache(maxsize=256)
+def _want(limit: int, visibility: int | None) -> Want:
+    """Return what a consumer asks for: most ask for the same."""
+    return Want(limit, True, None if visibility is None else float(visibility))
 
 
 def _terms_in(queue: str) -> Generator[Look, Any, QueueTerms]:
@@ -364,8 +371,13 @@ def _terms_in(queue: str) -> Generator[Look, Any, QueueTerms]:
         return terms_of(queue, QueueSettings())
 
 
+def _system(names: Sequence[str] | None, newer: Sequence[str] | None) -> frozenset[str]:
+    """Return which system attributes are asked for, by the older or the newer member; raises `SqsError`."""
+    return _checked_system((*(names or ()), *(newer or ()))) if names or newer else _NO_NAMES
+
+
 @lru_cache(maxsize=256)
-def _system(names: tuple[str, ...]) -> frozenset[str]:
+def _checked_system(names: tuple[str, ...]) -> frozenset[str]:
     """Return which system attributes are asked for; raises `SqsError` for one there is not."""
     for name in names:
         if name not in _SYSTEM:
@@ -404,7 +416,7 @@ def _shown(
         md5_of_body=digest.of_body(raw),
         body=body,
         attributes=values,
-        md5_of_message_attributes=digest.of_attributes(given),
+        md5_of_message_attributes=digest.of_attributes(given) if given else None,
         message_attributes=given,
     )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
-from zapq.errors import QueueNotFound, ZapqError
+from zapq.errors import QueueNotFound, RoleMissing, ZapqError
 from zapq.service.operations import Describe, List
 from zapq.service.queue_state import QueueInfo
 from zapq.sqs import model
@@ -46,8 +47,16 @@ def start_message_move_task(asked: model.StartMessageMoveTask, caller: Caller) -
     except ZapqError as error:
         raise _missing(error, "SourceArn") from None
     infos: Sequence[QueueInfo] = yield List()
-    if not any(each.settings.dead_letter == source for each in infos):
+    feeders = [each.name for each in infos if each.settings.dead_letter == source]
+    if not feeders:
         raise SqsError(INVALID_PARAMETER_VALUE, "Source queue must be configured as a Dead Letter Queue.")
+    if destination is None and not all(fnmatchcase(each, caller.queues) for each in feeders):
+        # With a destination, the guard has looked at that.
+        raise RoleMissing(
+            "Messages would go back to queues that this token is not for. Give a DestinationArn, or use a token"
+            " for those queues as well.",
+            role="admin",
+        )
     if destination is not None:
         try:
             yield Describe(destination)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import re
 import zlib
+from binascii import b2a_base64
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -51,7 +51,7 @@ class QueueTerms(NamedTuple):
         text = f"{self.key}{group} {deduplication}" if self.by_group else f"{self.key}{deduplication}"
         # A digest, as very many are known at once. No producer of the other dialect can give a key with a blank.
         digest = blake2b(text.encode(), digest_size=16).digest()
-        return f"sqs {base64.b64encode(digest)[:22].decode()}"
+        return f"sqs {b2a_base64(digest)[:22].decode()}"
 
     def sequence_of(self, id: int) -> str | None:
         """Return the SequenceNumber of the message with this id; None in a standard queue."""
@@ -63,7 +63,7 @@ class QueueTerms(NamedTuple):
 
     def message_id(self, id: int) -> str:
         """Return the MessageId of the message with this id: shaped like a UUID, and always the same."""
-        return f"{self.start}{id >> 48:03x}-{id & _LOW:012x}"
+        return f"{self.start}000-{id:012x}" if id <= _LOW else f"{self.start}{id >> 48:03x}-{id & _LOW:012x}"
 
     def handle(self, id: int, receipt: str) -> str:
         """Return the receipt handle of a delivery: its receipt, the message's id, and a check."""

@@ -38,6 +38,7 @@ from zapq.core.image import Image, KeyImage, QueueImage
 from zapq.core.message import CONTENT_TYPE, OCTETS, Message, Origin, Properties
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.runs import Run
+from zapq.core.unwalked import unwalked
 from zapq.errors import SnapshotFailed
 from zapq.limits import (
     DEFAULT_QUEUE,
@@ -439,8 +440,6 @@ class Survey(NamedTuple):
     """Tells the file from all others."""
     messages: int
     queues: dict[str, QueueRecord]
-    has_keys: bool
-    """Whether a message has a key that is unique."""
 
 
 def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoint) -> Survey:
@@ -451,7 +450,6 @@ def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoin
     queues: dict[str, QueueRecord] = {}
     counted = _KeyCount(caps)
     filling: _Filling | None = None
-    has_keys = False
     before = archive.totals
     for place, kind, records in archive:
         try:
@@ -468,14 +466,13 @@ def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoin
             else:
                 filling.add(kind, records)
                 filling.forget()
-                has_keys = has_keys or any(each.properties.unique for each in records)
         except ValueError as error:
             raise archive.damage(place, str(error)) from None
         messages, size = archive.totals.messages - before.messages, archive.totals.bytes - before.bytes
         _check_caps(name, caps, Totals(len(queues), messages, size), archive.longest, DEFAULT_QUEUE in queues)
         checkpoint()
     _check_dead_letters(name, {each.name: each.settings for each in queues.values()})
-    return Survey(archive.number, archive.totals.messages, queues, has_keys)
+    return Survey(archive.number, archive.totals.messages, queues)
 
 
 def decode(archive: Archive, name: str, caps: Caps, clock_offset: float, checkpoint: slices.Checkpoint) -> Image:
@@ -592,7 +589,7 @@ class _Filling:
             self._ordered.append(Message(first, record.bodies[0], properties))
         else:
             size = sum(map(len, record.bodies)) + count * properties.size
-            self._ordered.append(Run(first, count, size, properties, apart=tuple(record.bodies)))
+            self._ordered.append(Run(first, count, size, properties, apart=unwalked(tuple(record.bodies))))
 
     def _add_others(self, record: MessageRecord) -> None:
         properties = self._properties(record.properties)

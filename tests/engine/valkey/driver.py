@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from tests.engine.valkey.servers import Connection
@@ -121,7 +122,7 @@ class Driver:
             return end.value
 
     def ask(self, operations: Sequence[Operation], waiting: Waiting | None = None) -> list[Any]:
-        """Return what comes of operations of one run, each an outcome or the error that refuses it."""
+        """Return what comes of operations on one queue, each an outcome or the error that refuses it."""
         outcomes: list[Any] = [None] * len(operations)
         left = []
         for place, operation in enumerate(operations):
@@ -138,11 +139,13 @@ class Driver:
                 except ZapqError as error:
                     outcomes[place] = error
             left = []
-        while left:
-            call = self.codec.call([operations[place] for place in left], self.clock(), waiting)
-            for place, outcome in zip(left, self.make(call), strict=True):
-                outcomes[place] = outcome
-            left = [place for place in left if outcomes[place] is AGAIN]
+        for _, run in groupby(left, lambda place: self.codec.run_of(operations[place])):
+            alike = list(run)
+            while alike:
+                call = self.codec.call([operations[place] for place in alike], self.clock(), waiting)
+                for place, outcome in zip(alike, self.make(call), strict=True):
+                    outcomes[place] = outcome
+                alike = [place for place in alike if outcomes[place] is AGAIN]
         self.flush()
         return outcomes
 

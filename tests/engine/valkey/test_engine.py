@@ -286,21 +286,6 @@ async def test_a_group_is_in_order_and_its_next_message_goes_to_whoever_waits(
         ]
 
 
-@pytest.mark.parametrize("hot_path", [True, False], ids=["hot", "long"])
-async def test_keys_that_are_unique_are_refused(zapq_settings: Settings, valkey: Server, hot_path: bool) -> None:
-    batch = msgspec.msgpack.encode([b"good", {"body": b"x", "unique": "a"}])
-    async with front_ends(replace(zapq_settings, hot_path=hot_path), valkey) as [url]:
-        for target, body, fields in (
-            (f"{JOBS}/messages?unique=a", b"x", {}),
-            (f"{JOBS}/messages?unique=a&on=replace&wait=1", b"x", {"Idempotency-Key": "k"}),
-            (f"{JOBS}/messages/batch", batch, {"Content-Type": "application/msgpack"}),
-        ):
-            answer = await ask(url, "POST", target, body, fields)
-            assert (answer.status, answer.json["type"]) == (400, "/problems/not-with-engine"), target
-            assert "Leave out unique" in answer.json["detail"]
-        assert (await ask(url, "POST", f"{JOBS}/receive")).headers.get("zapq-empty", "empty") == "empty"
-
-
 async def test_a_server_that_is_not_there_is_said_at_the_start(zapq_settings: Settings) -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(CannotStart, match="No such file"), flatten_subgroups=True):
         async with serving(replace(zapq_settings, engine="valkey+unix:/nowhere/s", data_dir=".")):

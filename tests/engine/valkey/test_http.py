@@ -11,7 +11,7 @@ import pytest
 
 from tests.engine.valkey.servers import Server
 from tests.engine.valkey.serving import empty, front_ends
-from tests.http import test_contract, test_headers, test_queues, test_refusals, test_retention
+from tests.http import test_contract, test_headers, test_queues, test_refusals, test_retention, test_unique
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
@@ -40,7 +40,7 @@ def _names(test: Callable[..., Any]) -> tuple[str, ...]:
     return (*code.co_names, *code.co_varnames, *(name for each in inner for name in each.co_names))
 
 
-for _module in (test_contract, test_headers, test_queues, test_refusals, test_retention):
+for _module in (test_contract, test_headers, test_queues, test_refusals, test_retention, test_unique):
     globals().update(_scenarios(_module))
 
 

@@ -12,7 +12,7 @@ from zapq.engine.valkey.asked import unavailable
 from zapq.engine.valkey.offers import Offers
 from zapq.engine.valkey.tasks import Tasks
 from zapq.errors import Draining, QueueFull, StorageUnavailable
-from zapq.service.operations import Accepted, Put
+from zapq.service.operations import Accepted, Put, terms
 from zapq.service.pending import Later, Pending
 
 
@@ -52,6 +52,8 @@ class FakeEngine:
         key = operation.key
         if self.error is not None:
             later.fail(self.error)
+        elif operation.terms.properties.unique and not operation.terms.replace:
+            later.complete(Accepted(1, unique="kept"))
         elif key and bodies[0] in self.stored:
             later.complete(Accepted(self.stored.index(bodies[0]), True))
         elif len(bodies) > self.room:
@@ -61,8 +63,11 @@ class FakeEngine:
             self.stored += bodies
             later.complete(Accepted(len(self.stored)))
 
-    def send(self, body: bytes, wait: float = 20.0, key: str = "") -> Pending[Accepted]:
-        return self.offers.join(Put(body, key=key, queue="jobs"), wait, trio.current_time())
+    def send(
+        self, body: bytes, wait: float = 20.0, key: str = "", unique: str | None = None, on: str | None = None
+    ) -> Pending[Accepted]:
+        asked = Put(body, terms(unique=unique, on=on), key, queue="jobs")
+        return self.offers.join(asked, wait, trio.current_time())
 
 
 @pytest.fixture
@@ -277,6 +282,17 @@ async def test_a_key_that_was_used_meanwhile_is_answered_at_the_end(
     await trio.sleep(1)
     engine.stored.append(b"k")  # through another front end
     assert (await repeated.wait()).replayed
+
+
+async def test_a_message_that_is_held_is_kept_although_others_wait_for_room(
+    autojump_clock: MockClock, engine: FakeEngine
+) -> None:
+    engine.send(b"a")
+    kept = engine.send(b"u", wait=0, unique="u")
+    assert (await kept.wait()).unique == "kept"
+    replacing = engine.send(b"u", wait=0, unique="u", on="replace")
+    with pytest.raises(QueueFull):
+        await replacing.wait()
 
 
 async def test_the_end_of_the_engine_answers_all(autojump_clock: MockClock) -> None:

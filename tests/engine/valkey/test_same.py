@@ -43,7 +43,9 @@ from zapq.service.operations import (
     Peek,
     Purge,
     Put,
+    Recall,
     Redrive,
+    Remember,
     Remove,
     SetPaused,
     Settle,
@@ -86,6 +88,34 @@ _contents = st.sampled_from([
     (Draft(body=b"u", headers={"C": "3"}), b"v", Draft(body=b"w", headers={"c": "3"}, priority=1)),
     (),
 ])
+_uniques = st.sampled_from(["u", "u", "v"])
+_of_keys = st.builds(
+    Terms,
+    st.builds(
+        Properties,
+        st.sampled_from(["application/octet-stream", "text/plain"]),
+        st.sampled_from([0, 0, 9]),
+        headers=_headers,
+        group=st.sampled_from(["", "", "g"]),
+        unique=_uniques,
+    ),
+    _seconds,
+    st.sampled_from([None, None, 0.75]),
+    replace=st.booleans(),
+)
+_contents_with_keys = st.lists(
+    st.builds(
+        Draft,
+        body=_bodies,
+        delay=st.sampled_from([0.0, 0.0, 0.5]),
+        ttl=st.sampled_from([None, None, 0.5]),
+        group=st.sampled_from(["", "", "g"]),
+        unique=st.sampled_from(["u", "v", ""]),
+        on=st.sampled_from(["keep", "replace"]),
+    ),
+    min_size=1,
+    max_size=4,
+).map(tuple)
 _settings = st.builds(
     QueueSettings,
     max_messages=st.sampled_from([None, 3]),
@@ -132,6 +162,10 @@ _put = st.one_of(
     st.builds(Put, _bodies, _terms),
     st.builds(Put, _contents, _terms),
     st.builds(Put, st.just((b"one", b"two")), st.builds(Terms, _of_groups, ttl=st.sampled_from([None, 0.75]))),
+    st.builds(Put, _bodies, _of_keys),
+    st.builds(Put, _bodies, _of_keys),
+    st.builds(Put, _contents_with_keys, st.just(Terms())),
+    st.builds(Put, _bodies.filter(lambda body: len(body) < 30), _of_keys, _keys),
     # What is wrong by itself is refused before its key is looked at.
     st.builds(Put, _bodies.filter(lambda body: len(body) < 30), _terms, _keys),
     st.builds(Put, _contents.filter(bool), _terms, _keys),
@@ -181,6 +215,7 @@ _steps = st.lists(
         _runs(_take),
         st.tuples(_queues, st.lists(_settle, min_size=1, max_size=3)),
         st.tuples(_queues, st.just("give back"), _wants),
+        st.tuples(_queues, st.just("attempt"), st.sampled_from(["k", "l"]), st.sampled_from([None, 1.0, 400.0])),
         st.tuples(_queues, _again).map(_about_one_queue),
         _other,
         st.sampled_from([0.125, 0.625, 40.0]),
@@ -325,6 +360,9 @@ async def play(steps: list[Any], server: Server, data_dir: str) -> None:
                             side.shown(outcomes[0])
                             outcomes[0].queue.return_undelivered(outcomes[0].given)
                     continue
+                if isinstance(step, tuple) and step[1] == "attempt":
+                    await _attempt(engine, driver, here, there, step)
+                    continue
                 if isinstance(step, tuple):
                     operations, others = here.settling(*step), there.settling(*step)
                 else:
@@ -338,6 +376,23 @@ async def play(steps: list[Any], server: Server, data_dir: str) -> None:
                     # All that is kept of it agrees.
                     found = driver.run(procedures.repair(driver.codec, name, mend=False))
                     assert found == (0, 0, 0, 0, False), name
+
+
+async def _attempt(engine: LocalEngine, driver: Driver, here: Side, there: Side, step: Any) -> None:
+    """Have a consumer ask once more for what it received under an attempt; if that is nothing, it takes anew."""
+    queue, _, attempt, visibility = step
+
+    async def ask_both(*operations: Operation) -> tuple[Any, Any]:
+        [expected], [got] = await _here(engine, [operations[0]]), driver.ask([operations[-1]])
+        assert there.shown(got) == here.shown(expected), step
+        return expected, got
+
+    recalled, _ = await ask_both(Recall(queue, attempt, visibility))
+    if isinstance(recalled, list) and not recalled:
+        both = await ask_both(Take(queue, Want(2, True, 5.0)))
+        if isinstance(both[0], Delivery):
+            leases = [[(each.id, each.receipt) for each in outcome.given] for outcome in both]
+            await ask_both(*(Remember(queue, attempt, each) for each in leases))
 
 
 def _examples() -> int:

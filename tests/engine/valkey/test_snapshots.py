@@ -399,16 +399,24 @@ async def test_only_all_queues_are_saved_and_loaded(zapq_settings: Settings, val
         await refused(url, "/load?file=../a.msgpack", 400, "invalid-parameter")
 
 
-async def test_unique_keys_are_not_loaded_where_they_are_not_known(
-    zapq_settings: Settings, valkey: Server
+async def test_keys_that_are_unique_are_loaded_and_saved(
+    zapq_settings: Settings, valkey: Server, tmp_path: Path
 ) -> None:
     async with open_service(zapq_settings) as service:
-        await service.queue("jobs").put(Offer(b"x", terms(unique="a")))
+        queue = service.queue("jobs")
+        await queue.put(Offer(b"x", terms(unique="a")))
+        await queue.put(Offer(b"y", terms(unique="b", delay=60, group="g")))
         await service.snapshot("a.msgpack")
     async with front_ends(zapq_settings, valkey) as [url]:
-        said = await refused(url, "/load?file=a.msgpack", 400, "not-with-engine")
-        assert said.startswith("a.msgpack has messages with keys that are unique")
-        assert [each["name"] for each in (await ask(url, "GET", "/queues")).json] == ["default"]
+        await load(url, "a.msgpack")
+        for key in "ab":
+            kept = await ask(url, "POST", f"/queues/jobs/messages?unique={key}", b"z")
+            assert kept.headers["zapq-unique"] == "kept"
+        await save(url, "b.msgpack")
+    async with open_service(zapq_settings) as service:
+        await service.restore("b.msgpack")
+        placed = await service.queue("jobs").put(Offer(b"z", terms(unique="b")))
+        assert placed.unique == "kept"
 
 
 async def test_a_snapshot_is_loaded_only_where_there_are_no_messages(

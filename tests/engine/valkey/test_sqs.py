@@ -11,7 +11,7 @@ import pytest
 
 from tests.engine.valkey.servers import Server
 from tests.engine.valkey.serving import empty, front_ends, with_engine
-from tests.sqs import test_fifo, test_messages, test_moves, test_queues, test_roads
+from tests.sqs import test_attempts, test_fifo, test_messages, test_moves, test_queues, test_roads
 from tests.sqs.clients import Boto
 from zapq.settings import Settings
 
@@ -33,7 +33,7 @@ def _scenarios(module: Any) -> dict[str, Callable[..., Any]]:
     }
 
 
-for _module in (test_fifo, test_messages, test_moves, test_queues):
+for _module in (test_attempts, test_fifo, test_messages, test_moves, test_queues):
     globals().update(_scenarios(_module))
 
 

@@ -1,4 +1,4 @@
-"""What one call, and what is kept in the engine, may come to at most, and what is not taken at all."""
+"""What one call, and what is kept in the engine, may come to at most."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from math import ceil
 from typing import NamedTuple
 
 from zapq.engine.valkey import keys
-from zapq.errors import NotWithEngine
 from zapq.service.operations import Operation, Put, Settle
 
 MAX_RUN = 512
@@ -33,13 +32,3 @@ class Caps(NamedTuple):
     def queues_of_shard(self) -> int:
         """How many queues one shard may have."""
         return 2 * ceil(self.queues / keys.SHARDS)
-
-
-def check_unique(key: str) -> None:
-    """Refuse a key: the engine does not know which message has which."""
-    if key:
-        raise NotWithEngine(
-            "The queues of this server are in an engine elsewhere, which does not know what is held under a key."
-            " Leave out unique, or use a server that has its queues itself: one that is started without --engine.",
-            parameter="unique",
-        )

@@ -25,14 +25,17 @@ from zapq.core.message import DEFAULTS, OCTETS, Draft, Lease, Message, Propertie
 from zapq.core.runs import Taken
 from zapq.core.stats import STATES
 from zapq.engine.valkey import keys
-from zapq.engine.valkey.bounds import Caps, check_unique
+from zapq.engine.valkey.bounds import Caps
 from zapq.engine.valkey.call import AGAIN, Call
 from zapq.engine.valkey.replies import (
+    about,
     erased,
     info_of,
     lease_of,
     message_of,
+    milliseconds,
     origin_text,
+    placed_in,
     refusal,
     settled_one,
     shape_of,
@@ -71,7 +74,7 @@ from zapq.service.operations import (
     Take,
     checked_limit,
 )
-from zapq.service.queue_state import draft_of, terms_of
+from zapq.service.queue_state import check_batch_key, draft_of, has_keys, terms_of
 from zapq.service.waiting import Deliveries, Lender
 
 _RECEIPT = re.compile("[0-9][01][0-9a-f]{12}[-g][0-9a-f]{28}-[0-9a-f]{1,8}")
@@ -94,11 +97,6 @@ class Run(NamedTuple):
     kind: str
     queue: str
     more: Hashable = None
-
-
-def milliseconds(seconds: float) -> int:
-    """Return so many seconds in milliseconds; a duration is never cut to nothing."""
-    return max(round(seconds * 1000), 1) if seconds > 0 else 0
 
 
 How: TypeAlias = "tuple[Any, ...]"
@@ -142,6 +140,7 @@ class Codec:
         self._caps = caps.messages, caps.bytes, caps.queues_of_shard
         self._make: dict[str, Callable[..., Call]] = {
             "put": self._put,
+            "unique": self._put,
             "take": self._take,
             "settle": self._settle,
             "remove": self._remove,
@@ -174,18 +173,15 @@ class Codec:
         if asked.terms.durability == "committed" and self.durability != "committed":
             raise NotDurable(parameter="durability")
         content = asked.content
-        check_unique(asked.terms.properties.unique)
         if isinstance(content, bytes):
             self._check_size(len(content))
             return
         checked_limit(len(content), "messages")
+        check_batch_key(asked.terms.properties.unique)
+        self._check_size(max(len(each.body if isinstance(each, Draft) else each) for each in content))
         for each in content:
             if isinstance(each, Draft):
-                self._check_size(len(each.body))
                 terms_of(each)
-                check_unique(each.unique)
-            else:
-                self._check_size(len(each))
 
     def _check_size(self, size: int) -> None:
         if size > self._max_message_bytes:
@@ -194,6 +190,8 @@ class Codec:
     def run_of(self, operation: Operation) -> Run | None:
         """Return what operations have in common that can be one call; None if it is a procedure, or not ours."""
         match operation:
+            case Put() if has_keys(operation):
+                return Run("unique", operation.queue)
             case Enqueue() | Put():
                 return Run("put", operation.queue)
             case Take():
@@ -278,7 +276,7 @@ class Codec:
                 terms = asked.terms
                 properties = terms.properties
                 how = self._how(properties, terms.delay, terms.ttl, now)
-                if asked.key or not isinstance(asked.content, bytes):
+                if asked.key or properties.unique or not isinstance(asked.content, bytes):
                     last = None
                     requests.append(self._request(asked, how, bodies, further))
                     numbers.append(1)
@@ -294,8 +292,9 @@ class Codec:
                 numbers.append(1)
         keyed = all(not isinstance(each, Enqueue) and each.key for each in operations)
         decode = partial(self._accepted, queue, operations, numbers)
+        name = b"put_unique" if run.kind == "unique" else b"put"
         return self._asked(
-            b"put", queue, [_pack((*self._caps, *requests)), *bodies], decode, further=further, repeatable=keyed
+            name, queue, [_pack((*self._caps, *requests)), *bodies], decode, further=further, repeatable=keyed
         )
 
     @staticmethod
@@ -306,9 +305,9 @@ class Codec:
         if ttl is None and properties.expires < inf:
             ttl = max(properties.expires - now, 0.001)
         plain = properties.priority, milliseconds(delay), milliseconds(ttl or 0), kind
-        if properties.origin is not None:
+        if properties.origin is not None or properties.unique:
             said = shape_of(properties.headers), properties.group, origin_text("", properties.origin)
-            return (*plain, *said)
+            return (*plain, *said, properties.unique) if properties.unique else (*plain, *said)
         if properties.group:
             return (*plain, shape_of(properties.headers), properties.group)
         return (*plain, shape_of(properties.headers)) if properties.headers else plain
@@ -318,7 +317,7 @@ class Codec:
         parts: Parts
         common = asked.terms.properties
         if isinstance(content, bytes):
-            parts = [(1, *how)]
+            parts = [(1, *how, asked.terms.replace) if common.unique else (1, *how)]
             bodies.append(with_headers(common.headers, content))
         else:
             parts = []
@@ -330,6 +329,7 @@ class Codec:
                     draft = draft_of(each, common)
                     properties = draft.properties(0.0)
                     mine = self._how(properties, draft.delay, draft.ttl, 0.0)
+                    mine = (*mine, draft.on == "replace") if draft.unique else mine
                     bodies.append(with_headers(properties.headers, draft.body))
                 else:
                     mine = bare
@@ -361,6 +361,8 @@ class Codec:
                         if isinstance(each, int)
                         else [refusal(queue, each)]
                     )
+            elif result[0] == b"placed":
+                outcomes.append(placed_in(result, operations[len(outcomes)], self.durability))
             elif result[0] == b"replayed":
                 asked = operations[len(outcomes)]
                 outcomes.append(Accepted(int(result[1]), True, asked.terms.durability or self.durability))
@@ -446,11 +448,11 @@ class Codec:
         """Return the call that puts messages back at their places that could not be handed over."""
         receipts = [each.receipt for each in given if isinstance(each, Lease)]
         messages = [each for each in given if isinstance(each, Message)]
-        about = [_about(each.id, each.properties, now) for each in messages]
+        described = [about(each.id, each.properties, now) for each in messages]
         bodies = [with_headers(each.properties.headers, each.body) for each in messages]
         # A message that is back may be given to another consumer before this is repeated, and then be there twice.
         return self._asked(
-            b"give_back", queue, [_pack((0, receipts, about)), *bodies], _none, repeatable=not messages
+            b"give_back", queue, [_pack((0, receipts, described)), *bodies], _none, repeatable=not messages
         )
 
     def note_uncertain(self, queue: str, number: int) -> Call:
@@ -631,20 +633,3 @@ def _checked_name(queue: str) -> str:
 
 def _none(reply: list[Any], now: float) -> list[Any]:
     return [None]
-
-
-def _about(id: int, properties: Properties, now: float) -> tuple[Any, ...]:
-    """Return what is to be known of a message that goes back."""
-    left = milliseconds(max(properties.expires - now, 0.001)) if properties.expires < inf else 0
-    kind = "" if properties.content_type == OCTETS else properties.content_type
-    return (
-        id,
-        properties.priority,
-        properties.receives,
-        properties.releases,
-        left,
-        kind,
-        origin_text(properties.failed_in, properties.origin),
-        shape_of(properties.headers),
-        properties.group,
-    )

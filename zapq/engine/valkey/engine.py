@@ -203,9 +203,8 @@ class ValkeyEngine(Elsewhere):
             SettleOne: partial(self._ask, "settle"),
             Remove: partial(self._ask, "again"),
             Hide: partial(self._ask, "again"),
-            # To ask for the same messages again is for queues of a process.
-            Remember: lambda asked, now: None,
-            Recall: lambda asked, now: [],
+            Remember: self._proceed,
+            Recall: self._proceed,
             Peek: partial(self._ask, "look"),
             Find: partial(self._ask, "look"),
             Describe: self._describe,

@@ -61,6 +61,11 @@ def claim_key(queue: str, key: str) -> bytes:
     return b"%b:q:%b:k:%b" % (tag_of(shard_of(queue)), queue.encode(), key.encode())
 
 
+def attempt_key(queue: str, attempt: str) -> bytes:
+    """Return the key that says what a consumer has received under an attempt id."""
+    return b"%b:q:%b:r:%b" % (tag_of(shard_of(queue)), queue.encode(), attempt.encode())
+
+
 def wake_channel(shard: int, front_end: str) -> bytes:
     """Return the channel on which a front end hears of messages for consumers that wait in a shard."""
     return b"%b:wake:%b" % (tag_of(shard), front_end.encode())

@@ -239,6 +239,7 @@ def _how(record: MessageRecord) -> tuple[Any, ...]:
         origin_text(properties.failed_in, properties.origin),
         shape_of(properties.headers),
         properties.group,
+        properties.unique,
     )
 
 

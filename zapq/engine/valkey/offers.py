@@ -198,9 +198,10 @@ class Offers:
         """Refuse the offers whose time is over, now that the first has found no room."""
         tried = next(iter(line.offers), None)
         for offer in line.patience.due(trio.current_time(), len(line.offers)):
-            # Its key may have been used for the same message meanwhile.
-            keyed = offer.number != tried and offer.operation.key
-            if keyed and await self._try(offer) is None:
+            # Its key may have been used for the same message meanwhile, or a message with it is held.
+            terms = offer.operation.terms
+            keyed = offer.operation.key or (terms.properties.unique and not terms.replace)
+            if keyed and offer.number != tried and await self._try(offer) is None:
                 continue
             if offer.number in line.offers:
                 self.leave(offer)

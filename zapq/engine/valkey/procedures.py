@@ -17,7 +17,7 @@ from zapq.core.broker import Redriven
 from zapq.core.complaints import plainly
 from zapq.core.queue_settings import QueueSettings, changed, check_together
 from zapq.core.stats import MessageView, QueueStats
-from zapq.engine.valkey import keys, replies
+from zapq.engine.valkey import attempts, keys, replies
 from zapq.engine.valkey.call import Call
 from zapq.engine.valkey.codec import Codec
 from zapq.errors import (
@@ -38,7 +38,9 @@ from zapq.service.operations import (
     Delete,
     List,
     Operation,
+    Recall,
     Redrive,
+    Remember,
     Stats,
     checked_limit,
 )
@@ -109,11 +111,19 @@ def of(codec: Codec, operation: Operation) -> Procedure:
             if id:
                 return redrive_one(codec, queue, id)
             return redrive(codec, queue, checked_limit(limit, "limit"))
+        case Remember():
+            return _alone(attempts.remember(codec, operation))
+        case Recall():
+            return _alone(attempts.recall(codec, operation))
         case List(pattern):
             return list_queues(codec, pattern)
         case _:
             assert isinstance(operation, Stats)
             return sums(codec)
+
+
+def _alone(call: Call) -> Procedure:
+    return _only((yield [call]))
 
 
 def _only(outcomes: list[list[Any]]) -> Any:

@@ -16,6 +16,7 @@ from zapq.core.message import DEFAULTS, OCTETS, Lease, Message, Origin, Properti
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.receipt import serial_of
 from zapq.core.stats import STATES, MessageView, QueueStats
+from zapq.core.unique import How, Placed
 from zapq.errors import (
     InvalidParameter,
     KeyReused,
@@ -26,12 +27,15 @@ from zapq.errors import (
     ZapqError,
     leased_for,
 )
+from zapq.service.operations import Accepted, Durability, Put
 from zapq.service.queue_state import QueueInfo
 
 _DOUBLE = struct.Struct(">d")
-_HEADS = {2: 12, 3: 14, 4: 15}
+_HEADS = {2: 12, 3: 14, 4: 15, 5: 16}
 """The length of the head of a value without what has another length each time, by its first byte."""
-_OF_ANOTHER = 9
+_OF_ANOTHER, _REPLACED = 9, 10
+_HOW: Sequence[How] = ("", "kept", "replaced")
+"""What became of a message, by the number that the library has for it."""
 _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 _settings: Callable[[bytes], QueueSettings] = msgspec.msgpack.Decoder(QueueSettings).decode
 
@@ -62,6 +66,17 @@ def refusal(queue: str, said: Sequence[Any]) -> ZapqError:
     return full
 
 
+def placed_in(said: Sequence[Any], asked: Put, durability: Durability | None) -> Accepted:
+    """Return what came of messages of which some have keys."""
+    placed = [Placed(int(id), _HOW[how]) for id, how in zip(said[1::2], said[2::2], strict=True)]
+    # What it rests on may be lost, and then so is this.
+    survives = durability or asked.terms.durability
+    if isinstance(asked.content, bytes):
+        [alone] = placed
+        return Accepted(alone.id, False, survives, alone.how)
+    return Accepted(placed[0].id, False, survives, placed=tuple(placed))
+
+
 @lru_cache(1024)
 def _typed(kind: bytes, receives: int, releases: int) -> Properties:
     return Properties(kind.decode() or OCTETS, receives=receives, releases=releases)
@@ -82,13 +97,16 @@ def properties_of(value: bytes, receives: int, releases: int, ours: float) -> tu
     middle = first + value[10]
     last = middle + value[11]
     headers: Headers = ()
-    group = ""
+    group = unique = ""
     end = last
     if form > 2:
         names = end = last + int.from_bytes(value[12:14], "big")
-        if form == 4:
+        if form > 3:
             end = names + value[14]
             group = value[names:end].decode()
+        if form == 5:
+            behind, end = end, end + value[15]
+            unique = value[behind:end].decode()
         if names > last:
             headers, end = _headers_in(value, value[last:names], end)
     failed_in, _, origin = value[middle:last].decode().partition("/")
@@ -101,6 +119,7 @@ def properties_of(value: bytes, receives: int, releases: int, ours: float) -> tu
         failed_in,
         headers,
         group,
+        unique=unique,
         origin=_origin_in(origin),
     )
     return properties, value[end:]
@@ -144,6 +163,29 @@ def _headers_in(value: bytes, shape: bytes, at: int) -> tuple[Headers, int]:
     return tuple(zip(texts[::2], texts[1::2], strict=True)), at
 
 
+def milliseconds(seconds: float) -> int:
+    """Return so many seconds in milliseconds; a duration is never cut to nothing."""
+    return max(round(seconds * 1000), 1) if seconds > 0 else 0
+
+
+def about(id: int, properties: Properties, now: float) -> tuple[Any, ...]:
+    """Return what is to be known of a message that goes back."""
+    left = milliseconds(max(properties.expires - now, 0.001)) if properties.expires < inf else 0
+    kind = "" if properties.content_type == OCTETS else properties.content_type
+    return (
+        id,
+        properties.priority,
+        properties.receives,
+        properties.releases,
+        left,
+        kind,
+        origin_text(properties.failed_in, properties.origin),
+        shape_of(properties.headers),
+        properties.group,
+        properties.unique,
+    )
+
+
 def message_of(id: bytes, value: bytes, note: Sequence[int] | None, ours: float) -> tuple[Message, int]:
     """Return a message, and how often it was leased before."""
     if note is None:
@@ -173,6 +215,8 @@ def settled_one(queue: str, receipt: str, code: Any, ours: float) -> ZapqError |
         return None
     if code == _OF_ANOTHER:
         return wrong_receipt(receipt)
+    if code == _REPLACED:
+        code = End.REPLACED + 1
     if isinstance(code, int):
         return ReceiptExpired(End(code - 1).sentence, parameter="receipt")
     ends, value, receives, releases = code

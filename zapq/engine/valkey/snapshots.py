@@ -98,11 +98,6 @@ class EngineSnapshots:
         name = _checked(name)
         self._check_open()
         survey = await trio.to_thread.run_sync(self._survey, name)
-        if survey.has_keys:
-            raise NotWithEngine(
-                f"{name} has messages with keys that are unique: this server's queues are in an engine elsewhere,"
-                " which does not know such keys. Load the file into a server that has its queues itself."
-            )
         loading = Loading(self._codec, self._tasks, self._fleet, name, survey)
         try:
             with _failing(f"{name} could not be loaded"):

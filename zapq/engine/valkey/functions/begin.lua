@@ -9,6 +9,8 @@
 --              p          when its bucket of tokens is full again, if its deliveries are limited
 --              f          the queues whose dead letters come here
 --              i          the mark of the file that is being loaded into it
+--              u KEY      the id of the message that has a key, or had it; see unique.lua
+--              k NUMBER   those keys, in the order in which they are looked at
 --              ID         the body of a message, its head before it: written once, so replicated once
 --              c ID       how often a message was delivered, once it came back
 --   l  list    ids of messages that are ready for the first time and have neither a priority nor a ttl, oldest first
@@ -52,6 +54,7 @@ local VERSION = 4
 local DEFAULT_VISIBILITY = @DEFAULT_VISIBILITY@
 local MAX_BATCH_BYTES = @MAX_BATCH_BYTES@
 local IDEMPOTENCY_WINDOW = @IDEMPOTENCY_WINDOW@
+local ATTEMPT_WINDOW = @ATTEMPT_WINDOW@
 local RELEASES_AT_ONCE = @RELEASES_AT_ONCE@
 local BACKOFF = @BACKOFF@
 local MAX_BACKOFF = @MAX_BACKOFF@
@@ -109,9 +112,13 @@ local TAG = 31 -- tells its receipts from those of other queues, earlier ones of
 local GROUPED = 32 -- what is in n
 local TURN = 33 -- the last turn of a group, in a fair queue ...
 local TURN_OF_OTHERS = 34 -- ... and that of the messages without a group
-local PLACES = 34
+local KEYS_FIRST = 35 -- the number of the first `k NUMBER` in h ...
+local KEYS_NEXT = 36 -- ... and that of the next one
+local PLACES = 36
 
 -- How a lease ended: the numbers of core/leases.py
 local OF_ANOTHER = 9 -- said instead of it, for a receipt of another queue
 local END_UNKNOWN, END_ACKED, END_RELEASED, END_EXPIRED = 0, 1, 2, 3
 local END_GIVEN, END_DEAD_LETTERED, END_OUTLIVED, END_DELETED = 4, 5, 6, 7
+-- There is room for no more numbers where ends are noted, but the end by an acknowledgement never is.
+local END_REPLACED, REPLACED = 1, 10 -- as it is noted, and as it is said

@@ -35,15 +35,20 @@ function verbs.adopt(K, A)
     if number > last then
       local value, id = A[place], q[NEXT]
       local size = #value - head_length(value)
-      local _, _, kind, origin, shape, group = read_head(value)
+      value = keys.claim_if_free(u, id, value)
+      local _, _, kind, origin, shape, group, key = read_head(value)
       local expires, waits = retention > 0 and u.now + retention or 0, waits_in(origin, group)
       if expires > 0 then
-        value = head(priority, expires, kind, origin, shape, group) .. string.sub(value, head_length(value) + 1)
+        value = head(priority, expires, kind, origin, shape, group, key) .. string.sub(value, head_length(value) + 1)
       end
       q[NEXT], q[COUNT], q[BYTES], q[ARRIVED] = id + 1, q[COUNT] + 1, q[BYTES] + size, q[ARRIVED] + 1
       q[LARGEST] = math.max(q[LARGEST], size)
-      fields[#fields + 1], fields[#fields + 2] = id, value
-      if failed_in(origin) == '' and priority == 0 and expires == 0 and waits == '' then
+      if key == '' then
+        fields[#fields + 1], fields[#fields + 2] = id, value
+      else
+        redis.call('HSET', K[H], id, value) -- another one with its key may come behind it
+      end
+      if failed_in(origin) == '' and priority == 0 and expires == 0 and waits == '' and key == '' then
         redis.call('RPUSH', K[L], id)
         u.ready = u.ready + 1
       else
@@ -130,8 +135,8 @@ function verbs.redrive(K, A)
     end
     if #ids == 0 then break end
     for at, value in ipairs(redis.call('HMGET', K[H], unpack(ids))) do
-      local id, priority, expires, kind, origin, shape, group = ids[at], 0, 0, '', '', '', ''
-      if value then priority, expires, kind, origin, shape, group = read_head(value) end
+      local id, priority, expires, kind, origin, shape, group, key = ids[at], 0, 0, '', '', '', '', ''
+      if value then priority, expires, kind, origin, shape, group, key = read_head(value) end
       local failed = failed_in(origin)
       local there, goes = rooms[failed], false
       if there and failed ~= '' then
@@ -147,7 +152,7 @@ function verbs.redrive(K, A)
           if bytes >= 0 then there[2] = bytes - #body end
           local receives, _, lapsed, is_noted = attempts(u, id)
           local from = origin_of(u, id, origin, receives, '')
-          send(u, failed, priority, head(priority, 0, kind, from, shape, group) .. body)
+          send(u, failed, priority, head(priority, 0, kind, from, shape, group, key) .. body)
           close_lapse(u, lapsed, END_GIVEN)
           make_unready(u, id, priority, #body, expires > 0, '')
           drop(u, id, #body, is_noted)

@@ -53,7 +53,7 @@ function verbs.find(K, A)
   local id = tonumber(A[3])
   local value = redis.call('HGET', K[H], id)
   if not value then return answer(u, 0) end
-  local priority, expires, _, origin, _, group = read_head(value)
+  local priority, expires, _, origin, _, group, key = read_head(value)
   group = waits_in(origin, group)
   local of = badge(priority, expires > 0, id)
   local size = #value - head_length(value)
@@ -61,7 +61,7 @@ function verbs.find(K, A)
   if due then return answer(u, view(u, id, value, 1, tonumber(due))) end
   local first = redis.call('LINDEX', K[L], 0)
   -- The ids in l rise, and a plain one that is not yet given out is there.
-  local is_in_line = first and id >= tonumber(first) and priority == 0 and expires == 0 and group == ''
+  local is_in_line = first and id >= tonumber(first) and priority == 0 and expires == 0 and group == '' and key == ''
   if not is_in_line and not redis.call('ZSCORE', K[group == '' and B or IN_GROUPS], id) then
     local _, ends = find_lease(u, of)
     if ends then return answer(u, view(u, id, value, 2, ends - LEASE_SLACK)) end

@@ -4,8 +4,13 @@
 -- (2) the priority, when the ttl is over or 0, the length of the type, that of the origin, type and origin. For a
 -- message with headers (3) it is as with 2, but the length of the shape comes behind the other two, and the shape at
 -- the end: how long the names and values are that stand between the head and the body. They count as the body does.
--- For one with a group (4) the length of the group comes behind that of the shape, and the group at the end.
-local function head(priority, expires, kind, origin, shape, group)
+-- For one with a group (4) the length of the group comes behind that of the shape, and the group at the end; and for
+-- one with a key (5), that of the key and the key behind those.
+local function head(priority, expires, kind, origin, shape, group, key)
+  if key ~= '' then
+    return '\5' .. struct.pack('>BdBBHBB', priority, expires, #kind, #origin, #shape, #group, #key)
+      .. kind .. origin .. shape .. group .. key
+  end
   if group ~= '' then
     return '\4' .. struct.pack('>BdBBHB', priority, expires, #kind, #origin, #shape, #group)
       .. kind .. origin .. shape .. group
@@ -32,24 +37,33 @@ local function head_length(value)
     local kind, origin, shape, group = struct.unpack('>BBHB', value, 11)
     return 15 + kind + origin + shape + group
   end
+  if form == 5 then
+    local kind, origin, shape, group, key = struct.unpack('>BBHBB', value, 11)
+    return 16 + kind + origin + shape + group + key
+  end
   return 12 + string.byte(value, 11) + string.byte(value, 12)
 end
 
--- Returns what the head of a value says: priority, when its ttl is over or 0, type, origin, shape, group.
+-- Returns what the head of a value says: priority, when its ttl is over or 0, type, origin, shape, group, key.
 local function read_head(value)
   local form = string.byte(value)
-  if form == 0 then return 0, 0, '', '', '', '' end
-  if form == 1 then return 0, 0, string.sub(value, 3, 2 + string.byte(value, 2)), '', '', '' end
+  if form == 0 then return 0, 0, '', '', '', '', '' end
+  if form == 1 then return 0, 0, string.sub(value, 3, 2 + string.byte(value, 2)), '', '', '', '' end
   local priority, expires, kind, origin = struct.unpack('>BdBB', value, 2)
-  local at, shape, group = 12, 0, 0
+  local at, shape, group, key = 12, 0, 0, 0
   if form == 3 then at, shape = 14, struct.unpack('>H', value, 13) end
   if form == 4 then
     shape, group = struct.unpack('>HB', value, 13)
     at = 15
   end
+  if form == 5 then
+    shape, group, key = struct.unpack('>HBB', value, 13)
+    at = 16
+  end
   local middle, last = at + kind, at + kind + origin
   return priority, expires, string.sub(value, at + 1, middle), string.sub(value, middle + 1, last),
-    string.sub(value, last + 1, last + shape), string.sub(value, last + shape + 1, last + shape + group)
+    string.sub(value, last + 1, last + shape), string.sub(value, last + shape + 1, last + shape + group),
+    string.sub(value, last + shape + group + 1, last + shape + group + key)
 end
 
 -- The origin of a message that has changed queues: the queue it failed in, if it is a dead letter, then the queue its
@@ -205,11 +219,11 @@ end
 -- Sends a message that failed too often to the dead-letter queue, without its ttl.
 local function give_up(u, id, priority, size, receives, is_noted)
   local q, value = u.q, kept(u, id)
-  local _, _, kind, origin, shape, group = read_head(value)
+  local _, _, kind, origin, shape, group, key = read_head(value)
   local _, name = names(u)
   local body = string.sub(value, head_length(value) + 1)
   local from = origin_of(u, id, origin, receives, name)
-  send(u, u.settings.dead_letter, priority, head(priority, 0, kind, from, shape, group) .. body)
+  send(u, u.settings.dead_letter, priority, head(priority, 0, kind, from, shape, group, key) .. body)
   q[DEAD_LETTERED] = q[DEAD_LETTERED] + 1
   drop(u, id, size, is_noted)
 end

@@ -131,7 +131,7 @@ end
 
 -- Stores messages of a queue that is being loaded. ARGV: 3 the plan {mark, part...}, 4... bodies. A part is what so
 -- many messages with ids that follow each other have in common: {first id, number, priority, milliseconds until they
--- are ready, milliseconds of the ttl or 0, receives, releases, type, origin, shape, group}. Answers 'changed' if the
+-- are ready, milliseconds of the ttl or 0, receives, releases, type, origin, shape, group, key}. Answers 'changed' if the
 -- mark is gone; else the master, and how many were stored.
 function verbs.import_some(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
@@ -141,13 +141,14 @@ function verbs.import_some(K, A)
   local tail = redis.call('LINDEX', K[L], -1)
   local last, line, place, stored = tail and tonumber(tail) or 0, {}, 4, 0
   for at = 2, #plan do
-    local first, number, priority, delay, ttl, receives, releases, kind, origin, shape, group = unpack(plan[at])
-    group = group or '' -- which older front ends do not send
+    local first, number, priority, delay, ttl, receives, releases, kind, origin, shape, group, key = unpack(plan[at])
+    group, key = group or '', key or '' -- which older front ends do not send
     local waits = waits_in(origin, group)
     if retention > 0 and (ttl == 0 or retention < ttl) then ttl = retention end
     local expires = ttl > 0 and u.now + ttl or 0
-    local before = head(priority, expires, kind, origin, shape, group)
+    local before = head(priority, expires, kind, origin, shape, group, key)
     local is_plain = priority == 0 and expires == 0 and origin == '' and receives == 0 and releases == 0 and waits == ''
+      and key == ''
     for id = first, first + number - 1 do
       local body = A[place]
       local size = #body
@@ -156,6 +157,7 @@ function verbs.import_some(K, A)
         q[COUNT], q[BYTES], q[ARRIVED] = q[COUNT] + 1, q[BYTES] + size, q[ARRIVED] + 1
         q[LARGEST], stored = math.max(q[LARGEST], size), stored + 1
         if receives > 0 or releases > 0 then note_attempts(u, id, receives, releases, '', false) end
+        if key ~= '' and failed_in(origin) == '' then keys.restore(u, key, id) end
         if delay > 0 then
           local due = u.now + delay
           if expires > 0 and expires < due then due = expires end

@@ -82,7 +82,7 @@ function verbs.put(K, A)
     if retention > 0 and (ttl == 0 or retention < ttl) then ttl = retention end
     local expires = ttl > 0 and u.now + ttl or 0
     local group = part[7] or ''
-    local before = head(priority, expires, kind, part[8] or '', part[6] or '', group)
+    local before = head(priority, expires, kind, part[8] or '', part[6] or '', group, '')
     local is_plain = priority == 0 and expires == 0 and delay == 0 and group == ''
     if group ~= '' and not ready_of[group] then
       in_order[#in_order + 1], ready_of[group], out_of[group] = group, {}, {}

@@ -1,9 +1,9 @@
 -- Repair: what agrees with nothing
 
 -- Returns the sizes of the bodies with these ids together, that of the largest, and the groups that the messages wait
--- in, by id.
-local function sizes_of(u, ids)
-  local sum, largest, waiting = 0, 0, {}
+-- in, by id; and how many of them have a key they are not known by, which is mended.
+local function sizes_of(u, ids, is_mending)
+  local sum, largest, waiting, unknown = 0, 0, {}, 0
   for first = 1, #ids, 16 do
     local last = math.min(first + 15, #ids)
     for at, value in ipairs(redis.call('HMGET', u.K[H], unpack(ids, first, last))) do
@@ -11,9 +11,10 @@ local function sizes_of(u, ids)
       sum, largest = sum + size, math.max(largest, size)
       local group = group_of(value)
       if group ~= '' then waiting[ids[first + at - 1]] = group end
+      unknown = unknown + keys.repair(u, ids[first + at - 1], value, is_mending)
     end
   end
-  return sum, largest, waiting
+  return sum, largest, waiting, unknown
 end
 
 -- Compares what n and t say with the groups that messages wait in, by id, and where these are. Returns how many
@@ -118,7 +119,7 @@ function verbs.repair(K, A)
     if not bodies[string.sub(field, 2)] then idle_notes[#idle_notes + 1] = field end
   end
   local q = u.q or newborn(K[H], u.born)
-  local bytes, largest, waiting = sizes_of(u, ids)
+  local bytes, largest, waiting, unknown = sizes_of(u, ids, is_mending)
   local is_miscounted = q[GROUPED] ~= redis.call('ZCARD', K[BY_GROUP])
   if is_mending then
     in_pieces('HDEL', K[H], idle_notes)
@@ -132,7 +133,7 @@ function verbs.repair(K, A)
   else
     for _, id in ipairs(lost) do waiting[id] = nil end
   end
-  strays = strays + repair_groups(u, waiting, place_of, is_mending)
+  strays = strays + repair_groups(u, waiting, place_of, is_mending) + unknown
   local true_figures = {
     [COUNT] = #ids, [BYTES] = bytes, [LINED] = redis.call('ZCARD', K[B]), [NOTED] = #notes - #idle_notes,
     [OUT] = redis.call('LLEN', K[O]), [GROUPED] = redis.call('ZCARD', K[BY_GROUP]),

@@ -20,7 +20,7 @@ local function shrink(u)
   for place, field in ipairs(fields) do
     if kept[place] then redis.call('HSET', K[H], field, kept[place]) end
   end
-  u.q[LARGEST] = 0
+  u.q[LARGEST], u.q[KEYS_FIRST], u.q[KEYS_NEXT] = 0, 0, 0
 end
 
 -- Does what is due in a queue, and puts right when the next is. Answers 1 if there is more to do now.

@@ -386,7 +386,7 @@ end
 
 -- Puts messages back at their places that could not be handed over, as if they had not been taken. ARGV: 3 the plan
 -- {how many messages may or may not have been handed over, receipts, {{id, priority, receives, releases, the rest of
--- the ttl or 0, type, origin, shape, group}, ...}}; 4... the bodies of those that were given for good. Never refused:
+-- the ttl or 0, type, origin, shape, group, key}, ...}}; 4... the bodies of those that were given for good. Never refused:
 -- all of it was accepted once.
 function verbs.give_back(K, A)
   local u, plan = begin(K, A), cmsgpack.unpack(A[3])
@@ -407,12 +407,15 @@ function verbs.give_back(K, A)
     end
   end
   for place, about in ipairs(plan[3]) do
-    local id, priority, receives, releases, left, kind, origin, shape, group = unpack(about)
-    shape, group = shape or '', group or '' -- which older front ends do not send
+    local id, priority, receives, releases, left, kind, origin, shape, group, key = unpack(about)
+    shape, group, key = shape or '', group or '', key or '' -- which older front ends do not send
     local body = A[3 + place]
     local expires = left > 0 and u.now + left or 0
     -- What is there already was put back before, or a failover has lost that it was taken.
-    if redis.call('HSETNX', K[H], id, head(priority, expires, kind, origin, shape, group) .. body) == 1 then
+    local value = head(priority, expires, kind, origin, shape, group, key) .. body
+    if redis.call('HSETNX', K[H], id, value) == 1 then
+      local claimed = keys.claim_if_free(u, id, value)
+      if claimed ~= value then redis.call('HSET', K[H], id, claimed) end
       local size = #body
       q[COUNT], q[BYTES], q[RETURNED] = q[COUNT] + 1, q[BYTES] + size, q[RETURNED] + 1
       q[LARGEST] = math.max(q[LARGEST], size)
@@ -475,7 +478,10 @@ end
 -- Says how a lease ended that is over: 1 more than the number of core/leases.py.
 local function over(u, receipt, id)
   local noted = redis.call('ZSCORE', u.K[E], receipt)
-  if noted then return tonumber(noted) % 8 + 1 end
+  if noted then
+    local how = tonumber(noted) % 8
+    return how == END_REPLACED and REPLACED or how + 1
+  end
   -- It did not end otherwise than by an acknowledgement, and its message has gone.
   if id < u.q[NEXT] and id >= u.q[PURGED] and redis.call('HEXISTS', u.K[H], id) == 0 then return END_ACKED + 1 end
   return END_UNKNOWN + 1

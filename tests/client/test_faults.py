@@ -1,0 +1,184 @@
+"""What a client makes of a network that fails: nothing is stored twice, nothing lost, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+import trio
+
+from tests.client.doubles import answer_of
+from tests.client.fault_proxy import Cut, Fault, FaultProxy, Hang, Once, Say, fault_proxy
+from tests.client.shells import SHELLS, no_thread_left, with_client
+from tests.support.waiting import eventually
+from zapq import errors
+from zapq.testing import ZapqServer
+
+
+@pytest.fixture
+async def proxy(zapq_server: ZapqServer) -> AsyncGenerator[FaultProxy, None]:
+    with no_thread_left():
+        async with fault_proxy(zapq_server.url) as proxy:
+            yield proxy
+            await eventually(lambda: not proxy.open, "no connection to be left")
+
+
+@pytest.fixture(params=SHELLS)
+def shell(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+QUICKLY = {"random": lambda: 0.0}
+
+
+async def test_a_message_is_stored_once_wherever_its_connection_is_cut(
+    shell: str, proxy: FaultProxy, zapq_server: ZapqServer
+) -> None:
+    queue = zapq_server.service.queue("q")
+    step = 1 if shell == "trio" else 7
+    places = range(0, 240, step)
+    cuts = [Cut(request=place, reset=place % 2 == 0) for place in places]
+    cuts += [Cut(answer=place, reset=place % 2 == 0) for place in places]
+    ids: list[int] = []
+
+    async def put(client: Any) -> None:
+        for number, cut in enumerate(cuts):
+            # No connection is used twice, so that the next one is cut in any case.
+            proxy.faults[:] = [cut, Once(), Once()]
+            if number % 2:
+                ids.append(await client.put("q", b"%d" % number))
+            else:
+                ids.append((await client.put_many("q", [b"%d" % number])).ids[0])
+            ids.append((await client.put("q", b"again %d" % number)).id)
+
+    await with_client(shell, proxy.url, put, **QUICKLY)
+    assert len(ids) == len(set(ids)) == queue.info().stats.messages == 2 * len(cuts)
+    assert proxy.connections > 2 * len(cuts)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Cut(request=20),
+        Cut(answer=0),
+        Cut(answer=30, reset=True),
+        Say(b""),
+        Say(answer_of(502, b"<html>Bad Gateway")),
+        Say(answer_of(503, fields={"Retry-After": "0"})),
+        Say(answer_of(504)),
+        Say(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n<html>"),
+        Hang(),
+    ],
+    ids=repr,
+)
+async def test_what_passes_is_survived_and_nothing_is_acknowledged_that_was_not(
+    fault: Fault, shell: str, proxy: FaultProxy, zapq_server: ZapqServer
+) -> None:
+    queue = zapq_server.service.queue("q")
+
+    async def work(client: Any) -> None:
+        proxy.faults[:] = [fault]
+        await client.put("q", b"hello")
+        proxy.faults[:] = [Once(), fault]
+        await client.describe("q")
+        lease = await client.receive("q", visibility=0.001 if fault == Hang() else None)
+        proxy.faults[:] = [fault, fault]
+        if lease is not None:
+            await client.ack(lease)
+
+    await with_client(shell, proxy.url, work, timeout=0.2, **QUICKLY)
+    stats = queue.info().stats
+    assert stats.enqueued == 1
+    assert stats.acked <= 1
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["at once", "as a request comes"])
+async def test_a_connection_that_was_closed_while_it_was_idle_is_no_failure(
+    listens: bool, shell: str, proxy: FaultProxy, zapq_server: ZapqServer
+) -> None:
+    zapq_server.service.queue("q")
+
+    async def work(client: Any) -> None:
+        proxy.faults[:] = [Once(then_listen=listens)]
+        assert await client.enqueue("q", b"one") == 1
+        assert await client.enqueue("q", b"two") == 2
+
+    await with_client(shell, proxy.url, work, attempts=1)
+    assert proxy.connections == 2
+
+
+async def test_what_must_not_be_done_twice_is_not_sent_again(
+    shell: str, proxy: FaultProxy, zapq_server: ZapqServer
+) -> None:
+    async def work(client: Any) -> None:
+        proxy.faults[:] = [Once(then_listen=True)]
+        await client.put_many("q", [b"one", b"two"])
+        with pytest.raises(errors.NoAnswer, match="closed"):
+            await client.dequeue("q")
+        assert (await client.dequeue("q")).body == b"one"
+
+    await with_client(shell, proxy.url, work, **QUICKLY)
+
+
+async def test_a_redirect_is_refused(shell: str, proxy: FaultProxy) -> None:
+    proxy.faults[:] = [Say(answer_of(307, fields={"Location": "http://127.0.0.1:1/"}))]
+
+    async def put(client: Any) -> None:
+        with pytest.raises(errors.ServerError, match="307 Temporary Redirect"):
+            await client.put("q", b"one")
+
+    await with_client(shell, proxy.url, put)
+
+
+async def test_an_answer_that_came_before_all_was_sent_is_read(shell: str, proxy: FaultProxy) -> None:
+    said = answer_of(413, b'{"type":"/problems/message-too-large"}', "application/problem+json")
+    proxy.faults[:] = [Say(said)] * 2
+
+    async def put(client: Any) -> None:
+        with pytest.raises((errors.MessageTooLarge, errors.NoAnswer)):
+            await client.put("q", bytes(8_000_000))
+
+    await with_client(shell, proxy.url, put, attempts=1)
+
+
+async def test_a_cancelled_call_closes_its_connection(proxy: FaultProxy, zapq_server: ZapqServer) -> None:
+    zapq_server.service.queue("q")
+
+    async def wait(client: Any) -> None:
+        with trio.move_on_after(0.05) as scope:
+            await client.receive("q", wait=20)
+        assert scope.cancelled_caught
+        await eventually(lambda: not proxy.open, "the connection to be closed")
+
+    await with_client("trio", proxy.url, wait)
+
+
+async def test_wherever_a_call_is_cancelled_its_message_is_stored_at_most_once_and_the_next_call_works(
+    proxy: FaultProxy, zapq_server: ZapqServer
+) -> None:
+    queue = zapq_server.service.queue("q")
+
+    async def work(client: Any) -> None:
+        done = False
+        for schedule in range(1, 200):
+            if done:
+                break
+            proxy.faults[:] = [Once()] * 2
+            async with trio.open_nursery() as nursery:
+
+                async def put(key: str) -> None:
+                    nonlocal done
+                    await client.put("q", b"x", key=key)
+                    done = True
+
+                nursery.start_soon(put, f"key-{schedule}")
+                for _ in range(schedule):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            # The same message again, as a caller would send it that does not know.
+            await client.put("q", b"x", key=f"key-{schedule}")
+            assert queue.info().stats.messages == schedule
+        assert done
+
+    await with_client("trio", proxy.url, work, **QUICKLY)

@@ -1,0 +1,158 @@
+"""The client's network for asyncio: a protocol of its own, for streams cost several times as much."""
+
+from __future__ import annotations
+
+import asyncio
+
+from zapq.client.network import Place, is_readable
+
+
+class AsyncioConnection(asyncio.Protocol):
+    """A connection over a transport of asyncio's."""
+
+    def __init__(self, network: AsyncioNetwork) -> None:
+        self._network = network
+        self._loop = network.loop
+        self._transport: asyncio.Transport | None = None
+        self._data = b""
+        """What came and was not fetched yet."""
+        self._ended = False
+        self._error: OSError | None = None
+        self._full = False
+        """Whether the transport wants nothing more for now."""
+        self._waiter: asyncio.Future[None] | None = None
+        """Of the one task that uses the connection; woken by whatever happens to it."""
+
+    async def send(self, data: bytes, timeout: float) -> None:
+        """See `Connection`."""
+        self._check()
+        assert self._transport is not None, "it has not ended"
+        self._transport.write(data)
+        while self._full:
+            await self._wait(timeout, "it took too long to send the request")
+            self._check()
+
+    async def receive(self, timeout: float) -> bytes:
+        """See `Connection`."""
+        while not self._data:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return b""
+            await self._wait(timeout, "it took too long")
+        data, self._data = self._data, b""
+        return data
+
+    def is_stale(self) -> bool:
+        """See `Connection`."""
+        if self._ended or self._data or self._transport is None or self.is_closing:
+            return True
+        return is_readable(self._transport.get_extra_info("socket").fileno())
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it was closed."""
+        return self._transport is not None and self._transport.is_closing()
+
+    def close(self) -> None:
+        """See `Connection`."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _check(self) -> None:
+        if self._ended:
+            raise self._error or ConnectionResetError("the server closed the connection")
+
+    async def _wait(self, timeout: float, late: str) -> None:
+        """Wait until something happens to the connection."""
+        self._waiter = waiter = self._loop.create_future()
+        timer = self._loop.call_later(timeout, _end, waiter, late)
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            timer.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take note of the transport."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._network.open.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what came."""
+        self._data = self._data + data if self._data else data
+        self._wake()
+
+    def eof_received(self) -> None:
+        """Take note of the end."""
+        self._ended = True
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """Take note that much is under way."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Take note that there is room again."""
+        self._full = False
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take note that it is gone, and why."""
+        self._ended, self._full, self._transport = True, False, None
+        if isinstance(exc, OSError):
+            self._error = exc
+        self._network.open.discard(self)
+        self._wake()
+
+
+class AsyncioNetwork:
+    """Opens connections in a program of asyncio's."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.open: set[AsyncioConnection] = set()
+        """Those that are not gone yet."""
+
+    async def connect(self, place: Place, timeout: float) -> AsyncioConnection:
+        """See `Network`."""
+        name = place.name if place.tls is not None else None
+        async with asyncio.timeout(timeout):
+            if isinstance(place.address, str):
+                _, connection = await self.loop.create_unix_connection(
+                    lambda: AsyncioConnection(self), place.address
+                )
+            else:
+                host, port = place.address
+                _, connection = await self.loop.create_connection(
+                    lambda: AsyncioConnection(self),
+                    host,
+                    port,
+                    ssl=place.tls,
+                    server_hostname=name,
+                    happy_eyeballs_delay=0.25,
+                )
+        return connection
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Network`."""
+        await asyncio.sleep(seconds)
+
+    async def close(self) -> None:
+        """See `Network`."""
+        # The transport of one that is closed says so in one of the loop's next turns. Those in use belong to tasks
+        # that outlive the client, and are closed as these end.
+        while any(connection.is_closing for connection in self.open):  # noqa: ASYNC110 - it is the very next turn
+            await asyncio.sleep(0)
+
+
+def _end(waiter: asyncio.Future[None], late: str) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError(late))

@@ -1,0 +1,86 @@
+"""The client's network for Trio."""
+
+from __future__ import annotations
+
+import trio
+
+from zapq.client.network import Place, is_readable
+from zapq.limits import RECEIVE_BYTES
+
+
+class TrioConnection:
+    """A connection over a stream of Trio's."""
+
+    def __init__(
+        self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], socket: trio.socket.SocketType
+    ) -> None:
+        self._stream = stream
+        self._socket = socket
+
+    async def send(self, data: bytes, timeout: float) -> None:
+        """See `Connection`."""
+        try:
+            with trio.fail_after(timeout):
+                await self._stream.send_all(data)
+        except trio.TooSlowError:
+            raise TimeoutError("it took too long to send the request") from None
+        except trio.BrokenResourceError as error:
+            raise broken(error) from error
+
+    async def receive(self, timeout: float) -> bytes:
+        """See `Connection`."""
+        try:
+            with trio.fail_after(timeout):
+                return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        except trio.TooSlowError:
+            raise TimeoutError("it took too long") from None
+        except trio.BrokenResourceError as error:
+            raise broken(error) from error
+
+    def is_stale(self) -> bool:
+        """See `Connection`."""
+        return is_readable(self._socket.fileno())
+
+    def close(self) -> None:
+        """See `Connection`."""
+        self._socket.close()
+
+
+class TrioNetwork:
+    """Opens connections in a Trio program."""
+
+    async def connect(self, place: Place, timeout: float) -> TrioConnection:
+        """See `Network`."""
+        try:
+            with trio.fail_after(timeout):
+                if isinstance(place.address, str):
+                    stream = await trio.open_unix_socket(place.address)
+                else:
+                    stream = await trio.open_tcp_stream(*place.address)
+                if place.tls is None:
+                    return TrioConnection(stream, stream.socket)
+                # Proxies and servers do not always say goodbye, and how long an answer is stands in its head.
+                secure = trio.SSLStream(stream, place.tls, server_hostname=place.name, https_compatible=True)
+                try:
+                    await secure.do_handshake()
+                except BaseException:
+                    stream.socket.close()
+                    raise
+                return TrioConnection(secure, stream.socket)
+        except trio.TooSlowError:
+            raise TimeoutError("it took too long to connect") from None
+        except trio.BrokenResourceError as error:
+            raise broken(error) from error
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Network`."""
+        await trio.sleep(seconds)
+
+    async def close(self) -> None:
+        """See `Network`."""
+
+
+def broken(error: trio.BrokenResourceError) -> OSError:
+    """Return what the system said, of which Trio made its own error."""
+    cause = error.__cause__
+    return cause if isinstance(cause, OSError) else ConnectionError(str(error) or "the connection broke")

@@ -1,0 +1,142 @@
+"""What is said to the server, and said again: the one way from a call to its outcome, over any network."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TypeVar
+
+from zapq.client.answers import error_of
+from zapq.client.calls import Call
+from zapq.client.network import Connection, Network, Place
+from zapq.client.retry import Retry
+from zapq.client.wire import Answer, Reader, Strange
+from zapq.errors import NoAnswer, Unreachable, ZapqError
+from zapq.limits import IDLE_CONNECTION_SECONDS, IDLE_CONNECTIONS
+
+T = TypeVar("T")
+
+
+class Pool:
+    """Connections that wait for their next request, the last one used first. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[Connection, float]] = []
+        self._closed = False
+
+    def take(self) -> Connection | None:
+        """Return a connection on which the other side has said nothing since; None if there is none."""
+        while True:
+            try:
+                connection, _ = self._idle.pop()
+            except IndexError:
+                return None
+            if not connection.is_stale():
+                return connection
+            connection.close()
+
+    def give(self, connection: Connection) -> None:
+        """Keep a connection, and close those that are too many or too old."""
+        if self._closed:
+            connection.close()
+            return
+        now = time.monotonic()
+        self._idle.append((connection, now))
+        with suppress(IndexError):  # another thread may take one at any moment
+            if len(self._idle) > IDLE_CONNECTIONS or self._idle[0][1] < now - IDLE_CONNECTION_SECONDS:
+                oldest, _ = self._idle.pop(0)
+                oldest.close()
+
+    def close(self) -> None:
+        """Close all of them, and from now on those that are given."""
+        self._closed = True
+        with suppress(IndexError):
+            while True:
+                self._idle.pop()[0].close()
+
+
+class Talk:
+    """Sends calls to one server until they are answered, or trying again is of no use; see `Client`."""
+
+    def __init__(self, network: Network, place: Place, timeout: float, retry: Retry) -> None:
+        self.retry = retry
+        self._network = network
+        self._place = place
+        self._timeout = timeout
+        self._pool = Pool()
+
+    async def do(self, call: Call[T]) -> T:
+        """Return what the answer says, or raise the refusal that it is.
+
+        If cancelled, the connection is closed, and the request may have taken effect.
+        """
+        failures = 0
+        while True:
+            try:
+                answer = await self._attempt(call)
+                if 200 <= answer.status < 300:
+                    return call.read(answer)
+                raise error_of(answer)
+            except ZapqError as error:
+                failures += 1
+                if not self.retry.allows(error, failures, repeatable=call.repeatable):
+                    raise
+                pause = self.retry.pause(error, failures)
+            await self._network.sleep(pause)
+
+    async def close(self) -> None:
+        """Close the connections that wait for a request, and each other one when it is done with its own."""
+        self._pool.close()
+        await self._network.close()
+
+    async def _attempt(self, call: Call[T]) -> Answer:
+        connection = self._pool.take()
+        if connection is not None:
+            try:
+                return await self._exchange(connection, call)
+            except NoAnswer as error:
+                # The other side may close a connection at any moment, also as our request sets out: that is no
+                # failure of the server's, and so no reason to pause.
+                if not (call.repeatable and isinstance(error.__cause__, _Unanswered)):
+                    raise
+        try:
+            connection = await self._network.connect(self._place, self._timeout)
+        except OSError as error:
+            raise Unreachable(f"The server {self._place.name} could not be reached: {_reason(error)}.") from error
+        return await self._exchange(connection, call)
+
+    async def _exchange(self, connection: Connection, call: Call[T]) -> Answer:
+        """Send a request and return its answer; the connection is kept if it can be."""
+        reader = Reader()
+        answer: Answer | None = None
+        complete = True
+        try:
+            try:
+                await connection.send(call.data, self._timeout)
+            except TimeoutError:
+                raise
+            except OSError:
+                # A server that refuses a request need not read all of it; what it says may be there already.
+                complete = False
+            while answer is None:
+                answer = reader.feed(await connection.receive(self._timeout + call.wait))
+        except (OSError, Strange) as error:
+            cut_off = not isinstance(error, TimeoutError) and not reader.begun
+            cause = _Unanswered() if cut_off else error
+            raise NoAnswer(
+                f"No answer arrived, so the request may or may not have taken effect: {_reason(error)}."
+            ) from cause
+        finally:
+            if answer is not None and answer.reusable and complete:
+                self._pool.give(connection)
+            else:
+                connection.close()
+        return answer
+
+
+class _Unanswered(Exception):
+    """The connection was closed before a byte of the answer came."""
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

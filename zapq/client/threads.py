@@ -1,0 +1,87 @@
+"""The client's network for threads: sockets that block. No event loop is behind it."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from zapq.client.network import Place, is_readable
+from zapq.limits import RECEIVE_BYTES
+
+T = TypeVar("T")
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine over this network returns: where others wait, it blocks, and so it ends at once."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]  # what it returns is a T
+    raise AssertionError("over this network nothing waits")
+
+
+class ThreadConnection:
+    """A connection over a socket that blocks, with or without TLS."""
+
+    __slots__ = ("_socket", "_timeout")
+
+    def __init__(self, socket: socket.socket | ssl.SSLSocket, timeout: float) -> None:
+        self._socket = socket
+        self._timeout = timeout
+
+    async def send(self, data: bytes, timeout: float) -> None:
+        """See `Connection`."""
+        if timeout != self._timeout:
+            self._limit(timeout)
+        self._socket.sendall(data)
+
+    async def receive(self, timeout: float) -> bytes:
+        """See `Connection`."""
+        if timeout != self._timeout:
+            self._limit(timeout)
+        return self._socket.recv(RECEIVE_BYTES)
+
+    def is_stale(self) -> bool:
+        """See `Connection`."""
+        return is_readable(self._socket.fileno())
+
+    def close(self) -> None:
+        """See `Connection`."""
+        self._socket.close()
+
+    def _limit(self, timeout: float) -> None:
+        self._socket.settimeout(timeout)
+        self._timeout = timeout
+
+
+class ThreadNetwork:
+    """Opens connections in a program of threads."""
+
+    async def connect(self, place: Place, timeout: float) -> ThreadConnection:
+        """See `Network`."""
+        if isinstance(place.address, str):
+            plain = socket.socket(socket.AF_UNIX)
+        else:
+            plain = socket.create_connection(place.address, timeout)
+        try:
+            plain.settimeout(timeout)
+            if isinstance(place.address, str):
+                plain.connect(place.address)
+            else:
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if place.tls is None:
+                return ThreadConnection(plain, timeout)
+            return ThreadConnection(place.tls.wrap_socket(plain, server_hostname=place.name), timeout)
+        except BaseException:
+            plain.close()
+            raise
+
+    async def sleep(self, seconds: float) -> None:
+        """See `Network`."""
+        time.sleep(seconds)  # noqa: ASYNC251 - a thread may block
+
+    async def close(self) -> None:
+        """See `Network`."""

@@ -341,3 +341,19 @@ def test_a_fair_queue_finds_the_oldest_of_those_that_are_next(monkeypatch: pytes
         own.put(1, Properties(group=group), 0.0)
         own.now += 100
     assert own.queue.oldest().ready == own.arrived[1]
+
+
+def test_ages_go_on_in_a_queue_that_is_made_of_an_image() -> None:
+    own, other = Simulation(QueueSettings()), Simulation(QueueSettings())
+    for _ in range(5):
+        own.put(2, Properties(), 0.0)
+        own.now += 100
+    own.queue.dequeue_many(5, own.now)
+    image = own.queue.image()
+    later = Queue("q", owner=other.broker, number=7, tag="0-7", now=own.now)
+    later.fill(image, own.now)
+    assert later.oldest() == own.queue.oldest() == Oldest(own.arrived[6], inf)
+    # If it was not kept, they count from now.
+    image.arrived, unknown = [], Queue("q", owner=other.broker, number=8, tag="0-8", now=own.now)
+    unknown.fill(image, own.now)
+    assert unknown.oldest() == Oldest(own.now, inf)

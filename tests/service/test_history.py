@@ -98,6 +98,8 @@ def test_a_client_hears_of_queues_it_asks_for_and_may_know_of() -> None:
     sample(history, *(Fake(name, at) for at, name in enumerate(names)), now=10.0)
     assert list(history.tell("a*", ["*"], 9, 10.0).queues) == ["a1", "a2"]
     assert list(history.tell("*", ["b*", "a2"], 9, 10.0).queues) == ["a2", "b1", "b2"]
+    assert list(history.tell("*", ["b2", "a?"], 9, 10.0).queues) == ["a1", "a2", "b2"]
+    assert list(history.tell("a*", ["b2", "none", "a2"], 9, 10.0).queues) == ["a2"]
     first = history.tell("*", ["*"], 1, 13.0)
     assert (list(first.queues), first.left_out, first.age, first.seconds) == (["a1"], 3, 3.0, HISTORY_SECONDS)
 

@@ -217,7 +217,7 @@ def find(asked: Asked) -> Plan:
 def redrive(asked: Asked) -> Plan:
     """Plan to send dead letters back, or one of them."""
     values = asked.values
-    id = wire.whole(values, "id", 0)
+    id = wire.whole(values, "id", 0, digits=18)
     if "id" in values and (not id or "limit" in values):
         raise InvalidParameter(
             "id must be the id of one message, without limit: it sends back that one.", parameter="id"

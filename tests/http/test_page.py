@@ -19,7 +19,7 @@ TEXTS = {name: file.body.decode() for name, file in contents().items()}
 
 
 async def test_a_browser_that_asks_for_the_server_is_led_to_the_page(zapq_server: ZapqServer) -> None:
-    for path in ("/", "/ui"):
+    for path in ("/", "/ui", "/ui?x=1"):
         for method in ("GET", "HEAD"):
             led = await ask(zapq_server.url, method, path, headers=HTML)
             assert (led.status, led.headers["location"], led.body) == (302, "/ui/", b"")

@@ -188,7 +188,9 @@ class Journal:
             commit = self._in_flight.popleft()
             commit.failure = NO_ANSWER
             # Nothing is lost by not knowing which ids were not used.
-            self.unwritten += sum(not isinstance(record, (ArrivalsNoted, IdsReserved)) for record in commit.records)
+            self.unwritten += sum(
+                not isinstance(record, (ArrivalsNoted, IdsReserved)) for record in commit.records
+            )
             self._resolve(commit)
 
     def check(self) -> None:

@@ -227,3 +227,17 @@ def test_every_file_named_exists(document: str) -> None:
         assert ((ROOT / document).parent / name).exists(), name
     for name in files:
         assert (ROOT / name).exists(), name
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a link may name behind its `#`: the headings of a page, as GitHub writes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_heading_named_exists(document: str) -> None:
+    page = ROOT / document
+    for name, anchor in re.findall(r"\]\((?!http)([^)#]*)#([^)]*)\)", page.read_text()):
+        assert anchor in anchors(page.parent / name if name else page), f"{name}#{anchor}"

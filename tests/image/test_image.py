@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.engine.valkey.servers import free_ports
-from tests.image.containers import ROOT, Builder, Image, wheels
+from tests.image.containers import ROOT, Builder, Container, Image, wheels
 from tests.support.waiting import eventually
 from tests.support.wire import ask
 
@@ -31,6 +34,12 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return builder.image(builder.base(Path(made.stdout.strip()), home / "pip.conf"), home / "wheels")
 
 
+async def healthy(container: Container, check: list[str], config: Mapping[str, Any], url: str) -> bool:
+    """Return what the image's own check says."""
+    assert container.process.poll() is None, container.log.read_text()
+    return await container.execute(check, config, ZAPQ_URL=url) == 0
+
+
 async def test_it_keeps_messages_in_its_volume_and_ends_in_order(image: Image, tmp_path: Path) -> None:
     assert not (image.root / "bin" / "sh").exists(), "nothing here may need a shell"
     config = image.config
@@ -44,12 +53,7 @@ async def test_it_keeps_messages_in_its_volume_and_ends_in_order(image: Image, t
         url = f"http://{addr}"
         (home := tmp_path / str(turn)).mkdir()
         async with image.running(home, volume=volume, environ={"ZAPQ_ADDR": addr}) as container:
-
-            async def healthy() -> bool:
-                assert container.process.poll() is None, container.log.read_text()
-                return await container.execute(check, config, ZAPQ_URL=url) == 0
-
-            await eventually(healthy, "its own check to find it well")
+            await eventually(partial(healthy, container, check, config, url), "its own check to find it well")
             if turn == 0:
                 assert (await ask(url, "POST", "/queues/jobs/messages", b"hello")).status == 202
             else:

@@ -103,6 +103,8 @@ HISTORIES = 100
 """Queues whose history one answer tells: 60,000 numbers, some 3 ms."""
 HISTORY_SAMPLES = 120
 """Samples that are kept of each queue, ten minutes of them: 2.4 KB."""
+MAX_ID_DIGITS = 18
+"""Digits of a message's id: a number of that length fits in the 64 bits in which ids travel between processes."""
 MAX_BATCH = 1000
 """Messages in one batch: by then what a request costs is lost in what its messages cost."""
 REDRIVE_LOOKS = 2000

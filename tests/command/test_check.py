@@ -50,6 +50,7 @@ async def fill(directory: Path, after: Path | None = None) -> None:
             await service.queue("purged").enqueue_many(bodies)
         await service.queue("purged").clear()
         if after is not None:
+            await service.stored()
             copy(directory, after)
 
 

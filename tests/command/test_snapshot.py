@@ -65,7 +65,7 @@ async def test_a_file_is_shown_without_a_server(run: Run, zapq_server: ZapqServe
     result = await run("snapshot", "show", str(tmp_path / "a.msgpack"), ZAPQ_URL="http://127.0.0.1:1")
     lines = result.stdout.decode().splitlines()
     assert (result.returncode, result.stderr) == (0, b"")
-    assert lines[0] == "format    msgpack, version 2"
+    assert lines[0] == "format    msgpack, version 3"
     assert lines[1].startswith("written   20")
     assert lines[2] == f"bytes     {(tmp_path / 'a.msgpack').stat().st_size}, none of them damaged"
     assert lines[3:] == [

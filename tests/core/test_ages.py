@@ -89,7 +89,7 @@ def test_notes_that_were_kept_out_of_order_are_left_out() -> None:
     notes = Notes()
     notes.fill([(1, 5.0), (3, 4.0), (2, 6.0), (2, 7.0), (9, 8.0)])
     assert notes.entries() == [(1, 5.0), (2, 6.0), (9, 8.0)]
-    assert Notes().time_of(1) == -inf
+    assert Notes().time_of(1) == inf
 
 
 @given(st.lists(st.tuples(st.sampled_from(PAUSES), st.integers(0, 3), st.integers(0, 10**6)), max_size=300))
@@ -341,3 +341,49 @@ def test_a_fair_queue_finds_the_oldest_of_those_that_are_next(monkeypatch: pytes
         own.put(1, Properties(group=group), 0.0)
         own.now += 100
     assert own.queue.oldest().ready == own.arrived[1]
+
+
+def test_ages_go_on_in_a_queue_that_is_made_of_an_image() -> None:
+    own, other = Simulation(QueueSettings()), Simulation(QueueSettings())
+    for _ in range(5):
+        own.put(2, Properties(), 0.0)
+        own.now += 100
+    own.queue.dequeue_many(5, own.now)
+    image = own.queue.image()
+    later = Queue("q", owner=other.broker, number=7, tag="0-7", now=own.now)
+    later.fill(image, own.now)
+    assert later.oldest() == own.queue.oldest() == Oldest(own.arrived[6], inf)
+    # If it was not kept, they count from now.
+    image.arrived, unknown = [], Queue("q", owner=other.broker, number=8, tag="0-8", now=own.now)
+    unknown.fill(image, own.now)
+    assert unknown.oldest() == Oldest(own.now, inf)
+
+
+def test_messages_taken_together_are_counted_without_a_call_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    note_given = Waits.note_given
+
+    def noted(self: Waits, id: int, arrivals: Notes, next_id: int, now: float, number: int = 1) -> None:
+        calls.append(id)
+        note_given(self, id, arrivals, next_id, now, number)
+
+    monkeypatch.setattr(Waits, "note_given", noted)
+    queue = Broker(max_messages=1000, max_bytes=1000, max_queues=2).default
+    for now, number in ((0.0, 300), (7.0, 200)):
+        for _ in range(number):
+            queue.enqueue(b"", now=now)
+    queue.enqueue_bodies([b""] * 50, now=7.0)
+    assert len(queue.dequeue_many(1000, 9.0)) == 550
+    assert queue.waits() == Spread((0, 0, 250, 300, 0, 0, 0, 0, 0), 300 * 9.0 + 250 * 2.0)
+    assert calls == [1, 301]
+
+
+def test_a_message_of_which_nothing_was_noted_counts_as_just_come() -> None:
+    broker = Broker(max_messages=10, max_bytes=10, max_queues=2)
+    message = broker.open("jobs", 0.0).enqueue(b"", now=1.0)
+    broker.delete("jobs")
+    queue = broker.open("jobs", 2.0)
+    queue.put_back(message)
+    assert queue.oldest() == Oldest()
+    assert queue.dequeue(3.0) == message
+    assert queue.waits() == Spread((1, 0, 0, 0, 0, 0, 0, 0, 0), 0.0)

@@ -392,7 +392,10 @@ class QueuesAgainstList(RuleBasedStateMachine):
         self.settle_up()
         if not self.out:
             return
-        name, message = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        self.give_back(data.draw(st.integers(0, len(self.out) - 1)))
+
+    def give_back(self, index: int) -> None:
+        name, message = self.out.pop(index)
         properties = message.properties
         self.queue(name).put_back(message)
         self.spend(name, -1)

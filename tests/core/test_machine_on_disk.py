@@ -280,6 +280,23 @@ class QueuesInStore(QueuesAgainstList):
         if self.slow and self.eager:
             self.what_was_done_is_handed_over()
 
+    @precondition(lambda self: self.out and not self.slow)
+    @rule()
+    def all_that_were_taken_come_back_in_one_commit(self) -> None:
+        """They may have shared a row with others, which is there still."""
+        self.slow_down()
+        while self.out:
+            self.give_back(0)
+        self.settle_up()
+
+    @rule(name=QUEUES, bodies=st.lists(st.just(b""), min_size=3, max_size=4))
+    def most_of_a_batch_is_taken(self, name: str, bodies: list[bytes]) -> None:
+        self.settle_up()
+        self.enqueue_many(name, bodies, False, (), "")
+        self.catch_up()
+        self.dequeue(name, 2)
+        self.catch_up()
+
     @precondition(lambda self: self.slow)
     @rule()
     def what_was_done_is_handed_over(self) -> None:

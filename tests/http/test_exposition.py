@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from math import inf
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 
+from zapq.core.ages import Oldest, Spread
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import QueueStats
 from zapq.http import families
 from zapq.http.exposition import write
 from zapq.http.families import COUNTERS, LIMITS, SERVER, Family
-from zapq.http.series import Series, share
+from zapq.http.series import ROWS_AT_ONCE, Series, share
 from zapq.service.queue_state import QueueInfo
 
 DOC = (Path(__file__).parents[2] / "docs" / "watch.md").read_text()
@@ -47,8 +50,9 @@ def test_each_figure_of_the_json_has_a_family() -> None:
     assert names - of_queues - of_requests - of_process <= SERVER.keys()
 
 
-def test_others_have_a_turn_between_families() -> None:
-    steps = write(Series(10), share([info("a", 1)], 10, None), None, 0.0, openmetrics=True)
+def test_others_have_a_turn_after_some_queues() -> None:
+    many = [info(f"q{number}", number) for number in range(10 * ROWS_AT_ONCE)]
+    steps = write(Series(len(many)), share(many, len(many), None), None, 0.0, openmetrics=True)
     turns = 0
     try:
         while True:
@@ -56,7 +60,7 @@ def test_others_have_a_turn_between_families() -> None:
             turns += 1
     except StopIteration as end:
         text: bytes = end.value
-    assert turns > len(COUNTERS)
+    assert turns > 20
     assert text.endswith(b"# EOF\n")
     first = next(read_openmetrics(text.decode()))  # type: ignore[no-untyped-call]  # the library's
     assert first.name == "zapq_queue_messages"
@@ -68,3 +72,31 @@ def test_queues_keep_their_series_whatever_is_made_later() -> None:
     later = [info("a", 4), *infos]
     assert [each.name for each in share(later, 2, None).own] == ["z", "b"]
     assert [each.name for each in share(later, 2, None).others] == ["c", "a"]
+
+
+def test_what_is_kept_of_queues_is_what_is_shown() -> None:
+    def text(infos: list[QueueInfo], series: Series) -> bytes:
+        steps = write(series, share(infos, 3, None), None, 5.0, openmetrics=False)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                body: bytes = end.value
+                return body
+
+    series = Series(3)
+    for held in (1, 2, 2):
+        infos = [info("a", 1, ready=held), info("b", 2), info("c", 3), info("d", 4, ready=held), info("e", 5)]
+        infos[1] = replace(infos[1], oldest=Oldest(1.0, inf), waits=Spread((held, *[0] * 8), 0.5))
+        shown = text(infos, series)
+        assert shown == text(infos, Series(3))
+        assert b'zapq_queue_messages{queue="a",state="ready"} %d\n' % held in shown
+        assert b'zapq_queue_messages{queue="(other)",state="ready"} %d\n' % held in shown
+        assert b'zapq_queue_oldest_ready_age_seconds{queue="b"} 4.000\n' in shown
+        assert b'zapq_queue_oldest_lease_age_seconds{queue="b"} 0\n' in shown
+        assert b'zapq_queue_oldest_ready_age_seconds{queue="a"}' not in shown
+        assert b'zapq_queue_wait_seconds_bucket{queue="b",le="0.1"} %d\n' % held in shown
+    # Of those that are gone nothing is kept.
+    for name in "fghijk":
+        text([info(name, 1)], series)
+    assert len(series._rows) <= 6

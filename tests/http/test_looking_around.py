@@ -56,7 +56,18 @@ class TestPages:
         assert last.headers["zapq-total"] == "5"
         assert "zapq-next" not in last.headers
 
-    @pytest.mark.parametrize("query", ["sort=size", "limit=0", "limit=1001", "sort=ready&after=x", "prefx=a"])
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "sort=size",
+            "limit=0",
+            "limit=1001",
+            "sort=ready&after=x",
+            "sort=ready&after=nan:a",
+            "sort=ready&after=1_0:a",
+            "prefx=a",
+        ],
+    )
     async def test_what_makes_no_sense_is_refused(self, zapq_server: ZapqServer, query: str) -> None:
         assert_problem(await get(zapq_server, f"/queues?{query}"), 400, "invalid-parameter")
 

@@ -19,7 +19,7 @@ TEXTS = {name: file.body.decode() for name, file in contents().items()}
 
 
 async def test_a_browser_that_asks_for_the_server_is_led_to_the_page(zapq_server: ZapqServer) -> None:
-    for path in ("/", "/ui"):
+    for path in ("/", "/ui", "/ui?x=1"):
         for method in ("GET", "HEAD"):
             led = await ask(zapq_server.url, method, path, headers=HTML)
             assert (led.status, led.headers["location"], led.body) == (302, "/ui/", b"")
@@ -93,3 +93,15 @@ def test_no_script_reads_text_as_html_or_as_a_program(name: str) -> None:
 
 def test_all_of_it_is_small() -> None:
     assert sum(len(file.body) for file in contents().values()) < 64 * 1024
+
+
+async def test_a_dead_letter_may_have_a_large_id(zapq_server: ZapqServer) -> None:
+    await ask(zapq_server.url, "POST", "/queues/dead/messages", b"x")
+    for id, status in (("2147483648", 404), ("9" * 18, 404), ("9" * 19, 400)):
+        assert (await ask(zapq_server.url, "POST", f"/queues/dead/redrive?id={id}")).status == status
+
+
+async def test_the_names_of_as_many_queues_as_the_page_asks_of_fit_in_one_request(zapq_server: ZapqServer) -> None:
+    names = "%2C".join(["q" * 80] * 20)
+    answer = await ask(zapq_server.url, "GET", f"/stats/history?queue={names}&limit=100")
+    assert answer.status == 200

@@ -47,6 +47,10 @@ async def test_all_workers_serve_the_same_queues(tmp_path: Path) -> None:
         again = await metrics(server.url)
         # Whichever of them is asked, it is the sum.
         assert again["requests"] == counts["requests"] + 1
+        # No worker may die of a number that does not fit where it travels.
+        for id in ("9" * 18, "9" * 25):
+            for method in ("GET", "DELETE"):
+                assert (await ask(server.url, method, f"/queues/default/messages/{id}")).status == 404
         # The other worker may not have seen yet that a client went away.
         await until_shown(server.url, connections=1)
         await server.stop()

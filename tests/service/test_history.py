@@ -98,6 +98,8 @@ def test_a_client_hears_of_queues_it_asks_for_and_may_know_of() -> None:
     sample(history, *(Fake(name, at) for at, name in enumerate(names)), now=10.0)
     assert list(history.tell("a*", ["*"], 9, 10.0).queues) == ["a1", "a2"]
     assert list(history.tell("*", ["b*", "a2"], 9, 10.0).queues) == ["a2", "b1", "b2"]
+    assert list(history.tell("*", ["b2", "a?"], 9, 10.0).queues) == ["a1", "a2", "b2"]
+    assert list(history.tell("a*", ["b2", "none", "a2"], 9, 10.0).queues) == ["a2"]
     first = history.tell("*", ["*"], 1, 13.0)
     assert (list(first.queues), first.left_out, first.age, first.seconds) == (["a1"], 3, 3.0, HISTORY_SECONDS)
 
@@ -121,12 +123,8 @@ async def test_a_task_takes_samples_of_all_queues(
     await zapq_service.queue("q7").dequeue()
     await zapq_service.delete("q8")
     await trio.sleep(HISTORY_SECONDS)
-    q7 = zapq_service.history.tell("*", ["q7"], 9, trio.current_time())
-    assert {name: list(samples) for name, samples in q7.queues["q7"].items()} == {
-        "messages": [1, 0],
-        "ready": [1, 0],
-        "in": [0, 0],
-        "out": [0, 1],
-        "age": [0, 0],
-    }
+    # How often it was sampled is not known: the clock jumps whenever a thread is waited for.
+    q7 = zapq_service.history.tell("*", ["q7"], 9, trio.current_time()).queues["q7"]
+    assert (q7["messages"][0], q7["messages"][-1], q7["ready"][-1]) == (1, 0, 0)
+    assert (sum(q7["in"]), sum(q7["out"])) == (0, 1)
     assert len(zapq_service.history.tell("*", ["*"], 999, 0.0).queues) == 250

@@ -308,8 +308,8 @@ def test_headers_count_in_the_caps_of_the_server() -> None:
 
 
 def test_a_newer_format_is_refused_as_such() -> None:
-    head = struct.pack(">8sH8sd", b"zapq\r\n\x1a\n", 3, bytes(8), 0.0)
-    with pytest.raises(SnapshotFailed, match=r"^x\.msgpack was written by a newer zapq, in format 3\."):
+    head = struct.pack(">8sH8sd", b"zapq\r\n\x1a\n", 4, bytes(8), 0.0)
+    with pytest.raises(SnapshotFailed, match=r"^x\.msgpack was written by a newer zapq, in format 4\."):
         read(head + crc32(head).to_bytes(4, "big") + b"what nobody knows yet")
 
 

@@ -95,14 +95,19 @@ class Notes:
             self._thin(now)
 
     def time_of(self, number: int) -> float:
-        """Return when a number was given, or somewhat before; -inf if nothing was ever noted."""
+        """Return when a number was given, or somewhat before; infinity if nothing was ever noted."""
         times = self._times
         # What was given before anything was noted counts as the first that was.
-        return times[max(bisect_right(self._firsts, number) - 1, 0)] if times else -inf
+        return times[max(bisect_right(self._firsts, number) - 1, 0)] if times else inf
 
     def around(self, number: int) -> tuple[int, int | None, float]:
-        """Return from which number to which one all count as given at one time, and that; None for no end yet."""
+        """Return from which number to which one all count as given at one time, and that; None for no end yet.
+
+        That is infinity if nothing was ever noted.
+        """
         firsts = self._firsts
+        if not firsts:
+            return 0, None, inf
         at = bisect_right(firsts, number)
         end = firsts[at] if at < len(firsts) else None
         return (firsts[at - 1] if at > 1 else 0), end, self._times[max(at - 1, 0)]

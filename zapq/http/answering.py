@@ -71,7 +71,7 @@ class Answering:
             self.engine.check_open()
         body = await self._read(endpoint, plan, asked, exchange)
         if endpoint.large and plan.steps is None:
-            await self._large.take()
+            await self.turn()
         argument = str(arguments.get("receipt", arguments.get("id", "")))
         operation = plan.operation
         if endpoint.fill is not None:
@@ -89,6 +89,10 @@ class Answering:
         except Exception:
             exchange.take_back()
             raise
+
+    async def turn(self) -> None:
+        """Return when a request that takes milliseconds may be answered, before its next checkpoint."""
+        await self._large.take()
 
     async def _read(self, endpoint: Endpoint, plan: Plan, asked: Asked, exchange: Exchange) -> bytes:
         """Return the body; refused unread if it is announced too long, or there is no room for it."""

@@ -107,7 +107,7 @@ def write(
         for families, pieces in ((AGES, ages), (STEADY, [row.pieces for row in rows])):
             for family, lines in zip(families, zip(*pieces, strict=True), strict=True):
                 text.add(family, lines)
-                yield
+            yield
     of_dead_letters = [info.name for info in shown.own if info.name in shown.of_dead_letters]
     text.add_values(TAKES_DEAD_LETTERS, {f'{{queue="{name}"}}': 1 for name in of_dead_letters})
     if server is not None:

@@ -76,6 +76,7 @@ def render(plan: Plan, operation: None, outcome: Any, frame: Frame) -> bytes:
 
 def is_wanted(method: str, path: str, query: bytes, accept: str) -> bool:
     """Whether the client is to be led to the page: a browser that asks for the server, or a slash is missing."""
-    if method not in {"GET", "HEAD"} or query:
+    if method not in {"GET", "HEAD"}:
         return False
-    return path == PATH.removesuffix("/") or (path == "/" and "text/html" in accept)
+    # With a query it is a request of SQS.
+    return path == PATH.removesuffix("/") or (path == "/" and not query and "text/html" in accept)

@@ -14,7 +14,16 @@ from zapq.http import render, wire
 from zapq.http.plan import Asked, Frame, Plan
 from zapq.http.problems import Meaning, meanings
 from zapq.http.render import JSON, MSGPACK, NDJSON
-from zapq.limits import DEFAULT_QUEUE, HISTORIES, MAX_BATCH, MAX_DELAY, MAX_VISIBILITY, MAX_WAIT, PEEK
+from zapq.limits import (
+    DEFAULT_QUEUE,
+    HISTORIES,
+    MAX_BATCH,
+    MAX_DELAY,
+    MAX_ID_DIGITS,
+    MAX_VISIBILITY,
+    MAX_WAIT,
+    PEEK,
+)
 from zapq.service.operations import (
     ChangeSettings,
     Configure,
@@ -217,7 +226,7 @@ def find(asked: Asked) -> Plan:
 def redrive(asked: Asked) -> Plan:
     """Plan to send dead letters back, or one of them."""
     values = asked.values
-    id = wire.whole(values, "id", 0)
+    id = wire.whole(values, "id", 0, digits=MAX_ID_DIGITS)
     if "id" in values and (not id or "limit" in values):
         raise InvalidParameter(
             "id must be the id of one message, without limit: it sends back that one.", parameter="id"
@@ -276,13 +285,13 @@ def fill_changes(plan: Plan, body: bytes, argument: str, key: str, **_: object) 
 
 def fill_deletion(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> DeleteMessage:
     """Return the operation that lets the message go whose id is `argument`."""
-    return DeleteMessage(plan.name, int(argument))
+    return DeleteMessage(plan.name, _id(argument))
 
 
 def fill_id(plan: Plan, body: bytes, argument: str, key: str, **_: object) -> Find:
     """Return the operation that shows the message whose id is `argument`."""
     template: Any = plan.operation
-    return Find(template.queue, int(argument))
+    return Find(template.queue, _id(argument))
 
 
 _KNOWN = meanings()
@@ -311,3 +320,9 @@ def show_meaning(plan: Plan, operation: None, outcome: None, frame: Frame) -> by
 
 def _as_text(each: Meaning) -> str:
     return f"{each.title} ({each.type}, status {each.status})\n{each.meaning}"
+
+
+def _id(digits: str) -> int:
+    """Return the id of a message; 0, which no message has, for a number no message can have."""
+    # It would not fit where operations travel to another process.
+    return int(digits) if len(digits) <= MAX_ID_DIGITS else 0

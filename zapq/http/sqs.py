@@ -21,7 +21,7 @@ from zapq.http.endpoints import Body, Endpoint
 from zapq.http.exchange import Exchange, declares_body, shown_path
 from zapq.http.guard import Guard
 from zapq.http.plan import Plan
-from zapq.limits import MAX_LOGGED_METHOD, MAX_LOGGED_PATH
+from zapq.limits import MAX_HOT_SQS_BYTES, MAX_LOGGED_METHOD, MAX_LOGGED_PATH
 from zapq.service.operations import Operation
 from zapq.service.pending import Pending
 from zapq.settings import Settings
@@ -81,9 +81,9 @@ class SqsRoad:
                 credential = _credential({})
                 action = json_protocol.find(target)
                 self._authenticate(exchange, credential)
-                asked = action.read(await _body(exchange))
+                asked = action.read(await self._body(exchange))
             else:
-                parameters = _parameters(await _body(exchange))
+                parameters = _parameters(await self._body(exchange))
                 if "Action" not in parameters:
                     raise NotFound
                 credential = _credential(parameters)
@@ -153,6 +153,13 @@ class SqsRoad:
             self._audit(exchange, action, asked)
         return result
 
+    async def _body(self, exchange: Exchange) -> bytes:
+        announced = declares_body(request.scope["headers"]) or request.http_version == "2"
+        body = await exchange.body.read() if announced else b""
+        if len(body) > MAX_HOT_SQS_BYTES:
+            await self.answering.turn()
+        return body
+
     def _url(self) -> str:
         """Return the URL of this server as the client knows it, or as it is set."""
         if self.settings.sqs_url:
@@ -201,11 +208,6 @@ class SqsRoad:
             peer=exchange.peer,
             **who,
         )
-
-
-async def _body(exchange: Exchange) -> bytes:
-    announced = declares_body(request.scope["headers"]) or request.http_version == "2"
-    return await exchange.body.read() if announced else b""
 
 
 async def _outcome(begun: object) -> object:

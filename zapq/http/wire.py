@@ -107,12 +107,12 @@ def seconds(values: dict[str, str], name: str, default: T) -> float | T:
         ) from None
 
 
-def whole(values: dict[str, str], name: str, default: int) -> int:
+def whole(values: dict[str, str], name: str, default: int, *, digits: int = 9) -> int:
     """Return the parameter `name` as a whole number."""
     text = values.get(name)
     if text is None:
         return default
-    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
+    if len(text) > digits or not re.fullmatch(r"[0-9]+", text, re.ASCII):
         raise InvalidParameter(f"{name} must be a whole number, such as 10.", parameter=name)
     return int(text)
 

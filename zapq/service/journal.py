@@ -19,7 +19,7 @@ import trio
 
 from zapq import logs
 from zapq.core.ages import COMMIT_BOUNDS, Spread, Times
-from zapq.core.records import IdsReserved, Record
+from zapq.core.records import ArrivalsNoted, IdsReserved, Record
 from zapq.errors import StorageUnavailable
 from zapq.limits import COMMITS_REMEMBERED, QUICK_COMMITS, QUICK_SECONDS
 from zapq.service.memory_journal import MemoryJournal
@@ -188,7 +188,9 @@ class Journal:
             commit = self._in_flight.popleft()
             commit.failure = NO_ANSWER
             # Nothing is lost by not knowing which ids were not used.
-            self.unwritten += sum(not isinstance(record, IdsReserved) for record in commit.records)
+            self.unwritten += sum(
+                not isinstance(record, (ArrivalsNoted, IdsReserved)) for record in commit.records
+            )
             self._resolve(commit)
 
     def check(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
-from math import inf
+from math import inf, isfinite, isnan, nan
 
 import msgspec
 
@@ -100,9 +100,11 @@ def _behind(
     try:
         value = float(text)
     except ValueError:
+        value = nan
+    if text not in {str(value), str(int(value)) if isfinite(value) else ""} or isnan(value):
         raise InvalidParameter(
             "after must be what the answer before said in Zapq-Next, for the same sort.", parameter="after"
-        ) from None
+        )
     return [
         info
         for info in found

@@ -15,7 +15,8 @@ that is missing is missed at the end. Times are those of the wall clock, in seco
 outlives a process; the caller says by `clock_offset` how far it is ahead of its own clock.
 
 Everything here is synchronous, meant for a worker thread, and done block by block. Every version begins with the
-same head. In version 1 nothing was known of messages behind the queue they failed in; it is read as it is.
+same head. In version 1 nothing was known of messages behind the queue they failed in, and up to version 2 nothing
+of when messages arrived; both are read as they are.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from zapq.limits import (
 )
 from zapq.store import slices
 
-VERSION = 2
+VERSION = 3
 _MAGIC = b"zapq\r\n\x1a\n"
 """Not text, and no longer the same after a program has treated it as text."""
 _HEAD = struct.Struct(">8sH8sdI")

@@ -33,7 +33,7 @@ from zapq.service.pending import Pending
 from zapq.settings import Settings
 from zapq.store.snapshot import SnapshotStore
 
-_CHANNEL = b"{zapq}:check"
+_CHANNEL = "{zapq}:check"
 _LAYOUT = b"%d shards, layout 1" % SHARDS
 
 
@@ -229,8 +229,10 @@ async def _look_at(connection: Connection, durability: str) -> Finding:
             await prepare(connection)
         except ConnectionLost as error:
             problems.append(f"{error}.")
-    # Last: a connection that listens takes no other commands.
-    for reply in await connection.call_all([("SPUBLISH", _CHANNEL, ""), ("SSUBSCRIBE", _CHANNEL)]):
+    # Last: a connection that listens takes no other commands. On a channel of its own: what another front end that
+    # starts at this moment publishes would be a reply too many.
+    channel = f"{_CHANNEL}{secrets.token_hex(8)}"
+    for reply in await connection.call_all([("SPUBLISH", channel, ""), ("SSUBSCRIBE", channel)]):
         # MOVED is well: another server would do it.
         if isinstance(reply, ReplyError) and reply.code == "NOPERM":
             problems.append(

@@ -17,9 +17,18 @@ let known = false;
 
 const refreshSoon = () => wake();
 
+/** What an address means; one that is written wrongly means itself. */
+function unescaped(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 function viewOf(hash) {
   const [, first, name] = hash.replace(/^#/, "").split("/");
-  if (first === "queues" && name) return new Queue(decodeURIComponent(name), { refreshSoon });
+  if (first === "queues" && name) return new Queue(unescaped(name), { refreshSoon });
   if (first === "snapshots" && may("admin")) return new Snapshots({ refreshSoon });
   if (first === "server" && may("metrics")) return new Server();
   return new Queues({ refreshSoon });

@@ -1,4 +1,4 @@
-"""The packages: built twice they are the same bytes, have what they should, and the wheel works where it is installed."""
+"""The packages: built twice they are the same bytes, and the wheel works where it is installed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_wheel_works_where_it_is_installed(packages: Path, tmp_path: Path) -
     python = tmp_path / "venv" / "bin" / "python"
     here = {str(Path(str(each.locate_file("")))) for each in distributions() if each.name == "trio"}
     [site] = (tmp_path / "venv" / "lib").glob("python*/site-packages")
-    command = [
+    command: list[str | Path] = [
         sys.executable,
         "-m",
         "pip",

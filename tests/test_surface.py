@@ -1,6 +1,8 @@
 """What Python programs may rely on is what tests/surface.txt has: a name that comes or goes is a decision.
 
-PYTHONPATH=. python -m tests.test_surface >tests/surface.txt    records it anew; docs/versions.md says what may change when
+PYTHONPATH=. python -m tests.test_surface >tests/surface.txt
+
+records it anew. docs/versions.md says what may change when.
 """
 
 from __future__ import annotations

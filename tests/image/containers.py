@@ -22,7 +22,8 @@ def done(command: Sequence[str | Path], **options: Any) -> str:
     """Run a command that must succeed, and return what it prints."""
     ended = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert ended.returncode == 0, f"{command}:\n{ended.stdout}\n{ended.stderr}"
-    return ended.stdout
+    printed: str = ended.stdout
+    return printed
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,14 @@ class Builder:
     home: Path
 
     def __call__(self, *arguments: str | Path) -> str:
-        store = ["--root", self.home / "store", "--runroot", self.home / "run", "--storage-driver", "vfs"]
+        store: list[str | Path] = [
+            "--root",
+            self.home / "store",
+            "--runroot",
+            self.home / "run",
+            "--storage-driver",
+            "vfs",
+        ]
         return done(["buildah", *store, *arguments])
 
     def base(self, tar: Path, pip: Path) -> str:
@@ -79,7 +87,9 @@ class Image:
 
     def _spec(self, command: Sequence[str], volume: Path, environ: Mapping[str, str]) -> dict[str, Any]:
         user, _, group = self.config["User"].partition(":")
-        variables = dict(each.split("=", 1) for each in self.config["Env"]) | environ
+        # What comes later holds.
+        variables = [*self.config["Env"], *(f"{name}={text}" for name, text in environ.items())]
+        names = {each.partition("=")[0]: each for each in variables}
         [inside] = self.config["Volumes"]
         return {
             "ociVersion": "1.0.2",
@@ -87,7 +97,7 @@ class Image:
             "process": {
                 "user": {"uid": int(user), "gid": int(group)},
                 "args": [*command],
-                "env": [f"{name}={text}" for name, text in variables.items()],
+                "env": [*names.values()],
                 "cwd": "/",
                 "noNewPrivileges": True,
                 "capabilities": {},

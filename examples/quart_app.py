@@ -23,7 +23,7 @@ def make_app(service: zapq.QueueService) -> QuartTrio:
 
     @app.post("/thumbnails")
     async def order() -> tuple[str, int]:
-        picture = await request.get_data(as_text=False)
+        picture = await request.body
         return f"{await service.queue('pictures').enqueue(picture)}\n", 202
 
     return app

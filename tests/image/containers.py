@@ -130,10 +130,11 @@ class Image:
         try:
             yield Container(name, runc, log, process)
         finally:
-            subprocess.run([*runc, "delete", "--force", name], capture_output=True, check=False)
-            if process.returncode is None:
-                process.kill()
             with trio.CancelScope(shield=True):
+                delete = [*runc, "delete", "--force", name]
+                await trio.run_process(delete, check=False, capture_stdout=True, capture_stderr=True)
+                if process.returncode is None:
+                    process.kill()
                 await process.wait()
             shutil.rmtree(bundle)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     if sys.version_info[:2] != (3, 11):
         pytest.skip("the packages are those of Debian's Python, which is 3.11")
     made = subprocess.run([ROOT / "scripts" / "image-base"], capture_output=True, text=True, check=False)
@@ -31,7 +32,9 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     wheels(home / "wheels", sys.executable)
     (home / "pip.conf").write_text("[global]\nno-index = true\nfind-links = /wheels\n")
     builder = Builder(home)
-    return builder.image(builder.base(Path(made.stdout.strip()), home / "pip.conf"), home / "wheels")
+    yield builder.image(builder.base(Path(made.stdout.strip()), home / "pip.conf"), home / "wheels")
+    # pytest keeps the files of three runs, and these are half a gigabyte.
+    shutil.rmtree(home)
 
 
 async def healthy(container: Container, check: list[str], config: Mapping[str, Any], url: str) -> bool:

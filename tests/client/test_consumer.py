@@ -249,7 +249,7 @@ class TestConsume:
         answer, scope = in_process(zapq_service), trio.CancelScope()
 
         async def answer_slowly(request: Request) -> bytes:
-            if request.method == "DELETE":
+            if request.path.endswith("/settle"):
                 scope.cancel()
                 await trio.sleep(1)
             return await answer(request)

@@ -325,6 +325,33 @@ class TestConsume:
         ]
         assert emails.info().stats.ready == 50
 
+    async def test_a_block_that_begins_after_its_lease_was_lost_is_cancelled(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue(b"hello")
+        async with client.consume("emails", visibility=30) as leases:
+            lease = await anext(leases)
+            await emails.release(lease.receipt, delay=10_000)
+            await trio.sleep(11)
+            assert lease.lost
+            with pytest.raises(errors.ReceiptExpired):
+                await hold(lease)
+
+    async def test_tasks_that_wait_for_a_message_are_told_of_the_end(
+        self, client: Client, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        ended = trio.Event()
+
+        async def iterate() -> None:
+            async for _ in leases:
+                raise AssertionError("there is none")
+            ended.set()
+
+        async with client.consume("emails") as leases:
+            nursery.start_soon(iterate)
+            await trio.testing.wait_all_tasks_blocked()
+        await ended.wait()
+
     async def test_what_settles_a_message_waits_for_others_for_5_ms(
         self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
     ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any
@@ -195,7 +196,7 @@ async def test_a_consumer_goes_on_through_every_fault_and_loses_nothing(
     bodies = [b"%d" % number for number in range(60)]
     await queue.enqueue_many(bodies)
     handled: list[bytes] = []
-    faults = [
+    faults: list[Fault] = [
         Cut(request=20),
         Cut(answer=0),
         Cut(answer=300, reset=True),
@@ -222,3 +223,30 @@ async def test_a_consumer_goes_on_through_every_fault_and_loses_nothing(
     await with_client(shell, proxy.url, work, **QUICKLY)
     assert (queue.info().stats.messages, queue.info().stats.acked) == (0, 60)
     assert set(handled) == set(bodies)
+
+
+async def test_a_second_cancellation_ends_a_consumer_at_once_whose_server_hangs(
+    proxy: FaultProxy, zapq_server: ZapqServer
+) -> None:
+    await zapq_server.service.queue("q").enqueue(b"hello")
+
+    async def work(client: Any) -> None:
+        begun = asyncio.Event()
+
+        async def handle(lease: HeldLease) -> None:
+            begun.set()
+            await anyio.sleep_forever()
+
+        proxy.faults[:] = [Once()]
+        task = asyncio.create_task(client.consume_with("q", handle, concurrency=1))
+        await begun.wait()
+        proxy.faults[:] = [Hang()]
+        task.cancel()
+        while proxy.faults:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=4)
+        assert done
+        assert task.cancelled()
+
+    await with_client("asyncio", proxy.url, work)

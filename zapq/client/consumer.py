@@ -293,20 +293,23 @@ class Consumer:
     async def stop(self) -> None:
         """Fetch nothing more, and release the messages that are not settled, within 5 s."""
         self._fetching.cancel()
-        with anyio.move_on_after(SETTLE_SECONDS, shield=True):
-            await self._fetched.wait()
-            self._ready.clear()
-            for held in list(self._held):
-                if not held.settling:
-                    self._abandon(held)
-            self._settler.hurry()
-            if self._held:
-                self._empty = anyio.Event()
-                await self._empty.wait()
-        self.closed = True
-        self._serving.cancel()
-        self._settler.give_up()
-        self._wake(len(self._idle))
+        try:
+            with anyio.move_on_after(SETTLE_SECONDS, shield=True):
+                await self._fetched.wait()
+                self._ready.clear()
+                for held in list(self._held):
+                    if not held.settling:
+                        self._abandon(held)
+                self._settler.hurry()
+                if self._held:
+                    self._empty = anyio.Event()
+                    await self._empty.wait()
+        finally:
+            # Also if asyncio cancels us once more, which no shield keeps off.
+            self.closed = True
+            self._serving.cancel()
+            self._settler.give_up()
+            self._wake(len(self._idle))
 
     def _abandon(self, held: HeldLease) -> None:
         """Release a message; the block that works on it is cancelled."""

@@ -103,14 +103,16 @@ async def test_sqs_says_action_and_queue(settings: Settings, caplog: pytest.LogC
             ("CreateQueue", {"QueueName": "jobs"}),
             ("SendMessage", {"QueueUrl": "http://x/0/jobs", "MessageBody": "x"}),
             ("SendMessage", {"QueueUrl": "none", "MessageBody": "x"}),
+            ("SendMessage", {"QueueUrl": "http://x/0/" + "a" * 50_000, "MessageBody": "x"}),
         ):
             headers = {"X-Amz-Target": f"AmazonSQS.{action}", "Content-Type": "application/x-amz-json-1.0"}
             await client.request("POST", "/", msgspec.json.encode(asked), headers | {"traceparent": PARENT})
-        await eventually(lambda: len(lines(caplog)) == 3, "all lines")
+        await eventually(lambda: len(lines(caplog)) == 4, "all lines")
     assert [(line["action"], line["status"], line.get("queue"), line["trace_id"]) for line in lines(caplog)] == [
         ("CreateQueue", 200, None, TRACE),
         ("SendMessage", 200, "jobs", TRACE),
         ("SendMessage", 400, "none", TRACE),
+        ("SendMessage", 400, "a" * 200, TRACE),
     ]
 
 

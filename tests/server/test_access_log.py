@@ -175,6 +175,9 @@ def test_only_the_chosen_of_many_are_logged(caplog: pytest.LogCaptureFixture) ->
     [
         ("/queues/jobs", ("/queues/jobs", "jobs")),
         ("/queues/a/receipts/1-2-3/extend?visibility=5", ("/queues/a/receipts/-/extend", "a")),
+        ("/queues/%61/%72eceipts%2F1-2-3/extend", ("/queues/a/receipts/-/extend", "a")),
+        ("/queues/a%20b%3Fc%0a", ("/queues/a%20b%3Fc%0A", "a%20b%3Fc%0A")),
+        (r"/queues/\xc3%5c%", (r"/queues/\xc3\%25", r"\xc3\%25")),
         ("/dequeue?wait=5", ("/dequeue", "default")),
         ("/metrics?queue=a", ("/metrics", "")),
         ("/queues", ("/queues", "")),

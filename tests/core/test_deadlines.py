@@ -81,6 +81,17 @@ def test_memory_is_given_back_when_most_are_gone() -> None:
         assert sum(map(getsizeof, (deadlines._timely, deadlines._others, deadlines._heap))) < most / 8
 
 
+def test_what_is_replaced_just_as_memory_is_given_back_stays() -> None:
+    for left in range(90, 110):
+        deadlines: Deadlines[str] = Deadlines()
+        for number in range(1601):
+            deadlines.put(number, float(number), "before")
+        for number in range(1601 - left):
+            deadlines.pop(number)
+        deadlines.put(1600, 5000.0, "after")
+        assert (len(deadlines), deadlines.entry(1600)) == (left, (5000.0, "after"))
+
+
 def test_what_is_cleared_is_given_to_the_caller_as_it_is() -> None:
     deadlines: Deadlines[str] = Deadlines()
     for number, time in enumerate((1.0, 2.0, 0.0, inf)):

@@ -83,6 +83,18 @@ def test_memory_is_given_back_when_most_have_ended() -> None:
     assert [each.serial for each in leases.first(2)] == [19_000, 19_001]
 
 
+def test_one_that_is_extended_just_as_memory_is_given_back_stays() -> None:
+    for left in range(90, 110):
+        leases = Leases()
+        for serial in range(1601):
+            leases.put(lease(serial, float(serial)))
+        for serial in range(1601 - left):
+            leases.pop(serial)
+        leases.put(extended := lease(1600, 5000.0))
+        assert len(leases) == left
+        assert leases.get(1600) is leases.find(1600) is extended
+
+
 def test_of_many_each_is_found_by_its_message_without_looking_through_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

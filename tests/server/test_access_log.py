@@ -103,14 +103,16 @@ async def test_sqs_says_action_and_queue(settings: Settings, caplog: pytest.LogC
             ("CreateQueue", {"QueueName": "jobs"}),
             ("SendMessage", {"QueueUrl": "http://x/0/jobs", "MessageBody": "x"}),
             ("SendMessage", {"QueueUrl": "none", "MessageBody": "x"}),
+            ("SendMessage", {"QueueUrl": "http://x/0/" + "a" * 50_000, "MessageBody": "x"}),
         ):
             headers = {"X-Amz-Target": f"AmazonSQS.{action}", "Content-Type": "application/x-amz-json-1.0"}
             await client.request("POST", "/", msgspec.json.encode(asked), headers | {"traceparent": PARENT})
-        await eventually(lambda: len(lines(caplog)) == 3, "all lines")
+        await eventually(lambda: len(lines(caplog)) == 4, "all lines")
     assert [(line["action"], line["status"], line.get("queue"), line["trace_id"]) for line in lines(caplog)] == [
         ("CreateQueue", 200, None, TRACE),
         ("SendMessage", 200, "jobs", TRACE),
         ("SendMessage", 400, "none", TRACE),
+        ("SendMessage", 400, "a" * 200, TRACE),
     ]
 
 
@@ -173,6 +175,9 @@ def test_only_the_chosen_of_many_are_logged(caplog: pytest.LogCaptureFixture) ->
     [
         ("/queues/jobs", ("/queues/jobs", "jobs")),
         ("/queues/a/receipts/1-2-3/extend?visibility=5", ("/queues/a/receipts/-/extend", "a")),
+        ("/queues/%61/%72eceipts%2F1-2-3/extend", ("/queues/a/receipts/-/extend", "a")),
+        ("/queues/a%20b%3Fc%0a", ("/queues/a%20b%3Fc%0A", "a%20b%3Fc%0A")),
+        (r"/queues/\xc3%5c%", (r"/queues/\xc3\%25", r"\xc3\%25")),
         ("/dequeue?wait=5", ("/dequeue", "default")),
         ("/metrics?queue=a", ("/metrics", "")),
         ("/queues", ("/queues", "")),

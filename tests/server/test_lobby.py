@@ -432,6 +432,27 @@ async def test_what_a_large_batch_holds_while_it_waits_for_its_turn_is_reserved(
     assert (stats.bytes_reserved, stats.queue.messages) == (0, 200)
 
 
+@pytest.mark.parametrize("size", [100, 1000], ids=["in one read", "in several reads"])
+async def test_a_large_batch_that_waits_for_its_turn_is_stored_at_a_shutdown(
+    zapq_settings: Settings,
+    zapq_service: QueueService,
+    nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+) -> None:
+    body = msgspec.msgpack.encode([b"x" * size] * 200)
+    head = b"POST /queues/jobs/messages/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/msgpack\r\n"
+    in_line = trio.Event()
+    monkeypatch.setattr(Lobby, "_serve_large", lambda *_: in_line.set())
+    serve = partial(zapq.serve, zapq_settings, service=zapq_service, shutdown_trigger=in_line.wait)
+    [url] = await nursery.start(serve)
+    async with connection(url) as stream:
+        await stream.send_all(head + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 202")
+    stats = zapq_service.stats()
+    assert (stats.bytes_reserved, stats.queue.messages) == (0, 200)
+
+
 @pytest.mark.parametrize(
     ("sent", "expected", "seconds"),
     [

@@ -101,9 +101,9 @@ class Deadlines(Generic[V]):
 
     def put(self, number: int, time: float, value: V) -> None:
         """Enter `value` for `time`, in place of what had this number; O(1), or O(log n) after a later time."""
-        timely = self._timely
-        if number in timely or self._others:
+        if number in self._timely or self._others:
             self.pop(number)
+        timely = self._timely  # not before: that may have rebuilt it
         if not timely:
             self._latest = (-inf, 0)
         if time < inf and self._latest < (time, number):

@@ -158,9 +158,10 @@ class Leases:
 
     def put(self, lease: Lease) -> None:
         """Enter a lease, in place of the one that had its serial; O(1), or O(log n) for one that ends early."""
-        serial, deadline, timely = lease.serial, lease.deadline, self._timely
-        if serial in timely or not self._orderly:
+        serial, deadline = lease.serial, lease.deadline
+        if serial in self._timely or not self._orderly:
             self.pop(serial)
+        timely = self._timely  # not before: that may have rebuilt it
         begins = self.begins
         if serial >= begins.last:
             begins.fresh += 1

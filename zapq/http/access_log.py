@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import log
+from urllib.parse import quote, unquote
 
 from zapq import logs
 from zapq.http.endpoints import ENDPOINTS
@@ -18,6 +19,8 @@ from zapq.limits import DEFAULT_QUEUE, MAX_LOGGED_PATH, MAX_LOGGED_PATHS
 
 _QUEUE = re.compile(r"/queues/([^/]+)")
 _RECEIPT = re.compile(r"(?<=/receipts/)[^/]+")
+_PLAIN = "/:@!$&'()*+,;=~-._\\"
+"""What may stand in a path as it is; a backslash is of ours."""
 _DEFAULT = frozenset(each.path for each in ENDPOINTS if each.scope == "default")
 
 
@@ -79,7 +82,10 @@ def told(path: str) -> tuple[str, str]:
 
     A receipt is left out: a client that has it can acknowledge the message. So is what a query says.
     """
-    path = path.partition("?")[0][:MAX_LOGGED_PATH]
+    path = path.partition("?")[0]
+    if "%" in path:
+        path = quote(unquote(path), safe=_PLAIN)  # a receipt is told by what stands before it
+    path = path[:MAX_LOGGED_PATH]
     match = _QUEUE.match(path)
     queue = match[1] if match is not None else DEFAULT_QUEUE if path in _DEFAULT else ""
     return _RECEIPT.sub("-", path), queue

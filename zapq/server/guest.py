@@ -51,7 +51,7 @@ class Guest:
         self.needed = 0
         """How long `rest` must be before it is worth looking at again."""
         self.large = False
-        """In BODY: whether the request may take milliseconds."""
+        """In BODY, and in MORE of one that waits for its turn: whether the request may take milliseconds."""
         self.answers: Answers | None = None
         """In COMMIT and PARKED: those that wait."""
         self.reserved: Reservation | None = None

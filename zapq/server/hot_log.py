@@ -13,6 +13,7 @@ from typing import Any
 
 from zapq.access.certificate import NOBODY, Identities
 from zapq.http.access_log import AccessLog
+from zapq.limits import MAX_LOGGED_PATH
 from zapq.server.hotpath import Answers, HotPath
 from zapq.server.peer_network import Socket, peer_of_socket
 
@@ -114,4 +115,6 @@ def _sqs(data: bytes, at: int, end: int, stop: int) -> dict[str, str]:
     """Return action and queue of a request of SQS; its path says neither."""
     action, queue = _ACTION.search(data, at, end), _QUEUE_URL.search(data, end, stop)
     told = {} if action is None else {"action": action[1].decode()}
-    return told if queue is None else told | {"queue": queue[1].decode("ascii", "backslashreplace")}
+    if queue is not None:
+        told["queue"] = queue[1][:MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
+    return told

@@ -271,7 +271,7 @@ class Lobby:
     def _line_up(self, guest: Guest) -> None:
         """Let a request that may take milliseconds, and has arrived, wait for its turn."""
         guest.deadline = inf  # that it waits now is not its client's doing
-        guest.large = False
+        guest.large = True
         guest.become(_MORE)
         self._watch(guest, 0)
         self._large.append(guest)
@@ -496,6 +496,7 @@ class Lobby:
         fresh = answers.used > 0 or guest.state is not _AFTER.get(answers.then)
         if guest.state is _COMMIT or guest.state is _PARKED:
             guest.become(_IDLE)
+        large = False
         match answers.then:
             case "cold":
                 self._promote(guest, Handoff(rest) if answers.used else self._handoff(guest, rest))
@@ -512,7 +513,7 @@ class Lobby:
                     self._promote(guest, Handoff(rest) if answers.used else self._handoff(guest, rest))
                     return
                 patience = self._settings.body_timeout
-                guest.large = answers.announced.large
+                large = answers.announced.large
             case "head":
                 patience = self._settings.head_timeout
             case _:
@@ -521,6 +522,7 @@ class Lobby:
             self._set_deadline(guest, self._now + patience)
         guest.rest = bytearray(rest)
         guest.needed = answers.needed
+        guest.large = large
         self._become(guest, _AFTER[answers.then])
 
     def _become(self, guest: Guest, state: GuestState) -> None:
@@ -531,11 +533,13 @@ class Lobby:
     def _handoff(self, guest: Guest, received: bytes) -> Handoff:
         """What a task must know, and what it must have, to take `guest` over in the middle of a request."""
         reserved, guest.reserved = guest.reserved, None
+        # One in line has its body, and so had begun before a shutdown as well.
+        in_body = guest.state is _BODY or (guest.state is _MORE and guest.large)
         return Handoff(
             received,
             reserved=reserved,
             head_deadline=guest.deadline if guest.state is _HEAD else None,
-            body_deadline=guest.deadline if guest.state is _BODY else None,
+            body_deadline=guest.deadline if in_body else None,
         )
 
     def _promote(self, guest: Guest, handoff: Handoff) -> None:

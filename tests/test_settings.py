@@ -1,4 +1,7 @@
-"""Flag beats environment beats file beats default, and nothing invalid is ever ignored."""
+"""Flag beats environment beats file beats default, and nothing invalid is ever ignored.
+
+One file, although it is long: a new setting has its cases here and nowhere else.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Consumers against a queue in virtual time, without a socket."""
+"""Consumers against a queue in virtual time, without a socket.
+
+One file, although it is long: the cases share the queue that a consumer is shown.
+"""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ _OTHER = frozenset(
         "engine/valkey/test_library.py",
         "engine/valkey/test_linearizability.py",
         "engine/valkey/test_same.py",
+        "image",
         "judges",
         "page",
         "prometheus",
@@ -52,7 +53,7 @@ _OTHER = frozenset(
         "torture",
     )
 )
-_UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "judges", "page", "torture"))
+_UNMEASURED = frozenset(_HERE / name for name in ("bench", "durable", "image", "judges", "page", "torture"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

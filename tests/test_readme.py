@@ -1,23 +1,23 @@
-"""What the README says is what the code does."""
+"""What the README, and the pages of reference, say is what the code does."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.support.curl import lines
 from tests.support.wire import ask
-from zapq.command import exit
 from zapq.core.queue_settings import QueueSettings
 from zapq.http.endpoints import ENDPOINTS
 from zapq.http.metrics import ServerCounts, as_json
+from zapq.http.problems import meanings
 from zapq.service.service import QueueService
 from zapq.settings import Option, Settings, options
 from zapq.sources import load
@@ -25,18 +25,25 @@ from zapq.testing import ZapqServer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-EMBEDDING, SERVING, TESTING = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+HTTP = (ROOT / "docs/http.md").read_text()
+SETTINGS = (ROOT / "docs/settings.md").read_text()
+JSON_METRICS = (ROOT / "docs/watch.md").read_text().partition("## Metrics as JSON\n")[2].partition("\n## ")[0]
+SPEED = (ROOT / "docs/speed.md").read_text()
+CALLING, EMBEDDING_SHORT, TESTING_SHORT = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+EMBEDDING, SERVING, TESTING = re.findall(
+    r"```python\n(.*?)```", (ROOT / "docs/embedding.md").read_text(), re.DOTALL
+)
 
 
-SAFE = README[README.index("## Lose no message") : README.index("## Use")]
+SAFE = HTTP[HTTP.index("## Send, receive, acknowledge") : HTTP.index("## The endpoints of the Go original")]
 
 
 class TestLoseNoMessage:
-    """The first thing the README shows after the start: a message that survives its consumer, and a crash."""
+    """The first thing the contract shows: a message that survives its consumer, and a crash."""
 
     @pytest.fixture
     def zapq_settings(self, tmp_path: Path) -> Settings:
-        [start] = re.findall(r"```sh\n(.*?)```", SAFE, re.DOTALL)
+        [start] = re.findall(r"```sh\n(.*?)```", README[README.index("## Five minutes") :], re.DOTALL)
         program, switch, flag, directory = shlex.split(start)
         assert (program, switch, flag) == ("./scripts/serve", "--durable", "--data-dir")
         flags = {"durable": "true", "data_dir": str(tmp_path / directory), "addr": "127.0.0.1:0"}
@@ -63,8 +70,48 @@ class TestLoseNoMessage:
         assert zapq_server.service.stats().queue.messages == 0
 
     def test_it_comes_before_what_can_lose_one(self) -> None:
-        assert README.index("/receive") < README.index("/dequeue")
+        for document in (README, HTTP):
+            assert document.index("/receive") < document.index("/dequeue")
         assert SAFE.count("\n") <= 45
+
+
+class TestConsole:
+    async def test_each_line_of_the_readme_does_what_it_shows(self, zapq_server: ZapqServer) -> None:
+        receipts: dict[str, str] = {}
+        done = []
+        for line in lines(README):
+            target = line.target
+            for shown, actual in receipts.items():
+                target = target.replace(shown, actual)
+            answer = await ask(zapq_server.url, line.method, target, line.body, line.headers)
+            assert answer.status < 300, (line.text, answer)
+            done.append(target.rpartition("/")[2].partition("?")[0])
+            fields, dots, body = line.shown.rpartition("...\n")
+            if dots:
+                status, *named = fields.splitlines()
+                assert int(status.split()[1]) == answer.status
+                for field in named:
+                    name, _, value = field.partition(": ")
+                    if name == "Zapq-Receipt":
+                        receipts[value] = answer.headers["zapq-receipt"]
+                    else:
+                        assert answer.headers[name.lower()] == value, line.text
+            if body.strip():
+                assert answer.body.decode() == body.strip(), line.text
+            if target.endswith("body=text"):
+                assert [each["body"] for each in answer.json] == ["photo-8.jpg"]
+        assert done[:2] == ["messages", "receive"]
+        assert done[3:] == ["jobs", "messages", "receive", "release", "messages", "redrive"]
+
+    def test_it_is_short(self) -> None:
+        assert README.count("\n") <= 150
+
+    def test_its_figures_are_those_of_the_page_about_speed(self) -> None:
+        table = README[README.index("## How fast") : README.index("![CPU a message")]
+        for server, *figures in re.findall(r"^\| ([^|]+) \| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE):
+            for verb, figure in zip(("enqueue", "dequeue"), figures, strict=True):
+                row = rf"^\| {re.escape(server)} \| {verb} \| [\d,]+ \| {figure} \|"
+                assert re.search(row, SPEED, re.MULTILINE), (server, verb)
 
 
 def row(option: Option) -> str:
@@ -74,11 +121,11 @@ def row(option: Option) -> str:
 
 @pytest.mark.parametrize("option", options(), ids=lambda option: option.name)
 def test_the_table_of_flags_is_complete(option: Option) -> None:
-    assert row(option) in README
+    assert row(option) in SETTINGS
 
 
 def test_the_tables_of_endpoints_say_what_there_is() -> None:
-    section = README[README.index("### Endpoints") : README.index("## Trust")]
+    section = HTTP[HTTP.index("## Endpoints") : HTTP.index("## Rules for all requests")]
     shown = {}
     for row in re.findall(r"^\| `.*\|$", section, re.MULTILINE):
         requests, role = row.split(" | ")[:2]
@@ -91,25 +138,35 @@ def test_the_tables_of_endpoints_say_what_there_is() -> None:
 
 async def test_the_table_of_metrics_is_complete(zapq_service: QueueService) -> None:
     for name in as_json(zapq_service.stats(), ServerCounts(), 0.0):
-        assert f"`{name}`" in README, name
+        assert f"`{name}`" in JSON_METRICS, name
 
 
 async def test_the_metrics_shown_are_those_there_are_in_order(zapq_service: QueueService) -> None:
-    [shown] = re.findall(r"^\$ curl -s localhost:8080/metrics\n(\{.*\})$", README, re.MULTILINE)
+    [shown] = re.findall(r"^\$ curl -s localhost:8080/metrics\n(\{.*\})$", HTTP, re.MULTILINE)
     assert list(json.loads(shown)) == list(as_json(zapq_service.stats(), ServerCounts(), 0.0))
-
-
-def test_the_table_of_exit_codes_is_complete() -> None:
-    codes = {exit.EXIT_OK, exit.EXIT_FAILED, exit.EXIT_USAGE, exit.EXIT_NOTHING}
-    codes |= {exit.EXIT_SIGNAL + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)}
-    _, _, table = README.partition("### Exit codes\n")
-    rows = re.findall(r"^\| ([0-9, ]+) \|", table.partition("\n#")[0], re.MULTILINE)
-    assert {int(code) for row in rows for code in row.split(",")} == codes
 
 
 def test_the_embedding_example_runs() -> None:
     shown = subprocess.run([sys.executable, "-c", EMBEDDING], capture_output=True, text=True, check=True)
     assert (shown.stdout, shown.stderr) == ("b'hello'\n", "")
+
+
+def test_the_short_embedding_example_runs() -> None:
+    shown = subprocess.run([sys.executable, "-c", EMBEDDING_SHORT], capture_output=True, text=True, check=True)
+    assert (shown.stdout, shown.stderr) == ("b'hello'\n", "")
+
+
+async def test_the_example_of_a_client_runs(zapq_server: ZapqServer) -> None:
+    program = CALLING.replace("http://127.0.0.1:8080", zapq_server.url)
+    shown = await trio.run_process([sys.executable, "-c", program], capture_stdout=True)
+    assert shown.stdout == b"b'hello'\n"
+    assert zapq_server.service.find("emails").info().stats.acked == 1
+
+
+def test_the_table_of_errors_says_what_each_means() -> None:
+    page = (ROOT / "docs/errors.md").read_text()
+    shown = re.findall(r"^\| `([\w-]+)` \| (\d+) \| (.*) \|$", page, re.MULTILINE)
+    assert shown == [(name, str(each.status), each.meaning) for name, each in meanings().items()]
 
 
 def test_the_serving_example_runs() -> None:
@@ -118,15 +175,16 @@ def test_the_serving_example_runs() -> None:
     assert shown.stderr == ""
 
 
-def test_the_testing_example_passes(tmp_path: Path) -> None:
-    (tmp_path / "test_example.py").write_text(TESTING)
+@pytest.mark.parametrize("example", [TESTING, TESTING_SHORT], ids=["embedding", "readme"])
+def test_the_testing_example_passes(example: str, tmp_path: Path) -> None:
+    (tmp_path / "test_example.py").write_text(example)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", str(tmp_path)]
     shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert "1 passed" in shown.stdout, shown.stdout + shown.stderr
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/queues.md"])
+@pytest.mark.parametrize("document", ["docs/settings.md", "docs/queues.md"])
 def test_the_files_that_declare_queues_are_taken(document: str, tmp_path: Path) -> None:
     example, *of_sqs = re.findall(r"```toml\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     (tmp_path / "zapq.toml").write_text(example)
@@ -138,7 +196,10 @@ def test_the_files_that_declare_queues_are_taken(document: str, tmp_path: Path) 
         assert declared["orders.fifo"].notes["sqs:tag:team"] == "shop"
 
 
-@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "docs/durability.md", "docs/found.md"])
+WITH_BENCHES = [f"docs/{page}.md" for page in ("contributing", "durability", "found", "speed")]
+
+
+@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", *WITH_BENCHES])
 def test_every_bench_and_test_that_is_named_can_be_run(document: str) -> None:
     text = " ".join((ROOT / document).read_text().split())
     # Alone, a module of bench/ finds its libraries only where they are installed; the script installs them.
@@ -153,19 +214,7 @@ def test_every_bench_and_test_that_is_named_can_be_run(document: str) -> None:
         assert f"{part}" in (ROOT / path).read_text(), part
 
 
-PAGES = (
-    "access",
-    "client",
-    "command-line",
-    "deploy",
-    "durability",
-    "found",
-    "inside",
-    "order",
-    "queues",
-    "snapshots",
-    "sqs",
-)
+PAGES = sorted(page.stem for page in (ROOT / "docs").glob("*.md"))
 DOCUMENTS = ["README.md", "SECURITY.md", *(f"docs/{page}.md" for page in PAGES)]
 
 
@@ -178,3 +227,17 @@ def test_every_file_named_exists(document: str) -> None:
         assert ((ROOT / document).parent / name).exists(), name
     for name in files:
         assert (ROOT / name).exists(), name
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a link may name behind its `#`: the headings of a page, as GitHub writes them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_heading_named_exists(document: str) -> None:
+    page = ROOT / document
+    for name, anchor in re.findall(r"\]\((?!http)([^)#]*)#([^)]*)\)", page.read_text()):
+        assert anchor in anchors(page.parent / name if name else page), f"{name}#{anchor}"

@@ -19,7 +19,7 @@ PAGES = [page for name in INCLUDED for page in ROOT.glob(name if name.endswith("
 def test_what_a_page_points_to_is_in_it(page: Path) -> None:
     text = page.read_text()
     places = [page.parent / place for place in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)]
-    places += [ROOT / script for script in re.findall(r"(?<![\w/])scripts/\w+", text)]
+    places += [ROOT / script for script in re.findall(r"(?<![\w/])scripts/[\w-]+", text)]
     for place in places:
         assert place.exists(), place
         assert place.resolve().relative_to(ROOT).parts[0] in INCLUDED, place

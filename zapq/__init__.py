@@ -34,6 +34,29 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "Draft",
+    "EngineQueue",
+    "Lease",
+    "Message",
+    "NamedQueue",
+    "Offer",
+    "QueueInfo",
+    "QueueService",
+    "QueueSettings",
+    "QueueStats",
+    "Queues",
+    "ServiceStats",
+    "Settings",
+    "Settlement",
+    "ZapqError",
+    "__version__",
+    "open_queues",
+    "open_service",
+    "serve",
+    "terms",
+]
+
 # Imported when they are first used (PEP 562): Trio and the service take a sixth of a second, which a health check
 # from the command line need not spend.
 _HOMES = {

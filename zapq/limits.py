@@ -359,6 +359,8 @@ PRODUCER_BATCH_BYTES = 1 * MIB
 """Bytes of a producer's batch, about: it holds two at most, and the server takes eight times as much."""
 EXTENSIONS = 3
 """A lease is extended when this part of it, a third, is over: two thirds are left for trying again."""
+SETTLE_LINGER = 0.005
+"""Seconds for which settling one lease waits for others that can go with it: nothing beside a visibility."""
 SETTLE_SECONDS = 5.0
 """How long settling a lease may hold up a cancellation: several round trips, and less than supervisors wait."""
 NO_QUEUE_PAUSE = 1.0

@@ -18,6 +18,8 @@ from zapq.service.open import open_service
 from zapq.service.service import QueueService
 from zapq.settings import Settings
 
+__all__ = ["ZapqServer", "zapq_server", "zapq_service", "zapq_settings"]
+
 
 @dataclass(frozen=True, slots=True)
 class ZapqServer:

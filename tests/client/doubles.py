@@ -8,15 +8,17 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import msgspec
 import trio
 
 from zapq import errors
 from zapq.client import open_client
 from zapq.client.network import Place
+from zapq.core.settlement import Settlement
 from zapq.http import problems, render
 from zapq.http.metrics import ServerCounts
 from zapq.http.plan import Frame, Plan
-from zapq.service.operations import Accepted, Enqueue, Nothing
+from zapq.service.operations import Accepted, Enqueue, Settle
 from zapq.service.service import QueueService
 
 
@@ -105,25 +107,21 @@ def in_process(service: QueueService) -> Handler:
     async def act(request: Request) -> bytes:
         _, _, name, *path = request.path.split("/")
         values = {key: float(text) for key, text in request.values.items()}
+        limit = int(values.pop("max", 0))
         queue = service.find(name)
         match request.method, path:
             case "POST", ["messages"]:
                 message = await queue.enqueue(request.content)
                 return enqueued_in(name, message.id)
-            case "POST", ["receive"]:
-                lease = await queue.receive(**values)
-                return (
-                    render.nothing(Nothing("empty", 0.0), b"") if lease is None else render.received(lease, 0, b"")
-                )
-            case "DELETE", ["receipts", receipt]:
-                await queue.ack(receipt)
-            case "POST", ["receipts", receipt, "release"]:
-                await queue.release(receipt, **values)
-            case "POST", ["receipts", receipt, "extend"]:
-                await queue.extend(receipt, **values)
+            case "POST", ["receive", "batch"]:
+                leases = await queue.receive_many(limit, **values)
+                return render.received_many(render.MSGPACK, leases, "text", 0, b"")
+            case "POST", ["settle"]:
+                operation = Settle(name, msgspec.msgpack.decode(request.content, type=list[Settlement]))
+                results = await queue.settle(operation.settlements)
+                return render.settled(Plan(operation), operation, results, Frame(b"", 0.0, 0.0, ServerCounts()))
             case _:
                 raise AssertionError(request)
-        return render.empty(b"")
 
     async def answer(request: Request) -> bytes:
         try:

@@ -206,7 +206,7 @@ async def test_waits_for_a_message_for_longer_than_the_timeout(
         assert lease.body == b"hello"
 
 
-@pytest.mark.parametrize("url", ["localhost:8080", "ftp://localhost", ""])
+@pytest.mark.parametrize("url", ["localhost:8080", "ftp://localhost", "", "http://a..b", f"http://{'a' * 64}.com"])
 async def test_a_url_of_another_form_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="give http://host:port"):
         async with open_client(url):

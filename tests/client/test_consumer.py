@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
 from tests.client.doubles import NotConnected, Request, Script, in_process, refusal, scripted
 from tests.support.waiting import eventually
-from zapq import errors
+from zapq import Settlement, errors
 from zapq.client import Client, HeldLease, open_client
+from zapq.client.settling import Settler
 from zapq.service.named_queue import NamedQueue
 from zapq.service.service import QueueService
 from zapq.testing import ZapqServer
@@ -249,7 +253,7 @@ class TestConsume:
         answer, scope = in_process(zapq_service), trio.CancelScope()
 
         async def answer_slowly(request: Request) -> bytes:
-            if request.method == "DELETE":
+            if request.path.endswith("/settle"):
                 scope.cancel()
                 await trio.sleep(1)
             return await answer(request)
@@ -277,6 +281,275 @@ class TestConsume:
                 await trio.sleep_forever()
         assert trio.current_time() - start <= 1 + 2 * 5
         assert "was not released" in caplog.text
+
+    async def test_one_request_fetches_for_all_slots_and_one_settles(
+        self, zapq_service: QueueService, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue_many([b"%d" % number for number in range(1000)])
+        answer, requests, seen = in_process(zapq_service), list[str](), list[bytes]()
+
+        async def count(request: Request) -> bytes:
+            requests.append(request.path)
+            return await answer(request)
+
+        async def handle(lease: HeldLease) -> None:
+            seen.append(lease.body)
+            await trio.sleep(0.1)
+
+        async with scripted(count) as client:
+            with trio.move_on_after(3):
+                await client.consume_with("emails", handle, concurrency=100)
+        assert seen == [b"%d" % number for number in range(1000)]
+        assert emails.info().stats.acked == 1000
+        # The last one waits for more.
+        assert len(requests) == 2 * 10 + 1
+
+    async def test_leases_are_extended_together(
+        self, zapq_service: QueueService, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue_many([b"x"] * 50)
+        answer, settlements = in_process(zapq_service), list[Any]()
+
+        async def note(request: Request) -> bytes:
+            if request.path.endswith("/settle"):
+                settlements.append((trio.current_time(), msgspec.msgpack.decode(request.content)))
+            return await answer(request)
+
+        start = trio.current_time()
+        async with scripted(note) as client, client.consume("emails", concurrency=50, visibility=30):
+            await trio.sleep(25)
+        assert [(round(at - start), len(batch), batch[0]["action"]) for at, batch in settlements] == [
+            (10, 50, "extend"),
+            (20, 50, "extend"),
+            (25, 50, "release"),
+        ]
+        assert emails.info().stats.ready == 50
+
+    async def test_a_block_that_begins_after_its_lease_was_lost_is_cancelled(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue(b"hello")
+        async with client.consume("emails", visibility=30) as leases:
+            lease = await anext(leases)
+            await emails.release(lease.receipt, delay=10_000)
+            await trio.sleep(11)
+            assert lease.lost
+            with pytest.raises(errors.ReceiptExpired):
+                await hold(lease)
+
+    async def test_tasks_that_wait_for_a_message_are_told_of_the_end(
+        self, client: Client, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        ended = trio.Event()
+
+        async def iterate() -> None:
+            async for _ in leases:
+                raise AssertionError("there is none")
+            ended.set()
+
+        async with client.consume("emails") as leases:
+            nursery.start_soon(iterate)
+            await trio.testing.wait_all_tasks_blocked()
+        await ended.wait()
+
+    async def test_what_settles_a_message_waits_for_others_for_5_ms(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue_many([b"long", b"one", b"two"])
+        async with client.consume("emails", concurrency=3) as leases, await anext(leases):
+            start = trio.current_time()
+            async with await anext(leases):
+                pass
+            assert trio.current_time() - start == pytest.approx(0.005)
+            await (await anext(leases)).ack()
+        # Nothing else was under way, so that did not wait.
+        assert trio.current_time() - start == pytest.approx(0.010)
+
+    async def test_prefetched_messages_are_held_too_and_handed_out_in_order(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue_many([b"%d" % number for number in range(30)])
+        seen = []
+        async with client.consume("emails", concurrency=1, prefetch=9) as leases:
+            async for lease in leases:
+                async with lease:
+                    seen.append(lease.body)
+                    if len(seen) == 2:
+                        await trio.sleep(1)
+                        assert emails.info().stats.leased == 9
+                if len(seen) == 30:
+                    break
+        assert seen == [b"%d" % number for number in range(30)]
+
+    async def test_a_task_that_is_cancelled_as_a_message_comes_leaves_it_to_another(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        taken: list[bytes] = []
+
+        async def take(scope: trio.CancelScope) -> None:
+            with scope:
+                async with await anext(leases) as lease:
+                    taken.append(lease.body)
+
+        first, second, third = (trio.CancelScope() for _ in range(3))
+        async with client.consume("emails") as leases, trio.open_nursery() as nursery:
+            for scope in (first, second, third):
+                nursery.start_soon(take, scope)
+                await trio.testing.wait_all_tasks_blocked()
+            second.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            leases._wake(1)
+            first.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            await emails.enqueue(b"hello")
+        assert taken == [b"hello"]
+
+    @pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"prefetch": -1}, {"visibility": 0}])
+    async def test_what_makes_no_sense_is_refused(self, client: Client, wrong: dict[str, int]) -> None:
+        with pytest.raises(errors.InvalidParameter):
+            async with client.consume("emails", **wrong):
+                pass
+
+    async def test_a_release_that_is_wrong_spoils_no_other(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue(b"hello")
+        async with client.consume("emails") as leases, await anext(leases) as lease:
+            with pytest.raises(errors.InvalidParameter, match="delay"):
+                await lease.release(delay=-1)
+        assert emails.info().stats.acked == 1
+
+    async def test_a_refused_acknowledgement_raises(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue(b"hello")
+        async with client.consume("emails") as leases:
+            lease = await anext(leases)
+            await emails.release(lease.receipt, delay=10_000)
+            with pytest.raises(errors.ReceiptExpired):
+                await lease.ack()
+            assert not lease.lost
+
+    async def test_an_error_while_its_block_is_cancelled_comes_out(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue(b"hello")
+
+        async def fail(lease: HeldLease) -> None:
+            async with lease, trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    raise ZeroDivisionError
+
+        async with client.consume("emails") as leases:
+            lease = await anext(leases)
+            await emails.release(lease.receipt, delay=10_000)
+            with pytest.raises(ExceptionGroup) as raised:
+                await fail(lease)
+        assert raised.group_contains(ZeroDivisionError)
+
+    async def test_a_server_that_does_not_answer_holds_the_end_up_for_5_s(
+        self,
+        zapq_service: QueueService,
+        emails: NamedQueue,
+        caplog: pytest.LogCaptureFixture,
+        autojump_clock: trio.testing.MockClock,
+    ) -> None:
+        await emails.enqueue_many([b"x"] * 3)
+        answer = in_process(zapq_service)
+
+        async def hang_at_the_end(request: Request) -> bytes:
+            if request.path.endswith("/settle"):
+                await trio.sleep_forever()
+            return await answer(request)
+
+        async def acknowledge(lease: HeldLease) -> None:
+            with pytest.raises(errors.NoAnswer):
+                await lease.ack()
+
+        async with scripted(hang_at_the_end) as client, trio.open_nursery() as nursery:
+            async with client.consume("emails", concurrency=3) as leases:
+                nursery.start_soon(acknowledge, await anext(leases))
+                await trio.sleep(1)
+                start = trio.current_time()
+            assert trio.current_time() - start == pytest.approx(5)
+        assert caplog.text.count("was not released: The consumer ended before the server answered.") == 2
+
+    async def test_wherever_it_is_cancelled_no_message_stays_leased(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async def handle(lease: HeldLease) -> None:
+            await trio.lowlevel.checkpoint()
+            if lease.body == b"2":
+                raise ZeroDivisionError
+
+        async def consume(step: int) -> bool:
+            """Cancel at one of its steps, if it has so many, or when all is done."""
+            with trio.CancelScope() as scope:
+                cancel = CancelAt(step, scope)
+                trio.lowlevel.add_instrument(cancel)
+                try:
+                    await client.consume_with("emails", handle, concurrency=2, prefetch=1)
+                finally:
+                    trio.lowlevel.remove_instrument(cancel)
+            return cancel.steps == step
+
+        for step in range(1, 120):
+            await emails.enqueue_many([b"1", b"2", b"3"])
+            assert await consume(step)
+            stats = emails.info().stats
+            assert (stats.leased, stats.messages + stats.acked + stats.dequeued) == (0, 3 * step), step
+            while await emails.dequeue() is not None:
+                pass
+
+
+class CancelAt(trio.abc.Instrument):
+    """Cancels a scope at a step of the tasks, counted from when it is added."""
+
+    def __init__(self, step: int, scope: trio.CancelScope) -> None:
+        self.steps = 0
+        self._step = step
+        self._scope = scope
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self.steps < self._step:
+            self.steps += 1
+            if self.steps == self._step:
+                self._scope.cancel()
+
+
+class TestSettler:
+    """What is settled together."""
+
+    async def test_it_sends_a_thousand_at_most_and_tells_each(
+        self, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        sent: list[int] = []
+        told: list[tuple[int, str]] = []
+
+        class Counting:
+            async def settle(self, queue: str, settlements: Sequence[Settlement]) -> list[errors.ZapqError | None]:
+                sent.append(len(settlements))
+                if len(sent) == 2:
+                    raise errors.QueueNotFound(queue=queue)
+                return [None] * len(settlements)
+
+        def tell(number: int, error: errors.ZapqError | None) -> None:
+            told.append((number, "" if error is None else error.problem))
+
+        settler = Settler(Counting(), "emails")
+        for number in range(1500):
+            settler.add(Settlement(receipt=str(number)), partial(tell, number))
+        with trio.move_on_after(1):
+            await settler.run()
+        assert sent == [1000, 500]
+        assert [number for number, _ in told] == list(range(1500))
+        assert told[999:1001] == [(999, ""), (1000, "queue-not-found")]
+        settler.add(Settlement(receipt="late"), partial(tell, 1500))
+        settler.give_up()
+        assert told[-1] == (1500, "no-answer")
 
 
 class TestConsumeWith:
@@ -321,6 +594,56 @@ class TestConsumeWith:
         stats = emails.info().stats
         assert running == 4
         assert (stats.ready, stats.leased, stats.released, stats.leases_expired) == (9, 0, 4, 0)
+
+    async def test_a_lost_lease_cancels_its_handler_and_the_next_one_runs(
+        self,
+        zapq_service: QueueService,
+        caplog: pytest.LogCaptureFixture,
+        autojump_clock: trio.testing.MockClock,
+    ) -> None:
+        emails = zapq_service.queue("emails")
+        await emails.enqueue(b"lost")
+        ended: list[bytes] = []
+
+        async def handle(lease: HeldLease) -> None:
+            try:
+                if lease.body == b"lost":
+                    await emails.release(lease.receipt, delay=10_000)
+                    await trio.sleep_forever()
+            finally:
+                ended.append(lease.body)
+
+        async with scripted(in_process(zapq_service)) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(partial(client.consume_with, "emails", handle, concurrency=1, visibility=30))
+            await trio.sleep(11)
+            assert ended == [b"lost"]
+            await emails.enqueue_many([b"next", b"last"])
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        assert ended == [b"lost", b"next", b"last"]
+        assert emails.info().stats.acked == 2
+        assert "the lease of message 1 of emails is lost" in caplog.text
+
+    async def test_a_handler_may_settle_its_message_and_one_that_is_refused_is_logged(
+        self,
+        zapq_service: QueueService,
+        caplog: pytest.LogCaptureFixture,
+        autojump_clock: trio.testing.MockClock,
+    ) -> None:
+        emails = zapq_service.queue("emails")
+        await emails.enqueue_many([b"later", b"gone"])
+
+        async def handle(lease: HeldLease) -> None:
+            if lease.body == b"later":
+                await lease.release(delay=1000)
+            else:
+                await emails.release(lease.receipt, delay=10_000)
+
+        async with scripted(in_process(zapq_service)) as client:
+            with trio.move_on_after(1):
+                await client.consume_with("emails", handle, concurrency=1)
+        assert (emails.info().stats.released, emails.info().stats.acked) == (2, 0)
+        assert "message 2 of emails was not acknowledged" in caplog.text
 
     async def test_what_does_not_pass_is_raised_as_it_is(self, autojump_clock: trio.testing.MockClock) -> None:
         async def handle(lease: HeldLease) -> None:

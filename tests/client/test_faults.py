@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
+import anyio
 import pytest
 import trio
 
@@ -13,6 +16,7 @@ from tests.client.fault_proxy import Cut, Fault, FaultProxy, Hang, Once, Say, fa
 from tests.client.shells import SHELLS, no_thread_left, with_client
 from tests.support.waiting import eventually
 from zapq import errors
+from zapq.client import HeldLease
 from zapq.testing import ZapqServer
 
 
@@ -182,3 +186,67 @@ async def test_wherever_a_call_is_cancelled_its_message_is_stored_at_most_once_a
         assert done
 
     await with_client("trio", proxy.url, work, **QUICKLY)
+
+
+@pytest.mark.parametrize("shell", ["trio", "asyncio"])
+async def test_a_consumer_goes_on_through_every_fault_and_loses_nothing(
+    shell: str, proxy: FaultProxy, zapq_server: ZapqServer
+) -> None:
+    queue = zapq_server.service.queue("q")
+    bodies = [b"%d" % number for number in range(60)]
+    await queue.enqueue_many(bodies)
+    handled: list[bytes] = []
+    faults: list[Fault] = [
+        Cut(request=20),
+        Cut(answer=0),
+        Cut(answer=300, reset=True),
+        Say(answer_of(502, b"<html>Bad Gateway")),
+        Say(answer_of(503, fields={"Retry-After": "0"})),
+        Once(then_listen=True),
+    ]
+
+    async def handle(lease: HeldLease) -> None:
+        handled.append(lease.body)
+        # No connection is used twice, so that the next one is spoilt in any case.
+        proxy.faults[:] = [faults[len(handled) % len(faults)], Once(), Once()]
+
+    async def work(client: Any) -> None:
+        with anyio.move_on_after(30):
+            async with anyio.create_task_group() as group:
+                group.start_soon(
+                    partial(client.consume_with, "q", handle, concurrency=3, visibility=0.3, wait=0.1)
+                )
+                while queue.info().stats.messages:
+                    await anyio.sleep(0.01)
+                group.cancel_scope.cancel()
+
+    await with_client(shell, proxy.url, work, **QUICKLY)
+    assert (queue.info().stats.messages, queue.info().stats.acked) == (0, 60)
+    assert set(handled) == set(bodies)
+
+
+async def test_a_second_cancellation_ends_a_consumer_at_once_whose_server_hangs(
+    proxy: FaultProxy, zapq_server: ZapqServer
+) -> None:
+    await zapq_server.service.queue("q").enqueue(b"hello")
+
+    async def work(client: Any) -> None:
+        begun = asyncio.Event()
+
+        async def handle(lease: HeldLease) -> None:
+            begun.set()
+            await anyio.sleep_forever()
+
+        proxy.faults[:] = [Once()]
+        task = asyncio.create_task(client.consume_with("q", handle, concurrency=1))
+        await begun.wait()
+        proxy.faults[:] = [Hang()]
+        task.cancel()
+        while proxy.faults:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=4)
+        assert done
+        assert task.cancelled()
+
+    await with_client("asyncio", proxy.url, work)

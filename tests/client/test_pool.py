@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import os
+import ssl
 import time
+import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
 import zapq.client
+from tests.client.doubles import answer_of
+from tests.client.shells import SHELLS, with_client
+from tests.support.certificates import trusting, write_certificate
 from zapq.client.answers import result_of
+from zapq.client.on_asyncio import AsyncioConnection, AsyncioNetwork
 from zapq.client.talk import Pool
 from zapq.errors import Unreachable
-from zapq.limits import IDLE_CONNECTION_SECONDS, IDLE_CONNECTIONS
+from zapq.limits import IDLE_CONNECTION_SECONDS, IDLE_CONNECTIONS, RECEIVE_BYTES
+from zapq.testing import ZapqServer
 
 
 class Idle:
@@ -74,3 +87,130 @@ def test_a_result_that_no_zapq_gives_is_a_server_error() -> None:
     assert result_of("ok", "q", "r") is None
     assert isinstance(result_of("unreachable", "q", "r"), Unreachable)
     assert "wonders" in str(result_of("wonders", "q", "r"))
+
+
+def test_one_that_is_given_while_another_thread_closes_the_pool_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, late = Pool(), Idle()
+
+    def close_and_tell() -> float:
+        pool.close()
+        return 1.0
+
+    monkeypatch.setattr(time, "monotonic", close_and_tell)
+    pool.give(late)
+    assert late.closed
+
+
+def test_a_forked_process_leaves_the_connections_to_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, parents, own = Pool(), Idle(), Idle()
+    pool.give(parents)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert pool.take() is None
+    assert parents.closed  # its copy of the descriptor: the parent's stays open
+    pool.give(own)
+    assert pool.take() is own
+
+
+async def test_a_call_cancelled_while_it_connects_leaves_no_socket(zapq_server: ZapqServer) -> None:
+    async def cancel_after(turns: int, client: zapq.client.Client) -> None:
+        task = asyncio.create_task(client.ready())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def cancel_everywhere() -> None:
+        for turns in range(40):
+            async with zapq.client.open_client(zapq_server.url) as client:
+                await cancel_after(turns, client)
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        await trio.to_thread.run_sync(lambda: asyncio.run(cancel_everywhere()))
+        gc.collect()
+    assert not [str(each.message) for each in told if each.category is ResourceWarning]
+
+
+class Talking(asyncio.Transport):
+    """A transport whose other side goes on talking while it may."""
+
+    reading = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+def test_what_nobody_asked_for_does_not_fill_the_memory() -> None:
+    async def be_told_much() -> None:
+        connection, transport = AsyncioConnection(AsyncioNetwork()), Talking()
+        connection.connection_made(transport)
+        told = 0
+        while transport.reading and told < 100:
+            connection.data_received(b"x" * 10_000)
+            told += 1
+        assert told == RECEIVE_BYTES // 10_000 + 1
+        assert connection.is_stale()
+        assert len(await connection.receive(1.0)) == told * 10_000
+        assert transport.reading
+
+    asyncio.run(be_told_much())
+
+
+class Corked(trio.abc.Stream):
+    """A stream that holds back what is sent, if asked to."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+        self.held: bytes | None = None
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self.held is None:
+            await self.stream.send_all(data)
+        else:
+            self.held += data
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self.stream.receive_some(max_bytes))
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(
+    shell: str, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    """Also where it comes in a TLS record of its own, in one piece with the answer before."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*write_certificate(tmp_path))
+
+    async def answer_twice(stream: trio.SocketStream) -> None:
+        corked = Corked(stream)
+        secure = trio.SSLStream(corked, context, server_side=True)
+        try:
+            while request := await secure.receive_some():
+                path = request.split(b" ")[1]
+                corked.held = b""
+                for each in (path, b"of nobody"):
+                    await secure.send_all(answer_of(200, b'{"path": "%s"}' % each, "application/json"))
+                held, corked.held = corked.held, None
+                await stream.send_all(held)
+        except trio.BrokenResourceError:
+            pass
+
+    async def ask(client: Any) -> None:
+        for name in ("one", "two", "three"):
+            assert await client.describe(name) == {"path": f"/queues/{name}"}
+
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, answer_twice, [listener])
+    await with_client(shell, f"https://127.0.0.1:{listener.socket.getsockname()[1]}", ask, verify=trusting())
+    nursery.cancel_scope.cancel()

@@ -20,6 +20,7 @@ from tests.client.shells import with_client
 from tests.support.waiting import eventually
 from zapq import Draft, errors
 from zapq.client.batching import Batcher
+from zapq.client.network import Place
 from zapq.http import render
 from zapq.service.operations import Accepted
 from zapq.testing import ZapqServer
@@ -167,6 +168,24 @@ class TestProducer:
             with pytest.raises(errors.Draining):
                 await produce()
 
+    @pytest.mark.parametrize("wrong", [{"group": "\ud800"}, {"priority": object()}])
+    async def test_a_message_that_cannot_be_written_is_refused_and_the_others_are_stored(
+        self, autojump_clock: MockClock, nursery: trio.Nursery, wrong: dict[str, Any]
+    ) -> None:
+        server = Storing()
+        async with scripted(server) as client, client.producer("q") as producer:
+            nursery.start_soon(producer.send, b"one")
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(errors.InvalidParameter, match="cannot be sent"):
+                await producer.send(b"x", **wrong)
+        assert server.batches == [[b"one"]]
+
+    async def test_an_answer_about_another_number_of_messages_is_none(self, autojump_clock: MockClock) -> None:
+        for count in (0, 2, 10**17):
+            async with scripted(Script(many(count, 1))) as client:
+                with pytest.raises(errors.ServerError, match="too few messages or too many"):
+                    await client.put_many("q", [b"one"])
+
     async def test_what_a_cancellation_leaves_is_known(
         self, autojump_clock: MockClock, nursery: trio.Nursery
     ) -> None:
@@ -276,3 +295,31 @@ class TestThreads:
 
         await trio.to_thread.run_sync(work)
         assert zapq_server.service.queue("q").info().stats.messages == 0
+
+    def test_what_ends_its_thread_is_told_to_all(self) -> None:
+        """As `MemoryError` might: nobody waits for ever."""
+
+        class Broken:
+            async def connect(self, place: Place, timeout: float) -> Any:
+                raise ZeroDivisionError
+
+            async def sleep(self, seconds: float) -> None:
+                raise AssertionError
+
+            async def close(self) -> None:
+                pass
+
+        def produce() -> None:
+            with (
+                zapq.client.sync.open_client("http://zapq", network=Broken()) as client,
+                client.producer("q") as producer,
+            ):
+                with pytest.raises(errors.NoAnswer):
+                    producer.send(b"one")
+                assert producer.unsent == [b"one"]
+                with pytest.raises(RuntimeError) as raised:
+                    producer.send(b"two")
+                assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+        with pytest.raises(ZeroDivisionError):
+            produce()

@@ -112,6 +112,21 @@ async def test_what_the_server_asks_for_is_the_least_pause(autojump_clock: MockC
     assert script.pauses() == [7.1, 2.2]
 
 
+async def test_what_may_be_stored_is_not_sent_again_when_its_key_is_forgotten(autojump_clock: MockClock) -> None:
+    gone, busy = ConnectionResetError("gone"), answer_of(503, fields={"Retry-After": "301"})
+    script = Script(gone, gone, busy, ENQUEUED)
+    async with scripted(script) as client:
+        with pytest.raises(errors.ServerError, match="503"):
+            await client.enqueue("emails", b"")
+        assert len(script.requests) == 3
+    script = Script(busy, ENQUEUED)  # nothing was done: it is sent again whenever that is
+    async with scripted(script) as client:
+        assert await client.enqueue("emails", b"") == 7
+    script = Script(gone, gone, busy, DONE)
+    async with scripted(script) as client:
+        await client.ack(LEASE)
+
+
 async def test_a_producer_does_not_sleep_long_behind_the_room_it_waits_for(
     zapq_settings: Settings, autojump_clock: MockClock
 ) -> None:

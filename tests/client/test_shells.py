@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import ssl
 import subprocess
@@ -233,6 +234,26 @@ async def test_a_server_that_is_not_there_is_unreachable(shell: str, tmp_path: P
 
     for url in (f"http://127.0.0.1:{port}", f"unix:{tmp_path}/nothing", f"https://localhost:{port}/behind"):
         await with_client(shell, url, ask, attempts=2, random=lambda: 0.0)
+
+
+async def test_a_timeout_of_asyncio_ends_a_consumer_and_releases_its_messages(zapq_server: ZapqServer) -> None:
+    queue = zapq_server.service.queue("q")
+    await queue.enqueue_many([b"x"] * 5)
+
+    async def work(client: Any) -> None:
+        async def handle(lease: HeldLease) -> None:
+            if lease.id < 3:
+                await asyncio.sleep(0.01)
+                return
+            await asyncio.sleep(60)
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await client.consume_with("q", handle, concurrency=2, prefetch=1)
+
+    await with_client("asyncio", zapq_server.url, work)
+    stats = queue.info().stats
+    assert (stats.acked, stats.ready, stats.leased, stats.leases_expired) == (2, 3, 0, 0)
 
 
 @pytest.mark.parametrize("shell", ["trio", "asyncio"])

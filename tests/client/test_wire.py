@@ -5,8 +5,10 @@ from __future__ import annotations
 import h11
 import pytest
 
+from zapq.client.answers import decoded, error_of
+from zapq.client.calls import Calls
 from zapq.client.wire import Answer, Reader, Strange, Writer, in_path
-from zapq.errors import InvalidParameter
+from zapq.errors import InvalidParameter, ServerError
 from zapq.limits import MAX_ANSWER_HEAD_BYTES
 
 OURS = {
@@ -105,6 +107,20 @@ def test_a_connection_on_which_more_came_than_was_asked_for_is_not_used_again() 
     assert (answer.body, answer.reusable) == (b"hello", False)
 
 
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"204 No Content\r\nContent-Length: 5", b""),
+        (b"304 Not Modified\r\nContent-Length: 5", b""),
+        (b"200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked", b"5\r\nhello\r\n0\r\n\r\n"),
+    ],
+)
+def test_a_connection_is_not_used_again_after_an_answer_whose_end_is_in_doubt(head: bytes, body: bytes) -> None:
+    answer = read([b"HTTP/1.1 " + head + b"\r\n\r\n" + body])
+    assert answer is not None
+    assert (answer.body, answer.reusable) == (b"hello" if body else b"", False)
+
+
 def test_requests_are_what_h11_takes_for_requests() -> None:
     writer = Writer("zapq:8080", "/behind", "t0ken")
     server = h11.Connection(h11.SERVER)
@@ -137,3 +153,25 @@ def test_what_cannot_stand_in_a_head_is_refused(value: str) -> None:
 
 def test_a_receipt_stays_in_its_place() -> None:
     assert in_path("a/../b?c#d\r\n") == "a%2F..%2Fb%3Fc%23d%0D%0A"
+
+
+@pytest.mark.parametrize("wait", [-0.001, -31.0, float("nan"), float("inf")])
+def test_a_time_that_is_none_is_refused_before_it_is_waited(wait: float) -> None:
+    calls = Calls(Writer("zapq"))
+    with pytest.raises(InvalidParameter):
+        calls.receive("q", wait=wait, visibility=None)
+    with pytest.raises(InvalidParameter):
+        calls.put_many("q", [b""], headers=None, durability=None, wait=wait, key=None)
+
+
+def test_a_value_that_is_no_text_is_refused() -> None:
+    with pytest.raises(InvalidParameter, match="surrogates"):
+        Writer("zapq").request("GET", "/", {"group": "\ud800"})
+
+
+def test_an_answer_nested_without_end_is_not_ours() -> None:
+    nested = b'{"a":' + b"[" * 9000 + b"]" * 9000 + b"}"
+    with pytest.raises(ServerError):
+        decoded(Answer(200, "OK", {}, nested), dict[str, object])
+    refused = error_of(Answer(500, "No", {"content-type": "application/problem+json"}, nested))
+    assert str(refused) == "The server answered 500 No."

@@ -13,6 +13,7 @@ import pytest
 from tests.support.process import assert_one_line, messages, run, serving
 from zapq.access.token import digest
 from zapq.access.token_file import parse_line
+from zapq.command.http import Connection, Failed, parse_url
 
 
 def made(*arguments: str) -> tuple[str, str]:
@@ -57,6 +58,15 @@ def test_a_token_file_that_cannot_be_used_is_one_line_and_nothing_is_bound(tmp_p
     assert_one_line(run("--addr", "127.0.0.1:0", ZAPQ_TOKEN="short"), 2, "ZAPQ_TOKEN: give at least 16")
     assert_one_line(run("--token", "x" * 20), 2, "No such option")
     assert "short" not in run("--addr", "127.0.0.1:0", ZAPQ_TOKEN="short").stderr
+
+
+@pytest.mark.parametrize("token", ["of-operators\n", "of-operators\r\nX: y", "of-operat\xf6rs", " of-operators "])
+def test_a_token_that_cannot_be_sent_is_not_told(token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZAPQ_TOKEN", token)
+    with Connection(parse_url("http://127.0.0.1:1")) as connection, pytest.raises(Failed) as raised:
+        connection.request("GET", "/readyz")
+    assert "of-op" not in str(raised.value)
+    assert str(raised.value).startswith("ZAPQ_TOKEN must be")
 
 
 def test_commands_show_the_token_of_the_environment_and_sighup_reads_the_file_again(tmp_path: Path) -> None:

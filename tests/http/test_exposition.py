@@ -36,8 +36,8 @@ def test_each_family_is_in_the_documentation(family: Family) -> None:
 
 def test_each_figure_of_the_json_has_a_family() -> None:
     """Those of all queues together are sums of the queues' series, or the greatest of them."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    [shown] = re.findall(r"^\$ curl -s localhost:8080/metrics\n\{(.*)\}$", readme, re.MULTILINE)
+    contract = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
+    [shown] = re.findall(r"^\$ curl -s localhost:8080/metrics\n\{(.*)\}$", contract, re.MULTILINE)
     names = set(re.findall(r'"(\w+)":', shown))
     of_queues = {
         "enqueues", "dequeues_ok", "queue_length", "queue_bytes", "messages_ready", "messages_delayed",

@@ -12,24 +12,25 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.judges.judges import PROGRAMS, Judges, judged
+from tests.judges.judges import PROGRAMS, ROOT, Judges, judged
 from tests.support.process import Zapq
 from tests.support.waiting import eventually
 from tests.support.wire import ask
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+TASK_PROGRAM = PROGRAMS / "celery_tasks.py"
 TASKS = {*(f"one {number}" for number in range(50)), *(f"other {number}" for number in range(10))}
 
 
 @asynccontextmanager
 async def working(
-    judges: Judges, zapq: Zapq, log: Path, environ: dict[str, str]
+    judges: Judges, zapq: Zapq, log: Path, environ: dict[str, str], program: Path = TASK_PROGRAM
 ) -> AsyncGenerator[trio.Process, None]:
-    """Run a worker with two processes; all that is left of it is killed."""
+    """Run a worker of a program's tasks with two processes; all that is left of it is killed."""
     with log.open("wb") as output:
         worker = await trio.lowlevel.open_process(
-            ["celery", "-A", "celery_tasks", "worker", "-c", "2", "-Q", "celery,second", "-l", "WARNING"],
-            cwd=PROGRAMS,
+            ["celery", "-A", program.stem, "worker", "-c", "2", "-Q", "celery,second", "-l", "WARNING"],
+            cwd=program.parent,
             env=judges.environ(zapq, environ),
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -53,7 +54,7 @@ async def test_celery_does_all_tasks_though_a_worker_is_killed(judges: Judges, t
 
     async with judged(tmp_path, "--durable") as zapq:
         environ = {"BROKER": f"sqs://any:any@{zapq.addr}//", "DONE": str(done)}
-        sent = await judges.run(zapq, "python", PROGRAMS / "celery_tasks.py", environ=environ)
+        sent = await judges.run(zapq, "python", TASK_PROGRAM, environ=environ)
         assert sent.returncode == 0, sent.stdout
         async with working(judges, zapq, tmp_path / "first", environ) as worker:
             await eventually(lambda: number() >= 15, "some tasks to be done")
@@ -69,3 +70,13 @@ async def test_celery_does_all_tasks_though_a_worker_is_killed(judges: Judges, t
             stats = (await ask(zapq.url, "GET", f"/queues/{queue}")).json
             held = {name: stats[name] for name in ("ready", "delayed", "leased")}
             assert held == {"ready": 0, "delayed": 0, "leased": 0}, queue
+
+
+async def test_the_example_works(judges: Judges, tmp_path: Path) -> None:
+    program, log = ROOT / "examples" / "celery_app.py", tmp_path / "log"
+    async with judged(tmp_path) as zapq:
+        environ = {"BROKER": f"sqs://any:any@{zapq.addr}//"}
+        sent = await judges.run(zapq, "python", program, environ=environ)
+        assert sent.returncode == 0, sent.stdout
+        async with working(judges, zapq, log, environ, program):
+            await eventually(lambda: log.read_text().count("resized picture") == 3, "all to be resized")

@@ -12,6 +12,7 @@ import trio
 
 from tests.sqs.clients import REGION, Boto, tell
 from tests.support.serving import serving
+from tests.support.waiting import eventually
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
@@ -210,6 +211,13 @@ async def test_dead_letters_go_from_fifo_to_fifo(boto: Boto) -> None:
     assert [each["Body"] for each in await receive(boto, url, 1)] == ["a"]
     assert [each["Body"] for each in await receive(boto, url, 1)] == ["b"], "the group goes on"
     assert await receive(boto, url) == []
+
+    async def have_arrived() -> bool:
+        told = await boto("get_queue_attributes", QueueUrl="dead.fifo", AttributeNames=["All"])
+        return bool(told["Attributes"]["ApproximateNumberOfMessages"] == "2")
+
+    # Between shards of an engine they are on their way for a moment.
+    await eventually(have_arrived, "both dead letters")
     letters = await receive(boto, "dead.fifo")
     assert [(each["Body"], each["Attributes"]["MessageGroupId"]) for each in letters] == [("a", "g"), ("b", "g")]
     assert letters[0]["Attributes"]["MessageDeduplicationId"] == "a"

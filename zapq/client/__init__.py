@@ -20,6 +20,19 @@ if TYPE_CHECKING:
     from zapq.client.lease import StoredMany as StoredMany
     from zapq.client.producer import Producer as Producer
 
+__all__ = [
+    "Client",
+    "Consumer",
+    "HeldLease",
+    "Lease",
+    "Producer",
+    "Redriven",
+    "Seen",
+    "Stored",
+    "StoredMany",
+    "open_client",
+]
+
 # Imported when they are first used (PEP 562): programs of threads need no event loop, those of asyncio no Trio.
 _HOMES = {
     "Client": "zapq.client.client",

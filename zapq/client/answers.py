@@ -105,7 +105,7 @@ def decoded(answer: Answer, kind: type[T]) -> T:
         if answer.fields.get("content-type") == MSGPACK:
             return msgspec.msgpack.decode(answer.body, type=kind)
         return msgspec.json.decode(answer.body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ServerError(f"The answer did not come from zapq: {error}.", status=answer.status) from None
 
 
@@ -114,5 +114,5 @@ def _problem(answer: Answer) -> dict[str, object]:
         return {}
     try:
         return msgspec.json.decode(answer.body, type=dict[str, object])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}

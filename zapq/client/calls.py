@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from math import isfinite
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -17,7 +18,7 @@ from zapq.core.message import OCTETS, Draft, Message, Properties
 from zapq.core.names import check_name
 from zapq.core.settlement import Settlement
 from zapq.core.stats import State
-from zapq.errors import ServerError, ZapqError
+from zapq.errors import InvalidParameter, ServerError, ZapqError
 from zapq.limits import SNAPSHOT_TIMEOUT
 
 T = TypeVar("T")
@@ -39,6 +40,8 @@ class Call(NamedTuple, Generic[T]):
     """The seconds the server may take for it beside those for any request."""
     repeatable: bool = True
     """Whether it does no harm if the server acts on it twice."""
+    keyed: bool = False
+    """Whether that is so by an Idempotency-Key, which the server forgets after a while."""
 
 
 class _Batch(msgspec.Struct):
@@ -122,10 +125,10 @@ class Calls:
         if durability is not None:
             values["durability"] = durability
         if wait:
-            values["wait"] = _seconds(wait)
+            values["wait"] = _waiting(wait)
         fields = _keyed(key, headers, {} if content_type == OCTETS else {"Content-Type": content_type})
         data = self._request("POST", f"/queues/{_checked_name(queue)}/messages", values, fields, body)
-        return Call(data, _stored, wait)
+        return Call(data, _stored, wait, keyed=True)
 
     def put_many(
         self,
@@ -141,11 +144,14 @@ class Calls:
         if durability is not None:
             values["durability"] = durability
         if wait:
-            values["wait"] = _seconds(wait)
-        body = msgspec.msgpack.encode(messages)
+            values["wait"] = _waiting(wait)
+        try:
+            body = msgspec.msgpack.encode(messages)
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+            raise InvalidParameter(f"The messages cannot be sent: {error}.", parameter="messages") from error
         fields = _keyed(key, headers, _MSGPACK_SENT)
         data = self._request("POST", f"/queues/{_checked_name(queue)}/messages/batch", values, fields, body)
-        return Call(data, _stored_many, wait)
+        return Call(data, partial(_stored_many, len(messages)), wait, keyed=True)
 
     def dequeue(self, queue: str, *, wait: float) -> Call[Message | None]:
         values = {"ack": "auto"} | _taking(wait, None)
@@ -278,7 +284,7 @@ def _keyed(key: str | None, headers: Mapping[str, str] | None, fields: Mapping[s
 def _taking(wait: float, visibility: float | None) -> dict[str, str]:
     values = {}
     if wait:
-        values["wait"] = _seconds(wait)
+        values["wait"] = _waiting(wait)
     if visibility is not None:
         values["visibility"] = _seconds(visibility)
     return values
@@ -290,7 +296,16 @@ def _receipt(lease: Lease) -> str:
 
 def _seconds(value: float) -> str:
     """Return seconds as the server reads them: decimal, never in powers of ten."""
+    if not isfinite(value):
+        raise InvalidParameter(f"{value} is no number of seconds.")
     return f"{value:.3f}"
+
+
+def _waiting(wait: float) -> str:
+    """Return how long a request may take; raises `InvalidParameter` for less than nothing."""
+    if wait < 0:
+        raise InvalidParameter("wait must be 0 or more.", parameter="wait")
+    return _seconds(wait)
 
 
 def _nothing(answer: Answer) -> None:
@@ -311,8 +326,12 @@ def _stored(answer: Answer) -> Stored:
     )
 
 
-def _stored_many(answer: Answer) -> StoredMany:
+def _stored_many(count: int, answer: Answer) -> StoredMany:
     batch, fields = decoded(answer, _Batch), answer.fields
+    if batch.count != count or len(batch.ids) not in {0, count}:
+        raise ServerError(
+            "The answer did not come from zapq: it tells of too few messages or too many.", status=answer.status
+        )
     return StoredMany(
         batch.ids or range(batch.first_id, batch.first_id + batch.count),
         [how(each) for each in batch.unique],

@@ -63,20 +63,21 @@ class Client(Verbs):
         return producer.open_producer(self._talk, self._calls, queue, batcher)
 
     def consume(
-        self, queue: str, *, concurrency: int = 8, visibility: float = 30.0, wait: float = 20.0
+        self, queue: str, *, concurrency: int = 8, prefetch: int = 0, visibility: float = 30.0, wait: float = 20.0
     ) -> AbstractAsyncContextManager[Consumer]:
         """Open a consumer: `async with client.consume("emails") as leases:`, then `async for lease in leases:`.
 
-        It holds up to `concurrency` messages that are not settled, fetches them by long polls of `wait` seconds,
-        and extends each at a third of its `visibility` (seconds) until it is settled. `async with lease:`
-        acknowledges the message at the end of its block, and releases it if the block raises or is cancelled.
+        It holds up to `concurrency` messages that are not settled, and `prefetch` more. It fetches as many as
+        there is room for by one long poll of `wait` seconds, extends each at a third of its `visibility` (seconds)
+        until it is settled, and sends what settles them together, within 5 ms. `async with lease:` acknowledges
+        the message at the end of its block, and releases it if the block raises or is cancelled.
         Messages not settled when the consumer's own block ends are released, within 5 s. It waits for a queue that
         is not there, and for a server that is away, busy or draining; an error that does not pass, such as a wrong
         parameter, cancels the block and is raised.
         """
         from zapq.client import consumer
 
-        return consumer.open_consumer(self, queue, concurrency, visibility, wait)
+        return consumer.open_consumer(self, queue, concurrency, prefetch, visibility, wait)
 
     async def consume_with(
         self,
@@ -84,10 +85,11 @@ class Client(Verbs):
         handler: Callable[[HeldLease], Awaitable[object]],
         *,
         concurrency: int = 8,
+        prefetch: int = 0,
         visibility: float = 30.0,
         wait: float = 20.0,
     ) -> None:
-        """Run `handler` for every message, up to `concurrency` at once, until cancelled.
+        """Run `handler` for every message, up to `concurrency` at once, until cancelled; `prefetch` more are held.
 
         When it returns, the message is acknowledged; when it raises an `Exception`, the message is released and
         the error logged. A handler whose lease is lost is cancelled. If cancelled, every handler is, and every
@@ -95,7 +97,7 @@ class Client(Verbs):
         """
         from zapq.client import consumer
 
-        await consumer.consume_with(self, queue, handler, concurrency, visibility, wait)
+        await consumer.consume_with(self, queue, handler, concurrency, prefetch, visibility, wait)
 
 
 @asynccontextmanager

@@ -1,40 +1,43 @@
-"""Consuming: leases that are fetched ahead, kept while a handler works on them, and settled at its end.
+"""Consuming: leases that are fetched ahead, kept while handlers work on them, and settled at their end.
 
-Each of a consumer's slots holds one message at a time: it fetches it, offers it to the task that iterates, and
-extends its lease until it is settled. So as many messages are held as there are slots, and no slot knows of the
-others.
+Three tasks do it for all leases of a consumer. One asks for as many messages as there is room for; one extends the
+leases that need it, and finds those that are lost; and a settler sends what is said of leases, many at a time.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Protocol
 
 import anyio
+import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from zapq.client.grouping import ungrouped
 from zapq.client.lease import Lease
 from zapq.client.retry import Retry, passes
-from zapq.errors import QueueNotFound, ReceiptExpired, ZapqError
-from zapq.limits import EXTENSIONS, NO_QUEUE_PAUSE, SETTLE_SECONDS
+from zapq.client.settling import Settler, Settles, Told
+from zapq.core.settlement import Settlement
+from zapq.errors import InvalidParameter, QueueNotFound, ReceiptExpired, ZapqError
+from zapq.limits import EXTENSIONS, MAX_BATCH, MAX_DELAY, NO_QUEUE_PAUSE, SETTLE_SECONDS
 
 log = logging.getLogger("zapq.client")
 
 
-class Leases(Protocol):
+class Leases(Settles, Protocol):
     """What a consumer uses of a client. See `Client`, whose verbs these are."""
 
     @property
     def retry(self) -> Retry: ...
-    async def receive(self, queue: str, *, wait: float = 0.0, visibility: float | None = None) -> Lease | None: ...
-    async def ack(self, lease: Lease) -> None: ...
-    async def release(self, lease: Lease, *, delay: float = 0.0) -> None: ...
-    async def extend(self, lease: Lease, *, visibility: float | None = None) -> None: ...
+    async def receive_many(
+        self, queue: str, limit: int = MAX_BATCH, *, wait: float = 0.0, visibility: float | None = None
+    ) -> list[Lease]: ...
 
 
 class HeldLease:
@@ -45,17 +48,23 @@ class HeldLease:
     deleted, the block is cancelled and `ReceiptExpired` raised: another consumer has the message, or will have it.
     """
 
-    def __init__(self, client: Leases, lease: Lease) -> None:
+    __slots__ = ("_consumer", "again", "block", "deadline", "failures", "handed", "lease", "lost", "settling")
+
+    def __init__(self, consumer: Consumer, lease: Lease) -> None:
         self.lease = lease
         self.lost = False
         """Whether the lease ended before it was settled."""
-        self.settling = anyio.Event()
-        """Set when a task begins to settle it: then it needs no more extending."""
-        self.over = anyio.Event()
-        """Set when nothing more will happen to it here."""
-        self._client = client
-        self._block = anyio.CancelScope()
-        self._handling = self._handled()
+        self.settling = False
+        """Whether it is being settled, or is: then it needs no more extending."""
+        self.handed = False
+        """Whether a task has it."""
+        self.block: anyio.CancelScope | None = None
+        """What is cancelled when it is lost."""
+        self.again = self.deadline = math.inf
+        """When it is to be extended, and when it is over if it was not."""
+        self.failures = 0
+        """How often extending it has failed in a row."""
+        self._consumer = consumer
 
     @property
     def id(self) -> int:
@@ -105,75 +114,77 @@ class HeldLease:
     async def ack(self) -> None:
         """Let the message go for good: it was dealt with.
 
-        Raises `ReceiptExpired` if the lease is over, and the errors of `Client.ack`; then the message comes back.
-        If cancelled, it goes on for up to 5 s: the work that is done should not be done again.
+        Raises `ReceiptExpired` if the lease is over, and the errors of `Client.settle`; then the message comes
+        back. If cancelled, it is still acknowledged: the work that is done should not be done again.
         """
-        self._settle()
-        try:
-            await self._client.ack(self.lease)
-        except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(SETTLE_SECONDS, shield=True), suppress(ZapqError):
-                await self._client.ack(self.lease)
-            raise
-        finally:
-            self.over.set()
+        await self._settle(Settlement(receipt=self.lease.receipt))
 
     async def release(self, *, delay: float = 0.0) -> None:
         """Give the message back, at its original place, at once or after `delay` seconds (up to a year).
 
-        Raises `ReceiptExpired` if the lease is over, and the errors of `Client.release`; then, as when cancelled,
-        the message comes back when its visibility is over.
+        Raises `ReceiptExpired` if the lease is over, and the errors of `Client.settle`; then the message comes
+        back when its visibility is over. If cancelled, it is still released.
         """
-        self._settle()
-        try:
-            await self._client.release(self.lease, delay=delay)
-        finally:
-            self.over.set()
+        # A batch with one that is wrong is refused as a whole.
+        if not 0 <= delay <= MAX_DELAY:
+            raise InvalidParameter(f"delay must be 0 to {MAX_DELAY:.0f} seconds.", parameter="delay")
+        await self._settle(Settlement(receipt=self.lease.receipt, action="release", delay=delay))
 
-    async def end(self) -> None:
-        """Release the message if it is not settled, within 5 s; the block that works on it is cancelled."""
-        if self.settling.is_set() or self.lost:
-            self.over.set()
-            return
-        self.lose()
-        with anyio.move_on_after(SETTLE_SECONDS, shield=True):
-            try:
-                await self._client.release(self.lease)
-            except ZapqError as error:
-                log.warning("message %d of %s was not released: %s", self.id, self.queue, error.detail)
-        self.over.set()
+    def finish(self) -> None:
+        """Have the message acknowledged, unless it is settled or lost, without waiting for it."""
+        if not (self.settling or self.lost):
+            settlement = Settlement(receipt=self.lease.receipt)
+            self._consumer.settle(self, settlement, partial(self._told, "acknowledged"))
 
-    def lose(self) -> None:
-        """Take note that the lease is over, unless it is being settled, and cancel the block that works on it."""
-        if not self.settling.is_set():
-            self.lost = True
-            self._block.cancel()
+    def give_back(self) -> None:
+        """Have the message released, unless it is settled or lost, without waiting for it."""
+        if not (self.settling or self.lost):
+            settlement = Settlement(receipt=self.lease.receipt, action="release")
+            self._consumer.settle(self, settlement, partial(self._told, "released"))
 
-    def __aenter__(self) -> Awaitable[HeldLease]:
-        return self._handling.__aenter__()
+    async def __aenter__(self) -> HeldLease:
+        self.block = anyio.CancelScope()
+        self.block.__enter__()
+        if self.lost:
+            self.block.cancel()
+        return self
 
-    def __aexit__(
+    async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> Awaitable[bool | None]:
-        return self._handling.__aexit__(kind, error, traceback)
-
-    @asynccontextmanager
-    async def _handled(self) -> AsyncGenerator[HeldLease, None]:
+    ) -> None:
+        block, self.block = self.block, None
+        assert block is not None, "it was entered"
         try:
-            with self._block:
-                yield self
+            caught = block.__exit__(kind, error, traceback)
         except BaseException:
-            with anyio.move_on_after(SETTLE_SECONDS, shield=True):
-                await self.end()
+            self.give_back()
             raise
-        if not self.settling.is_set():
+        if error is not None and not caught:
+            self.give_back()
+        elif self.lost or not self.settling:
             await self.ack()
 
-    def _settle(self) -> None:
-        if self.lost:
-            self.over.set()
+    async def _settle(self, settlement: Settlement) -> None:
+        if self.lost or self._consumer.closed:
             raise ReceiptExpired(queue=self.queue, message_id=self.id)
-        self.settling.set()
+        done = anyio.Event()
+        refusals: list[ZapqError] = []
+
+        def told(error: ZapqError | None) -> None:
+            if error is not None:
+                refusals.append(error)
+            self._consumer.forget(self)
+            done.set()
+
+        self._consumer.settle(self, settlement, told)
+        await done.wait()
+        if refusals:
+            raise refusals[0].anew()
+
+    def _told(self, done: str, error: ZapqError | None) -> None:
+        if error is not None:
+            log.warning("message %d of %s was not %s: %s", self.id, self.queue, done, error.detail)
+        self._consumer.forget(self)
 
 
 class Consumer:
@@ -182,128 +193,242 @@ class Consumer:
     Made by `Client.consume`, never by hand.
     """
 
-    def __init__(self, client: Leases, queue: str, concurrency: int, visibility: float, wait: float) -> None:
+    def __init__(
+        self, client: Leases, queue: str, concurrency: int, prefetch: int, visibility: float, wait: float
+    ) -> None:
+        if concurrency < 1 or prefetch < 0:
+            raise InvalidParameter(
+                "concurrency must be 1 or more, and prefetch 0 or more.", parameter="concurrency"
+            )
+        if not visibility > 0:
+            raise InvalidParameter("visibility must be more than 0.", parameter="visibility")
+        self.closed = False
         self._client = client
         self._queue = queue
         self._visibility = visibility
         self._wait = wait
-        self._scopes = [anyio.CancelScope() for _ in range(concurrency)]
-        self._failed = False
-        # Never holds more than there are slots.
-        self._offer, self._offered = anyio.create_memory_object_stream[HeldLease](math.inf)
+        self._limit = concurrency + prefetch
+        self._settler = Settler(client, queue)
+        self._held: dict[HeldLease, None] = {}
+        """Those that are neither settled nor lost, in the order in which they came."""
+        self._ready: deque[HeldLease] = deque()
+        """Those of them that no task has yet."""
+        self._idle: deque[anyio.Event] = deque()
+        """Has an event for each task that waits for a message."""
+        self._busy = 0
+        """How many leases tasks have that are neither being settled nor lost."""
+        self._room: anyio.Event | None = None
+        """Set when there is room for more, if that is waited for."""
+        self._empty = anyio.Event()
+        """Set, once the consumer ends, when nothing is held."""
+        self._failed = anyio.Event()
+        """Set when extending a lease has failed: it is to be tried again soon."""
+        self._fetching, self._serving = anyio.CancelScope(), anyio.CancelScope(shield=True)
+        self._fetched = anyio.Event()
+        """Set when no more messages will come."""
 
     def __aiter__(self) -> Consumer:
         return self
 
     async def __anext__(self) -> HeldLease:
+        await anyio.lowlevel.checkpoint()
+        return await self.take()
+
+    async def take(self) -> HeldLease:
+        """Return the next message, of those that are here without a checkpoint; if cancelled, none is taken."""
         while True:
-            try:
-                held = await self._offered.receive()
-            except (anyio.EndOfStream, anyio.ClosedResourceError):
-                raise StopAsyncIteration from None
-            if not held.lost:
+            if self._ready:
+                held = self._ready.popleft()
+                held.handed = True
+                self._busy += 1
+                self._make_room()
                 return held
-            held.over.set()
+            if self.closed:
+                raise StopAsyncIteration
+            turn = anyio.Event()
+            self._idle.append(turn)
+            try:
+                await turn.wait()
+            except BaseException:
+                if turn.is_set():
+                    self._wake(1)
+                else:
+                    self._idle.remove(turn)
+                raise
+
+    def settle(self, held: HeldLease, settlement: Settlement, told: Told) -> None:
+        """Have a lease settled; `told` hears what became of it, and calls `forget`."""
+        if not held.settling:
+            held.settling = True
+            self._busy -= held.handed
+        self._settler.add(settlement, told)
+        # Nothing that could go with it is under way.
+        if not self._busy:
+            self._settler.hurry()
+
+    def forget(self, held: HeldLease) -> None:
+        """Hold a lease no longer."""
+        if self._held.pop(held, held) is None:
+            self._make_room()
+            if not self._held:
+                self._empty.set()
+
+    def lose(self, held: HeldLease) -> None:
+        """Take note that a lease is over, and cancel the block that works on it."""
+        held.lost = True
+        if held.handed:
+            self._busy -= 1
+        else:
+            self._ready.remove(held)
+        if held.block is not None:
+            log.warning("the lease of message %d of %s is lost", held.id, held.queue)
+            held.block.cancel()
+        self.forget(held)
 
     def start(self, group: TaskGroup) -> None:
         """Begin to fetch messages; the tasks of `group` do it until `stop`."""
-        for scope in self._scopes:
-            group.start_soon(self._run_slot, scope)
+        group.start_soon(self._fetch)
+        group.start_soon(self._serve)
 
-    def stop(self) -> None:
-        """Fetch nothing more, and release the messages that are not settled."""
-        for scope in self._scopes:
-            scope.cancel()
+    async def stop(self) -> None:
+        """Fetch nothing more, and release the messages that are not settled, within 5 s."""
+        self._fetching.cancel()
+        try:
+            with anyio.move_on_after(SETTLE_SECONDS, shield=True):
+                await self._fetched.wait()
+                self._ready.clear()
+                for held in list(self._held):
+                    if not held.settling:
+                        self._abandon(held)
+                self._settler.hurry()
+                if self._held:
+                    self._empty = anyio.Event()
+                    await self._empty.wait()
+        finally:
+            # Also if asyncio cancels us once more, which no shield keeps off.
+            self.closed = True
+            self._serving.cancel()
+            self._settler.give_up()
+            self._wake(len(self._idle))
 
-    def close(self) -> None:
-        """Let tasks that still wait for a message know that none will come."""
-        self._offer.close()
-        self._offered.close()
+    def _abandon(self, held: HeldLease) -> None:
+        """Release a message; the block that works on it is cancelled."""
+        held.give_back()
+        held.lost = True
+        if held.block is not None:
+            held.block.cancel()
 
-    async def _run_slot(self, scope: anyio.CancelScope) -> None:
-        with scope:
-            while True:
-                try:
-                    held = HeldLease(self._client, await self._receive())
-                except ZapqError:
-                    # Every slot is refused the same; once is enough.
-                    if self._failed:
-                        return
-                    self._failed = True
-                    raise
-                self._offer.send_nowait(held)
-                # The task that works on it may be cancelled with us, and settle it in a while: until then we keep
-                # it.
-                scope.shield = True
-                try:
-                    await self._keep(held)
-                    await held.over.wait()
-                finally:
-                    with anyio.move_on_after(SETTLE_SECONDS, shield=True):
-                        await held.end()
-                scope.shield = False
+    async def _serve(self) -> None:
+        # Blocks may go on while they are cancelled: until they end, their leases are kept.
+        with self._serving:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._keep)
+                group.start_soon(self._settler.run)
 
-    async def _receive(self) -> Lease:
-        """Wait for a message for as long as it takes, through everything that passes."""
+    async def _fetch(self) -> None:
+        """Ask for as many messages as there is room for, through everything that passes."""
         failures = 0
-        while True:
-            try:
-                lease = await self._client.receive(self._queue, wait=self._wait, visibility=self._visibility)
-            except QueueNotFound:
-                # It was deleted while we waited.
-                pause = NO_QUEUE_PAUSE
-            except ZapqError as error:
-                if not passes(error):
-                    raise
-                failures += 1
-                pause = self._client.retry.pause(error, failures)
-                log.warning("cannot receive from %s now: %s", self._queue, error.detail)
-            else:
-                if lease is not None:
-                    return lease
-                failures, pause = 0, 0.0
-            await anyio.sleep(pause)
+        try:
+            with self._fetching:
+                while True:
+                    if not self._has_room():
+                        self._room = anyio.Event()
+                        await self._room.wait()
+                        self._room = None
+                    pause = 0.0
+                    try:
+                        limit = min(self._limit - len(self._held), MAX_BATCH)
+                        leases = await self._client.receive_many(
+                            self._queue, limit, wait=self._wait, visibility=self._visibility
+                        )
+                    except QueueNotFound:
+                        # It was deleted while we waited.
+                        pause = NO_QUEUE_PAUSE
+                    except ZapqError as error:
+                        if not passes(error):
+                            raise
+                        failures += 1
+                        pause = self._client.retry.pause(error, failures)
+                        log.warning("cannot receive from %s now: %s", self._queue, error.detail)
+                    else:
+                        failures = 0
+                        self._hold(leases)
+                        if leases:
+                            continue
+                    await anyio.sleep(pause)
+        finally:
+            self._fetched.set()
 
-    async def _keep(self, held: HeldLease) -> None:
-        """Extend a lease until a task begins to settle it, or until it is lost."""
-        failures, now = 0, anyio.current_time()
-        again, deadline = now + self._visibility / EXTENSIONS, now + self._visibility
-        while anyio.current_time() < deadline:
-            with anyio.CancelScope(deadline=min(again, deadline)):
-                await held.settling.wait()
-                return
+    def _hold(self, leases: list[Lease]) -> None:
+        now = anyio.current_time()
+        for lease in leases:
+            held = HeldLease(self, lease)
+            held.again, held.deadline = now + self._visibility / EXTENSIONS, now + self._visibility
+            self._held[held] = None
+            self._ready.append(held)
+        self._wake(len(leases))
+
+    def _wake(self, number: int) -> None:
+        for _ in range(min(number, len(self._idle))):
+            self._idle.popleft().set()
+
+    def _has_room(self) -> bool:
+        # One that is taken from many that are ready is no reason to ask for one more.
+        return len(self._held) < self._limit and len(self._ready) <= self._limit // 2
+
+    def _make_room(self) -> None:
+        if self._room is not None and self._has_room():
+            self._room.set()
+
+    async def _keep(self) -> None:
+        """Extend each lease at a third of its visibility until it is settled, and take note of those lost."""
+        while True:
             now = anyio.current_time()
-            with anyio.CancelScope(deadline=deadline):
-                try:
-                    await self._client.extend(held.lease, visibility=self._visibility)
-                except ZapqError as error:
-                    if not passes(error):
-                        break
-                    failures += 1
-                    again = anyio.current_time() + self._client.retry.pause(error, failures)
-                    log.warning("message %d of %s was not extended: %s", held.id, held.queue, error.detail)
-                else:
-                    failures = 0
-                    again, deadline = now + self._visibility / EXTENSIONS, now + self._visibility
-        held.lose()
+            # What comes meanwhile need not be extended before.
+            next_look = now + self._visibility / EXTENSIONS
+            self._failed = anyio.Event()
+            for held in list(self._held):
+                if held.settling:
+                    continue
+                if held.deadline <= now:
+                    self.lose(held)
+                    continue
+                if held.again <= now:
+                    held.again = math.inf
+                    extension = Settlement(receipt=held.receipt, action="extend", visibility=self._visibility)
+                    self._settler.add(extension, partial(self._extended, held, now))
+                next_look = min(next_look, held.again, held.deadline)
+            with anyio.CancelScope(deadline=next_look):
+                await self._failed.wait()
+
+    def _extended(self, held: HeldLease, since: float, error: ZapqError | None) -> None:
+        if held.settling or held.lost:
+            return
+        if error is None:
+            held.failures = 0
+            held.again, held.deadline = since + self._visibility / EXTENSIONS, since + self._visibility
+        elif passes(error):
+            held.failures += 1
+            held.again = anyio.current_time() + self._client.retry.pause(error, held.failures)
+            log.warning("message %d of %s was not extended: %s", held.id, held.queue, error.detail)
+        else:
+            self.lose(held)
+        self._failed.set()
 
 
 @asynccontextmanager
 async def open_consumer(
-    client: Leases, queue: str, concurrency: int, visibility: float, wait: float
+    client: Leases, queue: str, concurrency: int, prefetch: int, visibility: float, wait: float
 ) -> AsyncGenerator[Consumer, None]:
     """Yield a consumer, see `Client.consume`; when the block ends, its tasks have ended and nothing is held."""
-    consumer = Consumer(client, queue, concurrency, visibility, wait)
-    try:
-        with ungrouped():
-            async with anyio.create_task_group() as group:
-                consumer.start(group)
-                try:
-                    yield consumer
-                finally:
-                    consumer.stop()
-    finally:
-        consumer.close()
+    consumer = Consumer(client, queue, concurrency, prefetch, visibility, wait)
+    with ungrouped():
+        async with anyio.create_task_group() as group:
+            consumer.start(group)
+            try:
+                yield consumer
+            finally:
+                await consumer.stop()
 
 
 async def consume_with(
@@ -311,21 +436,33 @@ async def consume_with(
     queue: str,
     handler: Callable[[HeldLease], Awaitable[object]],
     concurrency: int,
+    prefetch: int,
     visibility: float,
     wait: float,
 ) -> None:
     """Run `handler` for every message until cancelled, see `Client.consume_with`."""
 
-    async def work(leases: Consumer) -> None:
-        async for lease in leases:
-            try:
-                async with lease:
-                    await handler(lease)
-            except Exception:
-                log.exception("the handler of message %d of %s failed", lease.id, lease.queue)
+    async def work() -> None:
+        while True:
+            # A scope for each message would cost more than all else: this one lasts until a lease is lost.
+            with anyio.CancelScope() as scope:
+                while not scope.cancel_called:
+                    lease = await leases.take()
+                    lease.block = scope
+                    try:
+                        await handler(lease)
+                    except Exception:
+                        log.exception("the handler of message %d of %s failed", lease.id, lease.queue)
+                        lease.give_back()
+                    except BaseException:
+                        lease.give_back()
+                        raise
+                    else:
+                        lease.finish()
+                    lease.block = None
 
-    async with open_consumer(client, queue, concurrency, visibility, wait) as leases:
+    async with open_consumer(client, queue, concurrency, prefetch, visibility, wait) as leases:
         with ungrouped():
             async with anyio.create_task_group() as group:
                 for _ in range(concurrency):
-                    group.start_soon(work, leases)
+                    group.start_soon(work)

@@ -80,6 +80,10 @@ def place_of(url: str, verify: ssl.SSLContext | None) -> Place:
         or parts.fragment
     ):
         raise ValueError(f"url {url!r}: give http://host:port, https://host:port or unix:/path")
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ValueError(f"url {url!r}: give http://host:port with a name that can be looked up") from error
     if parts.scheme == "http":
         return Place(parts.netloc, (host, 80 if port is None else port), None, parts.path.rstrip("/"))
     context = ssl.create_default_context() if verify is None else verify

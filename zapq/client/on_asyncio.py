@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import ip_address
 
 from zapq.client.network import Place, is_readable
+from zapq.limits import RECEIVE_BYTES
 
 
 class AsyncioConnection(asyncio.Protocol):
@@ -20,6 +22,8 @@ class AsyncioConnection(asyncio.Protocol):
         self._error: OSError | None = None
         self._full = False
         """Whether the transport wants nothing more for now."""
+        self._paused = False
+        """Whether the transport reads nothing for now."""
         self._waiter: asyncio.Future[None] | None = None
         """Of the one task that uses the connection; woken by whatever happens to it."""
 
@@ -41,6 +45,9 @@ class AsyncioConnection(asyncio.Protocol):
                 return b""
             await self._wait(timeout, "it took too long")
         data, self._data = self._data, b""
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
         return data
 
     def is_stale(self) -> bool:
@@ -88,6 +95,10 @@ class AsyncioConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Keep what came."""
         self._data = self._data + data if self._data else data
+        if self._waiter is None and len(self._data) > RECEIVE_BYTES and self._transport is not None:
+            # Nobody fetches it, maybe nobody asked for it: the rest stays with the system.
+            self._paused = True
+            self._transport.pause_reading()
         self._wake()
 
     def eof_received(self) -> None:
@@ -137,7 +148,8 @@ class AsyncioNetwork:
                     port,
                     ssl=place.tls,
                     server_hostname=name,
-                    happy_eyeballs_delay=0.25,
+                    # Of several addresses at once, asyncio can lose a socket if it is cancelled.
+                    happy_eyeballs_delay=None if _is_address(host) else 0.25,
                 )
         return connection
 
@@ -156,3 +168,11 @@ class AsyncioNetwork:
 def _end(waiter: asyncio.Future[None], late: str) -> None:
     if not waiter.done():
         waiter.set_exception(TimeoutError(late))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import trio
 
 from zapq.client.network import Place, is_readable
@@ -16,6 +18,8 @@ class TrioConnection:
     ) -> None:
         self._stream = stream
         self._socket = socket
+        # What came in one piece with the last answer waits here, where the socket no longer shows it.
+        self._incoming: ssl.MemoryBIO | None = stream._incoming if isinstance(stream, trio.SSLStream) else None
 
     async def send(self, data: bytes, timeout: float) -> None:
         """See `Connection`."""
@@ -39,6 +43,8 @@ class TrioConnection:
 
     def is_stale(self) -> bool:
         """See `Connection`."""
+        if self._incoming is not None and self._incoming.pending:
+            return True
         return is_readable(self._socket.fileno())
 
     def close(self) -> None:

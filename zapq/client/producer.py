@@ -58,9 +58,10 @@ class Producer:
 
     @property
     def unsent(self) -> list[bytes | Draft]:
-        """The messages of which it is not known that they are stored: when the block was left early, those lost.
+        """The messages not sent, and those on their way: when the block was left early, those that are lost.
 
-        Those of a batch that was on its way may be stored. Messages without terms of their own are bytes.
+        Those of a batch that was on its way may be stored. Those whose batch failed are not among them: `send` or
+        `Sent.wait` raises for each. Messages without terms of their own are bytes.
         """
         return self._batcher.unsent()
 

@@ -19,6 +19,11 @@ def passes(error: ZapqError) -> bool:
     return error.status in _PASSING
 
 
+def nothing_done(error: ZapqError) -> bool:
+    """Whether the server has not acted on the request."""
+    return error.status in _NOTHING_DONE
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How often a request is sent, and how long the pauses between are."""
@@ -32,7 +37,7 @@ class Retry:
 
         `repeatable` says that it does no harm if the server has acted on it before.
         """
-        return failures < self.attempts and (error.status in _NOTHING_DONE or (repeatable and passes(error)))
+        return failures < self.attempts and (nothing_done(error) or (repeatable and passes(error)))
 
     def pause(self, error: ZapqError, failures: int) -> float:
         """Return the seconds to pause after `failures` failures, the last being `error`.

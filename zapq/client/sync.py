@@ -24,6 +24,8 @@ from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, MAX_BATCH, PRODUCER_BAT
 if TYPE_CHECKING:
     from zapq.client.sync_producer import Producer
 
+__all__ = ["Client", "open_client"]
+
 
 class Client(Verbs):
     """The queues of a server elsewhere. Made by `open_client`, never by hand.

@@ -53,13 +53,16 @@ class Producer:
         self._stored: threading.Event | None = None
         self._sending: threading.Event | None = None
         self._untold: ZapqError | None = None
+        self._failed: BaseException | None = None
+        """What ended the thread before its time."""
         self._closed = False
 
     @property
     def unsent(self) -> list[bytes | Draft]:
-        """The messages of which it is not known that they are stored: when the block was left early, those lost.
+        """The messages not sent, and those on their way: when the block was left early, those that are lost.
 
-        Those of a batch that was on its way may be stored. Messages without terms of their own are bytes.
+        Those of a batch that was on its way may be stored. Those whose batch failed are not among them: `send` or
+        `Sent.wait` raises for each. Messages without terms of their own are bytes.
         """
         with self._lock:
             return self._batcher.unsent()
@@ -122,12 +125,21 @@ class Producer:
         if last is not None:
             last.wait()
         with self._lock:
-            error, self._untold = self._untold, None
+            error, self._untold = self._failed or self._untold, None
         if error is not None:
             raise error
 
     def run(self) -> None:
-        """Send batches until closed."""
+        """Send batches until closed. An error that is none of zapq's ends it, and is raised by `flush`."""
+        try:
+            self._send_batches()
+        except BaseException as error:
+            with self._lock:
+                self._failed = error
+            self.close()
+            self.give_up()
+
+    def _send_batches(self) -> None:
         while True:
             with self._lock:
                 while (due := self._batcher.due()) is None or due > time.monotonic():
@@ -159,12 +171,13 @@ class Producer:
         """Say of what was not sent that it will not be."""
         with self._lock:
             self._batcher.give_up()
-            if self._stored is not None:
-                self._stored.set()
+            for event in (self._sending, self._stored):
+                if event is not None:
+                    event.set()
 
     def _add(self, message: bytes | Draft, *, told: bool) -> Sent | None:
         if self._closed:
-            raise RuntimeError("the producer is closed")
+            raise RuntimeError("the producer is closed") from self._failed
         added = self._batcher.add(message, time.monotonic(), told=told)
         if added is None:
             self._wake.notify()

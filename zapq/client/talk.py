@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import suppress
+from math import inf
 from typing import TypeVar
 
 from zapq.client.answers import error_of
 from zapq.client.calls import Call
 from zapq.client.network import Connection, Network, Place
-from zapq.client.retry import Retry
+from zapq.client.retry import Retry, nothing_done
 from zapq.client.wire import Answer, Reader, Strange
 from zapq.errors import NoAnswer, Unreachable, ZapqError
-from zapq.limits import IDLE_CONNECTION_SECONDS, IDLE_CONNECTIONS
+from zapq.limits import IDEMPOTENCY_WINDOW, IDLE_CONNECTION_SECONDS, IDLE_CONNECTIONS
 
 T = TypeVar("T")
 
@@ -23,9 +25,12 @@ class Pool:
     def __init__(self) -> None:
         self._idle: list[tuple[Connection, float]] = []
         self._closed = False
+        self._process = os.getpid()
 
     def take(self) -> Connection | None:
         """Return a connection on which the other side has said nothing since; None if there is none."""
+        if self._process != os.getpid():
+            self._leave_to_parent()
         while True:
             try:
                 connection, _ = self._idle.pop()
@@ -37,19 +42,26 @@ class Pool:
 
     def give(self, connection: Connection) -> None:
         """Keep a connection, and close those that are too many or too old."""
-        if self._closed:
-            connection.close()
-            return
         now = time.monotonic()
         self._idle.append((connection, now))
         with suppress(IndexError):  # another thread may take one at any moment
             if len(self._idle) > IDLE_CONNECTIONS or self._idle[0][1] < now - IDLE_CONNECTION_SECONDS:
                 oldest, _ = self._idle.pop(0)
                 oldest.close()
+        if self._closed:  # asked last: another thread may close the pool at any moment
+            self._close_idle()
 
     def close(self) -> None:
         """Close all of them, and from now on those that are given."""
         self._closed = True
+        self._close_idle()
+
+    def _leave_to_parent(self) -> None:
+        """Close what a fork has copied: on one connection, two processes would get each other's answers."""
+        self._process = os.getpid()
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         with suppress(IndexError):
             while True:
                 self._idle.pop()[0].close()
@@ -71,7 +83,9 @@ class Talk:
         If cancelled, the connection is closed, and the request may have taken effect.
         """
         failures = 0
+        forgotten = inf
         while True:
+            began = time.monotonic()
             try:
                 answer = await self._attempt(call)
                 if 200 <= answer.status < 300:
@@ -82,6 +96,11 @@ class Talk:
                 if not self.retry.allows(error, failures, repeatable=call.repeatable):
                     raise
                 pause = self.retry.pause(error, failures)
+                if call.keyed and not nothing_done(error):
+                    forgotten = min(forgotten, began + IDEMPOTENCY_WINDOW)
+                if time.monotonic() + pause >= forgotten:
+                    # Its key may be unknown by then: sent again, it could be stored twice.
+                    raise
             await self._network.sleep(pause)
 
     async def close(self) -> None:

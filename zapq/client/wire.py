@@ -75,7 +75,10 @@ class Writer:
         """Return a request; raises `InvalidParameter` for a value that cannot stand in a head."""
         head = f"{method} {self._prefix}{path}"
         if values:
-            head += "?" + urlencode(values)
+            try:
+                head += "?" + urlencode(values)
+            except UnicodeEncodeError as error:
+                raise InvalidParameter(f"The request cannot be sent: {error}.") from error
         head += self._always
         if fields:
             for name, value in fields.items():
@@ -218,5 +221,18 @@ class Reader:
         answer = self._answer
         assert answer is not None, "h11 gives the head first"
         answer.body = b"".join(self._pieces)
-        answer.reusable = bool(data) and connection.their_state is h11.DONE and not connection.trailing_data[0]
+        answer.reusable = (
+            bool(data)
+            and connection.their_state is h11.DONE
+            and not connection.trailing_data[0]
+            and _ends_surely(answer)
+        )
         return answer
+
+
+def _ends_surely(answer: Answer) -> bool:
+    """Whether nobody can read its end elsewhere: else the rest could come later, and pass for the next answer."""
+    fields = answer.fields
+    if answer.status in {204, 304}:
+        return fields.get("content-length", "0") == "0"
+    return not ("content-length" in fields and "transfer-encoding" in fields)

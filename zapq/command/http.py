@@ -114,6 +114,10 @@ class Connection:
         `values` are its parameters, `timeout` the seconds each step may take. The token in the environment
         (ZAPQ_TOKEN), if there is one, goes with it.
         """
+        for field in self._credentials.values():
+            # The library would tell all of it in its error.
+            if not re.fullmatch(r"[\x21-\x7e]+(?: +[\x21-\x7e]+)*", field):
+                raise Failed(f"{TOKEN_VARIABLE} must be visible ASCII characters, with spaces only between them.")
         target = f"{self._prefix}{path}" + (f"?{urlencode(values)}" if values else "")
         used = self._http.sock is not None
         try:

@@ -250,7 +250,8 @@ class Compose:
 
     @staticmethod
     def _entrypoint(service: Mapping[str, Any]) -> list[str]:
-        [line] = re.findall(r"^ENTRYPOINT (.*)$", service["build"]["dockerfile_inline"], re.MULTILINE)
+        recipe = FILE.parent / service["build"]["context"] / service["build"]["dockerfile"]
+        [line] = re.findall(r"^ENTRYPOINT (.*)$", recipe.read_text(), re.MULTILINE)
         entrypoint: list[str] = yaml.safe_load(line)
         return entrypoint
 

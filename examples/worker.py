@@ -1,0 +1,34 @@
+"""A worker that must not lose a message: each is done at least once, however often the worker is killed.
+
+A message is leased, and acknowledged once the work is done. Work that fails is tried again later, after 2, 4, 8
+and 16 s; when it has failed five times, the message goes to `emails-dead`, until it is sent back.
+
+    python examples/worker.py http://127.0.0.1:8080
+"""
+
+import sys
+
+import trio
+
+import zapq.client
+
+
+async def send_mail(lease: zapq.client.HeldLease) -> None:
+    """Do the work. A worker that is killed right after it does it once more: have it do no harm twice."""
+    try:
+        if lease.body == b"broken":
+            raise ConnectionError("the mail server is away")
+        print("sent", lease.body.decode(), flush=True)
+    except ConnectionError:
+        await lease.release(delay=2**lease.receive_count)
+
+
+async def main(url: str) -> None:
+    """Work until it is stopped: eight messages at once, leased for 30 s and extended while in work."""
+    async with zapq.client.open_client(url) as client:
+        await client.change_settings("emails", {"max_receives": 5, "dead_letter": "emails-dead"})
+        await client.consume_with("emails", send_mail, concurrency=8, visibility=30)
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1])

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 from math import inf
 from sys import getsizeof
+from typing import Any
+from unittest.mock import patch
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from zapq.core.deadlines import Deadlines, smallest
 
-NUMBERS = st.integers(0, 9)
 TIMES = st.sampled_from([1.0, 2.0, 3.0, 4.0, inf])
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("put"), NUMBERS, TIMES),
-        st.tuples(st.just("pop"), NUMBERS, st.just(0.0)),
-        st.tuples(st.just("due"), NUMBERS, TIMES),
-        st.tuples(st.just("pop first"), NUMBERS, st.just(0.0)),
-    ),
-    max_size=60,
-)
+
+
+def steps_with(numbers: st.SearchStrategy[int]) -> st.SearchStrategy[list[tuple[str, int, float]]]:
+    return st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), numbers, TIMES),
+            st.tuples(st.just("pop"), numbers, st.just(0.0)),
+            st.tuples(st.just("due"), numbers, TIMES),
+            st.tuples(st.just("pop first"), numbers, st.just(0.0)),
+        ),
+        max_size=60,
+    )
+
+
+STEPS = steps_with(st.integers(0, 9))
+CLOSE = steps_with(st.integers(0, 2))
+"""With few numbers, of which most are there already."""
 
 
 @given(STEPS)
@@ -59,6 +68,14 @@ def test_it_agrees_with_a_dictionary(steps: list[tuple[str, int, float]]) -> Non
         for each in range(10):
             assert (each in deadlines) == (each in model)
             assert deadlines.entry(each) == ((model[each], f"value {each}") if each in model else None)
+
+
+@given(CLOSE)
+@example([("put", 0, 1.0), ("put", 1, 2.0), ("put", 1, 3.0)])
+def test_it_agrees_however_often_it_is_rebuilt(steps: list[tuple[str, int, float]]) -> None:
+    often: dict[str, Any] = {"_WORTH_SHRINKING": 1, "_SPARSE_FACTOR": 1, "_STALE_ALLOWED": 0}
+    with patch.multiple("zapq.core.deadlines", **often):
+        test_it_agrees_with_a_dictionary.hypothesis.inner_test(steps)  # type: ignore[attr-defined]  # hypothesis's
 
 
 def test_entries_that_are_replaced_or_removed_do_not_pile_up() -> None:

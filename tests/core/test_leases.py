@@ -6,11 +6,13 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from math import inf
 from sys import getsizeof
+from typing import Any
+from unittest.mock import patch
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
-from tests.core.test_deadlines import STEPS
+from tests.core.test_deadlines import CLOSE, STEPS
 from zapq.core.deadlines import Entry
 from zapq.core.leases import Lapses, Leases
 from zapq.core.message import Lease, Message
@@ -61,6 +63,14 @@ def test_they_agree_with_a_dictionary(steps: list[tuple[str, int, float]]) -> No
         *model.values()
     }
     assert (len(leases), leases.next()) == (0, inf)
+
+
+@given(CLOSE)
+@example([("put", 0, 1.0), ("put", 1, 2.0), ("put", 1, 3.0)])
+def test_they_agree_however_often_they_are_rebuilt(steps: list[tuple[str, int, float]]) -> None:
+    often: dict[str, Any] = {"_WORTH_SHRINKING": 1, "_SPARSE_FACTOR": 1, "LEASES_INDEXED": 2}
+    with patch.multiple("zapq.core.leases", **often):
+        test_they_agree_with_a_dictionary.hypothesis.inner_test(steps)  # type: ignore[attr-defined]  # hypothesis's
 
 
 def test_one_that_lasts_long_keeps_the_others_in_order() -> None:

@@ -48,21 +48,31 @@ class HeldLease:
     deleted, the block is cancelled and `ReceiptExpired` raised: another consumer has the message, or will have it.
     """
 
-    __slots__ = ("_consumer", "again", "block", "deadline", "failures", "handed", "lease", "lost", "settling")
+    __slots__ = (
+        "_again",
+        "_block",
+        "_consumer",
+        "_deadline",
+        "_failures",
+        "_handed",
+        "_settling",
+        "lease",
+        "lost",
+    )
 
     def __init__(self, consumer: Consumer, lease: Lease) -> None:
         self.lease = lease
         self.lost = False
         """Whether the lease ended before it was settled."""
-        self.settling = False
+        self._settling = False
         """Whether it is being settled, or is: then it needs no more extending."""
-        self.handed = False
+        self._handed = False
         """Whether a task has it."""
-        self.block: anyio.CancelScope | None = None
+        self._block: anyio.CancelScope | None = None
         """What is cancelled when it is lost."""
-        self.again = self.deadline = math.inf
+        self._again = self._deadline = math.inf
         """When it is to be extended, and when it is over if it was not."""
-        self.failures = 0
+        self._failures = 0
         """How often extending it has failed in a row."""
         self._consumer = consumer
 
@@ -130,42 +140,42 @@ class HeldLease:
             raise InvalidParameter(f"delay must be 0 to {MAX_DELAY:.0f} seconds.", parameter="delay")
         await self._settle(Settlement(receipt=self.lease.receipt, action="release", delay=delay))
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Have the message acknowledged, unless it is settled or lost, without waiting for it."""
-        if not (self.settling or self.lost):
+        if not (self._settling or self.lost):
             settlement = Settlement(receipt=self.lease.receipt)
-            self._consumer.settle(self, settlement, partial(self._told, "acknowledged"))
+            self._consumer._settle(self, settlement, partial(self._told, "acknowledged"))
 
-    def give_back(self) -> None:
+    def _give_back(self) -> None:
         """Have the message released, unless it is settled or lost, without waiting for it."""
-        if not (self.settling or self.lost):
+        if not (self._settling or self.lost):
             settlement = Settlement(receipt=self.lease.receipt, action="release")
-            self._consumer.settle(self, settlement, partial(self._told, "released"))
+            self._consumer._settle(self, settlement, partial(self._told, "released"))
 
     async def __aenter__(self) -> HeldLease:
-        self.block = anyio.CancelScope()
-        self.block.__enter__()
+        self._block = anyio.CancelScope()
+        self._block.__enter__()
         if self.lost:
-            self.block.cancel()
+            self._block.cancel()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        block, self.block = self.block, None
+        block, self._block = self._block, None
         assert block is not None, "it was entered"
         try:
             caught = block.__exit__(kind, error, traceback)
         except BaseException:
-            self.give_back()
+            self._give_back()
             raise
         if error is not None and not caught:
-            self.give_back()
-        elif self.lost or not self.settling:
+            self._give_back()
+        elif self.lost or not self._settling:
             await self.ack()
 
     async def _settle(self, settlement: Settlement) -> None:
-        if self.lost or self._consumer.closed:
+        if self.lost or self._consumer._closed:
             raise ReceiptExpired(queue=self.queue, message_id=self.id)
         done = anyio.Event()
         refusals: list[ZapqError] = []
@@ -173,10 +183,10 @@ class HeldLease:
         def told(error: ZapqError | None) -> None:
             if error is not None:
                 refusals.append(error)
-            self._consumer.forget(self)
+            self._consumer._forget(self)
             done.set()
 
-        self._consumer.settle(self, settlement, told)
+        self._consumer._settle(self, settlement, told)
         await done.wait()
         if refusals:
             raise refusals[0].anew()
@@ -184,7 +194,7 @@ class HeldLease:
     def _told(self, done: str, error: ZapqError | None) -> None:
         if error is not None:
             log.warning("message %d of %s was not %s: %s", self.id, self.queue, done, error.detail)
-        self._consumer.forget(self)
+        self._consumer._forget(self)
 
 
 class Consumer:
@@ -202,7 +212,7 @@ class Consumer:
             )
         if not visibility > 0:
             raise InvalidParameter("visibility must be more than 0.", parameter="visibility")
-        self.closed = False
+        self._closed = False
         self._client = client
         self._queue = queue
         self._visibility = visibility
@@ -232,18 +242,18 @@ class Consumer:
 
     async def __anext__(self) -> HeldLease:
         await anyio.lowlevel.checkpoint()
-        return await self.take()
+        return await self._take()
 
-    async def take(self) -> HeldLease:
+    async def _take(self) -> HeldLease:
         """Return the next message, of those that are here without a checkpoint; if cancelled, none is taken."""
         while True:
             if self._ready:
                 held = self._ready.popleft()
-                held.handed = True
+                held._handed = True
                 self._busy += 1
                 self._make_room()
                 return held
-            if self.closed:
+            if self._closed:
                 raise StopAsyncIteration
             turn = anyio.Event()
             self._idle.append(turn)
@@ -256,34 +266,34 @@ class Consumer:
                     self._idle.remove(turn)
                 raise
 
-    def settle(self, held: HeldLease, settlement: Settlement, told: Told) -> None:
-        """Have a lease settled; `told` hears what became of it, and calls `forget`."""
-        if not held.settling:
-            held.settling = True
-            self._busy -= held.handed
+    def _settle(self, held: HeldLease, settlement: Settlement, told: Told) -> None:
+        """Have a lease settled; `told` hears what became of it, and calls `_forget`."""
+        if not held._settling:
+            held._settling = True
+            self._busy -= held._handed
         self._settler.add(settlement, told)
         # Nothing that could go with it is under way.
         if not self._busy:
             self._settler.hurry()
 
-    def forget(self, held: HeldLease) -> None:
+    def _forget(self, held: HeldLease) -> None:
         """Hold a lease no longer."""
         if self._held.pop(held, held) is None:
             self._make_room()
             if not self._held:
                 self._empty.set()
 
-    def lose(self, held: HeldLease) -> None:
+    def _lose(self, held: HeldLease) -> None:
         """Take note that a lease is over, and cancel the block that works on it."""
         held.lost = True
-        if held.handed:
+        if held._handed:
             self._busy -= 1
         else:
             self._ready.remove(held)
-        if held.block is not None:
+        if held._block is not None:
             log.warning("the lease of message %d of %s is lost", held.id, held.queue)
-            held.block.cancel()
-        self.forget(held)
+            held._block.cancel()
+        self._forget(held)
 
     def start(self, group: TaskGroup) -> None:
         """Begin to fetch messages; the tasks of `group` do it until `stop`."""
@@ -298,7 +308,7 @@ class Consumer:
                 await self._fetched.wait()
                 self._ready.clear()
                 for held in list(self._held):
-                    if not held.settling:
+                    if not held._settling:
                         self._abandon(held)
                 self._settler.hurry()
                 if self._held:
@@ -306,17 +316,17 @@ class Consumer:
                     await self._empty.wait()
         finally:
             # Also if asyncio cancels us once more, which no shield keeps off.
-            self.closed = True
+            self._closed = True
             self._serving.cancel()
             self._settler.give_up()
             self._wake(len(self._idle))
 
     def _abandon(self, held: HeldLease) -> None:
         """Release a message; the block that works on it is cancelled."""
-        held.give_back()
+        held._give_back()
         held.lost = True
-        if held.block is not None:
-            held.block.cancel()
+        if held._block is not None:
+            held._block.cancel()
 
     async def _serve(self) -> None:
         # Blocks may go on while they are cancelled: until they end, their leases are kept.
@@ -363,7 +373,7 @@ class Consumer:
         now = anyio.current_time()
         for lease in leases:
             held = HeldLease(self, lease)
-            held.again, held.deadline = now + self._visibility / EXTENSIONS, now + self._visibility
+            held._again, held._deadline = now + self._visibility / EXTENSIONS, now + self._visibility
             self._held[held] = None
             self._ready.append(held)
         self._wake(len(leases))
@@ -388,31 +398,31 @@ class Consumer:
             next_look = now + self._visibility / EXTENSIONS
             self._failed = anyio.Event()
             for held in list(self._held):
-                if held.settling:
+                if held._settling:
                     continue
-                if held.deadline <= now:
-                    self.lose(held)
+                if held._deadline <= now:
+                    self._lose(held)
                     continue
-                if held.again <= now:
-                    held.again = math.inf
+                if held._again <= now:
+                    held._again = math.inf
                     extension = Settlement(receipt=held.receipt, action="extend", visibility=self._visibility)
                     self._settler.add(extension, partial(self._extended, held, now))
-                next_look = min(next_look, held.again, held.deadline)
+                next_look = min(next_look, held._again, held._deadline)
             with anyio.CancelScope(deadline=next_look):
                 await self._failed.wait()
 
     def _extended(self, held: HeldLease, since: float, error: ZapqError | None) -> None:
-        if held.settling or held.lost:
+        if held._settling or held.lost:
             return
         if error is None:
-            held.failures = 0
-            held.again, held.deadline = since + self._visibility / EXTENSIONS, since + self._visibility
+            held._failures = 0
+            held._again, held._deadline = since + self._visibility / EXTENSIONS, since + self._visibility
         elif passes(error):
-            held.failures += 1
-            held.again = anyio.current_time() + self._client.retry.pause(error, held.failures)
+            held._failures += 1
+            held._again = anyio.current_time() + self._client.retry.pause(error, held._failures)
             log.warning("message %d of %s was not extended: %s", held.id, held.queue, error.detail)
         else:
-            self.lose(held)
+            self._lose(held)
         self._failed.set()
 
 
@@ -447,19 +457,19 @@ async def consume_with(
             # A scope for each message would cost more than all else: this one lasts until a lease is lost.
             with anyio.CancelScope() as scope:
                 while not scope.cancel_called:
-                    lease = await leases.take()
-                    lease.block = scope
+                    lease = await leases._take()
+                    lease._block = scope
                     try:
                         await handler(lease)
                     except Exception:
                         log.exception("the handler of message %d of %s failed", lease.id, lease.queue)
-                        lease.give_back()
+                        lease._give_back()
                     except BaseException:
-                        lease.give_back()
+                        lease._give_back()
                         raise
                     else:
-                        lease.finish()
-                    lease.block = None
+                        lease._finish()
+                    lease._block = None
 
     async with open_consumer(client, queue, concurrency, prefetch, visibility, wait) as leases:
         with ungrouped():

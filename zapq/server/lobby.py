@@ -530,11 +530,10 @@ class Lobby:
         # A guest with more requests to answer is ready without sending anything: when it can take the answers.
         self._watch(guest, _READ_OR_WRITE if state is _MORE else _READ)
 
-    def _handoff(self, guest: Guest, received: bytes) -> Handoff:
+    def _handoff(self, guest: Guest, received: bytes, *, in_body: bool = False) -> Handoff:
         """What a task must know, and what it must have, to take `guest` over in the middle of a request."""
         reserved, guest.reserved = guest.reserved, None
-        # One in line has its body, and so had begun before a shutdown as well.
-        in_body = guest.state is _BODY or (guest.state is _MORE and guest.large)
+        in_body = in_body or guest.state is _BODY
         return Handoff(
             received,
             reserved=reserved,
@@ -616,7 +615,9 @@ class Lobby:
                 answers, guest.answers = guest.answers, None
                 self._promote(guest, Handoff(bytes(guest.rest), unsent=answers))
             elif guest.rest:
-                self._promote(guest, self._handoff(guest, bytes(guest.rest)))
+                # One in line for its turn has sent its body, and so had begun before the shutdown.
+                in_line = guest.state is _MORE and guest.large
+                self._promote(guest, self._handoff(guest, bytes(guest.rest), in_body=in_line))
             else:
                 self._close(guest)
         self._newcomers.close()

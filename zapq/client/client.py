@@ -128,7 +128,7 @@ async def open_client(
     try:
         yield Client(Calls(writer), talk)
     finally:
-        await talk.close()
+        await talk.close()  # noqa: ASYNC102 - it waits for nobody
 
 
 def _network() -> Network:

@@ -37,10 +37,10 @@ class Connection(Protocol):
     What fails is an OSError, TimeoutError among them; then, and when cancelled, there is no more use for it.
     """
 
-    async def send(self, data: bytes, timeout: float) -> None:
+    async def send(self, data: bytes, patience: float) -> None:
         """Send all of it."""
 
-    async def receive(self, timeout: float) -> bytes:
+    async def receive(self, patience: float) -> bytes:
         """Return what came, nothing at its end."""
 
     def is_stale(self) -> bool:
@@ -53,7 +53,7 @@ class Connection(Protocol):
 class Network(Protocol):
     """Opens connections."""
 
-    async def connect(self, place: Place, timeout: float) -> Connection:
+    async def connect(self, place: Place, patience: float) -> Connection:
         """Return a connection, with TLS if `place` has it; raises OSError."""
 
     async def sleep(self, seconds: float) -> None:

@@ -27,23 +27,23 @@ class AsyncioConnection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         """Of the one task that uses the connection; woken by whatever happens to it."""
 
-    async def send(self, data: bytes, timeout: float) -> None:
+    async def send(self, data: bytes, patience: float) -> None:
         """See `Connection`."""
         self._check()
         assert self._transport is not None, "it has not ended"
         self._transport.write(data)
         while self._full:
-            await self._wait(timeout, "it took too long to send the request")
+            await self._wait(patience, "it took too long to send the request")
             self._check()
 
-    async def receive(self, timeout: float) -> bytes:
+    async def receive(self, patience: float) -> bytes:
         """See `Connection`."""
         while not self._data:
             if self._error is not None:
                 raise self._error
             if self._ended:
                 return b""
-            await self._wait(timeout, "it took too long")
+            await self._wait(patience, "it took too long")
         data, self._data = self._data, b""
         if self._paused and self._transport is not None:
             self._paused = False
@@ -70,10 +70,10 @@ class AsyncioConnection(asyncio.Protocol):
         if self._ended:
             raise self._error or ConnectionResetError("the server closed the connection")
 
-    async def _wait(self, timeout: float, late: str) -> None:
+    async def _wait(self, patience: float, late: str) -> None:
         """Wait until something happens to the connection."""
         self._waiter = waiter = self._loop.create_future()
-        timer = self._loop.call_later(timeout, _end, waiter, late)
+        timer = self._loop.call_later(patience, _end, waiter, late)
         try:
             await waiter
         finally:
@@ -132,10 +132,10 @@ class AsyncioNetwork:
         self.open: set[AsyncioConnection] = set()
         """Those that are not gone yet."""
 
-    async def connect(self, place: Place, timeout: float) -> AsyncioConnection:
+    async def connect(self, place: Place, patience: float) -> AsyncioConnection:
         """See `Network`."""
         name = place.name if place.tls is not None else None
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(patience):
             if isinstance(place.address, str):
                 _, connection = await self.loop.create_unix_connection(
                     lambda: AsyncioConnection(self), place.address

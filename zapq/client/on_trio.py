@@ -21,20 +21,20 @@ class TrioConnection:
         # What came in one piece with the last answer waits here, where the socket no longer shows it.
         self._incoming: ssl.MemoryBIO | None = stream._incoming if isinstance(stream, trio.SSLStream) else None
 
-    async def send(self, data: bytes, timeout: float) -> None:
+    async def send(self, data: bytes, patience: float) -> None:
         """See `Connection`."""
         try:
-            with trio.fail_after(timeout):
+            with trio.fail_after(patience):
                 await self._stream.send_all(data)
         except trio.TooSlowError:
             raise TimeoutError("it took too long to send the request") from None
         except trio.BrokenResourceError as error:
             raise broken(error) from error
 
-    async def receive(self, timeout: float) -> bytes:
+    async def receive(self, patience: float) -> bytes:
         """See `Connection`."""
         try:
-            with trio.fail_after(timeout):
+            with trio.fail_after(patience):
                 return bytes(await self._stream.receive_some(RECEIVE_BYTES))
         except trio.TooSlowError:
             raise TimeoutError("it took too long") from None
@@ -55,10 +55,10 @@ class TrioConnection:
 class TrioNetwork:
     """Opens connections in a Trio program."""
 
-    async def connect(self, place: Place, timeout: float) -> TrioConnection:
+    async def connect(self, place: Place, patience: float) -> TrioConnection:
         """See `Network`."""
         try:
-            with trio.fail_after(timeout):
+            with trio.fail_after(patience):
                 if isinstance(place.address, str):
                     stream = await trio.open_unix_socket(place.address)
                 else:

@@ -180,7 +180,7 @@ async def open_producer(talk: Talk, calls: Calls, queue: str, batcher: Batcher) 
     producer = Producer(talk, calls, queue, batcher)
     with ungrouped():
         async with anyio.create_task_group() as group:
-            group.start_soon(producer.run)
+            group.start_soon(producer.run)  # noqa: ASYNC113 - what is sent before it runs waits for it
             try:
                 yield producer
                 await producer.flush()

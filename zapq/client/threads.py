@@ -28,20 +28,20 @@ class ThreadConnection:
 
     __slots__ = ("_socket", "_timeout")
 
-    def __init__(self, socket: socket.socket | ssl.SSLSocket, timeout: float) -> None:
+    def __init__(self, socket: socket.socket | ssl.SSLSocket, patience: float) -> None:
         self._socket = socket
-        self._timeout = timeout
+        self._timeout = patience
 
-    async def send(self, data: bytes, timeout: float) -> None:
+    async def send(self, data: bytes, patience: float) -> None:
         """See `Connection`."""
-        if timeout != self._timeout:
-            self._limit(timeout)
+        if patience != self._timeout:
+            self._limit(patience)
         self._socket.sendall(data)
 
-    async def receive(self, timeout: float) -> bytes:
+    async def receive(self, patience: float) -> bytes:
         """See `Connection`."""
-        if timeout != self._timeout:
-            self._limit(timeout)
+        if patience != self._timeout:
+            self._limit(patience)
         return self._socket.recv(RECEIVE_BYTES)
 
     def is_stale(self) -> bool:
@@ -52,29 +52,29 @@ class ThreadConnection:
         """See `Connection`."""
         self._socket.close()
 
-    def _limit(self, timeout: float) -> None:
-        self._socket.settimeout(timeout)
-        self._timeout = timeout
+    def _limit(self, patience: float) -> None:
+        self._socket.settimeout(patience)
+        self._timeout = patience
 
 
 class ThreadNetwork:
     """Opens connections in a program of threads."""
 
-    async def connect(self, place: Place, timeout: float) -> ThreadConnection:
+    async def connect(self, place: Place, patience: float) -> ThreadConnection:
         """See `Network`."""
         if isinstance(place.address, str):
             plain = socket.socket(socket.AF_UNIX)
         else:
-            plain = socket.create_connection(place.address, timeout)
+            plain = socket.create_connection(place.address, patience)
         try:
-            plain.settimeout(timeout)
+            plain.settimeout(patience)
             if isinstance(place.address, str):
                 plain.connect(place.address)
             else:
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if place.tls is None:
-                return ThreadConnection(plain, timeout)
-            return ThreadConnection(place.tls.wrap_socket(plain, server_hostname=place.name), timeout)
+                return ThreadConnection(plain, patience)
+            return ThreadConnection(place.tls.wrap_socket(plain, server_hostname=place.name), patience)
         except BaseException:
             plain.close()
             raise

@@ -52,7 +52,7 @@ class FakeNetwork:
         self.answer = answer
         self.connecting = connecting
 
-    async def connect(self, place: Place, timeout: float) -> FakeConnection:
+    async def connect(self, place: Place, patience: float) -> FakeConnection:
         self.connecting()
         return FakeConnection(self.answer)
 
@@ -70,10 +70,10 @@ class FakeConnection:
         self.answer = answer
         self.sent = b""
 
-    async def send(self, data: bytes, timeout: float) -> None:
+    async def send(self, data: bytes, patience: float) -> None:
         self.sent += data
 
-    async def receive(self, timeout: float) -> bytes:
+    async def receive(self, patience: float) -> bytes:
         return await self.answer(request_in(self.sent))
 
     def is_stale(self) -> bool:

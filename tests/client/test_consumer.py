@@ -449,9 +449,8 @@ class TestConsume:
         async with client.consume("emails") as leases:
             lease = await anext(leases)
             await emails.release(lease.receipt, delay=10_000)
-            with pytest.raises(ExceptionGroup) as raised:
+            with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
                 await fail(lease)
-        assert raised.group_contains(ZeroDivisionError)
 
     async def test_a_server_that_does_not_answer_holds_the_end_up_for_5_s(
         self,
@@ -474,7 +473,8 @@ class TestConsume:
 
         async with scripted(hang_at_the_end) as client, trio.open_nursery() as nursery:
             async with client.consume("emails", concurrency=3) as leases:
-                nursery.start_soon(acknowledge, await anext(leases))
+                lease = await anext(leases)
+                nursery.start_soon(acknowledge, lease)
                 await trio.sleep(1)
                 start = trio.current_time()
             assert trio.current_time() - start == pytest.approx(5)

@@ -32,10 +32,10 @@ class Idle:
     def __init__(self) -> None:
         self.stale = self.closed = False
 
-    async def send(self, data: bytes, timeout: float) -> None:
+    async def send(self, data: bytes, patience: float) -> None:
         raise AssertionError
 
-    async def receive(self, timeout: float) -> bytes:
+    async def receive(self, patience: float) -> bytes:
         raise AssertionError
 
     def is_stale(self) -> bool:

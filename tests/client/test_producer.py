@@ -300,7 +300,7 @@ class TestThreads:
         """As `MemoryError` might: nobody waits for ever."""
 
         class Broken:
-            async def connect(self, place: Place, timeout: float) -> Any:
+            async def connect(self, place: Place, patience: float) -> Any:
                 raise ZeroDivisionError
 
             async def sleep(self, seconds: float) -> None:

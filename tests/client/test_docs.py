@@ -84,4 +84,6 @@ exec {shlex.quote(sys.executable)} -c 'from zapq.__main__ import main; main()' "
             await eventually(lambda: not emails.info().stats.messages, "the command to take it")
             process.send_signal(signal.SIGINT)
         assert await process.wait() == (130 if "^C" in expected else 0), line
-        assert (tmp_path / "output").read_text().rstrip() == expected.removesuffix("^C").rstrip(), line
+        # A busy machine lets a message be seconds old.
+        printed = re.sub(r"\b\d+s$", "0s", (tmp_path / "output").read_text().rstrip())
+        assert printed == expected.removesuffix("^C").rstrip(), line

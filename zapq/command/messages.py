@@ -18,7 +18,9 @@ from zapq.command.base import Remote, connect
 from zapq.command.exit import EXIT_NOTHING, EXIT_OK, fail
 from zapq.command.http import STRANGE, Answer, Connection, Failed, NotFound, queue_path
 from zapq.command.options import complete_queues, json_option, print_json, queue_argument
+from zapq.command.queue import oldest
 from zapq.command.table import table
+from zapq.command.terminal import duration
 from zapq.limits import (
     CLIENT_TIMEOUT,
     FOLLOW_WAIT,
@@ -317,8 +319,8 @@ def _given(**values: float | None) -> dict[str, str]:
 
 def _table(queues: list[dict[str, Any]]) -> str:
     """Return the queues as a table, a line for each."""
-    rows = [["queue", *COLUMNS.values()]]
+    rows = [["queue", *COLUMNS.values(), "oldest"]]
     for queue in queues:
         name = f"{queue['name']} (paused)" if queue["paused"] else str(queue["name"])
-        rows.append([name, *(str(queue[column]) for column in COLUMNS)])
+        rows.append([name, *(str(queue[column]) for column in COLUMNS), duration(oldest(queue))])
     return table(rows)

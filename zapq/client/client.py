@@ -37,11 +37,6 @@ class Client(Verbs):
     that was on its way here comes back when its visibility is over (`receive`) or is lost (`dequeue`).
     """
 
-    @property
-    def retry(self) -> Retry:
-        """How often and when a request is sent again."""
-        return self._talk.retry
-
     def producer(
         self,
         queue: str,

@@ -81,7 +81,8 @@ class Producer:
         """Send a message, wait until its batch is stored, and return the message's id.
 
         Waits while a batch is full and another one on its way. The terms are those of `Client.put`, and so are the
-        errors; each is raised for the message that it is about. If cancelled, the message may be stored later.
+        errors; each is raised for the message that it is about. If the call is cut short, the message may be
+        stored later.
         """
         message = message_of(body, priority, delay, ttl, content_type, headers, group, unique, on)
         while (sent := self._add(message, told=True)) is None:

@@ -40,11 +40,6 @@ class Client(Verbs):
     A call that ends by KeyboardInterrupt may have taken effect, as one that is cancelled may in `zapq.client`.
     """
 
-    @property
-    def retry(self) -> Retry:
-        """How often and when a request is sent again."""
-        return self._talk.retry
-
     def producer(
         self,
         queue: str,

@@ -45,9 +45,8 @@ class Producer:
         self._calls = calls
         self._queue = queue
         self._batcher = batcher
-        self._lock = (
-            threading.Lock()
-        )  # covers all that follows, and the batcher; nothing waits on it but for these
+        # It covers all that follows, and the batcher.
+        self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._stored: threading.Event | None = None
@@ -83,7 +82,8 @@ class Producer:
         """Send a message, wait until its batch is stored, and return the message's id.
 
         Waits while a batch is full and another one on its way. The terms are those of `Client.put`, and so are the
-        errors; each is raised for the message that it is about. If cancelled, the message may be stored later.
+        errors; each is raised for the message that it is about. If the call is cut short, the message may be
+        stored later.
         """
         message = message_of(body, priority, delay, ttl, content_type, headers, group, unique, on)
         with self._lock:

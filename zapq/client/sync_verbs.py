@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias, overload
 
 from zapq.client.calls import Calls, Durability
 from zapq.client.lease import Lease, Redriven, Seen, Stored, StoredMany
+from zapq.client.retry import Retry
 from zapq.client.talk import Talk
 from zapq.client.threads import run
 from zapq.core.message import OCTETS, Draft, Message
@@ -30,6 +31,11 @@ class Verbs:
     def __init__(self, calls: Calls, talk: Talk) -> None:
         self._calls = calls
         self._talk = talk
+
+    @property
+    def retry(self) -> Retry:
+        """How often and when a request is sent again."""
+        return self._talk.retry
 
     def put(
         self,

@@ -1,7 +1,7 @@
 """The site: every page of docs/, the pages beside the README, and the names of Python. scripts/docs builds it.
 
-The checkout is the root, so a link is the same on the site and in a viewer of the repository. A link to a file that
-is no page becomes a download.
+The checkout is the root, so a link is the same on the site and in a viewer of the repository. A link to a
+file that is no page becomes a download.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ async def serve(
     it is omitted, `serve` opens one of its own and closes it at the end.
 
     `shutdown_trigger` is awaited once; its return begins the graceful shutdown. `reload_trigger` is awaited again
-    and again; after each return the server reads `settings.token_file` and the certificates anew. Files that cannot
-    be used change nothing, and are logged.
+    and again; after each return the server reads `settings.token_file` and the certificates anew. Files that
+    cannot be used change nothing, and are logged.
 
     `await nursery.start(zapq.serve, settings)` returns once the server accepts connections. It returns the bound
     addresses as `http://host:port`, `https://host:port` or `unix:/path`.

@@ -66,6 +66,7 @@ MAY_USE = {
         "allocator",
     },
     "client": {"limits", "errors", "core"},
+    "programs": {"limits", "errors", "core", "client", ""},
     "testing": {"limits", "settings", "service", "command", ""},
     "command": {
         "limits",
@@ -77,6 +78,8 @@ MAY_USE = {
         "store",
         "engine",
         "server",
+        "client",
+        "programs",
         "",
     },
     "allocator": {"limits"},
@@ -86,7 +89,10 @@ MAY_USE = {
 }
 # Where each library may appear at all.
 LIBRARIES = {
-    "trio": {"service", "engine", "http", "server", "client", "systemd", "cli", "testing", "movable_clock"},
+    "trio": {
+        *("service", "engine", "http", "server", "client", "programs", "command"),
+        *("systemd", "cli", "testing", "movable_clock"),
+    },
     "quart": {"http"},
     "quart_trio": {"http"},
     "werkzeug": {"http"},
@@ -96,6 +102,7 @@ LIBRARIES = {
     "click": {"command"},
     "hiredis": {"engine"},
     "anyio": {"client"},
+    "cronsim": {"programs"},
     "pytest": {"testing"},
     # Its stubs shadow Trio's own types.
     "trio_typing": set[str](),

@@ -65,6 +65,7 @@ MAY_USE = {
         "allocator",
     },
     "client": {"limits", "errors", "core"},
+    "contrib": {"errors", "core", "client"},
     "testing": {"settings", "service", ""},
     "command": {
         "limits",
@@ -94,11 +95,14 @@ LIBRARIES = {
     "h2": {"server"},
     "click": {"command"},
     "hiredis": {"engine"},
-    "anyio": {"client"},
+    "anyio": {"client", "contrib"},
+    "django": {"contrib"},
+    "taskiq": {"contrib"},
+    "opentelemetry": {"client"},
     "pytest": {"testing"},
     # Its stubs shadow Trio's own types.
     "trio_typing": set[str](),
-    "asyncio": {"client"},
+    "asyncio": {"client", "contrib"},
 }
 
 

@@ -1,4 +1,4 @@
-"""What docs/django.md shows is what happens."""
+"""What docs/how-to/django.md shows is what happens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zapq.testing import ZapqServer
 
 django = pytest.importorskip("django")
 ROOT = Path(__file__).parents[2]
-DOCUMENT = (ROOT / "docs/django.md").read_text()
+DOCUMENT = (ROOT / "docs/how-to/django.md").read_text()
 SETTINGS, TASK, SEND, COMMIT = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 REST = """
 SECRET_KEY = "of a test"

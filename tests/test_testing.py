@@ -18,7 +18,7 @@ from zapq import testing
 from zapq.command.http import Failed
 from zapq.testing import ZapqServer
 
-DOCUMENT = (Path(__file__).parents[1] / "docs/testing.md").read_text()
+DOCUMENT = (Path(__file__).parents[1] / "docs/how-to/testing.md").read_text()
 slow = pytest.mark.slow
 """They start a server: one for all of them."""
 Advance = Callable[[float], None]

@@ -66,6 +66,7 @@ MAY_USE = {
         "allocator",
     },
     "client": {"limits", "errors", "core"},
+    "programs": {"limits", "errors", "core", "client", ""},
     "contrib": {"errors", "core", "client"},
     "testing": {"limits", "settings", "service", "command", ""},
     "command": {
@@ -78,6 +79,8 @@ MAY_USE = {
         "store",
         "engine",
         "server",
+        "client",
+        "programs",
         "",
     },
     "allocator": {"limits"},
@@ -87,7 +90,10 @@ MAY_USE = {
 }
 # Where each library may appear at all.
 LIBRARIES = {
-    "trio": {"service", "engine", "http", "server", "client", "systemd", "cli", "testing", "movable_clock"},
+    "trio": {
+        *("service", "engine", "http", "server", "client", "programs", "command"),
+        *("systemd", "cli", "testing", "movable_clock"),
+    },
     "quart": {"http"},
     "quart_trio": {"http"},
     "werkzeug": {"http"},
@@ -96,6 +102,7 @@ LIBRARIES = {
     "h2": {"server"},
     "click": {"command"},
     "hiredis": {"engine"},
+    "cronsim": {"programs"},
     "anyio": {"client", "contrib"},
     "django": {"contrib"},
     "taskiq": {"contrib"},

@@ -31,6 +31,7 @@ from zapq.contrib.taskiq import ZapqBroker
 
 ROOT = Path(__file__).parents[2]
 ANSWER_SECONDS = 30.0
+Counted = Coroutine[Any, Any, tuple[int, int]]
 
 
 async def on_asyncio(work: Callable[[], Awaitable[None]]) -> None:
@@ -62,9 +63,7 @@ async def working(broker: ZapqBroker) -> AsyncGenerator[None, None]:
         await broker.shutdown()
 
 
-def counting(
-    broker: ZapqBroker, fails: int, **labels: object
-) -> AsyncTaskiqDecoratedTask[[int], Coroutine[Any, Any, tuple[int, int]]]:
+def counting(broker: ZapqBroker, fails: int, **labels: object) -> AsyncTaskiqDecoratedTask[[int], Counted]:
     """Return a task that fails `fails` times before it returns twice its argument and the number of attempts."""
     attempts = []
 

@@ -358,7 +358,7 @@ class Consumer:
                         if not passes(error):
                             raise
                         failures += 1
-                        pause = self._client.retry.pause(error, failures)
+                        pause = min(self._client.retry.pause(error, failures), MAX_RETRY_AFTER)
                         log.warning("cannot receive from %s now: %s", self._queue, error.detail)
                     else:
                         failures = 0

@@ -83,6 +83,7 @@ class Talk:
         If cancelled, the connection is closed, and the request may have taken effect.
         """
         failures = 0
+        unknown: ZapqError | None = None
         forgotten = inf
         while True:
             began = time.monotonic()
@@ -93,13 +94,24 @@ class Talk:
                 raise error_of(answer)
             except ZapqError as error:
                 failures += 1
-                if not self.retry.allows(error, failures, repeatable=call.repeatable):
-                    raise
                 pause = self.retry.pause(error, failures)
-                if call.keyed and not nothing_done(error):
-                    forgotten = min(forgotten, began + IDEMPOTENCY_WINDOW)
-                if time.monotonic() + pause >= forgotten:
+                if not nothing_done(error):
+                    unknown = error
+                    if call.keyed:
+                        forgotten = min(forgotten, began + IDEMPOTENCY_WINDOW)
+                if (
+                    not self.retry.allows(error, failures, repeatable=call.repeatable)
+                    # Whoever called has said how long a step may take, and a pause is one.
+                    or (error.retry_after or 0) > self._timeout + call.wait
                     # Its key may be unknown by then: sent again, it could be stored twice.
+                    or time.monotonic() + pause >= forgotten
+                ):
+                    if unknown is not None and isinstance(error, Unreachable):
+                        # It says that nothing was done, which an earlier attempt may have.
+                        raise NoAnswer(
+                            "The request may or may not have taken effect, and could not be sent again. First:"
+                            f" {unknown.detail} Last: {error.detail}"
+                        ) from error
                     raise
             await self._network.sleep(pause)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import time
@@ -21,6 +22,26 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]  # what it returns is a T
     raise AssertionError("over this network nothing waits")
+
+
+class Owner:
+    """The process that made something which only works there, for a fork copies no thread."""
+
+    __slots__ = ("_process", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._process = os.getpid()
+
+    @property
+    def here(self) -> bool:
+        """Whether this is that process."""
+        return self._process == os.getpid()
+
+    def check(self) -> None:
+        """Raise RuntimeError in a process that was forked: there is no thread, and a lock may be held for ever."""
+        if self._process != os.getpid():
+            raise RuntimeError(f"the {self._what} belongs to the process that opened it: open one after the fork")
 
 
 class ThreadConnection:

@@ -55,12 +55,12 @@ CALLS = {
         lambda client: client.configure("emails", {"ttl": 3}), answer_of(200, b"{}", "application/json")
     ),
 }
-NOTHING_DONE = {
+NOTHING_DONE: dict[str, Exception | bytes] = {
     "not connected": NotConnected("refused"),
     "queue full": refusal(errors.QueueFull()),
     "draining": refusal(errors.Draining()),
 }
-MAYBE_DONE = {
+MAYBE_DONE: dict[str, Exception | bytes] = {
     "reset": ConnectionResetError(),
     "late": TimeoutError("it took too long"),
     "closed": b"",
@@ -86,7 +86,9 @@ async def test_a_call_is_repeated_unless_it_must_happen_once_and_may_have_happen
     async with scripted(script) as client:
         if call.harmless or failure in NOTHING_DONE:
             await call.make(client)
-            asked = 1.0 if isinstance(fails, bytes) and b"/problems/" in fails and b"problem+json" in fails else 0.0
+            asked = (
+                1.0 if isinstance(fails, bytes) and b"/problems/" in fails and b"problem+json" in fails else 0.0
+            )
             assert script.pauses() == [asked + 0.1, asked + 0.2]
             return
         with pytest.raises((errors.ServerError, errors.OutcomeUnknown, errors.NoAnswer)) as raised:

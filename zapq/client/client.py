@@ -53,10 +53,10 @@ class Client(Verbs):
         At most two are held; beyond that `send` waits. The end of the block waits until all is stored. If the
         block raises or is cancelled, nothing more is sent, and `producer.unsent` has the messages.
         """
-        from zapq.client import producer
+        from zapq.client.producer import open_producer
 
         batcher = Batcher(linger, max_messages, max_bytes)
-        return producer.open_producer(self._talk, self._calls, queue, batcher)
+        return open_producer(self._talk, self._calls, queue, batcher)
 
     def consume(
         self, queue: str, *, concurrency: int = 8, prefetch: int = 0, visibility: float = 30.0, wait: float = 20.0

@@ -72,10 +72,14 @@ class Talk:
 
     def __init__(self, network: Network, place: Place, timeout: float, retry: Retry) -> None:
         self.retry = retry
-        self._network = network
+        self.network = network
         self._place = place
         self._timeout = timeout
         self._pool = Pool()
+
+    def over(self, network: Network) -> Talk:
+        """Return one with the same server over a network and connections of its own."""
+        return Talk(network, self._place, self._timeout, self.retry)
 
     async def do(self, call: Call[T]) -> T:
         """Return what the answer says, or raise the refusal that it is.
@@ -113,12 +117,12 @@ class Talk:
                             f" {unknown.detail} Last: {error.detail}"
                         ) from error
                     raise
-            await self._network.sleep(pause)
+            await self.network.sleep(pause)
 
     async def close(self) -> None:
         """Close the connections that wait for a request, and each other one when it is done with its own."""
         self._pool.close()
-        await self._network.close()
+        await self.network.close()
 
     async def _attempt(self, call: Call[T]) -> Answer:
         connection = self._pool.take()
@@ -131,7 +135,7 @@ class Talk:
                 if not (call.repeatable and isinstance(error.__cause__, _Unanswered)):
                     raise
         try:
-            connection = await self._network.connect(self._place, self._timeout)
+            connection = await self.network.connect(self._place, self._timeout)
         except OSError as error:
             raise Unreachable(f"The server {self._place.name} could not be reached: {_reason(error)}.") from error
         return await self._exchange(connection, call)

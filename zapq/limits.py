@@ -341,6 +341,8 @@ COMPLETION_TIMEOUT = 1.0
 """Seconds a shell waits for the names of queues when its user presses tab."""
 HEALTH_TIMEOUT = 5.0
 """Seconds `zapq health` waits: a server that answers later is not well."""
+TEST_SERVER_PATIENCE = 20.0
+"""Seconds a server that tests start may take to start, and to end: mostly one is enough."""
 CLIENT_ATTEMPTS = 5
 """Times it sends a request before it gives up: what outlasts that is no hiccup, and its caller should know."""
 CLIENT_BACKOFF = 0.1

@@ -1,4 +1,4 @@
-"""Cancelled at every place where it waits, each verb leaves a server that is in order and a client that goes on."""
+"""Cancelled wherever it waits, each verb leaves a server that is in order and a client that goes on."""
 
 from __future__ import annotations
 

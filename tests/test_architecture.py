@@ -66,6 +66,8 @@ MAY_USE = {
         "allocator",
     },
     "client": {"limits", "errors", "core"},
+    "programs": {"limits", "errors", "core", "client", ""},
+    "contrib": {"errors", "core", "client"},
     "testing": {"limits", "settings", "service", "command", ""},
     "command": {
         "limits",
@@ -77,6 +79,8 @@ MAY_USE = {
         "store",
         "engine",
         "server",
+        "client",
+        "programs",
         "",
     },
     "allocator": {"limits"},
@@ -86,7 +90,10 @@ MAY_USE = {
 }
 # Where each library may appear at all.
 LIBRARIES = {
-    "trio": {"service", "engine", "http", "server", "client", "systemd", "cli", "testing", "movable_clock"},
+    "trio": {
+        *("service", "engine", "http", "server", "client", "programs", "command"),
+        *("systemd", "cli", "testing", "movable_clock"),
+    },
     "quart": {"http"},
     "quart_trio": {"http"},
     "werkzeug": {"http"},
@@ -95,11 +102,15 @@ LIBRARIES = {
     "h2": {"server"},
     "click": {"command"},
     "hiredis": {"engine"},
-    "anyio": {"client"},
+    "cronsim": {"programs"},
+    "anyio": {"client", "contrib"},
+    "django": {"contrib"},
+    "taskiq": {"contrib"},
+    "opentelemetry": {"client"},
     "pytest": {"testing"},
     # Its stubs shadow Trio's own types.
     "trio_typing": set[str](),
-    "asyncio": {"client"},
+    "asyncio": {"client", "contrib"},
 }
 
 

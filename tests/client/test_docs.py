@@ -19,7 +19,9 @@ from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/how-to/client.md").read_text()
-THREADS, ASYNCIO, TRIO, SEND, PRODUCE, CONSUME, IN_THREADS, LOOP = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+THREADS, ASYNCIO, TRIO, SEND, PRODUCE, CONSUME, IN_THREADS, LOOP = re.findall(
+    r"```python\n(.*?)```", DOCUMENT, re.DOTALL
+)
 [SHELL] = re.findall(r"```console\n(.*?)```", DOCUMENT, re.DOTALL)
 
 

@@ -67,6 +67,7 @@ MAY_USE = {
     },
     "client": {"limits", "errors", "core"},
     "programs": {"limits", "errors", "core", "client", ""},
+    "contrib": {"errors", "core", "client"},
     "testing": {"limits", "settings", "service", "command", ""},
     "command": {
         "limits",
@@ -101,12 +102,15 @@ LIBRARIES = {
     "h2": {"server"},
     "click": {"command"},
     "hiredis": {"engine"},
-    "anyio": {"client"},
     "cronsim": {"programs"},
+    "anyio": {"client", "contrib"},
+    "django": {"contrib"},
+    "taskiq": {"contrib"},
+    "opentelemetry": {"client"},
     "pytest": {"testing"},
     # Its stubs shadow Trio's own types.
     "trio_typing": set[str](),
-    "asyncio": {"client"},
+    "asyncio": {"client", "contrib"},
 }
 
 

@@ -27,11 +27,12 @@ class Client(Verbs):
     """The queues of a server elsewhere. Made by `open_client`, never by hand.
 
     Refusals are the exceptions of `zapq.errors`, with the server's `detail`, `members` and `retry_after`. A
-    request is sent up to `attempts` times in all: always again after 429, 503 and a connection that could not be
-    made, for then nothing was done; after 502, 504 or no answer if repeating it is harmless. Between two
-    attempts it pauses for the server's Retry-After and a random time on top, up to 0.1 s after the first
-    failure, twice that after each further one, at most 10 s. The last failure is raised, `Unreachable` and
-    `NoAnswer` if there was no answer to go by.
+    request is sent up to `attempts` times in all: always again after zapq's own 429 and 503 and a connection that
+    could not be made, for then nothing was done; if repeating it is harmless also after `OutcomeUnknown`, after
+    429, 502, 503 and 504 of a proxy, and after no answer. Between two attempts it pauses for the server's
+    Retry-After and a random time on top, up to 0.1 s after the first failure, twice that after each further one,
+    at most 10 s. The last failure is raised, also when Retry-After is longer than `timeout`. It is `Unreachable`
+    if no attempt can have taken effect for want of a connection, and `NoAnswer` if one may have.
 
     Cancelling a call closes its connection. The request may have taken effect: a message may be stored, and one
     that was on its way here comes back when its visibility is over (`receive`) or is lost (`dequeue`).
@@ -52,10 +53,10 @@ class Client(Verbs):
         At most two are held; beyond that `send` waits. The end of the block waits until all is stored. If the
         block raises or is cancelled, nothing more is sent, and `producer.unsent` has the messages.
         """
-        from zapq.client import producer
+        from zapq.client.producer import open_producer
 
         batcher = Batcher(linger, max_messages, max_bytes)
-        return producer.open_producer(self._talk, self._calls, queue, batcher)
+        return open_producer(self._talk, self._calls, queue, batcher)
 
     def consume(
         self, queue: str, *, concurrency: int = 8, prefetch: int = 0, visibility: float = 30.0, wait: float = 20.0

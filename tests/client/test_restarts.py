@@ -55,11 +55,9 @@ async def test_a_server_that_is_killed_twice_loses_nothing_and_stores_nothing_tw
             for begun in all_of_them:
                 async with running_zapq(tmp_path, "--durable", "--addr", addr) as server:
                     if begun is stored:
-                        addr = server.addr
+                        addr, url = server.addr, server.url
                         for shell in SHELLS:
-                            nursery.start_soon(
-                                partial(with_client, shell, server.url, partial(work, shell), **PATIENT)
-                            )
+                            nursery.start_soon(partial(with_client, shell, url, partial(work, shell), **PATIENT))
                     await eventually(partial(all_begun, begun), "all to have begun")
                     server.process.kill()
                     await server.process.wait()

@@ -10,12 +10,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from zapq.client.batching import Batcher
-from zapq.client.calls import Calls
 from zapq.client.network import Network, place_of
+from zapq.client.opening import opened
 from zapq.client.retry import Retry
-from zapq.client.talk import Talk
 from zapq.client.verbs import Verbs
-from zapq.client.wire import Writer
 from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, MAX_BATCH, PRODUCER_BATCH_BYTES, PRODUCER_LINGER
 
 if TYPE_CHECKING:
@@ -73,7 +71,7 @@ class Client(Verbs):
         """
         from zapq.client import consumer
 
-        return consumer.open_consumer(self, queue, concurrency, prefetch, visibility, wait)
+        return consumer.open_consumer(self, queue, concurrency, prefetch, visibility, wait, self._calls.tracer)
 
     async def consume_with(
         self,
@@ -93,7 +91,8 @@ class Client(Verbs):
         """
         from zapq.client import consumer
 
-        await consumer.consume_with(self, queue, handler, concurrency, prefetch, visibility, wait)
+        tracer = self._calls.tracer
+        await consumer.consume_with(self, queue, handler, concurrency, prefetch, visibility, wait, tracer)
 
 
 @asynccontextmanager
@@ -119,10 +118,10 @@ async def open_client(
     another form, and `InvalidParameter` for a `token` that cannot be sent.
     """
     place = place_of(url, verify)
-    writer = Writer(place.host, place.prefix, token)
-    talk = Talk(_network() if network is None else network, place, timeout, Retry(attempts, random))
+    over = _network() if network is None else network
+    calls, talk = opened(over, place, token, timeout, Retry(attempts, random))
     try:
-        yield Client(Calls(writer), talk)
+        yield Client(calls, talk)
     finally:
         await talk.close()  # noqa: ASYNC102 - it waits for nobody
 

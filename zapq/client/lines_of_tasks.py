@@ -64,6 +64,8 @@ class Line:
         """Add a message; return None if there is no room. `told` says that somebody waits for its outcome."""
         if self._closed:
             raise RuntimeError("the producer is closed")
+        if self._calls.tracer is not None:
+            message = self._calls.tracer.marked(message)
         added = self._batcher.add(message, anyio.current_time(), told=told)
         if added is None:
             self._wake.set()

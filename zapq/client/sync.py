@@ -14,14 +14,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from zapq.client.batching import Batcher
-from zapq.client.calls import Calls
 from zapq.client.holding import Holding
 from zapq.client.network import Network, place_of
+from zapq.client.opening import opened
 from zapq.client.retry import Retry
 from zapq.client.sync_verbs import Verbs
-from zapq.client.talk import Talk
 from zapq.client.threads import ThreadNetwork, run
-from zapq.client.wire import Writer
 from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, MAX_BATCH, PRODUCER_BATCH_BYTES, PRODUCER_LINGER
 
 if TYPE_CHECKING:
@@ -140,9 +138,9 @@ def open_client(
     when they are answered.
     """
     place = place_of(url, verify)
-    writer = Writer(place.host, place.prefix, token)
-    talk = Talk(ThreadNetwork() if network is None else network, place, timeout, Retry(attempts, random))
+    over = ThreadNetwork() if network is None else network
+    calls, talk = opened(over, place, token, timeout, Retry(attempts, random))
     try:
-        yield Client(Calls(writer), talk)
+        yield Client(calls, talk)
     finally:
         run(talk.close())

@@ -76,11 +76,16 @@ class HeldLease(Held):
     def __enter__(self) -> HeldLease:
         if self._lost:
             raise ReceiptExpired(queue=self.queue, message_id=self.id)
+        tracer = self._consumer._calls.tracer
+        if tracer is not None and self._processing is None:
+            tracer.begin(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._processing is not None:
+            self._processing.end(error)
         if error is not None:
             self._consumer._give_back(self)
         elif self._lost or not self._settling:
@@ -439,12 +444,13 @@ def consume_with(
 ) -> None:
     """Run `handler` for every message in threads until `stop` is set, see `Client.consume_with`."""
     stop = threading.Event() if stop is None else stop
+    handle = handler if calls.tracer is None else calls.tracer.around_in_thread(handler)
 
     def work() -> None:
         try:
             while (lease := leases._take()) is not None:
                 try:
-                    handler(lease)
+                    handle(lease)
                 except Exception:
                     log.exception("the handler of message %d of %s failed", lease.id, lease.queue)
                     leases._give_back(lease)

@@ -89,7 +89,7 @@ class LocalEngine:
             SetPaused: self._set_paused,
             Redrive: self._redrive,
             Drain: lambda asked, now: service.drain(),
-            Stats: lambda asked, now: service.stats(),
+            Stats: lambda asked, now: service.stats(sums=asked.sums),
             Ready: self._check_ready,
             Save: lambda asked, now: service.do_in_task(partial(service.snapshot, asked.file)),
             Load: lambda asked, now: service.do_in_task(partial(service.restore, asked.file)),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Hashable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -47,7 +47,14 @@ class Frame(msgspec.Struct):
     counts: ServerCounts
 
 
-Steps = Generator[Operation | None, Any, bytes]
+class InPieces(NamedTuple):
+    """A large answer, which is nowhere put together."""
+
+    head: bytes
+    body: Sequence[bytes]
+
+
+Steps = Generator[Operation | None, Any, InPieces]
 """Yields operations and is sent their outcomes, or None where others are to have a turn; returns the answer."""
 
 
@@ -73,3 +80,5 @@ class Plan(msgspec.Struct, frozen=True):
 
     Gets the frame, and what is written of queues in scrapes.
     """
+    shared: Hashable = None
+    """Clients that ask for `steps` at the same time are given the same answer, if this is the same."""

@@ -344,16 +344,20 @@ def failed(trace_id: str, tail: bytes) -> bytes:
 
 
 def _ok(body: bytes, media_type: str, tail: bytes, fields: bytes = b"", *, status: int = 200) -> bytes:
-    head = b"HTTP/1.1 %d %b\r\n%bCache-Control: no-store\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n" % (
+    # It may be megabytes, which % would copy more than once.
+    return head(len(body), media_type, tail, fields, status=status) + body
+
+
+def head(size: int, media_type: str, tail: bytes, fields: bytes = b"", *, status: int = 200) -> bytes:
+    """What stands before a body of `size` bytes."""
+    return b"HTTP/1.1 %d %b\r\n%bCache-Control: no-store\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n" % (
         status,
         PHRASES[status].encode(),
         fields,
         media_type.encode(),
-        len(body),
+        size,
         tail,
     )
-    # It may be megabytes, which % would copy more than once.
-    return head + body
 
 
 # A struct, because a thousand dicts of that size take milliseconds.

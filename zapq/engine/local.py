@@ -11,6 +11,7 @@ from typing import Any
 from zapq.engine.engine import Outcomes
 from zapq.errors import MessageNotFound, moved_on
 from zapq.limits import LISTED_AT_ONCE
+from zapq.service.history import Told
 from zapq.service.journal import Journal
 from zapq.service.operations import (
     ChangeSettings,
@@ -80,7 +81,7 @@ class LocalEngine:
             Look: lambda asked, now: Looked(service.find_state(asked.queue).core.settings),
             List: self._list,
             ListPage: self._list_page,
-            History: lambda asked, now: service.history.tell(asked.pattern, asked.wanted, asked.limit, now),
+            History: self._history,
             Configure: self._configure,
             ChangeSettings: self._change_settings,
             Delete: lambda asked, now: service.do_in_task(partial(service.delete, asked.queue)),
@@ -221,6 +222,24 @@ class LocalEngine:
         there, service = self.service.broker.queues, self.service
         shown = names if pattern == "*" else [name for name in names if fnmatchcase(name, pattern)]
         return [service.state(name).info() for name in shown if name in there]
+
+    def _history(self, asked: History, now: float) -> Pending[Told] | Told:
+        history = self.service.history
+        steps = history.find(asked.pattern, asked.wanted)
+        try:
+            next(steps)
+        except StopIteration as end:
+            return history.tell(end.value, asked.limit, now)
+
+        async def tell() -> Told:
+            while True:
+                await self.service.turns.take()
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    return history.tell(end.value, asked.limit, now)
+
+        return self.service.do_in_task(tell)
 
     def _configure(self, asked: Configure, now: float) -> Pending[tuple[bool, QueueInfo]]:
         async def configure() -> tuple[bool, QueueInfo]:

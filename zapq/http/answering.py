@@ -21,14 +21,15 @@ from zapq.engine.engine import Engine
 from zapq.errors import ClientGone, InvalidParameter, ZapqError
 from zapq.http import wire
 from zapq.http.endpoints import Body, Endpoint
-from zapq.http.exchange import Exchange, declares_body
+from zapq.http.exchange import Exchange, declares_body, shown_path
 from zapq.http.headers import headers_of
 from zapq.http.metrics import ServerCounts
 from zapq.http.plan import Asked, Frame, InPieces, Plan, Steps
 from zapq.http.plans import with_headers
+from zapq.http.refused import Refused
 from zapq.http.series import Series
 from zapq.http.sharing import Shared
-from zapq.limits import DEFAULT_QUEUE
+from zapq.limits import DEFAULT_QUEUE, MAX_LOGGED_METHOD
 from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation, Put, Take
 from zapq.service.pending import Pending
 from zapq.service.section import Turns
@@ -229,6 +230,12 @@ def exchange_of(request: Request) -> Exchange:
     """Return the exchange Quart's request belongs to."""
     exchange: Exchange = request.scope["state"]["exchange"]
     return exchange
+
+
+def refused_now(trace_id: str, problem: str, status: int, queue: str = "") -> Refused:
+    """Return what is remembered of the request that Quart is at, which is refused."""
+    method, path = request.method[:MAX_LOGGED_METHOD], shown_path(request.scope["raw_path"])
+    return Refused(trio.current_time(), problem, status, trace_id, method, path, queue=queue)
 
 
 def _waits_for_room(plan: Plan) -> bool:

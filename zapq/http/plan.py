@@ -73,6 +73,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The ETags of what the client has already."""
     grant: Grant | None = None
     """What is told of the client itself."""
+    limit: int = 0
+    """How many are shown at most, if that is not for the operation to say."""
     simple: Enqueue | None = None
     """The same except for the body, if it needs no `Put` as long as there is no key."""
     steps: Callable[[Frame, Series], Steps] | None = None

@@ -400,6 +400,21 @@ def history(told: Told, frame: Frame) -> dict[str, object]:
     }
 
 
+def refusals(frame: Frame, limit: int) -> list[dict[str, object]]:
+    """Return the requests that were refused last as JSON shows them."""
+    return [
+        {
+            "time": rfc3339(each.at + frame.clock_offset).decode(),
+            "problem": each.problem,
+            "status": each.status,
+            **({"method": each.method, "path": each.shown_path} if each.method else {}),
+            **({"queue": each.queue} if each.queue else {}),
+            "trace_id": each.trace_id,
+        }
+        for each in frame.counts.last_refused.latest(limit)
+    ]
+
+
 def grant(grant: Grant | None) -> dict[str, object]:
     """Return what a client may do as JSON shows it."""
     assert grant is not None

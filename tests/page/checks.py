@@ -333,6 +333,14 @@ def what_a_credential_may_not_do_is_not_shown(world: World) -> None:
         assert page.get_by_text("Send a message").count() == 0
         page.goto(f"{world.server.url}/ui/#/snapshots")
         heading(page, "Queues")
+    with world.page("watcher", view="#/server") as page:
+        heading(page, "Server")
+        expect(page.get_by_role("table", name="The last refusals")).to_be_visible()
+        assert button(page, "Drain …").count() == 0
+        page.goto(f"{world.server.url}/ui/#/queues/looked")
+        expect(page.get_by_text("Consumers waiting")).to_be_visible()
+        for action in ("Pause", "Purge …", "Delete queue …"):
+            assert button(page, action).count() == 0
     with world.page("emails") as page:
         expect(page.get_by_role("rowheader")).to_have_text(["emails"])
         page.get_by_role("link", name="emails").click()

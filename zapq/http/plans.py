@@ -26,6 +26,7 @@ from zapq.limits import (
     REFUSALS_KEPT,
 )
 from zapq.service.operations import (
+    Advance,
     ChangeSettings,
     Configure,
     DeleteMessage,
@@ -267,6 +268,15 @@ def refusals(asked: Asked) -> Plan:
     limit = wire.whole(asked.values, "limit", REFUSALS_KEPT)
     check("limit", limit, 1, REFUSALS_KEPT)
     return Plan(None, limit=limit)
+
+
+def advance(asked: Asked) -> Plan:
+    """Plan to move the time of the queues on; `InvalidParameter` if it is not said by how much."""
+    seconds = wire.seconds(asked.values, "seconds", None)
+    if seconds is None:
+        raise InvalidParameter("seconds is missing. Give ?seconds=NUMBER.", parameter="seconds")
+    check("seconds", seconds, 0, MAX_DELAY)
+    return Plan(Advance(seconds))
 
 
 def who_am_i(asked: Asked) -> Plan:

@@ -165,7 +165,9 @@ async def test_the_server_tells_of_itself_where_the_queues_cannot_be_asked(
 async def test_clients_that_ask_at_the_same_time_share_an_answer(
     zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    perform, shared, asked, lists = LocalEngine.perform, Shared.get, trio.Event(), 0
+    perform, shared, asked = LocalEngine.perform, Shared.get, trio.Event()
+    lists = waiting = 0
+    answers: list[bytes] = []
 
     def count(engine: LocalEngine, operation: Operation, now: float) -> Any:
         nonlocal lists
@@ -182,7 +184,6 @@ async def test_clients_that_ask_at_the_same_time_share_an_answer(
 
     monkeypatch.setattr(LocalEngine, "perform", count)
     monkeypatch.setattr(Shared, "get", all_at_once)
-    waiting, answers = 0, []
 
     async def scrape(path: str) -> None:
         answers.append((await ask(zapq_server.url, "GET", path)).body)

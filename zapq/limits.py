@@ -101,8 +101,12 @@ HISTORY_SECONDS = 5.0
 """Seconds between two samples of what queues hold: 0.7 ms of CPU for 100 queues."""
 HISTORIES = 100
 """Queues whose history one answer tells: 60,000 numbers, some 3 ms."""
+NAMES_MATCHED_AT_ONCE = 5000
+"""Names that are compared with a pattern in one go, in 1 ms; with two patterns half as many."""
 HISTORY_SAMPLES = 120
 """Samples that are kept of each queue, ten minutes of them: 2.4 KB."""
+REFUSALS_KEPT = 100
+"""Refused requests that are remembered, for operators who ask why: some 30 KB."""
 MAX_ID_DIGITS = 18
 """Digits of a message's id: a number of that length fits in the 64 bits in which ids travel between processes."""
 MAX_BATCH = 1000

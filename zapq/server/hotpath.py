@@ -25,6 +25,7 @@ from zapq.http.exchange import note_uncertain, shown_path
 from zapq.http.guard import Guard
 from zapq.http.metrics import ServerCounts
 from zapq.http.plan import Frame
+from zapq.http.refused import Refused
 from zapq.http.sqs import ANY
 from zapq.limits import (
     BYTES_PER_COST,
@@ -438,7 +439,23 @@ class HotPath:
             self._sqs.forget()
 
     def _refusal(self, error: Exception, head: Head, trace: bytes, sock: Socket | None, argument: str) -> bytes:
-        self._counts.refusals[problem_of(error)] += 1
+        answer = self._refuse(error, head, trace, sock, argument)
+        endpoint = head.endpoint
+        self._counts.note_refusal(
+            Refused(
+                self._frame.now,
+                problem_of(error),
+                int(answer[9:12]),
+                tracing.id_in(trace),
+                endpoint.method,
+                endpoint.path,
+                {"queue": head.queue, "id": argument},
+                "" if endpoint.scope in {"server", "listed"} else head.queue,
+            )
+        )
+        return answer
+
+    def _refuse(self, error: Exception, head: Head, trace: bytes, sock: Socket | None, argument: str) -> bytes:
         if self._sqs is not None and head.endpoint is ANY:
             return self._sqs.refusal(error, trace, self._frame.tail, sock)
         trace_id = tracing.id_in(trace)

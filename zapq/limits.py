@@ -341,6 +341,16 @@ COMPLETION_TIMEOUT = 1.0
 """Seconds a shell waits for the names of queues when its user presses tab."""
 HEALTH_TIMEOUT = 5.0
 """Seconds `zapq health` waits: a server that answers later is not well."""
+WEBHOOK_SECRET_VARIABLE = "ZAPQ_WEBHOOK_SECRET"  # noqa: S105 (the name of a place, not what is there)
+"""Where the environment has the secrets that `zapq forward` signs with."""
+WEBHOOK_SECRET_BYTES = (24, 64)
+"""The least and the most bytes of such a secret, as Standard Webhooks has it."""
+FORWARD_MAX_REST = 3600.0
+"""Seconds a receiver of `zapq forward` may have it wait at most: a Retry-After beyond that is a mistake."""
+FORWARD_ANSWER_BYTES = 64 * KIB
+"""Bytes of its answer that are read, so that the connection can be used again: nothing is made of them."""
+TEST_SERVER_PATIENCE = 20.0
+"""Seconds a server that tests start may take to start, and to end: mostly one is enough."""
 CLIENT_ATTEMPTS = 5
 """Times it sends a request before it gives up: what outlasts that is no hiccup, and its caller should know."""
 CLIENT_BACKOFF = 0.1

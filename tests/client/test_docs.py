@@ -1,4 +1,4 @@
-"""What docs/client.md shows is what happens."""
+"""What docs/how-to/client.md shows is what happens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
 
-DOCUMENT = (Path(__file__).parents[2] / "docs/client.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs/how-to/client.md").read_text()
 THREADS, ASYNCIO, SEND, PRODUCE, CONSUME, LOOP = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 [SHELL] = re.findall(r"```console\n(.*?)```", DOCUMENT, re.DOTALL)
 

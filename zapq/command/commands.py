@@ -19,6 +19,7 @@ _HOMES = {
     "config": "zapq.command.config",
     "drain": "zapq.command.drain",
     "engine": "zapq.command.engine",
+    "forward": "zapq.command.forward",
     "health": "zapq.command.messages",
     "message": "zapq.command.message",
     "pop": "zapq.command.messages",

@@ -69,7 +69,7 @@ class HeldLease:
         self._handed = False
         """Whether a task has it."""
         self._block: anyio.CancelScope | None = None
-        """What is cancelled when it is lost."""
+        """The scope that is cancelled when the lease is lost."""
         self._again = self._deadline = math.inf
         """When it is to be extended, and when it is over if it was not."""
         self._failures = 0

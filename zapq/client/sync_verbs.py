@@ -146,10 +146,10 @@ class Verbs:
     ) -> Placed:
         """Store a message under the key `unique`, unless one with that is held; return its id, and what was done.
 
-        That is `how` of what is returned: empty if the message was stored, `kept` if one was held and nothing was
-        stored, and with `on="replace"` `replaced` if that was given this one's body, headers, type and ttl. The
-        key is 1 to 128 visible ASCII characters, and free again when its message is gone. The rest is as for
-        `put`, also what it raises.
+        `how` of the result says what was done. It is empty if the message was stored, and `kept` if one was held
+        and nothing was stored. With `on="replace"` it is `replaced` if the one that was held has this one's
+        body, headers, type and ttl now. The key is 1 to 128 visible ASCII characters, and free again when its
+        message is gone. The rest is as for `put`, also what it raises.
         """
         stored = self.put(
             queue,

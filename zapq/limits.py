@@ -349,6 +349,10 @@ FORWARD_MAX_REST = 3600.0
 """Seconds a receiver of `zapq forward` may have it wait at most: a Retry-After beyond that is a mistake."""
 FORWARD_ANSWER_BYTES = 64 * KIB
 """Bytes of its answer that are read, so that the connection can be used again: nothing is made of them."""
+CRON_PATIENCE = 240.0
+"""Seconds for which `zapq cron` tries to send a message: less than the server knows its key."""
+CRON_LOOK_SECONDS = 30.0
+"""Seconds after which it looks at the clock on the wall again, which may have been set."""
 TEST_SERVER_PATIENCE = 20.0
 """Seconds a server that tests start may take to start, and to end: mostly one is enough."""
 CLIENT_ATTEMPTS = 5

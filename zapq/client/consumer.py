@@ -172,6 +172,10 @@ class Consumer:
         await anyio.lowlevel.checkpoint()
         return await self._take()
 
+    def stop_fetching(self) -> None:
+        """Ask the server for no more messages; those that are here are still handed out, and kept."""
+        self._fetching.cancel()
+
     async def _take(self) -> HeldLease:
         """Return the next message, of those that are here without a checkpoint; if cancelled, none is taken."""
         while True:

@@ -132,7 +132,7 @@ async def test_its_labels_are_the_terms_of_a_message(zapq_server: ZapqServer) ->
 
 async def test_tasks_not_run_when_a_worker_ends_are_released(zapq_server: ZapqServer) -> None:
     async def work() -> None:
-        # What it releases may go to a poll of its own that it has just given up: then it comes back a second later.
+        # What it releases may go to a poll of its own that it has just given up: it is back a second later.
         broker = ZapqBroker(zapq_server.url, visibility=1.0)
         broker.is_worker_process = True
         await broker.startup()

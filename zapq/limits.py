@@ -337,6 +337,8 @@ WATCH_PAUSE = 2.0
 """Seconds between two tables of `zapq stats --watch`."""
 TOP_PAUSE = 2.0
 """Seconds between two tables of `zapq top`: long enough for a rate to mean something, short enough to watch."""
+PROGRESS_AFTER = 1.0
+"""Seconds after which a terminal is shown how far a command is: what is done before needs no bar."""
 COMPLETION_TIMEOUT = 1.0
 """Seconds a shell waits for the names of queues when its user presses tab."""
 HEALTH_TIMEOUT = 5.0

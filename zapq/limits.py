@@ -351,6 +351,10 @@ FORWARD_MAX_REST = 3600.0
 """Seconds a receiver of `zapq forward` may have it wait at most: a Retry-After beyond that is a mistake."""
 FORWARD_ANSWER_BYTES = 64 * KIB
 """Bytes of its answer that are read, so that the connection can be used again: nothing is made of them."""
+BENCH_DRAIN_SECONDS = 30.0
+"""Seconds `zapq bench` goes on to take messages once it sends none: more are behind by far."""
+BUSY_CLIENT = 0.9
+"""The share of a core from which on `zapq bench` says that it was busy: one process cannot have more than one."""
 CRON_PATIENCE = 240.0
 """Seconds for which `zapq cron` tries to send a message: less than the server knows its key."""
 CRON_LOOK_SECONDS = 30.0

@@ -343,6 +343,8 @@ WATCH_PAUSE = 2.0
 """Seconds between two tables of `zapq stats --watch`."""
 TOP_PAUSE = 2.0
 """Seconds between two tables of `zapq top`: long enough for a rate to mean something, short enough to watch."""
+PROGRESS_AFTER = 1.0
+"""Seconds after which a terminal is shown how far a command is: what is done before needs no bar."""
 COMPLETION_TIMEOUT = 1.0
 """Seconds a shell waits for the names of queues when its user presses tab."""
 HEALTH_TIMEOUT = 5.0
@@ -355,6 +357,10 @@ FORWARD_MAX_REST = 3600.0
 """Seconds a receiver of `zapq forward` may have it wait at most: a Retry-After beyond that is a mistake."""
 FORWARD_ANSWER_BYTES = 64 * KIB
 """Bytes of its answer that are read, so that the connection can be used again: nothing is made of them."""
+BENCH_DRAIN_SECONDS = 30.0
+"""Seconds `zapq bench` goes on to take messages once it sends none: more are behind by far."""
+BUSY_CLIENT = 0.9
+"""The share of a core from which on `zapq bench` says that it was busy: one process cannot have more than one."""
 CRON_PATIENCE = 240.0
 """Seconds for which `zapq cron` tries to send a message: less than the server knows its key."""
 CRON_LOOK_SECONDS = 30.0

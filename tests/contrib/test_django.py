@@ -36,7 +36,7 @@ from django.test import override_settings  # noqa: E402
 
 from tests.contrib.project import settings, tasks  # noqa: E402
 from zapq.client import Client  # noqa: E402
-from zapq.contrib.django.backend import ZapqBackend  # noqa: E402
+from zapq.contrib.django.backend import ZapqBackend, _client  # noqa: E402
 from zapq.contrib.django.framework import (  # noqa: E402
     TaskResult,
     TaskResultDoesNotExist,
@@ -255,6 +255,20 @@ async def test_a_worker_goes_on_with_its_own_number_of_attempts_if_it_may_not_se
         async with working(backend):
             await until_finished(await enqueue(tasks.fail, "no"))
     assert "cannot look at the settings of default" in caplog.text
+
+
+async def test_a_task_runs_within_the_trace_that_sent_it(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    monkeypatch.setattr(sys.modules["opentelemetry.trace"], "_TRACER_PROVIDER", sdk.TracerProvider())
+    _client.cache_clear()
+    tracer = sdk.TracerProvider().get_tracer("of the application")
+    with project(zapq_server) as backend, tracer.start_as_current_span("request") as span:
+        async with working(backend):
+            result = await until_finished(await enqueue(tasks.trace_id))
+    assert result.return_value == span.get_span_context().trace_id
+    _client.cache_clear()
 
 
 async def test_connections_to_the_database_are_closed_around_a_task(zapq_server: ZapqServer) -> None:

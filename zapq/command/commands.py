@@ -17,6 +17,7 @@ _HOMES = {
     "check": "zapq.command.check",
     "completion": "zapq.command.completion",
     "config": "zapq.command.config",
+    "cron": "zapq.command.cron",
     "drain": "zapq.command.drain",
     "engine": "zapq.command.engine",
     "forward": "zapq.command.forward",

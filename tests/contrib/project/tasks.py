@@ -56,6 +56,13 @@ def connections() -> bool:
 
 
 @task
+def trace_id() -> int:
+    from opentelemetry import trace
+
+    return trace.get_current_span().get_span_context().trace_id
+
+
+@task
 def hang(place: str, seconds: float) -> int:
     """Leave a file that says which process it is in; a second attempt ends at once."""
     file = Path(place) / "attempts"

@@ -141,7 +141,7 @@ class Series:
 class Block:
     """What is written of some queues that follow each other, put together."""
 
-    __slots__ = ("_ages", "_shape", "_template", "infos", "texts")
+    __slots__ = ("_shape", "_templates", "infos", "texts")
 
     def __init__(
         self, infos: Sequence[QueueInfo], lines_of: Callable[[str], Sequence[bytes]], former: Block | None = None
@@ -151,49 +151,70 @@ class Block:
         self._shape = list(map(_shape_of, infos))
         columns = list(zip(*map(_values_of, infos), strict=True))
         if former is not None and former._shape == self._shape:
-            self._template, self._ages = former._template, former._ages
+            self._templates: _Templates = former._templates
         else:
-            self._set_templates([lines_of(info.name) for info in infos], columns)
+            self._templates = _templates([lines_of(info.name) for info in infos], columns, self._shape)
         numbers = [value for column in columns for value in column if value is not None]
         for info in infos:
             if info.waits is not None and any(info.waits.counts):
                 *_, number = counts = tuple(accumulate(info.waits.counts))
                 numbers += (*counts, info.waits.seconds, number)
-        self.texts = (self._template % tuple(numbers)).split(_END)
+        self.texts = (self._templates.steady % tuple(numbers)).split(_END)
         """The text of each family in `STEADY`."""
-
-    def _set_templates(self, lines: Sequence[Sequence[bytes]], columns: Sequence[Sequence[Number | None]]) -> None:
-        by_column = [*zip(*lines, strict=True)]
-        *steady, waits, ready, lease = by_column
-        there = iter(
-            b"".join(line for line, value in zip(at_column, values, strict=True) if value is not None)
-            for at_column, values in zip(steady, columns, strict=True)
-        )
-        families = [b"".join(islice(there, number)) for number in _LINES_OF.values()]
-        families.append(b"".join(line for line, shape in zip(waits, self._shape, strict=True) if shape[-1]))
-        self._template = _END.join(families)
-        known = [info.oldest is not None for info in self.infos]
-        self._ages = b"".join(compress(ready, known)), b"".join(compress(lease, known))
 
     def ages(self, now: float) -> tuple[bytes, bytes]:
         """Return the text of each family in `AGES`."""
         known = [info.oldest for info in self.infos if info.oldest is not None]
-        ready, lease = self._ages
+        _, ready, lease = self._templates
         return (
             ready % tuple([age(oldest.ready, now) for oldest in known]),
             lease % tuple([age(oldest.lease, now) for oldest in known]),
         )
 
 
-def _shape_of(info: QueueInfo) -> tuple[object, ...]:
-    """Return what there are lines about of a queue; all of it is the same for most, most of the time."""
+class _Shape(NamedTuple):
+    """What there are lines about of one queue; all of it stays the same for most, most of the time."""
+
+    name: str
+    limits_messages: bool
+    limits_bytes: bool
+    has_ages: bool
+    has_waits: bool
+
+
+def _shape_of(info: QueueInfo) -> _Shape:
     settings, waits = info.settings, info.waits
-    return (
+    return _Shape(
         info.name,
-        settings.max_messages is None,
-        settings.max_bytes is None,
-        info.oldest is None,
+        settings.max_messages is not None,
+        settings.max_bytes is not None,
+        info.oldest is not None,
         waits is not None and any(waits.counts),
+    )
+
+
+class _Templates(NamedTuple):
+    """What is written of a block's queues, with a place for each number."""
+
+    steady: bytes
+    """Of each family in `STEADY`, with `_END` between two."""
+    ready: bytes
+    lease: bytes
+
+
+def _templates(
+    lines: Sequence[Sequence[bytes]], columns: Sequence[Sequence[Number | None]], shapes: Sequence[_Shape]
+) -> _Templates:
+    *steady, waits, ready, lease = zip(*lines, strict=True)
+    there = iter(
+        b"".join(line for line, value in zip(of_queues, values, strict=True) if value is not None)
+        for of_queues, values in zip(steady, columns, strict=True)
+    )
+    families = [b"".join(islice(there, number)) for number in _LINES_OF.values()]
+    families.append(b"".join(line for line, shape in zip(waits, shapes, strict=True) if shape.has_waits))
+    has_ages = [shape.has_ages for shape in shapes]
+    return _Templates(
+        _END.join(families), b"".join(compress(ready, has_ages)), b"".join(compress(lease, has_ages))
     )
 
 

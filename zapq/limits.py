@@ -101,8 +101,12 @@ HISTORY_SECONDS = 5.0
 """Seconds between two samples of what queues hold: 0.7 ms of CPU for 100 queues."""
 HISTORIES = 100
 """Queues whose history one answer tells: 60,000 numbers, some 3 ms."""
+NAMES_MATCHED_AT_ONCE = 5000
+"""Names that are compared with a pattern in one go, in 1 ms; with two patterns half as many."""
 HISTORY_SAMPLES = 120
 """Samples that are kept of each queue, ten minutes of them: 2.4 KB."""
+REFUSALS_KEPT = 100
+"""Refused requests that are remembered, for operators who ask why: some 30 KB."""
 MAX_ID_DIGITS = 18
 """Digits of a message's id: a number of that length fits in the 64 bits in which ids travel between processes."""
 MAX_BATCH = 1000
@@ -339,6 +343,8 @@ WATCH_PAUSE = 2.0
 """Seconds between two tables of `zapq stats --watch`."""
 TOP_PAUSE = 2.0
 """Seconds between two tables of `zapq top`: long enough for a rate to mean something, short enough to watch."""
+PROGRESS_AFTER = 1.0
+"""Seconds after which a terminal is shown how far a command is: what is done before needs no bar."""
 COMPLETION_TIMEOUT = 1.0
 """Seconds a shell waits for the names of queues when its user presses tab."""
 HEALTH_TIMEOUT = 5.0
@@ -351,6 +357,10 @@ FORWARD_MAX_REST = 3600.0
 """Seconds a receiver of `zapq forward` may have it wait at most: a Retry-After beyond that is a mistake."""
 FORWARD_ANSWER_BYTES = 64 * KIB
 """Bytes of its answer that are read, so that the connection can be used again: nothing is made of them."""
+BENCH_DRAIN_SECONDS = 30.0
+"""Seconds `zapq bench` goes on to take messages once it sends none: more are behind by far."""
+BUSY_CLIENT = 0.9
+"""The share of a core from which on `zapq bench` says that it was busy: one process cannot have more than one."""
 CRON_PATIENCE = 240.0
 """Seconds for which `zapq cron` tries to send a message: less than the server knows its key."""
 CRON_LOOK_SECONDS = 30.0

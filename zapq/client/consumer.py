@@ -172,7 +172,7 @@ class Consumer:
         await anyio.lowlevel.checkpoint()
         return await self._take()
 
-    def stop_fetching(self) -> None:
+    def _stop_fetching(self) -> None:
         """Ask the server for no more messages; those that are here are still handed out, and kept."""
         self._fetching.cancel()
 

@@ -265,6 +265,9 @@ class Advance(msgspec.Struct, frozen=True):
 class Stats(msgspec.Struct, frozen=True):
     """Count what the service holds and has done."""
 
+    sums: bool = True
+    """Whether to add up all queues, which takes as long as there are queues. If not, the sums may be empty."""
+
 
 class Ready(msgspec.Struct, frozen=True):
     """Tell whether messages can be accepted now."""

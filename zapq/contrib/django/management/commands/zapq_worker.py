@@ -16,6 +16,7 @@ from django.core.management.base import BaseCommand, CommandError
 from zapq.contrib.django.backend import ZapqBackend
 from zapq.contrib.django.framework import task_backends
 from zapq.contrib.django.worker import Worker
+from zapq.errors import ZapqError
 
 
 class Command(BaseCommand):
@@ -59,7 +60,13 @@ class Command(BaseCommand):
         self.stdout.write(f"running tasks of {', '.join(queues)}, from {backend.url}")
         self.stdout.flush()
         terms = {name: options[name] for name in ("concurrency", "visibility", "grace")}
-        left = anyio.run(partial(_run, backend, queues, **terms), backend="asyncio")
+        left, refusals = 0, list[BaseException]()
+        try:
+            left = anyio.run(partial(_run, backend, queues, **terms), backend="asyncio")
+        except* ZapqError as group:
+            refusals.append(group)
+        for refusal in refusals:
+            raise CommandError(str(_first(refusal)))
         if left:
             # Python would wait for their threads.
             self.stderr.write(f"gave up {left} tasks that were running: other workers get them")
@@ -76,6 +83,13 @@ async def _run(backend: ZapqBackend, queues: Sequence[str], **terms: Any) -> int
         await worker.run()
         group.cancel_scope.cancel()
     return worker.running
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the first of the errors in a group: with several queues, they are the same."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _watch_signals(worker: Worker) -> None:

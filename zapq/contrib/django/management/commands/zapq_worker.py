@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -78,10 +78,11 @@ class Command(BaseCommand):
 async def _run(backend: ZapqBackend, queues: Sequence[str], **terms: Any) -> int:
     """Run a worker until signals stop it, and return how many of its threads still run."""
     worker = Worker(backend, queues, **terms)
-    async with anyio.create_task_group() as group:
-        group.start_soon(_watch_signals, worker)
-        await worker.run()
-        group.cancel_scope.cancel()
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_watch, signals, worker)
+            await worker.run()
+            group.cancel_scope.cancel()
     return worker.running
 
 
@@ -92,7 +93,6 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-async def _watch_signals(worker: Worker) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            worker.stop()
+async def _watch(signals: AsyncIterator[signal.Signals], worker: Worker) -> None:
+    async for _ in signals:
+        worker.stop()

@@ -81,7 +81,7 @@ async def process(server: ZapqServer, *arguments: str) -> AsyncGenerator[trio.Pr
         yield process
     finally:
         process.kill()
-        await process.wait()
+        await process.wait()  # noqa: ASYNC102 - it was killed
 
 
 async def enqueue(task: Any, *args: Any, **kwargs: Any) -> TaskResult:

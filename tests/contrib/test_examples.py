@@ -37,7 +37,7 @@ async def test_a_site_of_django_runs_its_tasks(zapq_server: ZapqServer, tmp_path
         assert await worker.wait() == 0
     finally:
         worker.kill()
-        await worker.wait()
+        await worker.wait()  # noqa: ASYNC102 - it was killed
     _, *shown = (tmp_path / "output").read_text().splitlines()
     assert sorted(line for line in shown if line.startswith("resized")) == [
         f"resized picture {number}" for number in range(3)

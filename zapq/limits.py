@@ -341,6 +341,20 @@ COMPLETION_TIMEOUT = 1.0
 """Seconds a shell waits for the names of queues when its user presses tab."""
 HEALTH_TIMEOUT = 5.0
 """Seconds `zapq health` waits: a server that answers later is not well."""
+WEBHOOK_SECRET_VARIABLE = "ZAPQ_WEBHOOK_SECRET"  # noqa: S105 (the name of a place, not what is there)
+"""Where the environment has the secrets that `zapq forward` signs with."""
+WEBHOOK_SECRET_BYTES = (24, 64)
+"""The least and the most bytes of such a secret, as Standard Webhooks has it."""
+FORWARD_MAX_REST = 3600.0
+"""Seconds a receiver of `zapq forward` may have it wait at most: a Retry-After beyond that is a mistake."""
+FORWARD_ANSWER_BYTES = 64 * KIB
+"""Bytes of its answer that are read, so that the connection can be used again: nothing is made of them."""
+CRON_PATIENCE = 240.0
+"""Seconds for which `zapq cron` tries to send a message: less than the server knows its key."""
+CRON_LOOK_SECONDS = 30.0
+"""Seconds after which it looks at the clock on the wall again, which may have been set."""
+TEST_SERVER_PATIENCE = 20.0
+"""Seconds a server that tests start may take to start, and to end: mostly one is enough."""
 CLIENT_ATTEMPTS = 5
 """Times it sends a request before it gives up: what outlasts that is no hiccup, and its caller should know."""
 CLIENT_BACKOFF = 0.1
@@ -363,5 +377,7 @@ SETTLE_LINGER = 0.005
 """Seconds for which settling one lease waits for others that can go with it: nothing beside a visibility."""
 SETTLE_SECONDS = 5.0
 """How long settling a lease may hold up a cancellation: several round trips, and less than supervisors wait."""
+HANDLER_SECONDS = 4.0
+"""Seconds of these that handlers in threads have to end, for nothing cancels them; the rest is for releasing."""
 NO_QUEUE_PAUSE = 1.0
 """Seconds until a consumer asks again for a queue that was deleted while it waited."""

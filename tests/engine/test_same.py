@@ -20,6 +20,7 @@ from zapq.engine.local import LocalEngine
 from zapq.errors import ZapqError
 from zapq.service.open import open_service
 from zapq.service.operations import (
+    Advance,
     ChangeSettings,
     Configure,
     Delete,
@@ -140,6 +141,7 @@ _operations = st.one_of(
     st.builds(Save, st.sampled_from(["a.msgpack", "a.json", "../a"])),
     st.builds(Load, st.sampled_from(["a.msgpack", "a.json", "b.json"])),
     st.builds(Drain),
+    st.builds(Advance, st.just(1.0)),
 )
 _settles = st.tuples(
     st.sampled_from(["one", "many"]),

@@ -19,7 +19,7 @@ from zapq.http.families import COUNTERS, LIMITS, SERVER, Family
 from zapq.http.series import ROWS_AT_ONCE, Series, share
 from zapq.service.queue_state import QueueInfo
 
-DOC = (Path(__file__).parents[2] / "docs" / "watch.md").read_text()
+DOC = (Path(__file__).parents[2] / "docs/how-to/watch.md").read_text()
 OTHERS = [each for each in vars(families).values() if isinstance(each, Family)]
 FAMILIES = [*COUNTERS.values(), *LIMITS.values(), *SERVER.values(), *OTHERS]
 
@@ -36,7 +36,7 @@ def test_each_family_is_in_the_documentation(family: Family) -> None:
 
 def test_each_figure_of_the_json_has_a_family() -> None:
     """Those of all queues together are sums of the queues' series, or the greatest of them."""
-    contract = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
+    contract = (Path(__file__).parents[2] / "docs/reference/http.md").read_text()
     [shown] = re.findall(r"^\$ curl -s localhost:8080/metrics\n\{(.*)\}$", contract, re.MULTILINE)
     names = set(re.findall(r'"(\w+)":', shown))
     of_queues = {

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 from zapq.engine.engine import Outcomes
-from zapq.errors import MessageNotFound, moved_on
-from zapq.limits import LISTED_AT_ONCE
+from zapq.errors import MessageNotFound, NoTestClock, moved_on
+from zapq.limits import LISTED_AT_ONCE, MAX_DELAY
 from zapq.service.journal import Journal
 from zapq.service.operations import (
+    Advance,
     ChangeSettings,
     Configure,
     Delete,
@@ -44,6 +45,7 @@ from zapq.service.operations import (
     SettleOne,
     Stats,
     Take,
+    check,
     checked_limit,
 )
 from zapq.service.paging import Page, by_name, page_of, wanted
@@ -89,6 +91,7 @@ class LocalEngine:
             SetPaused: self._set_paused,
             Redrive: self._redrive,
             Drain: lambda asked, now: service.drain(),
+            Advance: self._advance,
             Stats: lambda asked, now: service.stats(),
             Ready: self._check_ready,
             Save: lambda asked, now: service.do_in_task(partial(service.snapshot, asked.file)),
@@ -243,6 +246,12 @@ class LocalEngine:
     def _redrive(self, asked: Redrive, now: float) -> Any:
         state = self.service.find_state(asked.queue)
         return self.service.do_in_task(partial(state.redrive, checked_limit(asked.limit, "limit"), asked.id))
+
+    def _advance(self, asked: Advance, now: float) -> Any:
+        if not self.service.test_clock:
+            raise NoTestClock
+        check("seconds", asked.seconds, 0, MAX_DELAY)
+        return self.service.do_in_task(partial(self.service.advance, asked.seconds))
 
     def _check_ready(self, asked: Ready, now: float) -> None:
         self.service.check_open()

@@ -421,6 +421,16 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         scope="server",
         audit=lambda operation, outcome: {},
     ),
+    _administer(
+        "advance",
+        "POST",
+        "/test/advance",
+        plans.advance,
+        lambda plan, operation, outcome, frame: render.as_json({"advanced": operation.seconds}, frame.tail),
+        scope="server",
+        takes=("seconds",),
+        audit=lambda operation, outcome: {"seconds": operation.seconds},
+    ),
     Endpoint(
         "stats",
         "GET",

@@ -39,7 +39,7 @@ class Meaning(msgspec.Struct, frozen=True):
 
 _STATUSES = {
     400: "The request is not valid HTTP. The detail says what is wrong with it; correct the client that sent it.",
-    404: "zapq has no such endpoint. docs/http.md lists the endpoints.",
+    404: "zapq has no such endpoint. docs/reference/http.md lists the endpoints.",
     405: "The endpoint does not take this method. Use one of those in the Allow field.",
     413: "The body is longer than this endpoint takes. Send less at once.",
     414: "The path and query of the request are too long. Shorten them.",

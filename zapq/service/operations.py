@@ -256,6 +256,12 @@ class Drain(msgspec.Struct, frozen=True):
     """Accept no new messages from now on."""
 
 
+class Advance(msgspec.Struct, frozen=True):
+    """Move the time of the queues on."""
+
+    seconds: float
+
+
 class Stats(msgspec.Struct, frozen=True):
     """Count what the service holds and has done."""
 
@@ -305,6 +311,7 @@ Operation = (
     | SetPaused
     | Redrive
     | Drain
+    | Advance
     | Stats
     | Ready
     | Save

@@ -33,6 +33,7 @@ from zapq.errors import (
     ReceiptExpired,
 )
 from zapq.limits import DEFAULT_QUEUE, MAX_TURN
+from zapq.movable_clock import move_on
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
 from zapq.service.history import History
@@ -103,6 +104,8 @@ class QueueService:
             lease_slack=MAX_TURN,
             now=trio.current_time(),
         )
+        self.test_clock = settings.test_clock
+        """Whether `advance` may be asked for."""
         self.attempts = Attempts()
         self.history = History()
         """Of the last minutes, where samples are taken: in a server."""
@@ -611,6 +614,11 @@ class QueueService:
         """Refuse new messages from now on, and answer all that wait; messages held can still be taken."""
         self.dispatcher.drain()
         self.room.dismiss()
+
+    async def advance(self, seconds: float) -> None:
+        """Move the time of this run of Trio on, and return once all that is due by then has happened."""
+        move_on(seconds)
+        await self.dispatcher.catch_up()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the one timer: do what is due, sleep until the next deadline or a change. Ends when cancelled."""

@@ -34,7 +34,7 @@ from zapq.engine.valkey.offers import Offers
 from zapq.engine.valkey.snapshots import EngineSnapshots
 from zapq.engine.valkey.tasks import Tasks
 from zapq.engine.wire import Figures
-from zapq.errors import Draining, NotWithEngine, ZapqError
+from zapq.errors import Draining, NoTestClock, NotWithEngine, ZapqError
 from zapq.limits import (
     ENGINE_FINISH_SECONDS,
     ENGINE_OPERATION_BYTES,
@@ -45,6 +45,7 @@ from zapq.limits import (
 )
 from zapq.service.engine_stats import EngineStats
 from zapq.service.operations import (
+    Advance,
     ChangeSettings,
     Configure,
     Delete,
@@ -109,6 +110,10 @@ def _refuse_history(asked: History, now: float) -> None:
         "The queues of this server are in an engine elsewhere, and no samples are taken of them. Have Prometheus"
         " scrape /metrics/prometheus instead."
     )
+
+
+def _refuse_advance(asked: Advance, now: float) -> None:
+    raise NoTestClock
 
 
 class ValkeyQueue:
@@ -221,6 +226,7 @@ class ValkeyEngine(Elsewhere):
             History: _refuse_history,
             Stats: self._stats,
             Drain: lambda asked, now: self.drain(),
+            Advance: _refuse_advance,
             Ready: self._check_ready,
             Save: lambda asked, now: self.tasks.start(partial(self.snapshots.save, asked.file)),
             Load: lambda asked, now: self.tasks.start(partial(self.snapshots.load, asked.file)),

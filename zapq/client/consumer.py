@@ -51,7 +51,7 @@ class HeldLease(Held):
     def __init__(self, consumer: Consumer, lease: Lease) -> None:
         super().__init__(lease)
         self._block: anyio.CancelScope | None = None
-        """What is cancelled when it is lost."""
+        """The scope that is cancelled when the lease is lost."""
         self._consumer = consumer
 
     async def ack(self) -> None:
@@ -172,7 +172,7 @@ class Consumer:
         await anyio.lowlevel.checkpoint()
         return await self._take()
 
-    def stop_fetching(self) -> None:
+    def _stop_fetching(self) -> None:
         """Ask the server for no more messages; those that are here are still handed out, and kept."""
         self._fetching.cancel()
 

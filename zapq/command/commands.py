@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 _HOMES = {
+    "bench": "zapq.command.bench",
     "check": "zapq.command.check",
     "completion": "zapq.command.completion",
     "config": "zapq.command.config",

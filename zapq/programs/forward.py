@@ -58,7 +58,7 @@ class Forwarder:
         """Take no more messages; deliveries under way go on to their end."""
         self._stopping = True
         if self._leases is not None:
-            self._leases.stop_fetching()
+            self._leases._stop_fetching()
         for scope in self._between:
             scope.cancel()
 

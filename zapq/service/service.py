@@ -384,7 +384,7 @@ class QueueService:
         """Let `settings` hold for the queue called `name`, and return whether it was made for that.
 
         Raises `InvalidParameter` for settings that contradict each other, and `TooManyQueues`; then nothing has
-        changed. What is held already stays, also beyond a new cap.
+        changed. Messages that are held already stay, also beyond a new cap.
         """
         async with self.section:
             made = self.broker.configure(name, settings, trio.current_time())

@@ -34,6 +34,7 @@ from zapq.limits import (
     MAX_ANSWERS_BYTES,
     MAX_BATCH_BYTES,
     MAX_HOT_HEAD_BYTES,
+    MAX_LOGGED_PATH,
     SMALL_BODY_BYTES,
 )
 from zapq.server.hot_head import (
@@ -454,7 +455,7 @@ class HotPath:
                 tracing.id_in(trace),
                 endpoint.method,
                 endpoint.path,
-                {"queue": head.queue, "id": argument},
+                {"queue": head.queue, "id": argument[:MAX_LOGGED_PATH]},
                 "" if endpoint.scope in {"server", "listed"} else head.queue,
             )
         )

@@ -61,13 +61,13 @@ class Client(Verbs):
     ) -> AbstractAsyncContextManager[Consumer]:
         """Open a consumer: `async with client.consume("emails") as leases:`, then `async for lease in leases:`.
 
-        It holds up to `concurrency` messages that are not settled, and `prefetch` more. It fetches as many as
-        there is room for by one long poll of `wait` seconds, extends each at a third of its `visibility` (seconds)
-        until it is settled, and sends what settles them together, within 5 ms. `async with lease:` acknowledges
-        the message at the end of its block, and releases it if the block raises or is cancelled.
-        Messages not settled when the consumer's own block ends are released, within 5 s. It waits for a queue that
-        is not there, and for a server that is away, busy or draining; an error that does not pass, such as a wrong
-        parameter, cancels the block and is raised.
+        It holds up to `concurrency` messages that are not settled, and `prefetch` more. One long poll of `wait`
+        seconds fetches as many as there is room for. Each is extended at a third of its `visibility` (seconds)
+        until it is settled. Settlements of 5 ms go out together. `async with lease:` acknowledges the message at
+        the end of its block, and releases it if the block raises or is cancelled. Messages not settled when the
+        consumer's own block ends are released, within 5 s. It waits for a queue that is not there, and for a
+        server that is away, busy or draining; an error that does not pass, such as a wrong parameter, cancels
+        the block and is raised.
         """
         from zapq.client import consumer
 
@@ -108,7 +108,7 @@ async def open_client(
 ) -> AsyncGenerator[Client, None]:
     """Yield a client of the server at `url`: `http://host:port`, `https://host:port` or `unix:/path`.
 
-    Works with asyncio and with Trio, whichever runs. Connects when it must, keeps connections for the next
+    Works with asyncio and with Trio. Connects when it must, keeps connections for the next
     request, and closes them at the end of the block. Many tasks can share it. `timeout` is the seconds each step
     of a request may take (connecting, sending, waiting for the answer; a long poll's `wait` comes on top); a bound
     for all of it is a cancel scope, or `asyncio.timeout`, around the call. `attempts` is how often a request is

@@ -51,7 +51,7 @@ class HeldLease(Held):
     def __init__(self, consumer: Consumer, lease: Lease) -> None:
         super().__init__(lease)
         self._block: anyio.CancelScope | None = None
-        """What is cancelled when it is lost."""
+        """The scope that is cancelled when the lease is lost."""
         self._consumer = consumer
 
     async def ack(self) -> None:

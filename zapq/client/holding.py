@@ -128,9 +128,9 @@ class Holding(Generic[H]):
         self.held: dict[H, None] = {}
         """Those that are neither settled nor lost, in the order in which they came."""
         self.ready: deque[H] = deque()
-        """Those of them that nobody has yet."""
+        """Those of them that no handler has yet."""
         self.busy = 0
-        """How many of them somebody has that are not being settled."""
+        """How many of them handlers have that are not being settled."""
 
     def room(self) -> int:
         """Return how many messages to ask for now."""

@@ -1,7 +1,7 @@
 """Consuming with threads: leases that are fetched ahead, kept while handlers work on them, and settled.
 
-Three threads do it for all leases of a consumer: one asks for as many messages as there is room for, one extends
-the leases that need it and finds those that are lost, and one sends what is said of leases, many at a time.
+Three threads do it for all leases of a consumer. One asks for as many messages as there is room for. One extends
+the leases that need it, and finds those that are lost. One sends settlements, many at a time.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ Told = Callable[[ZapqError | None], None]
 class HeldLease(Held):
     """A leased message that is kept until it is settled: at the end of its block, or by `ack` or `release`.
 
-    `with lease:` acknowledges the message when the block ends, and releases it if the block raises. If the lease
-    is lost meanwhile, because the server was away for too long or the queue was deleted, `cancelled` is set, and
-    `ReceiptExpired` raised at the end: another consumer has the message, or will have it.
+    `with lease:` acknowledges the message when the block ends, and releases it if the block raises. The lease
+    may be lost meanwhile, because the server was away for too long or the queue was deleted. Then `cancelled` is
+    set, and `ReceiptExpired` raised at the end: another consumer has the message, or will have it.
     """
 
     __slots__ = ("_cancelled", "_consumer", "_over")

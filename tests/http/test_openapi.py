@@ -172,6 +172,7 @@ REQUESTS: list[tuple[str, str, bytes, Mapping[str, str]]] = [
     ("GET", "/metrics", b"", {"Accept": "application/openmetrics-text"}),
     ("GET", "/metrics/prometheus", b"", {}),
     ("GET", "/stats/history", b"", {}),
+    ("GET", "/refusals?limit=5", b"", {}),
     ("GET", "/whoami", b"", {}),
     ("GET", "/ui/", b"", {}),
     ("GET", "/ui/nothing.js", b"", {}),

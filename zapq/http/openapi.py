@@ -23,7 +23,16 @@ from zapq.http.exposition import OPENMETRICS, TEXT_FORMAT
 from zapq.http.problems import MEDIA_TYPE, meanings
 from zapq.http.render import JSON, MSGPACK, NDJSON
 from zapq.http.wire import media_type
-from zapq.limits import HISTORIES, MAX_BATCH, MAX_PRIORITY, MAX_WAIT, PEEK, QUEUE_NAME, SNAPSHOT_NAME
+from zapq.limits import (
+    HISTORIES,
+    MAX_BATCH,
+    MAX_PRIORITY,
+    MAX_WAIT,
+    PEEK,
+    QUEUE_NAME,
+    REFUSALS_KEPT,
+    SNAPSHOT_NAME,
+)
 from zapq.service.history import COLUMNS
 from zapq.service.paging import SORTS
 
@@ -99,6 +108,7 @@ _PARAMETERS: dict[str, tuple[Schema, str]] = {
 _SPECIAL: dict[tuple[str, str], Schema] = {
     ("/stats/history", "limit"): _number(1, HISTORIES, HISTORIES),
     ("/queues/{queue}/messages", "limit"): _number(1, MAX_BATCH, PEEK),
+    ("/refusals", "limit"): _number(1, REFUSALS_KEPT, REFUSALS_KEPT),
 }
 _IN_PATH: dict[str, Schema] = {
     "queue": {"type": "string", "pattern": f"^{QUEUE_NAME}$"},
@@ -265,6 +275,9 @@ ABOUT: dict[str, About] = {
     ),
     "history": About(
         "What queues held and did in the last ten minutes", [_json("Samples.", _ref("History"))], "not-with-engine"
+    ),
+    "tell of refusals": About(
+        "The requests that were refused last", [_json("The last first.", _list_of("Refusal"))]
     ),
     "whoami": About("What the credential allows", [_json("Roles and queues.", _ref("Grant"))]),
     "show the page": About(
@@ -543,6 +556,10 @@ def _schemas() -> dict[str, Schema]:
         ),
         "Meaning": _object({"type": _TEXT, "title": _TEXT, "status": _WHOLE, "meaning": _TEXT}),
         "Problem": _object(problem),
+        "Refusal": _object(
+            {"status": _WHOLE, **dict.fromkeys(("time", "problem", "trace_id", "method", "path", "queue"), _TEXT)},
+            ("method", "path", "queue"),
+        ),
     }
 
 

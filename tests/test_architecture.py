@@ -31,8 +31,9 @@ MAY_USE = {
     "logs": {"limits", "settings", "spool"},
     "spool": {"limits"},
     "systemd": {"errors", "limits", "settings", "logs"},
+    "movable_clock": {"errors"},
     "store": {"limits", "errors", "settings", "core"},
-    "service": {"limits", "errors", "settings", "declared", "core", "store", "logs"},
+    "service": {"limits", "errors", "settings", "declared", "core", "store", "logs", "movable_clock"},
     "wakeup": {"limits"},
     "engine": {"addresses", "limits", "errors", "settings", "core", "service", "store", "logs", "wakeup"},
     "sqs": {"limits", "errors", "core", "access", "service"},
@@ -65,7 +66,9 @@ MAY_USE = {
         "allocator",
     },
     "client": {"limits", "errors", "core"},
-    "testing": {"settings", "service", ""},
+    "programs": {"limits", "errors", "core", "client", ""},
+    "contrib": {"errors", "core", "client"},
+    "testing": {"limits", "settings", "service", "command", ""},
     "command": {
         "limits",
         "errors",
@@ -76,16 +79,21 @@ MAY_USE = {
         "store",
         "engine",
         "server",
+        "client",
+        "programs",
         "",
     },
     "allocator": {"limits"},
-    "cli": {"allocator", "errors", "settings", "sources", "logs", "systemd", "command", ""},
+    "cli": {"allocator", "errors", "settings", "sources", "logs", "systemd", "movable_clock", "command", ""},
     "__main__": {"command", "cli"},
     "": {"errors", "settings", "core", "engine", "service", "server"},
 }
 # Where each library may appear at all.
 LIBRARIES = {
-    "trio": {"service", "engine", "http", "server", "client", "systemd", "cli", "testing"},
+    "trio": {
+        *("service", "engine", "http", "server", "client", "programs", "command"),
+        *("systemd", "cli", "testing", "movable_clock"),
+    },
     "quart": {"http"},
     "quart_trio": {"http"},
     "werkzeug": {"http"},
@@ -94,11 +102,15 @@ LIBRARIES = {
     "h2": {"server"},
     "click": {"command"},
     "hiredis": {"engine"},
-    "anyio": {"client"},
+    "cronsim": {"programs"},
+    "anyio": {"client", "contrib"},
+    "django": {"contrib"},
+    "taskiq": {"contrib"},
+    "opentelemetry": {"client"},
     "pytest": {"testing"},
     # Its stubs shadow Trio's own types.
     "trio_typing": set[str](),
-    "asyncio": {"client"},
+    "asyncio": {"client", "contrib"},
 }
 
 

@@ -1,4 +1,4 @@
-"""What docs/queues.md teaches is what the server does, and it teaches everything the server does."""
+"""What docs/reference/queues.md teaches is what the server does, and it teaches everything the server does."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from zapq.service.named_queue import NamedQueue
 from zapq.service.service import QueueService
 from zapq.testing import ZapqServer
 
-DOCUMENT = (Path(__file__).parent.parent / "docs/queues.md").read_text()
-ORDER = (Path(__file__).parent.parent / "docs/order.md").read_text()
-SNAPSHOTS = (Path(__file__).parent.parent / "docs/snapshots.md").read_text()
+DOCUMENT = (Path(__file__).parent.parent / "docs/reference/queues.md").read_text()
+ORDER = (Path(__file__).parent.parent / "docs/explanation/order.md").read_text()
+SNAPSHOTS = (Path(__file__).parent.parent / "docs/how-to/snapshots.md").read_text()
+TESTING = (Path(__file__).parent.parent / "docs/how-to/testing.md").read_text()
 [PYTHON] = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 TAG = "b9013d"
 """What the receipts shown begin with."""
@@ -69,7 +70,8 @@ def test_every_verb_is_taught_by_a_line_of_curl() -> None:
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda each: f"{each.method} {each.path}")
 def test_every_parameter_is_explained(endpoint: Endpoint) -> None:
-    page = SNAPSHOTS if endpoint.takes == ("file",) else DOCUMENT
+    pages = {"/persist": SNAPSHOTS, "/load": SNAPSHOTS, "/test/advance": TESTING}
+    page = pages.get(endpoint.path, DOCUMENT)
     for name in endpoint.takes:
         assert re.search(rf"[?&`]{name}[=`]", page), name
 

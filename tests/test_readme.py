@@ -25,13 +25,14 @@ from zapq.testing import ZapqServer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-HTTP = (ROOT / "docs/http.md").read_text()
-SETTINGS = (ROOT / "docs/settings.md").read_text()
-JSON_METRICS = (ROOT / "docs/watch.md").read_text().partition("## Metrics as JSON\n")[2].partition("\n## ")[0]
-SPEED = (ROOT / "docs/speed.md").read_text()
+HTTP = (ROOT / "docs/reference/http.md").read_text()
+SETTINGS = (ROOT / "docs/reference/settings.md").read_text()
+WATCH = (ROOT / "docs/how-to/watch.md").read_text()
+JSON_METRICS = WATCH.partition("## Metrics as JSON\n")[2].partition("\n## ")[0]
+SPEED = (ROOT / "docs/explanation/speed.md").read_text()
 CALLING, EMBEDDING_SHORT, TESTING_SHORT = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 EMBEDDING, SERVING, TESTING = re.findall(
-    r"```python\n(.*?)```", (ROOT / "docs/embedding.md").read_text(), re.DOTALL
+    r"```python\n(.*?)```", (ROOT / "docs/how-to/embedding.md").read_text(), re.DOTALL
 )
 
 
@@ -164,7 +165,7 @@ async def test_the_example_of_a_client_runs(zapq_server: ZapqServer) -> None:
 
 
 def test_the_table_of_errors_says_what_each_means() -> None:
-    page = (ROOT / "docs/errors.md").read_text()
+    page = (ROOT / "docs/reference/errors.md").read_text()
     shown = re.findall(r"^\| `([\w-]+)` \| (\d+) \| (.*) \|$", page, re.MULTILINE)
     assert shown == [(name, str(each.status), each.meaning) for name, each in meanings().items()]
 
@@ -184,7 +185,7 @@ def test_the_testing_example_passes(example: str, tmp_path: Path) -> None:
     assert "1 passed" in shown.stdout, shown.stdout + shown.stderr
 
 
-@pytest.mark.parametrize("document", ["docs/settings.md", "docs/queues.md"])
+@pytest.mark.parametrize("document", ["docs/reference/settings.md", "docs/reference/queues.md"])
 def test_the_files_that_declare_queues_are_taken(document: str, tmp_path: Path) -> None:
     example, *of_sqs = re.findall(r"```toml\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     (tmp_path / "zapq.toml").write_text(example)
@@ -196,7 +197,8 @@ def test_the_files_that_declare_queues_are_taken(document: str, tmp_path: Path) 
         assert declared["orders.fifo"].notes["sqs:tag:team"] == "shop"
 
 
-WITH_BENCHES = [f"docs/{page}.md" for page in ("contributing", "durability", "found", "speed")]
+EXPLAINED = (f"docs/explanation/{page}.md" for page in ("durability", "found", "speed"))
+WITH_BENCHES = ["docs/contributing.md", *EXPLAINED]
 
 
 @pytest.mark.parametrize("document", ["README.md", "SECURITY.md", *WITH_BENCHES])
@@ -214,8 +216,8 @@ def test_every_bench_and_test_that_is_named_can_be_run(document: str) -> None:
         assert f"{part}" in (ROOT / path).read_text(), part
 
 
-PAGES = sorted(page.stem for page in (ROOT / "docs").glob("*.md"))
-DOCUMENTS = ["README.md", "SECURITY.md", *(f"docs/{page}.md" for page in PAGES)]
+PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))
+DOCUMENTS = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md", *PAGES]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -2,7 +2,7 @@
 
 PYTHONPATH=. python -m tests.test_surface >tests/surface.txt
 
-records it anew. docs/versions.md says what may change when.
+records it anew. docs/reference/versions.md says what may change when.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def test_what_is_imported_late_is_what_is_public(module: str) -> None:
 
 
 def test_the_documentation_has_each_name_and_says_what_it_is() -> None:
-    page = (ROOT / "docs" / "versions.md").read_text()
+    page = (ROOT / "docs/reference/versions.md").read_text()
     rows = re.findall(r"^\| `([\w.]+)` \| `(\w+)` \| (.*) \|$", page, re.MULTILINE)
     assert rows == [
         (module, name, what(module, name)) for module in MODULES for name in import_module(module).__all__

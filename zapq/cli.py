@@ -15,6 +15,7 @@ from zapq import logs, systemd
 from zapq.allocator import settle_in
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, fail
 from zapq.errors import InvalidSetting, ZapqError
+from zapq.movable_clock import MovableClock
 from zapq.settings import Settings
 from zapq.sources import load, unknown_variables
 
@@ -45,7 +46,8 @@ def _serve(**flags: Any) -> int:
             logs.say(logging.WARNING, "unknown variable in the environment", variable=variable, **meant)
         handover.check(settings)
         with systemd.open_notifier(handover.notify_socket) as notifier:
-            return trio.run(serve_until_signalled, settings, notifier, handover.watchdog)
+            clock = MovableClock() if settings.test_clock else None
+            return trio.run(serve_until_signalled, settings, notifier, handover.watchdog, clock=clock)
 
 
 def _keep_signals_for_us() -> None:

@@ -332,6 +332,13 @@ class NotWithEngine(ZapqError):
     status = 400
 
 
+class NoTestClock(ZapqError):
+    """The time of this server's queues cannot be moved on. Start a server for tests, with --test-clock."""
+
+    problem = "no-test-clock"
+    status = 403
+
+
 class NotDurable(ZapqError):
     """This server keeps messages in memory only. Leave durability=committed out, or start it with --durable."""
 

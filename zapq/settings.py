@@ -427,6 +427,12 @@ class Settings:
     hot_path: bool = _setting(
         True, "ZAPQ_HOT_PATH", "switch", "Turn the hot path off: Hypercorn and Quart then answer every request."
     )
+    test_clock: bool = _setting(
+        False,
+        "ZAPQ_TEST_CLOCK",
+        "switch",
+        "For tests: let POST /test/advance?seconds= move the time of the queues on. Never in production.",
+    )
     log_level: str = _setting(
         "info",
         "ZAPQ_LOG_LEVEL",
@@ -451,8 +457,9 @@ class Settings:
     )
 
     queues: Mapping[str, QueueSettings] = field(default_factory=dict, hash=False)
-    """Queues that are there from the start, set like this, whatever earlier runs have kept. In the TOML file these
-    are tables, such as [queues.jobs]; a further file, of --queues, may have such tables and nothing else."""
+    """Queues that are there from the start, set like this, also if an earlier run has kept other settings. In
+    the TOML file these are tables, such as [queues.jobs]; a further file, of --queues, may have such tables and
+    nothing else."""
 
     def __post_init__(self) -> None:
         for option in options():
@@ -475,6 +482,12 @@ class Settings:
             raise InvalidSetting(
                 "--load-on-start would replace the queues kept by --durable at each start. Give only one of them.",
                 setting="load_on_start",
+            )
+        if self.test_clock and (self.durable or self.workers > 1):
+            raise InvalidSetting(
+                "--test-clock moves the time of queues in the memory of one process. Start without"
+                f" {'--durable' if self.durable else '--workers'}.",
+                setting="test_clock",
             )
         if 0 < self.snapshot_every < MIN_SNAPSHOT_EVERY:
             raise InvalidSetting(
@@ -520,6 +533,7 @@ _NOT_WITH_ENGINE = {
     "durable": "The engine keeps the queues: see --engine-durability.",
     "snapshot_every": "Back up the engine itself, or save by hand (zapq snapshot save).",
     "snapshot_on_exit": "Back up the engine itself, or save by hand (zapq snapshot save).",
+    "test_clock": "The time of the engine cannot be moved.",
     "load_on_start": "Restore the engine itself, or load by hand (zapq snapshot load).",
 }
 

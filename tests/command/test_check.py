@@ -23,7 +23,7 @@ from zapq.limits import PACK_BODY_BYTES
 from zapq.service.operations import Offer
 from zapq.settings import Settings
 from zapq.store.check import QueueReport, check
-from zapq.store.database import GARBAGE_ROWS
+from zapq.store.database import GARBAGE_ROWS, Database
 from zapq.store.schema import FILE
 
 WAL = f"{FILE}-wal"
@@ -31,6 +31,14 @@ WAL = f"{FILE}-wal"
 
 async def fill(directory: Path, after: Path | None = None) -> None:
     """Make a database in `directory`; what it looks like while it is in use goes to `after`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if after is not None:
+            # Garbage stays, so that the copy has it and no commit is made in the middle of copying.
+            patch.setattr(Database, "tidy", lambda self, *, idle: None)
+        await fill_and_copy(directory, after)
+
+
+async def fill_and_copy(directory: Path, after: Path | None) -> None:
     settings = Settings(data_dir=str(directory), durable=True)
     async with zapq.open_service(settings) as service:
         await service.configure("jobs", QueueSettings(ttl=1000.0))
@@ -51,10 +59,6 @@ async def fill(directory: Path, after: Path | None = None) -> None:
         await service.queue("purged").clear()
         if after is not None:
             copy(directory, after)
-            while check(str(after)).warning:
-                # Garbage is removed meanwhile: that was in the middle of a commit.
-                shutil.rmtree(after)
-                copy(directory, after)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/command-line.md says what the commands do."""
+"""docs/reference/command-line.md says what the commands do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.typed import TypeIn, typed
 from zapq.command import exit
 
 ROOT = Path(__file__).parent.parent.parent
-DOCUMENT = (ROOT / "docs/command-line.md").read_text()
+DOCUMENT = (ROOT / "docs/reference/command-line.md").read_text()
 FIRST, SETTINGS = re.findall(r"```console\n(.*?)```", DOCUMENT, re.DOTALL)
 
 

@@ -20,7 +20,7 @@ from zapq.service.open import open_service
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
-PRINT_NOTHING_OF_THEIR_OWN = {"serve", "completion", "snapshot save", "snapshot load"}
+PRINT_NOTHING_OF_THEIR_OWN = {"serve", "completion", "forward", "snapshot save", "snapshot load"}
 
 
 def commands() -> dict[str, click.Command]:

@@ -1,7 +1,9 @@
 """The page in a real browser: each thing that a person does there is seen to happen in the server.
 
 The checks are in `checks.py`, and run in an environment of their own: all of them, in order, with one server and
-one browser. To make the pictures of docs/page.md anew: PICTURES=docs/page scripts/test --all tests/page
+one browser. To make the pictures of docs/how-to/page.md anew:
+
+    PICTURES=docs/how-to/page scripts/test --all tests/page
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ DEPLOY = ROOT / "deploy" / "prometheus"
 ALERTS = DEPLOY / "alerts.yml"
 RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 NAMES = [rule["alert"] for rule in RULES if "alert" in rule]
-DOC = (ROOT / "docs" / "watch.md").read_text()
+DOC = (ROOT / "docs/how-to/watch.md").read_text()
 
 QUEUES = {
     "jobs": QueueSettings(max_receives=1, dead_letter="jobs.dead"),

@@ -125,7 +125,7 @@ def test_an_example_is_written_as_keda_reads_it(name: str) -> None:
 
 
 def test_the_page_shows_what_the_examples_have() -> None:
-    page = (ROOT / "docs" / "scale.md").read_text()
+    page = (ROOT / "docs/how-to/scale.md").read_text()
     shown = set(re.findall(r"^ +(url|valueLocation|targetValue): (.+)$", page, re.MULTILINE))
     there = {
         (key, f'"{value}"' if key == "targetValue" else value)

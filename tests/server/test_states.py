@@ -19,7 +19,7 @@ TABLES: list[tuple[Mapping[Enum, frozenset[Enum]], set[Enum]]] = [
     (CONNECTION, {ConnectionState.BROKEN, ConnectionState.CLOSED}),  # type: ignore[list-item]
 ]
 """With the ends that are left out of the pictures: every other state but RETURNED has them."""
-INSIDE = (Path(states.__file__).parent.parent.parent / "docs/inside.md").read_text()
+INSIDE = (Path(states.__file__).parent.parent.parent / "docs/explanation/inside.md").read_text()
 
 
 def draw(table: Mapping[Enum, frozenset[Enum]], ends: set[Enum]) -> str:

@@ -1,4 +1,4 @@
-"""What docs/sqs.md teaches is so."""
+"""What docs/how-to/sqs.md teaches is so."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zapq.access.grant import Role
 from zapq.sqs.actions import ACTIONS
 from zapq.testing import ZapqServer
 
-DOCUMENT = (Path(__file__).parent.parent.parent / "docs/sqs.md").read_text()
+DOCUMENT = (Path(__file__).parent.parent.parent / "docs/how-to/sqs.md").read_text()
 WHO = DOCUMENT[DOCUMENT.index("## Who may do what") : DOCUMENT.index("## Both dialects")]
 
 

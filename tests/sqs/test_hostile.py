@@ -227,7 +227,8 @@ class Road:
         await self.service.configure("dead", QueueSettings())
         await self.service.default.clear()
         notes = {"sqs:ContentBasedDeduplication": "true", "sqs:created": "1795948376772"}
-        settings = QueueSettings(max_receives=5, dead_letter="dead", notes=notes)
+        # Leases that end by themselves, on a slow machine, would look like a change.
+        settings = QueueSettings(visibility=43200, max_receives=5, dead_letter="dead", notes=notes)
         for name in ("jobs", "jobs.fifo"):
             await self.service.configure(name, settings)
             for body in ("1", "2"):

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-# The codes of every command; docs/command-line.md has them as a table.
+# The codes of every command; docs/reference/command-line.md has them as a table.
 EXIT_OK = 0
 EXIT_FAILED = 1
 """The server could not start, refused, did not answer or is not ready; or what was looked at is damaged."""

@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any
 
 from zapq.engine.engine import Outcomes
-from zapq.errors import MessageNotFound, moved_on
-from zapq.limits import LISTED_AT_ONCE
+from zapq.errors import MessageNotFound, NoTestClock, moved_on
+from zapq.limits import LISTED_AT_ONCE, MAX_DELAY
+from zapq.service.history import Told
 from zapq.service.journal import Journal
 from zapq.service.operations import (
+    Advance,
     ChangeSettings,
     Configure,
     Delete,
@@ -44,6 +46,7 @@ from zapq.service.operations import (
     SettleOne,
     Stats,
     Take,
+    check,
     checked_limit,
 )
 from zapq.service.paging import Page, by_name, page_of, wanted
@@ -80,7 +83,7 @@ class LocalEngine:
             Look: lambda asked, now: Looked(service.find_state(asked.queue).core.settings),
             List: self._list,
             ListPage: self._list_page,
-            History: lambda asked, now: service.history.tell(asked.pattern, asked.wanted, asked.limit, now),
+            History: self._history,
             Configure: self._configure,
             ChangeSettings: self._change_settings,
             Delete: lambda asked, now: service.do_in_task(partial(service.delete, asked.queue)),
@@ -89,7 +92,8 @@ class LocalEngine:
             SetPaused: self._set_paused,
             Redrive: self._redrive,
             Drain: lambda asked, now: service.drain(),
-            Stats: lambda asked, now: service.stats(),
+            Advance: self._advance,
+            Stats: lambda asked, now: service.stats(sums=asked.sums),
             Ready: self._check_ready,
             Save: lambda asked, now: service.do_in_task(partial(service.snapshot, asked.file)),
             Load: lambda asked, now: service.do_in_task(partial(service.restore, asked.file)),
@@ -219,6 +223,24 @@ class LocalEngine:
         shown = names if pattern == "*" else [name for name in names if fnmatchcase(name, pattern)]
         return [service.state(name).info() for name in shown if name in there]
 
+    def _history(self, asked: History, now: float) -> Pending[Told] | Told:
+        history = self.service.history
+        steps = history.find(asked.pattern, asked.wanted)
+        try:
+            next(steps)
+        except StopIteration as end:
+            return history.tell(end.value, asked.limit, now)
+
+        async def tell() -> Told:
+            while True:
+                await self.service.turns.take()
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    return history.tell(end.value, asked.limit, now)
+
+        return self.service.do_in_task(tell)
+
     def _configure(self, asked: Configure, now: float) -> Pending[tuple[bool, QueueInfo]]:
         async def configure() -> tuple[bool, QueueInfo]:
             made = await self.service.configure(asked.queue, asked.settings)
@@ -240,6 +262,12 @@ class LocalEngine:
     def _redrive(self, asked: Redrive, now: float) -> Any:
         state = self.service.find_state(asked.queue)
         return self.service.do_in_task(partial(state.redrive, checked_limit(asked.limit, "limit"), asked.id))
+
+    def _advance(self, asked: Advance, now: float) -> Any:
+        if not self.service.test_clock:
+            raise NoTestClock
+        check("seconds", asked.seconds, 0, MAX_DELAY)
+        return self.service.do_in_task(partial(self.service.advance, asked.seconds))
 
     def _check_ready(self, asked: Ready, now: float) -> None:
         self.service.check_open()

@@ -23,8 +23,10 @@ from zapq.limits import (
     MAX_VISIBILITY,
     MAX_WAIT,
     PEEK,
+    REFUSALS_KEPT,
 )
 from zapq.service.operations import (
+    Advance,
     ChangeSettings,
     Configure,
     DeleteMessage,
@@ -259,6 +261,22 @@ def history(asked: Asked) -> Plan:
     if len(patterns) > HISTORIES:
         raise InvalidParameter(f"queue must be at most {HISTORIES} names or patterns.", parameter="queue")
     return Plan(History(asked.queues, tuple(patterns), limit))
+
+
+def refusals(asked: Asked) -> Plan:
+    """Plan to show the requests that were refused last."""
+    limit = wire.whole(asked.values, "limit", REFUSALS_KEPT)
+    check("limit", limit, 1, REFUSALS_KEPT)
+    return Plan(None, limit=limit)
+
+
+def advance(asked: Asked) -> Plan:
+    """Plan to move the time of the queues on; `InvalidParameter` if it is not said by how much."""
+    seconds = wire.seconds(asked.values, "seconds", None)
+    if seconds is None:
+        raise InvalidParameter("seconds is missing. Give ?seconds=NUMBER.", parameter="seconds")
+    check("seconds", seconds, 0, MAX_DELAY)
+    return Plan(Advance(seconds))
 
 
 def who_am_i(asked: Asked) -> Plan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from http import HTTPStatus
 
 import msgspec
@@ -39,7 +41,7 @@ class Meaning(msgspec.Struct, frozen=True):
 
 _STATUSES = {
     400: "The request is not valid HTTP. The detail says what is wrong with it; correct the client that sent it.",
-    404: "zapq has no such endpoint. docs/http.md lists the endpoints.",
+    404: "zapq has no such endpoint. docs/reference/http.md lists the endpoints.",
     405: "The endpoint does not take this method. Use one of those in the Allow field.",
     413: "The body is longer than this endpoint takes. Send less at once.",
     414: "The path and query of the request are too long. Shorten them.",
@@ -80,7 +82,8 @@ def render_status(status: int, detail: str, trace_id: str) -> bytes:
     return render(name=name_of(status), status=status, detail=detail, trace_id=trace_id)
 
 
-def meanings() -> dict[str, Meaning]:
+@cache
+def meanings() -> Mapping[str, Meaning]:
     """Return what every problem the server answers with means, by its name."""
     found = {name_of(status): Meaning.of(name_of(status), status, text) for status, text in _STATUSES.items()}
     for name, error in BY_PROBLEM.items():

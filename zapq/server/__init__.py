@@ -21,20 +21,23 @@ async def serve(
 ) -> None:
     """Serve a queue over HTTP until `shutdown_trigger` returns, then shut down within `settings.grace` seconds.
 
-    Args:
-        settings: where to listen and every limit; the defaults when omitted.
-        service: a running queue to serve, shared with the caller, which must keep it open until `serve`
-            returns; when omitted, `serve` opens one of its own and closes it at the end.
-        shutdown_trigger: awaited once; its return begins the graceful shutdown.
-        reload_trigger: awaited again and again; each return has `settings.token_file` and the certificates read
-            anew. Files that cannot be used change nothing, and are logged.
-        task_status: `await nursery.start(zapq.serve, settings)` returns, once the server accepts connections,
-            the bound addresses as `http://host:port`, `https://host:port` or `unix:/path`.
+    `settings` says where to listen, and has every limit; the defaults when omitted.
+
+    `service` is a running queue to serve. The caller shares it, and must keep it open until `serve` returns. When
+    it is omitted, `serve` opens one of its own and closes it at the end.
+
+    `shutdown_trigger` is awaited once; its return begins the graceful shutdown. `reload_trigger` is awaited again
+    and again; after each return the server reads `settings.token_file` and the certificates anew. Files that
+    cannot be used change nothing, and are logged.
+
+    `await nursery.start(zapq.serve, settings)` returns once the server accepts connections. It returns the bound
+    addresses as `http://host:port`, `https://host:port` or `unix:/path`.
 
     Raises, before anything is served, `InvalidSetting` for a token file or certificates that cannot be used, and
-    `CannotStart` for an address, a data directory or a `settings.load_on_start`; at the end `SnapshotFailed` if a
-    service of its own could not save `settings.snapshot_on_exit`. Cancelling stops at once: sockets are closed,
-    requests in flight get no answer, and nothing is saved.
+    `CannotStart` for an address, a data directory or a `settings.load_on_start`. Raises, at the end,
+    `SnapshotFailed` if a service of its own could not save `settings.snapshot_on_exit`.
+
+    Cancelling stops at once: sockets are closed, requests in flight get no answer, and nothing is saved.
     """
     settings = settings or Settings()
     if settings.engine:

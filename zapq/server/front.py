@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from copy import copy
+from math import inf
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
@@ -52,6 +54,8 @@ class Front:
 
         `balance` tells it how many connections the others have.
         """
+        if settings.test_clock:
+            settings = _patient(settings)
         self._engine = engine
         self._listening = listening
         self._access = access
@@ -115,6 +119,15 @@ def _config(settings: Settings) -> Config:
     config.keep_alive_max_requests = 2**62  # at its limit HTTP/2 loses a request
     config.h2_max_header_list_size = MAX_HEAD_BYTES
     return config
+
+
+def _patient(settings: Settings) -> Settings:
+    """Return settings that no connection outlasts: one must not end because a test has moved the time on."""
+    patient = copy(settings)
+    for name in ("keep_alive", "head_timeout", "body_timeout", "send_timeout"):
+        # Beyond what a setting may be, so not by `replace`.
+        object.__setattr__(patient, name, inf)
+    return patient
 
 
 async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, listening: ListeningSocket) -> None:

@@ -107,6 +107,12 @@ class Dispatcher:
             self._alarm = time
             self._changed.set()
 
+    async def catch_up(self) -> None:
+        """Return once all that is due by now has happened."""
+        self.wake_by(-inf)
+        while self._alarm <= trio.current_time():
+            await trio.lowlevel.checkpoint()
+
     async def run(
         self,
         tick: Callable[[float], float],

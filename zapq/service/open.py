@@ -18,6 +18,7 @@ from zapq.core.broker import Broker
 from zapq.core.queue_settings import QueueSettings, declared
 from zapq.declared import queue_section
 from zapq.errors import CannotStart, InvalidParameter, InvalidSetting, ZapqError
+from zapq.movable_clock import check_movable
 from zapq.service.autosave import Autosave
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -41,6 +42,8 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
             "open_service has queues in this process, and settings.engine has them elsewhere. Use open_queues.",
             setting="engine",
         )
+    if settings.test_clock:
+        check_movable()
     with SnapshotStore(settings) as snapshots:
         if snapshots.created:
             # If its name is misspelt, this is what tells that nothing is lost.

@@ -25,6 +25,7 @@ from zapq.core.image import Image
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import EpochDropped, rows_of
+from zapq.core.stats import QueueStats
 from zapq.errors import (
     Draining,
     KeyReused,
@@ -33,6 +34,7 @@ from zapq.errors import (
     ReceiptExpired,
 )
 from zapq.limits import DEFAULT_QUEUE, MAX_TURN
+from zapq.movable_clock import move_on
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
 from zapq.service.history import History
@@ -105,6 +107,8 @@ class QueueService:
             lease_slack=MAX_TURN,
             now=trio.current_time(),
         )
+        self.test_clock = settings.test_clock
+        """Whether `advance` may be asked for."""
         self.attempts = Attempts()
         self.history = History()
         """Of the last minutes, where samples are taken: in a server."""
@@ -388,7 +392,7 @@ class QueueService:
         """Let `settings` hold for the queue called `name`, and return whether it was made for that.
 
         Raises `InvalidParameter` for settings that contradict each other, and `TooManyQueues`; then nothing has
-        changed. What is held already stays, also beyond a new cap.
+        changed. Messages that are held already stay, also beyond a new cap.
         """
         async with self.section:
             made = self.broker.configure(name, settings, trio.current_time())
@@ -560,10 +564,13 @@ class QueueService:
         queues = self.broker.queues.values()
         return (self.broker.totals(), [(queue.name, queue.settings, queue.paused) for queue in queues])
 
-    def stats(self) -> ServiceStats:
-        """Return the service's statistics; never waits. Its cost grows with the number of queues."""
+    def stats(self, *, sums: bool = True) -> ServiceStats:
+        """Return the service's statistics; never waits. With `sums`, its cost grows with the number of queues.
+
+        Without, nothing is told of all queues together.
+        """
         return ServiceStats(
-            queue=self.broker.totals(),
+            queue=self.broker.totals() if sums else QueueStats(),
             queues=len(self.broker.queues),
             max_messages=self.broker.max_messages,
             max_bytes=self.broker.max_bytes,
@@ -576,7 +583,7 @@ class QueueService:
             snapshots_failed=self.snapshots.failed,
             journal=self.journal.stats(),
             deleted=self.broker.past,
-            oldest=self.broker.oldest(),
+            oldest=self.broker.oldest() if sums else None,
             lease_times=self.broker.lease_times.spread(),
             deleted_waits=self.broker.past_waits,
         )
@@ -619,6 +626,11 @@ class QueueService:
         """Refuse new messages from now on, and answer all that wait; messages held can still be taken."""
         self.dispatcher.drain()
         self.room.dismiss()
+
+    async def advance(self, seconds: float) -> None:
+        """Move the time of this run of Trio on, and return once all that is due by then has happened."""
+        move_on(seconds)
+        await self.dispatcher.catch_up()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the one timer: do what is due, sleep until the next deadline or a change. Ends when cancelled."""

@@ -79,7 +79,7 @@ VACUUM_PAGES = 256
 """Pages given back to the file system in one transaction."""
 NO_ROOM = (
     "the disk is full, and what is left of it is kept for taking messages. Consumers must take some, or the"
-    " operator must free space (see docs/durability.md)"
+    " operator must free space (see docs/explanation/durability.md)"
 )
 _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """How many rows one statement writes: SQLite compiles one for each number, and Python keeps them."""

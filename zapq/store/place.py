@@ -31,7 +31,7 @@ class Place:
             except (FileNotFoundError, NotADirectoryError):
                 raise Displaced(
                     f"{file.name} is gone from the data directory. The operator must move it back, or save a"
-                    " snapshot before the server ends (see docs/durability.md)"
+                    " snapshot before the server ends (see docs/explanation/durability.md)"
                 ) from None
             except OSError as error:
                 raise Displaced(
@@ -41,7 +41,8 @@ class Place:
             if found != identity:
                 raise Displaced(
                     f"{file.name} in the data directory was replaced by another file. The operator must move"
-                    " the first one back, or save a snapshot before the server ends (see docs/durability.md)"
+                    " the first one back, or save a snapshot before the server ends"
+                    " (see docs/explanation/durability.md)"
                 )
 
 

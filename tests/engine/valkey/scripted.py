@@ -240,7 +240,7 @@ class Scripted:
             while (reply := reader.gets()) is not INCOMPLETE:
                 if client.closing:
                     return
-                if client.replies:
+                if None in client.replies:
                     place = client.replies.index(None)
                     client.replies[place] = encoded(reply)
                 else:

@@ -375,6 +375,6 @@ async def _is_ready(url: str) -> bool:
 
 
 def test_the_table_of_metrics_is_complete() -> None:
-    table = (Path(__file__).parents[3] / "docs/many-machines.md").read_text().partition("## Metrics")[2]
+    table = (Path(__file__).parents[3] / "docs/how-to/many-machines.md").read_text().partition("## Metrics")[2]
     for name in _engine(EngineStats("", "", 0, 0.0, 0, 0, 0, 0.0, 0, 0, 0, 0.0)):
         assert f"`{name}`" in table.partition("\n## ")[0], name

@@ -1,0 +1,1 @@
+"""Frameworks over zapq: the real ones, against a real server."""

@@ -1,0 +1,1 @@
+"""A project of Django, as small as one can be."""

@@ -1,0 +1,215 @@
+"""`zapq forward` delivers each message, and loses none of those that cannot be delivered."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from standardwebhooks.webhooks import Webhook
+
+from tests.programs.receiving import Got, Web, web
+from tests.programs.test_webhook import SECRET
+from tests.support.process import MODULE, assert_one_line, running_zapq
+from tests.support.typed import typed
+from tests.support.waiting import eventually
+from zapq.client import open_client
+from zapq.core.queue_settings import QueueSettings
+from zapq.programs.forward import Forwarder, ReceiverGone
+from zapq.programs.receiver import parse_target
+from zapq.programs.webhook import parse_secrets
+from zapq.service.named_queue import NamedQueue
+from zapq.testing import ZapqServer
+
+
+@pytest.fixture
+def receiver() -> Iterator[Web]:
+    with web() as found:
+        yield found
+
+
+@pytest.fixture
+def emails(zapq_server: ZapqServer) -> NamedQueue:
+    return zapq_server.service.queue("emails")
+
+
+@asynccontextmanager
+async def forwarding(url: str, target: str, said: list[str], **how: Any) -> AsyncGenerator[Forwarder, None]:
+    async with open_client(url) as client, trio.open_nursery() as nursery:
+        forwarder = Forwarder(client, "emails", parse_target(target), say=said.append, **how)
+        nursery.start_soon(forwarder.run)
+        yield forwarder
+        nursery.cancel_scope.cancel()
+
+
+async def test_messages_are_posted_signed_and_acknowledged(
+    zapq_server: ZapqServer, emails: NamedQueue, receiver: Web
+) -> None:
+    for number in range(20):
+        await emails.enqueue(json.dumps(number).encode(), content_type="application/json", headers={"n": "1"})
+    said: list[str] = []
+    async with forwarding(zapq_server.url, receiver.url, said, secrets=parse_secrets(SECRET), concurrency=4):
+        await eventually(lambda: emails.info().stats.acked == 20, "all to be delivered")
+    assert not said
+    assert sorted(Webhook(SECRET).verify(got.body, got.headers) for got in receiver.got) == [*range(20)]
+    assert {got.path for got in receiver.got} == {"/hook"}
+    assert {got.headers["Zapq-Header-N"] for got in receiver.got if "Zapq-Header-N" in got.headers} | {
+        got.headers["zapq-header-n"] for got in receiver.got if "zapq-header-n" in got.headers
+    } == {"1"}
+    assert len({got.peer for got in receiver.got}) <= 4  # connections are used again
+
+
+async def test_what_is_not_taken_is_delivered_again_under_the_same_id(
+    zapq_server: ZapqServer, emails: NamedQueue, receiver: Web
+) -> None:
+    # On a connection that was used before, a request without an answer is sent once more: that one may have been
+    # closed before it came.
+    answers = [(500, {}), (302, {"Location": "/elsewhere"}), (0, {}), (0, {}), (200, {"Connection": "close"})]
+    receiver.answer = lambda got: answers.pop(0)
+    await emails.enqueue(b"x")
+    said: list[str] = []
+    async with forwarding(zapq_server.url, receiver.url, said):
+        await eventually(lambda: emails.info().stats.acked == 1, "it to be delivered")
+    assert [got.headers["Zapq-Receive-Count"] for got in receiver.got] == ["1", "2", "3", "3", "4"]
+    assert {got.path for got in receiver.got} == {"/hook"}
+    assert len({got.headers["webhook-id"] for got in receiver.got}) == 1
+    assert [each.partition(": ")[2].partition(":")[0] for each in said] == [
+        f"message 1, attempt {number}" for number in (1, 2, 3)
+    ]
+
+
+async def test_retry_after_is_obeyed_for_all_messages(
+    zapq_server: ZapqServer, emails: NamedQueue, receiver: Web
+) -> None:
+    receiver.answer = lambda got: (503, {"Retry-After": "1000"})
+    await emails.enqueue(b"x")
+    await emails.enqueue(b"y")
+    said: list[str] = []
+    async with forwarding(zapq_server.url, receiver.url, said, concurrency=1):
+        await eventually(lambda: emails.info().stats.delayed == 1, "the first to be put off")
+    assert emails.next_visible_in() > 900
+    assert len(receiver.got) == 1
+
+
+async def test_410_ends_it_and_the_message_stays(
+    zapq_server: ZapqServer, emails: NamedQueue, receiver: Web
+) -> None:
+    receiver.answer = lambda got: (410, {})
+    await emails.enqueue(b"x")
+    async with open_client(zapq_server.url) as client:
+        forwarder = Forwarder(client, "emails", parse_target(receiver.url), say=lambda line: None)
+        with pytest.raises(ReceiverGone):
+            await forwarder.run()
+    stats = emails.info().stats
+    assert (stats.messages, stats.leased) == (1, 0)
+
+
+async def test_a_stop_lets_what_is_under_way_end(
+    zapq_server: ZapqServer, emails: NamedQueue, receiver: Web
+) -> None:
+    receiver.answer = receiver.held
+    for _ in range(3):
+        await emails.enqueue(b"x")
+    async with forwarding(zapq_server.url, receiver.url, [], concurrency=1) as forwarder:
+        await eventually(lambda: receiver.got, "the first to be under way")
+        forwarder.stop()
+        receiver.released.set()
+        await eventually(lambda: emails.info().stats.acked == 1, "it to be acknowledged")
+        await eventually(lambda: emails.info().stats.leased == 0, "what was fetched to be given back")
+    assert (emails.info().stats.messages, len(receiver.got)) == (2, 1)
+
+
+async def test_a_receiver_that_does_not_answer_is_not_waited_for(
+    zapq_server: ZapqServer, emails: NamedQueue, receiver: Web
+) -> None:
+    receiver.answer = receiver.held
+    await emails.enqueue(b"x")
+    said: list[str] = []
+    async with forwarding(zapq_server.url, receiver.url, said, timeout=0.1):
+        await eventually(lambda: said, "it to be given up")
+    assert "no answer within 0.1 s" in said[0] or "timed out" in said[0]
+    assert emails.info().stats.messages == 1
+
+
+async def test_nobody_listens(zapq_server: ZapqServer, emails: NamedQueue) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    for _ in range(10):
+        await emails.enqueue(b"x")
+    said: list[str] = []
+    async with forwarding(zapq_server.url, f"http://127.0.0.1:{port}/", said, concurrency=2) as forwarder:
+        await eventually(lambda: forwarder._failures > 4, "it to be noticed")
+        assert forwarder._rests_until > trio.current_time() - 1
+    stats = emails.info().stats
+    assert (stats.messages, stats.leased) == (10, 0)
+
+
+async def test_a_lease_that_is_lost_is_said(zapq_server: ZapqServer, emails: NamedQueue, receiver: Web) -> None:
+    def purge(got: Got) -> tuple[int, dict[str, str]]:
+        trio.from_thread.run(emails.clear, trio_token=token)
+        return 200, {}
+
+    token = trio.lowlevel.current_trio_token()
+    receiver.answer = purge
+    await emails.enqueue(b"x")
+    said: list[str] = []
+    async with forwarding(zapq_server.url, receiver.url, said):
+        await eventually(lambda: said, "it to be said")
+    assert said[0].startswith("emails: message 1: ")
+
+
+async def test_what_fails_too_often_becomes_a_dead_letter(
+    zapq_server: ZapqServer, emails: NamedQueue, receiver: Web
+) -> None:
+    receiver.answer = lambda got: (400, {})
+    await zapq_server.service.configure("emails", QueueSettings(max_receives=2, dead_letter="dead"))
+    await emails.enqueue(b"x")
+    async with forwarding(zapq_server.url, receiver.url, []):
+        await eventually(lambda: emails.info().stats.dead_lettered == 1, "it to be given up")
+    assert len(receiver.got) == 2
+
+
+@pytest.mark.slow
+async def test_the_command_delivers_until_it_is_told_to_stop(receiver: Web, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text(f"{SECRET}\n")
+    async with running_zapq(tmp_path) as server, open_client(server.url) as client:
+        await client.put("emails", b'"hello"')
+        command = [*MODULE, "forward", "emails", receiver.url, "--secret-file", str(secret), "--url", server.url]
+        async with trio.open_nursery() as nursery:
+            process = await nursery.start(trio.run_process, command)
+            await eventually(lambda: receiver.got, "it to be delivered")
+            process.terminate()
+        assert process.returncode == 0
+        assert Webhook(SECRET).verify(receiver.got[0].body, receiver.got[0].headers) == "hello"
+        receiver.answer = lambda got: (410, {})
+        await client.put("emails", b"x")
+        gone = await trio.run_process(command, capture_stderr=True, check=False)
+        assert (gone.returncode, b"answered 410" in gone.stderr) == (1, True)
+        refused = await trio.run_process(
+            [*command[:-4], "--url", server.url + "/nothing"], capture_stderr=True, check=False
+        )
+        assert refused.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["ftp://example.com"], "give http://host/path"),
+        (["http://me:pw@example.com"], "no password"),
+        (["http://example.com", "--secret-file", "missing"], "does not exist"),
+        (["http://example.com", "--concurrency", "0"], "concurrency"),
+    ],
+)
+def test_wrong_usage_is_one_line(words: list[str], complaint: str) -> None:
+    assert_one_line(typed("forward", "emails", *words), 2, complaint)
+
+
+def test_a_wrong_secret_is_one_line() -> None:
+    wrong = typed("forward", "emails", "http://example.com", environ={"ZAPQ_WEBHOOK_SECRET": "hunter2"})
+    assert_one_line(wrong, 2, "ZAPQ_WEBHOOK_SECRET: a secret must begin with whsec_")

@@ -1,0 +1,1 @@
+"""What joins zapq to frameworks: each module needs the extra of its name."""

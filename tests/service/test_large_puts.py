@@ -48,9 +48,9 @@ async def test_a_large_batch_is_stored_once(content: Sequence[bytes | Draft]) ->
         offer = Offer(content, key="key")
         outcome = put(service, offer)
         assert isinstance(outcome, Later)
-        assert outcome.working
+        states = [outcome.working]
         first = await outcome.wait()
-        assert not outcome.working
+        assert [*states, outcome.working] == [True, False]
         assert not first.replayed
         assert await surely_put(service, offer) == Accepted(first.id, True)
         with pytest.raises(KeyReused):

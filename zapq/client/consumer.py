@@ -23,6 +23,7 @@ from zapq.client.holding import Held, Holding, acknowledging, log, releasing
 from zapq.client.lease import Lease
 from zapq.client.retry import Retry, passes
 from zapq.client.settling import Settler, Settles, Told
+from zapq.client.tracing import Tracer
 from zapq.core.settlement import Settlement
 from zapq.errors import QueueNotFound, ReceiptExpired, ZapqError
 from zapq.limits import FETCH_SECONDS, MAX_BATCH, MAX_RETRY_AFTER, NO_QUEUE_PAUSE, SETTLE_SECONDS
@@ -51,7 +52,7 @@ class HeldLease(Held):
     def __init__(self, consumer: Consumer, lease: Lease) -> None:
         super().__init__(lease)
         self._block: anyio.CancelScope | None = None
-        """What is cancelled when it is lost."""
+        """The scope that is cancelled when the lease is lost."""
         self._consumer = consumer
 
     async def ack(self) -> None:
@@ -85,11 +86,16 @@ class HeldLease(Held):
         self._block.__enter__()
         if self._lost:
             self._block.cancel()
+        tracer = self._consumer._tracer
+        if tracer is not None and self._processing is None:
+            tracer.begin(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._processing is not None:
+            self._processing.end(error)
         block, self._block = self._block, None
         assert block is not None, "it was entered"
         try:
@@ -132,7 +138,14 @@ class Consumer:
     """
 
     def __init__(
-        self, client: Leases, queue: str, concurrency: int, prefetch: int, visibility: float, wait: float
+        self,
+        client: Leases,
+        queue: str,
+        concurrency: int,
+        prefetch: int,
+        visibility: float,
+        wait: float,
+        tracer: Tracer | None,
     ) -> None:
         self._holding = Holding[HeldLease](concurrency, prefetch, visibility)
         self._stopping = False
@@ -142,6 +155,7 @@ class Consumer:
         self._client = client
         self._queue = queue
         self._wait = wait
+        self._tracer = tracer
         self._settler = Settler(client, queue)
         self._idle: deque[anyio.Event] = deque()
         """Has an event for each task that waits for a message."""
@@ -163,6 +177,10 @@ class Consumer:
     async def __anext__(self) -> HeldLease:
         await anyio.lowlevel.checkpoint()
         return await self._take()
+
+    def _stop_fetching(self) -> None:
+        """Ask the server for no more messages; those that are here are still handed out, and kept."""
+        self._fetching.cancel()
 
     async def _take(self) -> HeldLease:
         """Return the next message, of those that are here without a checkpoint; if cancelled, none is taken."""
@@ -327,10 +345,16 @@ class Consumer:
 
 @asynccontextmanager
 async def open_consumer(
-    client: Leases, queue: str, concurrency: int, prefetch: int, visibility: float, wait: float
+    client: Leases,
+    queue: str,
+    concurrency: int,
+    prefetch: int,
+    visibility: float,
+    wait: float,
+    tracer: Tracer | None,
 ) -> AsyncGenerator[Consumer, None]:
     """Yield a consumer, see `Client.consume`; when the block ends, its tasks have ended and nothing is held."""
-    consumer = Consumer(client, queue, concurrency, prefetch, visibility, wait)
+    consumer = Consumer(client, queue, concurrency, prefetch, visibility, wait, tracer)
     with ungrouped():
         async with anyio.create_task_group() as group:
             consumer.start(group)
@@ -348,8 +372,10 @@ async def consume_with(
     prefetch: int,
     visibility: float,
     wait: float,
+    tracer: Tracer | None,
 ) -> None:
     """Run `handler` for every message until cancelled, see `Client.consume_with`."""
+    handle = handler if tracer is None else tracer.around(handler)
 
     async def work() -> None:
         while True:
@@ -359,7 +385,7 @@ async def consume_with(
                     lease = await leases._take()
                     lease._block = scope
                     try:
-                        await handler(lease)
+                        await handle(lease)
                     except Exception:
                         log.exception("the handler of message %d of %s failed", lease.id, lease.queue)
                         lease._give_back()
@@ -370,7 +396,7 @@ async def consume_with(
                         lease._finish()
                     lease._block = None
 
-    async with open_consumer(client, queue, concurrency, prefetch, visibility, wait) as leases:
+    async with open_consumer(client, queue, concurrency, prefetch, visibility, wait, tracer) as leases:
         with ungrouped():
             async with anyio.create_task_group() as group:
                 for _ in range(concurrency):

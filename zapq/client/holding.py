@@ -9,7 +9,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Mapping
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from zapq.client.lease import Lease
 from zapq.client.retry import Retry, passes
@@ -20,10 +20,17 @@ from zapq.limits import EXTENSIONS, MAX_BATCH, MAX_DELAY
 log = logging.getLogger("zapq.client")
 
 
+class Processing(Protocol):
+    """A span around the work on a message."""
+
+    def end(self, error: BaseException | None) -> None:
+        """End it, with what ended the work if it failed; the second time nothing happens."""
+
+
 class Held:
     """A lease that is kept until it is settled, with the attributes of the lease."""
 
-    __slots__ = ("_again", "_deadline", "_failures", "_handed", "_lost", "_settling", "lease")
+    __slots__ = ("_again", "_deadline", "_failures", "_handed", "_lost", "_processing", "_settling", "lease")
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
@@ -36,6 +43,8 @@ class Held:
         """When it is to be extended, and when it is over if it was not."""
         self._failures = 0
         """How often extending it has failed in a row."""
+        self._processing: Processing | None = None
+        """The span around the work on it, if the program traces."""
 
     @property
     def lost(self) -> bool:
@@ -119,9 +128,9 @@ class Holding(Generic[H]):
         self.held: dict[H, None] = {}
         """Those that are neither settled nor lost, in the order in which they came."""
         self.ready: deque[H] = deque()
-        """Those of them that nobody has yet."""
+        """Those of them that no handler has yet."""
         self.busy = 0
-        """How many of them somebody has that are not being settled."""
+        """How many of them handlers have that are not being settled."""
 
     def room(self) -> int:
         """Return how many messages to ask for now."""

@@ -61,9 +61,12 @@ class Line:
         return await place.stored()
 
     def add(self, message: bytes | Draft, *, told: bool = False) -> Place | None:
-        """Add a message; return None if there is no room. `told` says that somebody waits for its outcome."""
+        """Add a message; return None if there is no room. `told` says that a task or thread waits for its
+        outcome."""
         if self._closed:
             raise RuntimeError("the producer is closed")
+        if self._calls.tracer is not None:
+            message = self._calls.tracer.marked(message)
         # The time counts for the first message of a batch.
         now = anyio.current_time() if self._stored is None else 0.0
         added = self._batcher.add(message, now, told=told)

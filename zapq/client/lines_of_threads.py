@@ -81,6 +81,8 @@ class Line:
     def _add(self, message: bytes | Draft, *, told: bool) -> Place | None:
         if self._closed:
             raise RuntimeError("the producer is closed") from self._failed
+        if self._calls.tracer is not None:
+            message = self._calls.tracer.marked(message)
         added = self._batcher.add(message, time.monotonic(), told=told)
         if added is None:
             self._wake.notify()

@@ -14,14 +14,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from zapq.client.batching import Batcher
-from zapq.client.calls import Calls
 from zapq.client.holding import Holding
 from zapq.client.network import Network, place_of
+from zapq.client.opening import opened
 from zapq.client.retry import Retry
 from zapq.client.sync_verbs import Verbs
-from zapq.client.talk import Talk
 from zapq.client.threads import ThreadNetwork, run
-from zapq.client.wire import Writer
 from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, MAX_BATCH, PRODUCER_BATCH_BYTES, PRODUCER_LINGER
 
 if TYPE_CHECKING:
@@ -85,9 +83,9 @@ class Client(Verbs):
     ) -> AbstractContextManager[Consumer]:
         """Open a consumer: `with client.consume("emails") as leases:`, then `for lease in leases:`.
 
-        It holds up to `concurrency` messages that are not settled, and `prefetch` more. It fetches as many as
-        there is room for by one long poll of `wait` seconds, extends each at a third of its `visibility` (seconds)
-        until it is settled, and sends what settles them together, within 5 ms. `with lease:` acknowledges the
+        It holds up to `concurrency` messages that are not settled, and `prefetch` more. One long poll of `wait`
+        seconds fetches as many as there is room for. Each is extended at a third of its `visibility` (seconds)
+        until it is settled. Settlements of 5 ms go out together. `with lease:` acknowledges the
         message at the end of its block, and releases it if the block raises.
         Messages not settled when the consumer's own block ends are released, within 5 s. It waits for a queue that
         is not there, and for a server that is away, busy or draining; an error that does not pass, such as a wrong
@@ -140,9 +138,9 @@ def open_client(
     when they are answered.
     """
     place = place_of(url, verify)
-    writer = Writer(place.host, place.prefix, token)
-    talk = Talk(ThreadNetwork() if network is None else network, place, timeout, Retry(attempts, random))
+    over = ThreadNetwork() if network is None else network
+    calls, talk = opened(over, place, token, timeout, Retry(attempts, random))
     try:
-        yield Client(Calls(writer), talk)
+        yield Client(calls, talk)
     finally:
         run(talk.close())

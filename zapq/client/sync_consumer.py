@@ -1,7 +1,7 @@
 """Consuming with threads: leases that are fetched ahead, kept while handlers work on them, and settled.
 
-Three threads do it for all leases of a consumer: one asks for as many messages as there is room for, one extends
-the leases that need it and finds those that are lost, and one sends what is said of leases, many at a time.
+Three threads do it for all leases of a consumer. One asks for as many messages as there is room for. One extends
+the leases that need it, and finds those that are lost. One sends settlements, many at a time.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Told = Callable[[ZapqError | None], None]
 class HeldLease(Held):
     """A leased message that is kept until it is settled: at the end of its block, or by `ack` or `release`.
 
-    `with lease:` acknowledges the message when the block ends, and releases it if the block raises. If the lease
-    is lost meanwhile, because the server was away for too long or the queue was deleted, `cancelled` is set, and
-    `ReceiptExpired` raised at the end: another consumer has the message, or will have it.
+    `with lease:` acknowledges the message when the block ends, and releases it if the block raises. The lease
+    may be lost meanwhile, because the server was away for too long or the queue was deleted. Then `cancelled` is
+    set, and `ReceiptExpired` raised at the end: another consumer has the message, or will have it.
     """
 
     __slots__ = ("_cancelled", "_consumer", "_over")
@@ -85,11 +85,16 @@ class HeldLease(Held):
     def __enter__(self) -> HeldLease:
         if self._lost:
             raise ReceiptExpired(queue=self.queue, message_id=self.id)
+        tracer = self._consumer._calls.tracer
+        if tracer is not None and self._processing is None:
+            tracer.begin(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._processing is not None:
+            self._processing.end(error)
         if error is not None:
             self._consumer._give_back(self)
         elif self._lost or not self._settling:
@@ -454,12 +459,13 @@ def consume_with(
 ) -> None:
     """Run `handler` for every message in threads until `stop` is set, see `Client.consume_with`."""
     stop = threading.Event() if stop is None else stop
+    handle = handler if calls.tracer is None else calls.tracer.around_in_thread(handler)
 
     def work() -> None:
         try:
             while (lease := leases._take()) is not None:
                 try:
-                    handler(lease)
+                    handle(lease)
                 except Exception:
                     log.exception("the handler of message %d of %s failed", lease.id, lease.queue)
                     leases._give_back(lease)

@@ -1,4 +1,4 @@
-"""What is said to the server, and said again: the one way from a call to its outcome, over any network."""
+"""Send requests to the server, and send them again: the one way from a call to its outcome, over any network."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class ThreadNetwork:
         return self._broken.is_set()
 
     def break_off(self) -> None:
-        """End what other threads do on its connections, at once, and let nobody connect any more."""
+        """End what other threads do on its connections, at once, and let no thread connect any more."""
         self._broken.set()
         with self._lock:
             sockets = list(self._open)

@@ -146,10 +146,10 @@ class Verbs:
     ) -> Placed:
         """Store a message under the key `unique`, unless one with that is held; return its id, and what was done.
 
-        That is `how` of what is returned: empty if the message was stored, `kept` if one was held and nothing was
-        stored, and with `on="replace"` `replaced` if that was given this one's body, headers, type and ttl. The
-        key is 1 to 128 visible ASCII characters, and free again when its message is gone. The rest is as for
-        `put`, also what it raises.
+        `how` of the result says what was done. It is empty if the message was stored, and `kept` if one was held
+        and nothing was stored. With `on="replace"` it is `replaced` if the one that was held has this one's
+        body, headers, type and ttl now. The key is 1 to 128 visible ASCII characters, and free again when its
+        message is gone. The rest is as for `put`, also what it raises.
         """
         stored = await self.put(
             queue,
@@ -257,10 +257,10 @@ class Verbs:
     ) -> Page:
         """Return the settings and statistics of queues, as `GET /queues` tells them: of all, or a page of them.
 
-        Of those whose names begin with `prefix` and fit the pattern `queue`. With `sort` (`name`, `messages`,
-        `bytes`, `ready`, `delayed`, `leased`, `waiting`, `age`, or `-ready` for the other way round) or a `limit`
-        (1 to 1000) what is returned has the `total`, and in `next` what to give as `after` for the next page.
-        Raises `InvalidParameter`.
+        Of those whose names begin with `prefix` and fit the pattern `queue`. `sort` is `name`, `messages`,
+        `bytes`, `ready`, `delayed`, `leased`, `waiting`, `age`, or `-ready` for the other way round. With `sort`
+        or a `limit` (1 to 1000) the result has the `total`, and in `next` the value to give as `after` for the
+        next page. Raises `InvalidParameter`.
         """
         return await self._talk.do(self._calls.list_(prefix, queue, sort, limit, after))
 

@@ -145,10 +145,11 @@ def _as_json(report: Report) -> dict[str, object]:
 
 def _text(report: Report) -> str:
     kind = "a cluster" if report.clustered else "no cluster"
+    masters = f"{len(report.findings)} {'master' if len(report.findings) == 1 else 'masters'}"
     rows = [[str(each.server), each.version, "no" if each.problems else "yes"] for each in report.findings]
     return "\n".join([
-        f"{kind}, {len(report.findings)} masters, at least {report.replicas} replicas each",
-        f"a change is answered once it is {report.durability}",
+        f"{kind}, {masters}, fewest replicas of one: {report.replicas}",
+        f"what a change survives when it is answered: {report.durability}",
         table([list(COLUMNS), *rows]),
         *(f"{each.server}: {problem}" for each in report.findings for problem in each.problems),
         *(f"warning: {each.server}: {warning}" for each in report.findings for warning in each.warnings),

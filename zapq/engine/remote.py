@@ -63,21 +63,16 @@ _PATIENT = frozenset({
 
 
 class Asked(Told[Any]):
-    """An operation that travels, and what comes of it."""
+    """An operation that travels and takes no longer than that, and what comes of it."""
 
-    __slots__ = ("_engine", "_number", "abandoned", "operation", "patient", "withdrawn")
+    __slots__ = ("abandoned", "operation")
 
-    def __init__(self, engine: RemoteEngine, number: int, operation: Operation, *, patient: bool) -> None:
+    def __init__(self, operation: Operation) -> None:
         # Not by `super`: this is done for each request.
-        self._done = False
+        self._done = self.abandoned = False
         self._call: Callable[[], object] | None = None
-        self.patient = patient
-        self.abandoned = self.withdrawn = False
-        self._engine = engine
-        self._number = number
         self.operation = operation
-        self._outcome = None
-        self._error = None
+        self._outcome = self._error = None
 
     def complete(self, outcome: object) -> None:
         """Let this be the outcome."""
@@ -85,14 +80,14 @@ class Asked(Told[Any]):
             give_back(outcome)
         self._outcome = outcome
         self._done = True
-        call, self._call = self._call, None
+        call = self._call
         if call is not None:
+            self._call = None
             call()
 
     def fail(self, error: Exception) -> None:
         """Let this be what refuses it."""
         self._error = None if self.abandoned else error
-        self.withdrawn = isinstance(error, ClientGone)
         self.finish()
 
     def withdraw(self) -> bool:
@@ -100,17 +95,45 @@ class Asked(Told[Any]):
         if isinstance(self.operation, Take):
             self.abandon()  # what it is given goes back to its place
             return True
-        if self.patient and not self.done:
+        return False
+
+    def _give_up(self) -> None:
+        if self._done:
+            give_back(self._outcome)
+            return
+        self.abandoned = True
+
+
+class Patient(Asked):
+    """An operation that travels, and may take long: the other process can be told that its client has left."""
+
+    __slots__ = ("_engine", "_number", "withdrawn")
+
+    patient = True
+
+    def __init__(self, operation: Operation, engine: RemoteEngine, number: int) -> None:
+        super().__init__(operation)
+        self._engine = engine
+        self._number = number
+        self.withdrawn = False
+
+    def fail(self, error: Exception) -> None:
+        """Let this be what refuses it."""
+        self.withdrawn = isinstance(error, ClientGone)
+        super().fail(error)
+
+    def withdraw(self) -> bool:
+        """Undo the request, and return whether it is known already that nothing has happened."""
+        if super().withdraw():
+            return True
+        if not self._done:
             # The other process tells what has become of it.
             self._engine.give_up(self._number)
         return False
 
     def _give_up(self) -> None:
-        if self.done:
-            give_back(self._outcome)
-            return
-        self.abandoned = True
-        if self.patient:
+        super()._give_up()
+        if not self._done:
             self._engine.give_up(self._number)
 
 
@@ -256,7 +279,7 @@ class RemoteEngine(Elsewhere):
             self._begin_column(common, (want.limit, want.lease, want.visibility, asked.wait))
             self._elements.append(0)
         self._elements[0] += 1
-        return self._expect(asked, patient=asked.wait > 0)
+        return self._expect(asked, asked.wait > 0)
 
     def _settle_one(self, asked: SettleOne, now: float) -> Asked:
         if asked.settlement.action != "ack":
@@ -281,16 +304,16 @@ class RemoteEngine(Elsewhere):
         if common != self._last:
             self._begin_column(common, None)
         self._elements.append(asked)
-        return self._expect(asked, patient=patient)
+        return self._expect(asked, patient)
 
     def _begin_column(self, common: tuple[Any, ...], more: object) -> None:
         self._last, self._elements = common, []
         self._columns.append((common[0], common[1], more, self._elements))
 
-    def _expect(self, asked: Operation, *, patient: bool = False) -> Asked:
-        self._asked += 1
-        pending = self._pending[self._asked] = Asked(self, self._asked, asked, patient=patient)
-        if not (self._corked or self._due):
+    def _expect(self, asked: Operation, patient: bool = False) -> Asked:
+        self._asked = number = self._asked + 1
+        pending = self._pending[number] = Patient(asked, self, number) if patient else Asked(asked)
+        if not self._corked:
             self._schedule()
         return pending
 

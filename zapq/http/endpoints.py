@@ -470,6 +470,18 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         large=True,
     ),
     Endpoint(
+        "tell of refusals",
+        "GET",
+        "/refusals",
+        plans.refusals,
+        _json(lambda plan, outcome, frame: render.refusals(frame, plan.limit)),
+        role="metrics",
+        scope="server",
+        takes=("limit",),
+        changes=False,
+        fast=False,
+    ),
+    Endpoint(
         "whoami",
         "GET",
         "/whoami",

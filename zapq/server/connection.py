@@ -27,6 +27,7 @@ from zapq import logs
 from zapq.access.certificate import NOBODY
 from zapq.http import problems
 from zapq.http.exchange import shown_path
+from zapq.http.refused import Refused
 from zapq.limits import (
     HANDSHAKE_SECONDS,
     LINGER_BYTES,
@@ -407,7 +408,9 @@ class Connection:
         trace_id = self._site.trace_ids.new()
         if not left:
             self._site.counts.wire_refusals += 1
-            self._site.counts.refusals[problems.name_of(status)] += 1
+            method, path = _request(line).values() or ("", "")
+            about = Refused(trio.current_time(), problems.name_of(status), status, trace_id, method, path)
+            self._site.counts.note_refusal(about)
         level = logging.DEBUG if left else logging.WARNING
         self._site.throttle.say(
             level,

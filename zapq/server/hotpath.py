@@ -25,6 +25,7 @@ from zapq.http.exchange import note_uncertain, shown_path
 from zapq.http.guard import Guard
 from zapq.http.metrics import ServerCounts
 from zapq.http.plan import Frame
+from zapq.http.refused import Refused
 from zapq.http.sqs import ANY
 from zapq.limits import (
     BYTES_PER_COST,
@@ -338,20 +339,25 @@ class HotPath:
             head, operation = each.head, each.operation
             trace = head.trace or next(self._trace_ids)
             frame.tail = trace + (self._last if head.last else self._date)
-            before = sum(map(len, parts[: each.at])) if each.at else 0
-            outcome: object = None
+            outcome: Any = None
             try:
-                outcome = self._outcome(each.pending, operation, left=left, draining=draining)
+                pending = each.pending
+                if left or draining or pending.withdrawn:
+                    outcome = self._outcome(pending, operation, left=left, draining=draining)
+                else:
+                    outcome = pending.result()
                 part = head.render(head.plan, operation, outcome, frame)
             except Exception as error:
                 give_back(delivery_of(outcome))
                 outcome = None
                 part = self._refusal(error, head, trace, sock, each.argument)
+            at, kind = each.at, outcome.__class__
             if answers.taken:
-                answers.taken = _moved(answers.taken, before, len(parts[each.at]), len(part))
-            parts[each.at] = part
-            delivery = delivery_of(outcome)
-            if isinstance(delivery, Delivery):
+                before = sum(map(len, parts[:at]))
+                answers.taken = _moved(answers.taken, before, len(parts[at]), len(part))
+            parts[at] = part
+            if kind is Delivery or (kind is Said and outcome.delivery is not None):
+                delivery, before = delivery_of(outcome), sum(map(len, parts[:at]))
                 self._usual_bytes = max(len(part), self._least_bytes, self._usual_bytes * 0.9)
                 answers.taken = (*answers.taken, _handed(delivery, head, part, before, trace))
         if left:
@@ -438,7 +444,23 @@ class HotPath:
             self._sqs.forget()
 
     def _refusal(self, error: Exception, head: Head, trace: bytes, sock: Socket | None, argument: str) -> bytes:
-        self._counts.refusals[problem_of(error)] += 1
+        answer = self._refuse(error, head, trace, sock, argument)
+        endpoint = head.endpoint
+        self._counts.note_refusal(
+            Refused(
+                self._frame.now,
+                problem_of(error),
+                int(answer[9:12]),
+                tracing.id_in(trace),
+                endpoint.method,
+                endpoint.path,
+                {"queue": head.queue, "id": argument},
+                "" if endpoint.scope in {"server", "listed"} else head.queue,
+            )
+        )
+        return answer
+
+    def _refuse(self, error: Exception, head: Head, trace: bytes, sock: Socket | None, argument: str) -> bytes:
         if self._sqs is not None and head.endpoint is ANY:
             return self._sqs.refusal(error, trace, self._frame.tail, sock)
         trace_id = tracing.id_in(trace)

@@ -374,7 +374,8 @@ class Lobby:
             self._watch(guest, 0 if rest else _READ)
         else:
             guest.become(_COMMIT)
-            self._watch(guest, _READ)
+            if guest.events != _READ:
+                self._watch(guest, _READ)
             if len(answers.unfinished) == 1:
                 pending.when_done(partial(self._on_known, guest, answers, pending))
                 return

@@ -43,6 +43,9 @@ class GuestState(Enum):
     COMMIT = "Its answers wait for the disk."
     GONE = "It is closed, or has a task."
 
+    # Enum's own is written in Python, and states are looked up for each request.
+    __hash__ = object.__hash__
+
 
 class ConnectionState(Enum):
     """What a connection with a task is at."""

@@ -25,6 +25,7 @@ from zapq.core.image import Image
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import EpochDropped, rows_of
+from zapq.core.stats import QueueStats
 from zapq.errors import (
     Draining,
     KeyReused,
@@ -383,7 +384,7 @@ class QueueService:
         """Let `settings` hold for the queue called `name`, and return whether it was made for that.
 
         Raises `InvalidParameter` for settings that contradict each other, and `TooManyQueues`; then nothing has
-        changed. What is held already stays, also beyond a new cap.
+        changed. Messages that are held already stay, also beyond a new cap.
         """
         async with self.section:
             made = self.broker.configure(name, settings, trio.current_time())
@@ -555,10 +556,13 @@ class QueueService:
         queues = self.broker.queues.values()
         return (self.broker.totals(), [(queue.name, queue.settings, queue.paused) for queue in queues])
 
-    def stats(self) -> ServiceStats:
-        """Return the service's statistics; never waits. Its cost grows with the number of queues."""
+    def stats(self, *, sums: bool = True) -> ServiceStats:
+        """Return the service's statistics; never waits. With `sums`, its cost grows with the number of queues.
+
+        Without, nothing is told of all queues together.
+        """
         return ServiceStats(
-            queue=self.broker.totals(),
+            queue=self.broker.totals() if sums else QueueStats(),
             queues=len(self.broker.queues),
             max_messages=self.broker.max_messages,
             max_bytes=self.broker.max_bytes,
@@ -571,7 +575,7 @@ class QueueService:
             snapshots_failed=self.snapshots.failed,
             journal=self.journal.stats(),
             deleted=self.broker.past,
-            oldest=self.broker.oldest(),
+            oldest=self.broker.oldest() if sums else None,
             lease_times=self.broker.lease_times.spread(),
             deleted_waits=self.broker.past_waits,
         )

@@ -37,8 +37,8 @@ _MAX_BACKOFF = 3600.0
 class ZapqBackend(BaseTaskBackend):
     """Sends tasks to a zapq server; `manage.py zapq_worker` runs them, each at least once.
 
-    Its `OPTIONS` are those of `docs/how-to/django.md`. A task's queue has the same name on the server, after the option
-    `prefix`. Enqueuing raises the exceptions of `zapq.errors` if the server refuses, or does not answer.
+    Its `OPTIONS` are those of `docs/how-to/django.md`. A task's queue has the same name on the server, after the
+    option `prefix`. Enqueuing raises the exceptions of `zapq.errors` if the server refuses, or does not answer.
     """
 
     supports_defer = True

@@ -24,6 +24,8 @@ from zapq.service.pending import Told, give_back
 
 _REPEATABLE = frozenset({Settle, SettleOne, Remove, Hide, Peek, Find, Describe, SetPaused})
 """Operations that may be done twice: the second time changes nothing, or what the first one set."""
+PLAIN: dict[type[Any], bool] = {Take: False, SettleOne: True}
+"""Operations of which nothing but the queue's name is to be checked, and whether they may be done twice."""
 
 
 class Asked(Told[Any]):
@@ -31,23 +33,20 @@ class Asked(Told[Any]):
 
     __slots__ = (
         "_abandoned",
+        "asked_at",
         "asking",
         "maybe_done",
         "operation",
-        "repeat_until",
         "repeatable",
-        "retry_until",
         "shard",
         "size",
     )
 
     def __init__(self, operation: Any, shard: int, size: int, now: float, *, repeatable: bool) -> None:
         # Not by `super`: this is done for each request.
-        self._done = False
+        self._done = self._abandoned = False
         self._call: Callable[[], object] | None = None
-        self._abandoned = False
-        self._outcome = None
-        self._error = None
+        self._outcome = self._error = None
         self.operation = operation
         """What is asked: an operation, or a call as it is sent."""
         self.shard = shard
@@ -57,13 +56,17 @@ class Asked(Told[Any]):
         """Whether it has been sent without an answer."""
         self.asking = False
         """Whether the next server is asked although its queue is just being moved there."""
-        self.retry_until = now + ENGINE_RETRY_SECONDS
-        self.repeat_until = now + ENGINE_REPEAT_SECONDS
+        self.asked_at = now
+
+    @property
+    def repeat_until(self) -> float:
+        """How long it is repeated if it has been sent without an answer, as a time of Trio's clock."""
+        return self.asked_at + ENGINE_REPEAT_SECONDS
 
     @property
     def until(self) -> float:
         """How long it is tried, as a time of Trio's clock."""
-        return self.repeat_until if self.maybe_done else self.retry_until
+        return self.asked_at + (ENGINE_REPEAT_SECONDS if self.maybe_done else ENGINE_RETRY_SECONDS)
 
     def complete(self, outcome: object) -> None:
         """Let this be the outcome."""
@@ -71,7 +74,12 @@ class Asked(Told[Any]):
             give_back(outcome)
         else:
             self._outcome = outcome
-        self.finish()
+        # As `finish`, without the call.
+        self._done = True
+        call = self._call
+        if call is not None:
+            self._call = None
+            call()
 
     def fail(self, error: Exception) -> None:
         """Let this be what refuses it."""

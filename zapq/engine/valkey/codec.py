@@ -77,7 +77,8 @@ from zapq.service.operations import (
 from zapq.service.queue_state import check_batch_key, draft_of, has_keys, terms_of
 from zapq.service.waiting import Deliveries, Lender
 
-_RECEIPT = re.compile("[0-9][01][0-9a-f]{12}[-g][0-9a-f]{28}-[0-9a-f]{1,8}")
+_fits = re.compile("[0-9][01][0-9a-f]{12}[-g][0-9a-f]{28}-[0-9a-f]{1,8}").fullmatch
+"""Tells a receipt from what is none."""
 _ACTIONS = {"ack": 0, "release": 1, "extend": 2}
 _pack: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
 
@@ -108,6 +109,13 @@ Parts: TypeAlias = "list[tuple[Any, ...]]"
 
 def _random() -> int:
     return secrets.randbits(48)
+
+
+def _planned(settlement: Settlement) -> tuple[int, int]:
+    """Return what is to be done with a lease, and for how many milliseconds; -1: as the queue is set."""
+    action = _ACTIONS[settlement.action]
+    seconds = settlement.delay if action == 1 else settlement.visibility
+    return action, -1 if seconds is None else milliseconds(seconds)
 
 
 class Codec:
@@ -282,7 +290,7 @@ class Codec:
                     numbers.append(1)
                     continue
                 body = asked.content
-            bodies.append(with_headers(properties.headers, body))
+            bodies.append(with_headers(properties.headers, body) if properties.headers else body)
             if how == last:
                 numbers[-1] += 1
                 requests[-1][1][0][0] += 1
@@ -475,27 +483,23 @@ class Codec:
                 settlements += asked.settlements
         receipts: list[bytes] = []
         wrong: dict[int, ZapqError] = {}
-        plan: list[int] = []
-        is_simple = True
         for place, settlement in enumerate(settlements):
             receipt = settlement.receipt
-            if _RECEIPT.fullmatch(receipt) is None:
+            if _fits(receipt) is None:
                 wrong[place] = wrong_receipt(receipt)
                 receipt = ""
             receipts.append(receipt.encode())
-            action = _ACTIONS[settlement.action]
-            is_simple = is_simple and not action
-            seconds = settlement.delay if action == 1 else settlement.visibility
-            plan += (action, -1 if seconds is None else milliseconds(seconds))
+        actions = {each.action for each in settlements}
+        plan = () if actions == {"ack"} else [part for each in settlements for part in _planned(each)]
         decode = partial(self._settled, run.queue, operations, settlements, wrong)
         # A repeated acknowledgement is fine; a repeated release is told that the lease is over.
         return self._asked(
             b"settle",
             run.queue,
-            [_pack(() if is_simple else plan), *receipts],
+            [_pack(plan), *receipts],
             decode,
             number=len(operations),
-            repeatable=all(each.action != "release" for each in settlements),
+            repeatable="release" not in actions,
         )
 
     def _settled(

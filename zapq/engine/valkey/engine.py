@@ -19,7 +19,7 @@ import trio
 from zapq.core.broker import check_name
 from zapq.engine.elsewhere import Elsewhere
 from zapq.engine.valkey import procedures
-from zapq.engine.valkey.asked import Asked, may_repeat, size_of, unavailable
+from zapq.engine.valkey.asked import PLAIN, Asked, may_repeat, size_of, unavailable
 from zapq.engine.valkey.batch import Key
 from zapq.engine.valkey.bounds import MAX_WEIGHT, Caps, weight_of
 from zapq.engine.valkey.call import Call, outbox_waits, server_time
@@ -86,13 +86,11 @@ from zapq.service.service_stats import ServiceStats
 from zapq.service.waiting import Deliveries, Lender
 from zapq.store.snapshot import SnapshotStore
 
-shard_of = lru_cache(4096)(find_shard)
-
 
 @lru_cache(4096)
-def _place_of(queue: str) -> tuple[int, Key]:
-    """Return the shard of a queue, and the key under which messages for it gather. Raises `InvalidParameter`."""
-    return find_shard(check_name(queue)), (queue, "put")
+def _place_of(queue: str, effect: str) -> tuple[int, Key]:
+    """Return the shard of a queue, and the key under which such operations gather. Raises `InvalidParameter`."""
+    return find_shard(check_name(queue)), (queue, effect)
 
 
 _HEAVY: frozenset[type[Any]] = frozenset({Put, Settle})
@@ -322,7 +320,7 @@ class ValkeyEngine(Elsewhere):
             return self.offers.join(as_put(operation), 0.0, now)
         if properties.headers:
             size += properties.size
-        shard, key = _place_of(operation.queue)
+        shard, key = _place_of(operation.queue, "put")
         asked = Asked(operation, shard, size + ENGINE_OPERATION_BYTES, now, repeatable=False)
         self._add(key, asked)
         return asked
@@ -344,8 +342,8 @@ class ValkeyEngine(Elsewhere):
         return self._ask("put", operation, now)
 
     def _take(self, asked: Take, now: float) -> Pending[Any]:
-        self.codec.check(asked)
         if asked.wait:
+            self.codec.check(asked)
             return self.lines.join(asked, now)
         return self._ask("take", asked, now)
 
@@ -356,10 +354,14 @@ class ValkeyEngine(Elsewhere):
         return self.tasks.start(describe)
 
     def _ask(self, effect: str, operation: Any, now: float) -> Asked:
-        self.codec.check(operation)
-        shard = shard_of(operation.queue)
-        asked = Asked(operation, shard, size_of(operation), now, repeatable=may_repeat(operation))
-        self._add((operation.queue, effect), asked)
+        shard, key = _place_of(operation.queue, effect)
+        repeatable = PLAIN.get(operation.__class__)
+        if repeatable is None:
+            self.codec.check(operation)
+            asked = Asked(operation, shard, size_of(operation), now, repeatable=may_repeat(operation))
+        else:
+            asked = Asked(operation, shard, ENGINE_OPERATION_BYTES, now, repeatable=repeatable)
+        self._add(key, asked)
         return asked
 
     def _add(self, key: Key, asked: Asked) -> None:

@@ -201,8 +201,12 @@ def message_of(id: bytes, value: bytes, note: Sequence[int] | None, ours: float)
 def lease_of(
     id: bytes, value: bytes, note: Sequence[int] | None, ours: float, how: tuple[str, float, float, str]
 ) -> Lease:
-    message, receives = message_of(id, value, note, ours)
     common, deadline, visibility, queue = how
+    if note is None and value[0] == 0:
+        # As below, for most: this is done for each message leased.
+        number, size = int(id), len(value) - 1
+        return Lease(Message(number, value[1:]), size, 1, deadline, f"90{number:012x}-{common}", visibility, queue)
+    message, receives = message_of(id, value, note, ours)
     properties = message.properties
     is_mortal = 1 if properties.expires < inf else 0
     is_grouped = properties.group and not properties.failed_in

@@ -20,7 +20,7 @@ import zapq.client.sync
 from tests.client.doubles import answer_of
 from tests.client.shells import SHELLS, with_client
 from tests.support.certificates import trusting, write_certificate
-from tests.support.serving import until_waiting
+from tests.support.waiting import eventually
 from zapq.client.answers import result_of
 from zapq.client.network import place_of
 from zapq.client.on_asyncio import AsyncioConnection, AsyncioNetwork
@@ -238,8 +238,10 @@ class TestBreakingOff:
         network = ThreadNetwork()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, work)
-            await until_waiting(zapq_server.service)
-            network.break_off()
+            try:
+                await eventually(lambda: zapq_server.service.stats().waiting, "it to wait")
+            finally:
+                network.break_off()
         assert network.broken
 
     def test_one_that_connects_or_shakes_hands_closes_its_socket(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,6 +261,20 @@ class TestBreakingOff:
                     with pytest.raises(KeyboardInterrupt):
                         run(broken.connect(place, 5.0))
                 assert opened[0].fileno() == -1
+
+    def test_one_that_is_broken_off_while_it_connects(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        network = ThreadNetwork()
+        connect = socket.socket.connect
+
+        def connect_late(each: socket.socket, where: tuple[str, int]) -> None:
+            network.break_off()
+            connect(each, where)
+
+        monkeypatch.setattr(socket.socket, "connect", connect_late)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            place = place_of(f"http://127.0.0.1:{listening.getsockname()[1]}", None)
+            with pytest.raises(ConnectionAbortedError):
+                run(network.connect(place, 5.0))
 
     def test_a_name_without_an_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])

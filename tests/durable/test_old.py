@@ -2,7 +2,7 @@
 
 `data/first-format.db.gz` was made over HTTP by a server whose database did not know the time yet, which was then
 stopped in order. `data/format-1.db.gz` was made by a service of the last version whose database was in format 1.
-`data/04787c5.*` are what a service of the commit 04787c5 has left that was killed: all but the tables is in its log.
+`data/04787c5.*` are what a service of the commit 04787c5 has left that was killed: its messages are in its log.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ each format, the bytes of an answer and the server's CPU for it are printed; onc
 something since the answer before. Then a client puts and takes messages, at first alone, then while the server is
 scraped each second, and while twenty scrape it at once: how long its answers took is printed.
 
-Then the text is written in this process, step by step, every queue having changed: the longest of these steps is
-how long others wait for their turn.
+At last it is scraped in this process, every queue having changed: the longest turn of the loop is printed. So long
+others wait for theirs.
 """
 
 from __future__ import annotations
@@ -19,20 +19,19 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from statistics import median
 
 import click
 import msgspec
+import trio
 
+import zapq
 from bench import rig
 from bench.prepared import Site
 from bench.stalls import healthy_client
-from zapq.core.ages import Oldest, Spread
-from zapq.core.queue_settings import QueueSettings
-from zapq.core.stats import QueueStats
-from zapq.http.exposition import Server, write
-from zapq.http.series import Series, share
-from zapq.service.queue_state import QueueInfo
+from zapq.allocator import settle_in
+from zapq.settings import Settings
 
 FORMATS = {
     "GET /queues": ("/queues", ""),
@@ -110,22 +109,56 @@ def waits_of_others(site: Site, seconds: float) -> Iterator[str]:
         yield f"others, {name}: {figures}; the server's own part at most {own:.1f} ms"
 
 
-def steps(series: Series, more: int) -> Iterator[float]:
-    """Write the text once, and tell how long each step took."""
-    infos = []
-    for n in range(series.limit):
-        stats = QueueStats(n + more, n, n + more, n, n, n + more, n + more)
-        infos.append(QueueInfo(f"queue.{n}", QueueSettings(), stats, False, 0, n, Oldest(n, n), Spread()))
-    server = Server({"uptime_sec": 1.0, "hot_requests": 1, "cold_requests": 1}, {}, None, None, {})
-    writing = write(series, share(infos, series.limit, None), server, series.limit, openmetrics=True)
-    while True:
-        begun = time.thread_time()
-        try:
-            next(writing)
-        except StopIteration:
-            yield time.thread_time() - begun
-            return
-        yield time.thread_time() - begun
+class Watch(trio.abc.Instrument):
+    """Notes the CPU of each turn, which is what all tasks do between two looks at the sockets."""
+
+    def __init__(self) -> None:
+        self.turns: list[float] = []
+        self._begun = self._turn = 0.0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Note that a task goes on."""
+        self._begun = time.thread_time()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Note that it waits again."""
+        self._turn += time.thread_time() - self._begun
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Note that all tasks wait."""
+        self.turns.append(self._turn)
+        self._turn = 0.0
+
+
+async def longest_turns(queues: int, at_once: int, times: int) -> list[float]:
+    """Return the longest turn of each of several scrapes by so many clients, every queue having changed."""
+    watch, longest = Watch(), []
+    settings = Settings(addr="127.0.0.1:0", max_queues=queues + 1, log_level="error")
+    async with zapq.open_service(settings) as service, trio.open_nursery() as nursery:
+        [bound] = await nursery.start(partial(zapq.serve, settings, service=service))
+        port = int(str(bound).rpartition(":")[2])
+        clients = [http.client.HTTPConnection("127.0.0.1", port) for _ in range(at_once)]
+
+        def scrape() -> None:
+            for client in clients:
+                client.request("GET", "/metrics/prometheus")
+            for client in clients:
+                client.getresponse().read()
+
+        settle_in()  # as a server does
+        trio.lowlevel.add_instrument(watch)
+        for _ in range(times + 1):
+            for number in range(queues - 1):
+                service.queue(f"queue.{number}").enqueue_nowait(b"x")
+            await trio.sleep(0.01)
+            watch.turns.clear()
+            await trio.to_thread.run_sync(scrape)
+            longest.append(max(watch.turns))
+        trio.lowlevel.remove_instrument(watch)
+        for client in clients:
+            client.close()
+        nursery.cancel_scope.cancel()
+    return longest[1:]
 
 
 @click.command(help=__doc__)
@@ -137,9 +170,11 @@ def main(queues: int, rounds: int, each: int, seconds: float) -> None:
     """Measure and print."""
     print(f"{queues} queues, {rig.machine()}")
     over_a_socket(queues, rounds, each, seconds)
-    series = Series(queues)
-    longest = [max(steps(series, more)) * 1e3 for more in range(20)]
-    print(f"the longest step of writing the text: median {median(longest):.2f} ms, of {len(longest)} times")
+    for at_once in (1, 20):
+        longest = [each * 1e3 for each in trio.run(longest_turns, queues, at_once, 20)]
+        print(
+            f"longest turn, {at_once} at once: median {median(longest):.2f}, longest {max(longest):.2f} ms of CPU"
+        )
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def test_what_is_kept_of_queues_is_what_is_shown() -> None:
         assert b'zapq_queue_messages{queue="a",state="ready"} %d\n' % held in shown
         assert b'zapq_queue_messages{queue="(other)",state="ready"} %d\n' % held in shown
         assert b'zapq_queue_oldest_ready_age_seconds{queue="b"} 4.000\n' in shown
-        assert b'zapq_queue_oldest_lease_age_seconds{queue="b"} 0\n' in shown
+        assert b'zapq_queue_oldest_lease_age_seconds{queue="b"} 0.000\n' in shown
         assert b'zapq_queue_oldest_ready_age_seconds{queue="a"}' not in shown
         assert b'zapq_queue_wait_seconds_bucket{queue="b",le="0.1"} %d\n' % held in shown
     # A queue of the same name may be another one.
@@ -113,7 +113,7 @@ def test_what_is_kept_of_queues_is_what_is_shown() -> None:
     # Of those that are gone nothing is kept.
     for name in "fghijk":
         text([info(name, 1)], series)
-    assert len(series._rows) <= 6
+    assert len(series._lines) <= 6
 
 
 CHANGES = st.lists(

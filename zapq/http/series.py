@@ -1,21 +1,21 @@
 """The series of single queues, kept as text: most of it is the same at the next scrape.
 
-A family's series stand together, one queue's after the other's. So each queue has a piece of text for each line, a
-block of queues has one for each family, and a scrape puts these together by family. What has changed is made anew.
+A family's series stand together, one queue's after the other's. So a block of queues has a piece of text for each
+family, and a scrape puts these together. If one of its queues has changed, a block is written anew: it has a
+template with all but the numbers, and fills in a thousand numbers in 30 us.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Sequence
-from itertools import accumulate, chain, islice
-from math import inf
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from itertools import accumulate, compress, islice
 from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
 
-from zapq.core.ages import BOUNDS, Spread, oldest_of, spread_of
+from zapq.core.ages import BOUNDS, Spread, age, oldest_of, spread_of
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import STATES, QueueStats, total
 from zapq.http.families import (
@@ -49,11 +49,14 @@ LINES: Sequence[tuple[Family, bytes]] = (
     *((family, b"") for family in COUNTERS.values()),
 )
 """Each line about a queue that has a whole number: its family, and the labels beside the queue's name."""
-STEADY = {**Counter(family for family, _ in LINES), WAITS: 1}
-"""The other families with series for each queue, in the order in which they are written, and how many it has."""
+_LINES_OF = Counter(family for family, _ in LINES)
+"""How many lines a family has for each queue."""
+STEADY = (*_LINES_OF, WAITS)
+"""The other families with series for each queue, in the order in which they are written."""
 _NOTHING_HELD = (None,) * (len(LINES) - len(COUNTERS))
-_NAME = b"\x1e"
-"""Stands for the name of a queue; no name has it."""
+_END = b"\x1f"
+"""Ends the text of a family; no name has it."""
+Number = int | float
 
 
 class Queues(NamedTuple):
@@ -93,7 +96,8 @@ class Series:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._rows: dict[str, _Row] = {}
+        self._lines: dict[str, Sequence[bytes]] = {}
+        """For each queue, its lines with a place for the number in each."""
         self._blocks: list[Block] = []
         """Of the last scrape of every queue."""
 
@@ -102,118 +106,129 @@ class Series:
 
         Yields now and then, so that others can have a turn.
         """
+        if len(self._lines) > (len(shown.own) if every else 2 * self.limit):
+            # Others are gone.
+            self._lines = {info.name: self._lines_of(info.name) for info in shown.own}
         blocks: list[Block] = []
         kept = self._blocks if every else []
         left = ROWS_AT_ONCE
-        for at in range(0, len(shown.own), ROWS_IN_A_BLOCK):
+        for number, at in enumerate(range(0, len(shown.own), ROWS_IN_A_BLOCK)):
             infos = shown.own[at : at + ROWS_IN_A_BLOCK]
-            number = len(blocks)
-            if number < len(kept) and kept[number].infos == infos:
-                blocks.append(kept[number])
-                left -= len(infos)
-            else:
-                blocks.append(self._block(infos))
+            former = kept[number] if number < len(kept) else None
+            left -= len(infos)
+            if former is None or former.infos != infos:
+                former = Block(infos, self._lines_of, former)
                 left -= len(infos) * _CHANGED
+            blocks.append(former)
             if left < 0:
                 left = ROWS_AT_ONCE
                 yield
         if every:
             self._blocks = blocks[:]
-        if len(self._rows) > (len(shown.own) if every else 2 * self.limit):
-            # Others are gone.
-            self._rows = {row.name: row for block in blocks for row in block.rows}
         if shown.others:
-            blocks.append(_block_of(_sum_up(shown.others)))
+            blocks.append(Block([_sum_up(shown.others)], _lines_of))
         if shown.deleted is not None:
-            blocks.append(_block_of(shown.deleted))
+            blocks.append(Block([shown.deleted], _lines_of))
         return blocks
 
-    def _block(self, infos: Sequence[QueueInfo]) -> Block:
-        rows = []
-        for info in infos:
-            row = self._rows.get(info.name)
-            if row is None:
-                row = self._rows[info.name] = _Row(info.name)
-            if row.info is not info:
-                row.update(info)
-            rows.append(row)
-        return Block(infos, rows)
+    def _lines_of(self, name: str) -> Sequence[bytes]:
+        lines = self._lines.get(name)
+        if lines is None:
+            lines = self._lines[name] = _lines_of(name)
+        return lines
 
 
 class Block:
     """What is written of some queues that follow each other, put together."""
 
-    __slots__ = ("infos", "rows", "texts")
+    __slots__ = ("_shape", "_templates", "infos", "texts")
 
-    def __init__(self, infos: Sequence[QueueInfo], rows: Sequence[_Row]) -> None:
+    def __init__(
+        self, infos: Sequence[QueueInfo], lines_of: Callable[[str], Sequence[bytes]], former: Block | None = None
+    ) -> None:
+        """Write about `infos`; `former` is about most of them, as they were before."""
         self.infos = infos
-        self.rows = rows
-        columns = zip(*(row.pieces for row in rows), strict=True)
-        self.texts = [b"".join(chain.from_iterable(islice(columns, number))) for number in STEADY.values()]
+        self._shape = list(map(_shape_of, infos))
+        columns = list(zip(*map(_values_of, infos), strict=True))
+        if former is not None and former._shape == self._shape:
+            self._templates: _Templates = former._templates
+        else:
+            self._templates = _templates([lines_of(info.name) for info in infos], columns, self._shape)
+        numbers = [value for column in columns for value in column if value is not None]
+        for info in infos:
+            if info.waits is not None and any(info.waits.counts):
+                *_, number = counts = tuple(accumulate(info.waits.counts))
+                numbers += (*counts, info.waits.seconds, number)
+        self.texts = (self._templates.steady % tuple(numbers)).split(_END)
         """The text of each family in `STEADY`."""
 
     def ages(self, now: float) -> tuple[bytes, bytes]:
         """Return the text of each family in `AGES`."""
-        ready, lease = zip(*(row.ages(now) for row in self.rows), strict=True)
-        return b"".join(ready), b"".join(lease)
-
-
-def _block_of(info: QueueInfo) -> Block:
-    row = _Row(info.name)
-    row.update(info)
-    return Block([info], [row])
-
-
-class _Row:
-    """What is written of one queue."""
-
-    __slots__ = ("_ages", "_name", "_values", "_waits", "info", "name", "pieces")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.info: QueueInfo | None = None
-        self.pieces = [b""] * (len(LINES) + 1)
-        """The text of each of `LINES`, and the queue's histogram."""
-        self._name = name.encode()
-        self._values: Sequence[int | None] = (None,) * len(LINES)
-        self._ages = tuple(head % self._name for head in _AGES)
-        self._waits = b""
-
-    def update(self, info: QueueInfo) -> None:
-        """Write anew what has changed since."""
-        before, self.info = self.info, info
-        values = _values_of(info)
-        pieces, name, was = self.pieces, self._name, self._values
-        if values != was:
-            self._values = values
-            for at, value in enumerate(values):
-                if value != was[at]:
-                    pieces[at] = b"" if value is None else _LINES[at] % (name, value)
-        waits = info.waits
-        if before is None or waits is not before.waits:
-            pieces[-1] = b"" if waits is None else self._histogram(waits)
-
-    def _histogram(self, waits: Spread) -> bytes:
-        *_, number = counts = tuple(accumulate(waits.counts))
-        if not number:
-            return b""
-        self._waits = self._waits or _HISTOGRAM.replace(_NAME, self._name)
-        return self._waits % (*counts, waits.seconds, number)
-
-    def ages(self, now: float) -> tuple[bytes, bytes]:
-        """Return the text of each family in `AGES`."""
-        info = self.info
-        oldest = None if info is None else info.oldest
-        if oldest is None:
-            return b"", b""
-        ready, lease = self._ages
+        known = [info.oldest for info in self.infos if info.oldest is not None]
+        _, ready, lease = self._templates
         return (
-            ready + b"0\n" if oldest.ready == inf else b"%b%.3f\n" % (ready, max(now - oldest.ready, 0.0)),
-            lease + b"0\n" if oldest.lease == inf else b"%b%.3f\n" % (lease, max(now - oldest.lease, 0.0)),
+            ready % tuple([age(oldest.ready, now) for oldest in known]),
+            lease % tuple([age(oldest.lease, now) for oldest in known]),
         )
 
 
-def _values_of(info: QueueInfo) -> Sequence[int | None]:
+class _Shape(NamedTuple):
+    """What there are lines about of one queue; all of it stays the same for most, most of the time."""
+
+    name: str
+    limits_messages: bool
+    limits_bytes: bool
+    has_ages: bool
+    has_waits: bool
+
+
+def _shape_of(info: QueueInfo) -> _Shape:
+    settings, waits = info.settings, info.waits
+    return _Shape(
+        info.name,
+        settings.max_messages is not None,
+        settings.max_bytes is not None,
+        info.oldest is not None,
+        waits is not None and any(waits.counts),
+    )
+
+
+class _Templates(NamedTuple):
+    """What is written of a block's queues, with a place for each number."""
+
+    steady: bytes
+    """Of each family in `STEADY`, with `_END` between two."""
+    ready: bytes
+    lease: bytes
+
+
+def _templates(
+    lines: Sequence[Sequence[bytes]], columns: Sequence[Sequence[Number | None]], shapes: Sequence[_Shape]
+) -> _Templates:
+    *steady, waits, ready, lease = zip(*lines, strict=True)
+    there = iter(
+        b"".join(line for line, value in zip(of_queues, values, strict=True) if value is not None)
+        for of_queues, values in zip(steady, columns, strict=True)
+    )
+    families = [b"".join(islice(there, number)) for number in _LINES_OF.values()]
+    families.append(b"".join(line for line, shape in zip(waits, shapes, strict=True) if shape.has_waits))
+    has_ages = [shape.has_ages for shape in shapes]
+    return _Templates(
+        _END.join(families), b"".join(compress(ready, has_ages)), b"".join(compress(lease, has_ages))
+    )
+
+
+def _lines_of(name: str) -> Sequence[bytes]:
+    """Return each line about a queue with a place for its number, its histogram, and the line of each age."""
+    label = f'queue="{name}"'
+    return (
+        *(b"%b{%b%b} %%d\n" % (family.series.encode(), label.encode(), more) for family, more in LINES),
+        histogram(WAITS, label, BOUNDS).encode(),
+        *(b"%b{%b} %%.3f\n" % (family.name.encode(), label.encode()) for family in AGES),
+    )
+
+
+def _values_of(info: QueueInfo) -> Sequence[Number | None]:
     """Return the number in each of `LINES`, None for one that a queue has not."""
     _, size, ready, delayed, leased, *counts = msgspec.structs.astuple(info.stats)
     name, settings = info.name, info.settings
@@ -237,8 +252,3 @@ def _sum_up(infos: Sequence[QueueInfo]) -> QueueInfo:
     oldest = oldest_of(known) if known else None
     waits = spread_of(info.waits for info in infos if info.waits is not None) if known else None
     return QueueInfo(OTHERS, QueueSettings(), stats, False, waiting, 0, oldest, waits)
-
-
-_LINES = tuple(b'%b{queue="%%b"%b} %%d\n' % (family.series.encode(), more) for family, more in LINES)
-_HISTOGRAM = histogram(WAITS, f'queue="{_NAME.decode()}"', BOUNDS).encode()
-_AGES = tuple(b'%b{queue="%%b"} ' % family.name.encode() for family in AGES)

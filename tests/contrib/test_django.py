@@ -47,7 +47,7 @@ from zapq.contrib.django.message import priority_of  # noqa: E402
 from zapq.contrib.django.worker import Worker  # noqa: E402
 from zapq.core.queue_settings import QueueSettings  # noqa: E402
 from zapq.core.settlement import Settlement  # noqa: E402
-from zapq.errors import Forbidden, Unreachable  # noqa: E402
+from zapq.errors import Forbidden, Unauthenticated, Unreachable  # noqa: E402
 
 DUMMY = f"{'django.tasks' if django.VERSION >= (6, 0) else 'django_tasks'}.backends.dummy.DummyBackend"
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ async def process(server: ZapqServer, *arguments: str) -> AsyncGenerator[trio.Pr
         yield process
     finally:
         process.kill()
-        await process.wait()
+        await process.wait()  # noqa: ASYNC102 - it was killed
 
 
 async def enqueue(task: Any, *args: Any, **kwargs: Any) -> TaskResult:
@@ -354,6 +354,22 @@ async def test_a_task_whose_worker_dies_is_given_to_another(zapq_server: ZapqSer
             await until_finished(result)
     assert (result.return_value, result.attempts) == (2, 2)
     assert attempts.read_text().split()[0] == str(worker.pid)
+
+
+def test_the_command_says_what_a_server_refuses_and_ends_with_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(self: Worker) -> None:
+        raise ExceptionGroup("of two queues", [Unauthenticated(), Unauthenticated()])
+
+    async def stopped(self: Worker) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await self._stopping.wait()
+
+    with override_settings(TASKS=settings.tasks("unix:/nowhere")):
+        monkeypatch.setattr(Worker, "run", refused)
+        with pytest.raises(CommandError, match="credential"):
+            call_command("zapq_worker")
+        monkeypatch.setattr(Worker, "run", stopped)
+        call_command("zapq_worker", queue=["emails"])
 
 
 @pytest.mark.slow

@@ -59,8 +59,8 @@ async def working(broker: ZapqBroker) -> AsyncGenerator[None, None]:
         yield
     finally:
         stop.set()
-        await listening
-        await broker.shutdown()
+        await listening  # noqa: ASYNC102 - it is told to end
+        await broker.shutdown()  # noqa: ASYNC102 - the same
 
 
 def counting(broker: ZapqBroker, fails: int, **labels: object) -> AsyncTaskiqDecoratedTask[[int], Counted]:
@@ -216,4 +216,4 @@ async def test_a_task_whose_worker_is_killed_is_given_to_another(zapq_server: Za
         await process.wait()
     finally:
         process.kill()
-        await process.wait()
+        await process.wait()  # noqa: ASYNC102 - it was killed

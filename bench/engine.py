@@ -82,6 +82,7 @@ def served(kind: str) -> Iterator[tuple[str, int, int | None]]:
             engine, behind = stack.enter_context(valkey_for_one_core(replicated=kind == REPLICATED))
             command += ["--engine", engine]
         pid = stack.enter_context(rig.running(command, port))
+        ask(f"{url}/health")  # once it answers, it has started
         if kind != WORKERS:
             yield url, pid, None if kind == ALONE else behind
             return

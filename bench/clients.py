@@ -19,6 +19,7 @@ import http.client
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
@@ -106,6 +107,38 @@ def on(loop: str, url: str, work: Callable[[Any, int], Awaitable[None]]) -> Run:
             await work(client, count)
 
     return lambda count: trio.run(main, count) if loop == "trio" else asyncio.run(main(count))
+
+
+def produce_with_threads(url: str) -> Run:
+    def run(count: int) -> None:
+        with zapq.client.sync.open_client(url) as client, client.producer("bench") as producer:
+
+            def send() -> None:
+                for _ in range(count // 100):
+                    producer.send(BODY)
+
+            threads = [threading.Thread(target=send) for _ in range(100)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    return run
+
+
+def consume_with_threads(url: str, concurrency: int) -> Run:
+    def run(count: int) -> None:
+        stop = threading.Event()
+        left = iter(range(count - 1))
+
+        def handle(lease: object) -> None:
+            if next(left, None) is None:
+                stop.set()
+
+        with zapq.client.sync.open_client(url) as client:
+            client.consume_with("bench", handle, concurrency=concurrency, stop=stop)
+
+    return run
 
 
 async def put(client: Any, count: int) -> None:
@@ -210,6 +243,9 @@ def main(count: int, rounds: int) -> None:
         "rpush, redis.asyncio": with_redis_asyncio(valkey),
         "producer, 100 tasks, asyncio": on("asyncio", url, produce),
         "producer, 100 tasks, Trio": on("trio", url, produce),
+        "producer, 100 threads": produce_with_threads(url),
+        "consumer of 8, threads": consume_with_threads(url, 8),
+        "consumer of 100, threads": consume_with_threads(url, 100),
         "consumer of 8, asyncio": on("asyncio", url, consuming(8)),
         "consumer of 100, asyncio": on("asyncio", url, consuming(100)),
         "consumer of 8, Trio": on("trio", url, consuming(8)),

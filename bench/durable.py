@@ -3,10 +3,11 @@
     scripts/bench durable
 
 Starts zapq with `--durable`, beanstalkd with `-b DIR -f 0`, Redis with `appendfsync always` and zapq in memory,
-each on one core and in its turn, all on the same disk (`--dir`), and loads them from another core with messages of
-128 bytes: one at a time on 1, 32 and 128 connections, and for zapq in batches of 100 as well. Several rounds,
-taking turns; the median counts. What one write with fdatasync costs here is printed first, for it decides what one
-connection can reach, and what SQLite takes alone, without a server. Ends with one line of JSON.
+each on one core and in its turn, all on the same disk (`--dir`), and loads them from another core with messages
+of 128 bytes: one at a time on 1, 32 and 128 connections, and for zapq in batches of 100 as well; what 32
+connections have sent to zapq is then received under a lease and acknowledged. Several rounds, taking turns; the
+median counts. What one write with fdatasync costs here is printed first, for it decides what one connection can
+reach, and what SQLite takes alone, without a server. Ends with one line of JSON.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import msgspec
 
 from bench import rig
 from bench.compare import over_beanstalk, over_http, over_redis
+from bench.delivery import CONNECTIONS, lease_and_acknowledge
 from zapq.core.records import Put, row_of
 from zapq.store.open_database import open_database
 from zapq.store.port import CommitGroup
@@ -147,6 +149,11 @@ def main(directory: str, seconds: int, rounds: int, connections: tuple[int, ...]
                     with rig.running(command, port) as pid:
                         one = server.measure(pid, port, clients, "enqueue", seconds)
                         runs.setdefault((server.name, str(clients)), []).append((one.per_second, one.cpu_us))
+                        if server.measure is over_http and clients == CONNECTIONS:
+                            both = lease_and_acknowledge(pid, f"http://127.0.0.1:{port}", max(2, seconds - 1))
+                            rate = 1 / sum(1 / each.per_second for each in both)
+                            cost = sum(each.cpu_us for each in both)
+                            runs.setdefault((server.name, "receive + ack, 32"), []).append((rate, cost))
                         if server.name == "zapq --durable" and clients == max(connections):
                             together.append(changes_per_commit(port))
                             many = batches(pid, port, seconds)

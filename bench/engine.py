@@ -186,7 +186,7 @@ def print_http(kinds: Sequence[str], connections: int, rounds: list[dict[tuple[s
 def two_front_ends(kind: str) -> Iterator[tuple[socket.socket, socket.socket]]:
     """Run two front ends, and yield a connection to each."""
     with ExitStack() as stack:
-        # Where there is room, and not where `rig` puts servers: here it matters how long it takes, not what it costs.
+        # On any core, and not where `rig` puts servers: how long it takes is measured, and not what it costs.
         anywhere = ["taskset", "-c", ",".join(map(str, sorted(os.sched_getaffinity(0))))]
         command = [*anywhere, sys.executable, "-m", "zapq", *PLENTY]
         ports = free_ports(2)

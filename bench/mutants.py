@@ -253,6 +253,18 @@ MUTANTS = {
         "if full:",
         ("tests/store/test_reserve.py",),
     ),
+    "messages come back beside the row they share": Mutant(
+        "zapq/store/packs.py",
+        "    return found is None or found[0] + found[1] <= pack.row\n",
+        "    return True\n",
+        ("tests/store/test_packs.py",),
+    ),
+    "the machine: messages come back beside their row": Mutant(
+        "zapq/store/packs.py",
+        "    return found is None or found[0] + found[1] <= pack.row\n",
+        "    return True\n",
+        ("tests/core/test_machine_on_disk.py", "-k", "database"),
+    ),
     "files that are gone are not looked for": Mutant(
         "zapq/store/database.py",
         "            self._place.check()\n",

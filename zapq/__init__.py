@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zapq.core.message import Draft as Draft
     from zapq.core.message import Lease as Lease
     from zapq.core.message import Message as Message
+    from zapq.core.placed import Placed as Placed
     from zapq.core.queue_settings import QueueSettings as QueueSettings
     from zapq.core.stats import QueueStats as QueueStats
     from zapq.engine.open import open_queues as open_queues
@@ -41,6 +42,7 @@ __all__ = [
     "Message",
     "NamedQueue",
     "Offer",
+    "Placed",
     "QueueInfo",
     "QueueService",
     "QueueSettings",
@@ -63,6 +65,7 @@ _HOMES = {
     "Draft": "zapq.core.message",
     "Lease": "zapq.core.message",
     "Message": "zapq.core.message",
+    "Placed": "zapq.core.placed",
     "QueueSettings": "zapq.core.queue_settings",
     "QueueStats": "zapq.core.stats",
     "EngineQueue": "zapq.engine.queues",

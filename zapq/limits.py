@@ -68,8 +68,8 @@ ACKS_REMEMBERED = 2**20
 LAPSES_REMEMBERED = 10_000
 """Expired leases of each queue that may still be acknowledged: some 300 bytes each, beside the message."""
 MAX_TURN = 0.05
-"""Seconds by which each lease lasts longer than its consumer is told: the time it counts from was read when the
-turn began in which it was given, and its answer is made by the end of that turn. No turn lasts half as long."""
+"""Seconds by which each lease lasts longer than its consumer is told. It counts from when the turn began in
+which it was given, and its answer is made by the end of that turn. No turn lasts half as long."""
 BLOCKERS_LOOKED_AT = 100
 """Leases and delays looked at for one that no other holds up, when a consumer is told when to come back: mostly it
 is the first one."""
@@ -101,8 +101,12 @@ HISTORY_SECONDS = 5.0
 """Seconds between two samples of what queues hold: 0.7 ms of CPU for 100 queues."""
 HISTORIES = 100
 """Queues whose history one answer tells: 60,000 numbers, some 3 ms."""
+NAMES_MATCHED_AT_ONCE = 5000
+"""Names that are compared with a pattern in one go, in 1 ms; with two patterns half as many."""
 HISTORY_SAMPLES = 120
 """Samples that are kept of each queue, ten minutes of them: 2.4 KB."""
+REFUSALS_KEPT = 100
+"""Refused requests that are remembered, for operators who ask why: some 30 KB."""
 MAX_ID_DIGITS = 18
 """Digits of a message's id: a number of that length fits in the 64 bits in which ids travel between processes."""
 MAX_BATCH = 1000
@@ -147,8 +151,9 @@ CHECKPOINT_PAGES = 1000
 SPARE_PAGES = 4096
 """Free pages of 4 KiB the database may always have: 16 MiB, for which the next burst need not ask the disk."""
 DISK_RESERVE = 12 * MIB
-"""Bytes of the disk set aside for taking and settling messages once it is full: the database's log at its usual
-length, which may need twice as much in the file, and a third for what is on its way and what consumers change."""
+"""Bytes of the disk set aside for taking and settling messages once it is full. That is the database's log at
+its usual length, which may need twice as much in the file, and a third for changes that are on their way or come
+of consumers."""
 DISK_MARGIN = 2 * MIB
 """Bytes of them that no message is stored in: the counts of some 50,000 deliveries."""
 UNCHECKED_BYTES = 256 * KIB
@@ -232,7 +237,7 @@ ROOM_PAUSE = 0.05
 """Seconds until the first producer that waits for room in a queue of the engine is tried again; each time twice as
 long ..."""
 MAX_ROOM_PAUSE = 0.5
-"""... up to this: room that other front ends make is seen so late. What is taken or settled here is seen at
+"""... up to this: room that other front ends make is seen so late. Messages taken or settled here are seen at
 once."""
 PROBED_AT_ONCE = 64
 """Consumers of one queue for which messages are asked at once: those of a batch, about."""
@@ -251,7 +256,8 @@ MAX_HEAD_BYTES = 16 * KIB
 MAX_HEADERS = 100
 """Header fields of a request, as Apache: more is an attack on the parser."""
 MAX_MESSAGE_HEADERS = 16
-"""Headers of one message: enough for tracing, routing and the attributes of an event. What is more is a body."""
+"""Headers of one message: enough for tracing, routing and the attributes of an event. An event that needs more
+has it in its body."""
 MAX_MESSAGE_HEADERS_BYTES = 8 * KIB
 """Bytes of them together, names and values: so they always fit into the head of a request, and of an answer."""
 MAX_HEADER_NAME = 256
@@ -277,8 +283,8 @@ MAX_UNSENT_BYTES = 64 * MIB
 """Bytes of answers being sent, after which the slowest readers are cut off: five of the largest batches, and
 hundreds of usual answers."""
 LARGE_BLOCK_BYTES = 256 * KIB
-"""Bytes of memory that are given back to the system as soon as they are free: twice the largest usual message, so
-that those which come and go by the thousand do not each cost a system call."""
+"""Bytes of memory that are given back to the system as soon as they are free. That is twice the largest usual
+message, so messages that come and go by the thousand do not each cost a system call."""
 MAX_LOGGED_METHOD = 20
 """Characters of a request's method that are logged or said again: real ones have up to 16."""
 MAX_LOGGED_PATH = 200
@@ -306,8 +312,14 @@ BYTES_PER_COST = 4 * KIB
 """Bytes received or answered that are as much work as one more small request: a batch is up to 4000 of them."""
 LARGE_SECONDS = 0.001
 """For how long requests that may take milliseconds each are begun in one turn; the last may last 8 MiB long."""
+PIECES_AT_ONCE = 8
+"""Pieces of requests that tasks take in before the rest of the program runs: up to 64 KiB, and 0.3 ms, each."""
+REQUESTS_AT_ONCE = 4
+"""Requests that Quart begins to answer before the rest of the program runs: 0.5 ms each, and as much later."""
 ACCEPTS = 32
 """Connections accepted in one go: some 1 ms."""
+FINGERPRINT_SLICE = 1 * MIB
+"""Bytes of an offer with a key that are hashed in one go: 1 ms."""
 HANDSHAKE_SECONDS = 5.0
 """A TLS handshake is two round trips; a peer that needs longer is not a client."""
 MAX_HANDSHAKES = 1024
@@ -337,6 +349,8 @@ WATCH_PAUSE = 2.0
 """Seconds between two tables of `zapq stats --watch`."""
 TOP_PAUSE = 2.0
 """Seconds between two tables of `zapq top`: long enough for a rate to mean something, short enough to watch."""
+PROGRESS_AFTER = 1.0
+"""Seconds after which a terminal is shown how far a command is: what is done before needs no bar."""
 COMPLETION_TIMEOUT = 1.0
 """Seconds a shell waits for the names of queues when its user presses tab."""
 HEALTH_TIMEOUT = 5.0
@@ -349,6 +363,14 @@ FORWARD_MAX_REST = 3600.0
 """Seconds a receiver of `zapq forward` may have it wait at most: a Retry-After beyond that is a mistake."""
 FORWARD_ANSWER_BYTES = 64 * KIB
 """Bytes of its answer that are read, so that the connection can be used again: nothing is made of them."""
+BENCH_DRAIN_SECONDS = 30.0
+"""Seconds `zapq bench` goes on to take messages once it sends none: more are behind by far."""
+BUSY_CLIENT = 0.9
+"""The share of a core from which on `zapq bench` says that it was busy: one process cannot have more than one."""
+CRON_PATIENCE = 240.0
+"""Seconds for which `zapq cron` tries to send a message: less than the server knows its key."""
+CRON_LOOK_SECONDS = 30.0
+"""Seconds after which it looks at the clock on the wall again, which may have been set."""
 TEST_SERVER_PATIENCE = 20.0
 """Seconds a server that tests start may take to start, and to end: mostly one is enough."""
 CLIENT_ATTEMPTS = 5
@@ -373,5 +395,7 @@ SETTLE_LINGER = 0.005
 """Seconds for which settling one lease waits for others that can go with it: nothing beside a visibility."""
 SETTLE_SECONDS = 5.0
 """How long settling a lease may hold up a cancellation: several round trips, and less than supervisors wait."""
+HANDLER_SECONDS = 4.0
+"""Seconds of these that handlers in threads have to end, for nothing cancels them; the rest is for releasing."""
 NO_QUEUE_PAUSE = 1.0
 """Seconds until a consumer asks again for a queue that was deleted while it waited."""

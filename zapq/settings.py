@@ -457,8 +457,9 @@ class Settings:
     )
 
     queues: Mapping[str, QueueSettings] = field(default_factory=dict, hash=False)
-    """Queues that are there from the start, set like this, whatever earlier runs have kept. In the TOML file these
-    are tables, such as [queues.jobs]; a further file, of --queues, may have such tables and nothing else."""
+    """Queues that are there from the start, set like this, also if an earlier run has kept other settings. In
+    the TOML file these are tables, such as [queues.jobs]; a further file, of --queues, may have such tables and
+    nothing else."""
 
     def __post_init__(self) -> None:
         for option in options():

@@ -35,6 +35,11 @@ class Hang:
 
 
 @dataclass(frozen=True)
+class Trickle:
+    """What is said comes byte by byte."""
+
+
+@dataclass(frozen=True)
 class Once:
     """The connection is closed after its first answer, which does not say so."""
 
@@ -42,7 +47,7 @@ class Once:
     """Whether it is closed only when the next request came, which is not passed on."""
 
 
-Fault = Cut | Say | Hang | Once
+Fault = Cut | Say | Hang | Trickle | Once
 
 
 class FaultProxy:
@@ -88,7 +93,7 @@ class FaultProxy:
                 await server.send_all(data[: fault.request - passed])
                 return
             passed += len(data)
-            await server.send_all(data)
+            await _send(server, data, fault)
 
     async def _answers(
         self,
@@ -105,10 +110,18 @@ class FaultProxy:
                 await client.send_all(data[: fault.answer - passed])
                 break
             passed += len(data)
-            await client.send_all(data)
+            await _send(client, data, fault)
             if isinstance(fault, Cut) or (isinstance(fault, Once) and not fault.then_listen):
                 break
         scope.cancel()
+
+
+async def _send(stream: trio.SocketStream, data: bytes | bytearray, fault: Fault | None) -> None:
+    pieces = [data]
+    if isinstance(fault, Trickle):
+        pieces = [data[place : place + 1] for place in range(len(data))]
+    for piece in pieces:
+        await stream.send_all(piece)
 
 
 @asynccontextmanager

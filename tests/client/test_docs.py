@@ -19,7 +19,9 @@ from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/how-to/client.md").read_text()
-THREADS, ASYNCIO, SEND, PRODUCE, CONSUME, LOOP = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+THREADS, ASYNCIO, TRIO, SEND, PRODUCE, CONSUME, IN_THREADS, LOOP = re.findall(
+    r"```python\n(.*?)```", DOCUMENT, re.DOTALL
+)
 [SHELL] = re.findall(r"```console\n(.*?)```", DOCUMENT, re.DOTALL)
 
 
@@ -27,9 +29,11 @@ async def until_acknowledged(queue: NamedQueue, number: int) -> None:
     await eventually(lambda: queue.info().stats.acked == number, f"{number} messages to be acknowledged")
 
 
-@pytest.mark.parametrize(
-    "example", [THREADS, ASYNCIO, ASYNCIO.replace("asyncio", "trio").replace("trio.run(main())", "trio.run(main)")]
-)
+def test_the_examples_for_asyncio_and_trio_differ_in_two_lines() -> None:
+    assert ASYNCIO.replace("asyncio", "trio").replace("trio.run(main())", "trio.run(main)") == TRIO
+
+
+@pytest.mark.parametrize("example", [THREADS, ASYNCIO, TRIO], ids=["threads", "asyncio", "trio"])
 async def test_the_first_examples_run_with_threads_asyncio_and_trio(example: str, zapq_server: ZapqServer) -> None:
     program = example.replace("http://127.0.0.1:8080", zapq_server.url)
     shown = await trio.run_process([sys.executable, "-c", program], capture_stdout=True)
@@ -52,7 +56,7 @@ async def test_the_producing_example_sends(zapq_server: ZapqServer) -> None:
 async def test_the_consuming_examples_acknowledge(zapq_server: ZapqServer) -> None:
     emails = zapq_server.service.queue("emails")
     on_asyncio = CONSUME.replace("import trio", "import asyncio").replace("trio.run(main)", "asyncio.run(main())")
-    for number, example in enumerate((CONSUME, LOOP, on_asyncio), 1):
+    for number, example in enumerate((CONSUME, IN_THREADS, LOOP, on_asyncio), 1):
         await emails.enqueue(b"hello")
         program = example.replace("http://127.0.0.1:8080", zapq_server.url)
         async with trio.open_nursery() as nursery:

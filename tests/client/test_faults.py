@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 import trio
+import trustme
 
 from tests.client.doubles import answer_of
-from tests.client.fault_proxy import Cut, Fault, FaultProxy, Hang, Once, Say, fault_proxy
+from tests.client.fault_proxy import Cut, Fault, FaultProxy, Hang, Once, Say, Trickle, fault_proxy
 from tests.client.shells import SHELLS, no_thread_left, with_client
+from tests.support.certificates import trusting, write_certificate
 from tests.support.waiting import eventually
 from zapq import errors
 from zapq.client import HeldLease
@@ -25,6 +29,7 @@ async def proxy(zapq_server: ZapqServer) -> AsyncGenerator[FaultProxy, None]:
     with no_thread_left():
         async with fault_proxy(zapq_server.url) as proxy:
             yield proxy
+            await eventually(lambda: not proxy.open, "every connection to be closed")
             await eventually(lambda: not proxy.open, "no connection to be left")
 
 
@@ -61,6 +66,34 @@ async def test_a_message_is_stored_once_wherever_its_connection_is_cut(
     assert proxy.connections > 2 * len(cuts)
 
 
+async def test_a_message_is_lost_nowhere_and_acknowledged_once_wherever_a_connection_is_cut(
+    shell: str, proxy: FaultProxy, zapq_server: ZapqServer
+) -> None:
+    queue = zapq_server.service.queue("q")
+    places = range(0, 400, 1 if shell == "trio" else 11)
+    cuts = [Cut(request=place, reset=place % 2 == 0) for place in places]
+    cuts += [Cut(answer=place, reset=place % 2 == 0) for place in places]
+    # An answer that did not arrive leaves its message leased: the next one is given instead.
+    every = 2 * len(cuts)
+    for first in range(0, every, 1000):
+        await queue.enqueue_many([b"x"] * min(every - first, 1000))
+    acked: list[int] = []
+
+    async def receive_and_ack(client: Any) -> None:
+        for cut in cuts:
+            proxy.faults[:] = [cut, Once(), Once()]
+            lease = await client.receive("q")
+            proxy.faults[:] = [cut, Once(), Once()]
+            await client.ack(lease)
+            acked.append(lease.id)
+
+    await with_client(shell, proxy.url, receive_and_ack, **QUICKLY)
+    stats = queue.info().stats
+    assert len(acked) == len(set(acked)) == stats.acked == len(cuts)
+    assert stats.messages == stats.ready + stats.leased == every - len(cuts)
+    assert (stats.leased > 0, stats.leases_expired) == (True, 0)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -73,6 +106,7 @@ async def test_a_message_is_stored_once_wherever_its_connection_is_cut(
         Say(answer_of(504)),
         Say(b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n<html>"),
         Hang(),
+        Trickle(),
     ],
     ids=repr,
 )
@@ -110,6 +144,41 @@ async def test_a_connection_that_was_closed_while_it_was_idle_is_no_failure(
 
     await with_client(shell, proxy.url, work, attempts=1)
     assert proxy.connections == 2
+
+
+async def test_a_certificate_that_is_not_trusted_is_noticed_by_the_next_connection(
+    shell: str, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    """And one that is trusted is taken, without opening the client again."""
+    trusted, other = (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2))
+    trusted.load_cert_chain(*write_certificate(tmp_path))
+    trustme.CA(key_type=trustme.KeyType.ECDSA).issue_cert("127.0.0.1").configure_cert(other)
+    shown = trusted
+
+    async def answer_once(stream: trio.SocketStream) -> None:
+        secure = trio.SSLStream(stream, shown, server_side=True, https_compatible=True)
+        try:
+            if await secure.receive_some():
+                await secure.send_all(answer_of(200, b"{}", "application/json"))
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def ask(client: Any) -> None:
+        nonlocal shown
+        for shown in (trusted, other, trusted):
+            if shown is trusted:
+                assert await client.describe("q") == {}
+            else:
+                with pytest.raises(errors.Unreachable, match="certificate"):
+                    await client.describe("q")
+
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, answer_once, [listener])
+    url = f"https://127.0.0.1:{listener.socket.getsockname()[1]}"
+    await with_client(shell, url, ask, verify=trusting(), attempts=2, **QUICKLY)
+    nursery.cancel_scope.cancel()
 
 
 async def test_what_must_not_be_done_twice_is_not_sent_again(

@@ -21,6 +21,7 @@ from tests.support.waiting import eventually
 from zapq import Draft, errors
 from zapq.client.batching import Batcher
 from zapq.client.network import Place
+from zapq.client.threads import ThreadNetwork
 from zapq.http import render
 from zapq.service.operations import Accepted
 from zapq.testing import ZapqServer
@@ -299,15 +300,9 @@ class TestThreads:
     def test_what_ends_its_thread_is_told_to_all(self) -> None:
         """As `MemoryError` might: nobody waits for ever."""
 
-        class Broken:
+        class Broken(ThreadNetwork):
             async def connect(self, place: Place, patience: float) -> Any:
                 raise ZeroDivisionError
-
-            async def sleep(self, seconds: float) -> None:
-                raise AssertionError
-
-            async def close(self) -> None:
-                pass
 
         def produce() -> None:
             with (

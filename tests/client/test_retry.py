@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import TypeGuard
 
 import pytest
 import trio
@@ -56,33 +55,45 @@ CALLS = {
         lambda client: client.configure("emails", {"ttl": 3}), answer_of(200, b"{}", "application/json")
     ),
 }
-NOTHING_DONE = [NotConnected("refused"), *map(answer_of, (429, 503))]
-MAYBE_DONE = [
-    ConnectionResetError(),
-    TimeoutError("it took too long"),
-    b"",
-    *(answer_of(status, b"<html>") for status in (502, 504)),
-]
+NOTHING_DONE: dict[str, Exception | bytes] = {
+    "not connected": NotConnected("refused"),
+    "queue full": refusal(errors.QueueFull()),
+    "draining": refusal(errors.Draining()),
+}
+MAYBE_DONE: dict[str, Exception | bytes] = {
+    "reset": ConnectionResetError(),
+    "late": TimeoutError("it took too long"),
+    "closed": b"",
+    "unknown": refusal(errors.OutcomeUnknown()),
+    # Of a proxy: the server may have acted before it went away.
+    **{f"proxy's {status}": answer_of(status, b"<html>") for status in (429, 502, 503, 504)},
+    "proxy's problem": answer_of(503, b'{"type":"about:blank"}', "application/problem+json"),
+    "not a problem": answer_of(503, b'{"type":"/problems/draining"}', "application/json"),
+}
 
 
-def answered(failure: Exception | bytes) -> TypeGuard[bytes]:
-    return isinstance(failure, bytes) and failure != b""
+def status_in(failure: Exception | bytes) -> int:
+    return int(failure.split(b" ")[1]) if isinstance(failure, bytes) and failure else 504
 
 
-@pytest.mark.parametrize("failure", [*NOTHING_DONE, *MAYBE_DONE], ids=repr)
+@pytest.mark.parametrize("failure", [*NOTHING_DONE, *MAYBE_DONE])
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 async def test_a_call_is_repeated_unless_it_must_happen_once_and_may_have_happened(
-    call: Call, failure: Exception | bytes, autojump_clock: MockClock
+    call: Call, failure: str, autojump_clock: MockClock
 ) -> None:
-    script = Script(failure, failure, call.success)
+    fails = (NOTHING_DONE | MAYBE_DONE)[failure]
+    script = Script(fails, fails, call.success)
     async with scripted(script) as client:
         if call.harmless or failure in NOTHING_DONE:
             await call.make(client)
-            assert script.pauses() == [0.1, 0.2]
+            asked = (
+                1.0 if isinstance(fails, bytes) and b"/problems/" in fails and b"problem+json" in fails else 0.0
+            )
+            assert script.pauses() == [asked + 0.1, asked + 0.2]
             return
-        with pytest.raises(errors.ServerError if answered(failure) else errors.NoAnswer) as raised:
+        with pytest.raises((errors.ServerError, errors.OutcomeUnknown, errors.NoAnswer)) as raised:
             await call.make(client)
-    assert raised.value.status == (502 if answered(failure) and b" 502 " in failure else 504)
+    assert raised.value.status == status_in(fails)
     assert script.pauses() == []
 
 
@@ -112,19 +123,38 @@ async def test_what_the_server_asks_for_is_the_least_pause(autojump_clock: MockC
     assert script.pauses() == [7.1, 2.2]
 
 
-async def test_what_may_be_stored_is_not_sent_again_when_its_key_is_forgotten(autojump_clock: MockClock) -> None:
-    gone, busy = ConnectionResetError("gone"), answer_of(503, fields={"Retry-After": "301"})
-    script = Script(gone, gone, busy, ENQUEUED)
+async def test_nobody_pauses_for_longer_than_a_step_may_take(autojump_clock: MockClock) -> None:
+    busy = refusal(errors.QueueFull(), **{"Retry-After": "31"})
+    async with scripted(Script(busy)) as client:
+        with pytest.raises(errors.QueueFull) as raised:
+            await client.enqueue("emails", b"")
+    assert raised.value.retry_after == 31
+    script = Script(busy, ENQUEUED)
     async with scripted(script) as client:
-        with pytest.raises(errors.ServerError, match="503"):
+        assert (await client.put("emails", b"", wait=1)).id == 7
+    assert script.pauses() == [31.1]
+
+
+async def test_what_may_be_stored_is_not_sent_again_when_its_key_is_forgotten(autojump_clock: MockClock) -> None:
+    gone, busy = ConnectionResetError("gone"), refusal(errors.QueueFull(), **{"Retry-After": "301"})
+    script = Script(gone, gone, busy, ENQUEUED)
+    async with scripted(script, timeout=400) as client:
+        with pytest.raises(errors.QueueFull):
             await client.enqueue("emails", b"")
         assert len(script.requests) == 3
     script = Script(busy, ENQUEUED)  # nothing was done: it is sent again whenever that is
-    async with scripted(script) as client:
+    async with scripted(script, timeout=400) as client:
         assert await client.enqueue("emails", b"") == 7
     script = Script(gone, gone, busy, DONE)
-    async with scripted(script) as client:
+    async with scripted(script, timeout=400) as client:
         await client.ack(LEASE)
+
+
+async def test_what_may_have_been_done_is_not_denied_by_the_failure_after_it(autojump_clock: MockClock) -> None:
+    for first in (ConnectionResetError("gone"), answer_of(502, b"<html>")):
+        async with scripted(Script(first, NotConnected("refused"))) as client:
+            with pytest.raises(errors.NoAnswer, match=r"may or may not .* could not be reached: refused"):
+                await client.put("emails", b"")
 
 
 async def test_a_producer_does_not_sleep_long_behind_the_room_it_waits_for(

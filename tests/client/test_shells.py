@@ -7,6 +7,7 @@ import inspect
 import ssl
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ import msgspec
 import pytest
 import trio
 
-import zapq.client.producer
 import zapq.client.sync
-import zapq.client.sync_producer
+import zapq.client.sync_verbs
+import zapq.client.verbs
 from tests.client.shells import SHELLS, with_client
-from tests.client.sync_verbs import TARGET, made
+from tests.client.sync_verbs import made
 from tests.support.serving import with_tls
 from zapq import Draft, Settlement, errors
 from zapq.client import Client, HeldLease, open_client
@@ -34,19 +35,18 @@ from zapq.testing import ZapqServer
 def surface(kind: type) -> dict[str, tuple[str, str]]:
     """The public names of a client, with their parameters and docstrings."""
     return {
-        name: (str(inspect.signature(verb)), inspect.getdoc(verb) or "")
+        name: (str(inspect.signature(verb)).replace("AsyncIterator", "Iterator"), inspect.getdoc(verb) or "")
         for name, verb in inspect.getmembers(kind, inspect.isfunction)
         if not name.startswith("_")
     }
 
 
-ONLY_ASYNC = {"consume", "consume_with"}
-OWN_WORDS = {"producer"}
+OWN_WORDS = {"producer", "consume", "consume_with"}
 
 
 def test_threads_have_the_same_verbs_with_the_same_words() -> None:
     ours, theirs = surface(Client), surface(zapq.client.sync.Client)
-    assert ours.keys() - ONLY_ASYNC == theirs.keys()
+    assert ours.keys() == theirs.keys()
     for name, verb in theirs.items():
         assert verb == ours[name] or name in OWN_WORDS
         assert verb[1], name
@@ -54,17 +54,45 @@ def test_threads_have_the_same_verbs_with_the_same_words() -> None:
     assert list(given) == list(taken)
 
 
-def test_producers_of_threads_have_the_same_verbs_with_the_same_words() -> None:
-    for ours, theirs in (
-        (zapq.client.producer.Producer, zapq.client.sync_producer.Producer),
-        (zapq.client.producer.Sent, zapq.client.sync_producer.Sent),
-    ):
-        for name in {"send", "send_nowait", "flush", "wait"} & surface(ours).keys():
-            assert surface(theirs)[name] == surface(ours)[name]
+def parameters(function: Callable[..., object]) -> dict[str, object]:
+    return {name: each.default for name, each in inspect.signature(function).parameters.items()}
 
 
-def test_the_verbs_for_threads_are_made_from_the_others() -> None:
-    assert TARGET.read_text() == made(), "run scripts/sync-verbs"
+def test_what_differs_has_the_same_parameters() -> None:
+    for name in OWN_WORDS:
+        ours, theirs = (getattr(kind, name) for kind in (Client, zapq.client.sync.Client))
+        # A task is cancelled; a thread has to be told.
+        only_threads = {"stop": None} if name == "consume_with" else {}
+        assert parameters(theirs) == parameters(ours) | only_threads
+
+
+def attributes(kind: type) -> set[str]:
+    return {name for name in dir(kind) if not name.startswith("_")}
+
+
+def test_a_lease_has_the_same_attributes_wherever_it_comes_from() -> None:
+    lease = attributes(Lease)
+    assert lease == {
+        "body", "content_type", "group", "headers", "id", "origin", "queue", "receipt", "receive_count",
+    }  # fmt: skip
+    assert attributes(HeldLease) - lease == {"ack", "release", "lease", "lost"}
+    assert attributes(zapq.client.sync.HeldLease) - lease == {"ack", "release", "lease", "lost", "cancelled"}
+    assert attributes(zapq.Lease) >= lease
+    for held in (HeldLease, zapq.client.sync.HeldLease):
+        assert attributes(held) >= lease
+
+
+def test_consumers_of_threads_have_the_same_verbs() -> None:
+    consumers = attributes(zapq.client.Consumer), attributes(zapq.client.sync.Consumer)
+    assert consumers[0] <= consumers[1]
+    for name in ("ack", "release"):
+        ours, theirs = (getattr(kind, name) for kind in (HeldLease, zapq.client.sync.HeldLease))
+        assert parameters(theirs) == parameters(ours)
+
+
+def test_what_is_made_from_the_others_is_up_to_date() -> None:
+    for path, text in made().items():
+        assert path.read_text() == text, "run scripts/sync-verbs"
 
 
 def test_there_is_a_verb_for_everything_the_server_does() -> None:
@@ -82,7 +110,8 @@ def test_there_is_a_verb_for_everything_the_server_does() -> None:
         "stats": "metrics",
     }
     # For other programs than ours: probes of a supervisor, Prometheus, a person who reads, tests.
-    for_others = {"health", "scrape", "explain", "explain all", "show the page", "advance"}
+    for_others = {"health", "scrape", "explain", "explain all", "show the page", "tell of refusals"}
+    for_others |= {"advance", "openapi"}
     verbs = surface(Client)
     for endpoint in ENDPOINTS:
         assert endpoint.action in for_others or called.get(endpoint.action, endpoint.action) in verbs
@@ -169,6 +198,15 @@ async def everything(client: Any) -> None:
     assert (described["ready"], described["delayed"]) == (3, 1)
     assert described.keys() == (await client.stats("q")).keys()
     assert [each["name"] for each in await client.list()] == ["default", "q"]
+    page = await client.list(sort="ready", limit=1)
+    assert ([each["name"] for each in page], page.total) == (["q"], 2)
+    page = await client.list(sort="ready", limit=1, after=page.next)
+    assert ([each["name"] for each in page], page.next) == (["default"], "")
+    assert (await client.list(prefix="q", queue="*")).total == 1
+    assert await client.list(queue="r*") == []
+    assert [each["name"] for each in await every(client.list_all(sort="-name"))] == ["q", "default"]
+    with pytest.raises(errors.InvalidParameter):
+        await client.list(limit=0)
     assert (await client.metrics())["queues"] == 2
     assert (await client.metrics("q"))["queue_length"] == 4
     assert await client.purge("q") == 4
@@ -218,8 +256,30 @@ async def everything(client: Any) -> None:
     client.retry  # noqa: B018 - it is there
 
 
+async def every(iterable: Any) -> list[Any]:
+    if not hasattr(iterable, "__aiter__"):
+        return list(await iterable)
+    return [each async for each in iterable]
+
+
 def replace_body(lease: Lease) -> Lease:
     return msgspec.structs.replace(lease, body=b"")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+async def test_all_queues_are_gone_through_page_by_page(
+    shell: str, zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (zapq.client.verbs, zapq.client.sync_verbs):
+        monkeypatch.setattr(module, "MAX_BATCH", 2)
+    for number in range(5):
+        zapq_server.service.queue(f"q{number}")
+
+    async def ask(client: Any) -> None:
+        listed = await every(client.list_all(prefix="q"))
+        assert [each["name"] for each in listed] == [f"q{number}" for number in range(5)]
+
+    await with_client(shell, zapq_server.url, ask)
 
 
 @pytest.mark.parametrize("shell", SHELLS)

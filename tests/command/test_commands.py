@@ -19,6 +19,7 @@ import trustme
 import zapq
 from tests.support.process import ENVIRON, MODULE, SCRIPT, Run, as_text, assert_one_line, serving, shown
 from tests.support.waiting import eventually
+from zapq.command.http import Connection, parse_url
 from zapq.service.named_queue import NamedQueue
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
@@ -360,8 +361,13 @@ async def test_a_connection_closed_while_idle_is_opened_again(run: Run, nursery:
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     nursery.start_soon(trio.serve_listeners, answer_once, [listener])
     url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
-    pushed = await run("push", "emails", "--lines", stdin=b"x\ny\nz\n", ZAPQ_URL=url)
-    assert shown(pushed) == (0, b"1\n1\n1\n", b"")
+
+    def ask_three_times() -> list[str]:
+        with Connection(parse_url(url)) as connection:
+            answers = [connection.request("POST", "/queues/emails/messages", body=b"x") for _ in range(3)]
+        return [each.field("Zapq-Message-Id") for each in answers]
+
+    assert await trio.to_thread.run_sync(ask_three_times) == ["1", "1", "1"]
     assert [request.split()[1] for request in requests] == [b"/queues/emails/messages"] * 3
     nursery.cancel_scope.cancel()
 
@@ -372,6 +378,8 @@ async def test_a_connection_closed_while_idle_is_opened_again(run: Run, nursery:
         (["push"], "Missing argument 'QUEUE'"),
         (["push", "emails", "x", "--lines"], "--lines reads standard input"),
         (["push", "emails", "--lines", "--key", "x"], "--key is for one message"),
+        (["push", "emails", "x", "--file", __file__], "--file has the messages"),
+        (["push", "emails", "--file", "missing"], "does not exist"),
         (["push", "emails", "x", "--priority", "10"], "--priority"),
         (["push", "emails", "x", "--delay", "-1"], "--delay"),
         (["push", "emails", "x", "--header", "order"], "--header 'order' is not NAME=VALUE"),

@@ -53,8 +53,8 @@ def test_other_shells_also_show_what_a_command_does(shell: str) -> None:
     [
         (
             "zapq push --",
-            "--lines --priority --group --unique --on --delay --ttl --content-type --header --key --json --url"
-            " --help",
+            "--lines --file --priority --group --unique --on --delay --ttl --content-type --header --key --json"
+            " --url --help",
         ),
         ("zapq push --pri", "--priority"),
         ("zapq snapshot ", "load ls save show"),

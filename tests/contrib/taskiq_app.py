@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zapq.contrib.taskiq import ZapqBroker
 
-broker = ZapqBroker(os.environ.get("PROJECT_URL", "unix:/nowhere"), "jobs", visibility=1.0)
+broker = ZapqBroker(os.environ.get("PROJECT_URL", "unix:/nowhere"), "jobs", visibility=5.0)
 
 
 @broker.task

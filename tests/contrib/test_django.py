@@ -36,7 +36,7 @@ from django.test import override_settings  # noqa: E402
 
 from tests.contrib.project import settings, tasks  # noqa: E402
 from zapq.client import Client  # noqa: E402
-from zapq.contrib.django.backend import ZapqBackend  # noqa: E402
+from zapq.contrib.django.backend import ZapqBackend, _client  # noqa: E402
 from zapq.contrib.django.framework import (  # noqa: E402
     TaskResult,
     TaskResultDoesNotExist,
@@ -47,7 +47,7 @@ from zapq.contrib.django.message import priority_of  # noqa: E402
 from zapq.contrib.django.worker import Worker  # noqa: E402
 from zapq.core.queue_settings import QueueSettings  # noqa: E402
 from zapq.core.settlement import Settlement  # noqa: E402
-from zapq.errors import Forbidden, Unreachable  # noqa: E402
+from zapq.errors import Forbidden, Unauthenticated, Unreachable  # noqa: E402
 
 DUMMY = f"{'django.tasks' if django.VERSION >= (6, 0) else 'django_tasks'}.backends.dummy.DummyBackend"
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ async def process(server: ZapqServer, *arguments: str) -> AsyncGenerator[trio.Pr
         yield process
     finally:
         process.kill()
-        await process.wait()
+        await process.wait()  # noqa: ASYNC102 - it was killed
 
 
 async def enqueue(task: Any, *args: Any, **kwargs: Any) -> TaskResult:
@@ -225,22 +225,26 @@ async def test_the_task_of_a_lease_that_is_lost_goes_on_and_counts_for_nothing(
 ) -> None:
     with project(zapq_server, results=None) as backend:
         async with working(backend, "emails", visibility=0.5):
-            await enqueue(tasks.hang.using(queue_name="emails"), str(tmp_path), 1.0)
+            await enqueue(tasks.hang.using(queue_name="emails"), str(tmp_path))
             await eventually((tmp_path / "attempts").exists, "the task to run")
             await zapq_server.service.delete("emails")
-            await eventually(lambda: "its lease is over" in caplog.text, "the worker to notice")
+            await eventually(lambda: "message 1 of emails is lost" in caplog.text, "the lease to be lost")
+            assert "its lease is over" not in caplog.text
+            (tmp_path / "end").touch()
+            await eventually(lambda: "its lease is over" in caplog.text, "the task to end")
     assert zapq_server.service.stats().queues == 1
 
 
 async def test_a_worker_that_is_stopped_twice_gives_up_what_runs(zapq_server: ZapqServer, tmp_path: Path) -> None:
     queue = zapq_server.service.queue("default")
     with project(zapq_server, results=None) as backend:
-        async with working(backend) as worker:
-            await enqueue(tasks.hang, str(tmp_path), 1.0)
+        async with working(backend, visibility=1.0) as worker:
+            await enqueue(tasks.hang, str(tmp_path))
             await eventually((tmp_path / "attempts").exists, "the task to run")
             worker.stop()
         assert worker.running == 1
-        assert queue.info().stats.ready == 1
+        await eventually(lambda: queue.info().stats.ready == 1, "the task to be ready")
+        (tmp_path / "end").touch()
         await eventually(lambda: not worker.running, "the thread to end")
 
 
@@ -255,6 +259,20 @@ async def test_a_worker_goes_on_with_its_own_number_of_attempts_if_it_may_not_se
         async with working(backend):
             await until_finished(await enqueue(tasks.fail, "no"))
     assert "cannot look at the settings of default" in caplog.text
+
+
+async def test_a_task_runs_within_the_trace_that_sent_it(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    monkeypatch.setattr(sys.modules["opentelemetry.trace"], "_TRACER_PROVIDER", sdk.TracerProvider())
+    _client.cache_clear()
+    tracer = sdk.TracerProvider().get_tracer("of the application")
+    with project(zapq_server) as backend, tracer.start_as_current_span("request") as span:
+        async with working(backend):
+            result = await until_finished(await enqueue(tasks.trace_id))
+    assert result.return_value == span.get_span_context().trace_id
+    _client.cache_clear()
 
 
 async def test_connections_to_the_database_are_closed_around_a_task(zapq_server: ZapqServer) -> None:
@@ -326,9 +344,9 @@ def test_the_command_refuses_what_it_cannot_do(options: dict[str, Any], complain
 @pytest.mark.once
 async def test_a_task_whose_worker_dies_is_given_to_another(zapq_server: ZapqServer, tmp_path: Path) -> None:
     with project(zapq_server) as backend:
-        result = await enqueue(tasks.hang, str(tmp_path), 60)
+        result = await enqueue(tasks.hang, str(tmp_path))
         attempts = tmp_path / "attempts"
-        async with process(zapq_server, "--visibility", "1") as worker:
+        async with process(zapq_server, "--visibility", "5") as worker:
             await eventually(attempts.exists, "the task to run")
             worker.kill()
             await worker.wait()
@@ -338,13 +356,30 @@ async def test_a_task_whose_worker_dies_is_given_to_another(zapq_server: ZapqSer
     assert attempts.read_text().split()[0] == str(worker.pid)
 
 
+def test_the_command_says_what_a_server_refuses_and_ends_with_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refused(self: Worker) -> None:
+        raise ExceptionGroup("of two queues", [Unauthenticated(), Unauthenticated()])
+
+    async def stopped(self: Worker) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await self._stopping.wait()
+
+    with override_settings(TASKS=settings.tasks("unix:/nowhere")):
+        monkeypatch.setattr(Worker, "run", refused)
+        with pytest.raises(CommandError, match="credential"):
+            call_command("zapq_worker")
+        monkeypatch.setattr(Worker, "run", stopped)
+        call_command("zapq_worker", queue=["emails"])
+
+
 @pytest.mark.slow
 async def test_sigterm_ends_a_worker_when_its_tasks_have_ended(zapq_server: ZapqServer, tmp_path: Path) -> None:
     with project(zapq_server):
-        result = await enqueue(tasks.hang, str(tmp_path), 0.5)
+        result = await enqueue(tasks.hang, str(tmp_path))
         async with process(zapq_server) as worker:
             await eventually((tmp_path / "attempts").exists, "the task to run")
             worker.send_signal(signal.SIGTERM)
+            (tmp_path / "end").touch()
             assert await worker.wait() == 0
         result.refresh()
     assert result.return_value == 1
@@ -354,11 +389,12 @@ async def test_sigterm_ends_a_worker_when_its_tasks_have_ended(zapq_server: Zapq
 @pytest.mark.once
 async def test_a_task_that_does_not_end_in_time_is_given_up(zapq_server: ZapqServer, tmp_path: Path) -> None:
     with project(zapq_server) as backend:
-        result = await enqueue(tasks.hang, str(tmp_path), 60)
-        async with process(zapq_server, "--grace", "0") as worker:
+        result = await enqueue(tasks.hang, str(tmp_path))
+        async with process(zapq_server, "--grace", "0", "--visibility", "1") as worker:
             await eventually((tmp_path / "attempts").exists, "the task to run")
             worker.send_signal(signal.SIGTERM)
             assert await worker.wait() == 1
-        assert zapq_server.service.queue("default").info().stats.ready == 1
+        queue = zapq_server.service.queue("default")
+        await eventually(lambda: queue.info().stats.ready == 1, "the task to be ready")
         async with working(backend):
             assert (await until_finished(result)).return_value == 2

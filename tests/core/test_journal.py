@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from zapq.core.broker import Broker
+from zapq.core.message import Properties
 from zapq.core.records import Record
 from zapq.errors import ReceiptExpired
 
@@ -25,6 +26,11 @@ class SlowJournal:
 
     def enter(self, record: Record | None, undo: Callable[..., object], *args: object) -> None:
         self.undo.append((undo, args))
+
+    def enter_next(
+        self, row: int, body: bytes, properties: Properties, undo: Callable[[int, Sequence[bytes]], object]
+    ) -> None:
+        self.undo.append((undo, (row, [body])))
 
     def note(self, record: Record) -> None:
         pass

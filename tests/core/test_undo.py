@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from itertools import chain
 from math import inf
@@ -31,6 +31,10 @@ NAMES = ("default", "work", "dead")
 Step = tuple[str, str, int, float]
 """A verb, the queue, a number and a duration."""
 
+NO_RUN: tuple[int, list[bytes], Properties, int] = (0, [], DEFAULTS, -1)
+"""Messages one behind the other that are one record: the first's row, bodies, properties, and how much was
+entered then."""
+
 
 class Undoing:
     """Writes nothing until it is told to, and can undo all that is not written."""
@@ -42,6 +46,7 @@ class Undoing:
         """Those of `records` that stay true if they cannot be written."""
         self.relaxed = False
         """Whether what is done stays done."""
+        self.run = NO_RUN
 
     def check(self) -> None:
         pass
@@ -57,6 +62,23 @@ class Undoing:
         if record is not None:
             self.records.append(record)
 
+    def enter_next(
+        self, row: int, body: bytes, properties: Properties, undo: Callable[[int, Sequence[bytes]], object]
+    ) -> None:
+        first, bodies, shared, at = self.run
+        now = len(self.records) + len(self.steps)
+        if not self.relaxed and at == now and row == first + len(bodies) and shared is properties:
+            bodies.append(body)
+            return
+        bodies = [body]
+        self.enter(PutMany(row, bodies, properties), undo, row, bodies)
+        if not self.relaxed:
+            self.run = (row, bodies, properties, now + 2)
+
+    def mark(self) -> int:
+        self.run = NO_RUN
+        return len(self.steps)
+
     def note(self, record: Record) -> None:
         self.records.append(record)
         self.kept.append(record)
@@ -68,6 +90,7 @@ class Undoing:
         call(*args)
 
     def undo_to(self, mark: int) -> None:
+        self.run = NO_RUN
         while len(self.steps) > mark:
             undo, args = self.steps.pop()
             undo(*args)
@@ -77,6 +100,7 @@ class Undoing:
         commit.records = self.records
         database.commit([commit])
         self.records, self.kept, self.steps = [], [], []
+        self.run = NO_RUN
 
     def fail(self) -> None:
         """Undo all that is not written; what was noted is written later."""
@@ -327,7 +351,7 @@ def test_takes_that_are_undone_give_their_tokens_back() -> None:
     world = World(Undoing())
     queue = world.broker.default
     queue.enqueue_bodies([b"x"] * 9)
-    mark = len(world.journal.steps)
+    mark = world.journal.mark()
     assert queue.dequeue(5.0) is not None
     assert queue.receive(60.0, 5.0) is not None
     assert len(queue.dequeue_many(9, 5.0)) == 1
@@ -356,7 +380,7 @@ def test_a_key_that_was_had_meanwhile_is_had_by_the_newest_that_is_there(came: s
     assert first is not None
     if came == "before":
         assert put(b"second") == Placed(2)
-    mark = len(world.journal.steps)
+    mark = world.journal.mark()
     assert put(b"second").id == 2
     assert queue.dequeue(0.0) is not None
     world.journal.relaxed = True
@@ -426,7 +450,7 @@ def test_what_is_undone_has_not_been(before: list[Step], after: list[Step]) -> N
     for step in before:
         undone.do(step)
         never.do(step)
-    mark, given = len(undone.journal.steps), len(undone.leases)
+    mark, given = undone.journal.mark(), len(undone.leases)
     for step in after:
         undone.do(step)
     undone.journal.undo_to(mark)

@@ -271,6 +271,16 @@ async def test_each_knows_what_all_have_counted(zapq_service: QueueService, auto
         assert await elsewhere(one) == {"requests": 5, "tasks": 1030}
 
 
+async def test_sums_over_queues_are_told_if_they_are_asked_for(zapq_service: QueueService) -> None:
+    zapq_service.queue("jobs").enqueue_nowait(b"x")
+    async with front_ends(zapq_service) as [front]:
+        for sums, held in ((True, 1), (False, 0)):
+            stats = await ask(front.engine, Stats(sums=sums))
+            assert isinstance(stats, ServiceStats)
+            assert (stats.queue.messages, stats.queues) == (held, 2)
+            assert (stats.oldest is not None) is sums
+
+
 async def test_one_that_hangs_does_not_hide_what_the_others_have_counted(
     zapq_service: QueueService, autojump_clock: MockClock
 ) -> None:

@@ -7,6 +7,8 @@ from math import inf
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 
@@ -14,9 +16,9 @@ from zapq.core.ages import Oldest, Spread
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import QueueStats
 from zapq.http import families
-from zapq.http.exposition import write
+from zapq.http.exposition import Server, write
 from zapq.http.families import COUNTERS, LIMITS, SERVER, Family
-from zapq.http.series import ROWS_AT_ONCE, Series, share
+from zapq.http.series import ROWS_AT_ONCE, ROWS_IN_A_BLOCK, Series, share
 from zapq.service.queue_state import QueueInfo
 
 DOC = (Path(__file__).parents[2] / "docs/how-to/watch.md").read_text()
@@ -50,17 +52,33 @@ def test_each_figure_of_the_json_has_a_family() -> None:
     assert names - of_queues - of_requests - of_process <= SERVER.keys()
 
 
-def test_others_have_a_turn_after_some_queues() -> None:
-    many = [info(f"q{number}", number) for number in range(10 * ROWS_AT_ONCE)]
-    steps = write(Series(len(many)), share(many, len(many), None), None, 0.0, openmetrics=True)
+SERVER_KNOWN = Server({"uptime_sec": 1.0, "hot_requests": 1, "cold_requests": 1}, {}, None, None, {})
+
+
+def written(
+    series: Series, infos: list[QueueInfo], *, every: bool = True, now: float = 5.0, openmetrics: bool = False
+) -> tuple[bytes, int]:
+    """Return what is written of queues, and how many turns others have meanwhile."""
+    server = SERVER_KNOWN if every else None
+    steps = write(series, share(infos, series.limit, None), server, now, openmetrics=openmetrics)
     turns = 0
-    try:
-        while True:
+    while True:
+        try:
             next(steps)
-            turns += 1
-    except StopIteration as end:
-        text: bytes = end.value
-    assert turns > 20
+        except StopIteration as end:
+            return b"".join(end.value), turns
+        turns += 1
+
+
+def test_others_have_a_turn_after_some_queues() -> None:
+    many = [info(f"q{number}", number) for number in range(4 * ROWS_AT_ONCE)]
+    series = Series(len(many))
+    text, turns = written(series, many, openmetrics=True)
+    assert turns > 50
+    # Less is done for those that have stayed the same.
+    again, fewer = written(series, many, openmetrics=True)
+    assert again == text
+    assert 10 < fewer < turns / 2
     assert text.endswith(b"# EOF\n")
     first = next(read_openmetrics(text.decode()))  # type: ignore[no-untyped-call]  # the library's
     assert first.name == "zapq_queue_messages"
@@ -76,13 +94,7 @@ def test_queues_keep_their_series_whatever_is_made_later() -> None:
 
 def test_what_is_kept_of_queues_is_what_is_shown() -> None:
     def text(infos: list[QueueInfo], series: Series) -> bytes:
-        steps = write(series, share(infos, 3, None), None, 5.0, openmetrics=False)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                body: bytes = end.value
-                return body
+        return written(series, infos, every=False)[0]
 
     series = Series(3)
     for held in (1, 2, 2):
@@ -93,10 +105,50 @@ def test_what_is_kept_of_queues_is_what_is_shown() -> None:
         assert b'zapq_queue_messages{queue="a",state="ready"} %d\n' % held in shown
         assert b'zapq_queue_messages{queue="(other)",state="ready"} %d\n' % held in shown
         assert b'zapq_queue_oldest_ready_age_seconds{queue="b"} 4.000\n' in shown
-        assert b'zapq_queue_oldest_lease_age_seconds{queue="b"} 0\n' in shown
+        assert b'zapq_queue_oldest_lease_age_seconds{queue="b"} 0.000\n' in shown
         assert b'zapq_queue_oldest_ready_age_seconds{queue="a"}' not in shown
         assert b'zapq_queue_wait_seconds_bucket{queue="b",le="0.1"} %d\n' % held in shown
+    # A queue of the same name may be another one.
+    assert b'wait_seconds_bucket{queue="b"' not in text([info("b", 6)], series)
     # Of those that are gone nothing is kept.
     for name in "fghijk":
         text([info(name, 1)], series)
-    assert len(series._rows) <= 6
+    assert len(series._lines) <= 6
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.integers(0, 3 * ROWS_IN_A_BLOCK), st.sampled_from(["count", "wait", "pause", "limit", "remove", "some"])
+    ),
+    max_size=12,
+)
+
+
+@given(changes=CHANGES)
+def test_what_is_kept_of_many_queues_is_what_is_shown(changes: list[tuple[int, str]]) -> None:
+    infos = [info(f"q{number}", number, ready=number) for number in range(2 * ROWS_IN_A_BLOCK + 10)]
+    series = Series(2 * ROWS_IN_A_BLOCK + 5)
+    made = len(infos)
+    for place, what in changes:
+        at = place % len(infos)
+        one = infos[at]
+        match what:
+            case "count":
+                infos[at] = replace(one, stats=replace(one.stats, ready=one.stats.ready + 1, acked=7))
+            case "wait":
+                infos[at] = replace(one, waits=Spread((1, *[0] * 8), 0.5), oldest=Oldest(1.0, 2.0))
+            case "pause":
+                infos[at] = replace(one, paused=not one.paused, waiting=one.waiting + 1)
+            case "limit":
+                limit = None if one.settings.max_messages else 9
+                infos[at] = replace(one, settings=QueueSettings(max_messages=limit))
+            case "remove":
+                # One is made anew, under the same name.
+                made += 1
+                infos = [*infos[:at], *infos[at + 1 :], info(one.name, made)]
+            case _:
+                some = infos[at : at + 5]
+                shown = written(series, some, every=False)[0]
+                assert shown == written(Series(series.limit), some, every=False)[0]
+                continue
+        assert written(series, infos)[0] == written(Series(series.limit), infos)[0]

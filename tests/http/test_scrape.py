@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
@@ -17,6 +18,7 @@ from tests.http.test_access import bearer, line
 from tests.support.wire import Answer, ask
 from zapq.engine.local import LocalEngine
 from zapq.errors import StorageUnavailable
+from zapq.http.sharing import Shared
 from zapq.service.operations import List, Operation
 from zapq.settings import Settings
 from zapq.testing import ZapqServer
@@ -158,6 +160,40 @@ async def test_the_server_tells_of_itself_where_the_queues_cannot_be_asked(
     assert of("zapq_queues") in shown
     assert total(shown, "zapq_queue_messages") == 0
     assert (await ask(zapq_server.url, "GET", f"{PATH}?queue=jobs")).status == 503
+
+
+async def test_clients_that_ask_at_the_same_time_share_an_answer(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perform, shared, asked = LocalEngine.perform, Shared.get, trio.Event()
+    lists = waiting = 0
+    answers: list[bytes] = []
+
+    def count(engine: LocalEngine, operation: Operation, now: float) -> Any:
+        nonlocal lists
+        lists += isinstance(operation, List)
+        return perform(engine, operation, now)
+
+    async def all_at_once(self: Shared, key: Any, make: Any) -> Any:
+        nonlocal waiting
+        waiting += 1
+        if waiting == 10:
+            asked.set()
+        await asked.wait()
+        return await shared(self, key, make)
+
+    monkeypatch.setattr(LocalEngine, "perform", count)
+    monkeypatch.setattr(Shared, "get", all_at_once)
+
+    async def scrape(path: str) -> None:
+        answers.append((await ask(zapq_server.url, "GET", path)).body)
+
+    async with trio.open_nursery() as nursery:
+        for path in [PATH] * 5 + [f"{PATH}?queue=default"] * 5:
+            nursery.start_soon(scrape, path)
+    assert lists == 2
+    assert len(answers) == 10
+    assert all(b'zapq_queue_messages{queue="default",state="ready"} 0' in answer for answer in answers)
 
 
 async def test_a_client_may_ask_for_queues_that_are_not_there(zapq_server: ZapqServer) -> None:

@@ -174,6 +174,21 @@ def a_queue_is_purged_when_its_name_is_typed(world: World) -> None:
 
 
 @check
+def a_queue_is_deleted_when_its_name_is_typed(world: World) -> None:
+    world.server.send("unwanted", b"1", b"2")
+    with world.page(view="#/queues/unwanted") as page:
+        button(page, "Delete queue …").click()
+        dialog = page.get_by_role("dialog")
+        sure = dialog.get_by_role("button", name="Delete")
+        expect(sure).to_be_disabled()
+        dialog.get_by_label("Type unwanted to confirm").fill("unwanted")
+        sure.click()
+        said(page, "The queue unwanted is deleted.")
+        heading(page, "Queues")
+        assert world.server.ask("GET", "/queues/unwanted")[0] == 404
+
+
+@check
 def settings_are_changed(world: World) -> None:
     world.server.ask("PUT", "/queues/set", b'{"max_bytes": 5000, "retention": 60}')
     with world.page(view="#/queues/set") as page:
@@ -258,6 +273,39 @@ def the_server_says_how_it_is(world: World) -> None:
 
 
 @check
+def the_last_refusals_are_told(world: World) -> None:
+    assert world.server.ask("DELETE", "/queues/refused/receipts/0-secret-0")[0] == 404
+    assert world.server.ask("POST", "/queues/refused/messages?%3Cb%3E=1", b"x")[0] == 400
+    assert world.server.ask("GET", "/%3Cimg%3E%E2%80%AE")[0] == 404
+    with world.page(view="#/server") as page:
+        table = page.get_by_role("table", name="The last refusals")
+        rows = table.get_by_role("row")
+        expect(rows.nth(1)).to_contain_text("GET /%3Cimg%3E%E2%80%AE")
+        expect(rows.nth(2)).to_contain_text("POST /queues/refused/messages")
+        expect(rows.nth(2)).to_contain_text("invalid-parameter")
+        expect(rows.nth(3)).to_contain_text("DELETE /queues/refused/receipts/{receipt}")
+        world.server.ask("GET", "/queues/refused/messages/77")
+        expect(rows.nth(1)).to_contain_text("GET /queues/refused/messages/77")
+        assert "secret" not in page.content()
+
+
+@check
+def the_server_is_drained(world: World) -> None:
+    with world.page(view="#/server") as page:
+        button(page, "Drain …").click()
+        dialog = page.get_by_role("dialog")
+        sure = dialog.get_by_role("button", name="Drain")
+        expect(sure).to_be_disabled()
+        dialog.get_by_label("Type drain to confirm").fill("drain")
+        sure.click()
+        said(page, "The server takes no new messages")
+        assert world.server.ask("POST", "/queues/jobs/messages", b"x")[0] == 503
+    world.server.stop()
+    world.server.start()
+    world.server.send("jobs", b"after")
+
+
+@check
 def what_a_credential_may_not_do_is_not_shown(world: World) -> None:
     with world.page("worker") as page:
         heading(page, "Queues")
@@ -285,6 +333,14 @@ def what_a_credential_may_not_do_is_not_shown(world: World) -> None:
         assert page.get_by_text("Send a message").count() == 0
         page.goto(f"{world.server.url}/ui/#/snapshots")
         heading(page, "Queues")
+    with world.page("watcher", view="#/server") as page:
+        heading(page, "Server")
+        expect(page.get_by_role("table", name="The last refusals")).to_be_visible()
+        assert button(page, "Drain …").count() == 0
+        page.goto(f"{world.server.url}/ui/#/queues/looked")
+        expect(page.get_by_text("Consumers waiting")).to_be_visible()
+        for action in ("Pause", "Purge …", "Delete queue …"):
+            assert button(page, action).count() == 0
     with world.page("emails") as page:
         expect(page.get_by_role("rowheader")).to_have_text(["emails"])
         page.get_by_role("link", name="emails").click()

@@ -25,6 +25,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 TOKENS = {
     "root": ("r" * 32, "admin"),
     "worker": ("w" * 32, "consumer"),
+    "watcher": ("m" * 32, "metrics"),
     "emails": ("e" * 32, "metrics,consumer:emails*"),
 }
 """Credentials by name: the token, and what the token file says of it."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zapq.client.consumer import Consumer as Consumer
     from zapq.client.consumer import HeldLease as HeldLease
     from zapq.client.lease import Lease as Lease
+    from zapq.client.lease import Page as Page
     from zapq.client.lease import Redriven as Redriven
     from zapq.client.lease import Seen as Seen
     from zapq.client.lease import Stored as Stored
@@ -25,6 +26,7 @@ __all__ = [
     "Consumer",
     "HeldLease",
     "Lease",
+    "Page",
     "Producer",
     "Redriven",
     "Seen",
@@ -40,6 +42,7 @@ _HOMES = {
     "Consumer": "zapq.client.consumer",
     "HeldLease": "zapq.client.consumer",
     "Lease": "zapq.client.lease",
+    "Page": "zapq.client.lease",
     "Redriven": "zapq.client.lease",
     "Seen": "zapq.client.lease",
     "Stored": "zapq.client.lease",

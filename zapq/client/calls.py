@@ -11,7 +11,8 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import msgspec
 
 from zapq.client.answers import MSGPACK, decoded, field, headers_in, how, number, result_of
-from zapq.client.lease import Lease, Redriven, Seen, Stored, StoredMany
+from zapq.client.lease import Lease, Page, Redriven, Seen, Stored, StoredMany
+from zapq.client.tracing import Tracer
 from zapq.client.wire import Answer, Writer, in_path
 from zapq.core.headers import checked_headers, field_of
 from zapq.core.message import OCTETS, Draft, Message, Properties
@@ -90,6 +91,9 @@ class _Purged(msgspec.Struct):
 
 class Calls:
     """The calls of one server, by the names that the clients' verbs have; see those for what they promise."""
+
+    tracer: Tracer | None = None
+    """What makes the spans of producers and consumers, if the program traces."""
 
     def __init__(self, writer: Writer) -> None:
         self._request = writer.request
@@ -200,8 +204,14 @@ class Calls:
     def describe(self, queue: str) -> Call[_Info]:
         return self._get(f"/queues/{_checked_name(queue)}", _Info)
 
-    def list_(self) -> Call[list[_Info]]:
-        return self._get("/queues", _Infos)
+    def list_(self, prefix: str, queue: str, sort: str, limit: int | None, after: str) -> Call[Page]:
+        values = {"prefix": prefix, "sort": sort, "after": after}
+        if queue != "*":
+            values["queue"] = queue
+        if limit is not None:
+            values["limit"] = str(limit)
+        data = self._request("GET", "/queues", {name: value for name, value in values.items() if value})
+        return Call(data, _page)
 
     def configure(self, queue: str, settings: Mapping[str, object]) -> Call[_Info]:
         return self._settings("PUT", queue, settings)
@@ -314,6 +324,13 @@ def _nothing(answer: Answer) -> None:
 
 def _read(kind: type[T], answer: Answer) -> T:
     return decoded(answer, kind)
+
+
+def _page(answer: Answer) -> Page:
+    page = Page(decoded(answer, _Infos))
+    page.next = answer.fields.get("zapq-next", "")
+    page.total = number(answer, "Zapq-Total") if "zapq-total" in answer.fields else len(page)
+    return page
 
 
 def _stored(answer: Answer) -> Stored:

@@ -10,12 +10,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from zapq.client.batching import Batcher
-from zapq.client.calls import Calls
 from zapq.client.network import Network, place_of
+from zapq.client.opening import opened
 from zapq.client.retry import Retry
-from zapq.client.talk import Talk
 from zapq.client.verbs import Verbs
-from zapq.client.wire import Writer
 from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, MAX_BATCH, PRODUCER_BATCH_BYTES, PRODUCER_LINGER
 
 if TYPE_CHECKING:
@@ -27,11 +25,12 @@ class Client(Verbs):
     """The queues of a server elsewhere. Made by `open_client`, never by hand.
 
     Refusals are the exceptions of `zapq.errors`, with the server's `detail`, `members` and `retry_after`. A
-    request is sent up to `attempts` times in all: always again after 429, 503 and a connection that could not be
-    made, for then nothing was done; after 502, 504 or no answer if repeating it is harmless. Between two
-    attempts it pauses for the server's Retry-After and a random time on top, up to 0.1 s after the first
-    failure, twice that after each further one, at most 10 s. The last failure is raised, `Unreachable` and
-    `NoAnswer` if there was no answer to go by.
+    request is sent up to `attempts` times in all: always again after zapq's own 429 and 503 and a connection that
+    could not be made, for then nothing was done; if repeating it is harmless also after `OutcomeUnknown`, after
+    429, 502, 503 and 504 of a proxy, and after no answer. Between two attempts it pauses for the server's
+    Retry-After and a random time on top, up to 0.1 s after the first failure, twice that after each further one,
+    at most 10 s. The last failure is raised, also when Retry-After is longer than `timeout`. It is `Unreachable`
+    if no attempt can have taken effect for want of a connection, and `NoAnswer` if one may have.
 
     Cancelling a call closes its connection. The request may have taken effect: a message may be stored, and one
     that was on its way here comes back when its visibility is over (`receive`) or is lost (`dequeue`).
@@ -52,27 +51,27 @@ class Client(Verbs):
         At most two are held; beyond that `send` waits. The end of the block waits until all is stored. If the
         block raises or is cancelled, nothing more is sent, and `producer.unsent` has the messages.
         """
-        from zapq.client import producer
+        from zapq.client.producer import open_producer
 
         batcher = Batcher(linger, max_messages, max_bytes)
-        return producer.open_producer(self._talk, self._calls, queue, batcher)
+        return open_producer(self._talk, self._calls, queue, batcher)
 
     def consume(
         self, queue: str, *, concurrency: int = 8, prefetch: int = 0, visibility: float = 30.0, wait: float = 20.0
     ) -> AbstractAsyncContextManager[Consumer]:
         """Open a consumer: `async with client.consume("emails") as leases:`, then `async for lease in leases:`.
 
-        It holds up to `concurrency` messages that are not settled, and `prefetch` more. It fetches as many as
-        there is room for by one long poll of `wait` seconds, extends each at a third of its `visibility` (seconds)
-        until it is settled, and sends what settles them together, within 5 ms. `async with lease:` acknowledges
-        the message at the end of its block, and releases it if the block raises or is cancelled.
-        Messages not settled when the consumer's own block ends are released, within 5 s. It waits for a queue that
-        is not there, and for a server that is away, busy or draining; an error that does not pass, such as a wrong
-        parameter, cancels the block and is raised.
+        It holds up to `concurrency` messages that are not settled, and `prefetch` more. One long poll of `wait`
+        seconds fetches as many as there is room for. Each is extended at a third of its `visibility` (seconds)
+        until it is settled. Settlements of 5 ms go out together. `async with lease:` acknowledges the message at
+        the end of its block, and releases it if the block raises or is cancelled. Messages not settled when the
+        consumer's own block ends are released, within 5 s. It waits for a queue that is not there, and for a
+        server that is away, busy or draining; an error that does not pass, such as a wrong parameter, cancels
+        the block and is raised.
         """
         from zapq.client import consumer
 
-        return consumer.open_consumer(self, queue, concurrency, prefetch, visibility, wait)
+        return consumer.open_consumer(self, queue, concurrency, prefetch, visibility, wait, self._calls.tracer)
 
     async def consume_with(
         self,
@@ -92,7 +91,8 @@ class Client(Verbs):
         """
         from zapq.client import consumer
 
-        await consumer.consume_with(self, queue, handler, concurrency, prefetch, visibility, wait)
+        tracer = self._calls.tracer
+        await consumer.consume_with(self, queue, handler, concurrency, prefetch, visibility, wait, tracer)
 
 
 @asynccontextmanager
@@ -108,7 +108,7 @@ async def open_client(
 ) -> AsyncGenerator[Client, None]:
     """Yield a client of the server at `url`: `http://host:port`, `https://host:port` or `unix:/path`.
 
-    Works with asyncio and with Trio, whichever runs. Connects when it must, keeps connections for the next
+    Works with asyncio and with Trio. Connects when it must, keeps connections for the next
     request, and closes them at the end of the block. Many tasks can share it. `timeout` is the seconds each step
     of a request may take (connecting, sending, waiting for the answer; a long poll's `wait` comes on top); a bound
     for all of it is a cancel scope, or `asyncio.timeout`, around the call. `attempts` is how often a request is
@@ -118,10 +118,10 @@ async def open_client(
     another form, and `InvalidParameter` for a `token` that cannot be sent.
     """
     place = place_of(url, verify)
-    writer = Writer(place.host, place.prefix, token)
-    talk = Talk(_network() if network is None else network, place, timeout, Retry(attempts, random))
+    over = _network() if network is None else network
+    calls, talk = opened(over, place, token, timeout, Retry(attempts, random))
     try:
-        yield Client(Calls(writer), talk)
+        yield Client(calls, talk)
     finally:
         await talk.close()  # noqa: ASYNC102 - it waits for nobody
 

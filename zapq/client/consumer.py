@@ -6,10 +6,8 @@ leases that need it, and finds those that are lost; and a settler sends what is 
 
 from __future__ import annotations
 
-import logging
-import math
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
@@ -20,14 +18,14 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from zapq.client.grouping import ungrouped
+from zapq.client.holding import Held, Holding, acknowledging, log, releasing
 from zapq.client.lease import Lease
 from zapq.client.retry import Retry, passes
 from zapq.client.settling import Settler, Settles, Told
+from zapq.client.tracing import Tracer
 from zapq.core.settlement import Settlement
-from zapq.errors import InvalidParameter, QueueNotFound, ReceiptExpired, ZapqError
-from zapq.limits import EXTENSIONS, MAX_BATCH, MAX_DELAY, NO_QUEUE_PAUSE, SETTLE_SECONDS
-
-log = logging.getLogger("zapq.client")
+from zapq.errors import QueueNotFound, ReceiptExpired, ZapqError
+from zapq.limits import MAX_BATCH, MAX_RETRY_AFTER, NO_QUEUE_PAUSE, SETTLE_SECONDS
 
 
 class Leases(Settles, Protocol):
@@ -40,7 +38,7 @@ class Leases(Settles, Protocol):
     ) -> list[Lease]: ...
 
 
-class HeldLease:
+class HeldLease(Held):
     """A leased message that is kept until it is settled: at the end of its block, or by `ack` or `release`.
 
     `async with lease:` acknowledges the message when the block ends, and releases it if the block raises or is
@@ -48,78 +46,13 @@ class HeldLease:
     deleted, the block is cancelled and `ReceiptExpired` raised: another consumer has the message, or will have it.
     """
 
-    __slots__ = (
-        "_again",
-        "_block",
-        "_consumer",
-        "_deadline",
-        "_failures",
-        "_handed",
-        "_settling",
-        "lease",
-        "lost",
-    )
+    __slots__ = ("_block", "_consumer")
 
     def __init__(self, consumer: Consumer, lease: Lease) -> None:
-        self.lease = lease
-        self.lost = False
-        """Whether the lease ended before it was settled."""
-        self._settling = False
-        """Whether it is being settled, or is: then it needs no more extending."""
-        self._handed = False
-        """Whether a task has it."""
+        super().__init__(lease)
         self._block: anyio.CancelScope | None = None
-        """What is cancelled when it is lost."""
-        self._again = self._deadline = math.inf
-        """When it is to be extended, and when it is over if it was not."""
-        self._failures = 0
-        """How often extending it has failed in a row."""
+        """The scope that is cancelled when the lease is lost."""
         self._consumer = consumer
-
-    @property
-    def id(self) -> int:
-        """The message's id."""
-        return self.lease.id
-
-    @property
-    def queue(self) -> str:
-        """The queue it came from."""
-        return self.lease.queue
-
-    @property
-    def receipt(self) -> str:
-        """The handle by which the server knows the lease."""
-        return self.lease.receipt
-
-    @property
-    def receive_count(self) -> int:
-        """How often the message has been leased, this time included."""
-        return self.lease.receive_count
-
-    @property
-    def content_type(self) -> str:
-        """The Content-Type its producer gave."""
-        return self.lease.content_type
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """What its producer said of it, by name in lower case."""
-        return self.lease.headers
-
-    @property
-    def group(self) -> str:
-        """The group within which messages are delivered in strict order; empty if it is in none."""
-        return self.lease.group
-
-    @property
-    def origin(self) -> str:
-        """The queue its producer sent it to, and its id there: `queue/id`, if it has changed queues since."""
-        return self.lease.origin
-
-    @property
-    def body(self) -> bytes:
-        """The message's bytes."""
-        return self.lease.body
 
     async def ack(self) -> None:
         """Let the message go for good: it was dealt with.
@@ -127,7 +60,7 @@ class HeldLease:
         Raises `ReceiptExpired` if the lease is over, and the errors of `Client.settle`; then the message comes
         back. If cancelled, it is still acknowledged: the work that is done should not be done again.
         """
-        await self._settle(Settlement(receipt=self.lease.receipt))
+        await self._settle(acknowledging(self))
 
     async def release(self, *, delay: float = 0.0) -> None:
         """Give the message back, at its original place, at once or after `delay` seconds (up to a year).
@@ -135,33 +68,33 @@ class HeldLease:
         Raises `ReceiptExpired` if the lease is over, and the errors of `Client.settle`; then the message comes
         back when its visibility is over. If cancelled, it is still released.
         """
-        # A batch with one that is wrong is refused as a whole.
-        if not 0 <= delay <= MAX_DELAY:
-            raise InvalidParameter(f"delay must be 0 to {MAX_DELAY:.0f} seconds.", parameter="delay")
-        await self._settle(Settlement(receipt=self.lease.receipt, action="release", delay=delay))
+        await self._settle(releasing(self, delay))
 
     def _finish(self) -> None:
         """Have the message acknowledged, unless it is settled or lost, without waiting for it."""
-        if not (self._settling or self.lost):
-            settlement = Settlement(receipt=self.lease.receipt)
-            self._consumer._settle(self, settlement, partial(self._told, "acknowledged"))
+        if not (self._settling or self._lost):
+            self._consumer._settle(self, acknowledging(self), partial(self._told, "acknowledged"))
 
     def _give_back(self) -> None:
         """Have the message released, unless it is settled or lost, without waiting for it."""
-        if not (self._settling or self.lost):
-            settlement = Settlement(receipt=self.lease.receipt, action="release")
-            self._consumer._settle(self, settlement, partial(self._told, "released"))
+        if not (self._settling or self._lost):
+            self._consumer._settle(self, releasing(self), partial(self._told, "released"))
 
     async def __aenter__(self) -> HeldLease:
         self._block = anyio.CancelScope()
         self._block.__enter__()
-        if self.lost:
+        if self._lost:
             self._block.cancel()
+        tracer = self._consumer._tracer
+        if tracer is not None and self._processing is None:
+            tracer.begin(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._processing is not None:
+            self._processing.end(error)
         block, self._block = self._block, None
         assert block is not None, "it was entered"
         try:
@@ -171,11 +104,11 @@ class HeldLease:
             raise
         if error is not None and not caught:
             self._give_back()
-        elif self.lost or not self._settling:
+        elif self._lost or not self._settling:
             await self.ack()  # noqa: ASYNC102 - the block ended well: cancelled here, the message comes back
 
     async def _settle(self, settlement: Settlement) -> None:
-        if self.lost or self._consumer._closed:
+        if self._lost or self._consumer._closed:
             raise ReceiptExpired(queue=self.queue, message_id=self.id)
         done = anyio.Event()
         refusals: list[ZapqError] = []
@@ -204,29 +137,24 @@ class Consumer:
     """
 
     def __init__(
-        self, client: Leases, queue: str, concurrency: int, prefetch: int, visibility: float, wait: float
+        self,
+        client: Leases,
+        queue: str,
+        concurrency: int,
+        prefetch: int,
+        visibility: float,
+        wait: float,
+        tracer: Tracer | None,
     ) -> None:
-        if concurrency < 1 or prefetch < 0:
-            raise InvalidParameter(
-                "concurrency must be 1 or more, and prefetch 0 or more.", parameter="concurrency"
-            )
-        if not visibility > 0:
-            raise InvalidParameter("visibility must be more than 0.", parameter="visibility")
+        self._holding = Holding[HeldLease](concurrency, prefetch, visibility)
         self._closed = False
         self._client = client
         self._queue = queue
-        self._visibility = visibility
         self._wait = wait
-        self._limit = concurrency + prefetch
+        self._tracer = tracer
         self._settler = Settler(client, queue)
-        self._held: dict[HeldLease, None] = {}
-        """Those that are neither settled nor lost, in the order in which they came."""
-        self._ready: deque[HeldLease] = deque()
-        """Those of them that no task has yet."""
         self._idle: deque[anyio.Event] = deque()
         """Has an event for each task that waits for a message."""
-        self._busy = 0
-        """How many leases tasks have that are neither being settled nor lost."""
         self._room: anyio.Event | None = None
         """Set when there is room for more, if that is waited for."""
         self._empty = anyio.Event()
@@ -244,13 +172,15 @@ class Consumer:
         await anyio.lowlevel.checkpoint()
         return await self._take()
 
+    def _stop_fetching(self) -> None:
+        """Ask the server for no more messages; those that are here are still handed out, and kept."""
+        self._fetching.cancel()
+
     async def _take(self) -> HeldLease:
         """Return the next message, of those that are here without a checkpoint; if cancelled, none is taken."""
         while True:
-            if self._ready:
-                held = self._ready.popleft()
-                held._handed = True
-                self._busy += 1
+            if self._holding.ready:
+                held = self._holding.take()
                 self._make_room()
                 return held
             if self._closed:
@@ -268,32 +198,28 @@ class Consumer:
 
     def _settle(self, held: HeldLease, settlement: Settlement, told: Told) -> None:
         """Have a lease settled; `told` hears what became of it, and calls `_forget`."""
-        if not held._settling:
-            held._settling = True
-            self._busy -= held._handed
+        alone = self._holding.settle(held)
         self._settler.add(settlement, told)
-        # Nothing that could go with it is under way.
-        if not self._busy:
+        if alone:
             self._settler.hurry()
 
     def _forget(self, held: HeldLease) -> None:
         """Hold a lease no longer."""
-        if self._held.pop(held, held) is None:
-            self._make_room()
-            if not self._held:
-                self._empty.set()
+        if self._holding.held.pop(held, held) is None:
+            self._made_room()
 
     def _lose(self, held: HeldLease) -> None:
         """Take note that a lease is over, and cancel the block that works on it."""
-        held.lost = True
-        if held._handed:
-            self._busy -= 1
-        else:
-            self._ready.remove(held)
+        self._holding.lose(held)
         if held._block is not None:
             log.warning("the lease of message %d of %s is lost", held.id, held.queue)
             held._block.cancel()
-        self._forget(held)
+        self._made_room()
+
+    def _made_room(self) -> None:
+        self._make_room()
+        if not self._holding.held:
+            self._empty.set()
 
     def start(self, group: TaskGroup) -> None:
         """Begin to fetch messages; the tasks of `group` do it until `stop`."""
@@ -306,12 +232,12 @@ class Consumer:
         try:
             with anyio.move_on_after(SETTLE_SECONDS, shield=True):
                 await self._fetched.wait()
-                self._ready.clear()
-                for held in list(self._held):
+                self._holding.ready.clear()
+                for held in list(self._holding.held):
                     if not held._settling:
                         self._abandon(held)
                 self._settler.hurry()
-                if self._held:
+                if self._holding.held:
                     self._empty = anyio.Event()
                     await self._empty.wait()
         finally:
@@ -324,7 +250,7 @@ class Consumer:
     def _abandon(self, held: HeldLease) -> None:
         """Release a message; the block that works on it is cancelled."""
         held._give_back()
-        held.lost = True
+        held._lost = True
         if held._block is not None:
             held._block.cancel()
 
@@ -341,15 +267,17 @@ class Consumer:
         try:
             with self._fetching:
                 while True:
-                    if not self._has_room():
+                    if self._holding.room() < 1:
                         self._room = anyio.Event()
                         await self._room.wait()
                         self._room = None
                     pause = 0.0
                     try:
-                        limit = min(self._limit - len(self._held), MAX_BATCH)
                         leases = await self._client.receive_many(
-                            self._queue, limit, wait=self._wait, visibility=self._visibility
+                            self._queue,
+                            self._holding.room(),
+                            wait=self._wait,
+                            visibility=self._holding.visibility,
                         )
                     except QueueNotFound:
                         # It was deleted while we waited.
@@ -358,7 +286,7 @@ class Consumer:
                         if not passes(error):
                             raise
                         failures += 1
-                        pause = self._client.retry.pause(error, failures)
+                        pause = min(self._client.retry.pause(error, failures), MAX_RETRY_AFTER)
                         log.warning("cannot receive from %s now: %s", self._queue, error.detail)
                     else:
                         failures = 0
@@ -372,66 +300,48 @@ class Consumer:
     def _hold(self, leases: list[Lease]) -> None:
         now = anyio.current_time()
         for lease in leases:
-            held = HeldLease(self, lease)
-            held._again, held._deadline = now + self._visibility / EXTENSIONS, now + self._visibility
-            self._held[held] = None
-            self._ready.append(held)
+            self._holding.add(HeldLease(self, lease), now)
         self._wake(len(leases))
 
     def _wake(self, number: int) -> None:
         for _ in range(min(number, len(self._idle))):
             self._idle.popleft().set()
 
-    def _has_room(self) -> bool:
-        # One that is taken from many that are ready is no reason to ask for one more.
-        return len(self._held) < self._limit and len(self._ready) <= self._limit // 2
-
     def _make_room(self) -> None:
-        if self._room is not None and self._has_room():
+        if self._room is not None and self._holding.room() > 0:
             self._room.set()
 
     async def _keep(self) -> None:
         """Extend each lease at a third of its visibility until it is settled, and take note of those lost."""
         while True:
             now = anyio.current_time()
-            # What comes meanwhile need not be extended before.
-            next_look = now + self._visibility / EXTENSIONS
             self._failed = anyio.Event()
-            for held in list(self._held):
-                if held._settling:
-                    continue
-                if held._deadline <= now:
-                    self._lose(held)
-                    continue
-                if held._again <= now:
-                    held._again = math.inf
-                    extension = Settlement(receipt=held.receipt, action="extend", visibility=self._visibility)
-                    self._settler.add(extension, partial(self._extended, held, now))
-                next_look = min(next_look, held._again, held._deadline)
+            lost, extensions, next_look = self._holding.due(now)
+            for held in lost:
+                self._lose(held)
+            for held, extension in extensions:
+                self._settler.add(extension, partial(self._extended, held, now))
             with anyio.CancelScope(deadline=next_look):
                 await self._failed.wait()
 
     def _extended(self, held: HeldLease, since: float, error: ZapqError | None) -> None:
-        if held._settling or held.lost:
-            return
-        if error is None:
-            held._failures = 0
-            held._again, held._deadline = since + self._visibility / EXTENSIONS, since + self._visibility
-        elif passes(error):
-            held._failures += 1
-            held._again = anyio.current_time() + self._client.retry.pause(error, held._failures)
-            log.warning("message %d of %s was not extended: %s", held.id, held.queue, error.detail)
-        else:
+        if self._holding.extended(held, since, anyio.current_time(), error, self._client.retry):
             self._lose(held)
         self._failed.set()
 
 
 @asynccontextmanager
 async def open_consumer(
-    client: Leases, queue: str, concurrency: int, prefetch: int, visibility: float, wait: float
+    client: Leases,
+    queue: str,
+    concurrency: int,
+    prefetch: int,
+    visibility: float,
+    wait: float,
+    tracer: Tracer | None,
 ) -> AsyncGenerator[Consumer, None]:
     """Yield a consumer, see `Client.consume`; when the block ends, its tasks have ended and nothing is held."""
-    consumer = Consumer(client, queue, concurrency, prefetch, visibility, wait)
+    consumer = Consumer(client, queue, concurrency, prefetch, visibility, wait, tracer)
     with ungrouped():
         async with anyio.create_task_group() as group:
             consumer.start(group)
@@ -449,8 +359,10 @@ async def consume_with(
     prefetch: int,
     visibility: float,
     wait: float,
+    tracer: Tracer | None,
 ) -> None:
     """Run `handler` for every message until cancelled, see `Client.consume_with`."""
+    handle = handler if tracer is None else tracer.around(handler)
 
     async def work() -> None:
         while True:
@@ -460,7 +372,7 @@ async def consume_with(
                     lease = await leases._take()
                     lease._block = scope
                     try:
-                        await handler(lease)
+                        await handle(lease)
                     except Exception:
                         log.exception("the handler of message %d of %s failed", lease.id, lease.queue)
                         lease._give_back()
@@ -471,7 +383,7 @@ async def consume_with(
                         lease._finish()
                     lease._block = None
 
-    async with open_consumer(client, queue, concurrency, prefetch, visibility, wait) as leases:
+    async with open_consumer(client, queue, concurrency, prefetch, visibility, wait, tracer) as leases:
         with ungrouped():
             async with anyio.create_task_group() as group:
                 for _ in range(concurrency):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -80,6 +80,15 @@ class StoredMany(NamedTuple):
     """Whether it had been stored before, under the same Idempotency-Key."""
     durability: str = ""
     """What it survives, as in `Stored`."""
+
+
+class Page(list[dict[str, Any]]):
+    """Settings and statistics of queues, and where the next page of them begins."""
+
+    total: int = 0
+    """How many queues there are on all pages."""
+    next: str = ""
+    """What the next page comes after; empty on the last one."""
 
 
 class Redriven(msgspec.Struct, frozen=True):

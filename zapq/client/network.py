@@ -1,4 +1,4 @@
-"""What the client needs of a network, whichever it is: the sockets of asyncio, Trio or threads, or a test's.
+"""What the client needs of a network: the sockets of asyncio, Trio or threads, or those of a test.
 
 The client is written once, as coroutines over this. Those of threads never wait: they block, and end when they
 are first driven, see `zapq/client/threads.py`.

@@ -25,7 +25,7 @@ class AsyncioConnection(asyncio.Protocol):
         self._paused = False
         """Whether the transport reads nothing for now."""
         self._waiter: asyncio.Future[None] | None = None
-        """Of the one task that uses the connection; woken by whatever happens to it."""
+        """Of the one task that uses the connection; woken by all that happens to it."""
 
     async def send(self, data: bytes, patience: float) -> None:
         """See `Connection`."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zapq.errors import ZapqError
+from zapq.errors import OutcomeUnknown, ServerError, ZapqError
 from zapq.limits import CLIENT_BACKOFF, CLIENT_MAX_BACKOFF
 
-_NOTHING_DONE = {429, 503}
-"""Answers of a server that has not acted on the request; `Unreachable` counts as one."""
-_PASSING = _NOTHING_DONE | {502, 504}
+_REFUSING = {429, 503}
+"""Answers of a server that has not acted on the request, if they are zapq's; `Unreachable` counts as one."""
+_PASSING = _REFUSING | {502, 504}
 """Answers that may be others in a moment; `NoAnswer` counts as one."""
 
 
@@ -20,8 +20,11 @@ def passes(error: ZapqError) -> bool:
 
 
 def nothing_done(error: ZapqError) -> bool:
-    """Whether the server has not acted on the request."""
-    return error.status in _NOTHING_DONE
+    """Whether the server has not acted on the request.
+
+    Only zapq can say so. A proxy may answer 503 because the server went away after it had acted.
+    """
+    return error.status in _REFUSING and not isinstance(error, (ServerError, OutcomeUnknown))
 
 
 @dataclass(frozen=True, slots=True)

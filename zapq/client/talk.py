@@ -1,4 +1,4 @@
-"""What is said to the server, and said again: the one way from a call to its outcome, over any network."""
+"""Send requests to the server, and send them again: the one way from a call to its outcome, over any network."""
 
 from __future__ import annotations
 
@@ -72,10 +72,14 @@ class Talk:
 
     def __init__(self, network: Network, place: Place, timeout: float, retry: Retry) -> None:
         self.retry = retry
-        self._network = network
+        self.network = network
         self._place = place
         self._timeout = timeout
         self._pool = Pool()
+
+    def over(self, network: Network) -> Talk:
+        """Return one with the same server over a network and connections of its own."""
+        return Talk(network, self._place, self._timeout, self.retry)
 
     async def do(self, call: Call[T]) -> T:
         """Return what the answer says, or raise the refusal that it is.
@@ -83,6 +87,7 @@ class Talk:
         If cancelled, the connection is closed, and the request may have taken effect.
         """
         failures = 0
+        unknown: ZapqError | None = None
         forgotten = inf
         while True:
             began = time.monotonic()
@@ -93,20 +98,31 @@ class Talk:
                 raise error_of(answer)
             except ZapqError as error:
                 failures += 1
-                if not self.retry.allows(error, failures, repeatable=call.repeatable):
-                    raise
                 pause = self.retry.pause(error, failures)
-                if call.keyed and not nothing_done(error):
-                    forgotten = min(forgotten, began + IDEMPOTENCY_WINDOW)
-                if time.monotonic() + pause >= forgotten:
+                if not nothing_done(error):
+                    unknown = error
+                    if call.keyed:
+                        forgotten = min(forgotten, began + IDEMPOTENCY_WINDOW)
+                if (
+                    not self.retry.allows(error, failures, repeatable=call.repeatable)
+                    # Whoever called has said how long a step may take, and a pause is one.
+                    or (error.retry_after or 0) > self._timeout + call.wait
                     # Its key may be unknown by then: sent again, it could be stored twice.
+                    or time.monotonic() + pause >= forgotten
+                ):
+                    if unknown is not None and isinstance(error, Unreachable):
+                        # It says that nothing was done, which an earlier attempt may have.
+                        raise NoAnswer(
+                            "The request may or may not have taken effect, and could not be sent again. First:"
+                            f" {unknown.detail} Last: {error.detail}"
+                        ) from error
                     raise
-            await self._network.sleep(pause)
+            await self.network.sleep(pause)
 
     async def close(self) -> None:
         """Close the connections that wait for a request, and each other one when it is done with its own."""
         self._pool.close()
-        await self._network.close()
+        await self.network.close()
 
     async def _attempt(self, call: Call[T]) -> Answer:
         connection = self._pool.take()
@@ -119,7 +135,7 @@ class Talk:
                 if not (call.repeatable and isinstance(error.__cause__, _Unanswered)):
                     raise
         try:
-            connection = await self._network.connect(self._place, self._timeout)
+            connection = await self.network.connect(self._place, self._timeout)
         except OSError as error:
             raise Unreachable(f"The server {self._place.name} could not be reached: {_reason(error)}.") from error
         return await self._exchange(connection, call)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
-import time
-from collections.abc import Coroutine
+import threading
+from collections.abc import Coroutine, Iterable
+from contextlib import suppress
 from typing import Any, TypeVar
+from weakref import WeakSet
 
-from zapq.client.network import Place, is_readable
+from zapq.client.network import Network, Place, is_readable
 from zapq.limits import RECEIVE_BYTES
 
 T = TypeVar("T")
@@ -21,6 +24,26 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]  # what it returns is a T
     raise AssertionError("over this network nothing waits")
+
+
+class Owner:
+    """The process that made something which only works there, for a fork copies no thread."""
+
+    __slots__ = ("_process", "_what")
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._process = os.getpid()
+
+    @property
+    def here(self) -> bool:
+        """Whether this is that process."""
+        return self._process == os.getpid()
+
+    def check(self) -> None:
+        """Raise RuntimeError in a process that was forked: there is no thread, and a lock may be held for ever."""
+        if self._process != os.getpid():
+            raise RuntimeError(f"the {self._what} belongs to the process that opened it: open one after the fork")
 
 
 class ThreadConnection:
@@ -58,30 +81,85 @@ class ThreadConnection:
 
 
 class ThreadNetwork:
-    """Opens connections in a program of threads."""
+    """Opens connections in a program of threads, and can break off what other threads do on them."""
+
+    def __init__(self) -> None:
+        self._broken = threading.Event()
+        self._lock = threading.Lock()
+        self._open: WeakSet[socket.socket] = WeakSet()
+        """Those that are not gone yet; `_lock` covers it."""
+
+    @classmethod
+    def like(cls, network: Network) -> ThreadNetwork:
+        """Return another one of the same kind, which can be broken off by itself."""
+        return type(network)() if isinstance(network, ThreadNetwork) else cls()
 
     async def connect(self, place: Place, patience: float) -> ThreadConnection:
         """See `Network`."""
-        if isinstance(place.address, str):
-            plain = socket.socket(socket.AF_UNIX)
-        else:
-            plain = socket.create_connection(place.address, patience)
+        plain = self._connected(place.address, patience)
         try:
-            plain.settimeout(patience)
-            if isinstance(place.address, str):
-                plain.connect(place.address)
-            else:
+            if not isinstance(place.address, str):
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if place.tls is None:
                 return ThreadConnection(plain, patience)
-            return ThreadConnection(place.tls.wrap_socket(plain, server_hostname=place.name), patience)
+            secure = place.tls.wrap_socket(plain, server_hostname=place.name, do_handshake_on_connect=False)
         except BaseException:
             plain.close()
             raise
+        try:
+            self._watch(secure)
+            secure.do_handshake()
+        except BaseException:
+            secure.close()
+            raise
+        return ThreadConnection(secure, patience)
 
     async def sleep(self, seconds: float) -> None:
         """See `Network`."""
-        time.sleep(seconds)  # noqa: ASYNC251 - a thread may block
+        self._broken.wait(seconds)
 
     async def close(self) -> None:
         """See `Network`."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether it was broken off."""
+        return self._broken.is_set()
+
+    def break_off(self) -> None:
+        """End what other threads do on its connections, at once, and let no thread connect any more."""
+        self._broken.set()
+        with self._lock:
+            sockets = list(self._open)
+        for each in sockets:
+            with suppress(OSError):
+                # Not that of an SSLSocket, which takes the encryption away from a thread that uses it.
+                socket.socket.shutdown(each, socket.SHUT_RDWR)
+
+    def _watch(self, each: socket.socket) -> None:
+        with self._lock:
+            if self._broken.is_set():
+                raise ConnectionAbortedError("it was broken off")
+            self._open.add(each)
+
+    def _connected(self, address: tuple[str, int] | str, patience: float) -> socket.socket:
+        """Return a socket that is connected to the first of a server's addresses that lets it."""
+        ways: Iterable[tuple[int, tuple[Any, ...] | str]] = [(socket.AF_UNIX, address)]
+        if not isinstance(address, str):
+            ways = ((way[0], way[4]) for way in socket.getaddrinfo(*address, type=socket.SOCK_STREAM))
+        error: OSError | None = None
+        for family, where in ways:
+            each = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                self._watch(each)
+                each.settimeout(patience)
+                each.connect(where)
+            except OSError as refused:
+                each.close()
+                error = refused
+            except BaseException:
+                each.close()
+                raise
+            else:
+                return each
+        raise error or OSError("its name has no address")

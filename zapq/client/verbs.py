@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, overload
 
 from zapq.client.calls import Calls, Durability
-from zapq.client.lease import Lease, Redriven, Seen, Stored, StoredMany
+from zapq.client.lease import Lease, Page, Redriven, Seen, Stored, StoredMany
 from zapq.client.retry import Retry
 from zapq.client.talk import Talk
 from zapq.core.message import OCTETS, Draft, Message
@@ -17,6 +17,7 @@ from zapq.errors import ZapqError
 from zapq.limits import MAX_BATCH, PEEK
 
 # Under names of their own, for one of the verbs is called `list`.
+Info: TypeAlias = "dict[str, Any]"
 Infos: TypeAlias = "list[dict[str, Any]]"
 Leases: TypeAlias = "list[Lease]"
 Messages: TypeAlias = "list[Message]"
@@ -145,10 +146,10 @@ class Verbs:
     ) -> Placed:
         """Store a message under the key `unique`, unless one with that is held; return its id, and what was done.
 
-        That is `how` of what is returned: empty if the message was stored, `kept` if one was held and nothing was
-        stored, and with `on="replace"` `replaced` if that was given this one's body, headers, type and ttl. The
-        key is 1 to 128 visible ASCII characters, and free again when its message is gone. The rest is as for
-        `put`, also what it raises.
+        `how` of the result says what was done. It is empty if the message was stored, and `kept` if one was held
+        and nothing was stored. With `on="replace"` it is `replaced` if the one that was held has this one's
+        body, headers, type and ttl now. The key is 1 to 128 visible ASCII characters, and free again when its
+        message is gone. The rest is as for `put`, also what it raises.
         """
         stored = await self.put(
             queue,
@@ -251,9 +252,27 @@ class Verbs:
         """
         return await self._talk.do(self._calls.describe(queue))
 
-    async def list(self) -> Infos:
-        """Return the settings and statistics of every queue, as `GET /queues` tells them."""
-        return await self._talk.do(self._calls.list_())
+    async def list(
+        self, *, prefix: str = "", queue: str = "*", sort: str = "", limit: int | None = None, after: str = ""
+    ) -> Page:
+        """Return the settings and statistics of queues, as `GET /queues` tells them: of all, or a page of them.
+
+        Of those whose names begin with `prefix` and fit the pattern `queue`. `sort` is `name`, `messages`,
+        `bytes`, `ready`, `delayed`, `leased`, `waiting`, `age`, or `-ready` for the other way round. With `sort`
+        or a `limit` (1 to 1000) the result has the `total`, and in `next` the value to give as `after` for the
+        next page. Raises `InvalidParameter`.
+        """
+        return await self._talk.do(self._calls.list_(prefix, queue, sort, limit, after))
+
+    async def list_all(self, *, prefix: str = "", queue: str = "*", sort: str = "name") -> AsyncIterator[Info]:
+        """Go through the queues that `list` returns, page by page: none that keeps its place is left out."""
+        page = await self.list(prefix=prefix, queue=queue, sort=sort, limit=MAX_BATCH)
+        while True:
+            for info in page:
+                yield info
+            if not page.next:
+                return
+            page = await self.list(prefix=prefix, queue=queue, sort=sort, limit=MAX_BATCH, after=page.next)
 
     @overload
     async def stats(self) -> Infos: ...

@@ -1,8 +1,8 @@
 """Requests to bytes, and bytes to answers: HTTP/1.1 as far as a client of zapq needs it, without a socket.
 
-What our server says is read by a grammar that allows nothing else. Whatever differs from it (an answer in chunks,
-1xx before it, `Connection: close`, HTTP/1.0, a proxy's odd fields) is given to h11 as the same bytes: it knows all
-of HTTP/1.1, and refuses what is none.
+What our server says is read by a grammar that allows nothing else. An answer that differs (in chunks, with 1xx
+before it, `Connection: close`, HTTP/1.0, a proxy's odd fields) is given to h11 as the same bytes. h11 knows all
+of HTTP/1.1, and refuses other bytes.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ class Reader:
 
 
 def _ends_surely(answer: Answer) -> bool:
-    """Whether nobody can read its end elsewhere: else the rest could come later, and pass for the next answer."""
+    """Whether its end is certain: else the rest could come later, and pass for the next answer."""
     fields = answer.fields
     if answer.status in {204, 304}:
         return fields.get("content-length", "0") == "0"

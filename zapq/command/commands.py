@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 _HOMES = {
+    "bench": "zapq.command.bench",
     "check": "zapq.command.check",
     "completion": "zapq.command.completion",
     "config": "zapq.command.config",
+    "cron": "zapq.command.cron",
     "drain": "zapq.command.drain",
     "engine": "zapq.command.engine",
     "forward": "zapq.command.forward",

@@ -11,7 +11,7 @@ import click
 from zapq.command.base import Remote
 from zapq.command.http import Failed
 from zapq.command.options import queue_argument
-from zapq.command.program import OnStop, client_of, run_program
+from zapq.command.program import OnStop, check_extra, client_of, run_program
 from zapq.limits import MAX_VISIBILITY, WEBHOOK_SECRET_VARIABLE
 
 
@@ -63,6 +63,7 @@ def forward(
     queue and is delivered again, with the queue's back-off, or after the Retry-After of the answer. After 410 the
     program ends. The first signal lets deliveries under way end, the second does not.
     """
+    check_extra("forward", "client", "anyio")
     from zapq.programs.receiver import parse_target
 
     try:
@@ -90,7 +91,7 @@ def forward(
             except ReceiverGone:
                 raise Failed(f"{receiver.host} answered 410: it wants no more messages.") from None
 
-    return run_program(main, name="forward", extra="client", needs="anyio")
+    return run_program(main)
 
 
 def _secrets(file: str | None) -> list[bytes]:

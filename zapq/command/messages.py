@@ -6,7 +6,6 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ import click
 from zapq.command.base import Remote, connect
 from zapq.command.exit import EXIT_NOTHING, EXIT_OK, fail
 from zapq.command.http import STRANGE, Answer, Connection, Failed, NotFound, queue_path
+from zapq.command.lines import Sender, send_each, send_file
 from zapq.command.options import complete_queues, json_option, print_json, queue_argument
 from zapq.command.queue import oldest
 from zapq.command.table import table
@@ -52,7 +52,13 @@ COLUMNS = {
 @click.option(
     "--lines",
     is_flag=True,
-    help="Send each line of standard input as a message of its own, as soon as it is read.",
+    help="Send each line of standard input as a message of its own, as soon as it is there.",
+)
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Send each line of FILE as a message of its own, and print how many there were.",
 )
 @click.option(
     "--priority",
@@ -107,6 +113,7 @@ def push(
     queue: str,
     body: str | None,
     lines: bool,
+    file: str | None,
     priority: int | None,
     group: str | None,
     unique: str | None,
@@ -124,25 +131,35 @@ def push(
     """
     if lines and body not in {None, "-"}:
         raise click.UsageError("--lines reads standard input. Give no BODY.")
-    if lines and key is not None:
-        raise click.UsageError("--key is for one message, --lines sends many. Give only one of them.")
+    if file is not None and (lines or body is not None):
+        raise click.UsageError("--file has the messages. Give no BODY and no --lines.")
+    if (lines or file is not None) and key is not None:
+        raise click.UsageError("--key is for one message, --lines and --file send many. Give only one of them.")
     if on is not None and unique is None:
         raise click.UsageError("--on is about the message held with a key. Give the key with --unique.")
     given = _fields(headers)
     connection = connect(url)
-    values = _given(priority=priority, delay=delay, ttl=ttl)
-    values |= {name: text for name, text in (("group", group), ("unique", unique), ("on", on)) if text is not None}
-    for message in _messages(body, lines):
-        # A key of its own makes it safe to send a message again if the connection breaks.
-        fields = {"Content-Type": content_type, "Idempotency-Key": key or os.urandom(16).hex(), **given}
-        path = queue_path(queue, "messages")
-        answer = connection.request("POST", path, values=values, body=message, headers=fields)
-        if as_json:
-            _print_accepted(answer)
-            continue
-        print(answer.field("Zapq-Message-Id"))
-        if answer.headers.get("Zapq-Unique") == "kept":
-            print(f"{queue} holds this message with the key {unique}. Nothing was stored.", file=sys.stderr)
+    texts = {name: text for name, text in (("group", group), ("unique", unique), ("on", on)) if text is not None}
+    if lines or file is not None:
+        numbers = {"priority": priority, "delay": delay, "ttl": ttl}
+        properties = texts | {name: value for name, value in numbers.items() if value is not None}
+        sender = Sender(connection, queue, {"content_type": content_type, **properties}, given)
+        if file is None:
+            send_each(sender, sys.stdin.buffer, as_json=as_json)
+        else:
+            send_file(sender, file, as_json=as_json)
+        return
+    values = _given(priority=priority, delay=delay, ttl=ttl) | texts
+    message = sys.stdin.buffer.read() if body is None or body == "-" else os.fsencode(body)
+    # A key of its own makes it safe to send a message again if the connection breaks.
+    fields = {"Content-Type": content_type, "Idempotency-Key": key or os.urandom(16).hex(), **given}
+    answer = connection.request("POST", queue_path(queue, "messages"), values=values, body=message, headers=fields)
+    if as_json:
+        _print_accepted(answer)
+        return
+    print(answer.field("Zapq-Message-Id"))
+    if answer.headers.get("Zapq-Unique") == "kept":
+        print(f"{queue} holds this message with the key {unique}. Nothing was stored.", file=sys.stderr)
 
 
 @click.command(cls=Remote)
@@ -235,14 +252,6 @@ def _fields(headers: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError(f"--header gives {name} twice. Give it once.")
         fields[field] = value
     return fields
-
-
-def _messages(body: str | None, lines: bool) -> Iterator[bytes]:
-    if lines:
-        for line in sys.stdin.buffer:
-            yield line.removesuffix(b"\n")
-    else:
-        yield sys.stdin.buffer.read() if body is None or body == "-" else os.fsencode(body)
 
 
 def _print_accepted(answer: Answer) -> None:

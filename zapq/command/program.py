@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult
 
@@ -20,16 +21,17 @@ OnStop = Callable[[Callable[[], object]], object]
 """Is told, once, how a program is stopped in an orderly way."""
 
 
-def run_program(main: Callable[[OnStop], Awaitable[None]], *, name: str, extra: str, needs: str) -> int:
+def check_extra(command: str, extra: str, library: str) -> None:
+    """Raise `Failed` unless the library is there that the command needs, and that the extra has."""
+    if find_spec(library) is None:
+        raise Failed(f"zapq {command} needs the extra {extra}: pip install 'zapq[{extra}]'.")
+
+
+def run_program(main: Callable[[OnStop], Awaitable[None]]) -> int:
     """Run `main` until it ends, and return the exit code.
 
-    The first signal has it stop in an orderly way, which is a good end; the second has it cancelled. `needs` is a
-    library that is in the extra `extra`.
+    The first signal has it stop in an orderly way, which is a good end; the second has it cancelled.
     """
-    try:
-        __import__(needs)
-    except ImportError:
-        raise Failed(f"zapq {name} needs the extra {extra}: pip install 'zapq[{extra}]'.") from None
     import trio
 
     from zapq.errors import ZapqError

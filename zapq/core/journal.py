@@ -7,9 +7,10 @@ reverse order, so that each step back finds what its verb left behind.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from zapq.core.message import Properties
 from zapq.core.records import Record
 
 
@@ -24,6 +25,15 @@ class Journal(Protocol):
 
     def enter(self, record: Record | None, undo: Callable[..., object], *args: object) -> None:
         """Enter what was done just now; `undo(*args)` steps back from it."""
+
+    def enter_next(
+        self, row: int, body: bytes, properties: Properties, undo: Callable[[int, Sequence[bytes]], object]
+    ) -> None:
+        """Enter a message that was put behind all others of its queue, ready and of no priority.
+
+        `undo(row, bodies)` steps back from it, or from several such that were entered one after the other: the
+        row of the first, and the body of each.
+        """
 
     def note(self, record: Record) -> None:
         """Enter what stays done: if its commit fails, it is written with a later one."""

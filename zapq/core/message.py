@@ -34,7 +34,7 @@ class Origin(NamedTuple):
 
 
 class Properties(msgspec.Struct, frozen=True, gc=False):
-    """What is known of a message besides its bytes. Most messages have it in common with many others."""
+    """All that is known of a message besides its bytes. Most messages have it in common with many others."""
 
     content_type: str = OCTETS
     priority: int = 0
@@ -123,7 +123,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         return len(self.body) + self.properties.size
 
     def moved(self, queue: str, failed_in: str = "") -> Properties:
-        """Return what is known of a message that goes from `queue` to another one: who it is stays the same.
+        """Return what is known of a message that goes from `queue` to another one; its origin stays the same.
 
         The deliveries it may have begin anew there, and it has no ttl. A dead letter names the queue in which it
         failed, and has arrived when it did there; one that is sent back arrives anew.
@@ -162,10 +162,13 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_
     unique: Annotated[str, msgspec.Meta(pattern=rf"^(?:{UNIQUE})?\Z")] = ""
     """The key that at most one message of its queue has at a time."""
     on: Literal["keep", "replace"] = "keep"
-    """What is to happen if a message with this key is held: to `keep` it stores nothing."""
+    """`keep` stores nothing if a message with this key is held; `replace` gives that one the new content."""
 
     def properties(self, now: float) -> Properties:
-        """What is to be known of the message besides its bytes, if it is sent now. Raises `InvalidParameter`."""
+        """Return all that is to be known of the message besides its bytes, if it is sent now.
+
+        Raises `InvalidParameter`.
+        """
         expires = inf if self.ttl is None else now + self.ttl
         headers = checked_headers(self.headers.items()) if self.headers else ()
         return Properties(

@@ -101,6 +101,12 @@ class Queue(Unique):
                 ready = self._ready
                 ready.plain.append(message)
                 ready.count += 1
+                if journal is not None and not properties.headers:
+                    # As below, for most messages.
+                    if id >= self._ids_kept:
+                        self._note_ids()
+                    journal.enter_next(self.epoch << ID_BITS | id, body, properties, self._undo_next)
+                    return message
         if journal is not None:
             if id >= self._ids_kept:
                 self._note_ids()

@@ -19,6 +19,8 @@ ID_BITS = 43
 """Bits of a row's number that are the message's id: at a hundred thousand a second they last for 2.8 years of
 one queue; the 20 above them tell apart a million queues and purges."""
 
+MAX_ID = (1 << ID_BITS) - 1
+
 
 def row_of(epoch: int, id: int) -> int:
     """Return the number of the row that keeps the message with this id."""

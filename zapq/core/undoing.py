@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from zapq.core.holding import Holding
 from zapq.core.leases import End
 from zapq.core.message import Lease, Message
+from zapq.core.records import MAX_ID
 
 
 class Undoing(Holding):
@@ -26,6 +27,9 @@ class Undoing(Holding):
         self._ready.withdraw(first, number, priority)
         self._counts.enqueued -= number
         self._hold(-number, -size)
+
+    def _undo_next(self, row: int, bodies: Sequence[bytes]) -> None:
+        self._undo_enqueuing(row & MAX_ID, len(bodies), sum(map(len, bodies)), 0)
 
     def _undo_arrival(self, message: Message) -> None:
         self._take_out(message)

@@ -161,9 +161,10 @@ class Host(FrontEnd):
     def _other(self, name: str, common: Any, elements: list[Any], now: float) -> None:
         kind = wire.KINDS[name]
         if kind is Stats:
-            for _ in elements:
+            for element in elements:
                 self._asked += 1
-                self._hub.gather(self, partial(self._tell_stats, self._asked))
+                sums = msgspec.convert(element, Stats).sums
+                self._hub.gather(self, partial(self._tell_stats, self._asked, sums))
             return
         for element in elements:
             try:
@@ -199,8 +200,8 @@ class Host(FrontEnd):
     def _note_uncertain(self, queue: str, common: Any, numbers: list[int], now: float) -> None:
         self._service.note_uncertain_delivery(sum(numbers))
 
-    def _tell_stats(self, number: int, elsewhere: Figures) -> None:
-        self._add(number, replace(self._service.stats(), elsewhere=elsewhere), Tell.OTHER)
+    def _tell_stats(self, number: int, sums: bool, elsewhere: Figures) -> None:
+        self._add(number, replace(self._service.stats(sums=sums), elsewhere=elsewhere), Tell.OTHER)
         self._schedule()
 
     _DO: ClassVar[dict[int, Callable[..., None]]] = {

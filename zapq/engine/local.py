@@ -11,6 +11,7 @@ from typing import Any
 from zapq.engine.engine import Outcomes
 from zapq.errors import MessageNotFound, NoTestClock, moved_on
 from zapq.limits import LISTED_AT_ONCE, MAX_DELAY
+from zapq.service.history import Told
 from zapq.service.journal import Journal
 from zapq.service.operations import (
     Advance,
@@ -82,7 +83,7 @@ class LocalEngine:
             Look: lambda asked, now: Looked(service.find_state(asked.queue).core.settings),
             List: self._list,
             ListPage: self._list_page,
-            History: lambda asked, now: service.history.tell(asked.pattern, asked.wanted, asked.limit, now),
+            History: self._history,
             Configure: self._configure,
             ChangeSettings: self._change_settings,
             Delete: lambda asked, now: service.do_in_task(partial(service.delete, asked.queue)),
@@ -92,7 +93,7 @@ class LocalEngine:
             Redrive: self._redrive,
             Drain: lambda asked, now: service.drain(),
             Advance: self._advance,
-            Stats: lambda asked, now: service.stats(),
+            Stats: lambda asked, now: service.stats(sums=asked.sums),
             Ready: self._check_ready,
             Save: lambda asked, now: service.do_in_task(partial(service.snapshot, asked.file)),
             Load: lambda asked, now: service.do_in_task(partial(service.restore, asked.file)),
@@ -173,20 +174,17 @@ class LocalEngine:
             at = self.service.broker.whereabouts(asked.queue, asked.id)
             if at is not None and at[0] == asked.queue and (seen := state.find(at[1])) is not None:
                 return seen
-            raise self._not_here(asked.queue, asked.id)
+            raise _not_here(asked.queue, asked.id, at)
 
         return self.service.attempt(find, now)
-
-    def _not_here(self, queue: str, id: int) -> MessageNotFound:
-        at = self.service.broker.whereabouts(queue, id)
-        return MessageNotFound(queue=queue, message_id=id) if at is None else moved_on(queue, id, *at)
 
     def _delete_message(self, asked: DeleteMessage, now: float) -> Any:
         state = self.service.find_state(asked.queue)
 
         def delete(now: float) -> None:
             if not state.delete(asked.id, now):
-                raise self._not_here(asked.queue, asked.id)
+                at = self.service.broker.whereabouts(asked.queue, asked.id)
+                raise _not_here(asked.queue, asked.id, at)
 
         return self.service.attempt(delete, now)
 
@@ -225,6 +223,24 @@ class LocalEngine:
         shown = names if pattern == "*" else [name for name in names if fnmatchcase(name, pattern)]
         return [service.state(name).info() for name in shown if name in there]
 
+    def _history(self, asked: History, now: float) -> Pending[Told] | Told:
+        history = self.service.history
+        steps = history.find(asked.pattern, asked.wanted)
+        try:
+            next(steps)
+        except StopIteration as end:
+            return history.tell(end.value, asked.limit, now)
+
+        async def tell() -> Told:
+            while True:
+                await self.service.turns.take()
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    return history.tell(end.value, asked.limit, now)
+
+        return self.service.do_in_task(tell)
+
     def _configure(self, asked: Configure, now: float) -> Pending[tuple[bool, QueueInfo]]:
         async def configure() -> tuple[bool, QueueInfo]:
             made = await self.service.configure(asked.queue, asked.settings)
@@ -256,3 +272,7 @@ class LocalEngine:
     def _check_ready(self, asked: Ready, now: float) -> None:
         self.service.check_open()
         self.service.check_storage()
+
+
+def _not_here(queue: str, id: int, at: tuple[str, int] | None) -> MessageNotFound:
+    return MessageNotFound(queue=queue, message_id=id) if at is None else moved_on(queue, id, *at)

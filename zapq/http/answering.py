@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import trio
 from quart import Request, Response, request
+from quart.wrappers.response import ResponseBody
 
 from zapq import logs
 from zapq.access.access import check
@@ -18,13 +22,15 @@ from zapq.engine.engine import Engine
 from zapq.errors import ClientGone, InvalidParameter, ZapqError
 from zapq.http import wire
 from zapq.http.endpoints import Body, Endpoint
-from zapq.http.exchange import Exchange, declares_body
+from zapq.http.exchange import Exchange, declares_body, shown_path
 from zapq.http.headers import headers_of
 from zapq.http.metrics import ServerCounts
-from zapq.http.plan import Asked, Frame, Plan, Steps
+from zapq.http.plan import Asked, Frame, InPieces, Plan, Steps
 from zapq.http.plans import with_headers
+from zapq.http.refused import Refused
 from zapq.http.series import Series
-from zapq.limits import DEFAULT_QUEUE
+from zapq.http.sharing import Shared
+from zapq.limits import DEFAULT_QUEUE, FINGERPRINT_SLICE, MAX_LOGGED_METHOD
 from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation, Put, Take
 from zapq.service.pending import Pending
 from zapq.service.section import Turns
@@ -45,6 +51,9 @@ class Answering:
     _series: Series
     _large: Turns = field(default_factory=Turns)
     """For large answers: making one takes milliseconds, for 8 MiB some ten."""
+    _fingerprinted: trio.Lock = field(default_factory=trio.Lock)
+    """For large offers with a key, whose fingerprint takes as long."""
+    _shared: Shared = field(default_factory=Shared)
     _parked: dict[Exchange, None] = field(default_factory=dict)
     """Requests that may wait for long."""
 
@@ -70,18 +79,22 @@ class Answering:
             # A key is looked up first: what it led to is answered while draining as well.
             self.engine.check_open()
         body = await self._read(endpoint, plan, asked, exchange)
-        if endpoint.large and plan.steps is None:
-            await self.turn()
-        argument = str(arguments.get("receipt", arguments.get("id", "")))
-        operation = plan.operation
-        if endpoint.fill is not None:
-            # What began to be received before we drain is stored all the same.
-            reserved = exchange.body.reserved
-            operation = endpoint.fill(plan, body, argument, key, exempt_from_drain=not key, reserved=reserved)
-        _check_others(exchange, operation)
         if plan.steps is not None:
-            return await self._in_steps(exchange, plan.steps(self._frame(), self._series))
-        outcome = None if operation is None else await self.perform(exchange, operation)
+            make = partial(self._in_steps, exchange, plan)
+            return _in_pieces(await self._shared.get(plan.shared, make))
+        slow = key and len(body) > FINGERPRINT_SLICE and not _waits_for_room(plan)
+        # Decoded, those that wait for the fingerprint of another would take as much memory again.
+        async with self._fingerprinted if slow else nullcontext():
+            if endpoint.large:
+                await self.turn()
+            argument = str(arguments.get("receipt", arguments.get("id", "")))
+            operation = plan.operation
+            if endpoint.fill is not None:
+                # What began to be received before we drain is stored all the same.
+                reserved = exchange.body.reserved
+                operation = endpoint.fill(plan, body, argument, key, exempt_from_drain=not key, reserved=reserved)
+            _check_others(exchange, operation)
+            outcome = None if operation is None else await self.perform(exchange, operation)
         if endpoint.audit is not None:
             self._audit(exchange, endpoint.action, endpoint.audit(operation, outcome))
         try:
@@ -117,8 +130,10 @@ class Answering:
             body.reserve(self.engine.reservation(asked.queue), declared or 0)
         return await body.read()
 
-    async def _in_steps(self, exchange: Exchange, steps: Steps) -> Response:
-        """Do what `steps` yields, tell it what came of that or refused it, and answer with what it returns."""
+    async def _in_steps(self, exchange: Exchange, plan: Plan) -> InPieces:
+        """Do what a plan's steps yield, tell them what came of that or refused it, and return what they return."""
+        assert plan.steps is not None
+        steps: Steps = plan.steps(self._frame(), self._series)
         try:
             operation = next(steps)
             while True:
@@ -133,7 +148,8 @@ class Answering:
                 else:
                     operation = steps.send(outcome)
         except StopIteration as end:
-            return as_response(end.value)
+            answer: InPieces = end.value
+            return answer
 
     async def perform(self, exchange: Exchange, operation: Operation) -> object:
         """Have one operation done for a request, and return its outcome; raises what refuses it."""
@@ -182,6 +198,31 @@ class Answering:
 def as_response(answer: bytes) -> Response:
     """Return the answer `zapq/http/render.py` has made, field for field."""
     head, _, body = answer.partition(b"\r\n\r\n")
+    return _response(head, body)
+
+
+def _in_pieces(answer: InPieces) -> Response:
+    return _response(answer.head.removesuffix(b"\r\n\r\n"), _Pieces(answer.body))
+
+
+class _Pieces(ResponseBody):
+    """A body that is sent piece by piece, each as it is: Quart's own ways make a task or a generator for it."""
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._pieces = pieces
+
+    async def __aenter__(self) -> AsyncIterable[bytes]:
+        return self._each()
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def _each(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+
+def _response(head: bytes, body: bytes | ResponseBody) -> Response:
     line, *fields = head.decode("latin-1").split("\r\n")
     response = Response(body, status=int(line.split(" ")[1]))
     response.headers.clear()
@@ -195,6 +236,12 @@ def exchange_of(request: Request) -> Exchange:
     """Return the exchange Quart's request belongs to."""
     exchange: Exchange = request.scope["state"]["exchange"]
     return exchange
+
+
+def refused_now(trace_id: str, problem: str, status: int, queue: str = "") -> Refused:
+    """Return what is remembered of the request that Quart is at, which is refused."""
+    method, path = request.method[:MAX_LOGGED_METHOD], shown_path(request.scope["raw_path"])
+    return Refused(trio.current_time(), problem, status, trace_id, method, path, queue=queue)
 
 
 def _waits_for_room(plan: Plan) -> bool:

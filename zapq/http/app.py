@@ -19,7 +19,7 @@ from zapq import logs
 from zapq.engine.engine import Engine
 from zapq.errors import ClientGone, Forbidden, RoleMissing, Unauthenticated, ZapqError
 from zapq.http import page, problems, render
-from zapq.http.answering import Answering, as_response, exchange_of
+from zapq.http.answering import Answering, as_response, exchange_of, refused_now
 from zapq.http.endpoints import ENDPOINTS, Endpoint
 from zapq.http.exchange import HTTPConnection, shown_path
 from zapq.http.guard import Guard, check_origin
@@ -141,14 +141,14 @@ def create_app(
             return sqs.refuse(error)
         response = as_response(render.refused(error, exchange_of(request).trace_id, b""))
         if isinstance(error, Unauthenticated | RoleMissing | Forbidden):
-            counts.refusals[error.problem] += 1
+            note(error.problem, error.status)
             log_intruder(error)
             return response
         level = logging.ERROR if error.status == 500 else logging.WARNING
         if isinstance(error, ClientGone):
             level = logging.DEBUG  # clients leave all the time
         else:
-            counts.refusals[error.problem] += 1
+            note(error.problem, error.status)
         log_refusal(level, error.problem, error.status, error.detail)
         return response
 
@@ -162,7 +162,7 @@ def create_app(
         response = problem(status, problems.render_status(status, detail, exchange_of(request).trace_id))
         if allowed:
             response.headers["Allow"] = ", ".join(allowed)
-        counts.refusals[problems.name_of(status)] += 1
+        note(problems.name_of(status), status)
         log_refusal(logging.WARNING, f"http-{status}", status, detail)
         return response
 
@@ -175,9 +175,13 @@ def create_app(
 
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:
-        counts.refusals[problems.name_of(500)] += 1
+        note(problems.name_of(500), 500)
         logs.log.error("request failed", exc_info=error)
         return as_response(render.failed(exchange_of(request).trace_id, b""))
+
+    def note(problem: str, status: int) -> None:
+        queue = queue_asked_for().get("queue", "")
+        counts.note_refusal(refused_now(exchange_of(request).trace_id, problem, status, queue))
 
     def log_refusal(level: int, cause: str, status: int, detail: str, **who: str) -> None:
         throttle.say(

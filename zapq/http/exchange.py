@@ -33,6 +33,7 @@ from zapq.http.endpoints import Body
 from zapq.http.routing import find_route, speaks_sqs
 from zapq.limits import MAX_LOGGED_METHOD, MAX_LOGGED_PATH, SMALL_BODY_BYTES
 from zapq.service.reservation import Pool, Reservation
+from zapq.service.section import Gate
 from zapq.service.waiting import Deliveries, Lender
 
 _ORIGIN = re.compile(rb"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
@@ -316,6 +317,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
         )
         logs.current_trace_id.set(exchange.trace_id)
         state["exchange"] = exchange
+        gate: Gate | None = state.get("handling")
         log: AccessLog | None = state.get("access_log")
         if log is not None and log.choose(1):
             send = _logged(send, exchange, self.scope, log)
@@ -323,6 +325,8 @@ class HTTPConnection(TrioASGIHTTPConnection):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_listen, receive, exchange)
                 try:
+                    if gate is not None:
+                        await gate.enter()
                     await self._answer(_traced(send, exchange, transport, self.scope))
                     exchange.answered = True
                 finally:

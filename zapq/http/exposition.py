@@ -26,9 +26,14 @@ from zapq.http.families import (
     Family,
     Value,
 )
-from zapq.http.series import AGES, ROWS_AT_ONCE, STEADY, Queues, Series, histogram
+from zapq.http.series import AGES, STEADY, Queues, Series, histogram
+from zapq.limits import KIB
 
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
+PIECE_BYTES = 256 * KIB
+"""Bytes of text that are put together, and sent by themselves, which costs 0.1 ms in Hypercorn."""
+BLOCKS_AT_ONCE = 20
+"""Blocks of queues whose ages are written in one go, in some 0.6 ms."""
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
@@ -37,21 +42,28 @@ class Exposition:
 
     def __init__(self, *, openmetrics: bool) -> None:
         self._openmetrics = openmetrics
+        self._lines: list[bytes] = []
+        self._size = 0
         self._pieces: list[bytes] = []
 
-    def add(self, family: Family, lines: Sequence[bytes]) -> None:
-        """Write a family that has these lines, unless there are none."""
+    def add(self, family: Family, lines: Sequence[bytes]) -> bool:
+        """Write a family that has these lines, unless there are none; return whether a piece is complete."""
         if not any(lines):
-            return
+            return False
         name, kind = family.name, str(family.kind)
         if not self._openmetrics:
-            name, kind = _series(family), _KINDS.get(kind, kind)
-        self._pieces.append(f"# HELP {name} {family.help}\n# TYPE {name} {kind}\n".encode())
-        self._pieces += lines
+            name, kind = family.series, _KINDS.get(kind, kind)
+        self._lines.append(f"# HELP {name} {family.help}\n# TYPE {name} {kind}\n".encode())
+        self._lines += lines
+        self._size += sum(map(len, lines))
+        if self._size < PIECE_BYTES:
+            return False
+        self._end_piece()
+        return True
 
     def add_values(self, family: Family, values: Mapping[str, Value]) -> None:
         """Write a family with these values, by their labels with braces."""
-        series = _series(family)
+        series = family.series
         self.add(family, [f"{series}{labels} {value}\n".encode() for labels, value in values.items()])
 
     def add_spread(self, family: Family, bounds: Sequence[float], spread: Spread | None) -> None:
@@ -60,21 +72,21 @@ class Exposition:
             counts = (*accumulate(spread.counts), spread.seconds, spread.number)
             self.add(family, [(histogram(family, "", bounds) % counts).encode()])
 
-    def finish(self) -> bytes:
-        """Return the whole text."""
+    def finish(self) -> list[bytes]:
+        """Return the whole text, in pieces."""
         if self._openmetrics:
-            self._pieces.append(b"# EOF\n")
-        return b"".join(self._pieces)
+            self._lines.append(b"# EOF\n")
+        self._end_piece()
+        return self._pieces
+
+    def _end_piece(self) -> None:
+        self._pieces.append(b"".join(self._lines))
+        self._lines.clear()
+        self._size = 0
 
 
-_SUFFIXES = {"counter": "_total", "info": "_info"}
 _KINDS = {"info": "gauge"}
 """What the older format calls kinds it does not have."""
-
-
-def _series(family: Family) -> str:
-    """Return the name of a family's series, if it is no histogram."""
-    return family.name + _SUFFIXES.get(family.kind, "")
 
 
 class Server(NamedTuple):
@@ -91,23 +103,23 @@ class Server(NamedTuple):
 
 def write(
     series: Series, shown: Queues, server: Server | None, now: float, *, openmetrics: bool
-) -> Generator[None, Any, bytes]:
-    """Return the text about `shown` and, if it is to be told of, the server, as of `now` of Trio's clock.
+) -> Generator[None, Any, list[bytes]]:
+    """Return in pieces the text about `shown` and, if it is to be told of, the server.
 
-    Yields between families, so that others can have a turn.
+    All is as of `now` of Trio's clock. Yields now and then, so that others can have a turn.
     """
     text = Exposition(openmetrics=openmetrics)
-    rows = yield from series.update(shown, every=server is not None)
+    blocks = yield from series.update(shown, every=server is not None)
     yield
-    if rows:
+    if blocks:
         ages: list[tuple[bytes, ...]] = []
-        for at in range(0, len(rows), ROWS_AT_ONCE):
-            ages += [row.ages(now) for row in rows[at : at + ROWS_AT_ONCE]]
+        for at in range(0, len(blocks), BLOCKS_AT_ONCE):
+            ages += [block.ages(now) for block in blocks[at : at + BLOCKS_AT_ONCE]]
             yield
-        for families, pieces in ((AGES, ages), (STEADY, [row.pieces for row in rows])):
-            for family, lines in zip(families, zip(*pieces, strict=True), strict=True):
-                text.add(family, lines)
-            yield
+        for families, texts in ((AGES, ages), (STEADY, [block.texts for block in blocks])):
+            for family, pieces in zip(families, zip(*texts, strict=True), strict=True):
+                if text.add(family, pieces):
+                    yield
     of_dead_letters = [info.name for info in shown.own if info.name in shown.of_dead_letters]
     text.add_values(TAKES_DEAD_LETTERS, {f'{{queue="{name}"}}': 1 for name in of_dead_letters})
     if server is not None:

@@ -15,6 +15,14 @@ class Family(NamedTuple):
     kind: Kind
     help: str
 
+    @property
+    def series(self) -> str:
+        """The name of its series, if it is no histogram."""
+        return self.name + _SUFFIXES.get(self.kind, "")
+
+
+_SUFFIXES = {"counter": "_total", "info": "_info"}
+
 
 def _counted(name: str, help: str) -> Family:
     return Family(f"zapq_queue_{name}", "counter", help)

@@ -15,6 +15,7 @@ import trio
 from zapq import logs
 from zapq.core.ages import Oldest, age
 from zapq.http import problems
+from zapq.http.refused import LastRefused, Refused
 from zapq.limits import MAX_OTHER_BODIES_BYTES
 from zapq.service.engine_stats import EngineStats
 from zapq.service.journal import JournalStats
@@ -44,8 +45,14 @@ class ServerCounts:
     """Answered by Hypercorn and Quart."""
     refusals: Counter[str] = field(default_factory=Counter)
     """By the name of the problem."""
+    last_refused: LastRefused = field(default_factory=LastRefused)
     other_bodies: Budget = field(default_factory=lambda: Budget(MAX_OTHER_BODIES_BYTES))
     """For bodies that are being received and are no messages."""
+
+    def note_refusal(self, refused: Refused) -> None:
+        """Count a request that was refused, and remember it for a while."""
+        self.refusals[refused.problem] += 1
+        self.last_refused.note(refused)
 
 
 def as_json(stats: ServiceStats, counts: ServerCounts, now: float) -> dict[str, int | float | str]:
@@ -101,12 +108,13 @@ def as_json(stats: ServiceStats, counts: ServerCounts, now: float) -> dict[str, 
 
 
 def refusals(stats: ServiceStats, counts: ServerCounts) -> dict[str, int]:
-    """Return how many requests were refused, by the name of every problem there is."""
+    """Return how many requests were refused, by the name of every problem there is, and by codes only SQS has."""
     others = (Counter({name: number}) for name, number in stats.elsewhere.items() if name.startswith(REFUSAL))
     found = Counter({REFUSAL + name: number for name, number in counts.refusals.items()})
     for other in others:
         found.update(other)
-    return {name: found[REFUSAL + name] for name in sorted(problems.meanings())}
+    names = problems.meanings().keys() | {name.removeprefix(REFUSAL) for name in found}
+    return {name: found[REFUSAL + name] for name in sorted(names)}
 
 
 def grown(counts: ServerCounts) -> dict[str, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import Any, Literal
+from collections.abc import Callable, Generator, Hashable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -47,7 +47,14 @@ class Frame(msgspec.Struct):
     counts: ServerCounts
 
 
-Steps = Generator[Operation | None, Any, bytes]
+class InPieces(NamedTuple):
+    """A large answer, which is nowhere put together."""
+
+    head: bytes
+    body: Sequence[bytes]
+
+
+Steps = Generator[Operation | None, Any, InPieces]
 """Yields operations and is sent their outcomes, or None where others are to have a turn; returns the answer."""
 
 
@@ -66,6 +73,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The ETags of what the client has already."""
     grant: Grant | None = None
     """What is told of the client itself."""
+    limit: int = 0
+    """How many are shown at most, if that is not for the operation to say."""
     simple: Enqueue | None = None
     """The same except for the body, if it needs no `Put` as long as there is no key."""
     steps: Callable[[Frame, Series], Steps] | None = None
@@ -73,3 +82,5 @@ class Plan(msgspec.Struct, frozen=True):
 
     Gets the frame, and what is written of queues in scrapes.
     """
+    shared: Hashable = None
+    """Clients that ask for `steps` at the same time are given the same answer, if this is the same."""

@@ -23,6 +23,7 @@ from zapq.limits import (
     MAX_VISIBILITY,
     MAX_WAIT,
     PEEK,
+    REFUSALS_KEPT,
 )
 from zapq.service.operations import (
     Advance,
@@ -142,7 +143,7 @@ def fill_batch(
     """Return the operation that stores the batch in `body`; `InvalidParameter` if it is not valid."""
     template: Any = plan.operation
     batch = wire.decode_batch(plan.media_type, body)
-    packed = body if plan.media_type == MSGPACK else b""
+    packed = bytes(body) if plan.media_type == MSGPACK else b""
     return Put(batch, template.terms, key, packed, exempt_from_drain, reserved, template.queue)
 
 
@@ -260,6 +261,13 @@ def history(asked: Asked) -> Plan:
     if len(patterns) > HISTORIES:
         raise InvalidParameter(f"queue must be at most {HISTORIES} names or patterns.", parameter="queue")
     return Plan(History(asked.queues, tuple(patterns), limit))
+
+
+def refusals(asked: Asked) -> Plan:
+    """Plan to show the requests that were refused last."""
+    limit = wire.whole(asked.values, "limit", REFUSALS_KEPT)
+    check("limit", limit, 1, REFUSALS_KEPT)
+    return Plan(None, limit=limit)
 
 
 def advance(asked: Asked) -> Plan:

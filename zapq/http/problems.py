@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from http import HTTPStatus
 
 import msgspec
@@ -80,7 +82,8 @@ def render_status(status: int, detail: str, trace_id: str) -> bytes:
     return render(name=name_of(status), status=status, detail=detail, trace_id=trace_id)
 
 
-def meanings() -> dict[str, Meaning]:
+@cache
+def meanings() -> Mapping[str, Meaning]:
     """Return what every problem the server answers with means, by its name."""
     found = {name_of(status): Meaning.of(name_of(status), status, text) for status, text in _STATUSES.items()}
     for name, error in BY_PROBLEM.items():

@@ -344,16 +344,20 @@ def failed(trace_id: str, tail: bytes) -> bytes:
 
 
 def _ok(body: bytes, media_type: str, tail: bytes, fields: bytes = b"", *, status: int = 200) -> bytes:
-    head = b"HTTP/1.1 %d %b\r\n%bCache-Control: no-store\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n" % (
+    # It may be megabytes, which % would copy more than once.
+    return head(len(body), media_type, tail, fields, status=status) + body
+
+
+def head(size: int, media_type: str, tail: bytes, fields: bytes = b"", *, status: int = 200) -> bytes:
+    """What stands before a body of `size` bytes."""
+    return b"HTTP/1.1 %d %b\r\n%bCache-Control: no-store\r\nContent-Type: %b\r\nContent-Length: %d\r\n%b\r\n" % (
         status,
         PHRASES[status].encode(),
         fields,
         media_type.encode(),
-        len(body),
+        size,
         tail,
     )
-    # It may be megabytes, which % would copy more than once.
-    return head + body
 
 
 # A struct, because a thousand dicts of that size take milliseconds.
@@ -394,6 +398,21 @@ def history(told: Told, frame: Frame) -> dict[str, object]:
         "left_out": told.left_out,
         "queues": told.queues,
     }
+
+
+def refusals(frame: Frame, limit: int) -> list[dict[str, object]]:
+    """Return the requests that were refused last as JSON shows them."""
+    return [
+        {
+            "time": rfc3339(each.at + frame.clock_offset).decode(),
+            "problem": each.problem,
+            "status": each.status,
+            **({"method": each.method, "path": each.shown_path} if each.method else {}),
+            **({"queue": each.queue} if each.queue else {}),
+            "trace_id": each.trace_id,
+        }
+        for each in frame.counts.last_refused.latest(limit)
+    ]
 
 
 def grant(grant: Grant | None) -> dict[str, object]:

@@ -9,7 +9,7 @@ from functools import partial
 from zapq.errors import ZapqError
 from zapq.http import metrics, process, render, wire
 from zapq.http.exposition import OPENMETRICS, TEXT_FORMAT, Server, write
-from zapq.http.plan import Asked, Frame, Plan, Steps
+from zapq.http.plan import Asked, Frame, InPieces, Plan, Steps
 from zapq.http.render import JSON
 from zapq.http.series import Series, of_deleted, share
 from zapq.service.operations import List, Stats
@@ -38,7 +38,8 @@ def _best_of(accept: str, offered: list[str]) -> str | None:
 
 def _in(media_type: str, asked: Asked) -> Plan:
     wanted = asked.values.get("queue")
-    return Plan(None, media_type=media_type, steps=partial(_scrape, media_type, asked.queues, wanted))
+    steps = partial(_scrape, media_type, asked.queues, wanted)
+    return Plan(None, media_type=media_type, steps=steps, shared=(media_type, asked.queues, wanted))
 
 
 def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, series: Series) -> Steps:
@@ -49,7 +50,8 @@ def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, ser
     about_all = allowed == "*" and wanted is None
     server, deleted, reachable = None, None, True
     if about_all:
-        stats: ServiceStats = yield Stats()
+        # What all queues come to together, Prometheus adds up itself.
+        stats: ServiceStats = yield Stats(sums=False)
         deleted = of_deleted(stats.deleted, stats.deleted_waits)
         server = Server(
             metrics.as_json(stats, frame.counts, frame.now),
@@ -69,10 +71,12 @@ def _scrape(media_type: str, allowed: str, wanted: str | None, frame: Frame, ser
         # What the server knows of itself says why: an alert is about it.
         if not about_all:
             raise
+    yield None
     of_dead_letters = {info.settings.dead_letter for info in infos}
     if wanted is not None:
         infos = [info for info in infos if fnmatchcase(info.name, wanted)]
     format = _TYPES[media_type]
     shown = share(infos, series.limit, deleted, of_dead_letters)
     body = yield from write(series, shown, server, frame.now, openmetrics=format is OPENMETRICS)
-    return render.text(body, frame.tail, format, b"Vary: Accept\r\n")
+    head = render.head(sum(map(len, body)), format, frame.tail, b"Vary: Accept\r\n")
+    return InPieces(head, body)

@@ -1,20 +1,21 @@
 """The series of single queues, kept as text: most of it is the same at the next scrape.
 
-A family's series stand together, one queue's after the other's. So each queue has a piece of text for each family,
-and a scrape puts them together by family. Only the pieces of queues that have changed are made anew.
+A family's series stand together, one queue's after the other's. So a block of queues has a piece of text for each
+family, and a scrape puts these together. If one of its queues has changed, a block is written anew: it has a
+template with all but the numbers, and fills in a thousand numbers in 30 us.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Sequence
-from itertools import accumulate
-from math import inf
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from itertools import accumulate, compress, islice
 from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
 
-from zapq.core.ages import BOUNDS, Spread, oldest_of, spread_of
+from zapq.core.ages import BOUNDS, Spread, age, oldest_of, spread_of
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import STATES, QueueStats, total
 from zapq.http.families import (
@@ -33,15 +34,29 @@ from zapq.service.queue_state import QueueInfo
 
 OTHERS, DELETED = "(other)", "(deleted)"
 """Stand in the label `queue` for queues that have no series of their own; no queue can be called so."""
-ROWS_AT_ONCE = 100
-"""Queues whose series are brought up to date in one go: 0.7 ms if all have changed; then others have a turn."""
+ROWS_AT_ONCE = 1500
+"""Queues whose series are looked through in one go, in some 0.5 ms; then others have a turn."""
+_CHANGED = 12
+"""As many of them one counts for that may have changed."""
+ROWS_IN_A_BLOCK = 64
+"""Queues whose series are kept put together, as long as all of them stay the same."""
 
 AGES = (OLDEST_READY, OLDEST_LEASE)
 """Families that change by themselves."""
-STEADY = (MESSAGES, BYTES, WAITING, PAUSED, *LIMITS.values(), *COUNTERS.values(), WAITS)
-"""The other families with a series for each queue, in the order in which they are written."""
-_END, _NAME = b"\x1f", b"\x1e"
-"""End the text of a family, and stand for the name of a queue; no name has them."""
+LINES: Sequence[tuple[Family, bytes]] = (
+    *((MESSAGES, f',state="{state}"'.encode()) for state in STATES),
+    *((family, b"") for family in (BYTES, WAITING, PAUSED, *LIMITS.values())),
+    *((family, b"") for family in COUNTERS.values()),
+)
+"""Each line about a queue that has a whole number: its family, and the labels beside the queue's name."""
+_LINES_OF = Counter(family for family, _ in LINES)
+"""How many lines a family has for each queue."""
+STEADY = (*_LINES_OF, WAITS)
+"""The other families with series for each queue, in the order in which they are written."""
+_NOTHING_HELD = (None,) * (len(LINES) - len(COUNTERS))
+_END = b"\x1f"
+"""Ends the text of a family; no name has it."""
+Number = int | float
 
 
 class Queues(NamedTuple):
@@ -81,91 +96,147 @@ class Series:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._rows: dict[str, _Row] = {}
+        self._lines: dict[str, Sequence[bytes]] = {}
+        """For each queue, its lines with a place for the number in each."""
+        self._blocks: list[Block] = []
+        """Of the last scrape of every queue."""
 
-    def update(self, shown: Queues, *, every: bool) -> Generator[None, None, list[_Row]]:
+    def update(self, shown: Queues, *, every: bool) -> Generator[None, None, list[Block]]:
         """Return what is to be written of `shown`, which is `every` queue or a part of them.
 
         Yields now and then, so that others can have a turn.
         """
-        before, rows = self._rows, []
-        for at, info in enumerate(shown.own, 1):
-            row = before.get(info.name)
-            if row is None:
-                row = before[info.name] = _Row(info.name)
-            if row.info is not info:
-                row.update(info)
-            rows.append(row)
-            if not at % ROWS_AT_ONCE:
-                yield
-        if every or len(before) > 2 * self.limit:
+        if len(self._lines) > (len(shown.own) if every else 2 * self.limit):
             # Others are gone.
-            self._rows = {row.name: row for row in rows}
+            self._lines = {info.name: self._lines_of(info.name) for info in shown.own}
+        blocks: list[Block] = []
+        kept = self._blocks if every else []
+        left = ROWS_AT_ONCE
+        for number, at in enumerate(range(0, len(shown.own), ROWS_IN_A_BLOCK)):
+            infos = shown.own[at : at + ROWS_IN_A_BLOCK]
+            former = kept[number] if number < len(kept) else None
+            left -= len(infos)
+            if former is None or former.infos != infos:
+                former = Block(infos, self._lines_of, former)
+                left -= len(infos) * _CHANGED
+            blocks.append(former)
+            if left < 0:
+                left = ROWS_AT_ONCE
+                yield
+        if every:
+            self._blocks = blocks[:]
         if shown.others:
-            rows.append(_Row(OTHERS))
-            rows[-1].update(_sum_up(shown.others))
+            blocks.append(Block([_sum_up(shown.others)], _lines_of))
         if shown.deleted is not None:
-            rows.append(_Row(DELETED))
-            rows[-1].update(shown.deleted)
-        return rows
+            blocks.append(Block([shown.deleted], _lines_of))
+        return blocks
+
+    def _lines_of(self, name: str) -> Sequence[bytes]:
+        lines = self._lines.get(name)
+        if lines is None:
+            lines = self._lines[name] = _lines_of(name)
+        return lines
 
 
-class _Row:
-    """What is written of one queue."""
+class Block:
+    """What is written of some queues that follow each other, put together."""
 
-    __slots__ = ("_heads", "_template", "info", "name", "pieces")
+    __slots__ = ("_shape", "_templates", "infos", "texts")
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.info: QueueInfo | None = None
-        self.pieces: Sequence[bytes] = ()
+    def __init__(
+        self, infos: Sequence[QueueInfo], lines_of: Callable[[str], Sequence[bytes]], former: Block | None = None
+    ) -> None:
+        """Write about `infos`; `former` is about most of them, as they were before."""
+        self.infos = infos
+        self._shape = list(map(_shape_of, infos))
+        columns = list(zip(*map(_values_of, infos), strict=True))
+        if former is not None and former._shape == self._shape:
+            self._templates: _Templates = former._templates
+        else:
+            self._templates = _templates([lines_of(info.name) for info in infos], columns, self._shape)
+        numbers = [value for column in columns for value in column if value is not None]
+        for info in infos:
+            if info.waits is not None and any(info.waits.counts):
+                *_, number = counts = tuple(accumulate(info.waits.counts))
+                numbers += (*counts, info.waits.seconds, number)
+        self.texts = (self._templates.steady % tuple(numbers)).split(_END)
         """The text of each family in `STEADY`."""
-        self._heads = tuple(head.replace(_NAME, name.encode()) for head in _HEADS)
-        self._template = _TEMPLATE.replace(_NAME, name.encode())
-
-    def update(self, info: QueueInfo) -> None:
-        """Write anew what has changed since."""
-        before, self.info = self.info, info
-        if before is not None and before == info:
-            return
-        _, size, ready, delayed, leased, *counts = msgspec.structs.astuple(info.stats)
-        spread = info.waits or _NONE
-        numbers = (
-            *(ready, delayed, leased, size, info.waiting, info.paused),
-            *counts,
-            *accumulate(spread.counts),
-            spread.seconds,
-            spread.number,
-        )
-        pieces = (self._template % numbers).split(_END)
-        for at, name in enumerate(LIMITS, _FIRST_LIMIT):
-            limit = getattr(info.settings, name)
-            if limit is not None:
-                pieces[at] = f'{STEADY[at].name}{{queue="{info.name}"}} {limit}\n'.encode()
-        if not spread.number:
-            pieces[-1] = b""
-        if info.name == OTHERS:
-            pieces[_PAUSED] = b""
-        elif info.name == DELETED:
-            pieces[:_FIRST_LIMIT] = [b""] * _FIRST_LIMIT
-        self.pieces = pieces
 
     def ages(self, now: float) -> tuple[bytes, bytes]:
         """Return the text of each family in `AGES`."""
-        info = self.info
-        oldest = None if info is None else info.oldest
-        if oldest is None:
-            return b"", b""
-        ready, lease = self._heads
+        known = [info.oldest for info in self.infos if info.oldest is not None]
+        _, ready, lease = self._templates
         return (
-            ready + b"0\n" if oldest.ready == inf else b"%b%.3f\n" % (ready, max(now - oldest.ready, 0.0)),
-            lease + b"0\n" if oldest.lease == inf else b"%b%.3f\n" % (lease, max(now - oldest.lease, 0.0)),
+            ready % tuple([age(oldest.ready, now) for oldest in known]),
+            lease % tuple([age(oldest.lease, now) for oldest in known]),
         )
 
 
-_NONE = Spread()
-_PAUSED = STEADY.index(PAUSED)
-_FIRST_LIMIT = _PAUSED + 1
+class _Shape(NamedTuple):
+    """What there are lines about of one queue; all of it stays the same for most, most of the time."""
+
+    name: str
+    limits_messages: bool
+    limits_bytes: bool
+    has_ages: bool
+    has_waits: bool
+
+
+def _shape_of(info: QueueInfo) -> _Shape:
+    settings, waits = info.settings, info.waits
+    return _Shape(
+        info.name,
+        settings.max_messages is not None,
+        settings.max_bytes is not None,
+        info.oldest is not None,
+        waits is not None and any(waits.counts),
+    )
+
+
+class _Templates(NamedTuple):
+    """What is written of a block's queues, with a place for each number."""
+
+    steady: bytes
+    """Of each family in `STEADY`, with `_END` between two."""
+    ready: bytes
+    lease: bytes
+
+
+def _templates(
+    lines: Sequence[Sequence[bytes]], columns: Sequence[Sequence[Number | None]], shapes: Sequence[_Shape]
+) -> _Templates:
+    *steady, waits, ready, lease = zip(*lines, strict=True)
+    there = iter(
+        b"".join(line for line, value in zip(of_queues, values, strict=True) if value is not None)
+        for of_queues, values in zip(steady, columns, strict=True)
+    )
+    families = [b"".join(islice(there, number)) for number in _LINES_OF.values()]
+    families.append(b"".join(line for line, shape in zip(waits, shapes, strict=True) if shape.has_waits))
+    has_ages = [shape.has_ages for shape in shapes]
+    return _Templates(
+        _END.join(families), b"".join(compress(ready, has_ages)), b"".join(compress(lease, has_ages))
+    )
+
+
+def _lines_of(name: str) -> Sequence[bytes]:
+    """Return each line about a queue with a place for its number, its histogram, and the line of each age."""
+    label = f'queue="{name}"'
+    return (
+        *(b"%b{%b%b} %%d\n" % (family.series.encode(), label.encode(), more) for family, more in LINES),
+        histogram(WAITS, label, BOUNDS).encode(),
+        *(b"%b{%b} %%.3f\n" % (family.name.encode(), label.encode()) for family in AGES),
+    )
+
+
+def _values_of(info: QueueInfo) -> Sequence[Number | None]:
+    """Return the number in each of `LINES`, None for one that a queue has not."""
+    _, size, ready, delayed, leased, *counts = msgspec.structs.astuple(info.stats)
+    name, settings = info.name, info.settings
+    if name == DELETED:
+        return (*_NOTHING_HELD, *counts)
+    paused = None if name == OTHERS else info.paused
+    limits = settings.max_messages, settings.max_bytes
+    return (ready, delayed, leased, size, info.waiting, paused, *limits, *counts)
 
 
 def histogram(family: Family, label: str, bounds: Sequence[float]) -> str:
@@ -181,24 +252,3 @@ def _sum_up(infos: Sequence[QueueInfo]) -> QueueInfo:
     oldest = oldest_of(known) if known else None
     waits = spread_of(info.waits for info in infos if info.waits is not None) if known else None
     return QueueInfo(OTHERS, QueueSettings(), stats, False, waiting, 0, oldest, waits)
-
-
-def _template() -> bytes:
-    """Return what a queue's series look like, with a place for each number."""
-    label = f'queue="{_NAME.decode()}"'
-    pieces: list[str] = []
-    for family in STEADY:
-        if family is MESSAGES:
-            piece = "".join(f'{family.name}{{{label},state="{state}"}} %d\n' for state in STATES)
-        elif family is WAITS:
-            piece = histogram(family, label, BOUNDS)
-        elif family.kind == "counter":
-            piece = f"{family.name}_total{{{label}}} %d\n"
-        else:
-            piece = "" if family in LIMITS.values() else f"{family.name}{{{label}}} %d\n"
-        pieces.append(piece)
-    return _END.decode().join(pieces).encode()
-
-
-_TEMPLATE = _template()
-_HEADS = tuple(f'{family.name}{{queue="{_NAME.decode()}"}} '.encode() for family in AGES)

@@ -16,7 +16,7 @@ from werkzeug.exceptions import NotFound
 from zapq.access.grant import Grant
 from zapq.errors import ZapqError
 from zapq.http import render
-from zapq.http.answering import Answering, exchange_of
+from zapq.http.answering import Answering, exchange_of, refused_now
 from zapq.http.endpoints import Body, Endpoint
 from zapq.http.exchange import Exchange, declares_body, shown_path
 from zapq.http.guard import Guard
@@ -112,7 +112,8 @@ class SqsRoad:
         response = as_response(protocol.refusal(refused, request_id), request_id)
         if refused.retry_after is not None:
             response.headers["Retry-After"] = str(refused.retry_after)
-        self.answering.counts.refusals[problem_of(error)] += 1
+        trace_id = exchange_of(request).trace_id
+        self.answering.counts.note_refusal(refused_now(trace_id, problem_of(error), refused.kind.status))
         self.answering.throttle.say(
             logging.WARNING if refused.kind.sender else logging.ERROR,
             refused.kind.code,

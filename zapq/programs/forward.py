@@ -45,6 +45,7 @@ class Forwarder:
         self._say = say
         self._clock = clock
         self._receiver = Receiver(target, concurrency, timeout)
+        self._leases: Consumer | None = None
         self._stopping = False
         self._gone = False
         self._between: set[trio.CancelScope] = set()
@@ -56,6 +57,8 @@ class Forwarder:
     def stop(self) -> None:
         """Take no more messages; deliveries under way go on to their end."""
         self._stopping = True
+        if self._leases is not None:
+            self._leases._stop_fetching()
         for scope in self._between:
             scope.cancel()
 
@@ -64,15 +67,11 @@ class Forwarder:
 
         When it returns or is cancelled, every message that was not delivered is back in its queue.
         """
+        consumer = self._client.consume(self._queue, concurrency=self._concurrency, visibility=self._visibility)
         try:
-            async with (
-                self._client.consume(
-                    self._queue, concurrency=self._concurrency, visibility=self._visibility
-                ) as leases,
-                trio.open_nursery() as nursery,
-            ):
+            async with consumer as self._leases, trio.open_nursery() as nursery:
                 for _ in range(self._concurrency):
-                    nursery.start_soon(self._work, leases)
+                    nursery.start_soon(self._work, self._leases)
         finally:
             self._receiver.close()
         if self._gone:

@@ -85,13 +85,18 @@ class Receiver:
         self, connection: http.client.HTTPConnection, body: bytes, fields: Mapping[str, str]
     ) -> Answer:
         def talk() -> tuple[Answer, bool]:
-            connection.request("POST", self._target.path, body, dict(fields))
-            answer = connection.getresponse()
-            answer.read(FORWARD_ANSWER_BYTES)
+            try:
+                connection.request("POST", self._target.path, body, dict(fields))
+                answer = connection.getresponse()
+                answer.read(FORWARD_ANSWER_BYTES)
+            finally:
+                if given_up:
+                    # It had no socket yet.
+                    connection.close()
             found = Answer(answer.status, answer.headers.get("Retry-After", ""))
             return found, answer.isclosed() and not answer.will_close
 
-        kept = False
+        kept = given_up = False
         try:
             found, kept = await trio.to_thread.run_sync(talk, abandon_on_cancel=True, limiter=self._limiter)
             return found
@@ -99,6 +104,7 @@ class Receiver:
             if kept:
                 self._idle.append(connection)
             else:
+                given_up = True
                 _end(connection)
 
     def _connection(self) -> http.client.HTTPConnection:

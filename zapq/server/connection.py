@@ -27,6 +27,7 @@ from zapq import logs
 from zapq.access.certificate import NOBODY
 from zapq.http import problems
 from zapq.http.exchange import shown_path
+from zapq.http.refused import Refused
 from zapq.limits import (
     HANDSHAKE_SECONDS,
     LINGER_BYTES,
@@ -258,6 +259,7 @@ class Connection:
             "trace_ids": self._site.trace_ids,
             "other_bodies": self._site.counts.other_bodies,
             "access_log": self._site.access_log,
+            "handling": self._site.handling,
         })
         async with TaskGroup() as tasks:
             common = (self._site.app, self._site.config, self._site.context, tasks, state)
@@ -278,6 +280,7 @@ class Connection:
         discarded = 0
         data = received or await self._receive()
         while data is not None:
+            await self._site.receiving.enter()
             if self._state is ConnectionState.RETURNING:
                 self._rest += data
                 return
@@ -407,7 +410,9 @@ class Connection:
         trace_id = self._site.trace_ids.new()
         if not left:
             self._site.counts.wire_refusals += 1
-            self._site.counts.refusals[problems.name_of(status)] += 1
+            method, path = _request(line).values() or ("", "")
+            about = Refused(trio.current_time(), problems.name_of(status), status, trace_id, method, path)
+            self._site.counts.note_refusal(about)
         level = logging.DEBUG if left else logging.WARNING
         self._site.throttle.say(
             level,

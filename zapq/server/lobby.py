@@ -39,6 +39,7 @@ from zapq.limits import (
     BYTES_PER_COST,
     HANDSHAKE_SECONDS,
     LARGE_SECONDS,
+    MIB,
     RECEIVE_BYTES,
     TURN_COST,
 )
@@ -197,8 +198,18 @@ class Lobby:
         cost, last, until = 0, len(self._large) - due, time.perf_counter() + LARGE_SECONDS
         while len(self._large) > last and cost < TURN_COST and time.perf_counter() < until:
             guest = self._large.popleft()
-            if guest.state is _MORE:
-                cost += self._attend(guest, large=True)
+            if guest.state is not _MORE:
+                continue
+            if len(guest.rest) > MIB and isinstance(guest.rest, bytearray):
+                # To copy it takes milliseconds, so it is answered in the next turn.
+                guest.rest = bytes(guest.rest)
+                self._large.appendleft(guest)
+                return
+            cost += self._attend(guest, large=True)
+            if self._large and self._large[-1] is guest:
+                # It waits for what is done for the one before.
+                self._large.rotate(1)
+                break
         self._send_answers()
 
     def _attend(self, guest: Guest, large: bool = False) -> int:
@@ -253,11 +264,11 @@ class Lobby:
             return self._look_after(guest, guest.answers)
         answers = self._hot.respond(data, guest.identities, guest.sock, large)
         if answers.then == "large":
-            guest.rest = bytearray(data)
+            guest.rest = data
             if reserved is not None and reserved.cover(len(data)):
                 guest.reserved = reserved  # until it has its turn, it is still only held
             self._line_up(guest)
-            return 1 + len(data) // BYTES_PER_COST  # what it costs to copy it
+            return 1
         # What was answered is not kept till then: memory that is used again at once costs least.
         rest = data[answers.used :]
         if answers.pending is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase, translate
 from typing import Protocol
 
@@ -17,7 +17,7 @@ import trio
 
 from zapq.core.ages import Oldest, age
 from zapq.core.stats import QueueStats
-from zapq.limits import HISTORY_SAMPLES, HISTORY_SECONDS, LISTED_AT_ONCE
+from zapq.limits import HISTORY_SAMPLES, HISTORY_SECONDS, LISTED_AT_ONCE, NAMES_MATCHED_AT_ONCE
 from zapq.service.section import Turns
 
 COLUMNS = ("messages", "ready", "in", "out", "age")
@@ -103,17 +103,28 @@ class History:
         for name in self._rings.keys() - set(names):
             del self._rings[name]
 
-    def tell(self, pattern: str, wanted: Sequence[str], limit: int, now: float) -> Told:
-        """Tell of at most `limit` queues whose name fits `pattern` and one of `wanted`, from A to Z."""
+    def find(self, pattern: str, wanted: Sequence[str]) -> Generator[None, None, list[str]]:
+        """Return the queues whose name fits `pattern` and one of `wanted`, from A to Z.
+
+        Yields now and then, so that others can have a turn.
+        """
         # Most ask for names: these need no search, which would take as long as there are queues and patterns.
         named = {each for each in wanted if not _PATTERN.search(each)}
         found = {each for each in named if each in self._rings}
         if patterns := set(wanted) - named:
             fits = re.compile("|".join(map(translate, patterns)), re.DOTALL).match
-            found.update(name for name in self._rings if fits(name))
-        names = sorted(name for name in found if fnmatchcase(name, pattern))
-        queues = {name: self._columns(self._rings[name]) for name in names[:limit]}
-        return Told(HISTORY_SECONDS, max(now - self._at, 0.0), queues, max(len(names) - limit, 0))
+            names, at_once = list(self._rings), max(1, NAMES_MATCHED_AT_ONCE // len(patterns))
+            for start in range(0, len(names), at_once):
+                if start:
+                    yield
+                found.update(filter(fits, names[start : start + at_once]))
+        return sorted(name for name in found if fnmatchcase(name, pattern))
+
+    def tell(self, names: Iterable[str], limit: int, now: float) -> Told:
+        """Tell of at most `limit` of the queues called `names`."""
+        there = [name for name in names if name in self._rings]
+        queues = {name: self._columns(self._rings[name]) for name in there[:limit]}
+        return Told(HISTORY_SECONDS, max(now - self._at, 0.0), queues, max(len(there) - limit, 0))
 
     def _columns(self, ring: _Ring) -> dict[str, Sequence[int]]:
         first = max(ring.first, self._count - HISTORY_SAMPLES)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,7 +19,8 @@ import trio
 
 from zapq import logs
 from zapq.core.ages import COMMIT_BOUNDS, Spread, Times
-from zapq.core.records import ArrivalsNoted, IdsReserved, Record
+from zapq.core.message import Properties
+from zapq.core.records import ArrivalsNoted, IdsReserved, Put, PutMany, Record
 from zapq.errors import StorageUnavailable
 from zapq.limits import COMMITS_REMEMBERED, QUICK_COMMITS, QUICK_SECONDS
 from zapq.service.memory_journal import MemoryJournal
@@ -51,18 +52,24 @@ class JournalStats:
     """How long commits took, by `COMMIT_BOUNDS`."""
 
 
+Run = tuple[int, list[bytes], Properties]
+"""Messages with consecutive rows: the first's, their bodies, and what all of them have."""
 Undo = tuple[Callable[..., object], tuple[object, ...]]
 
 
 class OpenCommit(CommitGroup):
     """Records that are written together, how to undo what they tell, and what waits for them."""
 
-    __slots__ = ("after", "failure", "kept", "resolved", "undo", "undone")
+    __slots__ = ("after", "failure", "joined", "kept", "resolved", "run", "undo", "undone")
 
     def __init__(self, generation: int) -> None:
         super().__init__(generation)
         self.kept: list[Record] = []
         """Those of `records` that stay true if the commit fails."""
+        self.run: Run | None = None
+        """What was entered last, if it was messages that the next may follow."""
+        self.joined = 0
+        """Changes that share a record with one before them."""
         self.undo: list[Undo] = []
         self.after: list[Callable[[], object]] = []
         """Called in order once `resolved`; nothing they do may wait."""
@@ -188,7 +195,7 @@ class Journal:
             commit = self._in_flight.popleft()
             commit.failure = NO_ANSWER
             # Nothing is lost by not knowing which ids were not used.
-            self.unwritten += sum(
+            self.unwritten += commit.joined + sum(
                 not isinstance(record, (ArrivalsNoted, IdsReserved)) for record in commit.records
             )
             self._resolve(commit)
@@ -211,11 +218,30 @@ class Journal:
                 self.note(record)
             return
         self.entered += 1
+        commit.run = None
         if record is not None:
             commit.records.append(record)
         commit.undo.append((undo, args))
         if not self._due:
             self._schedule()
+
+    def enter_next(
+        self, row: int, body: bytes, properties: Properties, undo: Callable[[int, Sequence[bytes]], object]
+    ) -> None:
+        """Enter a message behind all others; those that follow each other are one record, with one undo."""
+        commit = self.commit
+        run = commit.run
+        if run is not None and not self._relaxed and run[0] == row - len(run[1]) and run[2] is properties:
+            run[1].append(body)
+            self.entered += 1
+            commit.joined += 1
+            return
+        if self._relaxed:
+            self.note(Put(row, body, properties))
+            return
+        bodies = [body]
+        self.enter(PutMany(row, bodies, properties), undo, row, bodies)
+        commit.run = (row, bodies, properties)
 
     def stage(self, record: Record) -> None:
         """Enter rows of no queue yet: there is nothing to undo. Raises `StorageUnavailable` like `check_room`."""
@@ -224,8 +250,10 @@ class Journal:
 
     def note(self, record: Record) -> None:
         """Enter what stays done: if its commit fails, it is written with a later one."""
-        self.commit.records.append(record)
-        self.commit.kept.append(record)
+        commit = self.commit
+        commit.run = None
+        commit.records.append(record)
+        commit.kept.append(record)
         if not self._due:
             self._schedule()
 
@@ -360,7 +388,7 @@ class Journal:
             commits=self._commits,
             changes=self._changes,
             failures=self._failures,
-            pending=sum(len(commit.records) for commit in self._in_flight) + len(self.commit.records),
+            pending=sum(len(commit.records) + commit.joined for commit in [*self._in_flight, self.commit]),
             seconds=self._seconds,
             p50=lately[len(lately) // 2],
             p99=lately[len(lately) * 99 // 100],
@@ -391,7 +419,7 @@ class Journal:
         for commit in written.commits:
             if isinstance(commit, OpenCommit) and not commit.resolved:  # else it was given up
                 self._in_flight.popleft()
-                self._changes += len(commit.records)
+                self._changes += len(commit.records) + commit.joined
                 self._resolve(commit)
 
     def say_room(self) -> None:

@@ -265,6 +265,9 @@ class Advance(msgspec.Struct, frozen=True):
 class Stats(msgspec.Struct, frozen=True):
     """Count what the service holds and has done."""
 
+    sums: bool = True
+    """Whether to add up all queues, which takes as long as there are queues. If not, the sums may be empty."""
+
 
 class Ready(msgspec.Struct, frozen=True):
     """Tell whether messages can be accepted now."""
@@ -353,7 +356,7 @@ class Nothing(msgspec.Struct, frozen=True, gc=False):
     """What comes of taking, if there is nothing."""
 
     why: str
-    """`paused`, `limited`, `blocked`, `leased`, `delayed` (whichever of these two ends first) or `empty`."""
+    """`paused`, `limited`, `blocked`, `leased`, `delayed` (the one of these two that ends first) or `empty`."""
     next_visible_in: float
     """Seconds until a message that is delayed or leased will be ready, or the queue's limits let one through, if
     nothing happens before."""

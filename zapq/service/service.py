@@ -25,6 +25,7 @@ from zapq.core.image import Image
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import EpochDropped, rows_of
+from zapq.core.stats import QueueStats
 from zapq.errors import (
     Draining,
     KeyReused,
@@ -38,6 +39,7 @@ from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
 from zapq.service.history import History
 from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, QuiescentSection
+from zapq.service.large_puts import LargePuts
 from zapq.service.memory_journal import MemoryJournal
 from zapq.service.named_queue import NamedQueue
 from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Offer, Put, Take, Terms
@@ -86,6 +88,7 @@ class QueueService:
         """For a step that looks at everything: while it lasts, nothing is on its way to the disk."""
         self.turns = Turns()
         """For what takes milliseconds."""
+        self._large_puts = LargePuts(self, self._attempt_putting)
         self.room = Room(self)
         self.keys = Keys(settings.max_deduplication_ids)
         self.max_message_bytes = settings.max_message_bytes
@@ -199,13 +202,13 @@ class QueueService:
                 outcome = self.take_step(step, trio.current_time()) if later.wanted else None
             later.complete(outcome)  # type: ignore[arg-type]  # it is none if no task wants it
 
-    def do_in_task(self, work: Callable[[], Awaitable[T]]) -> Later[T]:
+    def do_in_task(self, work: Callable[[], Awaitable[Pending[T] | T]]) -> Later[T]:
         """Do something that waits, or takes milliseconds, in a task of the service's own, when it is its turn."""
         later: Later[T] = Later(begun=True)
         self._start(self._work, work, later)
         return later
 
-    async def _work(self, work: Callable[[], Awaitable[T]], later: Later[T]) -> None:
+    async def _work(self, work: Callable[[], Awaitable[Pending[T] | T]], later: Later[T]) -> None:
         with Ending(later):
             await self.turns.take()
             later.complete(await work())
@@ -235,9 +238,15 @@ class QueueService:
         If it is full, the offer may wait for room as long as its terms say. Raises the errors of `QueueState.put`
         and of `queue`.
         """
+        if asked.key and (later := self._large_puts.begin(asked)) is not None:
+            return later
+        return self._attempt_putting(asked, b"", now)
+
+    def _attempt_putting(self, asked: Put, fingerprint: bytes, now: float) -> Pending[Accepted] | Accepted:
+        put = partial(self._put, asked, fingerprint)
         if asked.terms.wait:
-            return self.attempt_waiting(asked.queue, partial(self._put, asked), asked, now)
-        return self.attempt(partial(self._put, asked), now)
+            return self.attempt_waiting(asked.queue, put, asked, now)
+        return self.attempt(put, now)
 
     def attempt_waiting(self, name: str, put: Putting, offer: Offer, now: float) -> Pending[Accepted] | Accepted:
         """Store an offer by `put`; if the queue called `name` is full, let it wait for room as its terms say."""
@@ -269,10 +278,10 @@ class QueueService:
         if state is not None:
             state.refuse_behind = refusal
 
-    def _put(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
+    def _put(self, asked: Put, fingerprint: bytes, now: float) -> Pending[Accepted] | Accepted:
         state = self._states.get(asked.queue)
         if state is not None and not state.provisional:
-            return state.put(asked, now)
+            return state.put(asked, now, fingerprint)
         made = asked.queue not in self.broker.queues
         if made and self.draining and not asked.exempt_from_drain:
             raise Draining  # before there is a queue that would have to go again
@@ -281,7 +290,7 @@ class QueueService:
         state.users += 1
         entered = self.journal.entered
         try:
-            return state.put(asked, now)
+            return state.put(asked, now, fingerprint)
         finally:
             if self.journal.entered == entered:
                 self._release(state)
@@ -383,7 +392,7 @@ class QueueService:
         """Let `settings` hold for the queue called `name`, and return whether it was made for that.
 
         Raises `InvalidParameter` for settings that contradict each other, and `TooManyQueues`; then nothing has
-        changed. What is held already stays, also beyond a new cap.
+        changed. Messages that are held already stay, also beyond a new cap.
         """
         async with self.section:
             made = self.broker.configure(name, settings, trio.current_time())
@@ -555,10 +564,13 @@ class QueueService:
         queues = self.broker.queues.values()
         return (self.broker.totals(), [(queue.name, queue.settings, queue.paused) for queue in queues])
 
-    def stats(self) -> ServiceStats:
-        """Return the service's statistics; never waits. Its cost grows with the number of queues."""
+    def stats(self, *, sums: bool = True) -> ServiceStats:
+        """Return the service's statistics; never waits. With `sums`, its cost grows with the number of queues.
+
+        Without, nothing is told of all queues together.
+        """
         return ServiceStats(
-            queue=self.broker.totals(),
+            queue=self.broker.totals() if sums else QueueStats(),
             queues=len(self.broker.queues),
             max_messages=self.broker.max_messages,
             max_bytes=self.broker.max_bytes,
@@ -571,7 +583,7 @@ class QueueService:
             snapshots_failed=self.snapshots.failed,
             journal=self.journal.stats(),
             deleted=self.broker.past,
-            oldest=self.broker.oldest(),
+            oldest=self.broker.oldest() if sums else None,
             lease_times=self.broker.lease_times.spread(),
             deleted_waits=self.broker.past_waits,
         )

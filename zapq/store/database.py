@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from math import inf
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from zapq.core.idempotency import ANY_CONTENT
 from zapq.core.image import KeptKey
 from zapq.core.records import (
     ID_BITS,
+    MAX_ID,
     ArrivalsNoted,
     EpochDropped,
     IdsReserved,
@@ -56,7 +57,6 @@ from zapq.store.reserve import Reserve, allocate
 from zapq.store.schema import (
     FILE,
     FORMAT,
-    MAX_ID,
     TABLES,
     Table,
     body_sum,
@@ -84,7 +84,6 @@ NO_ROOM = (
 _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
 """How many rows one statement writes: SQLite compiles one for each number, and Python keeps them."""
 _ALONE = frozenset(3 * number for number in _ROWS)
-_PACK = "insert into packs values (?, ?, ?, ?, ?)"
 
 
 class NoRoom(Exception):
@@ -160,20 +159,20 @@ class Database:
         now = time.monotonic()
         clocked = self._clocked > now - CLOCK_SECONDS
         self._look_now_and_then()
-        gone, puts, packs, states, others, size = gather(commits)
-        if not (gone or puts or packs or states or others):
+        gone, puts, packs, returned, states, others, size = gather(commits)
+        if not (gone or puts or packs or returned or states or others):
             return
         self._probe = min(max(size, 64 * KIB), MIB)
         execute = self._connection.execute
         large = size > UNCHECKED_BYTES
-        if clocked and not (gone or states or others or large):
+        if clocked and not (gone or returned or states or others or large):
             # A statement alone is a transaction of its own, and clients that send one after the other, alike.
             if len(puts) in _ALONE and not packs:
                 execute(_insertion("messages", 3, len(puts) // 3), puts)
                 self._logged += 2 + size // PAGE
                 return
-            if len(packs) == 1 and not puts and is_free(self._connection, packs[0]):
-                execute(_PACK, packs[0])
+            if len(packs) in _ROWS and not puts:
+                execute(_insertion("packs", 5, len(packs)), [*chain.from_iterable(packs)])
                 self._logged += 2 + size // PAGE
                 return
         queues = dict(self._queues) if others else self._queues
@@ -185,9 +184,11 @@ class Database:
             if gone:
                 # First, so that what comes may take the room of what goes.
                 self._remove(gone)
-            for pack in packs:
+            if packs:
+                self._insert("packs", 5, [*chain.from_iterable(packs)])
+            for pack in returned:
                 if is_free(self._connection, pack):
-                    execute(_PACK, pack)
+                    self._insert("packs", 5, pack)
                 else:
                     self._spread(pack, puts, states)
             if puts:
@@ -513,4 +514,6 @@ def _garbage(table: Table) -> str:
 @cache
 def _insertion(table: Table, columns: int, rows: int) -> str:
     row = f"({', '.join('?' * columns)})"
-    return f"insert or replace into {table} values {', '.join([row] * rows)}"  # noqa: S608 - one of few names
+    # A pack never takes the place of another.
+    how = "insert" if table == "packs" else "insert or replace"
+    return f"{how} into {table} values {', '.join([row] * rows)}"

@@ -38,6 +38,9 @@ class Gathered(NamedTuple):
     puts: list[int | bytes]
     """For each new message its row, its checksum and its body, one after the other."""
     packs: list[Pack]
+    """Of messages that came with this commit."""
+    returned: list[Pack]
+    """Some of whose messages may have been on the disk before."""
     states: dict[int, bytes]
     others: list[Other]
     size: int
@@ -97,17 +100,17 @@ def gather(commits: Sequence[CommitGroup]) -> Gathered:
                 came[row] = body
                 if state is not None:
                     states.setdefault(row, state)
-    puts = _alone(came, states, packs)
+    puts, returned = _alone(came, states)
     size += sum(map(len, came.values())) + 60 * len(came)
-    size += sum(len(each.packed) + 60 for each in packs)
-    return Gathered(
-        list(gone), puts, packs, {row: with_sum(row, raw) for row, raw in states.items()}, others, size
-    )
+    size += sum(len(each.packed) + 60 for each in (*packs, *returned))
+    kept = {row: with_sum(row, raw) for row, raw in states.items()}
+    return Gathered(list(gone), puts, packs, returned, kept, others, size)
 
 
-def _alone(came: dict[int, bytes], states: dict[int, bytes], packs: list[Pack]) -> list[int | bytes]:
-    """Return the rows of messages that share none; those that do are added to `packs`, with their state."""
+def _alone(came: dict[int, bytes], states: dict[int, bytes]) -> tuple[list[int | bytes], list[Pack]]:
+    """Return the rows of messages that share none, and the packs of those that do, with their state."""
     puts: list[int | bytes] = []
+    packs: list[Pack] = []
     if len(came) >= PACK_LEAST:
         for run in runs(sorted(came), states):
             bodies = [came[row] for row in run]
@@ -119,4 +122,4 @@ def _alone(came: dict[int, bytes], states: dict[int, bytes], packs: list[Pack]) 
                         states.pop(row, None)
     for row, body in came.items():
         puts += (row, body_sum(row, body), body)
-    return puts
+    return puts, packs

@@ -15,14 +15,13 @@ from zapq.core.idempotency import ANY_CONTENT
 from zapq.core.image import KeptKey, KeptQueue, QueueImage
 from zapq.core.message import DEFAULTS, Message, Properties
 from zapq.core.queue_settings import QueueSettings
-from zapq.core.records import ID_BITS, QueuePut
+from zapq.core.records import ID_BITS, MAX_ID, QueuePut
 from zapq.core.runs import Run
 from zapq.limits import MAX_KEYS
 from zapq.store.packs import Pack, gone_in, is_thin
 from zapq.store.schema import (
     ADDED,
     FORMAT,
-    MAX_ID,
     STATES,
     TABLES,
     Table,

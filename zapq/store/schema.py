@@ -29,7 +29,6 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from zapq.core.message import Origin, Properties
-from zapq.core.records import ID_BITS
 from zapq.store.wal import Damaged
 
 FILE = "zapq.db"
@@ -38,7 +37,6 @@ OLDEST = 1
 """The first format that is read."""
 APPLICATION = 0x7A617071
 """`zapq` in ASCII: what `file` and SQLite's tools show."""
-MAX_ID = (1 << ID_BITS) - 1
 Table = Literal["messages", "states", "packs", "gone"]
 TABLES: tuple[Table, ...] = ("messages", "states", "packs", "gone")
 """Those whose rows have the numbers of messages."""

@@ -56,11 +56,18 @@ def connections() -> bool:
 
 
 @task
-def hang(place: str, seconds: float) -> int:
-    """Leave a file that says which process it is in; a second attempt ends at once."""
-    file = Path(place) / "attempts"
+def trace_id() -> int:
+    from opentelemetry import trace
+
+    return trace.get_current_span().get_span_context().trace_id
+
+
+@task
+def hang(place: str) -> int:
+    """Leave a file that says which process it is in, and wait for a file `end`; a second attempt ends at once."""
+    file, end = Path(place) / "attempts", Path(place) / "end"
     before = file.read_text().split() if file.exists() else []
     file.write_text(" ".join([*before, str(os.getpid())]))
-    if not before:
-        time.sleep(seconds)
+    while not (before or end.exists()):
+        time.sleep(0.005)
     return len(before) + 1

@@ -25,6 +25,11 @@ function numbers(shown) {
   return shown.map(([title, text]) => h("div", {}, h("dt", {}, title), h("dd", {}, text)));
 }
 
+/** The name of a problem, with a link to what it means; codes that only SQS has are explained elsewhere. */
+function explained(problem) {
+  return /^[a-z0-9-]+$/.test(problem) ? h("a", { href: `/problems/${problem}` }, problem) : problem;
+}
+
 /** The view of the server. */
 export class Server {
   constructor() {
@@ -33,25 +38,50 @@ export class Server {
     this.problems = h("tbody");
     this.table = h("table", { hidden: true }, h("caption", {}, "Requests refused, by problem"), h("thead", {}, h("tr", {},
       h("th", { scope: "col" }, "Problem"), h("th", { scope: "col", class: "number" }, "Requests"))), this.problems);
+    this.last = h("tbody");
+    this.lastTable = h("table", { hidden: true }, h("caption", {}, "The last refusals"), h("thead", {}, h("tr", {},
+      h("th", { scope: "col" }, "Time"), h("th", { scope: "col" }, "Problem"), h("th", { scope: "col" }, "Request"),
+      h("th", { scope: "col", class: "number wide" }, "Status"), h("th", { scope: "col", class: "wide" }, "Trace id"))), this.last);
+    this.shownLast = "";
     this.resident = null;
     this.beats = 0;
     this.element = h("section", {}, h("h1", { tabindex: "-1" }, "Server"), this.figures,
-      h("h2", {}, "Refused and failed, since it started"), this.refusals, this.table);
+      may("admin") ? h("div", { class: "row", role: "group", "aria-label": "Actions" }, this.drain()) : null,
+      h("h2", {}, "Refused and failed, since it started"), this.refusals, this.table, this.lastTable);
+  }
+
+  drain() {
+    return h("button", { type: "button", class: "danger", onclick: async () => {
+      const sure = await confirmed("Drain the server?", "It takes no new messages until it is started again. What it holds is still given to consumers.", { word: "drain", action: "Drain" });
+      if (sure) await act(() => post("/drain"), "The server takes no new messages from now on.");
+    } }, "Drain …");
+  }
+
+  async tellLast() {
+    const last = await get("/refusals", { limit: 20 });
+    const text = JSON.stringify(last);
+    if (text === this.shownLast) return;
+    this.shownLast = text;
+    this.lastTable.hidden = last.length === 0;
+    this.last.replaceChildren(...last.map((each) => h("tr", {}, h("td", {}, new Date(each.time).toLocaleTimeString("en-GB")),
+      h("td", {}, explained(each.problem)), h("td", { class: "path" }, each.method ? `${each.method} ${each.path}` : "–"),
+      h("td", { class: "number wide" }, each.status), h("td", { class: "wide path" }, each.trace_id))));
   }
 
   tell(refusals) {
     const most = refusals.filter(([, number]) => number).sort(([, one], [, other]) => other - one);
     this.table.hidden = most.length === 0;
     this.problems.replaceChildren(...most.map(([problem, number]) => h("tr", {},
-      h("th", { scope: "row" }, h("a", { href: `/problems/${problem}` }, problem)), h("td", { class: "number" }, count(number)))));
+      h("th", { scope: "row" }, explained(problem)), h("td", { class: "number" }, count(number)))));
   }
 
   async refresh() {
     const metrics = await get("/metrics");
+    await this.tellLast();
     if (this.beats++ % 5 === 0) {
       const text = await (await ask("GET", "/metrics/prometheus")).text();
       this.resident = Number(/^process_resident_memory_bytes (\S+)/m.exec(text)?.[1] ?? NaN);
-      this.tell([...text.matchAll(/^zapq_refusals_total\{problem="([a-z0-9-]+)"\} (\S+)/gm)].map(([, problem, number]) => [problem, Number(number)]));
+      this.tell([...text.matchAll(/^zapq_refusals_total\{problem="([^"]+)"\} (\S+)/gm)].map(([, problem, number]) => [problem, Number(number)]));
       this.version = /^zapq_build_info\{[^}]*version="([^"]*)"/m.exec(text)?.[1];
     }
     const shown = Object.entries(NUMBERS).filter(([, [name]]) => name in metrics).map(([title, [name, format]]) => [title, format(metrics[name])]);

@@ -84,7 +84,11 @@ export class Queue {
       const sure = await confirmed(`Purge ${this.name}?`, "Every message is dropped: ready, delayed and leased ones.", { word: this.name, action: "Purge" });
       if (sure) await this.do(async () => JSON.parse(await post(`${path}/purge`)), ({ purged }) => `${count(purged)} messages are gone.`);
     } }, "Purge …");
-    return h("div", { class: "row", role: "group", "aria-label": "Actions" }, this.pause, redrive, purge);
+    const remove = h("button", { type: "button", class: "danger", onclick: async () => {
+      const sure = await confirmed(`Delete ${this.name}?`, "The queue is removed with its messages and its settings. Consumers that wait get 404.", { word: this.name, action: "Delete" });
+      if (sure && await act(() => ask("DELETE", path), `The queue ${this.name} is deleted.`)) location.hash = "#/";
+    } }, "Delete queue …");
+    return h("div", { class: "row", role: "group", "aria-label": "Actions" }, this.pause, redrive, purge, remove);
   }
 
   async do(what, said) {

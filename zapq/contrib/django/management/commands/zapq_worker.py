@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from django.core.management.base import BaseCommand, CommandError
 from zapq.contrib.django.backend import ZapqBackend
 from zapq.contrib.django.framework import task_backends
 from zapq.contrib.django.worker import Worker
+from zapq.errors import ZapqError
 
 
 class Command(BaseCommand):
@@ -59,7 +60,13 @@ class Command(BaseCommand):
         self.stdout.write(f"running tasks of {', '.join(queues)}, from {backend.url}")
         self.stdout.flush()
         terms = {name: options[name] for name in ("concurrency", "visibility", "grace")}
-        left = anyio.run(partial(_run, backend, queues, **terms), backend="asyncio")
+        left, refusals = 0, list[BaseException]()
+        try:
+            left = anyio.run(partial(_run, backend, queues, **terms), backend="asyncio")
+        except* ZapqError as group:
+            refusals.append(group)
+        for refusal in refusals:
+            raise CommandError(str(_first(refusal)))
         if left:
             # Python would wait for their threads.
             self.stderr.write(f"gave up {left} tasks that were running: other workers get them")
@@ -71,14 +78,21 @@ class Command(BaseCommand):
 async def _run(backend: ZapqBackend, queues: Sequence[str], **terms: Any) -> int:
     """Run a worker until signals stop it, and return how many of its threads still run."""
     worker = Worker(backend, queues, **terms)
-    async with anyio.create_task_group() as group:
-        group.start_soon(_watch_signals, worker)
-        await worker.run()
-        group.cancel_scope.cancel()
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_watch, signals, worker)
+            await worker.run()
+            group.cancel_scope.cancel()
     return worker.running
 
 
-async def _watch_signals(worker: Worker) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            worker.stop()
+def _first(error: BaseException) -> BaseException:
+    """Return the first of the errors in a group: with several queues, they are the same."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _watch(signals: AsyncIterator[signal.Signals], worker: Worker) -> None:
+    async for _ in signals:
+        worker.stop()

@@ -1,0 +1,1 @@
+"""What type checkers say of the public names; nothing here is run."""

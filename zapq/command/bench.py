@@ -1,0 +1,151 @@
+"""zapq bench: measures a server from here."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult
+
+import click
+
+from zapq.command.base import Remote
+from zapq.command.exit import EXIT_FAILED, EXIT_OK
+from zapq.command.options import json_option, print_json
+from zapq.command.program import OnStop, client_of, run_program
+from zapq.command.table import table
+from zapq.limits import BUSY_CLIENT, MAX_BATCH, MAX_MESSAGE_BYTES
+
+if TYPE_CHECKING:
+    from zapq.programs.bench import Load, Measured
+
+_LEAST = 8
+"""Bytes of a message: those of the time it was sent."""
+
+
+@click.command(cls=Remote)
+@click.option("--producers", type=click.IntRange(1, 1000), default=8, show_default=True, help="Tasks that send.")
+@click.option(
+    "--consumers",
+    type=click.IntRange(1, 1000),
+    default=8,
+    show_default=True,
+    help="Tasks that receive and acknowledge.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, 3600),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to send.",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(_LEAST, MAX_MESSAGE_BYTES),
+    default=128,
+    show_default=True,
+    metavar="BYTES",
+    help="Size of a message.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, MAX_BATCH),
+    default=1,
+    show_default=True,
+    metavar="NUMBER",
+    help="Messages in a request.",
+)
+@json_option
+def bench(
+    url: SplitResult, producers: int, consumers: int, seconds: float, size: int, batch: int, as_json: bool
+) -> int:
+    """Measure how many messages the server takes and gives, and how long each takes.
+
+    All is sent from this one process, to a queue made for that, which is removed at the end. What the process
+    itself needs is said: if it is as busy as it can be, the server can do more than is shown.
+    """
+    from zapq.programs.bench import Load, measure
+
+    load = Load(producers, consumers, seconds, size, batch)
+    queue = f"zapq-bench-{secrets.token_hex(4)}"
+    measured: Measured | None = None
+
+    async def main(on_stop: OnStop) -> None:
+        nonlocal measured
+        import trio
+
+        from zapq.errors import ZapqError
+
+        async with client_of(url) as client:
+            with trio.CancelScope() as scope, ExitStack() as stack:
+                on_stop(scope.cancel)
+                note: Any = lambda passed: None  # noqa: E731 (there is nothing to show)
+                if sys.stderr.isatty():
+                    bar = stack.enter_context(click.progressbar(length=int(seconds * 10), file=sys.stderr))
+                    note = lambda passed: bar.update(int(passed * 10) - bar.pos)  # noqa: E731 (it is one line)
+                try:
+                    measured = await measure(client, queue, load, note=note)
+                finally:
+                    with trio.move_on_after(5, shield=True):
+                        try:
+                            await client.delete(queue)
+                        except ZapqError as error:
+                            print(f"The queue {queue} was not removed: {error.detail}", file=sys.stderr)
+
+    code = run_program(main)
+    if measured is None:
+        return code or EXIT_FAILED
+    if as_json:
+        print_json(_facts(load, measured))
+    else:
+        print(_shown(measured))
+    return EXIT_OK
+
+
+def _facts(load: Load, measured: Measured) -> dict[str, object]:
+    from zapq.programs.bench import PERCENTILES, percentiles
+
+    names = [f"p{each:g}" if each < 100 else "max" for each in PERCENTILES]
+
+    def milliseconds(values: Any) -> dict[str, float]:
+        return {name: round(value * 1000, 3) for name, value in zip(names, percentiles(values), strict=True)}
+
+    return {
+        "producers": load.producers,
+        "consumers": load.consumers,
+        "size": load.size,
+        "batch": load.batch,
+        "sent": measured.sent,
+        "taken": measured.taken,
+        "sent_per_second": round(measured.sent / measured.seconds, 1),
+        "taken_per_second": round(measured.taken / measured.drained, 1),
+        "put_ms": milliseconds(measured.puts),
+        "put_to_receive_ms": milliseconds(measured.ways),
+        "client_cpu": round(measured.cpu / measured.drained, 3),
+        "client_cpu_us_per_message": round(measured.cpu / max(measured.sent, 1) * 1e6, 1),
+    }
+
+
+def _shown(measured: Measured) -> str:
+    from zapq.programs.bench import PERCENTILES, percentiles
+
+    def row(name: str, number: int, seconds: float, values: Any) -> list[str]:
+        times = [f"{each * 1000:.2f}" for each in percentiles(values)]
+        return [name, f"{number}", f"{number / seconds:.0f}", *times]
+
+    head = ["", "messages", "a second", *(f"p{each:g} ms" if each < 100 else "max ms" for each in PERCENTILES)]
+    share = measured.cpu / measured.drained
+    lines = [
+        table([
+            head,
+            row("put", measured.sent, measured.seconds, measured.puts),
+            row("put to receive", measured.taken, measured.drained, measured.ways),
+        ]),
+        "",
+        f"This program: {share:.0%} of a core, {measured.cpu / max(measured.sent, 1) * 1e6:.0f} us a message.",
+    ]
+    if share > BUSY_CLIENT:
+        lines.append("It was as busy as it can be, so the server may do more. Run several, or give a --batch.")
+    return "\n".join(lines)

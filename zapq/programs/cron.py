@@ -1,0 +1,89 @@
+"""`zapq cron`: sends messages at the times a file says; in any number of programs at once, each message once."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import trio
+
+from zapq.client import Client
+from zapq.client.retry import passes
+from zapq.errors import KeyReused, ZapqError
+from zapq.limits import CRON_LOOK_SECONDS, CRON_PATIENCE, SETTLE_SECONDS
+from zapq.programs.crontab import Entry
+
+
+class Cron:
+    """Sends what entries say at each of their ticks.
+
+    All programs with the same entries give the message of a tick the same Idempotency-Key, so the server stores it
+    once.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        entries: Sequence[Entry],
+        *,
+        say: Callable[[str], object] = lambda line: print(line, file=sys.stderr, flush=True),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`say` is told what could not be sent; `clock` gives the Unix time."""
+        self._client = client
+        self._entries = entries
+        self._say = say
+        self._clock = clock
+        self._waiting = trio.CancelScope()
+        self._sending = trio.CancelScope()
+
+    def stop(self) -> None:
+        """Send nothing more that is not due yet; what is being sent has 5 s."""
+        self._waiting.cancel()
+        self._sending.deadline = trio.current_time() + SETTLE_SECONDS
+
+    async def run(self) -> None:
+        """Send messages until `stop`, beginning with the first tick after now."""
+        with self._sending:
+            async with trio.open_nursery() as sending:
+                with self._waiting:
+                    async with trio.open_nursery() as waiting:
+                        for entry in self._entries:
+                            waiting.start_soon(self._wait, entry, sending)
+
+    async def _wait(self, entry: Entry, sending: trio.Nursery) -> None:
+        ticks = entry.ticks(self._clock())
+        while True:
+            tick = next(ticks, None)
+            if tick is None:
+                return
+            # What counts is the clock on the wall, which may be set meanwhile.
+            while (left := tick - self._clock()) > 0:  # noqa: ASYNC110 (no event tells when it is)
+                await trio.sleep(min(left, CRON_LOOK_SECONDS))
+            if left < -CRON_PATIENCE:
+                self._say(f"{entry.name}: missed what was due from {entry.key(tick)[-20:]} on")
+                ticks = entry.ticks(self._clock())
+                continue
+            sending.start_soon(self._send, entry, tick)
+
+    async def _send(self, entry: Entry, tick: float) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._client.put(
+                    entry.queue, entry.body, key=entry.key(tick), **entry.how | {"headers": entry.headers(tick)}
+                )
+            except KeyReused:
+                self._say(f"{entry.name}: another program with this entry sent something else")
+                return
+            except ZapqError as error:
+                failures += 1
+                pause = self._client.retry.pause(error, failures)
+                # The server forgets the key some time after that: what is sent then might be there twice.
+                if not passes(error) or self._clock() + pause > tick + CRON_PATIENCE:
+                    self._say(f"{entry.name}: not sent: {error.detail}")
+                    return
+                await trio.sleep(pause)
+            else:
+                return

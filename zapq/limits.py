@@ -312,8 +312,14 @@ BYTES_PER_COST = 4 * KIB
 """Bytes received or answered that are as much work as one more small request: a batch is up to 4000 of them."""
 LARGE_SECONDS = 0.001
 """For how long requests that may take milliseconds each are begun in one turn; the last may last 8 MiB long."""
+PIECES_AT_ONCE = 8
+"""Pieces of requests that tasks take in before the rest of the program runs: up to 64 KiB, and 0.3 ms, each."""
+REQUESTS_AT_ONCE = 4
+"""Requests that Quart begins to answer before the rest of the program runs: 0.5 ms each, and as much later."""
 ACCEPTS = 32
 """Connections accepted in one go: some 1 ms."""
+FINGERPRINT_SLICE = 1 * MIB
+"""Bytes of an offer with a key that are hashed in one go: 1 ms."""
 HANDSHAKE_SECONDS = 5.0
 """A TLS handshake is two round trips; a peer that needs longer is not a client."""
 MAX_HANDSHAKES = 1024

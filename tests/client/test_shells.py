@@ -111,7 +111,8 @@ def test_there_is_a_verb_for_everything_the_server_does() -> None:
         "tell of refusals": "refusals",
     }
     # For other programs than ours: probes of a supervisor, Prometheus, a person who reads, tests.
-    for_others = {"health", "scrape", "explain", "explain all", "show the page", "advance"}
+    for_others = {"health", "scrape", "explain", "explain all", "show the page", "tell of refusals"}
+    for_others |= {"advance", "openapi"}
     verbs = surface(Client)
     for endpoint in ENDPOINTS:
         assert endpoint.action in for_others or called.get(endpoint.action, endpoint.action) in verbs

@@ -68,14 +68,17 @@ async def measure(
 
     async def produce() -> None:
         nonlocal producing
-        while (at := time.perf_counter()) < until:
+        at = time.perf_counter()
+        while not found.puts or at < until:
             body = _STAMP.pack(at) + padding
             if load.batch == 1:
                 await client.put(queue, body)
             else:
                 await client.put_many(queue, [body] * load.batch)
-            found.puts.append(time.perf_counter() - at)
+            sent_at = time.perf_counter()
+            found.puts.append(sent_at - at)
             found.sent += load.batch
+            at = sent_at
         producing -= 1
         found.seconds = time.perf_counter() - began
 

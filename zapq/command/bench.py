@@ -63,9 +63,9 @@ def bench(
 ) -> int:
     """Measure how many messages the server takes and gives, and how long each takes.
 
-    Producers wait for consumers that are behind. All is sent from this one process, to a queue made for that, which
-    is removed at the end. What the process itself needs is said: if it is as busy as it can be, the server can do
-    more than is shown.
+    Producers wait for consumers that are behind. All is sent from this one process, to a queue made for that,
+    which is removed at the end. What the process itself needs is said: if it is as busy as it can be, the server
+    can do more than is shown.
     """
     from zapq.programs.bench import Load, measure
 

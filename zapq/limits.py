@@ -397,5 +397,7 @@ SETTLE_SECONDS = 5.0
 """How long settling a lease may hold up a cancellation: several round trips, and less than supervisors wait."""
 HANDLER_SECONDS = 4.0
 """Seconds of these that handlers in threads have to end, for nothing cancels them; the rest is for releasing."""
+FETCH_SECONDS = 0.5
+"""How long the end of a consumer waits for messages it has just asked for: else they stayed leased to it."""
 NO_QUEUE_PAUSE = 1.0
 """Seconds until a consumer asks again for a queue that was deleted while it waited."""

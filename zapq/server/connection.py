@@ -124,7 +124,7 @@ class Connection:
     async def run(self) -> None:
         """Serve the connection and close it; raises nothing but cancellation.
 
-        Whatever goes wrong in Hypercorn, h11, h2, Quart or here is the end of this connection and of no other.
+        An error in Hypercorn, h11, h2, Quart or here is the end of this connection and of no other.
         """
         self._site.connections.add(self)
         try:

@@ -312,8 +312,14 @@ BYTES_PER_COST = 4 * KIB
 """Bytes received or answered that are as much work as one more small request: a batch is up to 4000 of them."""
 LARGE_SECONDS = 0.001
 """For how long requests that may take milliseconds each are begun in one turn; the last may last 8 MiB long."""
+PIECES_AT_ONCE = 8
+"""Pieces of requests that tasks take in before the rest of the program runs: up to 64 KiB, and 0.3 ms, each."""
+REQUESTS_AT_ONCE = 4
+"""Requests that Quart begins to answer before the rest of the program runs: 0.5 ms each, and as much later."""
 ACCEPTS = 32
 """Connections accepted in one go: some 1 ms."""
+FINGERPRINT_SLICE = 1 * MIB
+"""Bytes of an offer with a key that are hashed in one go: 1 ms."""
 HANDSHAKE_SECONDS = 5.0
 """A TLS handshake is two round trips; a peer that needs longer is not a client."""
 MAX_HANDSHAKES = 1024
@@ -391,5 +397,7 @@ SETTLE_SECONDS = 5.0
 """How long settling a lease may hold up a cancellation: several round trips, and less than supervisors wait."""
 HANDLER_SECONDS = 4.0
 """Seconds of these that handlers in threads have to end, for nothing cancels them; the rest is for releasing."""
+FETCH_SECONDS = 0.5
+"""How long the end of a consumer waits for messages it has just asked for: else they stayed leased to it."""
 NO_QUEUE_PAUSE = 1.0
 """Seconds until a consumer asks again for a queue that was deleted while it waited."""

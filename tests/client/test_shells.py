@@ -108,9 +108,11 @@ def test_there_is_a_verb_for_everything_the_server_does() -> None:
         "clear": "purge",
         "delete-message": "delete_message",
         "stats": "metrics",
+        "tell of refusals": "refusals",
     }
     # For other programs than ours: probes of a supervisor, Prometheus, a person who reads, tests.
-    for_others = {"health", "scrape", "explain", "explain all", "show the page", "advance"}
+    for_others = {"health", "scrape", "explain", "explain all", "show the page", "tell of refusals"}
+    for_others |= {"advance", "openapi"}
     verbs = surface(Client)
     for endpoint in ENDPOINTS:
         assert endpoint.action in for_others or called.get(endpoint.action, endpoint.action) in verbs
@@ -233,6 +235,8 @@ async def everything(client: Any) -> None:
         await client.delete_message("q", back.id)
     assert (await client.history("q"))["left_out"] == 0
     assert "admin" in (await client.whoami())["roles"]
+    [refused] = await client.refusals(1)
+    assert refused["problem"] == "message-not-found"
     await client.pause("q")
     assert (await client.describe("q"))["paused"]
     await client.resume("q")

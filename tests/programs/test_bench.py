@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from array import array
-from pathlib import Path
 
 import pytest
-import trio
 
-from tests.support.process import MODULE, running_zapq
 from zapq.client import open_client
 from zapq.command.bench import _facts, _shown
 from zapq.programs.bench import Load, Measured, measure, percentiles
@@ -55,16 +51,3 @@ def test_what_programs_are_told() -> None:
     assert facts["sent_per_second"] == 500.0
     assert facts["put_to_receive_ms"] == dict.fromkeys(["p50", "p90", "p99", "p99.9", "max"], 250.0)
     assert (facts["client_cpu"], facts["client_cpu_us_per_message"]) == (0.2, 500.0)
-
-
-@pytest.mark.slow
-async def test_the_command_removes_its_queue(tmp_path: Path) -> None:
-    async with running_zapq(tmp_path) as server, open_client(server.url) as client:
-        command = [*MODULE, "bench", "--seconds", "0.2", "--url", server.url]
-        done = await trio.run_process([*command, "--json"], capture_stdout=True)
-        assert json.loads(done.stdout)["sent"] > 0
-        shown = await trio.run_process(command, capture_stdout=True)
-        assert b"This program: " in shown.stdout
-        assert [each["name"] for each in await client.list()] == ["default"]
-    refused = await trio.run_process(command, check=False, capture_stderr=True)
-    assert refused.returncode == 1

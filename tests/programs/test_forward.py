@@ -6,7 +6,6 @@ import json
 import socket
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from standardwebhooks.webhooks import Webhook
 
 from tests.programs.receiving import Got, Web, web
 from tests.programs.test_webhook import SECRET
-from tests.support.process import MODULE, assert_one_line, running_zapq
+from tests.support.process import assert_one_line
 from tests.support.typed import typed
 from tests.support.waiting import eventually
 from zapq.client import open_client
@@ -172,29 +171,6 @@ async def test_what_fails_too_often_becomes_a_dead_letter(
     async with forwarding(zapq_server.url, receiver.url, []):
         await eventually(lambda: emails.info().stats.dead_lettered == 1, "it to be given up")
     assert len(receiver.got) == 2
-
-
-@pytest.mark.slow
-async def test_the_command_delivers_until_it_is_told_to_stop(receiver: Web, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text(f"{SECRET}\n")
-    async with running_zapq(tmp_path) as server, open_client(server.url) as client:
-        await client.put("emails", b'"hello"')
-        command = [*MODULE, "forward", "emails", receiver.url, "--secret-file", str(secret), "--url", server.url]
-        async with trio.open_nursery() as nursery:
-            process = await nursery.start(trio.run_process, command)
-            await eventually(lambda: receiver.got, "it to be delivered")
-            process.terminate()
-        assert process.returncode == 0
-        assert Webhook(SECRET).verify(receiver.got[0].body, receiver.got[0].headers) == "hello"
-        receiver.answer = lambda got: (410, {})
-        await client.put("emails", b"x")
-        gone = await trio.run_process(command, capture_stderr=True, check=False)
-        assert (gone.returncode, b"answered 410" in gone.stderr) == (1, True)
-        refused = await trio.run_process(
-            [*command[:-4], "--url", server.url + "/nothing"], capture_stderr=True, check=False
-        )
-        assert refused.returncode == 1
 
 
 @pytest.mark.parametrize(

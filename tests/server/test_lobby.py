@@ -346,9 +346,9 @@ async def test_what_takes_milliseconds_is_done_in_the_line_for_that(
         serve_large(self, due)
         in_line = False
 
-    def note(self: QueueService) -> ServiceStats:
+    def note(self: QueueService, **asked: Any) -> ServiceStats:
         seen.append(in_line)
-        return stats(self)
+        return stats(self, **asked)
 
     monkeypatch.setattr(Lobby, "_serve_large", serve)
     monkeypatch.setattr(QueueService, "stats", note)

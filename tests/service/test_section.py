@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from zapq.service.section import Section
+from zapq.service.section import Gate, Section
 from zapq.service.service import QueueService
 
 
@@ -64,3 +64,33 @@ async def test_cancelled_it_is_not_taken(held: bool) -> None:
         assert lock.locked() == held
         nursery.cancel_scope.cancel()
     assert not lock.locked()
+
+
+async def test_a_gate_lets_a_few_go_on_at_a_time_in_the_order_they_came() -> None:
+    gate = Gate(2)
+    entered: list[int] = []
+
+    async def enter(number: int) -> None:
+        await gate.enter()
+        entered.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            await gate.enter()
+        for number in range(5):
+            nursery.start_soon(enter, number)
+            await trio.lowlevel.checkpoint()
+    assert entered == [0, 1, 2, 3, 4]
+
+
+async def test_a_gate_lets_no_more_go_on_in_one_pass() -> None:
+    gate = Gate(2)
+    for _ in range(2):
+        await gate.enter()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await gate.enter()
+    assert scope.cancelled_caught  # it had to stand in line
+    await wait_all_tasks_blocked()
+    for _ in range(5):
+        await gate.enter()  # in later passes

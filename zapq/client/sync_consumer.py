@@ -6,6 +6,7 @@ the leases that need it, and finds those that are lost. One sends settlements, m
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -21,7 +22,15 @@ from zapq.client.talk import Talk
 from zapq.client.threads import Owner, ThreadNetwork, run
 from zapq.core.settlement import Settlement
 from zapq.errors import NoAnswer, QueueNotFound, ReceiptExpired, ZapqError
-from zapq.limits import HANDLER_SECONDS, MAX_BATCH, MAX_RETRY_AFTER, NO_QUEUE_PAUSE, SETTLE_LINGER, SETTLE_SECONDS
+from zapq.limits import (
+    FETCH_SECONDS,
+    HANDLER_SECONDS,
+    MAX_BATCH,
+    MAX_RETRY_AFTER,
+    NO_QUEUE_PAUSE,
+    SETTLE_LINGER,
+    SETTLE_SECONDS,
+)
 
 Told = Callable[[ZapqError | None], None]
 """Is told what became of a settlement, with the consumer's lock held."""
@@ -140,6 +149,8 @@ class Consumer:
         self._fetching, self._sending = (ThreadNetwork.like(talk.network) for _ in range(2))
         self._fetch_talk, self._settle_talk = talk.over(self._fetching), talk.over(self._sending)
         self._retry = talk.retry
+        self._asked = -math.inf
+        """When it asked for messages, while it waits for the answer."""
         # It covers all that follows, and what is held.
         self._lock = threading.Lock()
         self._ready = threading.Condition(self._lock)
@@ -286,6 +297,7 @@ class Consumer:
         """Fetch nothing more and hand out nothing more; threads that work on messages are told to end."""
         with self._lock:
             self._close()
+        _join([self._threads["fetches"]], self._asked + FETCH_SECONDS)
         self._fetching.break_off()
 
     def stop(self, until: float) -> None:
@@ -333,6 +345,7 @@ class Consumer:
                     return
             visibility = self._holding.visibility
             pause = 0.0
+            self._asked = time.monotonic()
             try:
                 call = self._calls.receive_many(self._queue, room, wait=self._wait, visibility=visibility)
                 leases = run(self._fetch_talk.do(call))
@@ -354,6 +367,8 @@ class Consumer:
                     for lease in leases:
                         self._holding.add(HeldLease(self, lease), now)
                     self._wake()
+            finally:
+                self._asked = -math.inf
             run(self._fetching.sleep(pause))
 
     def _keep(self) -> None:

@@ -138,9 +138,12 @@ class ThreadNetwork:
 
     def _watch(self, each: socket.socket) -> None:
         with self._lock:
-            if self._broken.is_set():
-                raise ConnectionAbortedError("it was broken off")
+            self._check()
             self._open.add(each)
+
+    def _check(self) -> None:
+        if self._broken.is_set():
+            raise ConnectionAbortedError("it was broken off")
 
     def _connected(self, address: tuple[str, int] | str, patience: float) -> socket.socket:
         """Return a socket that is connected to the first of a server's addresses that lets it."""
@@ -154,6 +157,8 @@ class ThreadNetwork:
                 self._watch(each)
                 each.settimeout(patience)
                 each.connect(where)
+                # A socket that is shut down before it is connected connects all the same.
+                self._check()
             except OSError as refused:
                 each.close()
                 error = refused

@@ -44,7 +44,7 @@ class Sender:
         said: Any = self.connection.request("POST", path, body=body, headers=fields).json
         try:
             ids = said.get("ids") or list(range(said["first_id"], said["first_id"] + said["count"]))
-            unique = said.get("unique") or [""] * len(ids)
+            unique = ["" if how == "stored" else how for how in said.get("unique") or [""] * len(ids)]
         except (LookupError, TypeError, AttributeError):
             raise Failed(STRANGE) from None
         if len(ids) != len(lines) or len(unique) != len(lines):

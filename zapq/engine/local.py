@@ -174,20 +174,17 @@ class LocalEngine:
             at = self.service.broker.whereabouts(asked.queue, asked.id)
             if at is not None and at[0] == asked.queue and (seen := state.find(at[1])) is not None:
                 return seen
-            raise self._not_here(asked.queue, asked.id)
+            raise _not_here(asked.queue, asked.id, at)
 
         return self.service.attempt(find, now)
-
-    def _not_here(self, queue: str, id: int) -> MessageNotFound:
-        at = self.service.broker.whereabouts(queue, id)
-        return MessageNotFound(queue=queue, message_id=id) if at is None else moved_on(queue, id, *at)
 
     def _delete_message(self, asked: DeleteMessage, now: float) -> Any:
         state = self.service.find_state(asked.queue)
 
         def delete(now: float) -> None:
             if not state.delete(asked.id, now):
-                raise self._not_here(asked.queue, asked.id)
+                at = self.service.broker.whereabouts(asked.queue, asked.id)
+                raise _not_here(asked.queue, asked.id, at)
 
         return self.service.attempt(delete, now)
 
@@ -275,3 +272,7 @@ class LocalEngine:
     def _check_ready(self, asked: Ready, now: float) -> None:
         self.service.check_open()
         self.service.check_storage()
+
+
+def _not_here(queue: str, id: int, at: tuple[str, int] | None) -> MessageNotFound:
+    return MessageNotFound(queue=queue, message_id=id) if at is None else moved_on(queue, id, *at)

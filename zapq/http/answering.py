@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -29,7 +30,7 @@ from zapq.http.plans import with_headers
 from zapq.http.refused import Refused
 from zapq.http.series import Series
 from zapq.http.sharing import Shared
-from zapq.limits import DEFAULT_QUEUE, MAX_LOGGED_METHOD
+from zapq.limits import DEFAULT_QUEUE, FINGERPRINT_SLICE, MAX_LOGGED_METHOD
 from zapq.service.operations import ChangeSettings, Configure, Delivery, Operation, Put, Take
 from zapq.service.pending import Pending
 from zapq.service.section import Turns
@@ -50,6 +51,8 @@ class Answering:
     _series: Series
     _large: Turns = field(default_factory=Turns)
     """For large answers: making one takes milliseconds, for 8 MiB some ten."""
+    _fingerprinted: trio.Lock = field(default_factory=trio.Lock)
+    """For large offers with a key, whose fingerprint takes as long."""
     _shared: Shared = field(default_factory=Shared)
     _parked: dict[Exchange, None] = field(default_factory=dict)
     """Requests that may wait for long."""
@@ -76,19 +79,22 @@ class Answering:
             # A key is looked up first: what it led to is answered while draining as well.
             self.engine.check_open()
         body = await self._read(endpoint, plan, asked, exchange)
-        if endpoint.large and plan.steps is None:
-            await self.turn()
-        argument = str(arguments.get("receipt", arguments.get("id", "")))
-        operation = plan.operation
-        if endpoint.fill is not None:
-            # What began to be received before we drain is stored all the same.
-            reserved = exchange.body.reserved
-            operation = endpoint.fill(plan, body, argument, key, exempt_from_drain=not key, reserved=reserved)
-        _check_others(exchange, operation)
         if plan.steps is not None:
             make = partial(self._in_steps, exchange, plan)
             return _in_pieces(await self._shared.get(plan.shared, make))
-        outcome = None if operation is None else await self.perform(exchange, operation)
+        slow = key and len(body) > FINGERPRINT_SLICE and not _waits_for_room(plan)
+        # Decoded, those that wait for the fingerprint of another would take as much memory again.
+        async with self._fingerprinted if slow else nullcontext():
+            if endpoint.large:
+                await self.turn()
+            argument = str(arguments.get("receipt", arguments.get("id", "")))
+            operation = plan.operation
+            if endpoint.fill is not None:
+                # What began to be received before we drain is stored all the same.
+                reserved = exchange.body.reserved
+                operation = endpoint.fill(plan, body, argument, key, exempt_from_drain=not key, reserved=reserved)
+            _check_others(exchange, operation)
+            outcome = None if operation is None else await self.perform(exchange, operation)
         if endpoint.audit is not None:
             self._audit(exchange, endpoint.action, endpoint.audit(operation, outcome))
         try:

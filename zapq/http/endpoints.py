@@ -1,6 +1,6 @@
 """The endpoints, in one table: how each operation is asked for, who may, and how its outcome is answered.
 
-Whatever else knows endpoints is made from this table: the routes of the Quart app, the grammar of the fast road,
+All else that knows endpoints is made from this table: the routes of the Quart app, the grammar of the fast road,
 roles, the limits of bodies, the checks for browsers. The tables in the documentation are compared with it. A
 request is answered in four steps, the same on both roads:
 
@@ -13,23 +13,23 @@ request is answered in four steps, the same on both roads:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any
 
-from zapq.access.grant import Role
-from zapq.errors import BatchTooLarge, MessageTooLarge
-from zapq.http import metrics, page, plans, render, scrape
+from zapq.http import metrics, openapi, page, plans, render, scrape
+from zapq.http.endpoint import Audit as Audit
+from zapq.http.endpoint import Body as Body
+from zapq.http.endpoint import Endpoint as Endpoint
+from zapq.http.endpoint import Fill as Fill
+from zapq.http.endpoint import Scope as Scope
 from zapq.http.plan import Asked, Frame, Plan
-from zapq.limits import DEFAULT_QUEUE, MAX_BATCH_BYTES, MAX_SQS_BYTES
+from zapq.limits import DEFAULT_QUEUE
 from zapq.service.operations import (
     Delete,
     Describe,
     Drain,
     ListSnapshots,
     Load,
-    Operation,
     Purge,
     Ready,
     Save,
@@ -37,92 +37,6 @@ from zapq.service.operations import (
     Settlement,
     SettleOne,
 )
-
-if TYPE_CHECKING:
-    from zapq.service.reservation import Reservation
-
-Scope = Literal["default", "queue", "server", "listed"]
-"""Which queue a credential must be good for: the default one, the one in the path, all, or those it then lists."""
-
-
-class Body(Enum):
-    """What the body of a request is."""
-
-    NONE = "refused, unless it is empty"
-    IGNORED = "read and ignored, as the original does"
-    MESSAGE = "a message"
-    BATCH = "a batch of messages"
-    SETTLEMENTS = "settlements"
-    SETTINGS = "a queue's settings"
-    SQS = "a request of SQS"
-
-    @property
-    def stored(self) -> bool:
-        """Whether it becomes messages, so that room for it is reserved among them."""
-        return self in {Body.MESSAGE, Body.BATCH}
-
-    def limit(self, max_message_bytes: int) -> tuple[int, type[MessageTooLarge]]:
-        """Return how long it may be, and how a longer one is refused."""
-        if self is Body.SQS:
-            return MAX_SQS_BYTES, MessageTooLarge
-        if self in {Body.BATCH, Body.SETTLEMENTS}:
-            return MAX_BATCH_BYTES, BatchTooLarge
-        return max_message_bytes, MessageTooLarge
-
-
-class Fill(Protocol):
-    """Makes the operation."""
-
-    def __call__(
-        self,
-        plan: Plan,
-        body: bytes,
-        argument: str,
-        key: str,
-        *,
-        exempt_from_drain: bool = False,
-        reserved: Reservation | None = None,
-    ) -> Operation:
-        """`argument` is the receipt, message id, group or key that was asked for, `key` the Idempotency-Key.
-
-        `Offer` has the rest.
-        """
-
-
-Audit = Callable[[Any, Any], dict[str, object]]
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One way to ask for one operation."""
-
-    action: str
-    """What it does, in a word or two; its name in the log."""
-    method: str
-    path: str
-    """With `{queue}`, `{receipt}`, `{id}`, `{problem}`, `{file}` for what varies."""
-    plan: Callable[[Asked], Plan]
-    render: Callable[[Plan, Any, Any, Frame], bytes]
-    """Gets the plan, the operation, its outcome and the frame."""
-    fill: Fill | None = None
-    """Adds what differs from request to request; None if the plan is the operation already."""
-    role: Role | Literal["any"] | None = None
-    """`any`: one must be shown where there are credentials, whatever it allows. None: a probe has no credentials,
-    and what the documentation says is no secret."""
-    scope: Scope = "queue"
-    takes: tuple[str, ...] = ()
-    """Query parameters."""
-    body: Body = Body.NONE
-    keyed: bool = False
-    """Whether an Idempotency-Key makes it safe to repeat."""
-    changes: bool = True
-    """Whether it changes something: then web pages of others must not send it."""
-    fast: bool = True
-    """Whether the fast road may answer it."""
-    large: bool = False
-    """Whether its answer may take milliseconds to make."""
-    audit: Audit | None = None
-    """What the log says of it, if an administrator's action is what it is."""
 
 
 def _json(show: Callable[[Any, Any, Frame], object]) -> Callable[[Plan, Any, Any, Frame], bytes]:
@@ -508,6 +422,16 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     _probe("health", "/health", lambda asked: Plan(None)),
     _probe("health", "/livez", lambda asked: Plan(None)),
     _probe("ready", "/readyz", lambda asked: Plan(Ready())),
+    Endpoint(
+        "openapi",
+        "GET",
+        "/openapi.json",
+        lambda asked: Plan(None),
+        lambda plan, operation, outcome, frame: render.text(openapi.document(ENDPOINTS), frame.tail, render.JSON),
+        scope="server",
+        changes=False,
+        fast=False,
+    ),
     Endpoint(
         "explain all",
         "GET",

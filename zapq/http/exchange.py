@@ -1,10 +1,10 @@
 """One request and its answer, between Hypercorn's protocol and Quart's handlers.
 
-Quart-Trio's own connection class cancels the handler whenever Hypercorn says `http.disconnect`, which it
-also says after every response: then Hypercorn is cancelled in the middle of closing the connection, and
-neither `Connection: close` nor the keep-alive timeout works. Ours differs in three ways: a disconnect ends
-only what waits for the client (its body, a long poll), never the rest of a handler; the body is counted as
-it arrives; and a message that was handed over but never reached the socket goes back to its place.
+Quart-Trio's own connection class cancels the handler whenever Hypercorn says `http.disconnect`, which it also
+says after every response. Then Hypercorn is cancelled in the middle of closing the connection, and neither
+`Connection: close` nor the keep-alive timeout works. Ours differs in three ways: a disconnect ends only what
+waits for the client (its body, a long poll), never the rest of a handler; the body is counted as it arrives; and
+a message that was handed over but never reached the socket goes back to its place.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from zapq.http.endpoints import Body
 from zapq.http.routing import find_route, speaks_sqs
 from zapq.limits import MAX_LOGGED_METHOD, MAX_LOGGED_PATH, SMALL_BODY_BYTES
 from zapq.service.reservation import Pool, Reservation
+from zapq.service.section import Gate
 from zapq.service.waiting import Deliveries, Lender
 
 _ORIGIN = re.compile(rb"\A[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
@@ -316,6 +317,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
         )
         logs.current_trace_id.set(exchange.trace_id)
         state["exchange"] = exchange
+        gate: Gate | None = state.get("handling")
         log: AccessLog | None = state.get("access_log")
         if log is not None and log.choose(1):
             send = _logged(send, exchange, self.scope, log)
@@ -323,6 +325,8 @@ class HTTPConnection(TrioASGIHTTPConnection):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_listen, receive, exchange)
                 try:
+                    if gate is not None:
+                        await gate.enter()
                     await self._answer(_traced(send, exchange, transport, self.scope))
                     exchange.answered = True
                 finally:

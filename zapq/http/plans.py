@@ -143,7 +143,7 @@ def fill_batch(
     """Return the operation that stores the batch in `body`; `InvalidParameter` if it is not valid."""
     template: Any = plan.operation
     batch = wire.decode_batch(plan.media_type, body)
-    packed = body if plan.media_type == MSGPACK else b""
+    packed = bytes(body) if plan.media_type == MSGPACK else b""
     return Put(batch, template.terms, key, packed, exempt_from_drain, reserved, template.queue)
 
 

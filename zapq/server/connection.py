@@ -124,7 +124,7 @@ class Connection:
     async def run(self) -> None:
         """Serve the connection and close it; raises nothing but cancellation.
 
-        Whatever goes wrong in Hypercorn, h11, h2, Quart or here is the end of this connection and of no other.
+        An error in Hypercorn, h11, h2, Quart or here is the end of this connection and of no other.
         """
         self._site.connections.add(self)
         try:
@@ -259,6 +259,7 @@ class Connection:
             "trace_ids": self._site.trace_ids,
             "other_bodies": self._site.counts.other_bodies,
             "access_log": self._site.access_log,
+            "handling": self._site.handling,
         })
         async with TaskGroup() as tasks:
             common = (self._site.app, self._site.config, self._site.context, tasks, state)
@@ -279,6 +280,7 @@ class Connection:
         discarded = 0
         data = received or await self._receive()
         while data is not None:
+            await self._site.receiving.enter()
             if self._state is ConnectionState.RETURNING:
                 self._rest += data
                 return

@@ -46,7 +46,7 @@ class Guest:
         """When its state has lasted too long."""
         self.events = 0
         """What the selector has it for."""
-        self.rest = bytearray()
+        self.rest: bytes | bytearray = bytearray()
         """What was received and not answered yet."""
         self.needed = 0
         """How long `rest` must be before it is worth looking at again."""

@@ -29,11 +29,13 @@ from zapq.http.refused import Refused
 from zapq.http.sqs import ANY
 from zapq.limits import (
     BYTES_PER_COST,
+    FINGERPRINT_SLICE,
     HEADS_REMEMBERED,
     MAX_ANSWERS,
     MAX_ANSWERS_BYTES,
     MAX_BATCH_BYTES,
     MAX_HOT_HEAD_BYTES,
+    MAX_LOGGED_PATH,
     SMALL_BODY_BYTES,
 )
 from zapq.server.hot_head import (
@@ -50,7 +52,7 @@ from zapq.server.peer_network import Socket, peer_of_socket
 from zapq.server.sqs_hot import START as TO_SQS
 from zapq.server.sqs_hot import SqsHot, delivery_of
 from zapq.service.operations import Accepted, Delivery, Enqueue, Put, Settle, SettleOne, Take
-from zapq.service.pending import Commit, Group, Pending, give_back
+from zapq.service.pending import Commit, Group, Later, Pending, give_back
 from zapq.service.reservation import Reservation
 from zapq.service.waiting import Deliveries, Lender
 from zapq.settings import Settings
@@ -165,6 +167,8 @@ class HotPath:
         self._second = -1
         self._date = self._last = b""
         self._frame = Frame(b"", 0.0, 0.0, counts)
+        self._slow: Later[Any] | None = None
+        """What the last batch waits for whose fingerprint takes long to make."""
 
     def set_time(self, wall: float, now: float) -> None:
         """Let it be `wall`, in seconds since the epoch, and `now` by Trio's clock, in the answers from here on."""
@@ -227,7 +231,7 @@ class HotPath:
                 answers.announced = head
                 break
             if head.large:
-                if parts or not large:
+                if parts or not large or self._holds_up(head):
                     answers.then = "more" if parts else "large"
                     break
                 large = False
@@ -243,7 +247,9 @@ class HotPath:
             try:
                 operation = head.operation
                 if head.fill is not None:
-                    operation = head.fill(head.plan, data[end:stop], argument, head.key)
+                    # A copy of megabytes takes milliseconds: what fills large ones takes any buffer.
+                    body: Any = memoryview(data)[end:stop] if head.large else data[end:stop]
+                    operation = head.fill(head.plan, body, argument, head.key)
                 if operation is not None:
                     outcome = self._how[operation.__class__](operation, frame.now)
                 kind = outcome.__class__
@@ -287,6 +293,8 @@ class HotPath:
                         break
                     unfinished.append(Unfinished(len(parts), outcome, head, operation, argument))
                     answers.pending, group = outcome, None
+                    if head.large and head.key and isinstance(outcome, Later):
+                        self._slow = outcome
                     if isinstance(operation, Take):
                         to_come += self._usual_bytes
                     alone = outcome.patient
@@ -313,6 +321,15 @@ class HotPath:
         if group is not None or not unfinished:
             answers.data = b"".join(parts)
         return answers
+
+    def _holds_up(self, head: Head) -> bool:
+        """Whether a batch waits for the fingerprint of the one before: decoded, it would take memory till then."""
+        slow = self._slow
+        if slow is None or not head.key or head.length <= FINGERPRINT_SLICE:
+            return False
+        if not slow.working:
+            self._slow = None
+        return slow.working
 
     def reserve(self, head: Head) -> Reservation | None:
         """Reserve room for the body that `head` announces, while it is being received; None if there is none.
@@ -454,7 +471,7 @@ class HotPath:
                 tracing.id_in(trace),
                 endpoint.method,
                 endpoint.path,
-                {"queue": head.queue, "id": argument},
+                {"queue": head.queue, "id": argument[:MAX_LOGGED_PATH]},
                 "" if endpoint.scope in {"server", "listed"} else head.queue,
             )
         )

@@ -1,10 +1,10 @@
 """Where connections wait and hot requests are answered: one task for all of them.
 
 A task for each connection would spend more on being woken than on a hot request. So every connection, plain or
-TLS, between two requests waits in one selector, and the lobby's task waits for the selector, which is itself
-pollable (an epoll or kqueue descriptor is readable when something in it is ready). For each socket that is
-ready it takes one bounded step: accept, or receive and `HotPath.respond`. The answers are sent when all that were
-ready have had theirs: a client on another core that is woken costs as much as answering it, and one that has many
+TLS, between two requests waits in one selector. The lobby's task waits for the selector, which is itself
+pollable (an epoll or kqueue descriptor is readable when something in it is ready). For each socket that is ready
+it takes one bounded step: accept, or receive and `HotPath.respond`. The answers are sent when all that were
+ready have had theirs. Waking a client on another core costs as much as answering it, and one that has many
 connections is then woken once for all of them.
 
 Nothing here waits for a client. What would have to (a request that is not hot, an answer that the client does
@@ -13,11 +13,11 @@ that gives the socket back. A connection is in exactly one of the two places. A 
 (a long poll) stays here: it stands in line, and the step that brings the message has it answered in the lobby's
 next turn.
 
-Requests that may take milliseconds (batches, listings) have a line of their own: each turn ends with a few of
-them, once all that were ready have had theirs: a client that asks for little waits for these at most. Clients
+Requests that may take milliseconds (batches, listings) have a line of their own. Each turn ends with a few of
+them, once all that were ready have had theirs, so a client that asks for little waits for these at most. Clients
 whose TLS handshakes are under way have another (`zapq/server/newcomers.py`), and each turn ends with one step of
-one of them: however many clients connect, those that are connected wait for one step at most.
-What the states of a guest are, and which may follow which, is in `zapq/server/states.py`.
+one of them: however many clients connect, those that are connected wait for one step at most. What the states of
+a guest are, and which may follow which, is in `zapq/server/states.py`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from zapq.limits import (
     BYTES_PER_COST,
     HANDSHAKE_SECONDS,
     LARGE_SECONDS,
+    MIB,
     RECEIVE_BYTES,
     TURN_COST,
 )
@@ -197,8 +198,18 @@ class Lobby:
         cost, last, until = 0, len(self._large) - due, time.perf_counter() + LARGE_SECONDS
         while len(self._large) > last and cost < TURN_COST and time.perf_counter() < until:
             guest = self._large.popleft()
-            if guest.state is _MORE:
-                cost += self._attend(guest, large=True)
+            if guest.state is not _MORE:
+                continue
+            if len(guest.rest) > MIB and isinstance(guest.rest, bytearray):
+                # To copy it takes milliseconds, so it is answered in the next turn.
+                guest.rest = bytes(guest.rest)
+                self._large.appendleft(guest)
+                return
+            cost += self._attend(guest, large=True)
+            if self._large and self._large[-1] is guest:
+                # It waits for what is done for the one before.
+                self._large.rotate(1)
+                break
         self._send_answers()
 
     def _attend(self, guest: Guest, large: bool = False) -> int:
@@ -253,11 +264,11 @@ class Lobby:
             return self._look_after(guest, guest.answers)
         answers = self._hot.respond(data, guest.identities, guest.sock, large)
         if answers.then == "large":
-            guest.rest = bytearray(data)
+            guest.rest = data
             if reserved is not None and reserved.cover(len(data)):
                 guest.reserved = reserved  # until it has its turn, it is still only held
             self._line_up(guest)
-            return 1 + len(data) // BYTES_PER_COST  # what it costs to copy it
+            return 1
         # What was answered is not kept till then: memory that is used again at once costs least.
         rest = data[answers.used :]
         if answers.pending is None:

@@ -16,11 +16,13 @@ from zapq import logs
 from zapq.http.access_log import AccessLog
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
+from zapq.limits import PIECES_AT_ONCE, REQUESTS_AT_ONCE
 from zapq.server.balance import Balance
 from zapq.server.hotpath import HotPath
 from zapq.server.listeners import CHANGED_THEIR_MIND, OUT_OF_RESOURCES, ListeningSocket
 from zapq.server.peer_network import Socket, peer_network, peer_of_socket
 from zapq.server.unsent import Unsent
+from zapq.service.section import Gate
 from zapq.settings import Settings
 
 
@@ -74,6 +76,10 @@ class Site:
         self.unsent = unsent
         self.handshakes = trio.Lock()
         """Held for one step of a handshake: of those that tasks do, each turn of Trio's has one."""
+        self.receiving = Gate(PIECES_AT_ONCE)
+        """For each piece of a request that a task takes in."""
+        self.handling = Gate(REQUESTS_AT_ONCE)
+        """For each request that Quart is to answer."""
 
     def accept(self, listening: ListeningSocket) -> tuple[socket.socket, str] | None:
         """Accept a client, and return its socket and where it comes from; None if it has left, or may not be open.

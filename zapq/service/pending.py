@@ -267,6 +267,11 @@ class Later(Told[T]):
         """Whether it is to be begun."""
         return not self._abandoned
 
+    @property
+    def working(self) -> bool:
+        """Whether the task is at it, or it has yet to begin."""
+        return not self._done and self._what_follows is None
+
     def complete(self, outcome: Pending[T] | T) -> None:
         """Let this be the outcome; or what comes of another `Pending`."""
         self._begun = True

@@ -138,9 +138,10 @@ class QueueState:
         """Store one message. See `put`."""
         return Accepted(self.store_one(asked.body, asked.properties, asked.delay, now).id, False, self.durability)
 
-    def put(self, offer: Offer, now: float) -> Accepted:
+    def put(self, offer: Offer, now: float, fingerprint: bytes = b"") -> Accepted:
         """Store what is offered, unless its key was used for it before: then say what that led to.
 
+        `fingerprint` is what tells it from others under its key, if that is known already.
         Raises `MessageTooLarge`, `QueueFull`, `Draining`, `KeyReused`, `NotDurable` for `durability="committed"`
         in memory, `InvalidParameter`; then nothing is stored, and the key is as before.
         """
@@ -152,9 +153,8 @@ class QueueState:
             # What it rests on may have to be undone, and then so has this.
             durability = self.durability or durability
         doing = self.asked_for(durability)
-        fingerprint = b""
         if offer.key:
-            fingerprint = fingerprint_of(offer)
+            fingerprint = fingerprint or fingerprint_of(offer)
             id = self._service.keys.find(self.core.number, offer.key, fingerprint, now)
             if id is not None:
                 # The first use may be on its way to the disk.
@@ -391,7 +391,7 @@ class QueueState:
     def return_undelivered(self, given: Deliveries) -> None:
         """Put messages that could not be handed over at their places, as if never taken. Never refused.
 
-        That stays done, whatever becomes of the disk; so it is done when it is known that they were taken.
+        That stays done, also if the disk fails; so it is done when it is known that they were taken.
         """
         self._journal.when_resolved(partial(self._return, given))
 

@@ -1,4 +1,4 @@
-"""Who changes the queues, and when: a lock held for one synchronous change, and turns for long ones."""
+"""How tasks take turns at changing the queues: a lock held for one synchronous change, and turns for long ones."""
 
 from __future__ import annotations
 
@@ -47,3 +47,33 @@ class Turns:
         """Return when the caller may take one such step, before its next checkpoint or in the pass after it."""
         async with self._lock:
             await trio.lowlevel.checkpoint()
+
+
+class Gate:
+    """Lets only so many tasks go on in one pass of the scheduler; the others wait in line for later ones.
+
+    All tasks that are ready have a step in one pass. However short each of these is, many of them together hold up
+    every client.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+        self._line = trio.lowlevel.ParkingLot()
+
+    async def enter(self) -> None:
+        """Return when the caller may go on: without a checkpoint, if there is no line."""
+        if not self._left:
+            await self._line.park()
+            return
+        if self._left == self._most:
+            self._renew_soon()
+        self._left -= 1
+
+    def _renew_soon(self) -> None:
+        trio.lowlevel.current_trio_token().run_sync_soon(self._renew)
+
+    def _renew(self) -> None:
+        entered = len(self._line.unpark(count=self._most))
+        self._left = self._most - entered
+        if entered:
+            self._renew_soon()

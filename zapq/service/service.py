@@ -39,6 +39,7 @@ from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
 from zapq.service.history import History
 from zapq.service.journal import ExclusiveSection, Journal, QuiescentSection, WrittenSection
+from zapq.service.large_puts import LargePuts
 from zapq.service.memory_journal import MemoryJournal
 from zapq.service.named_queue import NamedQueue
 from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Offer, Put, Take, Terms
@@ -87,6 +88,7 @@ class QueueService:
         """For a step that looks at everything: while it lasts, nothing is on its way to the disk."""
         self.turns = Turns()
         """For what takes milliseconds."""
+        self._large_puts = LargePuts(self, self._attempt_putting)
         self.room = Room(self)
         self.keys = Keys(settings.max_deduplication_ids)
         self.max_message_bytes = settings.max_message_bytes
@@ -200,13 +202,13 @@ class QueueService:
                 outcome = self.take_step(step, trio.current_time()) if later.wanted else None
             later.complete(outcome)  # type: ignore[arg-type]  # it is none if no task wants it
 
-    def do_in_task(self, work: Callable[[], Awaitable[T]]) -> Later[T]:
+    def do_in_task(self, work: Callable[[], Awaitable[Pending[T] | T]]) -> Later[T]:
         """Do something that waits, or takes milliseconds, in a task of the service's own, when it is its turn."""
         later: Later[T] = Later(begun=True)
         self._start(self._work, work, later)
         return later
 
-    async def _work(self, work: Callable[[], Awaitable[T]], later: Later[T]) -> None:
+    async def _work(self, work: Callable[[], Awaitable[Pending[T] | T]], later: Later[T]) -> None:
         with Ending(later):
             await self.turns.take()
             later.complete(await work())
@@ -236,9 +238,15 @@ class QueueService:
         If it is full, the offer may wait for room as long as its terms say. Raises the errors of `QueueState.put`
         and of `queue`.
         """
+        if asked.key and (later := self._large_puts.begin(asked)) is not None:
+            return later
+        return self._attempt_putting(asked, b"", now)
+
+    def _attempt_putting(self, asked: Put, fingerprint: bytes, now: float) -> Pending[Accepted] | Accepted:
+        put = partial(self._put, asked, fingerprint)
         if asked.terms.wait:
-            return self.attempt_waiting(asked.queue, partial(self._put, asked), asked, now)
-        return self.attempt(partial(self._put, asked), now)
+            return self.attempt_waiting(asked.queue, put, asked, now)
+        return self.attempt(put, now)
 
     def attempt_waiting(self, name: str, put: Putting, offer: Offer, now: float) -> Pending[Accepted] | Accepted:
         """Store an offer by `put`; if the queue called `name` is full, let it wait for room as its terms say."""
@@ -270,10 +278,10 @@ class QueueService:
         if state is not None:
             state.refuse_behind = refusal
 
-    def _put(self, asked: Put, now: float) -> Pending[Accepted] | Accepted:
+    def _put(self, asked: Put, fingerprint: bytes, now: float) -> Pending[Accepted] | Accepted:
         state = self._states.get(asked.queue)
         if state is not None and not state.provisional:
-            return state.put(asked, now)
+            return state.put(asked, now, fingerprint)
         made = asked.queue not in self.broker.queues
         if made and self.draining and not asked.exempt_from_drain:
             raise Draining  # before there is a queue that would have to go again
@@ -282,7 +290,7 @@ class QueueService:
         state.users += 1
         entered = self.journal.entered
         try:
-            return state.put(asked, now)
+            return state.put(asked, now, fingerprint)
         finally:
             if self.journal.entered == entered:
                 self._release(state)

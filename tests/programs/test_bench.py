@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from array import array
-from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from tests.support.process import MODULE, running_zapq
 from zapq.client import open_client
 from zapq.command.bench import _facts, _shown
+from zapq.limits import BENCH_AHEAD
 from zapq.programs.bench import Load, Measured, measure, percentiles
 from zapq.testing import ZapqServer
 
@@ -27,6 +28,38 @@ async def test_all_that_is_sent_is_taken(zapq_server: ZapqServer, batch: int) ->
     assert told[0] >= 0
     stats = zapq_server.service.queue("bench").info().stats
     assert (stats.messages, stats.acked) == (0, found.sent)
+
+
+async def test_messages_can_be_sent_alone(zapq_server: ZapqServer) -> None:
+    async with open_client(zapq_server.url) as client:
+        found = await measure(client, "bench", Load(producers=2, consumers=0, seconds=0.05))
+    assert (found.taken, len(found.ways), found.drained) == (0, 0, found.seconds)
+    assert zapq_server.service.queue("bench").info().stats.messages == found.sent > 0
+
+
+async def test_producers_wait_for_consumers_that_are_behind(autojump_clock: MockClock) -> None:
+    held: list[bytes] = []
+    most = 0
+
+    class Slow:
+        async def put(self, queue: str, body: bytes) -> None:
+            nonlocal most
+            held.append(body)
+            most = max(most, len(held))
+            await trio.lowlevel.checkpoint()
+
+        async def receive_many(self, queue: str, limit: int, *, wait: float) -> list[Any]:
+            await trio.sleep(10)
+            return [SimpleNamespace(body=held.pop(0))] if held else []
+
+        async def ack(self, lease: object) -> None:
+            pass
+
+    client: Any = Slow()
+    found = await measure(client, "bench", Load(producers=3, consumers=2, seconds=0.05))
+    assert found.sent == found.taken
+    # Each producer may have asked before another sent.
+    assert most <= 2 * BENCH_AHEAD + 3
 
 
 def test_percentiles() -> None:
@@ -55,16 +88,3 @@ def test_what_programs_are_told() -> None:
     assert facts["sent_per_second"] == 500.0
     assert facts["put_to_receive_ms"] == dict.fromkeys(["p50", "p90", "p99", "p99.9", "max"], 250.0)
     assert (facts["client_cpu"], facts["client_cpu_us_per_message"]) == (0.2, 500.0)
-
-
-@pytest.mark.slow
-async def test_the_command_removes_its_queue(tmp_path: Path) -> None:
-    async with running_zapq(tmp_path) as server, open_client(server.url) as client:
-        command = [*MODULE, "bench", "--seconds", "0.2", "--url", server.url]
-        done = await trio.run_process([*command, "--json"], capture_stdout=True)
-        assert json.loads(done.stdout)["sent"] > 0
-        shown = await trio.run_process(command, capture_stdout=True)
-        assert b"This program: " in shown.stdout
-        assert [each["name"] for each in await client.list()] == ["default"]
-    refused = await trio.run_process(command, check=False, capture_stderr=True)
-    assert refused.returncode == 1

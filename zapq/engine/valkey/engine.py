@@ -275,7 +275,7 @@ class ValkeyEngine(Elsewhere):
         return self.fleet.poller.fileno()
 
     def answer(self) -> None:
-        """Have done whatever has an outcome by now."""
+        """Have done all that has an outcome by now."""
         self.fleet.poller.poll()
         self._flush()
 

@@ -178,6 +178,7 @@ class Connection:
             # First of all: these answers may hold messages, whatever has become of the client.
             if self._handoff.unsent is not None and await self._finish(self._handoff.unsent):
                 return
+            await self._site.receiving.enter()
             client: Peer = None
             sock = self._stream.socket
             try:

@@ -276,6 +276,15 @@ class TestBreakingOff:
             with pytest.raises(ConnectionAbortedError):
                 run(network.connect(place, 5.0))
 
+    def test_a_forked_process_is_not_held_up_by_a_lock_of_its_parents(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        network = ThreadNetwork()
+        with socket.create_server(("127.0.0.1", 0)) as listening, network._lock:
+            monkeypatch.setattr(os, "getpid", lambda: -1)
+            place = place_of(f"http://127.0.0.1:{listening.getsockname()[1]}", None)
+            run(network.connect(place, 5.0)).close()
+
     def test_a_name_without_an_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
         with pytest.raises(OSError, match="no address"):

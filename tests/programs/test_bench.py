@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from array import array
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from zapq.client import open_client
 from zapq.command.bench import _facts, _shown
+from zapq.limits import BENCH_AHEAD
 from zapq.programs.bench import Load, Measured, measure, percentiles
 from zapq.testing import ZapqServer
 
@@ -23,6 +28,38 @@ async def test_all_that_is_sent_is_taken(zapq_server: ZapqServer, batch: int) ->
     assert told[0] >= 0
     stats = zapq_server.service.queue("bench").info().stats
     assert (stats.messages, stats.acked) == (0, found.sent)
+
+
+async def test_messages_can_be_sent_alone(zapq_server: ZapqServer) -> None:
+    async with open_client(zapq_server.url) as client:
+        found = await measure(client, "bench", Load(producers=2, consumers=0, seconds=0.05))
+    assert (found.taken, len(found.ways), found.drained) == (0, 0, found.seconds)
+    assert zapq_server.service.queue("bench").info().stats.messages == found.sent > 0
+
+
+async def test_producers_wait_for_consumers_that_are_behind(autojump_clock: MockClock) -> None:
+    held: list[bytes] = []
+    most = 0
+
+    class Slow:
+        async def put(self, queue: str, body: bytes) -> None:
+            nonlocal most
+            held.append(body)
+            most = max(most, len(held))
+            await trio.lowlevel.checkpoint()
+
+        async def receive_many(self, queue: str, limit: int, *, wait: float) -> list[Any]:
+            await trio.sleep(10)
+            return [SimpleNamespace(body=held.pop(0))] if held else []
+
+        async def ack(self, lease: object) -> None:
+            pass
+
+    client: Any = Slow()
+    found = await measure(client, "bench", Load(producers=3, consumers=2, seconds=0.05))
+    assert found.sent == found.taken
+    # Each producer may have asked before another sent.
+    assert most <= 2 * BENCH_AHEAD + 3
 
 
 def test_percentiles() -> None:

@@ -73,8 +73,12 @@ def test_forward_delivers_until_it_is_told_to_stop(
 def test_forward_is_ended_by_the_second_signal(client: Client, zapq_url: str, receiver: Web) -> None:
     receiver.answer = receiver.held
     client.put("emails", b"x")
-    stopped = threading.Event()
-    with signals_once(lambda: receiver.got, lambda: stopped.wait(0.1) or True):
+
+    def is_fetching() -> bool:
+        return bool(client.describe("emails")["waiting"])
+
+    # It fetches, while its only message is under way, until the first signal.
+    with signals_once(lambda: receiver.got and is_fetching(), lambda: not is_fetching()):
         done = typed("forward", "emails", receiver.url, "--url", zapq_url)
     assert done.returncode == 128 + signal.SIGTERM
     assert client.describe("emails")["messages"] == 1

@@ -173,6 +173,8 @@ class Consumer:
         """... and, after that, nothing more is settled."""
         self._failed: BaseException | None = None
         """What ended it before its time, and has not been raised."""
+        self._until = math.inf
+        """When all is to be settled; known once it is closed."""
         self._stop = stop
         """Set when it has failed."""
         tasks = {"fetches": self._fetch, "extends": self._keep, "settles": self._send}
@@ -297,17 +299,18 @@ class Consumer:
         """Fetch nothing more and hand out nothing more; threads that work on messages are told to end."""
         with self._lock:
             self._close()
+            self._until = min(self._until, time.monotonic() + SETTLE_SECONDS)
         _join([self._threads["fetches"]], self._asked + FETCH_SECONDS)
         self._fetching.break_off()
 
-    def stop(self, until: float) -> None:
-        """Release the messages that are not settled, and have its threads end, in that time."""
+    def stop(self) -> None:
+        """Release the messages that are not settled, and have its threads end, within 5 s of `close`."""
         if not self._owner.here:
             return
         try:
             self.close()
             # It may bring messages.
-            _join([self._threads["fetches"]], until)
+            _join([self._threads["fetches"]], self._until)
             with self._lock:
                 self._holding.ready.clear()
                 for held in list(self._holding.held):
@@ -315,7 +318,7 @@ class Consumer:
                         self._release(held)
                         held._lost = True
                 self._hurry()
-                while self._holding.held and (left := until - time.monotonic()) > 0:
+                while self._holding.held and (left := self._until - time.monotonic()) > 0:
                     self._settled.wait(left)
         finally:
             # Also if another KeyboardInterrupt came.
@@ -324,7 +327,7 @@ class Consumer:
                 for condition in (self._gathering, self._look):
                     condition.notify_all()
             self._sending.break_off()
-        _join(self._threads.values(), until + SETTLE_SECONDS)
+        _join(self._threads.values(), self._until + SETTLE_SECONDS)
         for talk in (self._fetch_talk, self._settle_talk):
             run(talk.close())
 
@@ -442,7 +445,7 @@ def open_consumer(
         consumer.start()
         yield consumer
     finally:
-        consumer.stop(time.monotonic() + SETTLE_SECONDS)
+        consumer.stop()
     if consumer._failed is not None:
         raise consumer._failed
 

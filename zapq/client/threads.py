@@ -84,10 +84,19 @@ class ThreadNetwork:
     """Opens connections in a program of threads, and can break off what other threads do on them."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
         self._broken = threading.Event()
         self._lock = threading.Lock()
         self._open: WeakSet[socket.socket] = WeakSet()
         """Those that are not gone yet; `_lock` covers it."""
+
+    def _begin_in_fork(self) -> None:
+        # What a fork has copied another thread may have locked, and that is not there.
+        if self._process != os.getpid():
+            self._begin()
 
     @classmethod
     def like(cls, network: Network) -> ThreadNetwork:
@@ -96,6 +105,7 @@ class ThreadNetwork:
 
     async def connect(self, place: Place, patience: float) -> ThreadConnection:
         """See `Network`."""
+        self._begin_in_fork()
         plain = self._connected(place.address, patience)
         try:
             if not isinstance(place.address, str):
@@ -116,6 +126,7 @@ class ThreadNetwork:
 
     async def sleep(self, seconds: float) -> None:
         """See `Network`."""
+        self._begin_in_fork()
         self._broken.wait(seconds)
 
     async def close(self) -> None:

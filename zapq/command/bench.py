@@ -28,10 +28,10 @@ _LEAST = 8
 @click.option("--producers", type=click.IntRange(1, 1000), default=8, show_default=True, help="Tasks that send.")
 @click.option(
     "--consumers",
-    type=click.IntRange(1, 1000),
+    type=click.IntRange(0, 1000),
     default=8,
     show_default=True,
-    help="Tasks that receive and acknowledge.",
+    help="Tasks that receive and acknowledge; with 0, messages are only sent.",
 )
 @click.option(
     "--seconds",
@@ -63,8 +63,9 @@ def bench(
 ) -> int:
     """Measure how many messages the server takes and gives, and how long each takes.
 
-    All is sent from this one process, to a queue made for that, which is removed at the end. What the process
-    itself needs is said: if it is as busy as it can be, the server can do more than is shown.
+    Producers wait for consumers that are behind. All is sent from this one process, to a queue made for that,
+    which is removed at the end. What the process itself needs is said: if it is as busy as it can be, the server
+    can do more than is shown.
     """
     from zapq.programs.bench import Load, measure
 

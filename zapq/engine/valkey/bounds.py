@@ -17,8 +17,8 @@ MAX_WEIGHT = 2000
 def weight_of(operation: Operation) -> int:
     """Return how many messages an operation stores or settles; those it takes, the library bounds itself.
 
-    One that leases for no time at all fills a call: the next one may lease the same message, and in one call all
-    leases on one message for the same time have the same receipt.
+    One that leases for no time at all fills a call, for the next one may lease the same message. In one call, all
+    leases on a message that are for the same time have the same receipt.
     """
     if isinstance(operation, Take):
         return MAX_WEIGHT if operation.want.visibility == 0 else 1

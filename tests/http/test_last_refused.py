@@ -60,6 +60,13 @@ async def test_those_that_could_not_be_read_are_told_as_well(zapq_server: ZapqSe
     assert "path" not in unread
 
 
+@pytest.mark.parametrize("path", ["%72eceipts/9b-secret", "receipts%2F9b-secret", "receipts//9b-secret"])
+async def test_a_receipt_is_not_told_however_it_was_sent(zapq_server: ZapqServer, path: str) -> None:
+    assert (await ask(zapq_server.url, "DELETE", f"/queues/none/{path}")).status in {400, 404}
+    [told] = await last(zapq_server)
+    assert re.fullmatch("/queues/none/receipts/+{receipt}", str(told["path"]))
+
+
 async def test_a_client_of_sqs_is_told_by_its_code(zapq_server: ZapqServer) -> None:
     fields = {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": "AmazonSQS.GetQueueUrl"}
     for more in ({}, COLD):

@@ -6,10 +6,11 @@ import re
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from zapq.limits import REFUSALS_KEPT
 
-_RECEIPT = re.compile(r"(/receipts/)[^/]+")
+_RECEIPT = re.compile(r"(/receipts/+)[^/]+")
 """A client that has a receipt can acknowledge the message."""
 
 
@@ -34,6 +35,8 @@ class Refused(NamedTuple):
         path = self.path
         for name, value in self.named.items():
             path = path.replace(f"{{{name}}}", value)
+        if "%" in path and _RECEIPT.search(plain := unquote(path)):
+            path = plain
         return _RECEIPT.sub(r"\1{receipt}", path)
 
 

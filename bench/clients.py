@@ -3,9 +3,9 @@
     scripts/bench clients
 
 Runs zapq and Valkey each on one core, and from the other asks them by the clients for threads, asyncio and Trio,
-redis-py and the standard library's http.client. Prints the microseconds of the client's CPU for each message (sent
-one by one, taken and acknowledged by a consumer, sent by a producer for 100 tasks), and what a parser takes for an
-answer. A figure is the median of the rounds.
+redis-py, boto3 and the standard library's http.client. Prints the microseconds of the client's CPU for each
+message (sent one by one, taken and acknowledged by a consumer, sent by a producer for 100 tasks), and what a
+parser takes for an answer. A figure is the median of the rounds.
 
 Answers are read by a grammar of our own because h11 takes ten times as long, most of what a put costs altogether.
 httptools takes 2 us less, a twentieth of a put, and would be one more dependency that has to be compiled. What is
@@ -37,6 +37,7 @@ import trio
 import zapq
 import zapq.client.sync
 from bench import rig
+from bench.sqs import client_of
 from zapq.client import open_client
 from zapq.client.wire import Reader
 
@@ -210,6 +211,35 @@ def with_http_client(port: int) -> Run:
     return run
 
 
+def with_boto3(url: str) -> Run:
+    def run(count: int) -> None:
+        client = client_of(url)
+        queue = client.create_queue(QueueName="bench-sqs")["QueueUrl"]
+        for _ in range(count):
+            client.send_message(QueueUrl=queue, MessageBody=BODY.decode())
+        client.close()
+
+    return run
+
+
+def requests_for(url: str, run: Run, count: int) -> float:
+    """Return how many requests the server gets for each of `count` messages."""
+    with zapq.client.sync.open_client(url) as client:
+        before = client.metrics()["requests"]
+        run(count)
+        after = client.metrics()["requests"]
+    assert isinstance(before, int)
+    assert isinstance(after, int)
+    return (after - before) / count
+
+
+def fill(url: str, count: int) -> None:
+    """See to it that no consumer waits for a message."""
+    with zapq.client.sync.open_client(url) as client:
+        for _ in range(0, count, 1000):
+            client.put_many("bench", [BODY] * 1000)
+
+
 def measured(run: Run, count: int, rounds: int) -> float:
     """Return the median microseconds of this process's CPU for each of `count`."""
     run(min(count, 200))
@@ -239,6 +269,7 @@ def main(count: int, rounds: int) -> None:
         "put, asyncio": on("asyncio", url, put),
         "put, Trio": on("trio", url, put),
         "POST, http.client": with_http_client(port),
+        "send_message, boto3": with_boto3(url),
         "rpush, redis-py": with_redis(valkey),
         "rpush, redis.asyncio": with_redis_asyncio(valkey),
         "producer, 100 tasks, asyncio": on("asyncio", url, produce),
@@ -256,8 +287,11 @@ def main(count: int, rounds: int) -> None:
         "an answer, h11": by_h11,
     }
     with rig.running(serve, port), rig.running(server, valkey), rig.on_the_other_core():
+        fill(url, 3 * count)
         for name, run in runs.items():
             print(f"{name:48} {measured(run, count, rounds):8.1f}", flush=True)
+        consumer = runs["consumer of 100, asyncio"]
+        print(f"{'requests a message, consumer of 100':48} {requests_for(url, consumer, count):8.3f}", flush=True)
     code = "import time; begun = time.process_time(); import zapq.client as c; c.open_client;"
     code += "print((time.process_time() - begun) * 1e3)"
     shown = [subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(rounds)]

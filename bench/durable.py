@@ -71,19 +71,24 @@ def servers() -> list[Server]:
     ]
 
 
-def yardstick(directory: str, writes: int = 500) -> float:
-    """Return the microseconds one small write takes until it is on the disk, in a file that is long enough."""
+def yardstick(directory: str, writes: int = 500) -> tuple[float, float]:
+    """Return the microseconds one small write takes until it is on the disk, in a file that is long enough.
+
+    And those of CPU: below that no program comes, whatever it writes.
+    """
     with tempfile.TemporaryFile(dir=directory) as file:
         file.write(bytes(4 << 20))
         file.flush()
         os.fsync(file.fileno())
-        taken = []
+        taken, used = [], []
         for number in range(writes):
+            before = time.process_time()
             begun = time.perf_counter()
             os.pwrite(file.fileno(), bytes(220), number * 220)
             os.fdatasync(file.fileno())
             taken.append(time.perf_counter() - begun)
-    return statistics.median(taken) * 1e6
+            used.append(time.process_time() - before)
+    return statistics.median(taken) * 1e6, statistics.median(used) * 1e6
 
 
 def commits(directory: str, messages: int, number: int = 400) -> tuple[float, float]:
@@ -130,8 +135,8 @@ def changes_per_commit(port: int) -> float:
 @click.option("--connections", default=[1, 32, 128], show_default=True, multiple=True)
 def main(directory: str, seconds: int, rounds: int, connections: tuple[int, ...]) -> None:
     """Measure and print."""
-    fsync = yardstick(directory)
-    print(f"{rig.machine()}; one write with fdatasync: {fsync:.0f} us")
+    fsync, syncing = yardstick(directory)
+    print(f"{rig.machine()}; one write with fdatasync: {fsync:.0f} us, of CPU {syncing:.0f} us")
     for clients in connections:
         taken, each = commits(directory, clients)
         print(f"SQLite alone, {clients} messages a commit: {taken:.0f} us, of CPU {each:.1f} us a message")
@@ -170,6 +175,7 @@ def main(directory: str, seconds: int, rounds: int, connections: tuple[int, ...]
     print(f"\nchanges a commit at {max(connections)} connections: {statistics.median(together):.0f}")
     result = {
         "fdatasync_us": fsync,
+        "fdatasync_cpu_us": syncing,
         "changes_per_commit": statistics.median(together),
         "messages_per_second": {f"{name}, {load}": round(rate) for (name, load), rate in medians.items()},
         "rounds": {f"{name}, {load}": [round(rate) for rate, _ in each] for (name, load), each in runs.items()},

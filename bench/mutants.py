@@ -313,6 +313,30 @@ MUTANTS = {
         "        lender = next((each for each in self._lenders.values() if each.name == queue), None)\n",
         ("tests/engine/test_front_ends.py",),
     ),
+    "a large batch is decoded while another has its fingerprint made": Mutant(
+        "zapq/server/hotpath.py",
+        "        return slow.working\n",
+        "        return False\n",
+        ("tests/server/test_large_keyed.py", "-k", "lobby"),
+    ),
+    "large offers with a key are not counted while they wait": Mutant(
+        "zapq/service/large_puts.py",
+        "        if not reserved.cover(size):\n            return None\n",
+        "",
+        ("tests/service/test_large_puts.py",),
+    ),
+    "what a large offer is counted with stays": Mutant(
+        "zapq/service/large_puts.py",
+        "            reserved.release()\n",
+        "            pass\n",
+        ("tests/service/test_large_puts.py",),
+    ),
+    "all that are ready go on in one pass": Mutant(
+        "zapq/service/section.py",
+        "        self._left -= 1\n",
+        "",
+        ("tests/service/test_section.py",),
+    ),
 }
 
 

@@ -185,6 +185,12 @@ def largest_batches(content_type: str) -> Callable[[Stage], Work]:
     return prepare
 
 
+def cold(stage: Stage) -> Work:
+    """Five hundred clients each put a message in chunks, which has Quart answer."""
+    chunked = request("POST", "/enqueue", b"", "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
+    return crowd(stage, [chunked + b"1\r\nx\r\n0\r\n\r\n"] * stage.scaled(500), times=3)
+
+
 def sqs_batches(stage: Stage) -> Work:
     """Fifty clients send 1 MB each in the dialect of SQS."""
     entries = [{"Id": str(number), "MessageBody": "x" * 100_000} for number in range(10)]
@@ -371,6 +377,7 @@ SCENARIOS = {
     "50 batches of 8 MB with a key, JSON": Scenario(largest_batches("application/json")),
     "50 batches of 8 MB with a key, msgpack": Scenario(largest_batches("application/msgpack")),
     "50 batches of 1 MB, SQS": Scenario(sqs_batches),
+    "500 x put in chunks": Scenario(cold, durable=False),
     "100 x settle 1,000 leased": Scenario(settle_leased),
     "50 x receive 1,000, JSON": Scenario(receive_batches),
     "20 x find one of 40,000 leased": Scenario(find_leased, durable=False),

@@ -21,11 +21,13 @@ _NEWEST = frozenset(
     for name in (
         "command",
         "engine/valkey",
+        "programs",
         "server/test_workers.py",
         "sqs",
         "test_cli.py",
         "test_spool.py",
         "test_systemd.py",
+        "test_testing.py",
     )
 )
 _OTHER = frozenset(

@@ -363,6 +363,8 @@ FORWARD_MAX_REST = 3600.0
 """Seconds a receiver of `zapq forward` may have it wait at most: a Retry-After beyond that is a mistake."""
 FORWARD_ANSWER_BYTES = 64 * KIB
 """Bytes of its answer that are read, so that the connection can be used again: nothing is made of them."""
+BENCH_AHEAD = 4
+"""Requests of each consumer by which producers of `zapq bench` may be ahead: none is idle, and no line forms."""
 BENCH_DRAIN_SECONDS = 30.0
 """Seconds `zapq bench` goes on to take messages once it sends none: more are behind by far."""
 BUSY_CLIENT = 0.9
@@ -395,7 +397,9 @@ SETTLE_LINGER = 0.005
 """Seconds for which settling one lease waits for others that can go with it: nothing beside a visibility."""
 SETTLE_SECONDS = 5.0
 """How long settling a lease may hold up a cancellation: several round trips, and less than supervisors wait."""
-HANDLER_SECONDS = 4.0
+HANDLER_SECONDS = 3.0
 """Seconds of these that handlers in threads have to end, for nothing cancels them; the rest is for releasing."""
+FETCH_SECONDS = 0.5
+"""How long the end of a consumer waits for messages it has just asked for: else they stayed leased to it."""
 NO_QUEUE_PAUSE = 1.0
 """Seconds until a consumer asks again for a queue that was deleted while it waited."""

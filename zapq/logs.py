@@ -42,7 +42,7 @@ _requests = logging.getLogger("zapq.access")
 
 
 def say_request(fields: dict[str, object]) -> None:
-    """Log the line about a request that `fields` are of, whatever the level: the operator has asked for it."""
+    """Log the line about a request that `fields` are of, at every level: the operator has asked for it."""
     # Made here: to find out for each line who calls, as the module does, takes as long as a whole request.
     record = logging.LogRecord(_requests.name, logging.INFO, "", 0, "request", (), None)
     record.fields = fields

@@ -40,7 +40,7 @@ class MovableClock(trio.abc.Clock):
         return deadline - self.current_time()
 
     def jump(self, seconds: float, /) -> None:
-        """Move it on. Trio sees that in its next turn, whatever it sleeps until."""
+        """Move it on. Trio sees that in its next turn, however long it sleeps."""
         self._ahead += seconds
 
 

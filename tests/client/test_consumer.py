@@ -364,9 +364,30 @@ class TestConsume:
             async with await anext(leases):
                 pass
             assert trio.current_time() - start == pytest.approx(0.005)
+        async with client.consume("emails", concurrency=3) as leases:
+            start = trio.current_time()
             await (await anext(leases)).ack()
-        # Nothing else was under way, so that did not wait.
-        assert trio.current_time() - start == pytest.approx(0.010)
+            # Nothing else was under way, so that did not wait.
+            assert trio.current_time() == start
+
+    async def test_what_it_has_just_asked_for_is_waited_for_and_released(
+        self, zapq_service: QueueService, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        await emails.enqueue_many([b"x"] * 3)
+        answer, asked = in_process(zapq_service), trio.Event()
+
+        async def answer_late(request: Request) -> bytes:
+            answered = await answer(request)
+            if request.path.endswith("/batch"):
+                asked.set()
+                # If it were cancelled here, the server would not know that nobody has the messages.
+                await trio.sleep(0.4)
+            return answered
+
+        async with scripted(answer_late) as client, client.consume("emails", concurrency=3):
+            await asked.wait()
+        stats = emails.info().stats
+        assert (stats.ready, stats.leased, stats.released) == (3, 0, 3)
 
     async def test_prefetched_messages_are_held_too_and_handed_out_in_order(
         self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock

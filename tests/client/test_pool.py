@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
 import ssl
+import struct
 import time
 import warnings
 from pathlib import Path
@@ -15,13 +17,18 @@ import pytest
 import trio
 
 import zapq.client
+import zapq.client.sync
 from tests.client.doubles import answer_of
 from tests.client.shells import SHELLS, with_client
 from tests.support.certificates import trusting, write_certificate
+from tests.support.waiting import eventually
 from zapq.client.answers import result_of
+from zapq.client.network import place_of
 from zapq.client.on_asyncio import AsyncioConnection, AsyncioNetwork
+from zapq.client.on_trio import PlainConnection
 from zapq.client.talk import Pool
-from zapq.errors import Unreachable
+from zapq.client.threads import ThreadNetwork, run
+from zapq.errors import NoAnswer, Unreachable
 from zapq.limits import IDLE_CONNECTION_SECONDS, IDLE_CONNECTIONS, RECEIVE_BYTES
 from zapq.testing import ZapqServer
 
@@ -214,3 +221,123 @@ async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(
     nursery.start_soon(trio.serve_listeners, answer_twice, [listener])
     await with_client(shell, f"https://127.0.0.1:{listener.socket.getsockname()[1]}", ask, verify=trusting())
     nursery.cancel_scope.cancel()
+
+
+async def test_trio_sends_what_does_not_go_out_at_once_in_pieces() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    connection, other = PlainConnection(ours), trio.socket.from_stdlib_socket(theirs)
+    received = 0
+
+    async def read() -> None:
+        nonlocal received
+        while received < 4_000_000:
+            received += len(await other.recv(100_000))
+
+    with pytest.raises(TimeoutError, match="it took too long"):
+        await connection.receive(0.01)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await connection.send(bytes(4_000_000), 30.0)
+    assert received == 4_000_000
+    with pytest.raises(TimeoutError, match="to send the request"):
+        await connection.send(bytes(4_000_000), 0.01)
+    connection.close()
+    other.close()
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["hangs", "resets"])
+@pytest.mark.parametrize("shell", SHELLS)
+async def test_a_server_that_hangs_or_resets_behind_its_handshake_gives_no_answer(
+    shell: str, ends: bool, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*write_certificate(tmp_path))
+
+    async def shake_hands(stream: trio.SocketStream) -> None:
+        await trio.SSLStream(stream, context, server_side=True).receive_some()
+        if ends:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            stream.socket.close()
+            return
+        await trio.sleep_forever()
+
+    async def ask(client: Any) -> None:
+        with pytest.raises(NoAnswer, match="reset|closed" if ends else "took too long|timed out"):
+            await client.describe("q")
+
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, shake_hands, [listener])
+    url = f"https://127.0.0.1:{listener.socket.getsockname()[1]}"
+    await with_client(shell, url, ask, verify=trusting(), attempts=1, timeout=30.0 if ends else 3.0)
+    nursery.cancel_scope.cancel()
+
+
+class TestBreakingOff:
+    """What other threads wait for ends at once, and nobody connects any more."""
+
+    async def test_a_thread_that_waits_for_an_answer_or_a_pause(self, zapq_server: ZapqServer) -> None:
+        zapq_server.service.queue("q")
+
+        def work() -> None:
+            with zapq.client.sync.open_client(zapq_server.url, network=network, attempts=1) as client:
+                with pytest.raises(NoAnswer):
+                    client.receive("q", wait=60)
+                run(network.sleep(1000))
+                with pytest.raises(Unreachable, match="broken off"):
+                    client.receive("q", wait=60)
+
+        network = ThreadNetwork()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, work)
+            try:
+                await eventually(lambda: zapq_server.service.stats().waiting, "it to wait")
+            finally:
+                network.break_off()
+        assert network.broken
+
+    def test_one_that_connects_or_shakes_hands_closes_its_socket(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            place = place_of(f"https://127.0.0.1:{listening.getsockname()[1]}", context)
+            for name in ("settimeout", "setsockopt", "do_handshake"):
+                broken = type(name, (ThreadNetwork,), {})()
+                opened: list[socket.socket] = []
+
+                def interrupt(each: socket.socket, *_: object, opened: list[socket.socket] = opened) -> None:
+                    opened.append(each)
+                    raise KeyboardInterrupt
+
+                with monkeypatch.context() as patch:
+                    patch.setattr(ssl.SSLSocket if name == "do_handshake" else socket.socket, name, interrupt)
+                    with pytest.raises(KeyboardInterrupt):
+                        run(broken.connect(place, 5.0))
+                assert opened[0].fileno() == -1
+
+    def test_one_that_is_broken_off_while_it_connects(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        network = ThreadNetwork()
+        connect = socket.socket.connect
+
+        def connect_late(each: socket.socket, where: tuple[str, int]) -> None:
+            network.break_off()
+            connect(each, where)
+
+        monkeypatch.setattr(socket.socket, "connect", connect_late)
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            place = place_of(f"http://127.0.0.1:{listening.getsockname()[1]}", None)
+            with pytest.raises(ConnectionAbortedError):
+                run(network.connect(place, 5.0))
+
+    def test_a_forked_process_is_not_held_up_by_a_lock_of_its_parents(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        network = ThreadNetwork()
+        with socket.create_server(("127.0.0.1", 0)) as listening, network._lock:
+            monkeypatch.setattr(os, "getpid", lambda: -1)
+            place = place_of(f"http://127.0.0.1:{listening.getsockname()[1]}", None)
+            run(network.connect(place, 5.0)).close()
+
+    def test_a_name_without_an_address(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
+        with pytest.raises(OSError, match="no address"):
+            run(ThreadNetwork().connect(place_of("http://zapq", None), 1.0))

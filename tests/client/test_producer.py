@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -296,6 +298,29 @@ class TestThreads:
 
         await trio.to_thread.run_sync(work)
         assert zapq_server.service.queue("q").info().stats.messages == 0
+
+    async def test_a_process_that_was_forked_is_told_to_open_its_own(
+        self, zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def work() -> None:
+            with zapq.client.sync.open_client(zapq_server.url) as client:
+                producing = client.producer("q", linger=100)
+                producer = producing.__enter__()
+                sent = producer.send_nowait(b"parent's")
+                with monkeypatch.context() as child:
+                    child.setattr(os, "getpid", lambda: -1)
+                    for ask in (partial(producer.send, b"child's"), producer.flush, sent.wait):
+                        with pytest.raises(RuntimeError, match="producer belongs to the process that opened it"):
+                            ask()
+                    with pytest.raises(RuntimeError, match="open one after the fork"):
+                        producer.send_nowait(b"child's")
+                    with pytest.raises(RuntimeError):
+                        producing.__exit__(None, None, None)
+                producer._line.flush()
+                producer._line.close()
+
+        await trio.to_thread.run_sync(work)
+        assert zapq_server.service.queue("q").info().stats.messages == 1
 
     def test_what_ends_its_thread_is_told_to_all(self) -> None:
         """As `MemoryError` might: nobody waits for ever."""

@@ -108,6 +108,7 @@ def test_there_is_a_verb_for_everything_the_server_does() -> None:
         "clear": "purge",
         "delete-message": "delete_message",
         "stats": "metrics",
+        "tell of refusals": "refusals",
     }
     # For other programs than ours: probes of a supervisor, Prometheus, a person who reads, tests.
     for_others = {"health", "scrape", "explain", "explain all", "show the page", "tell of refusals"}
@@ -120,7 +121,8 @@ def test_there_is_a_verb_for_everything_the_server_does() -> None:
 @pytest.mark.parametrize("module", ["zapq.client", "zapq.client.sync"])
 def test_a_program_imports_what_it_needs(module: str) -> None:
     code = f"import sys, {module}; {module}.open_client, {module}.Client\n"
-    code += "print(*{'trio', 'asyncio', 'anyio', 'h11', 'zapq.service', 'quart', 'hypercorn'} & set(sys.modules))"
+    others = {"trio", "asyncio", "anyio", "h11", "click", "quart", "hypercorn", "django", "opentelemetry"}
+    code += f"print(*{others | {'zapq.service'}} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (shown.returncode, shown.stdout, shown.stderr) == (0, "\n", "")
 
@@ -234,6 +236,8 @@ async def everything(client: Any) -> None:
         await client.delete_message("q", back.id)
     assert (await client.history("q"))["left_out"] == 0
     assert "admin" in (await client.whoami())["roles"]
+    [refused] = await client.refusals(1)
+    assert refused["problem"] == "message-not-found"
     await client.pause("q")
     assert (await client.describe("q"))["paused"]
     await client.resume("q")

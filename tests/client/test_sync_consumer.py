@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -368,10 +369,57 @@ async def test_a_process_that_was_forked_is_told_to_open_its_own(
             monkeypatch.setattr(os, "getpid", lambda: -1)
             with pytest.raises(RuntimeError, match="open one after the fork"):
                 next(leases)
-            leases.stop(0.0)
+            leases.stop()
             monkeypatch.setattr(os, "getpid", here)
 
     await in_thread(work)
+
+
+async def test_a_refused_acknowledgement_is_raised_or_logged(
+    in_thread: InThread, emails: NamedQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    await emails.enqueue_many([b"raised", b"logged"])
+    stop = threading.Event()
+
+    def take_away(lease: Held) -> None:
+        trio.from_thread.run(partial(emails.release, lease.receipt, delay=10_000))
+
+    def handle(lease: HeldLease) -> None:
+        taken.put(lease)
+        done.wait()
+
+    taken: queue.SimpleQueue[HeldLease] = queue.SimpleQueue()
+    done = threading.Event()
+
+    def work(client: Client) -> None:
+        with client.consume("emails", concurrency=1) as leases:
+            lease = next(leases)
+            take_away(lease)
+            with pytest.raises(errors.ReceiptExpired):
+                lease.ack()
+            assert not lease.lost
+        consumer = threading.Thread(target=client.consume_with, args=("emails", handle), kwargs={"stop": stop})
+        consumer.start()
+        take_away(taken.get())
+        stop.set()
+        done.set()
+        consumer.join()
+
+    await in_thread(work)
+    assert "message 2 of emails was not acknowledged" in caplog.text
+
+
+async def test_a_server_that_is_away_is_waited_for(
+    proxy: FaultProxy, emails: NamedQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    def work(client: Client) -> None:
+        proxy.faults[:] = [Say(b"")] * 3
+        with client.consume("emails") as leases:
+            trio.from_thread.run(emails.enqueue, b"hello")
+            next(leases).ack()
+
+    await with_client(proxy.url, work, attempts=1)
+    assert caplog.text.count("cannot receive from emails now: No answer arrived") == 3
 
 
 INTERRUPTED = """
@@ -409,7 +457,8 @@ async def test_ctrl_c_releases_what_is_not_acknowledged(zapq_server: ZapqServer,
         told += more
     await process.wait()
     assert told.rstrip().endswith(b"KeyboardInterrupt")
-    assert (stats(emails).acked, stats(emails).ready, stats(emails).leased) == (1, 2, 0)
+    await eventually(lambda: stats(emails).ready == 2, "what is not acknowledged to be released")
+    assert (stats(emails).acked, stats(emails).leased) == (1, 0)
     assert stats(emails).leases_expired == 0
 
 

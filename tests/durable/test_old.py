@@ -2,6 +2,7 @@
 
 `data/first-format.db.gz` was made over HTTP by a server whose database did not know the time yet, which was then
 stopped in order. `data/format-1.db.gz` was made by a service of the last version whose database was in format 1.
+`data/04787c5.*` are what a service of the commit 04787c5 has left that was killed: its messages are in its log.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from zapq.limits import IDEMPOTENCY_WINDOW
 from zapq.service.operations import Offer, terms
 from zapq.store.check import check
 from zapq.store.schema import FILE, FORMAT
+from zapq.store.wal import log_of
 
 STOPPED = {"first-format": 1795916008.0, "format-1": 1795947637.0}
 """When each was stopped, in seconds since 1970."""
@@ -119,3 +121,21 @@ async def test_a_database_of_the_format_before_is_of_this_one_once_it_is_written
         assert 0 < shown[b"mortal"].expires - trio.current_time() <= 86400
         again = await service.queue("work").put(Offer(b"keyed", terms(content_type="a/b"), key="a-key"))
         assert again.replayed
+
+
+async def test_what_a_server_of_04787c5_has_left_that_was_killed_is_all_there(tmp_path: Path) -> None:
+    for file in (FILE, log_of(Path(FILE)).name):
+        packed = Path(__file__).parent / "data" / f"{file.replace('zapq', '04787c5')}.gz"
+        (tmp_path / file).write_bytes(gzip.decompress(packed.read_bytes()))
+    assert check(str(tmp_path)).format == 1
+    async with open_durable(tmp_path) as service:
+        assert (await service.enqueue(b"new")).id > 20
+    async with open_durable(tmp_path) as service:
+        assert await taken(service.default) == [*(b"%d" % number for number in range(3, 20)), b"new"]
+        work = service.queue("work")
+        first = await work.dequeue()
+        # It was leased when the server was killed.
+        assert first is not None
+        assert (first.body, first.properties.receives) == (b"urgent", 1)
+        assert await taken(work) == [*(b"batch %d" % number for number in range(100)), b"json"]
+    assert check(str(tmp_path)).format == FORMAT

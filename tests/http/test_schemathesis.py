@@ -17,7 +17,7 @@ from tests.support.process import ENVIRON, running_zapq
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 EXAMPLES = 500
-"""Of each operation: some 20 minutes."""
+"""Of each operation: some ten minutes."""
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",

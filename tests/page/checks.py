@@ -333,6 +333,7 @@ def what_a_credential_may_not_do_is_not_shown(world: World) -> None:
         assert page.get_by_text("Send a message").count() == 0
         page.goto(f"{world.server.url}/ui/#/snapshots")
         heading(page, "Queues")
+    assert world.server.ask("GET", "/nothing")[0] == 404
     with world.page("watcher", view="#/server") as page:
         heading(page, "Server")
         expect(page.get_by_role("table", name="The last refusals")).to_be_visible()

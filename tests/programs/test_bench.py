@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from tests.support.process import MODULE, running_zapq
+from tests.support.process import assert_one_line, run
 from zapq.client import open_client
 from zapq.command.bench import _facts, _shown
+from zapq.limits import BENCH_AHEAD
 from zapq.programs.bench import Load, Measured, measure, percentiles
+from zapq.programs.plot import curve, plot
 from zapq.testing import ZapqServer
 
 
@@ -27,6 +31,38 @@ async def test_all_that_is_sent_is_taken(zapq_server: ZapqServer, batch: int) ->
     assert told[0] >= 0
     stats = zapq_server.service.queue("bench").info().stats
     assert (stats.messages, stats.acked) == (0, found.sent)
+
+
+async def test_messages_can_be_sent_alone(zapq_server: ZapqServer) -> None:
+    async with open_client(zapq_server.url) as client:
+        found = await measure(client, "bench", Load(producers=2, consumers=0, seconds=0.05))
+    assert (found.taken, len(found.ways), found.drained) == (0, 0, found.seconds)
+    assert zapq_server.service.queue("bench").info().stats.messages == found.sent > 0
+
+
+async def test_producers_wait_for_consumers_that_are_behind(autojump_clock: MockClock) -> None:
+    held: list[bytes] = []
+    most = 0
+
+    class Slow:
+        async def put(self, queue: str, body: bytes) -> None:
+            nonlocal most
+            held.append(body)
+            most = max(most, len(held))
+            await trio.lowlevel.checkpoint()
+
+        async def receive_many(self, queue: str, limit: int, *, wait: float) -> list[Any]:
+            await trio.sleep(10)
+            return [SimpleNamespace(body=held.pop(0))] if held else []
+
+        async def ack(self, lease: object) -> None:
+            pass
+
+    client: Any = Slow()
+    found = await measure(client, "bench", Load(producers=3, consumers=2, seconds=0.05))
+    assert found.sent == found.taken
+    # Each producer may have asked before another sent.
+    assert most <= 2 * BENCH_AHEAD + 3
 
 
 def test_percentiles() -> None:
@@ -50,21 +86,34 @@ def test_what_is_shown() -> None:
     assert "the server may do more" in _shown(measured(2.5))
 
 
+def test_a_picture_shows_both_rows(tmp_path: Path) -> None:
+    plot(measured(0.5), tmp_path / "both.svg")
+    picture = (tmp_path / "both.svg").read_text()
+    assert "<!-- put -->" in picture
+    assert "<!-- put to receive -->" in picture
+    with pytest.raises(OSError, match="No such file"):
+        plot(measured(0.5), tmp_path / "none" / "both.svg")
+
+
+def test_the_slowest_percent_has_as_much_room_as_the_ten_before() -> None:
+    shares, milliseconds = curve(array("d", [0.004, 0.001, 0.003, 0.002]))
+    assert shares == [1, 4 / 3, 2, 4]
+    assert milliseconds == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("way.png", 0), ("way.gif", 1), ("none/way.svg", 1)])
+def test_the_command_draws(zapq_url: str, tmp_path: Path, name: str, code: int) -> None:
+    options = ("--seconds", "0.1", "--plot", str(tmp_path / name))
+    done = run("bench", "--url", zapq_url, *options)
+    assert done.returncode == code
+    assert (tmp_path / name).exists() == (code == 0)
+    if code:
+        assert_one_line(done, code, "was not written" if "/" in name else "give FILE a name that ends so")
+
+
 def test_what_programs_are_told() -> None:
     facts = _facts(Load(), measured(0.5))
     assert facts["sent_per_second"] == 500.0
     assert facts["put_to_receive_ms"] == dict.fromkeys(["p50", "p90", "p99", "p99.9", "max"], 250.0)
     assert (facts["client_cpu"], facts["client_cpu_us_per_message"]) == (0.2, 500.0)
-
-
-@pytest.mark.slow
-async def test_the_command_removes_its_queue(tmp_path: Path) -> None:
-    async with running_zapq(tmp_path) as server, open_client(server.url) as client:
-        command = [*MODULE, "bench", "--seconds", "0.2", "--url", server.url]
-        done = await trio.run_process([*command, "--json"], capture_stdout=True)
-        assert json.loads(done.stdout)["sent"] > 0
-        shown = await trio.run_process(command, capture_stdout=True)
-        assert b"This program: " in shown.stdout
-        assert [each["name"] for each in await client.list()] == ["default"]
-    refused = await trio.run_process(command, check=False, capture_stderr=True)
-    assert refused.returncode == 1

@@ -14,10 +14,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.support.process import MODULE, assert_one_line, running_zapq
+from tests.support.process import assert_one_line
 from tests.support.serving import patient_clock as patient_clock
 from tests.support.typed import typed
-from tests.support.waiting import eventually
 from zapq.client import open_client
 from zapq.errors import Draining, InvalidParameter, KeyReused, Unreachable, ZapqError
 from zapq.programs.cron import Cron
@@ -247,19 +246,3 @@ def test_wrong_usage_is_one_line(tmp_path: Path, file: str) -> None:
     assert_one_line(typed("cron", str(tmp_path / "wrong.toml")), 2, "wrong.toml: [cron.a]: cron is missing.")
     assert_one_line(typed("cron", file, "--json"), 2, "--json is for --next")
     assert_one_line(typed("cron", str(tmp_path / "missing.toml")), 2, "does not exist")
-
-
-@pytest.mark.slow
-async def test_the_command_sends_until_it_is_told_to_stop(tmp_path: Path) -> None:
-    file = tmp_path / "cron.toml"
-    file.write_text('[cron.often]\ncron = "* * * * * *"\nqueue = "jobs"\n')
-    async with running_zapq(tmp_path) as server, open_client(server.url) as client:
-        async with trio.open_nursery() as nursery:
-            process = await nursery.start(trio.run_process, [*MODULE, "cron", str(file), "--url", server.url])
-
-            async def is_sent() -> bool:
-                return any(each["name"] == "jobs" and each["ready"] for each in await client.list())
-
-            await eventually(is_sent, "a message")
-            process.terminate()
-        assert process.returncode == 0

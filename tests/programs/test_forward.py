@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import trio
 from standardwebhooks.webhooks import Webhook
+from trio.testing import MockClock
 
 from tests.programs.receiving import Got, Web, web
 from tests.programs.test_webhook import SECRET
-from tests.support.process import MODULE, assert_one_line, running_zapq
+from tests.support.process import assert_one_line
 from tests.support.typed import typed
 from tests.support.waiting import eventually
 from zapq.client import open_client
@@ -176,9 +177,22 @@ async def test_nobody_listens(zapq_server: ZapqServer, emails: NamedQueue) -> No
     said: list[str] = []
     async with forwarding(zapq_server.url, f"http://127.0.0.1:{port}/", said, concurrency=2) as forwarder:
         await eventually(lambda: forwarder._failures > 4, "it to be noticed")
-        assert forwarder._rests_until > trio.current_time() - 1
     stats = emails.info().stats
     assert (stats.messages, stats.leased) == (10, 0)
+
+
+async def test_all_rest_the_longer_the_more_deliveries_fail_in_a_row(autojump_clock: MockClock) -> None:
+    client: Any = None
+    forwarder = Forwarder(client, "emails", parse_target("http://example.com"), concurrency=2)
+    rests = []
+    for _ in range(40):
+        forwarder._rest(0.0)
+        rests.append(round(forwarder._rests_until - trio.current_time(), 3))
+        await trio.sleep_until(forwarder._rests_until)
+    assert rests[:6] == [0.0, 0.0, 0.2, 0.4, 0.8, 1.6]
+    assert rests[-1] == 10.0
+    forwarder._rest(60.0)
+    assert forwarder._rests_until == trio.current_time() + 60
 
 
 async def test_a_lease_that_is_lost_is_said(zapq_server: ZapqServer, emails: NamedQueue, receiver: Web) -> None:
@@ -206,29 +220,6 @@ async def test_what_fails_too_often_becomes_a_dead_letter(
     assert len(receiver.got) == 2
 
 
-@pytest.mark.slow
-async def test_the_command_delivers_until_it_is_told_to_stop(receiver: Web, tmp_path: Path) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text(f"{SECRET}\n")
-    async with running_zapq(tmp_path) as server, open_client(server.url) as client:
-        await client.put("emails", b'"hello"')
-        command = [*MODULE, "forward", "emails", receiver.url, "--secret-file", str(secret), "--url", server.url]
-        async with trio.open_nursery() as nursery:
-            process = await nursery.start(trio.run_process, command)
-            await eventually(lambda: receiver.got, "it to be delivered")
-            process.terminate()
-        assert process.returncode == 0
-        assert Webhook(SECRET).verify(receiver.got[0].body, receiver.got[0].headers) == "hello"
-        receiver.answer = lambda got: (410, {})
-        await client.put("emails", b"x")
-        gone = await trio.run_process(command, capture_stderr=True, check=False)
-        assert (gone.returncode, b"answered 410" in gone.stderr) == (1, True)
-        refused = await trio.run_process(
-            [*command[:-4], "--url", server.url + "/nothing"], capture_stderr=True, check=False
-        )
-        assert refused.returncode == 1
-
-
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -242,6 +233,9 @@ def test_wrong_usage_is_one_line(words: list[str], complaint: str) -> None:
     assert_one_line(typed("forward", "emails", *words), 2, complaint)
 
 
-def test_a_wrong_secret_is_one_line() -> None:
+def test_a_wrong_secret_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    wrong = typed("forward", "emails", "http://example.com", "--secret-file", str(tmp_path / "binary"))
+    assert_one_line(wrong, 2, "binary: a secret must begin with whsec_")
     wrong = typed("forward", "emails", "http://example.com", environ={"ZAPQ_WEBHOOK_SECRET": "hunter2"})
     assert_one_line(wrong, 2, "ZAPQ_WEBHOOK_SECRET: a secret must begin with whsec_")

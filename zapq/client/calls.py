@@ -245,6 +245,9 @@ class Calls:
     def history(self, queue: str) -> Call[_Info]:
         return self._get("/stats/history", _Info, {"queue": queue})
 
+    def refusals(self, limit: int | None) -> Call[list[_Info]]:
+        return self._get("/refusals", _Infos, None if limit is None else {"limit": str(limit)})
+
     def whoami(self) -> Call[_Info]:
         return self._get("/whoami", _Info)
 

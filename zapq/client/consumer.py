@@ -6,6 +6,7 @@ leases that need it, and finds those that are lost; and a settler sends what is 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,7 +26,7 @@ from zapq.client.settling import Settler, Settles, Told
 from zapq.client.tracing import Tracer
 from zapq.core.settlement import Settlement
 from zapq.errors import QueueNotFound, ReceiptExpired, ZapqError
-from zapq.limits import MAX_BATCH, MAX_RETRY_AFTER, NO_QUEUE_PAUSE, SETTLE_SECONDS
+from zapq.limits import FETCH_SECONDS, MAX_BATCH, MAX_RETRY_AFTER, NO_QUEUE_PAUSE, SETTLE_SECONDS
 
 
 class Leases(Settles, Protocol):
@@ -147,7 +148,10 @@ class Consumer:
         tracer: Tracer | None,
     ) -> None:
         self._holding = Holding[HeldLease](concurrency, prefetch, visibility)
+        self._stopping = False
+        """Whether nothing more is fetched or handed out ..."""
         self._closed = False
+        """... and, after that, nothing more is settled."""
         self._client = client
         self._queue = queue
         self._wait = wait
@@ -162,6 +166,8 @@ class Consumer:
         self._failed = anyio.Event()
         """Set when extending a lease has failed: it is to be tried again soon."""
         self._fetching, self._serving = anyio.CancelScope(), anyio.CancelScope(shield=True)
+        self._asked = -math.inf
+        """When it asked for messages, while it waits for the answer."""
         self._fetched = anyio.Event()
         """Set when no more messages will come."""
 
@@ -179,7 +185,7 @@ class Consumer:
     async def _take(self) -> HeldLease:
         """Return the next message, of those that are here without a checkpoint; if cancelled, none is taken."""
         while True:
-            if self._holding.ready:
+            if self._holding.ready and not self._stopping:
                 held = self._holding.take()
                 self._make_room()
                 return held
@@ -228,9 +234,12 @@ class Consumer:
 
     async def stop(self) -> None:
         """Fetch nothing more, and release the messages that are not settled, within 5 s."""
-        self._fetching.cancel()
+        self._stopping = True
         try:
             with anyio.move_on_after(SETTLE_SECONDS, shield=True):
+                with anyio.CancelScope(deadline=self._asked + FETCH_SECONDS):
+                    await self._fetched.wait()
+                self._fetching.cancel()
                 await self._fetched.wait()
                 self._holding.ready.clear()
                 for held in list(self._holding.held):
@@ -243,6 +252,7 @@ class Consumer:
         finally:
             # Also if asyncio cancels us once more, which no shield keeps off.
             self._closed = True
+            self._fetching.cancel()
             self._serving.cancel()
             self._settler.give_up()
             self._wake(len(self._idle))
@@ -266,12 +276,13 @@ class Consumer:
         failures = 0
         try:
             with self._fetching:
-                while True:
+                while not self._stopping:
                     if self._holding.room() < 1:
                         self._room = anyio.Event()
                         await self._room.wait()
                         self._room = None
                     pause = 0.0
+                    self._asked = anyio.current_time()
                     try:
                         leases = await self._client.receive_many(
                             self._queue,
@@ -293,6 +304,8 @@ class Consumer:
                         self._hold(leases)
                         if leases:
                             continue
+                    finally:
+                        self._asked = -math.inf
                     await anyio.sleep(pause)
         finally:
             self._fetched.set()

@@ -67,7 +67,9 @@ class Line:
             raise RuntimeError("the producer is closed")
         if self._calls.tracer is not None:
             message = self._calls.tracer.marked(message)
-        added = self._batcher.add(message, anyio.current_time(), told=told)
+        # The time counts for the first message of a batch.
+        now = anyio.current_time() if self._stored is None else 0.0
+        added = self._batcher.add(message, now, told=told)
         if added is None:
             self._wake.set()
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 
 import trio
@@ -10,16 +11,61 @@ from zapq.client.network import Place, is_readable
 from zapq.limits import RECEIVE_BYTES
 
 
-class TrioConnection:
+class PlainConnection:
+    """A connection over a socket of its own: Trio's streams yield to other tasks twice a request for nothing."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, socket: socket.socket) -> None:
+        self._socket = socket
+
+    async def send(self, data: bytes, patience: float) -> None:
+        """See `Connection`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        sent = self._send(data)
+        if sent == len(data):
+            return
+        with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
+            while sent < len(data):
+                await trio.lowlevel.wait_writable(self._socket)
+                sent += self._send(data[sent:])
+        if scope.cancelled_caught:
+            raise TimeoutError("it took too long to send the request")
+
+    def _send(self, data: bytes) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+
+    async def receive(self, patience: float) -> bytes:
+        """See `Connection`."""
+        with trio.CancelScope(deadline=trio.current_time() + patience):
+            while True:
+                await trio.lowlevel.wait_readable(self._socket)
+                try:
+                    return self._socket.recv(RECEIVE_BYTES)
+                except BlockingIOError:
+                    continue
+        raise TimeoutError("it took too long")
+
+    def is_stale(self) -> bool:
+        """See `Connection`."""
+        return is_readable(self._socket.fileno())
+
+    def close(self) -> None:
+        """See `Connection`."""
+        self._socket.close()
+
+
+class TlsConnection:
     """A connection over a stream of Trio's."""
 
-    def __init__(
-        self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream], socket: trio.socket.SocketType
-    ) -> None:
+    def __init__(self, stream: trio.SSLStream[trio.SocketStream], socket: trio.socket.SocketType) -> None:
         self._stream = stream
         self._socket = socket
         # What came in one piece with the last answer waits here, where the socket no longer shows it.
-        self._incoming: ssl.MemoryBIO | None = stream._incoming if isinstance(stream, trio.SSLStream) else None
+        self._incoming: ssl.MemoryBIO = stream._incoming
 
     async def send(self, data: bytes, patience: float) -> None:
         """See `Connection`."""
@@ -43,9 +89,7 @@ class TrioConnection:
 
     def is_stale(self) -> bool:
         """See `Connection`."""
-        if self._incoming is not None and self._incoming.pending:
-            return True
-        return is_readable(self._socket.fileno())
+        return bool(self._incoming.pending) or is_readable(self._socket.fileno())
 
     def close(self) -> None:
         """See `Connection`."""
@@ -55,7 +99,7 @@ class TrioConnection:
 class TrioNetwork:
     """Opens connections in a Trio program."""
 
-    async def connect(self, place: Place, patience: float) -> TrioConnection:
+    async def connect(self, place: Place, patience: float) -> PlainConnection | TlsConnection:
         """See `Network`."""
         try:
             with trio.fail_after(patience):
@@ -64,7 +108,9 @@ class TrioNetwork:
                 else:
                     stream = await trio.open_tcp_stream(*place.address)
                 if place.tls is None:
-                    return TrioConnection(stream, stream.socket)
+                    plain = socket.socket(fileno=stream.socket.detach())
+                    plain.setblocking(False)
+                    return PlainConnection(plain)
                 # Proxies and servers do not always say goodbye, and how long an answer is stands in its head.
                 secure = trio.SSLStream(stream, place.tls, server_hostname=place.name, https_compatible=True)
                 try:
@@ -72,7 +118,7 @@ class TrioNetwork:
                 except BaseException:
                     stream.socket.close()
                     raise
-                return TrioConnection(secure, stream.socket)
+                return TlsConnection(secure, stream.socket)
         except trio.TooSlowError:
             raise TimeoutError("it took too long to connect") from None
         except trio.BrokenResourceError as error:

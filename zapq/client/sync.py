@@ -111,7 +111,7 @@ class Client(Verbs):
 
         `prefetch` more messages are held. When `handler` returns, the message is acknowledged; when it raises an
         `Exception`, the message is released and the error logged. Nothing can cancel a thread: one whose lease is
-        lost, or whose consumer ends, finds `lease.cancelled` set. At the end handlers have 4 s to return or raise.
+        lost, or whose consumer ends, finds `lease.cancelled` set. At the end handlers have 3 s to return or raise.
         What is not acknowledged then is released, within 5 s in all; threads that still run are daemons. Raises as
         `consume` does; then `stop` is set as well.
         """

@@ -6,6 +6,7 @@ the leases that need it, and finds those that are lost. One sends settlements, m
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -21,7 +22,15 @@ from zapq.client.talk import Talk
 from zapq.client.threads import Owner, ThreadNetwork, run
 from zapq.core.settlement import Settlement
 from zapq.errors import NoAnswer, QueueNotFound, ReceiptExpired, ZapqError
-from zapq.limits import HANDLER_SECONDS, MAX_BATCH, MAX_RETRY_AFTER, NO_QUEUE_PAUSE, SETTLE_LINGER, SETTLE_SECONDS
+from zapq.limits import (
+    FETCH_SECONDS,
+    HANDLER_SECONDS,
+    MAX_BATCH,
+    MAX_RETRY_AFTER,
+    NO_QUEUE_PAUSE,
+    SETTLE_LINGER,
+    SETTLE_SECONDS,
+)
 
 Told = Callable[[ZapqError | None], None]
 """Is told what became of a settlement, with the consumer's lock held."""
@@ -140,6 +149,8 @@ class Consumer:
         self._fetching, self._sending = (ThreadNetwork.like(talk.network) for _ in range(2))
         self._fetch_talk, self._settle_talk = talk.over(self._fetching), talk.over(self._sending)
         self._retry = talk.retry
+        self._asked = -math.inf
+        """When it asked for messages, while it waits for the answer."""
         # It covers all that follows, and what is held.
         self._lock = threading.Lock()
         self._ready = threading.Condition(self._lock)
@@ -162,6 +173,8 @@ class Consumer:
         """... and, after that, nothing more is settled."""
         self._failed: BaseException | None = None
         """What ended it before its time, and has not been raised."""
+        self._until = math.inf
+        """When all is to be settled; known once it is closed."""
         self._stop = stop
         """Set when it has failed."""
         tasks = {"fetches": self._fetch, "extends": self._keep, "settles": self._send}
@@ -286,16 +299,18 @@ class Consumer:
         """Fetch nothing more and hand out nothing more; threads that work on messages are told to end."""
         with self._lock:
             self._close()
+            self._until = min(self._until, time.monotonic() + SETTLE_SECONDS)
+        _join([self._threads["fetches"]], self._asked + FETCH_SECONDS)
         self._fetching.break_off()
 
-    def stop(self, until: float) -> None:
-        """Release the messages that are not settled, and have its threads end, in that time."""
+    def stop(self) -> None:
+        """Release the messages that are not settled, and have its threads end, within 5 s of `close`."""
         if not self._owner.here:
             return
         try:
             self.close()
             # It may bring messages.
-            _join([self._threads["fetches"]], until)
+            _join([self._threads["fetches"]], self._until)
             with self._lock:
                 self._holding.ready.clear()
                 for held in list(self._holding.held):
@@ -303,7 +318,7 @@ class Consumer:
                         self._release(held)
                         held._lost = True
                 self._hurry()
-                while self._holding.held and (left := until - time.monotonic()) > 0:
+                while self._holding.held and (left := self._until - time.monotonic()) > 0:
                     self._settled.wait(left)
         finally:
             # Also if another KeyboardInterrupt came.
@@ -312,7 +327,7 @@ class Consumer:
                 for condition in (self._gathering, self._look):
                     condition.notify_all()
             self._sending.break_off()
-        _join(self._threads.values(), until + SETTLE_SECONDS)
+        _join(self._threads.values(), self._until + SETTLE_SECONDS)
         for talk in (self._fetch_talk, self._settle_talk):
             run(talk.close())
 
@@ -333,6 +348,7 @@ class Consumer:
                     return
             visibility = self._holding.visibility
             pause = 0.0
+            self._asked = time.monotonic()
             try:
                 call = self._calls.receive_many(self._queue, room, wait=self._wait, visibility=visibility)
                 leases = run(self._fetch_talk.do(call))
@@ -354,6 +370,8 @@ class Consumer:
                     for lease in leases:
                         self._holding.add(HeldLease(self, lease), now)
                     self._wake()
+            finally:
+                self._asked = -math.inf
             run(self._fetching.sleep(pause))
 
     def _keep(self) -> None:
@@ -427,7 +445,7 @@ def open_consumer(
         consumer.start()
         yield consumer
     finally:
-        consumer.stop(time.monotonic() + SETTLE_SECONDS)
+        consumer.stop()
     if consumer._failed is not None:
         raise consumer._failed
 

@@ -345,6 +345,10 @@ class Verbs:
         """
         return run(self._talk.do(self._calls.history(queue)))
 
+    def refusals(self, limit: int | None = None) -> Infos:
+        """Return what the server refused last, `limit` (1 to 100) requests at most, as `GET /refusals` does."""
+        return run(self._talk.do(self._calls.refusals(limit)))
+
     def whoami(self) -> dict[str, Any]:
         """Return what the client's credential allows, as `GET /whoami` tells it."""
         return run(self._talk.do(self._calls.whoami()))

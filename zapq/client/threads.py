@@ -84,10 +84,19 @@ class ThreadNetwork:
     """Opens connections in a program of threads, and can break off what other threads do on them."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
         self._broken = threading.Event()
         self._lock = threading.Lock()
         self._open: WeakSet[socket.socket] = WeakSet()
         """Those that are not gone yet; `_lock` covers it."""
+
+    def _begin_in_fork(self) -> None:
+        # What a fork has copied another thread may have locked, and that is not there.
+        if self._process != os.getpid():
+            self._begin()
 
     @classmethod
     def like(cls, network: Network) -> ThreadNetwork:
@@ -96,6 +105,7 @@ class ThreadNetwork:
 
     async def connect(self, place: Place, patience: float) -> ThreadConnection:
         """See `Network`."""
+        self._begin_in_fork()
         plain = self._connected(place.address, patience)
         try:
             if not isinstance(place.address, str):
@@ -116,6 +126,7 @@ class ThreadNetwork:
 
     async def sleep(self, seconds: float) -> None:
         """See `Network`."""
+        self._begin_in_fork()
         self._broken.wait(seconds)
 
     async def close(self) -> None:
@@ -138,9 +149,12 @@ class ThreadNetwork:
 
     def _watch(self, each: socket.socket) -> None:
         with self._lock:
-            if self._broken.is_set():
-                raise ConnectionAbortedError("it was broken off")
+            self._check()
             self._open.add(each)
+
+    def _check(self) -> None:
+        if self._broken.is_set():
+            raise ConnectionAbortedError("it was broken off")
 
     def _connected(self, address: tuple[str, int] | str, patience: float) -> socket.socket:
         """Return a socket that is connected to the first of a server's addresses that lets it."""
@@ -154,6 +168,8 @@ class ThreadNetwork:
                 self._watch(each)
                 each.settimeout(patience)
                 each.connect(where)
+                # A socket that is shut down before it is connected connects all the same.
+                self._check()
             except OSError as refused:
                 each.close()
                 error = refused

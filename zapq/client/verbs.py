@@ -345,6 +345,10 @@ class Verbs:
         """
         return await self._talk.do(self._calls.history(queue))
 
+    async def refusals(self, limit: int | None = None) -> Infos:
+        """Return what the server refused last, `limit` (1 to 100) requests at most, as `GET /refusals` does."""
+        return await self._talk.do(self._calls.refusals(limit))
+
     async def whoami(self) -> dict[str, Any]:
         """Return what the client's credential allows, as `GET /whoami` tells it."""
         return await self._talk.do(self._calls.whoami())

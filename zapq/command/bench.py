@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult
 
@@ -12,8 +13,9 @@ import click
 
 from zapq.command.base import Remote
 from zapq.command.exit import EXIT_FAILED, EXIT_OK
+from zapq.command.http import Failed
 from zapq.command.options import json_option, print_json
-from zapq.command.program import OnStop, client_of, run_program
+from zapq.command.program import OnStop, check_extra, client_of, run_program
 from zapq.command.table import table
 from zapq.limits import BUSY_CLIENT, MAX_BATCH, MAX_MESSAGE_BYTES
 
@@ -28,10 +30,10 @@ _LEAST = 8
 @click.option("--producers", type=click.IntRange(1, 1000), default=8, show_default=True, help="Tasks that send.")
 @click.option(
     "--consumers",
-    type=click.IntRange(1, 1000),
+    type=click.IntRange(0, 1000),
     default=8,
     show_default=True,
-    help="Tasks that receive and acknowledge.",
+    help="Tasks that receive and acknowledge; with 0, messages are only sent.",
 )
 @click.option(
     "--seconds",
@@ -57,17 +59,38 @@ _LEAST = 8
     metavar="NUMBER",
     help="Messages in a request.",
 )
+@click.option(
+    "--plot",
+    "picture",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Draw how long requests and messages took, as SVG, PNG or PDF by the end of FILE's name.",
+)
 @json_option
 def bench(
-    url: SplitResult, producers: int, consumers: int, seconds: float, size: int, batch: int, as_json: bool
+    url: SplitResult,
+    producers: int,
+    consumers: int,
+    seconds: float,
+    size: int,
+    batch: int,
+    picture: Path | None,
+    as_json: bool,
 ) -> int:
     """Measure how many messages the server takes and gives, and how long each takes.
 
-    All is sent from this one process, to a queue made for that, which is removed at the end. What the process
-    itself needs is said: if it is as busy as it can be, the server can do more than is shown.
+    Producers wait for consumers that are behind. All is sent from this one process, to a queue made for that,
+    which is removed at the end. What the process itself needs is said: if it is as busy as it can be, the server
+    can do more than is shown.
     """
     from zapq.programs.bench import Load, measure
 
+    if picture is not None:
+        check_extra("bench --plot", "plot", "matplotlib")
+        from zapq.programs.plot import FORMATS, plot
+
+        if picture.suffix not in FORMATS:
+            raise Failed(f"--plot writes {', '.join(FORMATS)}; give FILE a name that ends so.")
     load = Load(producers, consumers, seconds, size, batch)
     queue = f"zapq-bench-{secrets.token_hex(4)}"
     measured: Measured | None = None
@@ -97,6 +120,11 @@ def bench(
     code = run_program(main)
     if measured is None:
         return code or EXIT_FAILED
+    if picture is not None:
+        try:
+            plot(measured, picture)
+        except OSError as error:
+            raise Failed(f"{picture} was not written: {error.strerror}.") from error
     if as_json:
         print_json(_facts(load, measured))
     else:

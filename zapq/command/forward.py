@@ -100,8 +100,10 @@ def _secrets(file: str | None) -> list[bytes]:
     given = os.environ.get(WEBHOOK_SECRET_VARIABLE, "")
     if file is None and not given:
         return []
-    place, text = (WEBHOOK_SECRET_VARIABLE, given) if file is None else (file, Path(file).read_text())
+    place = WEBHOOK_SECRET_VARIABLE if file is None else file
     try:
-        return parse_secrets(text)
+        return parse_secrets(given if file is None else Path(file).read_text("ascii"))
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{place}: a secret must begin with whsec_.") from None
     except ValueError as error:
         raise click.UsageError(f"{place}: {error}.") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -61,13 +61,21 @@ def run_program(main: Callable[[OnStop], Awaitable[None]]) -> int:
     try:
         trio.run(run)
     except (ZapqError, Failed, ExceptionGroup) as error:
-        only: BaseException = error
-        while isinstance(only, BaseExceptionGroup) and len(only.exceptions) == 1:
-            [only] = only.exceptions
-        if not isinstance(only, ZapqError | Failed):
+        refusals = list(_alone(error))
+        if not all(isinstance(each, ZapqError | Failed) for each in refusals):
             raise
-        return fail(str(only), EXIT_FAILED)
+        # Many tasks may have found the same.
+        return fail(str(refusals[0]), EXIT_FAILED)
     return code
+
+
+def _alone(error: Exception) -> Iterator[Exception]:
+    """Yield the errors that are in a group, or the one that is in none."""
+    if isinstance(error, ExceptionGroup):
+        for each in error.exceptions:
+            yield from _alone(each)
+    else:
+        yield error
 
 
 @asynccontextmanager

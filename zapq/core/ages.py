@@ -249,9 +249,9 @@ class Times:
 class Waits(Times):
     """Counts how long messages have waited until they were given to a consumer for the first time.
 
-    Those that are given one after the other have mostly waited about as long. What holds for the last one is kept,
-    and callers who find that an id is at least `low` and below `high`, and that it is not `until` yet, count it in
-    `alike`: that costs a fifth of a call.
+    Those that are given one after the other have mostly waited about as long. What holds for the last one is
+    kept. Callers may find that an id is at least `low` and below `high`, and that it is not `until` yet. Then
+    they count it in `alike`, which costs a fifth of a call.
     """
 
     __slots__ = ("_told", "_wait", "alike", "high", "low", "until")

@@ -299,8 +299,8 @@ class Broker:
     def replace(self, made: Replacement, keys: Iterable[KeyImage] = ()) -> list[Queue]:
         """Let the queues that were made be all there are, and return the former ones for the caller to free.
 
-        One step, whatever they hold: O(1) for each queue. The default queue is among those made; on the disk the
-        rows of all are written already. `keys` are those that are known from now on.
+        One step, however much they hold: O(1) for each queue. The default queue is among those made; on the disk
+        the rows of all are written already. `keys` are those that are known from now on.
         """
         if self._journal is not None:
             self._journal.check()

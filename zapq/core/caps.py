@@ -77,8 +77,8 @@ class Caps:
     def refusal(self, excess: Excess, held: Holding, gone: int, now: float) -> QueueFull:
         """Return what to say to a producer; `gone` is how many messages have left the queue so far.
 
-        The caller raises it without giving it a name: an error that a frame of its traceback has a name for is a
-        cycle, and all that the frames know, the whole request, would stay until the garbage collector comes.
+        The caller raises it without giving it a name. An error that a frame of its traceback has a name for is a
+        cycle, so all that the frames know, the whole request, would stay until the garbage collector comes.
         """
         limit, cap, current, more, most = excess
         over: float = current + more - most

@@ -1,11 +1,11 @@
 """What is due when: things with a time each, the earliest first, any of them removable at once.
 
 Most come in the order of their times. Those stay in one ordered dictionary, where entering one and removing one
-are a step each, whatever their number. The others are in a binary heap, which finds the earliest in O(log n) and
-cannot give up an entry in its middle: an entry that is taken back stays in the heap and is skipped when it comes
-up (lazy deletion). When such entries are the majority the heap is rebuilt, which keeps it within twice what it is
-about, at O(1) amortised. The dictionaries are rebuilt when most of their entries have gone, for by themselves
-they never give memory back.
+are a step each, however many there are. The others are in a binary heap, which finds the earliest in O(log n)
+and cannot give up an entry in its middle. So an entry that is taken back stays in the heap and is skipped when
+it comes up (lazy deletion). When such entries are the majority the heap is rebuilt, which keeps it within twice
+what it is about, at O(1) amortised. The dictionaries are rebuilt when most of their entries have gone, for by
+themselves they never give memory back.
 
 A time may be anything that can be compared: a queue keeps messages by their place in line in the same way.
 """

@@ -430,8 +430,8 @@ class Holding(Aged):
     def image(self) -> QueueImage:
         """Return what is to be kept of this queue, which goes on; `fill` makes a queue of it.
 
-        One pass over references, some 20 ns each, and no more: whatever takes longer is done when the image is
-        read, which may be elsewhere.
+        One pass over references, some 20 ns each, and no more: longer work is done when the image is read, which
+        may be elsewhere.
         """
         plain, others, apart = self._ready.copies()
         return QueueImage(

@@ -1,7 +1,7 @@
 """Idempotency keys: a producer that got no answer may ask again, and the message is there once.
 
 The draft standard is draft-ietf-httpapi-idempotency-key-header. Keys of a second kind are promises, for the
-deduplication ids of FIFO queues: whatever comes under such a key is taken for a repetition, and it is never
+deduplication ids of FIFO queues: every message under such a key is taken for a repetition, and the key is never
 forgotten before its time. Where there is no room for one more, its message is refused.
 """
 
@@ -20,7 +20,7 @@ from zapq.limits import IDEMPOTENCY_WINDOW, KEYS_FORGOTTEN, MAX_DEDUPLICATION_ID
 FINGERPRINT = 16
 """Bytes that tell what a key was used for."""
 ANY_CONTENT = bytes(FINGERPRINT)
-"""The fingerprint of a promise, whatever its message is."""
+"""The fingerprint of a promise, for every message."""
 
 
 class Claim(msgspec.Struct, frozen=True, gc=False):

@@ -1,8 +1,8 @@
 """The leases of one queue: whose turn each message is, and which of them ends first.
 
-Most leases of a queue last equally long, so they end in the order in which they began: those stay in one ordered
-dictionary, where entering one and ending one are a step each, whatever their number. The few that end before one
-that began earlier, and those that never end, are kept in `Deadlines`.
+Most leases of a queue last equally long, so they end in the order in which they began. Those stay in one ordered
+dictionary, where entering one and ending one are a step each, however many there are. The few that end before
+one that began earlier, and those that never end, are kept in `Deadlines`.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Leases:
         self._by_message: dict[int, Lease] | None = None
         """By the message's id. Only kept once a lease was looked for by it, or when there are many."""
         self.begins = LiveNotes()
-        """When leases began; who makes one notes it."""
+        """When leases began; the caller that makes one notes it."""
         self.last_begin = 0.0
         """When the lease began that was removed last."""
 

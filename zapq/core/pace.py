@@ -96,7 +96,7 @@ class Pace:
 
 
 class CountedLeases(Leases):
-    """Leases of a queue that gives so many at once: each that ends, in whatever way, is told of.
+    """Leases of a queue that gives so many at once: each that ends, in any way, is told of.
 
     A class of its own, so that others need not ask whether to tell.
     """

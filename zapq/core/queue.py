@@ -19,7 +19,7 @@ of a queue. `enqueue`, `dequeue`, `receive` and `ack` are written out: they are 
 call costs a sixth of them. That makes this file longer than others; how steps are undone is in `undoing.py`.
 
 `now` is any clock that does not go backwards; times are absolute, durations in seconds. Every take first
-processes whatever is due; for messages that are not taken, the service calls `tick` when `alarm` is reached.
+processes all that is due; for messages that are not taken, the service calls `tick` when `alarm` is reached.
 
 A queue on the disk has a journal (`journal.py`). Each verb changes memory, and then enters its record and how to
 step back. Steps back run in reverse order, so each finds exactly what its verb left.

@@ -1,8 +1,8 @@
 """How long a queue keeps messages, counted from when they arrived.
 
-No message has a timer. Messages of a queue stand in the order in which they arrived, so the first of each line is
-looked at: when a consumer asks, and when the first one that is there will have been there too long. One that
-arrived before its queue had a retention does not say when: it counts from when the queue was given one.
+No message has a timer. Messages of a queue stand in the order in which they arrived, so only the first of each
+line is looked at. That is done when a consumer asks, and when the first one will have been there too long. One
+that arrived before its queue had a retention does not say when: it counts from when the queue was given one.
 """
 
 from __future__ import annotations

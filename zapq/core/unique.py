@@ -5,7 +5,7 @@ stands. One that is leased is not replaced: its consumer works on the old body, 
 own, and takes over the key. So of messages that were given the same key it is always the newest that has it.
 `_unique` says which has which; it is None as long as none has had one, and that is all that other queues pay.
 
-A key is free as soon as its message is not held here any more, for whatever reason. A dead letter remembers its
+A key is free as soon as its message is not held here any more, for any reason. A dead letter remembers its
 key, but has it no more. On the disk there are only the messages, from which `_unique` is made anew.
 """
 

@@ -47,7 +47,7 @@ class Elsewhere:
         raise NotImplementedError
 
     def answer(self) -> None:
-        """Have done whatever has an outcome by now."""
+        """Have done all that has an outcome by now."""
         raise NotImplementedError
 
     def reservation(self, queue: str) -> Reservation:

@@ -1,6 +1,6 @@
 """The engine of a front end: the queues are in another process, and everything that is asked travels there.
 
-All that is asked in one turn is one batch, and one batch is under way: while the other process works at it, the
+All that is asked in one turn is one batch, and one batch is under way. While the other process works at it, the
 next one gathers, so the batches grow with the load by themselves.
 """
 
@@ -224,7 +224,7 @@ class RemoteEngine(Elsewhere):
         return self._channel.sock.fileno()
 
     def answer(self) -> None:
-        """Have done whatever has an outcome by now. Raises `ChannelClosed`."""
+        """Have done all that has an outcome by now. Raises `ChannelClosed`."""
         for frame in self._channel.receive(FRAME_PATIENCE):
             number, is_reply, self._draining, columns = wire.Outcomes.decode(frame)
             self._under_way -= is_reply

@@ -82,7 +82,7 @@ class Endpoint:
     fill: Fill | None = None
     """Adds what differs from request to request; None if the plan is the operation already."""
     role: Role | Literal["any"] | None = None
-    """`any`: one must be shown where there are credentials, whatever it allows. None: a probe has no credentials,
+    """`any`: one must be shown where there are credentials, with any role. None: a probe has no credentials,
     and what the documentation says is no secret."""
     scope: Scope = "queue"
     takes: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """The endpoints, in one table: how each operation is asked for, who may, and how its outcome is answered.
 
-Whatever else knows endpoints is made from this table: the routes of the Quart app, the grammar of the fast road,
+All else that knows endpoints is made from this table: the routes of the Quart app, the grammar of the fast road,
 roles, the limits of bodies, the checks for browsers. The tables in the documentation are compared with it. A
 request is answered in four steps, the same on both roads:
 

@@ -1,10 +1,10 @@
 """One request and its answer, between Hypercorn's protocol and Quart's handlers.
 
-Quart-Trio's own connection class cancels the handler whenever Hypercorn says `http.disconnect`, which it
-also says after every response: then Hypercorn is cancelled in the middle of closing the connection, and
-neither `Connection: close` nor the keep-alive timeout works. Ours differs in three ways: a disconnect ends
-only what waits for the client (its body, a long poll), never the rest of a handler; the body is counted as
-it arrives; and a message that was handed over but never reached the socket goes back to its place.
+Quart-Trio's own connection class cancels the handler whenever Hypercorn says `http.disconnect`, which it also
+says after every response. Then Hypercorn is cancelled in the middle of closing the connection, and neither
+`Connection: close` nor the keep-alive timeout works. Ours differs in three ways: a disconnect ends only what
+waits for the client (its body, a long poll), never the rest of a handler; the body is counted as it arrives; and
+a message that was handed over but never reached the socket goes back to its place.
 """
 
 from __future__ import annotations

@@ -34,6 +34,6 @@ def headers_of(fields: Iterable[tuple[bytes, bytes]]) -> Headers:
 
 
 def fields_of(headers: Headers) -> bytes:
-    """Return the fields of an answer that give a message's headers back, whichever way they came."""
+    """Return the fields of an answer that give a message's headers back, however they came."""
     # As Hypercorn writes names: case makes no difference.
     return "".join([f"{field_of(name).title()}: {value}\r\n" for name, value in headers]).encode()

@@ -1,12 +1,12 @@
 """Which names the server answers to: which Host is ours, and which Origin is the same as ours.
 
-A web page can make the browser that shows it send requests to whatever that browser reaches: zapq on the same
+A web page can make the browser that shows it send requests to all that the browser reaches: zapq on the same
 machine, say. The browser adds where the page is from (Origin, Sec-Fetch-Site). But if the page's name is made to
-mean zapq's address (DNS rebinding), it takes zapq for the page's own server; then only that name, in Host, tells.
-The author of such a page needs a name whose address they decide. Most have only public DNS for that, so a name
-that public DNS does not have is answered. That is no proof: a few top-level domains have an address
-(`http://ai/`), and on a shared network any peer can answer mDNS for `x.local`. Credentials protect against
-both: see SECURITY.md.
+mean zapq's address (DNS rebinding), it takes zapq for the page's own server; then only that name, in Host,
+tells. The author of such a page needs a name whose address they decide. Most have only public DNS for that, so a
+name that public DNS does not have is answered. That is no proof: a few top-level domains have an address
+(`http://ai/`), and on a shared network any peer can answer mDNS for `x.local`. Credentials protect against both:
+see SECURITY.md.
 """
 
 from __future__ import annotations

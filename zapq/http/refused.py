@@ -10,7 +10,7 @@ from typing import NamedTuple
 from zapq.limits import REFUSALS_KEPT
 
 _RECEIPT = re.compile(r"(/receipts/)[^/]+")
-"""Whoever has a receipt can acknowledge the message."""
+"""A client that has a receipt can acknowledge the message."""
 
 
 class Refused(NamedTuple):

@@ -1,4 +1,4 @@
-"""Answers as bytes: what goes onto the wire, whichever road the request came by.
+"""Answers as bytes: what goes onto the wire, on both roads.
 
 The fast road writes them as they are, with `tail`, the fields every answer ends with. Quart's road takes them
 apart again, for there Hypercorn adds those. So there is one place that knows what an answer looks like.

@@ -13,7 +13,7 @@ import trio
 
 from zapq.client import Client
 from zapq.core.settlement import Settlement
-from zapq.limits import BENCH_DRAIN_SECONDS
+from zapq.limits import BENCH_AHEAD, BENCH_DRAIN_SECONDS
 
 _STAMP = struct.Struct("<d")
 LEAST_SIZE = _STAMP.size
@@ -27,6 +27,7 @@ class Load:
 
     producers: int = 8
     consumers: int = 8
+    """None of them: then nothing is taken."""
     seconds: float = 5.0
     size: int = 128
     """Bytes of a message."""
@@ -58,28 +59,39 @@ async def measure(
 ) -> Measured:
     """Send and take messages for `load.seconds`, and take those that are left; `note` hears of the time.
 
-    Raises what refuses a request.
+    Producers wait for consumers that are behind: how long a message is on its way would else only say how many are
+    before it. Raises what refuses a request.
     """
     found = Measured()
     began, cpu = time.perf_counter(), time.process_time()
     until = began + load.seconds
     padding = bytes(load.size - LEAST_SIZE)
     producing = load.producers
+    most = load.consumers * load.batch * BENCH_AHEAD
+    taken = trio.Event()
 
     async def produce() -> None:
         nonlocal producing
-        while (at := time.perf_counter()) < until:
+        at = time.perf_counter()
+        while not found.puts or at < until:
+            if most and found.sent - found.taken >= most:
+                await taken.wait()
+                at = time.perf_counter()
+                continue
             body = _STAMP.pack(at) + padding
             if load.batch == 1:
                 await client.put(queue, body)
             else:
                 await client.put_many(queue, [body] * load.batch)
-            found.puts.append(time.perf_counter() - at)
+            sent_at = time.perf_counter()
+            found.puts.append(sent_at - at)
             found.sent += load.batch
+            at = sent_at
         producing -= 1
-        found.seconds = time.perf_counter() - began
+        found.seconds = found.drained = time.perf_counter() - began
 
     async def consume() -> None:
+        nonlocal taken
         while producing or (found.taken < found.sent and time.perf_counter() < until + BENCH_DRAIN_SECONDS):
             leases = await client.receive_many(queue, load.batch, wait=1.0)
             if not leases:
@@ -92,6 +104,8 @@ async def measure(
             else:
                 await client.settle(queue, [Settlement(receipt=each.receipt) for each in leases])
             found.taken += len(leases)
+            taken.set()
+            taken = trio.Event()
         found.drained = time.perf_counter() - began
 
     async def tell() -> None:

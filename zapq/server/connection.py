@@ -124,7 +124,7 @@ class Connection:
     async def run(self) -> None:
         """Serve the connection and close it; raises nothing but cancellation.
 
-        Whatever goes wrong in Hypercorn, h11, h2, Quart or here is the end of this connection and of no other.
+        An error in Hypercorn, h11, h2, Quart or here is the end of this connection and of no other.
         """
         self._site.connections.add(self)
         try:
@@ -178,6 +178,7 @@ class Connection:
             # First of all: these answers may hold messages, whatever has become of the client.
             if self._handoff.unsent is not None and await self._finish(self._handoff.unsent):
                 return
+            await self._site.receiving.enter()
             client: Peer = None
             sock = self._stream.socket
             try:

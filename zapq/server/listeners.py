@@ -1,6 +1,6 @@
 """Sockets to listen on, made before anything is served.
 
-Whatever the operator got wrong is found here and said in one line.
+All that the operator got wrong is found here and said in one line.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Where connections wait and hot requests are answered: one task for all of them.
 
 A task for each connection would spend more on being woken than on a hot request. So every connection, plain or
-TLS, between two requests waits in one selector, and the lobby's task waits for the selector, which is itself
-pollable (an epoll or kqueue descriptor is readable when something in it is ready). For each socket that is
-ready it takes one bounded step: accept, or receive and `HotPath.respond`. The answers are sent when all that were
-ready have had theirs: a client on another core that is woken costs as much as answering it, and one that has many
+TLS, between two requests waits in one selector. The lobby's task waits for the selector, which is itself
+pollable (an epoll or kqueue descriptor is readable when something in it is ready). For each socket that is ready
+it takes one bounded step: accept, or receive and `HotPath.respond`. The answers are sent when all that were
+ready have had theirs. Waking a client on another core costs as much as answering it, and one that has many
 connections is then woken once for all of them.
 
 Nothing here waits for a client. What would have to (a request that is not hot, an answer that the client does
@@ -13,11 +13,11 @@ that gives the socket back. A connection is in exactly one of the two places. A 
 (a long poll) stays here: it stands in line, and the step that brings the message has it answered in the lobby's
 next turn.
 
-Requests that may take milliseconds (batches, listings) have a line of their own: each turn ends with a few of
-them, once all that were ready have had theirs: a client that asks for little waits for these at most. Clients
+Requests that may take milliseconds (batches, listings) have a line of their own. Each turn ends with a few of
+them, once all that were ready have had theirs, so a client that asks for little waits for these at most. Clients
 whose TLS handshakes are under way have another (`zapq/server/newcomers.py`), and each turn ends with one step of
-one of them: however many clients connect, those that are connected wait for one step at most.
-What the states of a guest are, and which may follow which, is in `zapq/server/states.py`.
+one of them: however many clients connect, those that are connected wait for one step at most. What the states of
+a guest are, and which may follow which, is in `zapq/server/states.py`.
 """
 
 from __future__ import annotations

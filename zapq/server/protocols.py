@@ -1,6 +1,6 @@
 """Hypercorn's two protocols, narrowed to what zapq promises and hardened where clients can hurt.
 
-HTTP/1: heads and the sizes of chunks pass a guard before h11 sees them, chunked bodies have a bounded number of
+HTTP/1: heads and the sizes of chunks pass a guard before h11 sees them. Chunked bodies have a bounded number of
 chunks, upgrades (h2c, WebSocket) are ignored, and refusals are problem documents with a trace id. HTTP/2: frames
 for streams already answered, and extended CONNECT, do no harm.
 """

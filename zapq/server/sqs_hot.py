@@ -54,7 +54,7 @@ _VARYING = re.compile(
 _SIGNATURE = re.compile(rb"[, ]{1,2}Signature=[0-9a-f]+(?=\r\n)")
 _DATE, _SIGNED = b"\r\nX-Amz-Date: ", b", Signature="
 _NUMBER, _CONTENT_LENGTH = b"\r\namz-sdk-invocation-id: ", b"\r\nContent-Length: "
-"""What boto3 writes anew, in its order, but for the length."""
+"""What boto3 writes anew, in its order, except the length."""
 _CREDENTIAL = b" Credential="
 _CREDENTIAL_BYTES = 64
 """So much of it tells clients apart well enough: what is found by it is compared with the whole head."""

@@ -21,7 +21,7 @@ In a task (`Connection`), where every state may also end in BROKEN, and then in 
     LINGERING ->
     RETURNED  ->
 
-Where both meet: the lobby gives a guest that is GONE to a task, with what it has received (`Handoff`), and a
+Where both meet, the lobby gives a guest that is GONE to a task, with what it has received (`Handoff`). A
 connection that is RETURNED is a guest again, IDLE or with MORE to answer.
 """
 

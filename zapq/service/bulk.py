@@ -1,7 +1,7 @@
 """Work on very many messages at once, for a worker thread: in slices, stepping aside after each.
 
-A thread does not make long work harmless by itself: it takes Python's global lock from the event loop, for
-as long as one step of it lasts, and again as soon as the loop makes a system call.
+A thread does not make long work harmless by itself. It takes Python's global lock from the event loop, for as
+long as one step of it lasts, and again as soon as the loop makes a system call.
 """
 
 from __future__ import annotations

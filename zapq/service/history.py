@@ -1,7 +1,8 @@
 """What each queue held and did in the last ten minutes: a ring of samples of what it counts anyway.
 
-Nothing is counted for this. Every five seconds a task of the server reads what each queue says, and writes it over
-what it said ten minutes before: 2.4 KB a queue, so 2.5 MB for 1,024 queues and no more for 1,024 others.
+Nothing is counted for this. Every five seconds a task of the server reads what each queue says, and writes it
+over what it said ten minutes before. That is 2.4 KB a queue, so 2.5 MB for 1,024 queues and no more for 1,024
+others.
 """
 
 from __future__ import annotations

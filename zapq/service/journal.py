@@ -496,7 +496,7 @@ def _nothing() -> None:
     pass
 
 
-class JournaledSection(Section):
+class WrittenSection(Section):
     """A section whose changes are on the disk when its block is left; raises `StorageUnavailable` if they are not.
 
     The lock is not held while they are written.
@@ -529,7 +529,7 @@ class JournaledSection(Section):
         return commit
 
 
-class ExclusiveSection(JournaledSection):
+class ExclusiveSection(WrittenSection):
     """A section that begins when nothing is on its way to the disk, and holds the lock until it is written.
 
     So no step, and no message that comes back, goes into queues that may go again.

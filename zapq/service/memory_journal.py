@@ -19,7 +19,7 @@ class MemoryJournal:
     check_room = check
 
     def rely(self) -> None:
-        """Do nothing: whatever other clients have done counts already."""
+        """Do nothing: all that other clients have done counts already."""
 
     def enter(self, record: object, undo: Callable[..., object], *args: object) -> None:
         """Do nothing: what was done stays done."""

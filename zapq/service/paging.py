@@ -1,8 +1,8 @@
 """A page of a listing of queues: sorted, and going on where the page before it ended.
 
 What a queue holds changes between two pages. So a page does not begin at a number, but behind the last queue of
-the page before, by the value that one was sorted by and its name: no queue that keeps its place is left out or
-shown twice.
+the page before, by the value that one was sorted by and its name. So no queue that keeps its place is left out
+or shown twice.
 """
 
 from __future__ import annotations

@@ -391,7 +391,7 @@ class QueueState:
     def return_undelivered(self, given: Deliveries) -> None:
         """Put messages that could not be handed over at their places, as if never taken. Never refused.
 
-        That stays done, whatever becomes of the disk; so it is done when it is known that they were taken.
+        That stays done, also if the disk fails; so it is done when it is known that they were taken.
         """
         self._journal.when_resolved(partial(self._return, given))
 

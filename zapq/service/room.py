@@ -1,6 +1,6 @@
 """The producers that wait for room: a line for each queue, and until when each of them waits.
 
-A producer whose offer finds its queue or the server full may wait. Whatever frees room calls
+A producer whose offer finds its queue or the server full may wait. All that frees room calls
 `Dispatcher.note_room`. Then the timer looks at the lines, and stores what there is room for: in each line the
 first offer first. A first offer there is no room for holds up its own line, and no other. While offers wait for
 a queue, later ones for that queue do not overtake them. A client that leaves takes its offer out of the line;

@@ -1,4 +1,4 @@
-"""Who changes the queues, and when: a lock held for one synchronous change, and turns for long ones."""
+"""How tasks take turns at changing the queues: a lock held for one synchronous change, and turns for long ones."""
 
 from __future__ import annotations
 

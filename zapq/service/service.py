@@ -38,7 +38,7 @@ from zapq.movable_clock import move_on
 from zapq.service import bulk
 from zapq.service.dispatch import Dispatcher
 from zapq.service.history import History
-from zapq.service.journal import ExclusiveSection, Journal, JournaledSection, QuiescentSection
+from zapq.service.journal import ExclusiveSection, Journal, QuiescentSection, WrittenSection
 from zapq.service.large_puts import LargePuts
 from zapq.service.memory_journal import MemoryJournal
 from zapq.service.named_queue import NamedQueue
@@ -81,7 +81,7 @@ class QueueService:
         """Whether messages are on the disk before they are acknowledged."""
         self.journal: Journal | MemoryJournal = MemoryJournal() if journal is None else journal
         """Where changes wait for the disk."""
-        self.section = JournaledSection(self.lock, self.journal, self.dispatcher.note_room)
+        self.section = WrittenSection(self.lock, self.journal, self.dispatcher.note_room)
         self.exclusive = ExclusiveSection(self.lock, self.journal, self._note_exclusive)
         """For a step after which other queues are there."""
         self.quiescent = QuiescentSection(self.lock, self.journal, self._note_exclusive)

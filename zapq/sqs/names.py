@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 
 def queue_of_url(url: str | None) -> str:
-    """Return the queue that `url` is of: its last part, whatever host and account are before it.
+    """Return the queue that `url` is of: its last part, with any host and account before it.
 
     Clients give bare names as well, and URLs that a proxy has made.
     """

@@ -3,7 +3,7 @@
     outcome = yield Look("emails")                  raises here what refuses it
     outcomes = yield [Enqueue(...), Enqueue(...)]   all in one go; what refuses one is its outcome
 
-What it returns is the answer. The caller performs what is yielded, on whichever road the request came.
+What it returns is the answer. The caller performs what is yielded, on the road that the request came by.
 """
 
 from __future__ import annotations

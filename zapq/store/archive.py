@@ -10,7 +10,7 @@
     K   Idempotency-Keys
 
 Numbers are big-endian. A checksum is the CRC-32 of the file's number, of where the block begins, of its kind and
-length, and of what is in it: a block that is changed, cut, moved, or from another file does not match, and one
+length, and of what is in it. A block that is changed, cut, moved, or from another file does not match, and one
 that is missing is missed at the end. Times are those of the wall clock, in seconds since 1970, for no other
 outlives a process; the caller says by `clock_offset` how far it is ahead of its own clock.
 

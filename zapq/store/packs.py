@@ -1,9 +1,9 @@
 """Rows of many messages: how they are written, and what is left of them once some of the messages are gone.
 
-Small messages that come together are one row of `packs`: it costs as much as a row for each would. A message in it
-that is gone is one bit in a row of `gone`. Once three quarters are gone, the pack is thin, and each of the others
-gets a row of its own when there is time: so a message that stays keeps at most three others on the disk, of
-`PACK_BODY_BYTES` each.
+Small messages that come together are one row of `packs`: it costs as much as a row for each would. A message in
+it that is gone is one bit in a row of `gone`. Once three quarters are gone, the pack is thin, and each of the
+others gets a row of its own when there is time. So a message that stays keeps at most three others on the disk,
+of `PACK_BODY_BYTES` each.
 """
 
 from __future__ import annotations

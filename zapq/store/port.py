@@ -1,4 +1,4 @@
-"""What a service needs of a store, whichever it is: `database.py` has the one that zapq comes with."""
+"""What a service needs of any store: `database.py` has the one that zapq comes with."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Store(Protocol):
         """Keep what `commits` say, all of it by the time this returns; if it raises anything, nothing of it."""
 
     def probe(self) -> None:
-        """Raise, whatever it may be, unless as much can be written as could not be written last."""
+        """Raise any error, unless as much can be written as could not be written last."""
 
     @property
     def untidy(self) -> bool:

@@ -1,6 +1,6 @@
 """Disk space that is set aside, so that consumers can empty a disk that is full.
 
-Whatever SQLite changes it writes to its log first, so that a removal needs space as well. A file beside the
+SQLite writes every change to its log first, so that a removal needs space as well. A file beside the
 database takes up that space. Once the disk is full the file is removed: from then on messages are taken, settled
 and purged, and none is stored. When the space is free again, the file is made anew.
 """

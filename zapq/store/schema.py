@@ -3,16 +3,16 @@
 Format 2. A message is a row of `messages`, numbered by its queue's epoch and its id, so that a queue's messages
 lie side by side in their order, and new ones come at the end. Small messages that come together are one row of
 `packs`, numbered as the first of them, and a row of `gone` tells which of them are no more. What can change of a
-message, and what most messages have not, is a row of `states` with its number: so a body is written once. Rows of
-an epoch no queue has are garbage, removed little by little: thus a purge is one small write, whatever it drops.
-Every row carries a checksum that covers its number, for SQLite has none of its own.
+message, and what most messages have not, is a row of `states` with its number: so a body is written once. Rows
+of an epoch no queue has are garbage, removed little by little: thus a purge is one small write, however much it
+drops. Every row carries a checksum that covers its number, for SQLite has none of its own.
 
 Format 1 has neither `packs` nor `gone`, and not the last five things in a state: headers and what is behind them.
 So it is read as it is, and the file is made one of format 2 before anything is written to it.
 
-`probe` has rows of four kinds: what is written to see whether the disk takes it (1), the sign that there is a log
-(2), the latest time the database knows of (3), and under the number of each queue, but negative, when its messages
-arrived.
+`probe` has rows of four kinds: a test write that shows whether the disk takes it (1), the sign that there is a
+log (2), and the latest time the database knows of (3). Under the number of each queue, but negative, it has when
+its messages arrived.
 """
 
 from __future__ import annotations

@@ -312,7 +312,7 @@ def _encode(bodies: list[bytes]) -> Iterator[bytes | bytearray]:
 def _split(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield smaller JSON arrays with, one after the other, the elements of the big one in `blocks`.
 
-    Cutting at commas is exact here: a comma cannot be part of a base64 string, so in a valid file every
+    Cutting at commas is exact here, for a comma cannot be part of a base64 string. So in a valid file every
     comma stands between two elements, and an invalid file fails in the piece that holds its damage.
     """
     head = b""

@@ -39,7 +39,7 @@ class Summary:
 
 
 def summarise(path: str) -> Summary:
-    """Return what the file at `path` holds, of whatever size it is.
+    """Return what the file at `path` holds, however large it is.
 
     Raises `SnapshotFailed` for what is no snapshot, or a damaged one, with the place; and OSError.
     """

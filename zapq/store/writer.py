@@ -1,7 +1,7 @@
 """The one thread that writes: it writes all commits that have come in since its last one together.
 
-While one commit is on its way to the disk, the next one fills: with one client it is one change, with a
-hundred it is a hundred, and each costs the same fsync (group commit).
+While one commit is on its way to the disk, the next one fills. With one client it is one change, with a hundred
+it is a hundred, and each costs the same fsync (group commit).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Written:
 
 
 class Writer:
-    """Writes commits to `store` in the order they are submitted, in whichever thread calls `run`.
+    """Writes commits to `store` in the order they are submitted, in the thread that calls `run`.
 
     What became of them is in `written`, to be taken from its left; `wake` is called, in that thread, whenever
     something was added. An entry without commits is news of the disk: it failed, works again, is full, or has
@@ -63,7 +63,7 @@ class Writer:
         self._inbox.put(None)
 
     def run(self) -> None:
-        """Write until stopped, then close the store. Until then, whatever goes wrong fails some commit."""
+        """Write until stopped, then close the store. Until then, every error fails some commit."""
         while self.step():
             pass
         self._store.close()

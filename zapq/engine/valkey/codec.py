@@ -3,10 +3,10 @@
 Operations of one kind on one queue become one `Call`, and its answer one outcome for each of them. What concerns
 more than one queue is a `Procedure` (procedures.py): it yields calls, and is sent what came of them.
 
-Caps: `max_msgs` and `max_bytes` of the server hold for each queue by itself, beside those of the queue, and all
-four exactly: a queue is in one shard, and the step that stores a message looks at them. What all queues hold
-together is in many shards, and only the memory limit of Valkey bounds it: beyond it, Valkey refuses producers and
-serves consumers. `max_queues` holds approximately: each shard may have twice its even share.
+Caps: `max_msgs` and `max_bytes` of the server hold for each queue by itself, beside those of the queue. All four
+hold exactly, for a queue is in one shard, and the step that stores a message looks at them. What all queues hold
+together is in many shards, and only the memory limit of Valkey bounds it: beyond it, Valkey refuses producers
+and serves consumers. `max_queues` holds approximately: each shard may have twice its even share.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ While messages are ready no consumer waits. The first one that does has the engi
 nothing. A message then wakes one front end, the one that has waited longest, which asks for as many messages as it
 has consumers. A hint may be lost, so the engine is asked again after a while, and when something becomes ready.
 
-A consumer is told that there is nothing only if the engine has said so since it came, however short it waits, and
-not while the engine is being asked: no message is overlooked because it, or its hint, is on its way.
+A consumer is told that there is nothing only if the engine has said so since it came, however short it waits,
+and not while the engine is being asked. So no message is overlooked because it, or its hint, is on its way.
 """
 
 from __future__ import annotations

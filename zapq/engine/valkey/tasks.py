@@ -82,8 +82,8 @@ class Tasks:
     async def outcome(self, pending: Pending[Any]) -> Any:
         """Wait for an outcome and return it, or raise what refuses it. If cancelled, it is not known.
 
-        No checkpoint if it is known already: many come in one batch, and were each taken in a pass of Trio's loop,
-        what asks all shards would take longer on a busy front end than its client waits.
+        No checkpoint if it is known already, for many come in one batch. If each were taken in a pass of Trio's
+        loop, asking all shards would take longer on a busy front end than its client waits.
         """
         if pending.done:
             return pending.result()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from zapq.service.service_stats import ServiceStats as ServiceStats
     from zapq.settings import Settings as Settings
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 __all__ = [
     "Draft",

@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 import ssl
+import struct
 import time
 import warnings
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.support.waiting import eventually
 from zapq.client.answers import result_of
 from zapq.client.network import place_of
 from zapq.client.on_asyncio import AsyncioConnection, AsyncioNetwork
+from zapq.client.on_trio import PlainConnection
 from zapq.client.talk import Pool
 from zapq.client.threads import ThreadNetwork, run
 from zapq.errors import NoAnswer, Unreachable
@@ -218,6 +220,56 @@ async def test_an_answer_that_nobody_asked_for_is_given_to_nobody(
     [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
     nursery.start_soon(trio.serve_listeners, answer_twice, [listener])
     await with_client(shell, f"https://127.0.0.1:{listener.socket.getsockname()[1]}", ask, verify=trusting())
+    nursery.cancel_scope.cancel()
+
+
+async def test_trio_sends_what_does_not_go_out_at_once_in_pieces() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    connection, other = PlainConnection(ours), trio.socket.from_stdlib_socket(theirs)
+    received = 0
+
+    async def read() -> None:
+        nonlocal received
+        while received < 4_000_000:
+            received += len(await other.recv(100_000))
+
+    with pytest.raises(TimeoutError, match="it took too long"):
+        await connection.receive(0.01)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await connection.send(bytes(4_000_000), 30.0)
+    assert received == 4_000_000
+    with pytest.raises(TimeoutError, match="to send the request"):
+        await connection.send(bytes(4_000_000), 0.01)
+    connection.close()
+    other.close()
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["hangs", "resets"])
+@pytest.mark.parametrize("shell", SHELLS)
+async def test_a_server_that_hangs_or_resets_behind_its_handshake_gives_no_answer(
+    shell: str, ends: bool, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*write_certificate(tmp_path))
+
+    async def shake_hands(stream: trio.SocketStream) -> None:
+        await trio.SSLStream(stream, context, server_side=True).receive_some()
+        if ends:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            stream.socket.close()
+            return
+        await trio.sleep_forever()
+
+    async def ask(client: Any) -> None:
+        with pytest.raises(NoAnswer, match="reset|closed" if ends else "took too long|timed out"):
+            await client.describe("q")
+
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, shake_hands, [listener])
+    url = f"https://127.0.0.1:{listener.socket.getsockname()[1]}"
+    await with_client(shell, url, ask, verify=trusting(), attempts=1, timeout=30.0 if ends else 3.0)
     nursery.cancel_scope.cancel()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -66,21 +68,32 @@ async def test_cancelled_it_is_not_taken(held: bool) -> None:
     assert not lock.locked()
 
 
-async def test_a_gate_lets_a_few_go_on_at_a_time_in_the_order_they_came() -> None:
-    gate = Gate(2)
-    entered: list[int] = []
+class Passes(trio.abc.Instrument):
+    """Counts the passes of the scheduler."""
 
-    async def enter(number: int) -> None:
+    number = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.number += 1
+
+
+async def test_a_gate_lets_a_few_go_on_at_a_time() -> None:
+    gate, passes = Gate(2), Passes()
+    entered: Counter[int] = Counter()
+
+    async def enter() -> None:
         await gate.enter()
-        entered.append(number)
+        entered[passes.number] += 1
 
+    trio.lowlevel.add_instrument(passes)
+    for _ in range(2):
+        await gate.enter()
     async with trio.open_nursery() as nursery:
-        for _ in range(2):
-            await gate.enter()
-        for number in range(5):
-            nursery.start_soon(enter, number)
-            await trio.lowlevel.checkpoint()
-    assert entered == [0, 1, 2, 3, 4]
+        for _ in range(7):
+            nursery.start_soon(enter)
+    trio.lowlevel.remove_instrument(passes)
+    assert entered.total() == 7
+    assert max(entered.values()) == 2
 
 
 async def test_a_gate_lets_no_more_go_on_in_one_pass() -> None:

@@ -11,8 +11,8 @@ from urllib.parse import SplitResult
 import click
 from click.shell_completion import CompletionItem
 
-from zapq.command.http import Connection, Failed, parse_url
-from zapq.limits import COMPLETION_TIMEOUT, DEFAULT_URL
+from zapq.command.http import Connection, Failed
+from zapq.limits import COMPLETION_TIMEOUT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -35,10 +35,11 @@ def queue_argument(command: Command) -> Command:
 def complete_queues(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the queues whose names begin so; none if the server does not answer in time."""
     url = ctx.params.get("url")
+    if not isinstance(url, SplitResult):
+        return []  # It is malformed: another server's queues would mislead.
     found: list[str] = []
     # A daemon, left behind when the time is up: a timeout of the socket holds for each step, and not for all.
-    asker = Thread(target=_ask, args=(url if isinstance(url, SplitResult) else parse_url(DEFAULT_URL), found))
-    asker.daemon = True
+    asker = Thread(target=_ask, args=(url, found), daemon=True)
     asker.start()
     asker.join(COMPLETION_TIMEOUT)
     given = set(ctx.params.get(parameter.name or "") or ()) if parameter.nargs == -1 else set()

@@ -93,7 +93,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def about(self) -> Properties:
-        """Return `properties`, under the name it had before 0.1.0; deprecated."""
+        """Return `properties`, under the name it had before 1.0.0; deprecated."""
         warnings.warn("Message.about is now Message.properties.", DeprecationWarning, stacklevel=2)
         return self.properties
 

@@ -117,7 +117,7 @@ class ReadyQueue:
         if at == len(self.items) or self.items[at].id > id:
             return None
         item = self.items[at]
-        return item if isinstance(item, Message) else list(item)[id - item.first]
+        return item if isinstance(item, Message) else item.at(id - item.first)
 
     def take_out(self, id: int) -> None:
         """Remove the message with this id; it is here. A run is parted by that."""

@@ -23,9 +23,14 @@ def serial_of(receipt: str, tag: str) -> int:
         # `int` takes other spellings as well.
         if f"{serial:x}" == number:
             return serial
+    raise not_given(receipt)
+
+
+def not_given(receipt: str) -> InvalidParameter | ReceiptExpired:
+    """Return what refuses `receipt`, which the queue has not given: it is none, or one of another queue or run."""
     if not _RECEIPT.fullmatch(receipt):
-        raise InvalidParameter("The receipt is not valid. Send it as zapq gave it.", parameter="receipt")
-    raise ReceiptExpired(
+        return InvalidParameter("The receipt is not valid. Send it as zapq gave it.", parameter="receipt")
+    return ReceiptExpired(
         "The receipt is from another queue, or from before the server restarted. Nothing was changed; receive"
         " the message again.",
         parameter="receipt",

@@ -56,6 +56,12 @@ class Run(msgspec.Struct, gc=False):
         gone = len(self.apart) - self.count
         return self.apart[gone:] if gone else self.apart
 
+    def at(self, index: int) -> Message:
+        """Return one of those that are left; the first is 0."""
+        if self.packed:
+            self.bodies()
+        return Message(self.first + index, self.apart[index - self.count], self.properties)
+
     def take(self, number: int) -> Run:
         """Remove the first `number` of them, and return them as a run of their own."""
         bodies = self.bodies()[:number]

@@ -10,7 +10,7 @@ from tests.engine.valkey.servers import Connection
 from zapq.core.message import Lease
 from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys, procedures
-from zapq.engine.valkey.bounds import Caps
+from zapq.engine.valkey.bounds import MAX_WEIGHT, Caps, weight_of
 from zapq.engine.valkey.call import AGAIN, Call, outbox_waits
 from zapq.engine.valkey.codec import Codec, Waiting
 from zapq.engine.valkey.procedures import Procedure
@@ -139,7 +139,12 @@ class Driver:
                 except ZapqError as error:
                     outcomes[place] = error
             left = []
-        for _, run in groupby(left, lambda place: self.codec.run_of(operations[place])):
+
+        def common(place: int) -> object:
+            operation = operations[place]
+            return self.codec.run_of(operation), place if weight_of(operation) >= MAX_WEIGHT else -1
+
+        for _, run in groupby(left, common):
             alike = list(run)
             while alike:
                 call = self.codec.call([operations[place] for place in alike], self.clock(), waiting)

@@ -14,7 +14,7 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey import keys
 from zapq.engine.valkey.bounds import Caps, weight_of
 from zapq.engine.valkey.call import AGAIN
-from zapq.errors import KeyReused, QueueFull, QueueNotFound, ReceiptExpired, TooManyQueues
+from zapq.errors import InvalidParameter, KeyReused, QueueFull, QueueNotFound, ReceiptExpired, TooManyQueues
 from zapq.limits import MAX_BATCH_BYTES, MIB
 from zapq.service.operations import (
     Accepted,
@@ -345,6 +345,14 @@ def test_a_receipt_of_another_queue_acknowledges_nothing(driver: Driver) -> None
     driver.one(ack(lease(driver, "a").receipt, "a"))
     with pytest.raises(ReceiptExpired, match="another queue"):
         driver.one(ack(theirs.receipt, "a"))
+
+
+@pytest.mark.parametrize("wrong", ["", "1", "a", "-1", "--1", "1-", "g", "g1", "?"])
+def test_what_is_no_receipt_is_refused_alone(driver: Driver, wrong: str) -> None:
+    driver.ask([Enqueue("a", b"1")])
+    refused, done = driver.ask([ack(wrong), ack(lease(driver).receipt)])
+    assert isinstance(refused, InvalidParameter)
+    assert done is None
 
 
 def test_a_receipt_of_a_deleted_queue_fits_no_lease_of_a_new_one(driver: Driver) -> None:

@@ -24,7 +24,8 @@ from zapq.engine.valkey.open import open_engine
 from zapq.errors import CannotStart, QueueFull
 from zapq.http.metrics import _engine
 from zapq.service.engine_stats import EngineStats
-from zapq.service.operations import Enqueue, Put, terms
+from zapq.service.operations import Enqueue, Put, Take, terms
+from zapq.service.waiting import Want
 from zapq.settings import Settings
 
 JOBS = "/queues/jobs"
@@ -44,6 +45,19 @@ async def test_what_one_front_end_takes_in_another_gives_out(zapq_settings: Sett
         assert (await ask(one, "DELETE", receipt)).status == 204
         assert (await ask(other, "DELETE", receipt)).status == 204
         assert (await ask(other, "POST", f"{JOBS}/receive")).headers["zapq-empty"] == "empty"
+
+
+async def test_leases_of_no_time_at_all_have_receipts_of_their_own(
+    zapq_settings: Settings, valkey: Server
+) -> None:
+    async with open_engine(with_engine(zapq_settings, valkey)) as engine:
+        now = trio.current_time()
+        with engine.turn():
+            engine.perform(Enqueue("jobs", b"x"), now)
+            takes = [engine.perform(Take("jobs", Want(1, True, 0.0)), now) for _ in range(3)]
+        given = [(await each.wait()).given[0] for each in takes]
+    assert {each.id for each in given} == {1}
+    assert len({each.receipt for each in given}) == 3
 
 
 @pytest.mark.parametrize("hot_path", [True, False])

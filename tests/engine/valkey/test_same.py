@@ -262,7 +262,9 @@ class Side:
             if kind == "one":
                 operations.append(SettleOne(queue, msgspec.structs.replace(settlement, receipt=mine[0])))
             else:
-                several = [msgspec.structs.replace(settlement, receipt=each) for each in (*known[-place:], "?")]
+                several = [
+                    msgspec.structs.replace(settlement, receipt=each) for each in (*known[-place:], "?", "1")
+                ]
                 operations.append(Settle(queue, several))
         return operations
 

@@ -6,7 +6,7 @@ from math import ceil
 from typing import NamedTuple
 
 from zapq.engine.valkey import keys
-from zapq.service.operations import Operation, Put, Settle
+from zapq.service.operations import Operation, Put, Settle, Take
 
 MAX_RUN = 512
 """Operations of one call at most: some 3 ms of the server."""
@@ -15,7 +15,13 @@ MAX_WEIGHT = 2000
 
 
 def weight_of(operation: Operation) -> int:
-    """Return how many messages an operation stores or settles; those it takes, the library bounds itself."""
+    """Return how many messages an operation stores or settles; those it takes, the library bounds itself.
+
+    One that leases for no time at all fills a call, for the next one may lease the same message. In one call, all
+    leases on a message that are for the same time have the same receipt.
+    """
+    if isinstance(operation, Take):
+        return MAX_WEIGHT if operation.want.visibility == 0 else 1
     if isinstance(operation, Put) and not isinstance(operation.content, bytes):
         return len(operation.content)
     return len(operation.settlements) if isinstance(operation, Settle) else 1

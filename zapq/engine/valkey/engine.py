@@ -406,7 +406,10 @@ class ValkeyEngine(Elsewhere):
         now = trio.current_time()
         for at, each in enumerate(asked):
             operation = each.operation
-            mine = weight_of(operation) if operation.__class__ in _HEAVY else 1
+            kind = operation.__class__
+            # Not all operations are weighed: this is done for each request.
+            is_light = operation.want.visibility != 0 if kind is Take else kind not in _HEAVY
+            mine = 1 if is_light else weight_of(operation)
             other = run_of(operation) if varied else run
             if other != run or (weight and weight + mine > MAX_WEIGHT):
                 calls.append(self._call(asked[begin:at], now, waiting))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tomllib
@@ -177,5 +178,11 @@ def _requirements() -> list[str]:
     return [
         *project["build-system"]["requires"],
         *project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"]["valkey"],
+        *(each for extra in _extras() for each in project["project"]["optional-dependencies"][extra]),
     ]
+
+
+def _extras() -> list[str]:
+    """Return the extras that the Containerfile installs."""
+    [named] = re.findall(r'"/src\[([\w,]+)\]"', (ROOT / "Containerfile").read_text())
+    return named.split(",")

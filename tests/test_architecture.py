@@ -103,6 +103,7 @@ LIBRARIES = {
     "click": {"command"},
     "hiredis": {"engine"},
     "cronsim": {"programs"},
+    "matplotlib": {"programs"},
     "anyio": {"client", "contrib"},
     "django": {"contrib"},
     "taskiq": {"contrib"},

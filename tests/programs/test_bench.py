@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.support.process import assert_one_line, run
 from zapq.client import open_client
 from zapq.command.bench import _facts, _shown
 from zapq.limits import BENCH_AHEAD
 from zapq.programs.bench import Load, Measured, measure, percentiles
+from zapq.programs.plot import curve, plot
 from zapq.testing import ZapqServer
 
 
@@ -81,6 +84,32 @@ def test_what_is_shown() -> None:
     assert third.split() == ["put", "to", "receive", "1000", "400", *["250.00"] * 5]
     assert ours == "This program: 20% of a core, 500 us a message."
     assert "the server may do more" in _shown(measured(2.5))
+
+
+def test_a_picture_shows_both_rows(tmp_path: Path) -> None:
+    plot(measured(0.5), tmp_path / "both.svg")
+    picture = (tmp_path / "both.svg").read_text()
+    assert "<!-- put -->" in picture
+    assert "<!-- put to receive -->" in picture
+    with pytest.raises(OSError, match="No such file"):
+        plot(measured(0.5), tmp_path / "none" / "both.svg")
+
+
+def test_the_slowest_percent_has_as_much_room_as_the_ten_before() -> None:
+    shares, milliseconds = curve(array("d", [0.004, 0.001, 0.003, 0.002]))
+    assert shares == [1, 4 / 3, 2, 4]
+    assert milliseconds == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "code"), [("way.png", 0), ("way.gif", 1), ("none/way.svg", 1)])
+def test_the_command_draws(zapq_url: str, tmp_path: Path, name: str, code: int) -> None:
+    options = ("--seconds", "0.1", "--plot", str(tmp_path / name))
+    done = run("bench", "--url", zapq_url, *options)
+    assert done.returncode == code
+    assert (tmp_path / name).exists() == (code == 0)
+    if code:
+        assert_one_line(done, code, "was not written" if "/" in name else "give FILE a name that ends so")
 
 
 def test_what_programs_are_told() -> None:

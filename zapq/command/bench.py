@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult
 
@@ -12,8 +13,9 @@ import click
 
 from zapq.command.base import Remote
 from zapq.command.exit import EXIT_FAILED, EXIT_OK
+from zapq.command.http import Failed
 from zapq.command.options import json_option, print_json
-from zapq.command.program import OnStop, client_of, run_program
+from zapq.command.program import OnStop, check_extra, client_of, run_program
 from zapq.command.table import table
 from zapq.limits import BUSY_CLIENT, MAX_BATCH, MAX_MESSAGE_BYTES
 
@@ -57,9 +59,23 @@ _LEAST = 8
     metavar="NUMBER",
     help="Messages in a request.",
 )
+@click.option(
+    "--plot",
+    "picture",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Draw how long requests and messages took, as SVG, PNG or PDF by the end of FILE's name.",
+)
 @json_option
 def bench(
-    url: SplitResult, producers: int, consumers: int, seconds: float, size: int, batch: int, as_json: bool
+    url: SplitResult,
+    producers: int,
+    consumers: int,
+    seconds: float,
+    size: int,
+    batch: int,
+    picture: Path | None,
+    as_json: bool,
 ) -> int:
     """Measure how many messages the server takes and gives, and how long each takes.
 
@@ -69,6 +85,12 @@ def bench(
     """
     from zapq.programs.bench import Load, measure
 
+    if picture is not None:
+        check_extra("bench --plot", "plot", "matplotlib")
+        from zapq.programs.plot import FORMATS, plot
+
+        if picture.suffix not in FORMATS:
+            raise Failed(f"--plot writes {', '.join(FORMATS)}; give FILE a name that ends so.")
     load = Load(producers, consumers, seconds, size, batch)
     queue = f"zapq-bench-{secrets.token_hex(4)}"
     measured: Measured | None = None
@@ -98,6 +120,11 @@ def bench(
     code = run_program(main)
     if measured is None:
         return code or EXIT_FAILED
+    if picture is not None:
+        try:
+            plot(measured, picture)
+        except OSError as error:
+            raise Failed(f"{picture} was not written: {error.strerror}.") from error
     if as_json:
         print_json(_facts(load, measured))
     else:

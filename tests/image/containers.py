@@ -178,11 +178,12 @@ def _requirements() -> list[str]:
     return [
         *project["build-system"]["requires"],
         *project["project"]["dependencies"],
-        *(each for extra in _extras() for each in project["project"]["optional-dependencies"][extra]),
+        *(each for extra in _extras().split(",") for each in project["project"]["optional-dependencies"][extra]),
     ]
 
 
-def _extras() -> list[str]:
+def _extras() -> str:
     """Return the extras that the Containerfile installs."""
-    [named] = re.findall(r'"/src\[([\w,]+)\]"', (ROOT / "Containerfile").read_text())
-    return named.split(",")
+    installed: list[str] = re.findall(r'"/src\[([\w,]+)\]"', (ROOT / "Containerfile").read_text())
+    [extras] = installed
+    return extras

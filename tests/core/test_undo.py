@@ -488,6 +488,11 @@ FAILING = st.lists(
     [],
     [("wait", "work", 0, 0.5), ("receive", "dead", 0, 0.5), ("release", "dead", 1, 2.0)],
 )
+@example(
+    [("put unique", "work", 0, 0.0), ("receive many", "work", 0, 0.0)],
+    [("put unique", "work", 2, 0.0), ("take back", "work", 0, 0.0)],
+    [("put unique", "work", 0, 0.0)],
+)
 @given(STEPS, FAILING, STEPS)
 def test_what_stays_done_is_there_and_is_written_with_what_comes_later(
     before: list[Step], failing: list[Step], after: list[Step]

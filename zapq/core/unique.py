@@ -237,6 +237,9 @@ class Unique(Undoing):
         lease = self._leases.get(serial)
         if lease is not None:
             self._leases.put(msgspec.structs.replace(lease, message=message))
+        elif self._unique is not None and self._unique.get(message.properties.unique) == message.id:
+            # It was given back meanwhile without its key, and that stays.
+            del self._unique[message.properties.unique]
 
     def _undo_claim(self, key: str, id: int, before: int) -> None:
         unique = self._unique

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -77,6 +78,30 @@ def test_the_wheel_has_zapq_and_nothing_else(packages: Path) -> None:
     assert there <= {*names}
 
 
+EXTRAS = {
+    "client": "from zapq.client import Consumer, Producer",
+    "cron": "import zapq.programs.cron",
+    "django": "from zapq.contrib.django.backend import ZapqBackend",
+    "otel": "import zapq.client, opentelemetry.trace",
+    "plot": "import zapq.programs.plot",
+    "taskiq": "from zapq.contrib.taskiq import ZapqBroker",
+    "testing": "import zapq.testing",
+    "valkey": "import hiredis, zapq.engine.valkey.engine",
+}
+"""For each extra, a program that runs with it."""
+
+
+def test_each_extra_can_be_had(packages: Path) -> None:
+    [wheel] = packages.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        about = archive.read(f"zapq-{zapq.__version__}.dist-info/METADATA").decode()
+    assert sorted(re.findall(r"^Provides-Extra: (.*)$", about, re.MULTILINE)) == sorted(EXTRAS)
+    # All of it is here, in versions that go together; nothing is fetched.
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", f"{wheel}[{','.join(EXTRAS)}]"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_wheel_works_where_it_is_installed(packages: Path, tmp_path: Path) -> None:
     [wheel] = packages.glob("*.whl")
     # What it needs is taken from here, and nothing of zapq is: the checkout is not on the path.
@@ -101,7 +126,8 @@ def test_the_wheel_works_where_it_is_installed(packages: Path, tmp_path: Path) -
     # Behind its own packages, and without the files there that put a checkout on the path.
     (site / "needs.pth").write_text("".join(f"{place}\n" for place in here))
     program = "import zapq; assert 'site-packages' in zapq.__file__, zapq.__file__"
-    for arguments in (["-I", "-c", program], ["-I", "-m", "zapq", "--version"]):
+    programs = "\n".join((program, *EXTRAS.values()))
+    for arguments in (["-I", "-c", programs], ["-I", "-m", "zapq", "--version"]):
         done = subprocess.run([python, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"zapq {zapq.__version__}"

@@ -18,7 +18,9 @@ SECTIONS = ("how-to", "reference", "explanation")
 def test_every_public_name_is_in_the_reference() -> None:
     shown = {*re.findall(r"^\.\. auto(?:function|class|data):: ([\w.]+)", PYTHON, re.MULTILINE)}
     fixtures = dict(re.findall(r"^\| `(zapq_\w+)` \| (.*) \|$", PYTHON, re.MULTILINE))
-    public = {f"{module}.{name}" for module in MODULES for name in import_module(module).__all__}
+    # What joins zapq to a framework is in the guide of that framework, which is not there where the site is built.
+    ours = [module for module in MODULES if not module.startswith("zapq.contrib.")]
+    public = {f"{module}.{name}" for module in ours for name in import_module(module).__all__}
     # `zapq.errors` is there as a whole.
     assert shown | {f"zapq.testing.{name}" for name in fixtures} | {"zapq.ZapqError"} == public
     assert fixtures == {name: what("zapq.testing", name) for name in fixtures}

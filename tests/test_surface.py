@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +21,14 @@ from zapq import errors
 
 ROOT = Path(__file__).parents[1]
 RECORDED = Path(__file__).parent / "surface.txt"
-MODULES = ("zapq", "zapq.client", "zapq.client.sync", "zapq.testing")
+MODULES = (
+    "zapq",
+    "zapq.client",
+    "zapq.client.sync",
+    "zapq.testing",
+    "zapq.contrib.django.backend",
+    "zapq.contrib.taskiq",
+)
 
 
 def exceptions() -> list[str]:
@@ -89,6 +97,14 @@ def test_the_documentation_has_each_name_and_says_what_it_is() -> None:
     assert rows == [
         (module, name, what(module, name)) for module in MODULES for name in import_module(module).__all__
     ]
+
+
+def test_the_documentation_has_each_extra_and_so_has_what_is_released() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    page = (ROOT / "docs/reference/versions.md").read_text().partition("## Extras")[2].partition("## The names")[0]
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == sorted(extras)
+    release = (ROOT / ".github/workflows/release.yml").read_text()
+    assert f"dist/*.whl)[{','.join(sorted(extras))}]" in release
 
 
 def what(module: str, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tomllib
@@ -177,5 +178,12 @@ def _requirements() -> list[str]:
     return [
         *project["build-system"]["requires"],
         *project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"]["valkey"],
+        *(each for extra in _extras().split(",") for each in project["project"]["optional-dependencies"][extra]),
     ]
+
+
+def _extras() -> str:
+    """Return the extras that the Containerfile installs."""
+    installed: list[str] = re.findall(r'"/src\[([\w,]+)\]"', (ROOT / "Containerfile").read_text())
+    [extras] = installed
+    return extras

@@ -58,6 +58,8 @@ async def test_it_keeps_messages_in_its_volume_and_ends_in_order(image: Image, t
         async with image.running(home, volume=volume, environ={"ZAPQ_ADDR": addr}) as container:
             await eventually(partial(healthy, container, check, config, url), "its own check to find it well")
             if turn == 0:
+                for program in ("import anyio, cronsim, hiredis", "import zapq.client"):
+                    assert await container.execute(["python3", "-c", program], config) == 0, program
                 assert (await ask(url, "POST", "/queues/jobs/messages", b"hello")).status == 202
             else:
                 assert (await ask(url, "POST", "/queues/jobs/receive")).body == b"hello"

@@ -14,6 +14,8 @@ from taskiq import AckableMessage, AsyncBroker, BrokerMessage
 from zapq.client import Client, Consumer, HeldLease, open_client
 from zapq.errors import ZapqError
 
+__all__ = ["ZapqBroker"]
+
 log = logging.getLogger("zapq.taskiq")
 _RETRIES = "_retries"
 """The label by which taskiq's middlewares count."""

@@ -21,6 +21,8 @@ from zapq.contrib.django.results import Results
 from zapq.core.names import check_name
 from zapq.errors import ZapqError
 
+__all__ = ["ZapqBackend"]
+
 _DEFAULTS: dict[str, Any] = {
     "url": "http://127.0.0.1:8080",
     "token": None,

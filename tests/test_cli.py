@@ -267,7 +267,10 @@ def test_what_cannot_start_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for arguments, complaint in (
-            (("--addr", f"127.0.0.1:{port}"), f"--addr '127.0.0.1:{port}': Address already in use."),
+            (
+                ("--addr", f"127.0.0.1:{port}"),
+                f"--addr '127.0.0.1:{port}': Address already in use. A server may run already",
+            ),
             (
                 ("--addr", "127.0.0.1:0", "--data-dir", str(tmp_path / "file")),
                 f"--data-dir '{tmp_path}/file' is not a directory, or lies below a file. Give a directory",

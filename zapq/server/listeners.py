@@ -106,7 +106,9 @@ def open_listening_socket(settings: Settings) -> Iterator[ListeningSocket]:
     except OSError as error:
         # create_server adds the address, which the line below names anyway.
         reason = (error.strerror or str(error)).partition(" (while attempting")[0]
-        raise CannotStart(f"--addr {settings.addr!r}: {reason}.", setting="addr") from None
+        taken = error.errno == errno.EADDRINUSE
+        more = " A server may run already; --addr gives this one another address." if taken else ""
+        raise CannotStart(f"--addr {settings.addr!r}: {reason}.{more}", setting="addr") from None
     with sock:
         identity = _identity(address.path) if address.path else None
         sock.setblocking(False)

@@ -193,7 +193,7 @@ def test_the_serving_example_runs() -> None:
 @pytest.mark.parametrize("example", [TESTING, TESTING_SHORT], ids=["embedding", "readme"])
 def test_the_testing_example_passes(example: str, tmp_path: Path) -> None:
     (tmp_path / "test_example.py").write_text(example)
-    (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # as in a project that sets nothing
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", str(tmp_path)]
     shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert "1 passed" in shown.stdout, shown.stdout + shown.stderr

@@ -375,7 +375,11 @@ async def test_a_connection_closed_while_idle_is_opened_again(run: Run, nursery:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["push"], "Missing argument 'QUEUE'"),
+        (["push"], "Missing argument 'QUEUE'. See `zapq push --help`."),
+        (["serv"], "No such command 'serv'. Did you mean 'serve'? See `zapq --help`."),
+        (["xyzzy"], "No such command 'xyzzy'. See `zapq --help`."),
+        (["token"], "Missing command. See `zapq token --help`."),
+        (["queue", "ste"], "No such command 'ste'."),
         (["push", "emails", "x", "--lines"], "--lines reads standard input"),
         (["push", "emails", "--lines", "--key", "x"], "--key is for one message"),
         (["push", "emails", "x", "--file", __file__], "--file has the messages"),

@@ -77,7 +77,7 @@ def test_commands_show_the_token_of_the_environment_and_sighup_reads_the_file_ag
     file.chmod(0o600)
     with serving(tmp_path, "--addr", "127.0.0.1:0", "--token-file", str(file)) as (process, first):
         url = f"http://{messages(first)[0]['addr']}"
-        assert_one_line(run("push", "q", "hello", ZAPQ_URL=url), 1, "needs a credential")
+        assert_one_line(run("push", "q", "hello", ZAPQ_URL=url), 1, "from the environment variable ZAPQ_TOKEN.")
         assert run("push", "q", "hello", ZAPQ_URL=url, ZAPQ_TOKEN=token).returncode == 0
         assert_one_line(run("pop", "q", ZAPQ_URL=url, ZAPQ_TOKEN=token), 1, "needs the role consumer")
         assert run("health", ZAPQ_URL=url).returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import subprocess
 import sys
@@ -38,10 +39,9 @@ async def test_a_site_of_django_runs_its_tasks(zapq_server: ZapqServer, tmp_path
     finally:
         worker.kill()
         await worker.wait()  # noqa: ASYNC102 - it was killed
-    _, *shown = (tmp_path / "output").read_text().splitlines()
-    assert sorted(line for line in shown if line.startswith("resized")) == [
-        f"resized picture {number}" for number in range(3)
-    ]
+    # Threads that print at once may do so in one line.
+    shown = re.findall(r"resized picture \d", (tmp_path / "output").read_text())
+    assert sorted(shown) == [f"resized picture {number}" for number in range(3)]
 
 
 async def test_a_program_of_taskiq_sends_each_task_once_and_runs_it(

@@ -341,7 +341,8 @@ def held_up(queue: Queue) -> object:
 def kept(number: int, epoch: int, image: QueueImage, now: float) -> tuple[Any, ...]:
     """What is to be found after a restart of a queue."""
     messages = {
-        each.id: (each.body, each.properties, due if due > now else 0.0)
+        # One that is delayed beyond its ttl is gone when that is over.
+        each.id: (each.body, each.properties, min(due, each.properties.expires) if due > now else 0.0)
         for each, due in chain(((each, 0.0) for each in flatten(image.in_order)), image.others)
     }
     return image.name, number, epoch, image.settings, image.paused, messages
@@ -417,6 +418,7 @@ RETURNED: list[Step] = [*LEASED, ("release", "work", 0, 0.0)]
 RESTING: list[Step] = [*LEASED, ("release", "work", 1, 2.0)]
 FAILED: list[Step] = [*RETURNED, ("receive", "work", 0, 2.0), ("release", "work", 1, 0.0)]
 OLD: list[Step] = [("configure", "work", 1, 0.0), ("enqueue", "work", 0, 0.0), ("wait", "work", 0, 2.0)]
+DELAYED: list[Step] = [("put unique", "work", 1, 0.5), ("put unique", "work", 1, 0.0)]
 KEYED: list[Step] = [("put unique", "work", 1, 0.0), ("receive", "work", 0, 2.0)]
 LAPSED: list[Step] = [("wait", "work", 0, 2.0), ("wait", "work", 0, 2.0), ("tick", "work", 0, 0.0)]
 
@@ -444,6 +446,12 @@ LAPSED: list[Step] = [("wait", "work", 0, 2.0), ("wait", "work", 0, 2.0), ("tick
 @example([*KEYED, ("release", "work", 1, 2.0)], [("put unique", "work", 1, 2.0), ("put unique", "work", 3, 0.0)])
 @example([*KEYED, ("release", "work", 0, 0.0), *KEYED[1:], ("release", "work", 0, 0.0)], [("redrive", "", 5, 0.0)])
 @example([*KEYED, ("put unique drafts", "work", 0, 0.0)], [("put unique drafts", "work", 1, 0.5)])
+@example([], [*DELAYED, ("wait", "work", 0, 0.5), ("dequeue", "work", 0, 0.0)])
+@example(DELAYED[:1], [DELAYED[1], ("wait", "work", 0, 0.5), ("receive", "work", 0, 2.0)])
+@example(
+    [("put unique", "work", 29, 0.5), ("enqueue in group", "work", 0, 0.0)],
+    [("put unique", "work", 29, 0.0), ("wait", "work", 0, 0.5), ("tick", "work", 0, 0.0)],
+)
 @given(STEPS, STEPS)
 def test_what_is_undone_has_not_been(before: list[Step], after: list[Step]) -> None:
     undone, never = World(Undoing()), World(Undoing())
@@ -475,6 +483,11 @@ FAILING = st.lists(
 )
 
 
+@example(
+    [("enqueue otherwise", "dead", 1, 0.5)],
+    [],
+    [("wait", "work", 0, 0.5), ("receive", "dead", 0, 0.5), ("release", "dead", 1, 2.0)],
+)
 @given(STEPS, FAILING, STEPS)
 def test_what_stays_done_is_there_and_is_written_with_what_comes_later(
     before: list[Step], failing: list[Step], after: list[Step]

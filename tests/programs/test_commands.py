@@ -125,7 +125,7 @@ def test_a_server_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_extra_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "find_spec", lambda name: None)
     done = typed("forward", "emails", "http://example.com")
-    assert_one_line(done, 1, "zapq forward needs the extra client: pip install 'zapq[client]'")
+    assert_one_line(done, 1, "zapq forward needs the extra client: pip install '.[client]' in a checkout of zapq")
 
 
 def test_a_token_that_cannot_be_sent_is_one_line() -> None:

@@ -72,6 +72,25 @@ def test_a_time_that_is_skipped_in_spring_and_one_that_comes_twice_in_autumn() -
 
 
 @pytest.mark.parametrize(
+    ("zone", "cron", "since"),
+    [
+        ("Europe/Berlin", "30 2 * * *", "2027-10-31T02:10:30+01:00"),
+        ("America/New_York", "*/15 1 * * *", "2027-11-07T01:05:00-05:00"),
+    ],
+)
+async def test_in_the_hour_that_comes_twice_nothing_is_due_that_is_past(
+    autojump_clock: MockClock, zone: str, cron: str, since: str
+) -> None:
+    began = datetime.fromisoformat(since).timestamp()
+    twice = entry(f'timezone = "{zone}"', cron)
+    assert next(twice.ticks(began)) > began
+    said: list[str] = []
+    with trio.move_on_after(60):
+        await Cron(Queues(), [twice], say=said.append, clock=lambda: began + trio.current_time()).run()  # type: ignore[arg-type]
+    assert not said
+
+
+@pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("", "give a table"),
@@ -153,6 +172,13 @@ async def test_what_cannot_be_sent_in_time_is_given_up_and_said(autojump_clock: 
     queues, said = Queues(Draining), list[str]()
     assert await sent(queues, 6, said) == []
     assert said[0].startswith("minutely: not sent: The server is draining")
+
+
+async def test_nothing_is_sent_when_the_server_may_have_forgotten_the_key(autojump_clock: MockClock) -> None:
+    queues, said = Queues(lambda: Unreachable() if trio.current_time() < 260 else None), list[str]()
+    queues.takes = 100.0  # a connection that nobody accepts, five times
+    assert sorted(await sent(queues, 7, said)) == ["08:03:00Z", "08:04:00Z", "08:05:00Z"]
+    assert said == ["minutely: not sent: the server has not answered in time"] * 2
 
 
 @pytest.mark.parametrize(

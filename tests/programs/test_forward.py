@@ -20,9 +20,10 @@ from tests.support.process import assert_one_line
 from tests.support.typed import typed
 from tests.support.waiting import eventually
 from zapq.client import open_client
+from zapq.client.network import is_readable
 from zapq.core.queue_settings import QueueSettings
 from zapq.programs.forward import Forwarder, ReceiverGone
-from zapq.programs.receiver import parse_target
+from zapq.programs.receiver import Receiver, parse_target
 from zapq.programs.webhook import parse_secrets
 from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
@@ -82,6 +83,37 @@ async def test_what_is_not_taken_is_delivered_again_under_the_same_id(
     assert [each.partition(": ")[2].partition(":")[0] for each in said] == [
         f"message 1, attempt {number}" for number in (1, 2, 3)
     ]
+
+
+async def test_an_answer_before_the_last_is_not_the_answer(
+    zapq_server: ZapqServer, emails: NamedQueue, receiver: Web
+) -> None:
+    answers = [500, 200]
+
+    def hint_first(got: Got) -> tuple[int, dict[str, str]]:
+        got.say(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n")
+        got.say(b"HTTP/1.1 102 Processing\r\n\r\n")
+        return answers.pop(0), {}
+
+    receiver.answer = hint_first
+    await emails.enqueue(b"x")
+    said: list[str] = []
+    async with forwarding(zapq_server.url, receiver.url, said, concurrency=1):
+        await eventually(lambda: emails.info().stats.acked == 1, "it to be delivered")
+    assert said == ["emails: message 1, attempt 1: status 500"]
+    assert receiver.got[0].peer == receiver.got[1].peer
+
+
+async def test_what_comes_unasked_on_a_kept_connection_is_no_answer(receiver: Web) -> None:
+    posting = Receiver(parse_target(receiver.url), concurrency=1, timeout=30.0)
+    assert (await posting.post(b"1", {"Content-Length": "1"})).status == 200
+    receiver.got[0].say(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    [kept] = posting._idle
+    await eventually(lambda: is_readable(kept.sock.fileno()), "it to arrive")
+    receiver.answer = lambda got: (500, {})
+    assert (await posting.post(b"2", {"Content-Length": "1"})).status == 500
+    assert receiver.got[0].peer != receiver.got[1].peer
+    posting.close()
 
 
 async def test_retry_after_is_obeyed_for_all_messages(

@@ -24,7 +24,15 @@ from zapq.http.guard import Guard
 from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
 from zapq.http.tracing import TraceIds
-from zapq.limits import MAX_ANSWERS, MAX_ANSWERS_BYTES, MAX_BATCH_BYTES, MAX_HOT_FIELDS, MAX_HOT_HEAD_BYTES, MIB
+from zapq.limits import (
+    FINGERPRINT_SLICE,
+    MAX_ANSWERS,
+    MAX_ANSWERS_BYTES,
+    MAX_BATCH_BYTES,
+    MAX_HOT_FIELDS,
+    MAX_HOT_HEAD_BYTES,
+    MIB,
+)
 from zapq.logs import Throttle
 from zapq.server.hotpath import Answers, HotPath
 from zapq.service.service import QueueService
@@ -143,6 +151,24 @@ async def test_a_pipeline_is_answered_in_bounded_portions(hot: HotPath) -> None:
     assert (answers.then, answers.requests) == ("more", MAX_ANSWERS)
     answers = hot.respond(pipeline[answers.used :])
     assert (answers.then, answers.requests) == ("idle", 1)
+
+
+async def test_what_takes_long_is_begun_once(hot: HotPath, zapq_service: QueueService) -> None:
+    batch = msgspec.msgpack.encode([b"x" * 60_000] * (FINGERPRINT_SLICE // 60_000 + 1))
+    large = enqueue(batch, b"Idempotency-Key: k", b"Content-Type: application/msgpack")
+    large = large.replace(b"/enqueue", b"/queues/jobs/messages/batch", 1)
+    much = DEQUEUE * (MAX_HOT_HEAD_BYTES // len(DEQUEUE) + 1)
+    for before, then in ((DEQUEUE, "more"), (b"", "cold")):
+        answers = hot.respond(before + large + much, large=True)
+        assert (answers.then, answers.used) == (then, len(before))
+    await trio.testing.wait_all_tasks_blocked()
+    assert zapq_service.stats().queue.enqueued == 0
+    answers = hot.respond(large + DEQUEUE, large=True)
+    assert answers.pending is not None
+    await trio.testing.wait_all_tasks_blocked()
+    hot.complete(answers)
+    assert answers.data.startswith(b"HTTP/1.1 202")
+    assert b"Replayed" not in answers.data
 
 
 async def test_no_further_answer_is_begun_once_there_is_much_to_send(

@@ -22,15 +22,27 @@ EXIT_SIGNAL = 128
 """Plus the signal's number."""
 
 
+_ABOUT_COMMANDS = ("Missing command", "No such command")
+"""How Click begins what it says of a command that is not there."""
+
+
 def run(group: click.Group, arguments: Sequence[str] | None) -> int:
     """Run a command of `group` and return its exit code; wrong usage is one line, and 2."""
     try:
         code: int = group.main(args=arguments, prog_name="zapq", standalone_mode=False)
+    except click.UsageError as error:
+        return fail(error.format_message() + _see_help(error), EXIT_USAGE)
     except click.ClickException as error:
         return fail(error.format_message(), EXIT_USAGE)
     except click.Abort:
         return EXIT_SIGNAL + signal.SIGINT
     return code
+
+
+def _see_help(error: click.UsageError) -> str:
+    """Return where the words are that a command line lacks, or does not have right; empty if it has them."""
+    about_words = isinstance(error, click.MissingParameter) or error.message.startswith(_ABOUT_COMMANDS)
+    return f" See `{error.ctx.command_path} --help`." if error.ctx and about_words else ""
 
 
 def fail(sentence: str, code: int) -> int:

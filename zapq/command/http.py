@@ -19,6 +19,8 @@ STRANGE = "The answer did not come from zapq. Check that the URL is right."
 
 _PROBLEM = "application/problem+json"
 """The Content-Type of a refusal."""
+_CREDENTIAL = f"This command takes it from the environment variable {TOKEN_VARIABLE}."
+"""What a refusal of the server cannot say: where the token comes from here."""
 _TLS_RECORDS = ("\x15\x03", "\x16\x03")
 """How an answer in TLS begins: with an alert or a handshake, and the version."""
 _NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"}
@@ -198,7 +200,8 @@ def _refusal(answer: http.client.HTTPResponse, content: bytes) -> Failed:
         with suppress(ValueError, LookupError, TypeError):
             problem = json.loads(content)
             kind = _MISSING.get(problem["type"], Failed)
-            return kind(problem["detail"])
+            more = f" {_CREDENTIAL}" if answer.status == 401 else ""
+            return kind(problem["detail"] + more)
     return Failed(f"The server answered {answer.status} {answer.reason}.")
 
 

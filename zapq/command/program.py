@@ -24,7 +24,7 @@ OnStop = Callable[[Callable[[], object]], object]
 def check_extra(command: str, extra: str, library: str) -> None:
     """Raise `Failed` unless the library is there that the command needs, and that the extra has."""
     if find_spec(library) is None:
-        raise Failed(f"zapq {command} needs the extra {extra}: pip install 'zapq[{extra}]'.")
+        raise Failed(f"zapq {command} needs the extra {extra}: pip install '.[{extra}]' in a checkout of zapq.")
 
 
 def run_program(main: Callable[[OnStop], Awaitable[None]]) -> int:

@@ -150,7 +150,7 @@ class Unique(Undoing):
             row = row_of(self.epoch, old.id)
             # Both, so that it is known that there may be a row on the disk already.
             journal.enter(MessagesDeleted((row,)), self._hold, 0, -more)
-            journal.enter(Put(row, body, properties, until or 0.0), self._exchange, old, due)
+            journal.enter(Put(row, body, properties, until or 0.0), self._undo_exchange, old, due)
 
     def _exchange(self, message: Message, due: float | None) -> None:
         """Put a message in the place of the one that has its id: ready, or delayed until `due`."""
@@ -160,6 +160,14 @@ class Unique(Undoing):
         else:
             self._delayed.put(message.id, due, message)
             self._watch(due)
+
+    def _undo_exchange(self, message: Message, due: float | None) -> None:
+        if due is not None and self._delayed.entry(message.id) is None:
+            # It has become ready in the meantime.
+            self._ready.take_out(message.id)
+            self._wait_again(message, due)
+        else:
+            self._exchange(message, due)
 
     def _take_key(self, lease: Lease) -> None:
         """Let a message that is leased have no key any more: a newer one has it."""

@@ -31,7 +31,7 @@ from zapq.settings import Settings
 from zapq.sqs.tasks import Tasks
 
 _DETAILS = {
-    404: "There is no endpoint with this path. docs/reference/http.md lists the endpoints.",
+    404: "There is no endpoint with this path. GET /openapi.json and docs/reference/http.md list the endpoints.",
 }
 
 

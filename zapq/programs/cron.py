@@ -70,10 +70,19 @@ class Cron:
     async def _send(self, entry: Entry, tick: float) -> None:
         failures = 0
         while True:
+            # Nor may one attempt last so long: the client has patience, and several attempts of its own.
+            left = max(tick + CRON_PATIENCE - self._clock(), SETTLE_SECONDS)
             try:
-                await self._client.put(
-                    entry.queue, entry.body, key=entry.key(tick), **entry.how | {"headers": entry.headers(tick)}
-                )
+                with trio.fail_after(left):
+                    await self._client.put(
+                        entry.queue,
+                        entry.body,
+                        key=entry.key(tick),
+                        **entry.how | {"headers": entry.headers(tick)},
+                    )
+            except trio.TooSlowError:
+                self._say(f"{entry.name}: not sent: the server has not answered in time")
+                return
             except KeyReused:
                 self._say(f"{entry.name}: another program with this entry sent something else")
                 return

@@ -39,8 +39,10 @@ class Entry:
 
     def ticks(self, after: float) -> Iterator[float]:
         """Yield the Unix times at which it is due, those after the Unix time `after`."""
-        for tick in CronSim(self.cron, datetime.fromtimestamp(after, self.zone)):
-            yield tick.timestamp()
+        for moment in CronSim(self.cron, datetime.fromtimestamp(after, self.zone)):
+            # In the hour that comes twice in autumn, what was due in its first half an hour ago is yielded first.
+            if (tick := moment.timestamp()) > after:
+                yield tick
 
     def key(self, tick: float) -> str:
         """Return the Idempotency-Key of what is sent for one tick: the same for every program with this entry."""

@@ -5,6 +5,7 @@ No redirect is followed and no proxy of the environment is used: requests go whe
 
 from __future__ import annotations
 
+import http
 import http.client
 import re
 import socket
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import trio
 
+from zapq.client.network import is_readable
 from zapq.limits import FORWARD_ANSWER_BYTES
 
 
@@ -52,6 +54,26 @@ def parse_target(url: str) -> Target:
     return Target(parts.scheme == "https", parts.hostname, port, path)
 
 
+class _Response(http.client.HTTPResponse):
+    """An answer: the last one, for others may come before it, such as 103. What it leaves of those is not read as
+    the answer to the next request."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # typeshed leaves it out
+            if not http.HTTPStatus.SWITCHING_PROTOCOLS < status < http.HTTPStatus.OK:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+
+
+class _Plain(http.client.HTTPConnection):
+    response_class = _Response
+
+
+class _Secure(http.client.HTTPSConnection):
+    response_class = _Response
+
+
 class Receiver:
     """Posts requests to a target, several at once; connections are kept for the next ones."""
 
@@ -65,14 +87,14 @@ class Receiver:
 
     async def post(self, body: bytes, fields: Mapping[str, str]) -> Answer:
         """Send a request and return the answer; raises `NotDelivered`, after which it may have arrived or not."""
-        used = bool(self._idle)
-        connection = self._idle.pop() if self._idle else self._connection()
+        kept = self._kept()
+        connection = kept or self._connection()
         with trio.move_on_after(self._timeout):
             try:
                 try:
                     return await self._post(connection, body, fields)
                 except (ConnectionError, http.client.BadStatusLine):
-                    if not used:
+                    if kept is None:
                         raise
                     # The receiver closes what was idle for long.
                     connection = self._connection()
@@ -107,11 +129,21 @@ class Receiver:
                 given_up = True
                 _end(connection)
 
+    def _kept(self) -> http.client.HTTPConnection | None:
+        """Return a connection on which nothing came since its last answer; None if there is none."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.sock is not None and not is_readable(connection.sock.fileno()):
+                return connection
+            # Its end; or something that would be taken for the answer to the next request.
+            connection.close()
+        return None
+
     def _connection(self) -> http.client.HTTPConnection:
         target = self._target
         if self._tls is not None:
-            return http.client.HTTPSConnection(target.host, target.port, timeout=self._timeout, context=self._tls)
-        return http.client.HTTPConnection(target.host, target.port, timeout=self._timeout)
+            return _Secure(target.host, target.port, timeout=self._timeout, context=self._tls)
+        return _Plain(target.host, target.port, timeout=self._timeout)
 
     def close(self) -> None:
         """Close the connections that are kept."""

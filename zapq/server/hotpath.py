@@ -230,6 +230,10 @@ class HotPath:
                 answers.needed = stop - at
                 answers.announced = head
                 break
+            if head.key and head.length > FINGERPRINT_SLICE and (parts or length - stop > MAX_HOT_HEAD_BYTES):
+                # It will be waited for, as below; but once begun it is not taken back.
+                answers.then = "more" if parts else "cold"
+                break
             if head.large:
                 if parts or not large or self._holds_up(head):
                     answers.then = "more" if parts else "large"

@@ -47,8 +47,15 @@ class Reader:
         (directory / "bin").mkdir()
         for name, command in (("python", ""), ("zapq", " -m zapq")):
             script = directory / "bin" / name
-            # A program that is killed by Ctrl-\ is to leave nothing behind.
-            script.write_text(f'#!/bin/sh\nulimit -c 0\nexec {shlex.quote(sys.executable)}{command} "$@"\n')
+            # A program that is killed by Ctrl-\ is to leave nothing behind. What a script starts in the background
+            # ignores it and Ctrl-C, and so would all it starts, but for this.
+            script.write_text(
+                f"#!{sys.executable}\nimport os, resource, signal, sys\n"
+                "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+                "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+                "signal.signal(signal.SIGQUIT, signal.SIG_DFL)\n"
+                f"os.execv(sys.executable, [sys.executable, *{command.split()!r}, *sys.argv[1:]])\n"
+            )
             script.chmod(0o755)
 
     def screen(self, terminal: str) -> str:

@@ -17,6 +17,7 @@ EXPECTED = {
     "nothing": set[str](),
     "50 x receive 1,000, JSON": {"200", "204"},
     "50 batches of 4 MB, JSON": {"202"},
+    "500 x put in chunks": {"202"},
     "50 batches of 8 MB with a key, JSON": {"202"},
     "50 batches of 8 MB with a key, msgpack": {"202"},
     "20 x find none among 300,000 returned": {"404"},

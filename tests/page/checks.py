@@ -299,7 +299,8 @@ def the_server_is_drained(world: World) -> None:
         dialog.get_by_label("Type drain to confirm").fill("drain")
         sure.click()
         said(page, "The server takes no new messages")
-        assert world.server.ask("POST", "/queues/jobs/messages", b"x")[0] == 503
+        status, answer = world.server.ask("POST", "/queues/jobs/messages", b"x")
+        assert status == 503, answer
     world.server.stop()
     world.server.start()
     world.server.send("jobs", b"after")

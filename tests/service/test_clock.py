@@ -54,10 +54,10 @@ def remaining(service: QueueService) -> tuple[float, float, float]:
     return ready - now, ending.properties.expires - now, claim.until - now
 
 
-def assert_as_asked(service: QueueService, passed: float = 0.0) -> None:
+def assert_as_asked(service: QueueService, passed: float = 0.0, late: float = 0.0) -> None:
     asked = (100.0, 200.0, IDEMPOTENCY_WINDOW)
     for left, whole in zip(remaining(service), asked, strict=True):
-        assert whole - passed - SLACK < left <= whole - passed
+        assert whole - passed - SLACK < left <= whole - passed + late
 
 
 async def test_a_clock_set_back_between_two_runs_makes_nothing_longer(tmp_path: Path, set_wall: Wall) -> None:
@@ -113,7 +113,8 @@ async def test_the_time_is_known_after_a_crash(tmp_path: Path, set_wall: Wall, d
             (copied / path.name).write_bytes(path.read_bytes())
     set_wall(0.0)
     async with open_durable(copied) as service:
-        assert_as_asked(service)
+        # The time is written once a second, and with the first of the three.
+        assert_as_asked(service, late=1.0)
 
 
 async def test_a_database_that_knows_of_no_time_opens(tmp_path: Path) -> None:

@@ -114,6 +114,20 @@ class TestConsole:
                 row = rf"^\| {re.escape(server)} \| {verb} \| [\d,]+ \| {figure} \|"
                 assert re.search(row, SPEED, re.MULTILINE), (server, verb)
 
+    def test_its_reasons_have_the_figures_that_were_measured_and_the_defaults(self) -> None:
+        reasons = README[README.index("## Why") : README.index("## Install")]
+        [(rate, cost)] = re.findall(r"accepts ([\d,]+) messages a second, at ([\d.]+) us", reasons)
+        [(measured, each)] = re.findall(r"^\| zapq \| enqueue \| ([\d,]+) \| ([\d.]+) \|", SPEED, re.MULTILINE)
+        assert int(rate.replace(",", "")) == round(int(measured.replace(",", "")), -3)
+        assert cost == each
+        [deep] = re.findall(r"costs the same, ([\d.]+) us in process", reasons)
+        [(least, most)] = re.findall(
+            r"enqueue ([\d.]+) to ([\d.]+) us, .* at ten messages deep and at ten million", SPEED
+        )
+        assert f"{float(least):.1f}" == f"{float(most):.1f}" == deep
+        [(messages, size)] = re.findall(r"it holds ([\d,]+) messages and (\d+) MiB", reasons)
+        assert (int(messages.replace(",", "")), int(size) * 2**20) == (Settings().max_msgs, Settings().max_bytes)
+
 
 def row(option: Option) -> str:
     shown = f"`{option.default_text}`" if option.default_text else "none"

@@ -116,6 +116,25 @@ async def test_a_task_is_run_and_its_result_found(zapq_server: ZapqServer) -> No
         await eventually(lambda: acked(zapq_server) == 1, "its ack")
 
 
+async def test_a_task_whose_results_cannot_be_kept_is_run_once(
+    zapq_server: ZapqServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*args: object) -> None:
+        raise ConnectionError("no cache")
+
+    with project(zapq_server) as backend:
+        result = await enqueue(tasks.fail_until, 2)
+        monkeypatch.setattr(backend.results, "keep", fails)
+        monkeypatch.setattr(backend.results, "find", fails)
+        async with working(backend):
+            await eventually(lambda: acked(zapq_server) == 1, "its ack")
+    said = {line.getMessage() for line in caplog.records if line.levelname == "ERROR"}
+    assert said == {
+        f"the result of task {result.id} was not written to the cache of results",
+        f"what is known of task {result.id} was not read from the cache of results",
+    }
+
+
 async def test_a_coroutine_is_sent_from_one_and_run(zapq_server: ZapqServer) -> None:
     with project(zapq_server) as backend:
         async with working(backend, "emails"):

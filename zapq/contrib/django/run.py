@@ -85,6 +85,8 @@ def _recall(backend: ZapqBackend, result: TaskResult, attempts: int) -> None:
             earlier = backend.results.find(result.id)
         except TaskResultDoesNotExist:
             pass
+        except Exception:
+            log.exception("what is known of task %s was not read from the cache of results", result.id)
         else:
             _set(result, started_at=earlier.started_at)
             result.errors.extend(earlier.errors)
@@ -93,8 +95,12 @@ def _recall(backend: ZapqBackend, result: TaskResult, attempts: int) -> None:
 
 
 def _keep(backend: ZapqBackend, result: TaskResult) -> None:
+    """Keep the result if there is a cache for it; one that fails must not have the task run again."""
     if backend.results is not None:
-        backend.results.keep(result)
+        try:
+            backend.results.keep(result)
+        except Exception:
+            log.exception("the result of task %s was not written to the cache of results", result.id)
 
 
 def _set(result: TaskResult, **values: object) -> None:

@@ -154,4 +154,4 @@ async def test_each_step_does_what_it_says(tmp_path: Path) -> None:
                 await reader.sees("worker", text)
     finally:
         for terminal in [*reader.running]:
-            await reader.stop(terminal, signal.SIGKILL)
+            await reader.stop(terminal, signal.SIGKILL)  # noqa: ASYNC102 - it is killed, and shielded

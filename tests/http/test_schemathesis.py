@@ -5,7 +5,6 @@ scripts/test --all --hypothesis-profile nightly tests/http/test_schemathesis.py
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -33,15 +32,15 @@ async def test_every_answer_is_one_that_is_said(nightly: bool, tmp_path: Path) -
     if not nightly:
         pytest.skip("takes long: --hypothesis-profile nightly")
     environ = {name: text for name, text in ENVIRON.items() if name != "PYTHONPATH"}
-    made = subprocess.run(
-        [ROOT / "scripts" / "contract"],
+    made = await trio.run_process(
+        [str(ROOT / "scripts" / "contract")],
         env={**environ, "PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
+        capture_stdout=True,
+        capture_stderr=True,
         check=False,
     )
-    assert made.returncode == 0, f"schemathesis cannot be installed (scripts/contract):\n{made.stderr}"
-    program = Path(made.stdout.splitlines()[-1]) / "bin" / "schemathesis"
+    assert made.returncode == 0, f"schemathesis cannot be installed (scripts/contract):\n{made.stderr.decode()}"
+    program = Path(made.stdout.decode().splitlines()[-1]) / "bin" / "schemathesis"
     # Without waiters, none is waited for.
     async with running_zapq(tmp_path, "--test-clock", "--max-waiters", "0") as server:
         left_out = [word for path in LEFT_OUT for word in ("--exclude-path", path)]

@@ -88,6 +88,10 @@ class Enqueue(msgspec.Struct, frozen=True, gc=False):
     properties: Properties = DEFAULTS
     delay: float = 0.0
 
+    def as_put(self) -> Put:
+        """Return the same in the longer form."""
+        return Put(self.body, Terms(self.properties, self.delay), queue=self.queue)
+
 
 class Take(msgspec.Struct, frozen=True):
     """Give or lease messages, after waiting for the first one for up to `wait` seconds."""

@@ -42,7 +42,7 @@ from zapq.service.journal import ExclusiveSection, Journal, QuiescentSection, Wr
 from zapq.service.large_puts import LargePuts
 from zapq.service.memory_journal import MemoryJournal
 from zapq.service.named_queue import NamedQueue
-from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Offer, Put, Take, Terms
+from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Offer, Put, Take
 from zapq.service.pending import Commit, Ending, Later, Pending, Poll, Refusal
 from zapq.service.queue_state import QueueState
 from zapq.service.reservation import Reservation
@@ -222,7 +222,7 @@ class QueueService:
         """Store one message. See `attempt_putting`."""
         state = self._states.get(asked.queue)
         if state is None or state.provisional or self.lock.locked():
-            return self.attempt_putting(as_put(asked), now)
+            return self.attempt_putting(asked.as_put(), now)
         if state.refuse_behind is not None or self.dispatcher.draining or len(asked.body) > self.max_message_bytes:
             return self.take_step(partial(state.enqueue, asked), now)
         # As that does; without the call, for this is done for each message.
@@ -648,8 +648,3 @@ class QueueService:
                 self.dispatcher.note_room()
             due = self.broker.tick(now)
         return min(due, self.room.tick(now)) if self.dispatcher.offers else due
-
-
-def as_put(asked: Enqueue) -> Put:
-    """Return the same in the longer form."""
-    return Put(asked.body, Terms(asked.properties, asked.delay), queue=asked.queue)

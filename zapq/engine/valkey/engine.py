@@ -81,7 +81,6 @@ from zapq.service.operations import (
 from zapq.service.paging import Page, page_of, wanted
 from zapq.service.pending import Pending
 from zapq.service.queue_state import QueueInfo
-from zapq.service.service import as_put
 from zapq.service.service_stats import ServiceStats
 from zapq.service.waiting import Deliveries, Lender
 from zapq.store.snapshot import SnapshotStore
@@ -317,7 +316,7 @@ class ValkeyEngine(Elsewhere):
             self.codec.check(operation)
         properties = operation.properties
         if operation.queue in self.offers.lines:
-            return self.offers.join(as_put(operation), 0.0, now)
+            return self.offers.join(operation.as_put(), 0.0, now)
         if properties.headers:
             size += properties.size
         shard, key = _place_of(operation.queue, "put")

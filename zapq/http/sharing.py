@@ -11,7 +11,7 @@ import trio
 class Shared:
     """Has something made for those who ask for it while it is being made for others, once for all of them.
 
-    None is given what was begun before it asked: it may know of changes since then that it wants to see.
+    No caller is given what was begun before it asked: it may know of changes since then that it wants to see.
     """
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ class LargePuts:
         self._lock = trio.Lock()
 
     def begin(self, asked: Put) -> Later[Accepted] | None:
-        """Begin to store an offer; None if it is little, or there is no room to hold it: it is stored at once."""
+        """Begin to store an offer; None if it is small, or there is no room to hold it: it is stored at once."""
         size = 0 if asked.any_content else _size_of(asked.content)
         if size <= FINGERPRINT_SLICE:
             return None

@@ -229,6 +229,16 @@ async def test_whichever_way_a_body_ends_nothing_stays_reserved(
     assert target.service.broker.bytes == target.service.stats().queue.bytes
 
 
+@pytest.mark.parametrize("begun", [b"", HALF], ids=["head alone", "with some of it"])
+async def test_a_body_that_begins_after_a_drain_is_refused_before_its_end(target: Target, begun: bytes) -> None:
+    target.service.drain()
+    async with target.client() as client:
+        await client.stream.send_all(head() + begun)
+        assert await status_of(client) == 503
+    await target.until_reserved(0)
+    assert target.service.stats().queue.messages == 0
+
+
 class TestInAHurry:
     @pytest.fixture
     def zapq_settings(self, zapq_settings: Settings) -> Settings:

@@ -336,11 +336,16 @@ class HotPath:
         return slow.working
 
     def reserve(self, head: Head) -> Reservation | None:
-        """Reserve room for the body that `head` announces, while it is being received; None if there is none.
+        """Reserve room for the body that `head` announces, while it is being received; None if it is not to be.
 
-        Then h11 has the same bytes refused.
+        There is no room, or the server drains: only what began to be received before is stored all the same. Then
+        h11 has the same bytes refused.
         """
         if head.stored:
+            try:
+                self._engine.check_open()
+            except Draining:
+                return None
             reservation = self._engine.reservation(head.queue)
         else:
             others = self._counts.other_bodies

@@ -59,17 +59,22 @@ async def test_celery_does_all_tasks_though_a_worker_is_killed(judges: Judges, t
         async with working(judges, zapq, tmp_path / "first", environ) as worker:
             await eventually(lambda: number() >= 15, "some tasks to be done")
             os.killpg(worker.pid, signal.SIGKILL)
+
+        async def all_is_done() -> bool:
+            # What the killed worker had done, and not acknowledged, comes again.
+            held = 0
+            for queue in ("celery", "second"):
+                stats = (await ask(zapq.url, "GET", f"/queues/{queue}")).json
+                held += sum(stats[name] for name in ("ready", "delayed", "leased"))
+            return number() >= len(TASKS) and not held
+
         async with working(judges, zapq, tmp_path / "second", environ) as worker:
-            await eventually(lambda: number() >= len(TASKS), "the others")
+            await eventually(all_is_done, "the others")
             worker.terminate()
             await worker.wait()
         lines = done.read_text().splitlines()
         assert set(lines) == TASKS
         assert len(lines) <= len(TASKS) + 10, "what was done twice is what the killed worker had done last"
-        for queue in ("celery", "second"):
-            stats = (await ask(zapq.url, "GET", f"/queues/{queue}")).json
-            held = {name: stats[name] for name in ("ready", "delayed", "leased")}
-            assert held == {"ready": 0, "delayed": 0, "leased": 0}, queue
 
 
 async def test_the_example_works(judges: Judges, tmp_path: Path) -> None:

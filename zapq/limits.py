@@ -363,6 +363,8 @@ FORWARD_MAX_REST = 3600.0
 """Seconds a receiver of `zapq forward` may have it wait at most: a Retry-After beyond that is a mistake."""
 FORWARD_ANSWER_BYTES = 64 * KIB
 """Bytes of its answer that are read, so that the connection can be used again: nothing is made of them."""
+BENCH_LEAST_SIZE = 8
+"""Bytes of a message of `zapq bench`: it carries the time it was sent, a double."""
 BENCH_AHEAD = 4
 """Requests of each consumer by which producers of `zapq bench` may be ahead: none is idle, and no line forms."""
 BENCH_DRAIN_SECONDS = 30.0

@@ -380,7 +380,7 @@ class TestConsume:
             answered = await answer(request)
             if request.path.endswith("/batch"):
                 asked.set()
-                # If it were cancelled here, the server would not know that nobody has the messages.
+                # If it were cancelled here, the server would not know that no consumer has the messages.
                 await trio.sleep(0.4)
             return answered
 

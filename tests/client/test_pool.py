@@ -274,7 +274,7 @@ async def test_a_server_that_hangs_or_resets_behind_its_handshake_gives_no_answe
 
 
 class TestBreakingOff:
-    """What other threads wait for ends at once, and nobody connects any more."""
+    """Every wait of other threads ends at once, and no thread connects any more."""
 
     async def test_a_thread_that_waits_for_an_answer_or_a_pause(self, zapq_server: ZapqServer) -> None:
         zapq_server.service.queue("q")

@@ -323,7 +323,7 @@ class TestThreads:
         assert zapq_server.service.queue("q").info().stats.messages == 1
 
     def test_what_ends_its_thread_is_told_to_all(self) -> None:
-        """As `MemoryError` might: nobody waits for ever."""
+        """As `MemoryError` might: no thread waits for ever."""
 
         class Broken(ThreadNetwork):
             async def connect(self, place: Place, patience: float) -> Any:

@@ -17,13 +17,10 @@ from zapq.command.http import Failed
 from zapq.command.options import json_option, print_json
 from zapq.command.program import OnStop, check_extra, client_of, run_program
 from zapq.command.table import table
-from zapq.limits import BUSY_CLIENT, MAX_BATCH, MAX_MESSAGE_BYTES
+from zapq.limits import BENCH_LEAST_SIZE, BUSY_CLIENT, MAX_BATCH, MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from zapq.programs.bench import Load, Measured
-
-_LEAST = 8
-"""Bytes of a message: those of the time it was sent."""
 
 
 @click.command(cls=Remote)
@@ -45,7 +42,7 @@ _LEAST = 8
 )
 @click.option(
     "--size",
-    type=click.IntRange(_LEAST, MAX_MESSAGE_BYTES),
+    type=click.IntRange(BENCH_LEAST_SIZE, MAX_MESSAGE_BYTES),
     default=128,
     show_default=True,
     metavar="BYTES",

@@ -16,8 +16,6 @@ from zapq.core.settlement import Settlement
 from zapq.limits import BENCH_AHEAD, BENCH_DRAIN_SECONDS
 
 _STAMP = struct.Struct("<d")
-LEAST_SIZE = _STAMP.size
-"""Bytes of a message: it carries when it was sent."""
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 
 
@@ -65,7 +63,7 @@ async def measure(
     found = Measured()
     began, cpu = time.perf_counter(), time.process_time()
     until = began + load.seconds
-    padding = bytes(load.size - LEAST_SIZE)
+    padding = bytes(load.size - _STAMP.size)
     producing = load.producers
     most = load.consumers * load.batch * BENCH_AHEAD
     taken = trio.Event()

@@ -399,9 +399,9 @@ SETTLE_LINGER = 0.005
 """Seconds for which settling one lease waits for others that can go with it: nothing beside a visibility."""
 SETTLE_SECONDS = 5.0
 """How long settling a lease may hold up a cancellation: several round trips, and less than supervisors wait."""
+POLL_END_SECONDS = 1.0
+"""Seconds a consumer that ends waits for the answer to its long poll, which zapq gives at once."""
 HANDLER_SECONDS = 3.0
 """Seconds of these that handlers in threads have to end, for nothing cancels them; the rest is for releasing."""
-FETCH_SECONDS = 0.5
-"""How long the end of a consumer waits for messages it has just asked for: else they stayed leased to it."""
 NO_QUEUE_PAUSE = 1.0
 """Seconds until a consumer asks again for a queue that was deleted while it waited."""

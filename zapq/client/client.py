@@ -69,9 +69,12 @@ class Client(Verbs):
         server that is away, busy or draining; an error that does not pass, such as a wrong parameter, cancels
         the block and is raised.
         """
-        from zapq.client import consumer
+        from zapq.client import consumer, polls
 
-        return consumer.open_consumer(self, queue, concurrency, prefetch, visibility, wait, self._calls.tracer)
+        fetch = polls.Polls(self._talk, self._calls)
+        return consumer.open_consumer(
+            self, fetch, queue, concurrency, prefetch, visibility, wait, self._calls.tracer
+        )
 
     async def consume_with(
         self,
@@ -89,10 +92,10 @@ class Client(Verbs):
         the error logged. A handler whose lease is lost is cancelled. If cancelled, every handler is, and every
         message not acknowledged is released, within 5 s. Raises as `consume` does.
         """
-        from zapq.client import consumer
+        from zapq.client import consumer, polls
 
-        tracer = self._calls.tracer
-        await consumer.consume_with(self, queue, handler, concurrency, prefetch, visibility, wait, tracer)
+        fetch, tracer = polls.Polls(self._talk, self._calls), self._calls.tracer
+        await consumer.consume_with(self, fetch, queue, handler, concurrency, prefetch, visibility, wait, tracer)
 
 
 @asynccontextmanager

@@ -129,7 +129,8 @@ class TestConsole:
 
 def row(option: Option) -> str:
     shown = f"`{option.default_text}`" if option.default_text else "none"
-    return f"| `{option.flag}` | `{option.env}` | {shown} | {option.help} |"
+    help = option.help.replace("*", r"\*")  # as Markdown has it, where two would be emphasis
+    return f"| `{option.flag}` | `{option.env}` | {shown} | {help} |"
 
 
 @pytest.mark.parametrize("option", options(), ids=lambda option: option.name)

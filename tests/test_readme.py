@@ -74,6 +74,30 @@ class TestLoseNoMessage:
         assert SAFE.count("\n") <= 45
 
 
+async def test_the_endpoints_of_the_original_answer_as_it_is_shown(
+    zapq_server: ZapqServer, zapq_settings: Settings
+) -> None:
+    [shown] = re.findall(
+        r"```console\n(.*?)```", HTTP[HTTP.index("## The endpoints of the Go original") :], re.DOTALL
+    )
+    for line in lines(f"```console\n{shown}```"):
+        answer = await ask(zapq_server.url, line.method, line.target, line.body, line.headers)
+        head, _, body = line.shown.partition("\n\n")
+        if head.startswith("HTTP/1.1 "):
+            status, *fields = head.splitlines()
+            assert answer.status == int(status.split()[1]), line.text
+            assert {field.partition(": ")[0].lower() for field in fields} == answer.headers.keys(), line.text
+            assert answer.body.decode() == body.strip(), line.text
+        elif "%{http_code}" in line.text:
+            assert line.shown.strip() == f"{answer.status}", line.text
+        elif answer.headers["content-type"].endswith("json"):
+            assert list(answer.json) == list(json.loads(line.shown)), line.text
+        else:
+            assert answer.body.decode().strip() == line.shown.strip(), line.text
+    [file] = re.findall(r"^\$ cat (\S+)\n(.*)$", shown, re.MULTILINE)
+    assert (Path(zapq_settings.data_dir) / file[0]).read_text().strip() == file[1]
+
+
 class TestConsole:
     async def test_each_line_of_the_readme_does_what_it_shows(self, zapq_server: ZapqServer) -> None:
         receipts: dict[str, str] = {}

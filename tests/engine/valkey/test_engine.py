@@ -22,8 +22,6 @@ from tests.support.wire import Answer, ask, metrics
 from zapq.engine.valkey.offers import WaitingOffer
 from zapq.engine.valkey.open import open_engine
 from zapq.errors import CannotStart, QueueFull
-from zapq.http.metrics import _engine
-from zapq.service.engine_stats import EngineStats
 from zapq.service.operations import Enqueue, Put, Take, terms
 from zapq.service.waiting import Want
 from zapq.settings import Settings
@@ -380,15 +378,10 @@ async def test_metrics_tell_of_the_engine(zapq_settings: Settings, valkey: Serve
         assert b"\nzapq_engine_reachable 0" in told
         assert b"zapq_queue_messages{" not in told
         relay.refusing = relay.deaf = False
-        await eventually(lambda: _is_ready(url), "the engine to be connected")
-        assert (await figures())["engine_reconnects"] > 0
 
+        async def is_back() -> bool:
+            # Requests are served again before the last of its connections is open.
+            return bool((await figures())["engine_reconnects"])
 
-async def _is_ready(url: str) -> bool:
-    return (await ask(url, "GET", "/readyz")).status == 200
-
-
-def test_the_table_of_metrics_is_complete() -> None:
-    table = (Path(__file__).parents[3] / "docs/how-to/many-machines.md").read_text().partition("## Metrics")[2]
-    for name in _engine(EngineStats("", "", 0, 0.0, 0, 0, 0, 0.0, 0, 0, 0, 0.0)):
-        assert f"`{name}`" in table.partition("\n## ")[0], name
+        await eventually(is_back, "the engine to be connected")
+        assert (await ask(url, "GET", "/readyz")).status == 200

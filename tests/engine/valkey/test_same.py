@@ -120,7 +120,7 @@ _settings = st.builds(
     QueueSettings,
     max_messages=st.sampled_from([None, 3]),
     max_bytes=st.sampled_from([None, 30]),
-    visibility=st.sampled_from([0.5, 30.0]),
+    visibility=st.sampled_from([0.5, 30.0, 30.0, 0.0]),
     max_receives=st.sampled_from([None, 1, 2]),
     dead_letter=st.sampled_from([None, "dead", "a"]),
     ttl=st.sampled_from([None, None, 2.0]),
@@ -129,7 +129,7 @@ _limits = st.builds(
     QueueSettings,
     rate=st.sampled_from([None, 0.5, 2.0]),
     max_leased=st.sampled_from([None, 1, 3]),
-    visibility=st.sampled_from([0.5, 30.0]),
+    visibility=st.sampled_from([0.5, 30.0, 0.0]),
 )
 _wants = st.sampled_from([
     ONE,

@@ -48,7 +48,7 @@
 local verbs = {} -- what callers can call, by name
 
 local TEST = false -- whether callers may say what time it is
-local VERSION = 4
+local VERSION = 5
 
 -- Limits, from limits.py
 local DEFAULT_VISIBILITY = @DEFAULT_VISIBILITY@

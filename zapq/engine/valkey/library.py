@@ -15,6 +15,7 @@ PREFIX = b"zapq_1_"
 """What the names of its functions begin with."""
 _PARTS = (
     "begin",
+    "arrivals",
     "step",
     "groups",
     "messages",
@@ -47,6 +48,7 @@ _VALUES = {
     "MAX_RETRY_AFTER": limits.MAX_RETRY_AFTER,
     "REDRIVE_LOOKS": limits.REDRIVE_LOOKS,
     "BLOCKERS_LOOKED_AT": limits.BLOCKERS_LOOKED_AT,
+    "GROUPS_LOOKED_AT": limits.GROUPS_LOOKED_AT,
 }
 """Limits by their names in the text; durations in milliseconds there, except for the visibility."""
 

@@ -25,7 +25,11 @@ include_patterns = [
 # Environments hold pages of others.
 exclude_patterns = [".*", "build", "dist", "**/node_modules"]
 templates_path = ["_templates"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
+# It would make a dash of the two hyphens of a flag.
+smartquotes = False
 # As GitHub makes them, and tests/test_readme.py.
 myst_heading_anchors = 6
 # What docstrings have between single backticks is code.

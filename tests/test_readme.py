@@ -27,8 +27,6 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 HTTP = (ROOT / "docs/reference/http.md").read_text()
 SETTINGS = (ROOT / "docs/reference/settings.md").read_text()
-WATCH = (ROOT / "docs/how-to/watch.md").read_text()
-JSON_METRICS = WATCH.partition("## Metrics as JSON\n")[2].partition("\n## ")[0]
 SPEED = (ROOT / "docs/explanation/speed.md").read_text()
 CALLING, EMBEDDING_SHORT, TESTING_SHORT = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 EMBEDDING, SERVING, TESTING = re.findall(
@@ -74,6 +72,30 @@ class TestLoseNoMessage:
         for document in (README, HTTP):
             assert document.index("/receive") < document.index("/dequeue")
         assert SAFE.count("\n") <= 45
+
+
+async def test_the_endpoints_of_the_original_answer_as_it_is_shown(
+    zapq_server: ZapqServer, zapq_settings: Settings
+) -> None:
+    [shown] = re.findall(
+        r"```console\n(.*?)```", HTTP[HTTP.index("## The endpoints of the Go original") :], re.DOTALL
+    )
+    for line in lines(f"```console\n{shown}```"):
+        answer = await ask(zapq_server.url, line.method, line.target, line.body, line.headers)
+        head, _, body = line.shown.partition("\n\n")
+        if head.startswith("HTTP/1.1 "):
+            status, *fields = head.splitlines()
+            assert answer.status == int(status.split()[1]), line.text
+            assert {field.partition(": ")[0].lower() for field in fields} == answer.headers.keys(), line.text
+            assert answer.body.decode() == body.strip(), line.text
+        elif "%{http_code}" in line.text:
+            assert line.shown.strip() == f"{answer.status}", line.text
+        elif answer.headers["content-type"].endswith("json"):
+            assert list(answer.json) == list(json.loads(line.shown)), line.text
+        else:
+            assert answer.body.decode().strip() == line.shown.strip(), line.text
+    [file] = re.findall(r"^\$ cat (\S+)\n(.*)$", shown, re.MULTILINE)
+    assert (Path(zapq_settings.data_dir) / file[0]).read_text().strip() == file[1]
 
 
 class TestConsole:
@@ -131,7 +153,8 @@ class TestConsole:
 
 def row(option: Option) -> str:
     shown = f"`{option.default_text}`" if option.default_text else "none"
-    return f"| `{option.flag}` | `{option.env}` | {shown} | {option.help} |"
+    help = option.help.replace("*", r"\*")  # as Markdown has it, where two would be emphasis
+    return f"| `{option.flag}` | `{option.env}` | {shown} | {help} |"
 
 
 @pytest.mark.parametrize("option", options(), ids=lambda option: option.name)
@@ -149,11 +172,6 @@ def test_the_tables_of_endpoints_say_what_there_is() -> None:
     assert shown == {
         (each.method, each.path.replace("{queue}", "{q}")): (each.takes, each.role or "none") for each in ENDPOINTS
     }
-
-
-async def test_the_table_of_metrics_is_complete(zapq_service: QueueService) -> None:
-    for name in as_json(zapq_service.stats(), ServerCounts(), 0.0):
-        assert f"`{name}`" in JSON_METRICS, name
 
 
 async def test_the_metrics_shown_are_those_there_are_in_order(zapq_service: QueueService) -> None:

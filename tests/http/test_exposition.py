@@ -6,7 +6,6 @@ import re
 from math import inf
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -15,25 +14,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from zapq.core.ages import Oldest, Spread
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import QueueStats
-from zapq.http import families
 from zapq.http.exposition import Server, write
-from zapq.http.families import COUNTERS, LIMITS, SERVER, Family
+from zapq.http.families import SERVER
 from zapq.http.series import ROWS_AT_ONCE, ROWS_IN_A_BLOCK, Series, share
 from zapq.service.queue_state import QueueInfo
-
-DOC = (Path(__file__).parents[2] / "docs/how-to/watch.md").read_text()
-OTHERS = [each for each in vars(families).values() if isinstance(each, Family)]
-FAMILIES = [*COUNTERS.values(), *LIMITS.values(), *SERVER.values(), *OTHERS]
 
 
 def info(name: str, number: int, **stats: int) -> QueueInfo:
     return QueueInfo(name, QueueSettings(), QueueStats(**stats), False, 0, number)
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_each_family_is_in_the_documentation(family: Family) -> None:
-    suffix = {"counter": "_total", "info": "_info"}.get(family.kind, "")
-    assert re.search(rf"`{family.name}{suffix}[`{{]", DOC)
 
 
 def test_each_figure_of_the_json_has_a_family() -> None:

@@ -141,7 +141,12 @@ def a_queue_is_paused_and_resumed(world: World) -> None:
 def dead_letters_say_why_and_go_back(world: World) -> None:
     for number in range(3):
         world.server.fail("orders", b"order %d" % number)
+    with world.page(view="#/queues/orders") as page:
+        expect(page.locator("dl.numbers dd").first).to_have_text(re.compile("[0-9]"))
+        # There is nothing to send back.
+        expect(button(page, "Redrive all")).to_be_hidden()
     with world.page(view="#/queues/orders.dead") as page:
+        expect(button(page, "Redrive all")).to_be_visible()
         page.get_by_text("2: order 1").click()
         expect(
             page.get_by_text("It failed in orders: it was delivered once and never acknowledged")

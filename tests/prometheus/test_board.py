@@ -14,7 +14,7 @@ from tests.prometheus.board import expressions, filled_in, panels, read
 BOARD = read()
 PANELS = panels(BOARD)
 VARIABLES: dict[str, dict[str, Any]] = {each["name"]: each for each in BOARD["templating"]["list"]}
-DOC = (Path(__file__).parents[2] / "docs/how-to/watch.md").read_text()
+DOC = (Path(__file__).parents[2] / "docs/reference/metrics.md").read_text()
 SELECTOR = 'job=~"$job", instance=~"$instance"'
 by_title = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
 
@@ -39,7 +39,7 @@ def test_an_expression_asks_for_one_server_and_fits_every_scrape_interval(title:
     for name, labels in selectors:
         assert labels.startswith(SELECTOR), name
         metric = re.sub("_bucket$", "", name)
-        assert re.search(rf"`{metric}[`{{]", DOC) or f"`{metric}`" in DOC, f"watch.md does not know {name}"
+        assert f"| `{metric}` |" in DOC, f"the reference does not have {name}"
     assert set(re.findall(r"\[([^]]*)\]", expression)) <= {"$__rate_interval", "$__range"}
     # Outside of selectors nothing is named.
     assert "{" not in re.sub(r"\w+\{[^}]*\}", "", expression)

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 
 _CURL = ArgumentParser()
 _CURL.add_argument("url")
-_CURL.add_argument("-i", action="store_true")
+for flag in ("-i", "-s"):
+    _CURL.add_argument(flag, action="store_true")
+for flag in ("-o", "-w"):
+    _CURL.add_argument(flag)
 _CURL.add_argument("-X", dest="method")
 _CURL.add_argument("-H", dest="fields", action="append", default=[])
 _CURL.add_argument("-d", "--data-binary", dest="body")
@@ -34,6 +37,8 @@ def lines(document: str) -> Iterator[Line]:
         for part in block.removeprefix("$ ").split("\n$ "):
             text, _, shown = part.replace("\\\n", "").partition("\n")
             piped, _, curl = text.rpartition("| ")
+            if not curl.startswith("curl "):
+                continue
             options = _CURL.parse_args(shlex.split(curl, comments=True)[1:])
             # printf is the only thing that is piped into anything.
             body = shlex.split(piped)[1].replace("\\n", "\n") if piped else options.body or ""

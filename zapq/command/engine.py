@@ -34,7 +34,9 @@ def _with_options(command: Callable[..., int]) -> Callable[..., int]:
         ("--engine-durability", "auto|memory|replicated|committed"),
     ):
         default = "auto" if name == "--engine-durability" else ""
-        command = click.option(name, default=default, metavar=metavar, help="As of serve.")(command)
+        variable = f"ZAPQ_{name[2:].replace('-', '_').upper()}"
+        about = f"As the option of serve; {variable} may hold it."
+        command = click.option(name, default=default, metavar=metavar, envvar=variable, help=about)(command)
     return click.argument("url", metavar="URL", envvar="ZAPQ_ENGINE")(command)
 
 
@@ -148,8 +150,8 @@ def _text(report: Report) -> str:
     masters = f"{len(report.findings)} {'master' if len(report.findings) == 1 else 'masters'}"
     rows = [[str(each.server), each.version, "no" if each.problems else "yes"] for each in report.findings]
     return "\n".join([
-        f"{kind}, {masters}, fewest replicas of one: {report.replicas}",
-        f"what a change survives when it is answered: {report.durability}",
+        f"{kind}, {masters}, replicas of the master that has the fewest: {report.replicas}",
+        f"what a change reaches before it is answered: {report.durability}",
         table([list(COLUMNS), *rows]),
         *(f"{each.server}: {problem}" for each in report.findings for problem in each.problems),
         *(f"warning: {each.server}: {warning}" for each in report.findings for warning in each.warnings),

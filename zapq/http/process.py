@@ -11,12 +11,12 @@ from pathlib import Path
 from zapq.http.families import Family, Value
 from zapq.http.metrics import open_descriptors
 
-_CPU = Family("process_cpu_seconds", "counter", "User and system CPU time.")
-_RESIDENT = Family("process_resident_memory_bytes", "gauge", "Memory in RAM.")
-_VIRTUAL = Family("process_virtual_memory_bytes", "gauge", "Address space.")
+_CPU = Family("process_cpu_seconds", "counter", "CPU time of the process, user and system together.")
+_RESIDENT = Family("process_resident_memory_bytes", "gauge", "Memory of the process in RAM.")
+_VIRTUAL = Family("process_virtual_memory_bytes", "gauge", "Address space of the process.")
 _STARTED = Family("process_start_time_seconds", "gauge", "When the process was started, in Unix time.")
 _OPEN = Family("process_open_fds", "gauge", "Open file descriptors.")
-_MOST = Family("process_max_fds", "gauge", "Most file descriptors it may open.")
+_MOST = Family("process_max_fds", "gauge", "Most file descriptors the process may open.")
 
 
 def figures() -> dict[Family, Value]:

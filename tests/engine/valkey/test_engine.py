@@ -24,8 +24,6 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey.offers import WaitingOffer
 from zapq.engine.valkey.open import open_engine
 from zapq.errors import CannotStart, QueueFull
-from zapq.http.metrics import _engine
-from zapq.service.engine_stats import EngineStats
 from zapq.service.operations import Configure, Enqueue, Put, Take, terms
 from zapq.service.waiting import Want
 from zapq.settings import Settings
@@ -382,6 +380,16 @@ async def test_metrics_tell_of_the_engine(zapq_settings: Settings, valkey: Serve
         assert (before["engine_masters"], before["engine_reachable"]) == (1, 1)
         assert before["engine_figures_age_sec"] < 1
         await ask(url, "POST", f"{JOBS}/messages", b"x")
+        # It knows no ages of leases.
+        metrics = (await ask(url, "GET", "/metrics")).json
+        assert metrics["oldest_ready_age_seconds"] >= 0
+        assert "oldest_lease_age_seconds" not in metrics
+        described = (await ask(url, "GET", JOBS)).json
+        assert described["oldest_ready_age_seconds"] >= 0
+        assert "oldest_lease_age_seconds" not in described
+        scraped = (await ask(url, "GET", "/metrics/prometheus")).body
+        assert b'\nzapq_queue_oldest_ready_age_seconds{queue="jobs"} ' in scraped
+        assert b"\nzapq_queue_oldest_lease_age_seconds{" not in scraped
         after = await figures()
         assert after["engine_operations"] > before["engine_operations"]
         assert after["engine_round_trips"] > before["engine_round_trips"]
@@ -404,9 +412,3 @@ async def test_metrics_tell_of_the_engine(zapq_settings: Settings, valkey: Serve
 
 async def _is_ready(url: str) -> bool:
     return (await ask(url, "GET", "/readyz")).status == 200
-
-
-def test_the_table_of_metrics_is_complete() -> None:
-    table = (Path(__file__).parents[3] / "docs/how-to/many-machines.md").read_text().partition("## Metrics")[2]
-    for name in _engine(EngineStats("", "", 0, 0.0, 0, 0, 0, 0.0, 0, 0, 0, 0.0)):
-        assert f"`{name}`" in table.partition("\n## ")[0], name

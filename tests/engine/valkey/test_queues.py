@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -245,6 +248,16 @@ async def test_servers_and_programs_have_the_queues_in_common(elsewhere: Setting
         message = await queues.queue("jobs").dequeue(wait=20)
         assert message is not None
         assert message.body == b"from a client"
+
+
+async def test_the_program_of_many_machines_runs(elsewhere: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs/how-to/many-machines.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {"zapq": zapq}
+    here = program.replace("valkey://127.0.0.1:6379", elsewhere.engine)
+    exec("async def main():\n" + "".join(f"    {line}\n" for line in here.splitlines()), names)
+    await names["main"]()
+    assert capsys.readouterr().out == "b'invoice 7'\n"
 
 
 async def test_declared_queues_are_made(settings: Settings) -> None:

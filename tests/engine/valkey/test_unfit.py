@@ -49,7 +49,7 @@ async def refusal(server: Scripted, **changes: str) -> str:
         pytest.param(
             "HELLO",
             error("ERR unknown command `HELLO`, with args beginning with: `2`, `AUTH`, `default`, `password`"),
-            "Use Valkey 8 or later, or Redis 7.2 or later",
+            "Use Valkey 8 or later, or Redis 7.0 or later",
             id="very-old",
         ),
         pytest.param("HELLO", error("ERR max number of clients reached"), "maxclients", id="full"),
@@ -71,7 +71,7 @@ async def refusal(server: Scripted, **changes: str) -> str:
             "INFO repl", b"role:master\r\nconnected_slaves:many\r\n", "cannot be read", id="not-a-number"
         ),
         pytest.param("INFO repl", b"role:master\r\nmaster_replid:none\r\n", "its master_replid", id="no-epoch"),
-        pytest.param("COMMAND INFO", [None, None, None], "Use Valkey 8 or later, or Redis 7.2 or later", id="old"),
+        pytest.param("COMMAND INFO", [None, None, None], "Use Valkey 8 or later, or Redis 7.0 or later", id="old"),
         pytest.param("COMMAND INFO", error("ERR unknown command"), "Use Valkey 8 or later", id="no-command"),
         pytest.param("FCALL", error("LOADING Valkey is loading the dataset in memory"), "LOADING", id="loading"),
         pytest.param(

@@ -1,1 +1,1 @@
-"""Queues in Valkey (or Redis 7 and later): one library of functions there, and what speaks to it here."""
+"""Queues in Valkey (or Redis 7.0 and later): one library of functions there, and what speaks to it here."""

@@ -18,6 +18,9 @@ import trio
 from zapq.engine.valkey.resp import INCOMPLETE, ProtocolError, ReplyError, open_reader, pack_all
 from zapq.limits import CHANNEL_BYTES, ENGINE_CONNECT_SECONDS
 
+FIT = "Use Valkey 8 or later, or Redis 7.0 or later"
+"""Servers that have functions and sharded channels."""
+
 
 class ConnectionLost(Exception):
     """The connection could not be made, or has ended. Its text says why."""
@@ -264,7 +267,7 @@ def _not_greeted(reply: ReplyError) -> ConnectionLost:
     """Return why a server has refused HELLO: without its text, which may repeat the password."""
     text = str(reply)
     if "unknown command" in text:
-        return ConnectionLost("the server is too old. Use Valkey 8 or later, or Redis 7.2 or later")
+        return ConnectionLost(f"the server is too old. {FIT}")
     if "max number of clients" in text:
         return ConnectionLost("the server has as many clients as its maxclients allows. Set that higher")
     if reply.code == "DENIED":

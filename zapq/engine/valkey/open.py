@@ -18,7 +18,15 @@ from zapq import logs
 from zapq.addresses import parse_engine
 from zapq.core.queue_settings import declared
 from zapq.engine.valkey.cluster import Topology, find_topology, info_of
-from zapq.engine.valkey.connection import Connection, ConnectionLost, Login, LoginRefused, Server, open_connection
+from zapq.engine.valkey.connection import (
+    FIT,
+    Connection,
+    ConnectionLost,
+    Login,
+    LoginRefused,
+    Server,
+    open_connection,
+)
 from zapq.engine.valkey.engine import ValkeyEngine
 from zapq.engine.valkey.keys import LAYOUT, SHARDS
 from zapq.engine.valkey.master import durability_said
@@ -199,15 +207,19 @@ async def _look_at(connection: Connection, durability: str) -> Finding:
     name = "Valkey" if "valkey_version" in about else "Redis"
     problems: list[str] = []
     warnings: list[str] = []
-    # By what it can do: Valkey says that it is Redis 7.2.
+    # By what it can do: Valkey says that it is Redis 7.2. Functions and sharded channels came with Redis 7.0, and
+    # WAITAOF with 7.2.
     known = await connection.call("COMMAND", "INFO", "FCALL", "WAITAOF", "SPUBLISH")
     has_functions, has_waitaof, has_sharded = (
         (bool(each) for each in known) if isinstance(known, list) else (0, 0, 0)
     )
     if not (has_functions and has_sharded):
-        problems.append(f"{name} {version} has no functions. Use Valkey 8 or later, or Redis 7.2 or later.")
+        problems.append(f"{name} {version} has no functions. {FIT}.")
     if durability.startswith("committed") and not has_waitaof:
-        problems.append(f"{name} {version} has no WAITAOF, which --engine-durability committed needs.")
+        problems.append(
+            f"{name} {version} has no WAITAOF, which --engine-durability committed needs. Use Valkey 8 or later,"
+            " or Redis 7.2 or later, or give replicated or memory."
+        )
     policy, appendonly, appendfsync = [
         await _config(connection, each) for each in ("maxmemory-policy", "appendonly", "appendfsync")
     ]

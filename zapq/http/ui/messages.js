@@ -96,6 +96,8 @@ export class Messages {
   constructor(queue, { refreshSoon }) {
     this.queue = queue;
     this.state = "ready";
+    /** Whether a dead letter was seen when the ready messages were looked at last. */
+    this.failed = false;
     this.refreshSoon = refreshSoon;
     this.list = h("div");
     this.count = h("p", { class: "soft" });
@@ -122,6 +124,7 @@ export class Messages {
       this.list.replaceChildren();
       return;
     }
+    if (state === "ready") this.failed = messages.some((message) => message.failed_in);
     setText(this.count, `The first that are ${state}, at most ${LOOKED_AT} and 8 MiB: ${messages.length}. Looking takes nothing away.`);
     this.list.replaceChildren(...messages.map((message) => this.one(message)));
   }

@@ -78,7 +78,8 @@ export class Queue {
     const path = pathOf(this.name);
     this.pause = h("button", { type: "button", onclick: () => this.do(() => post(`${path}/${this.paused ? "resume" : "pause"}`),
       () => (this.paused ? "Consumers get messages again." : "Consumers get nothing from now on.")) }, "Pause");
-    const redrive = h("button", { type: "button", onclick: () => this.do(async () => JSON.parse(await post(`${path}/redrive`)),
+    // There only while it can do something: see refresh().
+    this.redrive = h("button", { type: "button", hidden: true, onclick: () => this.do(async () => JSON.parse(await post(`${path}/redrive`)),
       ({ moved, left }) => `${count(moved)} dead letters went back to where they failed; ${count(left)} messages are left here.`) }, "Redrive all");
     const purge = h("button", { type: "button", class: "danger", onclick: async () => {
       const sure = await confirmed(`Purge ${this.name}?`, "Every message is dropped: ready, delayed and leased ones.", { word: this.name, action: "Purge" });
@@ -88,7 +89,7 @@ export class Queue {
       const sure = await confirmed(`Delete ${this.name}?`, "The queue is removed with its messages and its settings. Consumers that wait get 404.", { word: this.name, action: "Delete" });
       if (sure && await act(() => ask("DELETE", path), `The queue ${this.name} is deleted.`)) location.hash = "#/";
     } }, "Delete queue …");
-    return h("div", { class: "row", role: "group", "aria-label": "Actions" }, this.pause, redrive, purge, remove);
+    return h("div", { class: "row", role: "group", "aria-label": "Actions" }, this.pause, this.redrive, purge, remove);
   }
 
   async do(what, said) {
@@ -173,6 +174,8 @@ export class Queue {
     this.paused = queue.paused;
     setText(this.badge, queue.paused ? "paused" : "");
     if (this.pause) setText(this.pause, queue.paused ? "Resume" : "Pause");
+    // Without the role to look, the page does not know.
+    if (this.redrive) this.redrive.hidden = may("consumer", this.name) && !this.messages.failed && !queue.redriven;
     note([queue]);
     if (this.beats++ % SECONDS === 0) await load([this.name]);
     for (const [title, value] of Object.entries(this.values)) setText(value, NUMBERS[title](queue));

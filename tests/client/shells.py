@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import trio
+import uvloop
 
 import zapq.client.sync
 from zapq.client import Client, open_client
 from zapq.client.threads import run
 
 SHELLS = ("trio", "asyncio", "threads")
+SHELLS_AND_UVLOOP = (*SHELLS, "uvloop")
 
 
 class Awaited:
@@ -53,6 +55,8 @@ async def with_client(shell: str, url: str, work: Callable[[Any], Awaitable[None
             await work_with_client()
         case "asyncio":
             await trio.to_thread.run_sync(lambda: asyncio.run(leaving_no_task()))
+        case "uvloop":
+            await trio.to_thread.run_sync(lambda: uvloop.run(leaving_no_task()))
         case "threads":
             await trio.to_thread.run_sync(work_in_thread)
 

@@ -17,7 +17,7 @@ import pytest
 import trio
 
 import zapq.client.sync
-from tests.client.shells import SHELLS, with_client
+from tests.client.shells import SHELLS_AND_UVLOOP, with_client
 from tests.support.serving import with_tls
 from tests.support.waiting import eventually
 from zapq.client import open_client
@@ -65,7 +65,7 @@ async def crossing(server: ZapqServer, emails: NamedQueue) -> AsyncGenerator[str
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("shell", SHELLS_AND_UVLOOP)
 class TestAConsumerThatEnds:
     """By each of the three, plain and over TLS."""
 
@@ -138,7 +138,7 @@ async def test_a_forwarder_that_is_stopped_gives_back_what_it_is_given_then(
     assert (stats.enqueued, stats.ready, stats.leased) == (1, 1, 0)
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("shell", SHELLS_AND_UVLOOP)
 async def test_after_stop_fetching_what_is_worked_on_is_kept_and_the_rest_released(
     zapq_server: ZapqServer, emails: NamedQueue, shell: str
 ) -> None:
@@ -176,7 +176,7 @@ async def test_after_stop_fetching_what_is_worked_on_is_kept_and_the_rest_releas
     assert (stats.acked, stats.ready, stats.leased) == (1, 2, 0)
 
 
-@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("shell", SHELLS_AND_UVLOOP)
 async def test_after_stop_fetching_tasks_that_wait_are_told_and_late_messages_released(
     zapq_server: ZapqServer, emails: NamedQueue, shell: str
 ) -> None:

@@ -20,7 +20,7 @@ import trio
 import zapq.client.sync
 import zapq.client.sync_verbs
 import zapq.client.verbs
-from tests.client.shells import SHELLS, with_client
+from tests.client.shells import SHELLS, SHELLS_AND_UVLOOP, with_client
 from tests.client.sync_verbs import made
 from tests.support.serving import with_tls
 from zapq import Draft, Settlement, errors
@@ -147,11 +147,19 @@ class TestVerbs:
     def zapq_settings(self, trusting: tuple[Settings, ssl.SSLContext]) -> Settings:
         return trusting[0]
 
-    @pytest.mark.parametrize("shell", SHELLS)
+    @pytest.mark.parametrize("shell", SHELLS_AND_UVLOOP)
     async def test_they_do_what_they_say(
         self, shell: str, zapq_server: ZapqServer, trusting: tuple[Settings, ssl.SSLContext]
     ) -> None:
         await with_client(shell, zapq_server.url, everything, verify=trusting[1])
+
+
+@pytest.mark.parametrize("shell", SHELLS_AND_UVLOOP)
+async def test_a_server_is_found_by_its_name(shell: str, zapq_server: ZapqServer) -> None:
+    async def put(client: Any) -> None:
+        assert (await client.put("q", b"x")).id == 1
+
+    await with_client(shell, zapq_server.url.replace("127.0.0.1", "localhost"), put)
 
 
 async def everything(client: Any) -> None:

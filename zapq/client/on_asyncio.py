@@ -7,6 +7,7 @@ import os
 import socket
 from contextlib import suppress
 from ipaddress import ip_address
+from typing import Any, cast
 
 from zapq.client.network import Place, is_readable
 from zapq.limits import RECEIVE_BYTES
@@ -109,8 +110,8 @@ class AsyncioConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take note of the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's is one by what it can do, not by its class.
+        self._transport = cast("asyncio.Transport", transport)
         self._network.open.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -163,14 +164,17 @@ class AsyncioNetwork:
                 )
             else:
                 host, port = place.address
+                how: dict[str, Any] = {}
+                # Of several addresses at once, asyncio can lose a socket if it is cancelled; uvloop cannot do it.
+                if isinstance(self.loop, asyncio.BaseEventLoop) and not _is_address(host):
+                    how["happy_eyeballs_delay"] = 0.25
                 _, connection = await self.loop.create_connection(
                     lambda: AsyncioConnection(self),
                     host,
                     port,
                     ssl=place.tls,
                     server_hostname=name,
-                    # Of several addresses at once, asyncio can lose a socket if it is cancelled.
-                    happy_eyeballs_delay=None if _is_address(host) else 0.25,
+                    **how,
                 )
         return connection
 

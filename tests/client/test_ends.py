@@ -17,6 +17,7 @@ import pytest
 import trio
 
 import zapq.client.sync
+from tests.client.doubles import FakeNetwork, Request
 from tests.client.shells import SHELLS_AND_UVLOOP, with_client
 from tests.support.serving import with_tls
 from tests.support.waiting import eventually
@@ -220,6 +221,23 @@ async def test_after_stop_fetching_tasks_that_wait_are_told_and_late_messages_re
             await with_client(shell, url, work)
     stats = emails.info().stats
     assert (stats.ready, stats.leased) == (1, 0)
+
+
+async def test_polls_that_end_while_they_are_connected_send_nothing() -> None:
+    asked: list[Request] = []
+
+    async def answer(request: Request) -> bytes:
+        asked.append(request)
+        return b""
+
+    ended: list[bool] = []
+    network = FakeNetwork(answer, connecting=lambda: ended.append(polls.end()))
+    async with open_client("http://zapq.test", network=network) as client:
+        polls = Polls(client._talk, client._calls)
+        with pytest.raises(zapq.errors.Unreachable):
+            await polls.receive_many("emails", 1, wait=60)
+    # No answer is to come.
+    assert (ended, asked) == ([False], [])
 
 
 async def test_polls_that_have_ended_ask_for_nothing_more(zapq_server: ZapqServer) -> None:

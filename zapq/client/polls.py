@@ -61,11 +61,17 @@ class _Network:
 
     async def connect(self, place: Place, patience: float) -> Connection:
         """See `Network`."""
-        if self._ended:
-            raise ConnectionAbortedError("the consumer has ended")
+        self._check()
         with self._leaving():
-            self._connection = await self._network.connect(place, patience)
-        return self._connection
+            connection = await self._network.connect(place, patience)
+        try:
+            # asyncio may go on for a while in a task that was cancelled as it was connected.
+            self._check()
+        except OSError:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
 
     async def sleep(self, seconds: float) -> None:
         """See `Network`."""
@@ -81,6 +87,10 @@ class _Network:
         self._ended = True
         if self._connection is not None:
             self._connection.finish()
+
+    def _check(self) -> None:
+        if self._ended:
+            raise ConnectionAbortedError("the consumer has ended")
 
     @contextmanager
     def _leaving(self) -> Generator[None, None, None]:

@@ -150,8 +150,8 @@ class NotAcceptable(ZapqError):
 class Forbidden(ZapqError):
     """Without tokens, only requests from a loopback address may administer queues and snapshots.
 
-    Send it to a loopback address such as 127.0.0.1 on the machine zapq runs on, or start zapq with --token-file,
-    or with --admin-from any behind a firewall.
+    Send it to a loopback address such as 127.0.0.1 on the machine, or in the container, that zapq runs in. Or
+    start zapq with --token-file, or with --admin-from any behind a firewall.
     """
 
     problem = "admin-loopback-only"

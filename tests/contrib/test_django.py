@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "tests.contrib.project.settings"
 django.setup()
 
 from django.core.cache import caches  # noqa: E402
+from django.core.checks import run_checks  # noqa: E402
 from django.core.exceptions import ImproperlyConfigured  # noqa: E402
 from django.core.management import CommandError, call_command  # noqa: E402
 from django.db import transaction  # noqa: E402
@@ -36,6 +38,7 @@ from django.test import override_settings  # noqa: E402
 
 from tests.contrib.project import settings, tasks  # noqa: E402
 from zapq.client import Client  # noqa: E402
+from zapq.contrib.django.apps import framework_is_there  # noqa: E402
 from zapq.contrib.django.backend import ZapqBackend, _client  # noqa: E402
 from zapq.contrib.django.framework import (  # noqa: E402
     TaskResult,
@@ -329,6 +332,29 @@ def test_options_and_names_that_are_wrong_are_said_so() -> None:
         ZapqBackend("default", {"OPTIONS": {"colour": "red"}})
     [error] = ZapqBackend("default", {"QUEUES": ["good", "not good"]}).check()
     assert error.id == "zapq.E001"
+
+
+LOCAL = {"local": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}, **settings.CACHES}
+
+
+@pytest.mark.parametrize(("cache", "said"), [("local", ["zapq.W001"]), ("gone", ["zapq.E002"]), ("default", [])])
+def test_a_cache_that_workers_and_views_do_not_share_is_said_so_by_checks(cache: str, said: list[str]) -> None:
+    with override_settings(CACHES=LOCAL, TASKS=settings.tasks("unix:/nowhere", results=cache)):
+        assert [each.id for each in run_checks() if each.id.startswith("zapq")] == said
+
+
+def test_without_a_framework_of_tasks_checks_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("django.tasks", "django_tasks"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "zapq.contrib.django.framework")
+    monkeypatch.delattr("zapq.contrib.django.framework")
+    [error] = framework_is_there()
+    assert (error.id, "pip install django-tasks" in error.msg) == ("zapq.E003", True)
+    # Django runs its checks once the command is there: that alone must not need the framework.
+    command = "zapq.contrib.django.management.commands.zapq_worker"
+    for name in (command, "zapq.contrib.django.worker", "zapq.contrib.django.backend"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, command, import_module(command))
 
 
 def test_a_result_that_is_not_there_is_said_so() -> None:

@@ -7,6 +7,7 @@ import ssl
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from zapq.client.batching import Batcher
@@ -51,6 +52,7 @@ class Client(Verbs):
         At most two are held; beyond that `send` waits. The end of the block waits until all is stored. If the
         block raises or is cancelled, nothing more is sent, and `producer.unsent` has the messages.
         """
+        _check_extra()
         from zapq.client.producer import open_producer
 
         batcher = Batcher(linger, max_messages, max_bytes)
@@ -69,6 +71,7 @@ class Client(Verbs):
         server that is away, busy or draining; an error that does not pass, such as a wrong parameter, cancels
         the block and is raised.
         """
+        _check_extra()
         from zapq.client import consumer
 
         return consumer.open_consumer(self, queue, concurrency, prefetch, visibility, wait, self._calls.tracer)
@@ -89,6 +92,7 @@ class Client(Verbs):
         the error logged. A handler whose lease is lost is cancelled. If cancelled, every handler is, and every
         message not acknowledged is released, within 5 s. Raises as `consume` does.
         """
+        _check_extra()
         from zapq.client import consumer
 
         tracer = self._calls.tracer
@@ -124,6 +128,16 @@ async def open_client(
         yield Client(calls, talk)
     finally:
         await talk.close()  # noqa: ASYNC102 - it waits for nobody
+
+
+def _check_extra() -> None:
+    """Raise `ModuleNotFoundError` if that is not installed which producers and consumers of tasks need."""
+    if find_spec("anyio") is None:
+        raise ModuleNotFoundError(
+            "Producers and consumers of tasks need the extra client: pip install 'zapq[client]'."
+            " Those of zapq.client.sync do not.",
+            name="anyio",
+        )
 
 
 def _network() -> Network:

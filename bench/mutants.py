@@ -313,6 +313,48 @@ MUTANTS = {
         "        lender = next((each for each in self._lenders.values() if each.name == queue), None)\n",
         ("tests/engine/test_front_ends.py",),
     ),
+    "enqueues of one frame are told each other's ids": Mutant(
+        "zapq/engine/host.py",
+        "                ids.append(store(body, properties, delay, now).id)\n",
+        "                ids.insert(0, store(body, properties, delay, now).id)\n",
+        ("tests/engine/test_front_ends.py",),
+    ),
+    "a front end sends what gathered last first": Mutant(
+        "zapq/engine/remote.py",
+        "        columns, self._columns, self._last = self._columns, [], ()\n",
+        "        columns, self._columns, self._last = self._columns[::-1], [], ()\n",
+        ("tests/engine/test_front_ends.py",),
+    ),
+    "Valkey gives the newest message first": Mutant(
+        "zapq/engine/valkey/functions/take.lua",
+        "    local popped = redis.call('LPOP', K[L], number)\n",
+        "    local popped = redis.call('RPOP', K[L], number)\n",
+        ("tests/engine/valkey/test_linearizability.py", "--all", "-k", "hot and not groups"),
+    ),
+    "Valkey puts what comes back behind the others": Mutant(
+        "zapq/engine/valkey/functions/messages.lua",
+        "    redis.call('ZADD', u.K[B], id - priority * STEP, id)\n",
+        "    redis.call('ZADD', u.K[B], q[NEXT] + u.q[RELEASED] - priority * STEP, id)\n",
+        ("tests/engine/valkey/test_linearizability.py", "--all", "-k", "hot and not groups"),
+    ),
+    "Valkey takes an acknowledgement of a lease that is over": Mutant(
+        "zapq/engine/valkey/functions/take.lua",
+        "      if lapsed ~= receipt then\n",
+        "      if false then\n",
+        ("tests/engine/valkey/test_linearizability.py", "--all", "-k", "hot and not groups"),
+    ),
+    "Valkey wakes the front end first that came last": Mutant(
+        "zapq/engine/valkey/functions/step.lua",
+        "    local first = redis.call('ZPOPMIN', u.K[W])\n",
+        "    local first = redis.call('ZPOPMAX', u.K[W])\n",
+        ("tests/engine/valkey/test_library.py", "-k", "wakes"),
+    ),
+    "Valkey gives one receipt to all consumers of a queue without visibility": Mutant(
+        "zapq/engine/valkey/functions/take.lua",
+        "    local is_over_at_once = is_lease and visibility == 0\n",
+        "    local is_over_at_once = false\n",
+        ("tests/engine/valkey/test_engine.py", "-k", "no_time"),
+    ),
     "a large batch is decoded while another has its fingerprint made": Mutant(
         "zapq/server/hotpath.py",
         "        return slow.working\n",

@@ -95,8 +95,8 @@ def leased_for(seconds: float, id: int) -> MessageLeased:
 def no_letter() -> InvalidParameter:
     """Return the refusal to send a message back that did not fail anywhere."""
     return InvalidParameter(
-        "The message is no dead letter that is ready, so there is no queue to send it back to. GET it: state and"
-        " failed_in say what it is.",
+        "The message is not a dead letter that is ready, so there is no queue to send it back to. GET it: state"
+        " and failed_in say what it is.",
         parameter="id",
     )
 
@@ -262,7 +262,7 @@ class TooManyQueues(ZapqError):
 
 
 class TooManyWaiters(ZapqError):
-    """As many requests wait for messages as --max-waiters allows.
+    """As many requests wait, for messages or for room, as --max-waiters allows.
 
     Send this one again after Retry-After seconds.
     """
@@ -273,7 +273,7 @@ class TooManyWaiters(ZapqError):
 
 
 class TooManyDeduplicationIds(ZapqError):
-    """As many deduplication ids are known as --max-deduplication-ids allows, each for five minutes.
+    """The server knows as many deduplication ids as --max-deduplication-ids allows, each for five minutes.
 
     Nothing was stored. Send the message again after Retry-After seconds, or raise --max-deduplication-ids.
     """
@@ -312,7 +312,7 @@ class StorageUnavailable(ZapqError):
 
 
 class OutcomeUnknown(ZapqError):
-    """The engine that has the queues did not say whether it has done this: it may or may not have taken effect.
+    """The engine that has the queues did not say whether it has done this. It may or may not have taken effect.
 
     Send the request again with the same Idempotency-Key, or without one only if doing it twice is harmless.
     """
@@ -325,7 +325,7 @@ class OutcomeUnknown(ZapqError):
 class NotWithEngine(ZapqError):
     """The queues of this server are in an engine elsewhere, which cannot do this.
 
-    Save and load snapshots as .msgpack files, of all queues.
+    For snapshots, use .msgpack files, which hold all queues.
     """
 
     problem = "not-with-engine"

@@ -300,7 +300,7 @@ class Settings:
         "",
         "ZAPQ_SQS_URL",
         "url",
-        "What queue URLs in answers to SQS clients begin with, such as https://queue.example.com. Without it, they"
+        "Beginning of queue URLs in answers to SQS clients, such as https://queue.example.com. Without it, they"
         " begin as the client calls the server.",
     )
     sqs_account: str = _setting(
@@ -334,7 +334,7 @@ class Settings:
         "",
         "ZAPQ_ENGINE_CA",
         "text",
-        "File with CA certificates (PEM) the engine's are from; without it, those the system trusts.",
+        "File with CA certificates (PEM) that signed the engine's; without it, those the system trusts count.",
     )
     workers: int = _setting(
         1,
@@ -384,7 +384,7 @@ class Settings:
         1024,  # a scrape of as many takes 8 ms
         "ZAPQ_METRICS_QUEUES",
         "whole",
-        "Most queues with series of their own for Prometheus: those made first; the others have one together.",
+        "Most queues with series of their own for Prometheus: those made first. All others share one.",
         low=0,
         high=1_000_000,
     )

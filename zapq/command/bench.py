@@ -76,9 +76,9 @@ def bench(
 ) -> int:
     """Measure how many messages the server takes and gives, and how long each takes.
 
-    Producers wait for consumers that are behind. All is sent from this one process, to a queue made for that,
-    which is removed at the end. What the process itself needs is said: if it is as busy as it can be, the server
-    can do more than is shown.
+    Producers wait for consumers that are behind. This one process sends everything, to a queue that it makes, and
+    removes at the end. It also prints how much CPU it needs itself: if it is as busy as it can be, the server can
+    do more than is shown.
     """
     from zapq.programs.bench import Load, measure
 

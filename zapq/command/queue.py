@@ -189,7 +189,7 @@ def resume(url: SplitResult, queue: str, as_json: bool) -> None:
 @click.option("--id", "id", type=click.IntRange(1), metavar="ID", help="Send back only the message with this id.")
 @json_option
 def redrive(url: SplitResult, queue: str, limit: int | None, id: int | None, as_json: bool) -> int:
-    """Send the messages of the dead-letter QUEUE back to the queues they have failed in.
+    """Send the messages of the dead-letter QUEUE back to the queues they failed in.
 
     If there is no message with the id, the exit code is 3.
     """

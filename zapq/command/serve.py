@@ -55,7 +55,7 @@ def server_flags() -> list[click.Parameter]:
     ]
 
 
-_METAVARS = {"switch": None, "whole": "NUMBER", "cores": "NUMBER", "seconds": "DURATION"}
+_METAVARS = {"switch": None, "text": "PATH", "whole": "NUMBER", "cores": "NUMBER", "seconds": "DURATION"}
 """What stands for a value in the help, where it is not the kind's name."""
 
 

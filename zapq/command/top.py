@@ -68,7 +68,9 @@ ORDERS: dict[str, Callable[[Row], Any]] = {
     help="Time between two tables.",
 )
 @click.option("--count", type=click.IntRange(1), metavar="NUMBER", help="How many tables to print.")
-@click.option("--sort", type=click.Choice([*ORDERS]), default="rate", show_default=True, help="What comes first.")
+@click.option(
+    "--sort", type=click.Choice([*ORDERS]), default="rate", show_default=True, help="Which queues come first."
+)
 @json_option
 def top(
     url: SplitResult, queues: tuple[str, ...], every: float, count: int | None, sort: str, as_json: bool

@@ -59,15 +59,16 @@ class Oldest(msgspec.Struct, frozen=True, gc=False):
 
     ready: float = inf
     """When the oldest message arrived in its queue that can be given to a consumer."""
-    lease: float = inf
-    """When the oldest lease began that is not over."""
+    lease: float | None = inf
+    """When the oldest lease began that is not over; None where that is not known."""
 
 
 def oldest_of(parts: Iterable[Oldest]) -> Oldest:
     """Return since when the oldest of all of `parts` have been there."""
     parts = list(parts)
     ready = min((each.ready for each in parts), default=inf)
-    return Oldest(ready, min((each.lease for each in parts), default=inf))
+    leases = [each.lease for each in parts if each.lease is not None]
+    return Oldest(ready, min(leases, default=None if parts else inf))
 
 
 def age(since: float, now: float) -> float:

@@ -144,10 +144,10 @@ def there_now(counts: ServerCounts | None = None) -> dict[str, int]:
 
 
 def _ages(oldest: Oldest, now: float) -> dict[str, float]:
-    return {
-        "oldest_ready_age_seconds": round(age(oldest.ready, now), 3),
-        "oldest_lease_age_seconds": round(age(oldest.lease, now), 3),
-    }
+    ages = {"oldest_ready_age_seconds": round(age(oldest.ready, now), 3)}
+    if oldest.lease is not None:
+        ages["oldest_lease_age_seconds"] = round(age(oldest.lease, now), 3)
+    return ages
 
 
 def _journal(stats: JournalStats) -> dict[str, int | float]:

@@ -368,15 +368,18 @@ _Queue: Any = msgspec.defstruct(
     frozen=True,
     gc=False,
 )
-_UNKNOWN = (msgspec.UNSET, msgspec.UNSET)
-"""Leaves the ages out."""
 
 
 def queue(info: QueueInfo, now: float) -> object:
     """Return a queue as JSON shows it."""
     stats, oldest = msgspec.structs.astuple(info.stats), info.oldest
-    ages = _UNKNOWN if oldest is None else (round(age(oldest.ready, now), 3), round(age(oldest.lease, now), 3))
-    return _Queue(info.name, info.paused, info.waiting, *stats, *ages, info.settings)
+    ready: object = msgspec.UNSET
+    lease: object = msgspec.UNSET  # What is not known is left out.
+    if oldest is not None:
+        ready = round(age(oldest.ready, now), 3)
+        if oldest.lease is not None:
+            lease = round(age(oldest.lease, now), 3)
+    return _Queue(info.name, info.paused, info.waiting, *stats, ready, lease, info.settings)
 
 
 def queues(plan: Plan, operation: Operation, outcome: Sequence[QueueInfo] | Page, frame: Frame) -> bytes:

@@ -168,7 +168,7 @@ class Block:
         _, ready, lease = self._templates
         return (
             ready % tuple([age(oldest.ready, now) for oldest in known]),
-            lease % tuple([age(oldest.lease, now) for oldest in known]),
+            lease % tuple([age(oldest.lease, now) for oldest in known if oldest.lease is not None]),
         )
 
 
@@ -179,6 +179,7 @@ class _Shape(NamedTuple):
     limits_messages: bool
     limits_bytes: bool
     has_ages: bool
+    has_lease_age: bool
     has_waits: bool
 
 
@@ -189,6 +190,7 @@ def _shape_of(info: QueueInfo) -> _Shape:
         settings.max_messages is not None,
         settings.max_bytes is not None,
         info.oldest is not None,
+        info.oldest is not None and info.oldest.lease is not None,
         waits is not None and any(waits.counts),
     )
 
@@ -212,9 +214,10 @@ def _templates(
     )
     families = [b"".join(islice(there, number)) for number in _LINES_OF.values()]
     families.append(b"".join(line for line, shape in zip(waits, shapes, strict=True) if shape.has_waits))
-    has_ages = [shape.has_ages for shape in shapes]
+    has_age = [shape.has_ages for shape in shapes]
+    has_lease_age = [shape.has_lease_age for shape in shapes]
     return _Templates(
-        _END.join(families), b"".join(compress(ready, has_ages)), b"".join(compress(lease, has_ages))
+        _END.join(families), b"".join(compress(ready, has_age)), b"".join(compress(lease, has_lease_age))
     )
 
 

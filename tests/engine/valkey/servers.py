@@ -50,12 +50,14 @@ class Connection:
         self._file.close()
         self._sock.close()
 
-    def send(self, command: Sequence[bytes | str | int]) -> None:
-        """Send a command."""
-        parts = [b"*%d\r\n" % len(command)]
-        for each in command:
-            part = each if isinstance(each, bytes) else str(each).encode()
-            parts.append(b"$%d\r\n%b\r\n" % (len(part), part))
+    def send(self, *commands: Sequence[bytes | str | int]) -> None:
+        """Send commands, together."""
+        parts = []
+        for command in commands:
+            parts.append(b"*%d\r\n" % len(command))
+            for each in command:
+                part = each if isinstance(each, bytes) else str(each).encode()
+                parts.append(b"$%d\r\n%b\r\n" % (len(part), part))
         self._sock.sendall(b"".join(parts))
 
     def receive(self) -> Any:

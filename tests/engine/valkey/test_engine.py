@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import trio
 
+from tests.engine.fronts import ask as ask_engine
 from tests.engine.valkey.relay import relaying
 from tests.engine.valkey.servers import Server
 from tests.engine.valkey.serving import empty, engine_url, front_ends, with_engine
@@ -19,10 +20,11 @@ from tests.support.process import running_zapq
 from tests.support.serving import serving
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, metrics
+from zapq.core.queue_settings import QueueSettings
 from zapq.engine.valkey.offers import WaitingOffer
 from zapq.engine.valkey.open import open_engine
 from zapq.errors import CannotStart, QueueFull
-from zapq.service.operations import Enqueue, Put, Take, terms
+from zapq.service.operations import Configure, Enqueue, Put, Take, terms
 from zapq.service.waiting import Want
 from zapq.settings import Settings
 
@@ -45,17 +47,33 @@ async def test_what_one_front_end_takes_in_another_gives_out(zapq_settings: Sett
         assert (await ask(other, "POST", f"{JOBS}/receive")).headers["zapq-empty"] == "empty"
 
 
+@pytest.mark.parametrize("asked", [0.0, None])
 async def test_leases_of_no_time_at_all_have_receipts_of_their_own(
-    zapq_settings: Settings, valkey: Server
+    zapq_settings: Settings, valkey: Server, asked: float | None
 ) -> None:
     async with open_engine(with_engine(zapq_settings, valkey)) as engine:
+        await ask_engine(engine, Configure("jobs", QueueSettings(visibility=0.0)))
         now = trio.current_time()
         with engine.turn():
             engine.perform(Enqueue("jobs", b"x"), now)
-            takes = [engine.perform(Take("jobs", Want(1, True, 0.0)), now) for _ in range(3)]
+            takes = [engine.perform(Take("jobs", Want(limit, True, asked)), now) for limit in (1, 1, 5, 5, 1)]
         given = [(await each.wait()).given[0] for each in takes]
     assert {each.id for each in given} == {1}
-    assert len({each.receipt for each in given}) == 3
+    assert len({each.receipt for each in given}) == 5
+
+
+async def test_consumers_of_a_queue_without_visibility_are_all_told_that_it_is_empty(
+    zapq_settings: Settings, valkey: Server
+) -> None:
+    async with open_engine(with_engine(zapq_settings, valkey)) as engine:
+        await ask_engine(engine, Configure("jobs", QueueSettings(visibility=0.0)))
+        now = trio.current_time()
+        calls = engine.fleet.counts.calls
+        with engine.turn():
+            takes = [engine.perform(Take("jobs", Want(1, True)), now) for _ in range(20)]
+        outcomes = [await each.wait() for each in takes]
+        assert [each.why for each in outcomes] == ["empty"] * 20
+        assert engine.fleet.counts.calls == calls + 1
 
 
 @pytest.mark.parametrize("hot_path", [True, False])
@@ -362,6 +380,16 @@ async def test_metrics_tell_of_the_engine(zapq_settings: Settings, valkey: Serve
         assert (before["engine_masters"], before["engine_reachable"]) == (1, 1)
         assert before["engine_figures_age_sec"] < 1
         await ask(url, "POST", f"{JOBS}/messages", b"x")
+        # It knows no ages of leases.
+        metrics = (await ask(url, "GET", "/metrics")).json
+        assert metrics["oldest_ready_age_seconds"] >= 0
+        assert "oldest_lease_age_seconds" not in metrics
+        described = (await ask(url, "GET", JOBS)).json
+        assert described["oldest_ready_age_seconds"] >= 0
+        assert "oldest_lease_age_seconds" not in described
+        scraped = (await ask(url, "GET", "/metrics/prometheus")).body
+        assert b'\nzapq_queue_oldest_ready_age_seconds{queue="jobs"} ' in scraped
+        assert b"\nzapq_queue_oldest_lease_age_seconds{" not in scraped
         after = await figures()
         assert after["engine_operations"] > before["engine_operations"]
         assert after["engine_round_trips"] > before["engine_round_trips"]

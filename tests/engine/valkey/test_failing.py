@@ -189,7 +189,7 @@ async def test_messages_that_were_given_for_good_and_may_not_have_arrived_are_co
     server.answer(TAKE, raw(HANG_UP), times=1)
     assert is_unknown(await ask(url, "POST", f"{JOBS}/receive?ack=auto"), "has closed the connection")
     await eventually(lambda: connected(url), "the engine to be connected")
-    server.answer("FCALL zapq_1_sums", [1, 0, [0] * 20, 0, b""])  # to ask all shards takes a while
+    server.answer("FCALL zapq_1_sums", [1, 0, [0] * 20, 0, b"", 0])  # to ask all shards takes a while
     assert (await metrics(url))["delivery_uncertain"] == 1
 
 

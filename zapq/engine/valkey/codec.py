@@ -576,7 +576,7 @@ class Codec:
 
     def _describe(self, run: Run, operations: Sequence[Any], now: float) -> Call:
         def decode(reply: list[Any], now: float) -> list[Any]:
-            return [info_of(run.queue, reply[2], reply[3]) for _ in operations]
+            return [info_of(run.queue, reply[2], reply[3], now - reply[0] / 1000) for _ in operations]
 
         return self._asked(b"describe", run.queue, [], decode, number=len(operations))
 
@@ -610,10 +610,23 @@ class Codec:
         """Return a call of one outcome about a queue, which `decode` makes of the answer."""
         return self._asked(name, queue, arguments, lambda reply, now: [decode(reply)], further=further)
 
+    def describe(self, queue: str) -> Call:
+        """Return the call that shows a queue; its outcome is a `QueueInfo`, and its settings as they are kept."""
+
+        def decode(reply: list[Any], now: float) -> list[Any]:
+            return [(info_of(queue, reply[2], reply[3], now - reply[0] / 1000), reply[3])]
+
+        return self._asked(b"describe", queue, (), decode)
+
     def shard_step(
-        self, name: bytes, shard: int, *arguments: bytes, decode: Callable[[list[Any]], Any], further: bytes = b""
+        self,
+        name: bytes,
+        shard: int,
+        *arguments: bytes,
+        decode: Callable[[list[Any], float], Any],
+        further: bytes = b"",
     ) -> Call:
-        """Return a call of one outcome about a shard, which `decode` makes of the answer."""
+        """Return a call of one outcome about a shard, which `decode` makes of the answer and of our time then."""
         names = keys.shard_keys(shard)
         return Call(
             name,
@@ -621,7 +634,7 @@ class Codec:
             keys=(*names, further) if further else names,
             time=self.time,
             arguments=arguments,
-            outcomes=lambda reply, now: [decode(reply)],
+            outcomes=lambda reply, now: [decode(reply, now)],
         )
 
 

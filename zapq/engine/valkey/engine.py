@@ -478,6 +478,7 @@ class ValkeyEngine(Elsewhere):
                 waiting=self.lines.number,
                 draining=self.lines.draining,
                 delivery_uncertain=sums.uncertain + self.fleet.delivery_uncertain,
+                oldest=sums.oldest,
                 bytes_reserved=self._room.used,
                 snapshots_written=self.snapshots.written,
                 snapshots_failed=self.snapshots.failed,

@@ -139,7 +139,7 @@ class Export:
                         shard,
                         last,
                         b"%d" % procedures.QUEUES_AT_ONCE,
-                        decode=lambda reply: reply[2:4],
+                        decode=lambda reply, now: reply[2:4],
                         further=keys.past_key(shard),
                     )
                     for shard, last in after.items()

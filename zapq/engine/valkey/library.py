@@ -9,12 +9,13 @@ from importlib.resources import files
 from zapq import limits
 
 NAME = "zapq_1"
-VERSION = 4
+VERSION = 5
 """What the function `version` answers. A library of another number is replaced."""
 PREFIX = b"zapq_1_"
 """What the names of its functions begin with."""
 _PARTS = (
     "begin",
+    "arrivals",
     "step",
     "groups",
     "messages",
@@ -47,6 +48,7 @@ _VALUES = {
     "MAX_RETRY_AFTER": limits.MAX_RETRY_AFTER,
     "REDRIVE_LOOKS": limits.REDRIVE_LOOKS,
     "BLOCKERS_LOOKED_AT": limits.BLOCKERS_LOOKED_AT,
+    "GROUPS_LOOKED_AT": limits.GROUPS_LOOKED_AT,
 }
 """Limits by their names in the text; durations in milliseconds there, except for the visibility."""
 

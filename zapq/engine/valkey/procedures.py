@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from zapq.core.ages import Oldest
 from zapq.core.broker import Redriven
 from zapq.core.complaints import plainly
 from zapq.core.queue_settings import QueueSettings, changed, check_together
@@ -81,6 +82,8 @@ class Sums(NamedTuple):
     """Messages on their way from one queue to another."""
     uncertain: int
     """Messages that may or may not have been handed over."""
+    oldest: Oldest
+    """Since when the oldest message is there."""
 
 
 class Repaired(NamedTuple):
@@ -134,10 +137,6 @@ def _only(outcomes: list[list[Any]]) -> Any:
     return outcome
 
 
-def _describe(codec: Codec, queue: str) -> Call:
-    return codec.step(b"describe", queue, decode=lambda reply: (reply[2], reply[3]))
-
-
 def _not_valid(complaint: str) -> InvalidParameter:
     return InvalidParameter(f"The settings are not valid: {plainly(complaint)}.", parameter="body")
 
@@ -159,7 +158,7 @@ def _check_settings(codec: Codec, queue: str, settings: QueueSettings) -> Proced
                 parameter="dead_letter",
             )
         seen.add(after)
-        [[there]] = yield [_describe(codec, after)]
+        [[there]] = yield [codec.describe(after)]
         after = None if isinstance(there, ZapqError) else replies.settings_of(there[1]).dead_letter
 
 
@@ -204,22 +203,22 @@ def configure(codec: Codec, queue: str, settings: QueueSettings) -> Procedure:
     """Set everything that can be set; returns whether the queue was made for that, and what there is to know."""
     yield from _check_settings(codec, queue, settings)
     is_made = yield from _configured(codec, queue, settings, None)
-    row, packed = _only((yield [_describe(codec, queue)]))
-    return is_made, replies.info_of(queue, row, packed)
+    info, _ = _only((yield [codec.describe(queue)]))
+    return is_made, info
 
 
 def change_settings(codec: Codec, queue: str, changes: dict[str, object]) -> Procedure:
     """Set some of what can be set; two changes at once are both made. Returns what there is to know."""
     for _ in range(ATTEMPTS):
-        _, packed = _only((yield [_describe(codec, queue)]))
+        _, packed = _only((yield [codec.describe(queue)]))
         try:
             settings = changed(replies.settings_of(packed), changes)
         except msgspec.ValidationError as error:
             raise _not_valid(str(error)) from None
         yield from _check_settings(codec, queue, settings)
         if (yield from _configured(codec, queue, settings, packed)) is not None:
-            row, packed = _only((yield [_describe(codec, queue)]))
-            return replies.info_of(queue, row, packed)
+            info, _ = _only((yield [codec.describe(queue)]))
+            return info
     raise QueueInUse("Others change the settings of this queue all the time. Try again later.", queue=queue)
 
 
@@ -230,7 +229,7 @@ def delete(codec: Codec, queue: str) -> Procedure:
     wrong: list[str] = []
     shard = keys.shard_of(queue)
     further = keys.past_key(shard), keys.given_key(queue)
-    _, packed = _only((yield [_describe(codec, queue)]))
+    _, packed = _only((yield [codec.describe(queue)]))
     for _ in range(ATTEMPTS):
         said = _only((yield [codec.step(b"delete", queue, _pack(wrong), further=further)]))
         if said[2] == b"done":
@@ -243,7 +242,7 @@ def delete(codec: Codec, queue: str) -> Procedure:
             continue
         # A front end may have ended between noting that and setting it.
         feeders = [name.decode() for name in said[3]]
-        outcomes = yield [_describe(codec, name) for name in feeders]
+        outcomes = yield [codec.describe(name) for name in feeders]
         for name, [there] in zip(feeders, outcomes, strict=True):
             if not isinstance(there, ZapqError) and replies.settings_of(there[1]).dead_letter == queue:
                 raise QueueInUse(
@@ -328,36 +327,39 @@ def list_queues(codec: Codec, pattern: str) -> Procedure:
     """Return what there is to know of each queue whose name fits `pattern`, by name."""
     infos: dict[str, QueueInfo] = {}
 
-    def page(reply: list[Any]) -> bytes:
+    def page(reply: list[Any], now: float) -> bytes:
         for name, row, packed in reply[2]:
             queue = name.decode()
-            infos[queue] = replies.info_of(queue, row, packed)
+            infos[queue] = replies.info_of(queue, row, packed, now - reply[0] / 1000)
         return bytes(reply[3])
 
     yield from _all_shards(codec, b"figures", page)
     if DEFAULT_QUEUE not in infos:
         # It is always there, also if nothing was ever asked of it.
-        infos[DEFAULT_QUEUE] = QueueInfo(DEFAULT_QUEUE, QueueSettings(), QueueStats(), False, 0)
+        nothing = Oldest(lease=None)
+        infos[DEFAULT_QUEUE] = QueueInfo(DEFAULT_QUEUE, QueueSettings(), QueueStats(), False, 0, oldest=nothing)
     return [infos[name] for name in sorted(infos) if fnmatchcase(name, pattern)]
 
 
 def sums(codec: Codec) -> Procedure:
     """Return what all queues hold and have done together."""
     total: list[int] = [0] * 20
-    queues = 0
+    queues, ready = 0, inf
 
-    def page(reply: list[Any]) -> bytes:
-        nonlocal queues
+    def page(reply: list[Any], now: float) -> bytes:
+        nonlocal queues, ready
+        if reply[5]:
+            ready = min(ready, reply[5] / 1000 + now - reply[0] / 1000)
         for place, number in enumerate(reply[2]):
             total[place] += number
         queues += reply[3]
         return bytes(reply[4])
 
     yield from _all_shards(codec, b"sums", page)
-    return Sums(replies.stats_of(total), queues, total[5], total[19])
+    return Sums(replies.stats_of(total), queues, total[5], total[19], Oldest(ready, None))
 
 
-def _all_shards(codec: Codec, name: bytes, page: Callable[[list[Any]], bytes]) -> Procedure:
+def _all_shards(codec: Codec, name: bytes, page: Callable[[list[Any], float], bytes]) -> Procedure:
     """Ask all shards page by page; `page` takes one, and returns the name after which the next one begins."""
     for first in range(0, keys.SHARDS, SHARDS_AT_ONCE):
         asked = dict.fromkeys(range(first, min(first + SHARDS_AT_ONCE, keys.SHARDS)), b"")
@@ -380,7 +382,7 @@ def look_at_shard(codec: Codec, shard: int, most: int | None = None) -> Call:
     """
     number = SWEPT_AT_ONCE if most is None else min(most, SWEPT_AT_ONCE)
     claim = b"%d" % (1000 * CLAIM_SECONDS)
-    return codec.shard_step(b"sweep", shard, b"%d" % number, claim, decode=lambda reply: reply[2])
+    return codec.shard_step(b"sweep", shard, b"%d" % number, claim, decode=lambda reply, now: reply[2])
 
 
 def do_what_is_due(codec: Codec, queue: str) -> Call:

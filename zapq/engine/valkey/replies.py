@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from zapq.core.ages import Oldest
 from zapq.core.headers import Headers
 from zapq.core.leases import End
 from zapq.core.message import DEFAULTS, OCTETS, Lease, Message, Origin, Properties
@@ -260,6 +261,11 @@ def stats_of(row: Sequence[int]) -> QueueStats:
     return QueueStats(messages, size, messages - delayed - leased, delayed, leased, *row[6:18])
 
 
-def info_of(queue: str, row: Sequence[int], packed: bytes) -> QueueInfo:
+def info_of(queue: str, row: Sequence[int], packed: bytes, ours: float) -> QueueInfo:
     """Return what there is to know of a queue, from its figures and what it has of its settings."""
-    return QueueInfo(queue, settings_of(packed), stats_of(row), bool(row[4]), 0)
+    return QueueInfo(queue, settings_of(packed), stats_of(row), bool(row[4]), 0, oldest=oldest_at(row[-1], ours))
+
+
+def oldest_at(arrived: int, ours: float) -> Oldest | None:
+    """Return since when the oldest message is there that arrived then; 0 for none, less if that is not known."""
+    return None if arrived < 0 else Oldest(arrived / 1000 + ours if arrived else inf, None)

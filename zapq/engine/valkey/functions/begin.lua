@@ -11,6 +11,7 @@
 --              i          the mark of the file that is being loaded into it
 --              u KEY      the id of the message that has a key, or had it; see unique.lua
 --              k NUMBER   those keys, in the order in which they are looked at
+--              t          when messages arrived; see arrivals.lua
 --              ID         the body of a message, its head before it: written once, so replicated once
 --              c ID       how often a message was delivered, once it came back
 --   l  list    ids of messages that are ready for the first time and have neither a priority nor a ttl, oldest first
@@ -48,7 +49,7 @@
 local verbs = {} -- what callers can call, by name
 
 local TEST = false -- whether callers may say what time it is
-local VERSION = 4
+local VERSION = 5
 
 -- Limits, from limits.py
 local DEFAULT_VISIBILITY = @DEFAULT_VISIBILITY@
@@ -114,7 +115,8 @@ local TURN = 33 -- the last turn of a group, in a fair queue ...
 local TURN_OF_OTHERS = 34 -- ... and that of the messages without a group
 local KEYS_FIRST = 35 -- the number of the first `k NUMBER` in h ...
 local KEYS_NEXT = 36 -- ... and that of the next one
-local PLACES = 36
+local NOTED_AT = 37 -- when it was last noted that messages arrived
+local PLACES = 37
 
 -- How a lease ended: the numbers of core/leases.py
 local OF_ANOTHER = 9 -- said instead of it, for a receipt of another queue

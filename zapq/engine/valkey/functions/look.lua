@@ -76,10 +76,38 @@ local function figures_of(q, delayed, leased)
   return row
 end
 
+-- Returns when the oldest message arrived that a consumer would be given, from the figures of its queue; 0 if there is
+-- none, -1 if that is not known.
+function arrivals.oldest(u, row)
+  if row[1] - row[3] - row[4] <= 0 then return 0 end
+  local q, oldest = u.q, nil
+  local function see(id)
+    id = tonumber(id)
+    if id and (not oldest or id < oldest) then oldest = id end
+  end
+  see(redis.call('LINDEX', u.K[L], 0) or nil)
+  -- The first of each priority
+  local from = q[LINED] > 0 and '-inf'
+  while from do
+    local first = redis.call('ZRANGE', u.K[B], from, '+inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')
+    see(first[1])
+    local priority = first[2] and -math.floor(first[2] / STEP) or 0
+    from = priority > 0 and string.format('%.0f', (1 - priority) * STEP)
+  end
+  if q[GROUPED] and q[GROUPED] > 0 then
+    local most = u.settings.fair and arrivals.groups or 1
+    for _, group in ipairs(redis.call('ZRANGE', u.K[TURNS], '-inf', '(inf', 'BYSCORE', 'LIMIT', 0, most)) do
+      see(groups.first(u, group, 'r'))
+    end
+  end
+  return oldest and arrivals.time_of(u, oldest) or 0
+end
+
 -- Shows settings and figures.
 function verbs.describe(K, A)
   local u = look(K, A)
   if not u.q then return missing(u) end
   local row = figures_of(u.q, redis.call('ZCARD', K[D]), redis.call('ZCARD', K[X]))
+  row[#row + 1] = arrivals.oldest(u, row)
   return answer(u, row, redis.call('HGET', K[H], 'c') or '')
 end

@@ -125,6 +125,7 @@ function verbs.import(K, A)
   if A[4] == '' then redis.call('HDEL', K[H], 'c') else redis.call('HSET', K[H], 'c', A[4]) end
   redis.call('HSET', K[H], 'i', plan[1])
   q[NEXT], q[PAUSED] = math.max(q[NEXT], plan[2]), 1
+  if q[COUNT] == 0 then u.first, q[NOTED_AT] = 0, 0 end -- what is loaded arrives now
   save(u)
   return answer(u, A[1], kept[2] or '')
 end

@@ -61,7 +61,7 @@ local function empty(u)
   end
   q[CLEARED] = q[CLEARED] + q[COUNT]
   q[COUNT], q[BYTES], q[DUE], q[LINED], q[NOTED], q[LARGEST], q[PURGED] = 0, 0, 0, 0, 0, 0, q[NEXT]
-  q[GROUPED], q[KEYS_FIRST], q[KEYS_NEXT] = 0, 0, 0
+  q[GROUPED], q[KEYS_FIRST], q[KEYS_NEXT], q[NOTED_AT] = 0, 0, 0, 0
 end
 
 -- Drops every message; answers how many. What is in the outbox belongs to other queues already.

@@ -4,8 +4,7 @@
 -- milliseconds: the front end that asked calls `due` for each. If it does not, they are seen again then.
 -- KEYS: 1 due, 2 queues.
 function verbs.sweep(K, A)
-  local now = time()
-  if A[2] ~= '' and TEST then now = tonumber(A[2]) end
+  local now = TEST and tonumber(A[2]) or time()
   local found = redis.call('ZRANGE', K[1], '-inf', now, 'BYSCORE', 'LIMIT', 0, tonumber(A[3]))
   for _, name in ipairs(found) do redis.call('ZADD', K[1], 'XX', now + tonumber(A[4]), name) end
   return { now, 0, found }
@@ -20,7 +19,7 @@ local function shrink(u)
   for place, field in ipairs(fields) do
     if kept[place] then redis.call('HSET', K[H], field, kept[place]) end
   end
-  u.q[LARGEST], u.q[KEYS_FIRST], u.q[KEYS_NEXT] = 0, 0, 0
+  u.q[LARGEST], u.q[KEYS_FIRST], u.q[KEYS_NEXT], u.q[NOTED_AT] = 0, 0, 0, 0
 end
 
 -- Does what is due in a queue, and puts right when the next is. Answers 1 if there is more to do now.
@@ -46,7 +45,7 @@ end
 -- Returns names of queues after ARGV[3], at most ARGV[4], with their figures and settings; changes nothing, so what
 -- became due a moment ago may not be in them. KEYS: 1 due, 2 queues, 3 past.
 function verbs.figures(K, A)
-  local now = time()
+  local now = TEST and tonumber(A[2]) or time()
   local after = A[3] == '' and '-' or '(' .. A[3]
   local found = redis.call('ZRANGE', K[2], after, '+', 'BYLEX', 'LIMIT', 0, tonumber(A[4]))
   local before, rows = string.match(K[2], '^({z%d+})') .. ':q:', {}
@@ -56,6 +55,9 @@ function verbs.figures(K, A)
     if kept[1] then
       local q = cmsgpack.unpack(kept[1])
       local row = figures_of(q, redis.call('ZCARD', key .. 'd'), redis.call('ZCARD', key .. 'x'))
+      local K = { [H] = key .. 'h', [L] = key .. 'l', [B] = key .. 'b', [BY_GROUP] = key .. 'n', [TURNS] = key .. 't' }
+      local settings = kept[2] and q[GROUPED] and q[GROUPED] > 0 and cmsgpack.unpack(kept[2]) or {}
+      row[#row + 1] = arrivals.oldest({ K = K, q = q, settings = settings }, row)
       rows[#rows + 1] = { name, row, kept[2] or '' }
     end
   end
@@ -63,17 +65,18 @@ function verbs.figures(K, A)
 end
 
 -- As `figures`, but answers the sum of all its queues and how many they are; with the first of them, that of
--- deleted ones as well.
+-- deleted ones as well. Last, when the oldest message came in any of them.
 function verbs.sums(K, A)
   local all = verbs.figures(K, A)
-  local row, past = nil, A[3] == '' and redis.call('GET', K[3])
+  local row, past, oldest = nil, A[3] == '' and redis.call('GET', K[3]), {}
   if past then row = cmsgpack.unpack(past) end
   for _, each in ipairs(all[3]) do
+    oldest[#oldest + 1] = table.remove(each[2]) -- a time
     if row then
       for place, number in ipairs(each[2]) do row[place] = row[place] + number end
     else
       row = each[2]
     end
   end
-  return { all[1], 0, row or {}, #all[3], all[4] }
+  return { all[1], 0, row or {}, #all[3], all[4], earliest(unpack(oldest)) }
 end

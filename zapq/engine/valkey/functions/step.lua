@@ -40,6 +40,7 @@ local function begin(K, A)
     if q[EPOCH] ~= '' then q[NEXT], q[SENT] = q[NEXT] + IDS_SKIPPED, q[SENT] + IDS_SKIPPED end
     q[EPOCH_BEFORE], q[EPOCH], u.changed = q[EPOCH], A[1], true
   end
+  if q then u.first, u.held = q[NEXT], q[COUNT] else u.first, u.held = 1, 0 end
   return u
 end
 
@@ -110,6 +111,11 @@ local function save(u, fields)
     fields = fields or { '', '', '' }
     local at = #fields
     fields[at + 1], fields[at + 2] = 'p', string.format('%.17g', u.full_at)
+  end
+  if q[NEXT] > u.first and (u.now - q[NOTED_AT] >= arrivals.every or u.now < q[NOTED_AT]) then
+    fields = fields or { '', '', '' }
+    local at = #fields
+    fields[at + 1], fields[at + 2] = 't', arrivals.noted(u)
   end
   if fields then
     fields[1], fields[2], fields[3] = K[H], 's', cmsgpack.pack(q)

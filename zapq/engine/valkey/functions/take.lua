@@ -242,8 +242,9 @@ end
 --
 -- The plan is {nonce, front end, consumers, since, request...}. A request is {number, limit, lease, visibility}: so
 -- many consumers one after the other want up to `limit` messages each, for good (lease 0) or as a lease (1) of so
--- many milliseconds, as the queue is set (-1), or for no time at all (0: such a request is of one consumer). If the
--- last of all get nothing, `consumers` (of which those that got something here are taken off) wait at this front end.
+-- many milliseconds, as the queue is set (-1), or for no time at all (0: one consumer is served, the others are to ask
+-- again). If the last of all get nothing, `consumers` (of which those that got something here are taken off) wait at
+-- this front end.
 --
 -- The answer: 3 why consumers get nothing, 4 when that may change, 5 for each request how many messages there are
 -- for each of its consumers (if its limit is 1, for how many of them there is one), 6 ids, 7 values, 8 for those that
@@ -273,6 +274,8 @@ function verbs.take(K, A)
     else
       ends[at - 4], lasts[at - 4] = 0, 0
     end
+    -- Such a message is there again for the next consumer, whose receipt needs another nonce: that of another call.
+    local is_over_at_once = is_lease and visibility == 0
     local from, is_cut = #taken[1], false
     local has_limits = u.settings.rate or u.settings.max_leased
     if q[PAUSED] == 1 then
@@ -282,7 +285,8 @@ function verbs.take(K, A)
       numbers[at - 4] = limit == 1 and 0 or none
     elseif limit == 1 then
       -- What is given to many consumers is bounded together.
-      local may = has_limits and allowed(u, number, is_lease, 0) or number
+      local most = is_over_at_once and 1 or number
+      local may = has_limits and allowed(u, most, is_lease, 0) or most
       local how = is_lease and FOR_EACH or FOR_GOOD
       if may > 0 then room = room - pop(u, may, got == 0 and MAX_BATCH_BYTES or room, taken, how) end
       local more = #taken[1] - from
@@ -292,7 +296,9 @@ function verbs.take(K, A)
       looked = looked + more
       if more < number then
         -- Either no more may be given, or there are no more, or they are too large.
-        if more == may then
+        if is_over_at_once and more > 0 then
+          is_cut = true
+        elseif more == may then
           looked = looked + number - more
           hold_back(u, is_lease, more)
         elseif q[COUNT] > 0 and has_some(u) then
@@ -321,6 +327,7 @@ function verbs.take(K, A)
         looked = looked + 1
         each[consumer] = more
         if more > 0 then got = got + 1 end
+        if is_over_at_once and more > 0 then break end
       end
     end
     -- They leave the queue, or are leased.
@@ -365,7 +372,7 @@ function verbs.take(K, A)
       end
     end
     -- What others want may not be limited, and they would be told another reason.
-    if is_cut or u.limited then break end
+    if is_cut or u.limited or (is_over_at_once and last > from) then break end
   end
   u.ready = u.ready - #taken[1]
   -- What was given for good holds up nothing: another consumer may have the next message of its group.

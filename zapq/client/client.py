@@ -72,9 +72,12 @@ class Client(Verbs):
         the block and is raised.
         """
         _check_extra()
-        from zapq.client import consumer
+        from zapq.client import consumer, polls
 
-        return consumer.open_consumer(self, queue, concurrency, prefetch, visibility, wait, self._calls.tracer)
+        fetch = polls.Polls(self._talk, self._calls)
+        return consumer.open_consumer(
+            self, fetch, queue, concurrency, prefetch, visibility, wait, self._calls.tracer
+        )
 
     async def consume_with(
         self,
@@ -93,10 +96,10 @@ class Client(Verbs):
         message not acknowledged is released, within 5 s. Raises as `consume` does.
         """
         _check_extra()
-        from zapq.client import consumer
+        from zapq.client import consumer, polls
 
-        tracer = self._calls.tracer
-        await consumer.consume_with(self, queue, handler, concurrency, prefetch, visibility, wait, tracer)
+        fetch, tracer = polls.Polls(self._talk, self._calls), self._calls.tracer
+        await consumer.consume_with(self, fetch, queue, handler, concurrency, prefetch, visibility, wait, tracer)
 
 
 @asynccontextmanager

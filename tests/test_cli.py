@@ -51,6 +51,7 @@ def test_the_version_is_shown_without_what_takes_long_to_import() -> None:
         "zapq.command",
         "zapq.command.commands",
         "zapq.command.exit",
+        "zapq.version",
     }
 
 

@@ -445,11 +445,11 @@ class Settings:
         choices=("debug", "info", "warning", "error"),
     )
     log_format: str = _setting(
-        "json",
+        "auto",
         "ZAPQ_LOG_FORMAT",
         "choice",
-        "Format of log lines: a JSON object each, or text for people.",
-        choices=("json", "text"),
+        "Format of log lines: a JSON object each, text for people, or auto: text on a terminal, else JSON.",
+        choices=("auto", "json", "text"),
     )
     access_log: float = _setting(
         0.0,

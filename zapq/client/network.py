@@ -53,6 +53,12 @@ class Connection(Protocol):
     def is_stale(self) -> bool:
         """Whether something came, or its end, though nothing was asked."""
 
+    def finish(self) -> None:
+        """End what is sent: the other side sees the end, and may still answer. Harmless if it is closed.
+
+        Sending on it raises `OSError` from then on.
+        """
+
     def close(self) -> None:
         """Close it at once; harmless if it is closed."""
 

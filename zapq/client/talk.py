@@ -119,9 +119,13 @@ class Talk:
                     raise
             await self.network.sleep(pause)
 
-    async def close(self) -> None:
+    def close_idle(self) -> None:
         """Close the connections that wait for a request, and each other one when it is done with its own."""
         self._pool.close()
+
+    async def close(self) -> None:
+        """Do as `close_idle`, and wait until they are gone."""
+        self.close_idle()
         await self.network.close()
 
     async def _attempt(self, call: Call[T]) -> Answer:

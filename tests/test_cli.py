@@ -213,6 +213,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("--host 10.0.0.7 --durable", "Use --addr HOST:PORT, such as --addr 10.0.0.7:8080.\n"),
         ("--bind 10.0.0.7:80", "Use --addr HOST:PORT, such as --addr 10.0.0.7:80.\n"),
         ("--host --durable", "Use --addr HOST:PORT, such as --addr :8080.\n"),
+        ("-p9000", "Use --addr HOST:PORT, such as --addr :8080.\n"),
         ("-p", "Use --addr HOST:PORT, such as --addr :8080.\n"),
         ("--config missing.toml", "--config 'missing.toml': No such file or directory."),
         ("--http2", "--http2 needs --tls-cert and --tls-key"),

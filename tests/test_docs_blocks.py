@@ -60,6 +60,7 @@ NOT_RUN: dict[tuple[str, str], str] = {
     ("docs/explanation/inside.md", "the fast road: the message API, plainly written"): PICTURE,
     ("docs/explanation/inside.md", "read  ->  plan"): PICTURE,
     ("docs/explanation/inside.md", "target and JSON, or a form"): PICTURE,
+    ("docs/how-to/client.md", "pip install --no-deps ."): "tests/client/test_needs.py",
     ("docs/how-to/access.md", "zapq --token-file /etc/zapq/tokens"): SERVES,
     (
         "docs/how-to/access.md",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
 from tests.support.curl import lines
+from tests.support.typed import typed
 from tests.support.wire import ask
 from zapq.http.routing import find_route
 from zapq.testing import ZapqServer
@@ -21,7 +23,12 @@ SHOWN = ("migrate", "retries")
 @pytest.mark.parametrize("name", SHOWN)
 async def test_each_line_of_curl_does_what_it_shows(zapq_server: ZapqServer, name: str) -> None:
     receipts: dict[str, str] = {}
-    for line in lines((GUIDES / f"{name}.md").read_text()):
+    page = (GUIDES / f"{name}.md").read_text()
+    for command, shown in re.findall(r"^\$ zapq (queue set .*)\n(.*)$", page, re.MULTILINE):
+        run = partial(typed, *command.split(), environ={"ZAPQ_URL": zapq_server.url})
+        said = await trio.to_thread.run_sync(run)
+        assert said.stdout.strip() == shown, (command, said.stderr)
+    for line in lines(page):
         target = line.target
         for shown, actual in receipts.items():
             target = target.replace(shown, actual)

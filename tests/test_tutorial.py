@@ -150,7 +150,7 @@ async def test_each_step_does_what_it_says(tmp_path: Path) -> None:
                 for command in text.removeprefix("$ ").split("\n$ "):
                     line, _, shown = command.partition("\n")
                     await reader.types(line, shown)
-            elif not language:
+            elif language == "text":
                 await reader.sees("worker", text)
     finally:
         for terminal in [*reader.running]:

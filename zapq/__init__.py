@@ -11,6 +11,8 @@ Dependencies point that way only. `access/` knows credentials and roles; `client
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from zapq.version import __version__
+
 if TYPE_CHECKING:
     from zapq.core.message import Draft as Draft
     from zapq.core.message import Lease as Lease
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from zapq.service.service import QueueService as QueueService
     from zapq.service.service_stats import ServiceStats as ServiceStats
     from zapq.settings import Settings as Settings
-
-__version__ = "1.0.0"
 
 __all__ = [
     "Draft",

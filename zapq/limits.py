@@ -376,6 +376,8 @@ CRON_PATIENCE = 240.0
 """Seconds for which `zapq cron` tries to send a message: less than the server knows its key."""
 CRON_LOOK_SECONDS = 30.0
 """Seconds after which it looks at the clock on the wall again, which may have been set."""
+CRON_SET_BACK = 3 * 3600.0
+"""Seconds from which on `zapq cron` takes it for a correction that the clock is set back, as Vixie cron does."""
 TEST_SERVER_PATIENCE = 20.0
 """Seconds a server that tests start may take to start, and to end: mostly one is enough."""
 CLIENT_ATTEMPTS = 5
@@ -400,9 +402,9 @@ SETTLE_LINGER = 0.005
 """Seconds for which settling one lease waits for others that can go with it: nothing beside a visibility."""
 SETTLE_SECONDS = 5.0
 """How long settling a lease may hold up a cancellation: several round trips, and less than supervisors wait."""
+POLL_END_SECONDS = 1.0
+"""Seconds a consumer that ends waits for the answer to its long poll, which zapq gives at once."""
 HANDLER_SECONDS = 3.0
 """Seconds of these that handlers in threads have to end, for nothing cancels them; the rest is for releasing."""
-FETCH_SECONDS = 0.5
-"""How long the end of a consumer waits for messages it has just asked for: else they stayed leased to it."""
 NO_QUEUE_PAUSE = 1.0
 """Seconds until a consumer asks again for a queue that was deleted while it waited."""

@@ -87,6 +87,10 @@ class Option:
             case _:
                 return str(self.default)
 
+    @property
+    def _range(self) -> str:
+        return f"{self.low:,} to {self.high:,}".replace(",", " ")
+
     def parse(self, text: str) -> str | int | float | bool:
         """Return the value `text` means; ValueError says what to write instead."""
         match self.kind:
@@ -94,13 +98,13 @@ class Option:
                 return parse_size(text)
             case "whole":
                 if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
-                    raise ValueError("give a whole number")
+                    raise ValueError(f"give a whole number, {self._range}")
                 return int(text)
             case "cores" if text == "auto":
                 return _cores()
             case "cores":
                 if not re.fullmatch(r"[0-9]{1,4}", text, re.ASCII):
-                    raise ValueError("give a whole number, or auto")
+                    raise ValueError(f"give auto, or a whole number, {self._range}")
                 return int(text)
             case "seconds":
                 return parse_duration(text)
@@ -128,7 +132,7 @@ class Option:
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise ValueError("give a number")
             if not self.low <= value <= self.high:
-                raise ValueError(f"give {self.low:,} to {self.high:,}".replace(",", " "))
+                raise ValueError(f"give {self._range}")
         elif self.kind == "switch":
             if not isinstance(value, bool):
                 raise ValueError("give true or false")
@@ -300,7 +304,7 @@ class Settings:
         "",
         "ZAPQ_SQS_URL",
         "url",
-        "What queue URLs in answers to SQS clients begin with, such as https://queue.example.com. Without it, they"
+        "Beginning of queue URLs in answers to SQS clients, such as https://queue.example.com. Without it, they"
         " begin as the client calls the server.",
     )
     sqs_account: str = _setting(
@@ -334,7 +338,7 @@ class Settings:
         "",
         "ZAPQ_ENGINE_CA",
         "text",
-        "File with CA certificates (PEM) the engine's are from; without it, those the system trusts.",
+        "File with CA certificates (PEM) that signed the engine's; without it, those the system trusts count.",
     )
     workers: int = _setting(
         1,
@@ -384,7 +388,7 @@ class Settings:
         1024,  # a scrape of as many takes 8 ms
         "ZAPQ_METRICS_QUEUES",
         "whole",
-        "Most queues with series of their own for Prometheus: those made first; the others have one together.",
+        "Most queues with series of their own for Prometheus: those made first. All others share one.",
         low=0,
         high=1_000_000,
     )
@@ -441,11 +445,11 @@ class Settings:
         choices=("debug", "info", "warning", "error"),
     )
     log_format: str = _setting(
-        "json",
+        "auto",
         "ZAPQ_LOG_FORMAT",
         "choice",
-        "Format of log lines: a JSON object each, or text for people.",
-        choices=("json", "text"),
+        "Format of log lines: a JSON object each, text for people, or auto: text on a terminal, else JSON.",
+        choices=("auto", "json", "text"),
     )
     access_log: float = _setting(
         0.0,

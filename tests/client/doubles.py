@@ -69,15 +69,21 @@ class FakeConnection:
     def __init__(self, answer: Handler) -> None:
         self.answer = answer
         self.sent = b""
+        self._answering = trio.CancelScope()
 
     async def send(self, data: bytes, patience: float) -> None:
         self.sent += data
 
     async def receive(self, patience: float) -> bytes:
-        return await self.answer(request_in(self.sent))
+        with self._answering:
+            return await self.answer(request_in(self.sent))
+        return b""
 
     def is_stale(self) -> bool:
         return True
+
+    def finish(self) -> None:
+        self._answering.cancel()
 
     def close(self) -> None:
         pass

@@ -48,6 +48,9 @@ class Idle:
     def is_stale(self) -> bool:
         return self.stale
 
+    def finish(self) -> None:
+        raise AssertionError
+
     def close(self) -> None:
         self.closed = True
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 import pytest
 import yaml
 from standardwebhooks.webhooks import Webhook
@@ -192,7 +191,10 @@ class TestClock:
 
 def test_sqs_the_command_in_place_of_an_emulator_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [shown] = blocks("sqs", "yaml")
-    [service] = yaml.safe_load(shown)["services"].values()
+    told = yaml.safe_load(shown)
+    [service] = told["services"].values()
+    assert {each.split(":")[0] for each in service["volumes"]} == {"./queues.toml", *told["volumes"]}
+    assert {each.split(":")[1] for each in service["volumes"]} == {"/etc/queues.toml", "/data"}
     queues = tmp_path / "queues.toml"
     queues.write_text("[queues.jobs]\n")
     command = [str(queues) if word == "/etc/queues.toml" else word for word in service["command"]]
@@ -204,4 +206,9 @@ def test_sqs_the_command_in_place_of_an_emulator_is_taken(monkeypatch: pytest.Mo
         flags={name: flags[name] for name in flags.keys() - {"config", "queues"}}, environ={}, queues=str(queues)
     )
     assert (declared.addr, declared.durable, [*declared.queues]) == (":4566", True, ["jobs"])
-    assert msgspec.json.encode(sorted(service)) == b'["command","image"]'
+    assert declared.admin_from == "any"
+    # The image's health check is `zapq health`, and asks there.
+    [(name, url)] = service["environment"].items()
+    monkeypatch.setenv(name, url)
+    Commands(lambda **flags: 0).main(["health"], "zapq", standalone_mode=False)
+    assert parsed[-1].params["url"].port == 4566

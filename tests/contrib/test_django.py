@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "tests.contrib.project.settings"
 django.setup()
 
 from django.core.cache import caches  # noqa: E402
+from django.core.checks import run_checks  # noqa: E402
 from django.core.exceptions import ImproperlyConfigured  # noqa: E402
 from django.core.management import CommandError, call_command  # noqa: E402
 from django.db import transaction  # noqa: E402
@@ -36,6 +38,7 @@ from django.test import override_settings  # noqa: E402
 
 from tests.contrib.project import settings, tasks  # noqa: E402
 from zapq.client import Client  # noqa: E402
+from zapq.contrib.django.apps import framework_is_there  # noqa: E402
 from zapq.contrib.django.backend import ZapqBackend, _client  # noqa: E402
 from zapq.contrib.django.framework import (  # noqa: E402
     TaskResult,
@@ -257,12 +260,12 @@ async def test_the_task_of_a_lease_that_is_lost_goes_on_and_counts_for_nothing(
 async def test_a_worker_that_is_stopped_twice_gives_up_what_runs(zapq_server: ZapqServer, tmp_path: Path) -> None:
     queue = zapq_server.service.queue("default")
     with project(zapq_server, results=None) as backend:
-        async with working(backend, visibility=1.0) as worker:
+        async with working(backend) as worker:
             await enqueue(tasks.hang, str(tmp_path))
             await eventually((tmp_path / "attempts").exists, "the task to run")
             worker.stop()
         assert worker.running == 1
-        await eventually(lambda: queue.info().stats.ready == 1, "the task to be ready")
+        assert queue.info().stats.ready == 1
         (tmp_path / "end").touch()
         await eventually(lambda: not worker.running, "the thread to end")
 
@@ -329,6 +332,29 @@ def test_options_and_names_that_are_wrong_are_said_so() -> None:
         ZapqBackend("default", {"OPTIONS": {"colour": "red"}})
     [error] = ZapqBackend("default", {"QUEUES": ["good", "not good"]}).check()
     assert error.id == "zapq.E001"
+
+
+LOCAL = {"local": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}, **settings.CACHES}
+
+
+@pytest.mark.parametrize(("cache", "said"), [("local", ["zapq.W001"]), ("gone", ["zapq.E002"]), ("default", [])])
+def test_a_cache_that_workers_and_views_do_not_share_is_said_so_by_checks(cache: str, said: list[str]) -> None:
+    with override_settings(CACHES=LOCAL, TASKS=settings.tasks("unix:/nowhere", results=cache)):
+        assert [each.id for each in run_checks() if each.id.startswith("zapq")] == said
+
+
+def test_without_a_framework_of_tasks_checks_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("django.tasks", "django_tasks"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "zapq.contrib.django.framework")
+    monkeypatch.delattr("zapq.contrib.django.framework")
+    [error] = framework_is_there()
+    assert (error.id, "pip install django-tasks" in error.msg) == ("zapq.E003", True)
+    # Django runs its checks once the command is there: that alone must not need the framework.
+    command = "zapq.contrib.django.management.commands.zapq_worker"
+    for name in (command, "zapq.contrib.django.worker", "zapq.contrib.django.backend"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, command, import_module(command))
 
 
 def test_a_result_that_is_not_there_is_said_so() -> None:
@@ -409,11 +435,10 @@ async def test_sigterm_ends_a_worker_when_its_tasks_have_ended(zapq_server: Zapq
 async def test_a_task_that_does_not_end_in_time_is_given_up(zapq_server: ZapqServer, tmp_path: Path) -> None:
     with project(zapq_server) as backend:
         result = await enqueue(tasks.hang, str(tmp_path))
-        async with process(zapq_server, "--grace", "0", "--visibility", "1") as worker:
+        async with process(zapq_server, "--grace", "0") as worker:
             await eventually((tmp_path / "attempts").exists, "the task to run")
             worker.send_signal(signal.SIGTERM)
             assert await worker.wait() == 1
-        queue = zapq_server.service.queue("default")
-        await eventually(lambda: queue.info().stats.ready == 1, "the task to be ready")
+        assert zapq_server.service.queue("default").info().stats.ready == 1
         async with working(backend):
             assert (await until_finished(result)).return_value == 2

@@ -9,15 +9,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.curl import lines
 from tests.support.process import ENVIRON
-from tests.support.wire import ask
+from tests.support.typed import typed
 from zapq.testing import ZapqServer
 
 django = pytest.importorskip("django")
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/how-to/django.md").read_text()
 SETTINGS, TASK, SEND, COMMIT = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+START = """
+from pathlib import Path
+BASE_DIR = Path(__file__).parent
+"""
 REST = """
 SECRET_KEY = "of a test"
 USE_TZ = True
@@ -45,15 +48,18 @@ print(result.return_value)
 
 @pytest.mark.slow
 async def test_a_project_as_it_is_shown_runs_its_tasks(zapq_server: ZapqServer, tmp_path: Path) -> None:
-    [configure] = lines(DOCUMENT.partition("```console\n$ python")[2])
-    configured = await ask(zapq_server.url, configure.method, configure.target, configure.body, configure.headers)
-    assert configured.status == 201
+    [configure] = re.findall(r"^\$ zapq (queue set .*)$", DOCUMENT, re.MULTILINE)
+    url = {"ZAPQ_URL": zapq_server.url}
+    configured = await trio.to_thread.run_sync(lambda: typed(*configure.split(), environ=url))
+    assert configured.returncode == 0, configured.stderr
     if django.VERSION < (6, 0):
         pytest.importorskip("django_tasks")
     framework = "django.tasks" if django.VERSION >= (6, 0) else "django_tasks"
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop/tasks.py").write_text(TASK.replace("django.tasks", framework))
-    (tmp_path / "settings.py").write_text(SETTINGS.replace("http://127.0.0.1:8080", zapq_server.url) + REST)
+    (tmp_path / "settings.py").write_text(
+        START + SETTINGS.replace("http://127.0.0.1:8080", zapq_server.url) + REST
+    )
     environ = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "DJANGO_SETTINGS_MODULE": "settings"}
     command = [sys.executable, "-W", "error", "-c", PROGRAM]
     shown = await trio.run_process(command, env=ENVIRON | environ, cwd=tmp_path, capture_stdout=True)

@@ -228,6 +228,14 @@ async def test_one_that_dies_loses_nothing_that_is_leased(
         assert body_of(await ask(other.engine, POLL)) == b"leased"
 
 
+async def test_what_is_asked_of_a_process_that_has_died_has_no_answer(zapq_service: QueueService) -> None:
+    async with front_ends(zapq_service) as [front]:
+        front.die()
+        enqueuing = asked(front, Put((b"x",)))
+        await wait_all_tasks_blocked()
+        assert isinstance(outcome_of(enqueuing), NoAnswer)
+
+
 async def test_a_producer_that_leaves_while_it_waits_for_room_has_sent_nothing(
     zapq_service: QueueService, autojump_clock: MockClock
 ) -> None:

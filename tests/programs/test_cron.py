@@ -68,6 +68,14 @@ def test_a_time_that_is_skipped_in_spring_and_one_that_comes_twice_in_autumn() -
     assert due(berlin, "2027-03-27T12:00+00:00", 2) == ["2027-03-28T01:00+00:00", "2027-03-29T00:30+00:00"]
     # It is there twice on 31 October: it is sent once.
     assert due(berlin, "2027-10-30T12:00+00:00", 2) == ["2027-10-31T00:30+00:00", "2027-11-01T01:30+00:00"]
+    # Lord Howe Island puts its clocks by half an hour: 02:15 is not there on 3 October, 01:45 twice on 4 April.
+    late, early = (entry('timezone = "Australia/Lord_Howe"', cron) for cron in ("15 2 * * *", "45 1 * * *"))
+    assert due(late, "2027-10-02T00:00+00:00", 2) == ["2027-10-02T15:30+00:00", "2027-10-03T15:15+00:00"]
+    assert due(early, "2027-04-03T00:00+00:00", 2) == ["2027-04-03T14:45+00:00", "2027-04-04T15:15+00:00"]
+    often = entry('timezone = "Australia/Lord_Howe"', "*/30 * * * *")
+    halves = ["14:30", "15:00", "15:30", "16:00"]
+    for day in ("2027-10-02", "2027-04-03"):
+        assert due(often, f"{day}T14:00+00:00", 4) == [f"{day}T{each}+00:00" for each in halves]
     assert due(entry(""), "2027-03-27T12:00+00:00", 1) == ["2027-03-28T02:30+00:00"]
 
 
@@ -76,6 +84,7 @@ def test_a_time_that_is_skipped_in_spring_and_one_that_comes_twice_in_autumn() -
     [
         ("Europe/Berlin", "30 2 * * *", "2027-10-31T02:10:30+01:00"),
         ("America/New_York", "*/15 1 * * *", "2027-11-07T01:05:00-05:00"),
+        ("Australia/Lord_Howe", "45 1 * * *", "2027-04-04T01:35:00+10:30"),
     ],
 )
 async def test_in_the_hour_that_comes_twice_nothing_is_due_that_is_past(
@@ -201,6 +210,25 @@ async def test_what_was_due_while_the_machine_slept_is_missed_and_said(autojump_
     queues, said = Queues(), list[str]()
     assert await sent(queues, 4, said, wall) == ["08:01:00Z", "09:03:00Z", "09:04:00Z"]
     assert said == ["minutely: missed what was due from 2027-01-15T08:02:00Z on"]
+
+
+async def test_while_the_clock_is_set_back_a_little_nothing_is_sent_twice(autojump_clock: MockClock) -> None:
+    def wall() -> float:
+        return clock() - (120 if trio.current_time() > 80 else 0)
+
+    queues, said = Queues(), list[str]()
+    assert await sent(queues, 5, said, wall) == ["08:01:00Z", "08:02:00Z", "08:03:00Z"]
+    assert said == []
+
+
+async def test_a_clock_that_is_put_right_after_it_was_far_ahead_is_believed(autojump_clock: MockClock) -> None:
+    def wall() -> float:
+        return clock() + (365 * 86400 if trio.current_time() < 50 else 0)
+
+    queues, said = Queues(), list[str]()
+    keys = await sent(queues, 3, said, wall)
+    assert keys == ["cron-minutely-2028-01-15T08:01:00Z", "08:02:00Z", "08:03:00Z"]
+    assert said == ["minutely: the clock was set back by 31535970 s, so it begins anew"]
 
 
 async def test_a_stop_lets_what_is_being_sent_end(autojump_clock: MockClock) -> None:

@@ -157,6 +157,43 @@ async def test_a_stop_lets_what_is_under_way_end(
     assert (emails.info().stats.messages, len(receiver.got)) == (2, 1)
 
 
+async def test_a_stop_releases_at_once_what_waits_for_a_delivery_or_a_rest_to_end(
+    zapq_server: ZapqServer, emails: NamedQueue, receiver: Web
+) -> None:
+    def answer(got: Got) -> tuple[int, dict[str, str]]:
+        return receiver.held(got) if len(receiver.got) == 1 else (503, {"Retry-After": "1000"})
+
+    receiver.answer = answer
+    await emails.enqueue(b"1")
+    async with forwarding(zapq_server.url, receiver.url, [], concurrency=3) as forwarder:
+        await eventually(lambda: receiver.got, "the first to be under way")
+        await emails.enqueue(b"2")
+        await eventually(lambda: emails.info().stats.delayed == 1, "the second to be put off")
+        await emails.enqueue_many([b"3", b"4", b"5"])
+        await eventually(lambda: emails.info().stats.leased == 3, "two to wait for the end of the rest")
+        assert len(receiver.got) == 2
+        forwarder.stop()
+        await eventually(lambda: emails.info().stats.ready == 3, "all but the first to be back")
+        assert emails.info().stats.leased == 1
+        receiver.released.set()
+        await eventually(lambda: emails.info().stats.acked == 1, "the first to be acknowledged")
+
+
+async def test_a_lease_that_is_lost_in_a_rest_is_said_and_its_message_not_posted(
+    zapq_server: ZapqServer, emails: NamedQueue, receiver: Web
+) -> None:
+    receiver.answer = lambda got: (503, {"Retry-After": "1000"})
+    said: list[str] = []
+    await emails.enqueue_many([b"1", b"2"])
+    async with forwarding(zapq_server.url, receiver.url, said, concurrency=1, visibility=1.0):
+        await eventually(lambda: emails.info().stats.delayed, "the first to be put off")
+        await eventually(lambda: emails.info().stats.leased, "the second to wait")
+        await emails.clear()
+        await eventually(lambda: len(said) == 2, "it to be said")
+    assert said[1] == "emails: message 2: its lease was lost, so it is delivered again"
+    assert len(receiver.got) == 1
+
+
 async def test_a_receiver_that_does_not_answer_is_not_waited_for(
     zapq_server: ZapqServer, emails: NamedQueue, receiver: Web
 ) -> None:

@@ -63,6 +63,25 @@ def test_each_attempt_has_the_same_id_and_each_run_of_a_server_others() -> None:
     assert webhook_id(named) == fields_of(named, [], 0)["webhook-id"] == "order-4711"
 
 
+def test_no_id_has_a_dot_which_parts_it_from_the_time_in_what_is_signed() -> None:
+    ids = ["a.b", "a%2Eb", "a%252Eb", "a-b", f"a.{int(time.time()) + 300}.b"]
+    shown = [webhook_id(Message(headers=MappingProxyType({"webhook-id": id}))) for id in ids]
+    assert shown[:4] == ["a%2Eb", "a%252Eb", "a%25252Eb", "a-b"]
+    assert not any("." in id for id in shown)
+    fields = fields_of(
+        Message(headers=MappingProxyType({"webhook-id": ids[4]})), parse_secrets(SECRET), time.time()
+    )
+    assert Webhook(SECRET).verify(Message.body, fields) == {"a": 1}
+    # Nobody can read the same bytes as another id, with a later time and another body.
+    id, later, rest = ids[4].split(".")
+    forged = fields | {"webhook-id": id, "webhook-timestamp": later}
+    body = b"%b.%b.%b" % (rest.encode(), fields["webhook-timestamp"].encode(), Message.body)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(SECRET).verify(body, forged)
+    # The name of a queue, which may have dots, is no part of it.
+    assert webhook_id(Message(queue="a.b")) == webhook_id(Message())
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

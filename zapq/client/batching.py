@@ -8,7 +8,7 @@ from typing import Literal
 
 from zapq.client.calls import Calls
 from zapq.client.talk import Talk
-from zapq.core.message import OCTETS, Draft
+from zapq.core.message import OCTETS, Draft, check_body
 from zapq.errors import InvalidParameter, MessageTooLarge, NoAnswer, Unreachable, ZapqError
 from zapq.limits import MAX_BATCH
 
@@ -124,6 +124,8 @@ def message_of(
     on: Literal["keep", "replace"],
 ) -> bytes | Draft:
     """Return what a batch has of a message: its bytes, if they are all there is to say."""
+    if type(body) is not bytes:
+        check_body(body)
     if priority or delay or ttl is not None or content_type is not OCTETS or headers or group or unique:
         return Draft(
             body=body,

@@ -309,16 +309,21 @@ def _receipt(lease: Lease) -> str:
 
 def _seconds(value: float) -> str:
     """Return seconds as the server reads them: decimal, never in powers of ten."""
-    if not isfinite(value):
+    try:
+        finite = isfinite(value)
+    except TypeError:
+        raise TypeError(f"A time is a number of seconds, not {value!r}.") from None
+    if not finite:
         raise InvalidParameter(f"{value} is no number of seconds.")
     return f"{value:.3f}"
 
 
 def _waiting(wait: float) -> str:
     """Return how long a request may take; raises `InvalidParameter` for less than nothing."""
+    text = _seconds(wait)
     if wait < 0:
         raise InvalidParameter("wait must be 0 or more.", parameter="wait")
-    return _seconds(wait)
+    return text
 
 
 def _nothing(answer: Answer) -> None:

@@ -7,6 +7,7 @@ import ssl
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from zapq.client.batching import Batcher
@@ -17,7 +18,7 @@ from zapq.client.verbs import Verbs
 from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, MAX_BATCH, PRODUCER_BATCH_BYTES, PRODUCER_LINGER
 
 if TYPE_CHECKING:
-    from zapq.client.consumer import Consumer, HeldLease
+    from zapq.client.consumer import Consumer, HeldLease, Stop
     from zapq.client.producer import Producer
 
 
@@ -51,6 +52,7 @@ class Client(Verbs):
         At most two are held; beyond that `send` waits. The end of the block waits until all is stored. If the
         block raises or is cancelled, nothing more is sent, and `producer.unsent` has the messages.
         """
+        _check_extra()
         from zapq.client.producer import open_producer
 
         batcher = Batcher(linger, max_messages, max_bytes)
@@ -69,9 +71,13 @@ class Client(Verbs):
         server that is away, busy or draining; an error that does not pass, such as a wrong parameter, cancels
         the block and is raised.
         """
-        from zapq.client import consumer
+        _check_extra()
+        from zapq.client import consumer, polls
 
-        return consumer.open_consumer(self, queue, concurrency, prefetch, visibility, wait, self._calls.tracer)
+        fetch = polls.Polls(self._talk, self._calls)
+        return consumer.open_consumer(
+            self, fetch, queue, concurrency, prefetch, visibility, wait, self._calls.tracer
+        )
 
     async def consume_with(
         self,
@@ -82,17 +88,23 @@ class Client(Verbs):
         prefetch: int = 0,
         visibility: float = 30.0,
         wait: float = 20.0,
+        stop: Stop | None = None,
     ) -> None:
         """Run `handler` for every message, up to `concurrency` at once, until cancelled; `prefetch` more are held.
 
         When it returns, the message is acknowledged; when it raises an `Exception`, the message is released and
         the error logged. A handler whose lease is lost is cancelled. If cancelled, every handler is, and every
-        message not acknowledged is released, within 5 s. Raises as `consume` does.
+        message not acknowledged is released, within 5 s. Once `stop` is set, an `Event` of asyncio, Trio or
+        anyio, no more messages are taken; those that no handler has are released, and it returns when the
+        handlers have. Raises as `consume` does.
         """
-        from zapq.client import consumer
+        _check_extra()
+        from zapq.client import consumer, polls
 
-        tracer = self._calls.tracer
-        await consumer.consume_with(self, queue, handler, concurrency, prefetch, visibility, wait, tracer)
+        fetch, tracer = polls.Polls(self._talk, self._calls), self._calls.tracer
+        await consumer.consume_with(
+            self, fetch, queue, handler, concurrency, prefetch, visibility, wait, tracer, stop
+        )
 
 
 @asynccontextmanager
@@ -124,6 +136,16 @@ async def open_client(
         yield Client(calls, talk)
     finally:
         await talk.close()  # noqa: ASYNC102 - it waits for nobody
+
+
+def _check_extra() -> None:
+    """Raise `ModuleNotFoundError` if that is not installed which producers and consumers of tasks need."""
+    if find_spec("anyio") is None:
+        raise ModuleNotFoundError(
+            "Producers and consumers of tasks need the extra client: pip install 'zapq[client]'."
+            " Those of zapq.client.sync do not.",
+            name="anyio",
+        )
 
 
 def _network() -> Network:

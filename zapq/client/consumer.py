@@ -6,7 +6,6 @@ leases that need it, and finds those that are lost; and a settler sends what is 
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -21,12 +20,13 @@ from anyio.abc import TaskGroup
 from zapq.client.grouping import ungrouped
 from zapq.client.holding import Held, Holding, acknowledging, log, releasing
 from zapq.client.lease import Lease
+from zapq.client.polls import Polls
 from zapq.client.retry import Retry, passes
 from zapq.client.settling import Settler, Settles, Told
 from zapq.client.tracing import Tracer
 from zapq.core.settlement import Settlement
 from zapq.errors import QueueNotFound, ReceiptExpired, ZapqError
-from zapq.limits import FETCH_SECONDS, MAX_BATCH, MAX_RETRY_AFTER, NO_QUEUE_PAUSE, SETTLE_SECONDS
+from zapq.limits import MAX_RETRY_AFTER, NO_QUEUE_PAUSE, POLL_END_SECONDS, SETTLE_SECONDS
 
 
 class Leases(Settles, Protocol):
@@ -34,9 +34,13 @@ class Leases(Settles, Protocol):
 
     @property
     def retry(self) -> Retry: ...
-    async def receive_many(
-        self, queue: str, limit: int = MAX_BATCH, *, wait: float = 0.0, visibility: float | None = None
-    ) -> list[Lease]: ...
+
+
+class Stop(Protocol):
+    """An Event of asyncio, Trio or anyio."""
+
+    def wait(self) -> Awaitable[object]:
+        """Wait until it is set."""
 
 
 class HeldLease(Held):
@@ -140,6 +144,7 @@ class Consumer:
     def __init__(
         self,
         client: Leases,
+        polls: Polls,
         queue: str,
         concurrency: int,
         prefetch: int,
@@ -153,6 +158,7 @@ class Consumer:
         self._closed = False
         """... and, after that, nothing more is settled."""
         self._client = client
+        self._polls = polls
         self._queue = queue
         self._wait = wait
         self._tracer = tracer
@@ -165,9 +171,8 @@ class Consumer:
         """Set, once the consumer ends, when nothing is held."""
         self._failed = anyio.Event()
         """Set when extending a lease has failed: it is to be tried again soon."""
-        self._fetching, self._serving = anyio.CancelScope(), anyio.CancelScope(shield=True)
-        self._asked = -math.inf
-        """When it asked for messages, while it waits for the answer."""
+        # `stop` ends both. What cancels the block must not cut off a poll that may have been given messages.
+        self._fetching, self._serving = (anyio.CancelScope(shield=True) for _ in range(2))
         self._fetched = anyio.Event()
         """Set when no more messages will come."""
 
@@ -178,9 +183,17 @@ class Consumer:
         await anyio.lowlevel.checkpoint()
         return await self._take()
 
-    def _stop_fetching(self) -> None:
-        """Ask the server for no more messages; those that are here are still handed out, and kept."""
-        self._fetching.cancel()
+    def stop_fetching(self) -> None:
+        """Take no more messages, so that a program can end when the work it has begun is done.
+
+        Loops over this consumer end. Messages that were not handed out yet are released at once; the others are
+        kept until they are settled.
+        """
+        self._stopping = True
+        if not self._polls.end():
+            self._fetching.cancel()
+        self._give_back_ready()
+        self._wake(len(self._idle))
 
     async def _take(self) -> HeldLease:
         """Return the next message, of those that are here without a checkpoint; if cancelled, none is taken."""
@@ -189,7 +202,7 @@ class Consumer:
                 held = self._holding.take()
                 self._make_room()
                 return held
-            if self._closed:
+            if self._stopping:
                 raise StopAsyncIteration
             turn = anyio.Event()
             self._idle.append(turn)
@@ -235,13 +248,15 @@ class Consumer:
     async def stop(self) -> None:
         """Fetch nothing more, and release the messages that are not settled, within 5 s."""
         self._stopping = True
+        answered = self._polls.end()
         try:
             with anyio.move_on_after(SETTLE_SECONDS, shield=True):
-                with anyio.CancelScope(deadline=self._asked + FETCH_SECONDS):
-                    await self._fetched.wait()
+                if answered:
+                    with anyio.move_on_after(POLL_END_SECONDS):
+                        await self._fetched.wait()
                 self._fetching.cancel()
                 await self._fetched.wait()
-                self._holding.ready.clear()
+                self._holding.take_back()
                 for held in list(self._holding.held):
                     if not held._settling:
                         self._abandon(held)
@@ -282,9 +297,8 @@ class Consumer:
                         await self._room.wait()
                         self._room = None
                     pause = 0.0
-                    self._asked = anyio.current_time()
                     try:
-                        leases = await self._client.receive_many(
+                        leases = await self._polls.receive_many(
                             self._queue,
                             self._holding.room(),
                             wait=self._wait,
@@ -294,6 +308,8 @@ class Consumer:
                         # It was deleted while we waited.
                         pause = NO_QUEUE_PAUSE
                     except ZapqError as error:
+                        if self._polls.ended:
+                            return
                         if not passes(error):
                             raise
                         failures += 1
@@ -304,17 +320,26 @@ class Consumer:
                         self._hold(leases)
                         if leases:
                             continue
-                    finally:
-                        self._asked = -math.inf
-                    await anyio.sleep(pause)
+                    if not self._polls.ended:
+                        await anyio.sleep(pause)
         finally:
             self._fetched.set()
+            self._polls.close()
 
     def _hold(self, leases: list[Lease]) -> None:
         now = anyio.current_time()
         for lease in leases:
             self._holding.add(HeldLease(self, lease), now)
-        self._wake(len(leases))
+        if self._stopping:
+            self._give_back_ready()
+        else:
+            self._wake(len(leases))
+
+    def _give_back_ready(self) -> None:
+        """Release the messages that no task has."""
+        for held in self._holding.take_back():
+            held._give_back()
+        self._settler.hurry()
 
     def _wake(self, number: int) -> None:
         for _ in range(min(number, len(self._idle))):
@@ -346,6 +371,7 @@ class Consumer:
 @asynccontextmanager
 async def open_consumer(
     client: Leases,
+    polls: Polls,
     queue: str,
     concurrency: int,
     prefetch: int,
@@ -354,7 +380,7 @@ async def open_consumer(
     tracer: Tracer | None,
 ) -> AsyncGenerator[Consumer, None]:
     """Yield a consumer, see `Client.consume`; when the block ends, its tasks have ended and nothing is held."""
-    consumer = Consumer(client, queue, concurrency, prefetch, visibility, wait, tracer)
+    consumer = Consumer(client, polls, queue, concurrency, prefetch, visibility, wait, tracer)
     with ungrouped():
         async with anyio.create_task_group() as group:
             consumer.start(group)
@@ -366,6 +392,7 @@ async def open_consumer(
 
 async def consume_with(
     client: Leases,
+    polls: Polls,
     queue: str,
     handler: Callable[[HeldLease], Awaitable[object]],
     concurrency: int,
@@ -373,16 +400,24 @@ async def consume_with(
     visibility: float,
     wait: float,
     tracer: Tracer | None,
+    stop: Stop | None,
 ) -> None:
-    """Run `handler` for every message until cancelled, see `Client.consume_with`."""
+    """Run `handler` for every message until cancelled or `stop` is set, see `Client.consume_with`."""
     handle = handler if tracer is None else tracer.around(handler)
+
+    async def end_well(stop: Stop) -> None:
+        await stop.wait()
+        leases.stop_fetching()
 
     async def work() -> None:
         while True:
             # A scope for each message would cost more than all else: this one lasts until a lease is lost.
             with anyio.CancelScope() as scope:
                 while not scope.cancel_called:
-                    lease = await leases._take()
+                    try:
+                        lease = await leases._take()
+                    except StopAsyncIteration:
+                        return
                     lease._block = scope
                     try:
                         await handle(lease)
@@ -396,8 +431,12 @@ async def consume_with(
                         lease._finish()
                     lease._block = None
 
-    async with open_consumer(client, queue, concurrency, prefetch, visibility, wait, tracer) as leases:
+    async with open_consumer(client, polls, queue, concurrency, prefetch, visibility, wait, tracer) as leases:
         with ungrouped():
-            async with anyio.create_task_group() as group:
-                for _ in range(concurrency):
-                    group.start_soon(work)
+            async with anyio.create_task_group() as watch:
+                if stop is not None:
+                    watch.start_soon(end_well, stop)
+                async with anyio.create_task_group() as group:
+                    for _ in range(concurrency):
+                        group.start_soon(work)
+                watch.cancel_scope.cancel()

@@ -152,6 +152,11 @@ class Holding(Generic[H]):
         self.busy += 1
         return held
 
+    def take_back(self) -> list[H]:
+        """Return those that no handler has, which are to be released: none of them is handed out any more."""
+        ready, self.ready = list(self.ready), deque()
+        return ready
+
     def settle(self, held: H) -> bool:
         """Take note that one is being settled; return whether nothing that could go with it is under way."""
         if not held._settling:

@@ -34,7 +34,7 @@ class Lease(msgspec.Struct, frozen=True, gc=False):
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
-    """A message that a queue holds, as a client that looks on sees it."""
+    """A message that a queue holds, as a client sees it without taking it."""
 
     id: int
     state: Literal["ready", "delayed", "leased"]

@@ -27,8 +27,15 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What messages call it, and what its certificate is for."""
+        """What its certificate is for."""
         return self.address if isinstance(self.address, str) else self.address[0]
+
+    def __str__(self) -> str:
+        """Return what messages call it: with the port, also where the URL has none."""
+        if isinstance(self.address, str):
+            return self.address
+        host, port = self.address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Connection(Protocol):
@@ -45,6 +52,12 @@ class Connection(Protocol):
 
     def is_stale(self) -> bool:
         """Whether something came, or its end, though nothing was asked."""
+
+    def finish(self) -> None:
+        """End what is sent: the other side sees the end, and may still answer. Harmless if it is closed.
+
+        Sending on it raises `OSError` from then on.
+        """
 
     def close(self) -> None:
         """Close it at once; harmless if it is closed."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from contextlib import suppress
 from ipaddress import ip_address
 
 from zapq.client.network import Place, is_readable
@@ -19,6 +22,8 @@ class AsyncioConnection(asyncio.Protocol):
         self._data = b""
         """What came and was not fetched yet."""
         self._ended = False
+        self._finished = False
+        """Whether nothing more is sent."""
         self._error: OSError | None = None
         self._full = False
         """Whether the transport wants nothing more for now."""
@@ -29,6 +34,9 @@ class AsyncioConnection(asyncio.Protocol):
 
     async def send(self, data: bytes, patience: float) -> None:
         """See `Connection`."""
+        if self._finished:
+            # asyncio's own word for it is no OSError.
+            raise BrokenPipeError("nothing more can be sent on this connection")
         self._check()
         assert self._transport is not None, "it has not ended"
         self._transport.write(data)
@@ -60,6 +68,19 @@ class AsyncioConnection(asyncio.Protocol):
     def is_closing(self) -> bool:
         """Whether it was closed."""
         return self._transport is not None and self._transport.is_closing()
+
+    def finish(self) -> None:
+        """See `Connection`."""
+        if self._finished or self._transport is None or self.is_closing:
+            return
+        self._finished = True
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+            return
+        # TLS has no half of a connection, but its socket has. uvloop's stand-in for that has only its number.
+        number = self._transport.get_extra_info("socket").fileno()
+        with suppress(OSError), socket.socket(fileno=os.dup(number)) as below:
+            below.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """See `Connection`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
 
 import trio
 
@@ -53,6 +54,11 @@ class PlainConnection:
         """See `Connection`."""
         return is_readable(self._socket.fileno())
 
+    def finish(self) -> None:
+        """See `Connection`."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         """See `Connection`."""
         self._socket.close()
@@ -74,7 +80,7 @@ class TlsConnection:
                 await self._stream.send_all(data)
         except trio.TooSlowError:
             raise TimeoutError("it took too long to send the request") from None
-        except trio.BrokenResourceError as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:  # the latter after `finish`
             raise broken(error) from error
 
     async def receive(self, patience: float) -> bytes:
@@ -84,12 +90,19 @@ class TlsConnection:
                 return bytes(await self._stream.receive_some(RECEIVE_BYTES))
         except trio.TooSlowError:
             raise TimeoutError("it took too long") from None
-        except trio.BrokenResourceError as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            # The latter if TLS itself has something to send after `finish`.
             raise broken(error) from error
 
     def is_stale(self) -> bool:
         """See `Connection`."""
         return bool(self._incoming.pending) or is_readable(self._socket.fileno())
+
+    def finish(self) -> None:
+        """See `Connection`."""
+        with suppress(OSError):
+            # Not TLS's own goodbye, which would wait.
+            self._socket.shutdown(trio.socket.SHUT_WR)
 
     def close(self) -> None:
         """See `Connection`."""
@@ -132,7 +145,7 @@ class TrioNetwork:
         """See `Network`."""
 
 
-def broken(error: trio.BrokenResourceError) -> OSError:
+def broken(error: trio.BrokenResourceError | trio.ClosedResourceError) -> OSError:
     """Return what the system said, of which Trio made its own error."""
     cause = error.__cause__
     return cause if isinstance(cause, OSError) else ConnectionError(str(error) or "the connection broke")

@@ -23,11 +23,11 @@ from zapq.client.threads import Owner, ThreadNetwork, run
 from zapq.core.settlement import Settlement
 from zapq.errors import NoAnswer, QueueNotFound, ReceiptExpired, ZapqError
 from zapq.limits import (
-    FETCH_SECONDS,
     HANDLER_SECONDS,
     MAX_BATCH,
     MAX_RETRY_AFTER,
     NO_QUEUE_PAUSE,
+    POLL_END_SECONDS,
     SETTLE_LINGER,
     SETTLE_SECONDS,
 )
@@ -149,8 +149,6 @@ class Consumer:
         self._fetching, self._sending = (ThreadNetwork.like(talk.network) for _ in range(2))
         self._fetch_talk, self._settle_talk = talk.over(self._fetching), talk.over(self._sending)
         self._retry = talk.retry
-        self._asked = -math.inf
-        """When it asked for messages, while it waits for the answer."""
         # It covers all that follows, and what is held.
         self._lock = threading.Lock()
         self._ready = threading.Condition(self._lock)
@@ -167,10 +165,12 @@ class Consumer:
         self._gathering = threading.Condition(self._lock)
         """Notified when what is gathered is to be sent, or begins to be gathered."""
         self._look = threading.Condition(self._lock)
-        self._closed = False
+        self._stopping = False
         """Whether nothing more is fetched or handed out ..."""
+        self._closed = False
+        """... and, after that, threads that work on messages are to end ..."""
         self._ended = False
-        """... and, after that, nothing more is settled."""
+        """... and nothing more is settled."""
         self._failed: BaseException | None = None
         """What ended it before its time, and has not been raised."""
         self._until = math.inf
@@ -200,8 +200,8 @@ class Consumer:
     def _take(self) -> HeldLease | None:
         """Return the next message; None at the end."""
         with self._lock:
-            while self._closed or not self._holding.ready:
-                if self._closed:
+            while self._stopping or not self._holding.ready:
+                if self._stopping:
                     return None
                 self._idle += 1
                 try:
@@ -262,10 +262,20 @@ class Consumer:
         if not (held._settling or held._lost):
             self._settle(held, releasing(held), partial(held._told, "released"))
 
-    def _close(self) -> None:
-        self._closed = True
+    def _hand_out_no_more(self) -> None:
+        self._stopping = True
         for condition in (self._ready, self._room):
             condition.notify_all()
+
+    def _give_back_ready(self) -> None:
+        """Release the messages that no thread has."""
+        for held in self._holding.take_back():
+            self._release(held)
+        self._hurry()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._hand_out_no_more()
         for held in self._holding.held:
             held._cancel()
 
@@ -295,13 +305,24 @@ class Consumer:
         for thread in self._threads.values():
             thread.start()
 
+    def stop_fetching(self) -> None:
+        """Take no more messages, so that a program can end when the work it has begun is done.
+
+        Loops over this consumer end. Messages that were not handed out yet are released at once; the others are
+        kept until they are settled. Any thread may call it, except from a signal handler: it could wait for the
+        very code that it interrupts.
+        """
+        with self._lock:
+            self._hand_out_no_more()
+            self._give_back_ready()
+        self._fetching.let_end()
+
     def close(self) -> None:
         """Fetch nothing more and hand out nothing more; threads that work on messages are told to end."""
         with self._lock:
             self._close()
             self._until = min(self._until, time.monotonic() + SETTLE_SECONDS)
-        _join([self._threads["fetches"]], self._asked + FETCH_SECONDS)
-        self._fetching.break_off()
+        self._fetching.let_end()
 
     def stop(self) -> None:
         """Release the messages that are not settled, and have its threads end, within 5 s of `close`."""
@@ -309,10 +330,13 @@ class Consumer:
             return
         try:
             self.close()
-            # It may bring messages.
-            _join([self._threads["fetches"]], self._until)
+            # It may bring messages. The server answers at once that there are none; other sides may not.
+            fetches = [self._threads["fetches"]]
+            _join(fetches, min(self._until, time.monotonic() + POLL_END_SECONDS))
+            self._fetching.break_off()
+            _join(fetches, self._until)
             with self._lock:
-                self._holding.ready.clear()
+                self._holding.take_back()
                 for held in list(self._holding.held):
                     if not held._settling:
                         self._release(held)
@@ -326,7 +350,8 @@ class Consumer:
                 self._ended = True
                 for condition in (self._gathering, self._look):
                     condition.notify_all()
-            self._sending.break_off()
+            for network in (self._fetching, self._sending):
+                network.break_off()
         _join(self._threads.values(), self._until + SETTLE_SECONDS)
         for talk in (self._fetch_talk, self._settle_talk):
             run(talk.close())
@@ -340,15 +365,9 @@ class Consumer:
     def _fetch(self) -> None:
         """Ask for as many messages as there is room for, through everything that passes."""
         failures = 0
-        while True:
-            with self._lock:
-                while (room := self._holding.room()) < 1 and not self._closed:
-                    self._room.wait()
-                if self._closed:
-                    return
+        while room := self._wait_for_room():
             visibility = self._holding.visibility
             pause = 0.0
-            self._asked = time.monotonic()
             try:
                 call = self._calls.receive_many(self._queue, room, wait=self._wait, visibility=visibility)
                 leases = run(self._fetch_talk.do(call))
@@ -369,10 +388,17 @@ class Consumer:
                 with self._lock:
                     for lease in leases:
                         self._holding.add(HeldLease(self, lease), now)
+                    if self._stopping:
+                        self._give_back_ready()
                     self._wake()
-            finally:
-                self._asked = -math.inf
             run(self._fetching.sleep(pause))
+
+    def _wait_for_room(self) -> int:
+        """Return how many messages to ask for; 0 if no more are wanted."""
+        with self._lock:
+            while (room := self._holding.room()) < 1 and not self._stopping:
+                self._room.wait()
+            return 0 if self._stopping else room
 
     def _keep(self) -> None:
         """Extend each lease at a third of its visibility until it is settled, and take note of those lost."""

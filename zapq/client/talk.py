@@ -119,9 +119,13 @@ class Talk:
                     raise
             await self.network.sleep(pause)
 
-    async def close(self) -> None:
+    def close_idle(self) -> None:
         """Close the connections that wait for a request, and each other one when it is done with its own."""
         self._pool.close()
+
+    async def close(self) -> None:
+        """Do as `close_idle`, and wait until they are gone."""
+        self.close_idle()
         await self.network.close()
 
     async def _attempt(self, call: Call[T]) -> Answer:
@@ -137,7 +141,7 @@ class Talk:
         try:
             connection = await self.network.connect(self._place, self._timeout)
         except OSError as error:
-            raise Unreachable(f"The server {self._place.name} could not be reached: {_reason(error)}.") from error
+            raise Unreachable(f"The server {self._place} could not be reached: {_reason(error)}.") from error
         return await self._exchange(connection, call)
 
     async def _exchange(self, connection: Connection, call: Call[T]) -> Answer:

@@ -71,6 +71,10 @@ class ThreadConnection:
         """See `Connection`."""
         return is_readable(self._socket.fileno())
 
+    def finish(self) -> None:
+        """See `Connection`."""
+        _shut(self._socket, socket.SHUT_WR)
+
     def close(self) -> None:
         """See `Connection`."""
         self._socket.close()
@@ -134,18 +138,23 @@ class ThreadNetwork:
 
     @property
     def broken(self) -> bool:
-        """Whether it was broken off."""
+        """Whether it was broken off, or is to end."""
         return self._broken.is_set()
+
+    def let_end(self) -> None:
+        """Send nothing more and let no thread connect any more; what was asked may still be answered."""
+        self._shut_all(socket.SHUT_WR)
 
     def break_off(self) -> None:
         """End what other threads do on its connections, at once, and let no thread connect any more."""
+        self._shut_all(socket.SHUT_RDWR)
+
+    def _shut_all(self, how: int) -> None:
         self._broken.set()
         with self._lock:
             sockets = list(self._open)
         for each in sockets:
-            with suppress(OSError):
-                # Not that of an SSLSocket, which takes the encryption away from a thread that uses it.
-                socket.socket.shutdown(each, socket.SHUT_RDWR)
+            _shut(each, how)
 
     def _watch(self, each: socket.socket) -> None:
         with self._lock:
@@ -179,3 +188,9 @@ class ThreadNetwork:
             else:
                 return each
         raise error or OSError("its name has no address")
+
+
+def _shut(each: socket.socket, how: int) -> None:
+    with suppress(OSError):
+        # Not that of an SSLSocket, which takes the encryption away from a thread that uses it.
+        socket.socket.shutdown(each, how)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
+from zapq.core.message import check_body
 from zapq.errors import InvalidParameter
 from zapq.limits import MAX_ANSWER_HEAD_BYTES
 
@@ -85,6 +86,8 @@ class Writer:
                 # Most are plain; the pattern takes several times as long.
                 plain = value.isascii() and value.isprintable() and value == value.strip()
                 head += f"{name}: {value if plain else checked(value, name)}\r\n"
+        if type(body) is not bytes:
+            check_body(body)
         if body or method in _WITH_BODY:
             head += f"Content-Length: {len(body)}\r\n"
         return f"{head}\r\n".encode("ascii") + body

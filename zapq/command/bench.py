@@ -14,7 +14,7 @@ import click
 from zapq.command.base import Remote
 from zapq.command.exit import EXIT_FAILED, EXIT_OK
 from zapq.command.http import Failed
-from zapq.command.options import json_option, print_json
+from zapq.command.options import Duration, json_option, print_json
 from zapq.command.program import OnStop, check_extra, client_of, run_program
 from zapq.command.table import table
 from zapq.limits import BENCH_LEAST_SIZE, BUSY_CLIENT, MAX_BATCH, MAX_MESSAGE_BYTES
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.1, 3600),
-    default=5.0,
+    type=Duration(0.1, 3600),
+    default="5s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="DURATION",
     help="How long to send.",
 )
 @click.option(
@@ -76,9 +76,9 @@ def bench(
 ) -> int:
     """Measure how many messages the server takes and gives, and how long each takes.
 
-    Producers wait for consumers that are behind. All is sent from this one process, to a queue made for that,
-    which is removed at the end. What the process itself needs is said: if it is as busy as it can be, the server
-    can do more than is shown.
+    Producers wait for consumers that are behind. This one process sends everything, to a queue that it makes, and
+    removes at the end. It also prints how much CPU it needs itself: if it is as busy as it can be, the server can
+    do more than is shown.
     """
     from zapq.programs.bench import Load, measure
 

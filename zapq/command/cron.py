@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 def cron(url: SplitResult, file: str, number: int | None, as_json: bool) -> int:
     """Send messages at the times that FILE says, until stopped.
 
-    FILE has a table [cron.NAME] for each message, with cron, queue, and body, timezone and more if wanted. Any
-    number of these programs can run at once with the same FILE: each message is stored once.
+    FILE has a table [cron.NAME] for each message. A table has cron and queue, and may have body, timezone and
+    more. Any number of these programs can run at once with the same FILE: each message is stored once.
     """
     if as_json and number is None:
         raise click.UsageError("--json is for --next, which prints something.")

@@ -94,11 +94,15 @@ class ZapqBroker(AsyncBroker):
         )
 
     async def listen(self) -> AsyncGenerator[AckableMessage, None]:
-        """Yield tasks, until the broker is shut down."""
-        if self._leases is None:
+        """Yield tasks, until the broker is shut down. When taskiq listens no more, no more are fetched."""
+        leases = self._leases
+        if leases is None:
             raise RuntimeError("Only workers listen: `taskiq worker` starts them.")
-        async for lease in self._leases:
-            yield AckableMessage(data=lease.body, ack=partial(_ack, lease))
+        try:
+            async for lease in leases:
+                yield AckableMessage(data=lease.body, ack=partial(_ack, lease))
+        finally:
+            leases.stop_fetching()
 
     async def _live(self, ready: asyncio.Future[None]) -> None:
         async with open_client(self._url, token=self._token, verify=self._verify) as client:

@@ -7,6 +7,7 @@ is not its body. The verbs that are done for each message write that out, and lo
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from math import inf
 from typing import Annotated, Literal, NamedTuple
 
@@ -145,6 +146,24 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     def rank(self) -> int:
         """Its place in the order of its queue, smaller first: by priority, then by id."""
         return self.id - (self.properties.priority << 56)
+
+
+def check_body(body: object) -> None:
+    """Raise `TypeError` unless `body` is bytes: text is an easy mistake, and would be found out much later."""
+    if not isinstance(body, bytes | bytearray | memoryview):
+        raise TypeError(f"A body is bytes, not {type(body).__name__}: of text, send text.encode().")
+
+
+def check_bodies(content: object) -> None:
+    """Raise `TypeError` unless `content` is bytes, or a sequence of bytes and drafts of bytes."""
+    if isinstance(content, bytes | bytearray | memoryview | str) or not isinstance(content, Sequence):
+        check_body(content)
+    elif not _PLAIN.issuperset(map(type, content)):
+        for each in content:
+            check_body(each.body if isinstance(each, Draft) else each)
+
+
+_PLAIN = {bytes}
 
 
 class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):

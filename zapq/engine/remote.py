@@ -7,6 +7,7 @@ next one gathers, so the batches grow with the load by themselves.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Any
@@ -16,7 +17,7 @@ import trio
 
 from zapq.core.message import DEFAULTS, Lease, Message, Properties
 from zapq.engine import wire
-from zapq.engine.channel import Channel
+from zapq.engine.channel import Channel, ChannelClosed
 from zapq.engine.elsewhere import Elsewhere
 from zapq.engine.wire import Ask, Figures, Tell
 from zapq.errors import ClientGone, Draining, NoAnswer
@@ -319,7 +320,9 @@ class RemoteEngine(Elsewhere):
 
     def _send_gathered(self) -> None:
         if self._columns and not self._under_way:
-            self._send()
+            # This may be called by Trio itself, where an error is none of a task's. `answer` raises it, too.
+            with suppress(ChannelClosed):
+                self._send()
 
     def _send(self) -> None:
         columns, self._columns, self._last = self._columns, [], ()

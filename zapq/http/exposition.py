@@ -6,10 +6,8 @@ families are made one after the other, so that others have their turns in betwee
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Generator, Mapping, Sequence
-from functools import cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -28,6 +26,7 @@ from zapq.http.families import (
 )
 from zapq.http.series import AGES, STEADY, Queues, Series, histogram
 from zapq.limits import KIB
+from zapq.version import __version__
 
 TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 PIECE_BYTES = 256 * KIB
@@ -124,13 +123,8 @@ def write(
     text.add_values(TAKES_DEAD_LETTERS, {f'{{queue="{name}"}}': 1 for name in of_dead_letters})
     if server is not None:
         _write_server(text, server)
-    text.add_values(BUILD, {f'{{version="{_version()}",python="{platform.python_version()}"}}': 1})
+    text.add_values(BUILD, {f'{{version="{__version__}",python="{platform.python_version()}"}}': 1})
     return text.finish()
-
-
-@cache
-def _version() -> str:
-    return importlib.metadata.version("zapq")
 
 
 def _write_server(text: Exposition, server: Server) -> None:

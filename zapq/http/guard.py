@@ -93,8 +93,8 @@ class Guard:
             if endpoint.role == "admin" and not self.may_administer(client):
                 raise Forbidden(
                     "Without tokens, only requests from a loopback address such as 127.0.0.1 may administer queues"
-                    " and snapshots. Send it to 127.0.0.1 on the machine zapq runs on, or start zapq with"
-                    " --token-file, or with --admin-from any behind a firewall."
+                    " and snapshots. Send it to 127.0.0.1 on the machine, or in the container, that zapq runs in."
+                    " Or start zapq with --token-file, or with --admin-from any behind a firewall."
                 )
             return None
         if endpoint.role is None:

@@ -7,7 +7,6 @@ the server and compares its answers with this.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -35,6 +34,7 @@ from zapq.limits import (
 )
 from zapq.service.history import COLUMNS
 from zapq.service.paging import SORTS
+from zapq.version import __version__
 
 Schema = dict[str, Any]
 _ANY = "*/*"
@@ -337,8 +337,7 @@ def describe(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "zapq",
-            # To import the package from here would be a circle. It is there: this file is of it.
-            "version": sys.modules["zapq"].__version__,
+            "version": __version__,
             "description": "Message queues behind plain HTTP. docs/reference/http.md says what answers promise.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },

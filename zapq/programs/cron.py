@@ -11,7 +11,7 @@ import trio
 from zapq.client import Client
 from zapq.client.retry import passes
 from zapq.errors import KeyReused, ZapqError
-from zapq.limits import CRON_LOOK_SECONDS, CRON_PATIENCE, SETTLE_SECONDS
+from zapq.limits import CRON_LOOK_SECONDS, CRON_PATIENCE, CRON_SET_BACK, SETTLE_SECONDS
 from zapq.programs.crontab import Entry
 
 
@@ -53,19 +53,25 @@ class Cron:
                             waiting.start_soon(self._wait, entry, sending)
 
     async def _wait(self, entry: Entry, sending: trio.Nursery) -> None:
-        ticks = entry.ticks(self._clock())
+        latest = self._clock()
+        ticks = entry.ticks(latest)
         while True:
             tick = next(ticks, None)
             if tick is None:
                 return
             # What counts is the clock on the wall, which may be set meanwhile.
-            while (left := tick - self._clock()) > 0:  # noqa: ASYNC110 (no event tells when it is)
-                await trio.sleep(min(left, CRON_LOOK_SECONDS))
-            if left < -CRON_PATIENCE:
+            while latest - CRON_SET_BACK <= (now := self._clock()) < tick:
+                latest = max(latest, now)
+                await trio.sleep(min(tick - now, CRON_LOOK_SECONDS))
+            if now < latest - CRON_SET_BACK:
+                self._say(f"{entry.name}: the clock was set back by {latest - now:.0f} s, so it begins anew")
+            elif now - tick > CRON_PATIENCE:
                 self._say(f"{entry.name}: missed what was due from {entry.key(tick)[-20:]} on")
-                ticks = entry.ticks(self._clock())
+            else:
+                sending.start_soon(self._send, entry, tick)
                 continue
-            sending.start_soon(self._send, entry, tick)
+            latest = now
+            ticks = entry.ticks(now)
 
     async def _send(self, entry: Entry, tick: float) -> None:
         failures = 0

@@ -48,18 +48,18 @@ class Forwarder:
         self._leases: Consumer | None = None
         self._stopping = False
         self._gone = False
-        self._between: set[trio.CancelScope] = set()
-        """Of the tasks that have no message: those a stop need not wait for."""
+        self._resting: set[trio.CancelScope] = set()
+        """Of the tasks that wait until they may deliver the message they have."""
         self._rests_until = -inf
         self._failures = 0
         """In a row, of all deliveries."""
 
     def stop(self) -> None:
-        """Take no more messages; deliveries under way go on to their end."""
+        """Take no more messages; deliveries under way go on to their end, and all other messages are released."""
         self._stopping = True
         if self._leases is not None:
-            self._leases._stop_fetching()
-        for scope in self._between:
+            self._leases.stop_fetching()
+        for scope in self._resting:
             scope.cancel()
 
     async def run(self) -> None:
@@ -78,31 +78,37 @@ class Forwarder:
             raise ReceiverGone
 
     async def _work(self, leases: Consumer) -> None:
-        while not self._stopping:
-            lease: HeldLease | None = None
-            with trio.CancelScope() as between:
-                self._between.add(between)
+        async for lease in leases:
+            try:
+                async with lease:
+                    await self._rest_over()
+                    if self._stopping:
+                        await lease.release()
+                    else:
+                        await self._deliver(lease)
+            except ReceiptExpired:
+                self._say(f"{lease.queue}: message {lease.id}: its lease was lost, so it is delivered again")
+            except ZapqError as error:
+                # It comes back when its visibility is over.
+                self._say(f"{lease.queue}: message {lease.id}: {error.detail}")
+
+    async def _rest_over(self) -> None:
+        """Wait until the receiver wants messages, or a stop."""
+        # Another delivery may have made the rest longer.
+        while not self._stopping and trio.current_time() < self._rests_until:
+            with trio.CancelScope() as scope:
+                self._resting.add(scope)
                 await trio.sleep_until(self._rests_until)
-                lease = await leases.__anext__()
-            self._between.discard(between)
-            if lease is not None:
-                await self._deliver(lease)
+            self._resting.discard(scope)
 
     async def _deliver(self, lease: HeldLease) -> None:
-        try:
-            async with lease:
-                reason, found = await self._post(lease)
-                if found.action == "ack":
-                    self._failures = 0
-                    await lease.ack()
-                    return
-                self._say(f"{lease.queue}: message {lease.id}, attempt {lease.receive_count}: {reason}")
-                await lease.release(delay=found.delay)
-        except ReceiptExpired:
-            self._say(f"{lease.queue}: message {lease.id}: its lease was lost, so it is delivered again")
-        except ZapqError as error:
-            # It comes back when its visibility is over.
-            self._say(f"{lease.queue}: message {lease.id}: {error.detail}")
+        reason, found = await self._post(lease)
+        if found.action == "ack":
+            self._failures = 0
+            await lease.ack()
+            return
+        self._say(f"{lease.queue}: message {lease.id}, attempt {lease.receive_count}: {reason}")
+        await lease.release(delay=found.delay)
 
     async def _post(self, lease: HeldLease) -> tuple[str, Verdict]:
         """Post a message, and return what came of that; all rest if the receiver wants it, or is not well."""

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from zapq.core.broker import Redriven
-from zapq.core.message import OCTETS, Draft, Lease, Message
+from zapq.core.message import OCTETS, Draft, Lease, Message, check_bodies, check_body
 from zapq.core.stats import MessageView, State
 from zapq.errors import Draining, QueueNotFound, ReceiptExpired, StorageUnavailable, ZapqError
 from zapq.limits import MAX_BATCH, MAX_WAIT
@@ -132,6 +132,8 @@ class NamedQueue(Verbs):
         group: str | None,
         durability: Durability | None = None,
     ) -> Callable[[float], Message]:
+        if type(body) is not bytes:
+            check_body(body)
         how = terms(
             priority=priority, delay=delay, ttl=ttl, content_type=content_type, headers=headers, group=group
         )
@@ -158,6 +160,7 @@ class NamedQueue(Verbs):
         `NotDurable` if the terms ask for a disk there is none of, and the errors of `enqueue`; then the key is as
         before. If cancelled, nothing is stored.
         """
+        check_bodies(offer.content)
         put = partial(self._state.put, offer)
         if not offer.terms.wait:
             return await self._do(put)
@@ -171,6 +174,7 @@ class NamedQueue(Verbs):
         Also raises `trio.WouldBlock` where it would have to wait: for the lock, or for what the key was used for
         to be written.
         """
+        check_bodies(offer.content)
         return self._do_nowait(partial(self._state.put, offer))
 
     def dequeue_nowait(self) -> Message | None:

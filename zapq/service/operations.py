@@ -435,5 +435,9 @@ def checked_limit(limit: int, name: str = "max") -> int:
 def check(name: str, value: float | None, low: float, high: float) -> None:
     """Raise `InvalidParameter` unless `value` is None or within `low` and `high`."""
     # Also what is not a number, which no comparison is true for.
-    if value is not None and not low <= value <= high:
+    try:
+        good = value is None or low <= value <= high
+    except TypeError:
+        raise TypeError(f"{name} is a number, not {value!r}.") from None
+    if not good:
         raise InvalidParameter(f"{name}={value} is out of range. Give {low:g} to {high:g}.", parameter=name)

@@ -55,8 +55,8 @@ class Action:
             if self.need == "admin" and not may_administer:
                 raise Forbidden(
                     f"Without tokens, only requests from a loopback address such as 127.0.0.1 may {self.name}."
-                    " Send it from the machine zapq runs on, or start zapq with --token-file, or with"
-                    " --admin-from any behind a firewall."
+                    " Send it from the machine, or the container, that zapq runs in. Or start zapq with"
+                    " --token-file, or with --admin-from any behind a firewall."
                 )
             return
         names = queues_of(asked)

@@ -9,7 +9,8 @@ from functools import cache
 from typing import Any
 
 from asgiref.sync import sync_to_async
-from django.core.checks import CheckMessage, Error
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning
 from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.crypto import get_random_string
@@ -34,6 +35,10 @@ _DEFAULTS: dict[str, Any] = {
     "results_seconds": 86400.0,
 }
 _MAX_BACKOFF = 3600.0
+_OF_ONE_PROCESS = {
+    "django.core.cache.backends.locmem.LocMemCache",
+    "django.core.cache.backends.dummy.DummyCache",
+}
 
 
 class ZapqBackend(BaseTaskBackend):
@@ -68,12 +73,22 @@ class ZapqBackend(BaseTaskBackend):
         self.supports_get_result = self.results is not None
 
     def check(self, **kwargs: Any) -> Iterable[CheckMessage]:
-        """Yield what is wrong with the names of its queues; see Django's checks."""
+        """Yield what is wrong with the names of its queues, and with its cache of results; see Django's checks."""
         for queue in sorted(self.queues):
             try:
                 check_name(self.queue_on_server(queue))
             except ZapqError as error:
                 yield Error(f"TASKS[{self.alias!r}]: {error.detail}", id="zapq.E001")
+        cache = self.options.get("results")
+        if cache and cache not in settings.CACHES:
+            yield Error(f"TASKS[{self.alias!r}]: results is {cache!r}, which is not in CACHES.", id="zapq.E002")
+        elif cache and settings.CACHES[cache].get("BACKEND") in _OF_ONE_PROCESS:
+            yield Warning(
+                f"TASKS[{self.alias!r}]: other processes do not see the results that a worker keeps in"
+                f" CACHES[{cache!r}].",
+                hint="Use a cache of files, a database, Redis, Valkey or Memcached.",
+                id="zapq.W001",
+            )
 
     def queue_on_server(self, queue: str) -> str:
         """Return the name that a queue of Django has on the server."""

@@ -52,10 +52,10 @@ class Worker:
         self._threads = anyio.CapacityLimiter(concurrency * len(queues))
         self._lock = threading.Lock()
         self._stopping = anyio.Event()
-        self._idle: set[anyio.CancelScope] = set()
-        """One for each slot that waits for a message ..."""
+        self._consumers: set[Consumer] = set()
+        """One for each queue that was reached."""
         self._busy: set[anyio.CancelScope] = set()
-        """... and for each that waits for its thread."""
+        """One for each slot that waits for its thread."""
         self._limits: dict[str, tuple[int, bool, float]] = {}
         """How often each queue's tasks are tried, if they become dead letters, and until when that is believed."""
 
@@ -77,8 +77,8 @@ class Worker:
         if self._stopping.is_set():
             self._give_up()
         self._stopping.set()
-        for scope in self._idle:
-            scope.cancel()
+        for leases in self._consumers:
+            leases.stop_fetching()
 
     def _give_up(self) -> None:
         """Wait for no thread any more: what they run is released."""
@@ -96,20 +96,14 @@ class Worker:
             client.consume(name, concurrency=self._concurrency, visibility=self._visibility) as leases,
             anyio.create_task_group() as group,
         ):
+            self._consumers.add(leases)
+            if self._stopping.is_set():
+                leases.stop_fetching()
             for _ in range(self._concurrency):
                 group.start_soon(self._work, client, queue, leases)
 
     async def _work(self, client: Client, queue: str, leases: Consumer) -> None:
-        while not self._stopping.is_set():
-            lease = None
-            with anyio.CancelScope() as scope:
-                self._idle.add(scope)
-                try:
-                    lease = await anext(leases)
-                finally:
-                    self._idle.discard(scope)
-            if lease is None:
-                return
+        async for lease in leases:
             try:
                 async with lease:
                     await self._handle(client, queue, lease)

@@ -8,15 +8,16 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from django.core.management.base import BaseCommand, CommandError
 
-from zapq.contrib.django.backend import ZapqBackend
-from zapq.contrib.django.framework import task_backends
-from zapq.contrib.django.worker import Worker
 from zapq.errors import ZapqError
+
+if TYPE_CHECKING:
+    from zapq.contrib.django.backend import ZapqBackend
+    from zapq.contrib.django.worker import Worker
 
 
 class Command(BaseCommand):
@@ -48,6 +49,10 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the worker."""
+        # Not before Django's checks have said whether a framework of tasks is installed.
+        from zapq.contrib.django.backend import ZapqBackend
+        from zapq.contrib.django.framework import task_backends
+
         backend = task_backends[options["backend"]]
         if not isinstance(backend, ZapqBackend):
             raise CommandError(f"TASKS[{options['backend']!r}] is no backend of zapq.")
@@ -77,6 +82,8 @@ class Command(BaseCommand):
 
 async def _run(backend: ZapqBackend, queues: Sequence[str], **terms: Any) -> int:
     """Run a worker until signals stop it, and return how many of its threads still run."""
+    from zapq.contrib.django.worker import Worker
+
     worker = Worker(backend, queues, **terms)
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:

@@ -277,7 +277,7 @@ DOOR_PAUSE = 0.001
 """Seconds for which a worker leaves new clients to those that have fewer: several of their turns."""
 RECEIVE_BYTES = 64 * KIB
 """Bytes read in one go: most messages whole, and no more than a fair share of a turn. Each time, memory is taken
-for as many. Were it `LARGE_BLOCK_BYTES`, the system would map it anew, which takes six times as long as reading."""
+for as many. Were it `LARGE_BLOCK_BYTES`, the system would map it anew, and that takes six times as long."""
 SEND_PIECE_BYTES = 64 * KIB
 """Bytes handed to one bounded send, so that a slow but living reader of a large message is not cut off."""
 MAX_UNSENT_BYTES = 64 * MIB

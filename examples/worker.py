@@ -16,7 +16,7 @@ import zapq.client
 
 
 async def send_mail(lease: zapq.client.HeldLease) -> None:
-    """Do the work. A worker that is killed right after it does it once more: have it do no harm twice."""
+    """Do the work. If this worker is killed right after it, another one does it once more: make that harmless."""
     try:
         if lease.body == b"broken":
             raise ConnectionError("the mail server is away")

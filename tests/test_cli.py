@@ -179,7 +179,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("--max-msgs many", "--max-msgs 'many': give a whole number."),
+        ("--max-msgs many", "--max-msgs 'many': give a whole number, 1 to 1 000 000 000 000."),
         ("--max-message-bytes 17M", "--max-message-bytes '17M': give 1 to 16 777 216."),
         ("--addr nowhere", "--addr 'nowhere': give :8080"),
         ("--addr ''", "--addr '': give :8080"),
@@ -205,6 +205,14 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("snapshot --url U ls", "--url belongs behind the command: zapq snapshot ls --url U\n"),
         ("token --roles admin new me", "--roles belongs behind the command: zapq token new --roles admin\n"),
         ("--durible push", "No such option '--durible'"),
+        ("--max-msgs -1", "--max-msgs '-1': give a whole number, 1 to 1 000 000 000 000."),
+        ("--addr :99999", "--addr ':99999': give a port of 0 to 65535, such as :8080."),
+        ("--port 9000", "No such option '--port'. Use --addr HOST:PORT, such as --addr :9000.\n"),
+        ("serve --port=9000", "No such option '--port'. Use --addr HOST:PORT, such as --addr :9000.\n"),
+        ("--host 10.0.0.7 --durable", "Use --addr HOST:PORT, such as --addr 10.0.0.7:8080.\n"),
+        ("--bind 10.0.0.7:80", "Use --addr HOST:PORT, such as --addr 10.0.0.7:80.\n"),
+        ("--host --durable", "Use --addr HOST:PORT, such as --addr :8080.\n"),
+        ("-p", "Use --addr HOST:PORT, such as --addr :8080.\n"),
         ("--config missing.toml", "--config 'missing.toml': No such file or directory."),
         ("--http2", "--http2 needs --tls-cert and --tls-key"),
         ("--tls-cert {cert}", "--tls-cert is given without --tls-key"),
@@ -231,7 +239,9 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 
 
 def test_a_process_ends_with_the_code_and_the_line_of_wrong_usage() -> None:
-    assert_one_line(run("--max-msgs", "many"), 2, "--max-msgs 'many': give a whole number.")
+    assert_one_line(
+        run("--max-msgs", "many"), 2, "--max-msgs 'many': give a whole number, 1 to 1 000 000 000 000."
+    )
 
 
 @pytest.mark.parametrize(

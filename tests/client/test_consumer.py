@@ -204,7 +204,7 @@ class TestConsume:
             down.clear()
             await trio.sleep(100)
         assert (emails.info().stats.acked, emails.info().stats.leases_expired) == (1, 0)
-        assert "not extended: The server zapq could not be reached: away." in caplog.text
+        assert "not extended: The server zapq:80 could not be reached: away." in caplog.text
         assert "cannot receive from emails now" in caplog.text
 
     async def test_a_queue_that_is_not_there_is_waited_for(

@@ -264,9 +264,10 @@ class Broker:
         queue = self.find(name)
         if queue is self.default:
             raise QueueInUse(f"The queue {name} cannot be deleted. Purge it instead.", queue=name)
-        for other in self._feeders(name):
+        if feeders := self._feeders(name):
+            other = min(each.name for each in feeders)
             raise QueueInUse(
-                f"{name} is the dead-letter queue of {other.name}. Change the settings of {other.name} first.",
+                f"{name} is the dead-letter queue of {other}. Change the settings of {other} first.",
                 queue=name,
             )
         return queue

@@ -236,7 +236,7 @@ def delete(codec: Codec, queue: str) -> Procedure:
             yield from flush_outbox(codec, queue)
             continue
         # A front end may have ended between noting that and setting it.
-        feeders = [name.decode() for name in said[3]]
+        feeders = sorted(name.decode() for name in said[3])
         outcomes = yield [codec.describe(name) for name in feeders]
         for name, [there] in zip(feeders, outcomes, strict=True):
             if not isinstance(there, ZapqError) and replies.settings_of(there[1]).dead_letter == queue:

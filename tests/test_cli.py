@@ -13,6 +13,7 @@ import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,7 +25,7 @@ from zapq import cli
 from zapq.__main__ import _serve
 from zapq.command import exit
 from zapq.command.commands import Commands
-from zapq.settings import Option, options
+from zapq.settings import Option, Settings, options
 
 
 def test_the_version_is_one_line() -> None:
@@ -179,7 +180,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ("--max-msgs many", "--max-msgs 'many': give a whole number."),
+        ("--max-msgs many", "--max-msgs 'many': give a whole number, 1 to 1 000 000 000 000."),
         ("--max-message-bytes 17M", "--max-message-bytes '17M': give 1 to 16 777 216."),
         ("--addr nowhere", "--addr 'nowhere': give :8080"),
         ("--addr ''", "--addr '': give :8080"),
@@ -205,6 +206,15 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         ("snapshot --url U ls", "--url belongs behind the command: zapq snapshot ls --url U\n"),
         ("token --roles admin new me", "--roles belongs behind the command: zapq token new --roles admin\n"),
         ("--durible push", "No such option '--durible'"),
+        ("--max-msgs -1", "--max-msgs '-1': give a whole number, 1 to 1 000 000 000 000."),
+        ("--addr :99999", "--addr ':99999': give a port of 0 to 65535, such as :8080."),
+        ("--port 9000", "No such option '--port'. Use --addr HOST:PORT, such as --addr :9000.\n"),
+        ("serve --port=9000", "No such option '--port'. Use --addr HOST:PORT, such as --addr :9000.\n"),
+        ("--host 10.0.0.7 --durable", "Use --addr HOST:PORT, such as --addr 10.0.0.7:8080.\n"),
+        ("--bind 10.0.0.7:80", "Use --addr HOST:PORT, such as --addr 10.0.0.7:80.\n"),
+        ("--host --durable", "Use --addr HOST:PORT, such as --addr :8080.\n"),
+        ("-p9000", "Use --addr HOST:PORT, such as --addr :8080.\n"),
+        ("-p", "Use --addr HOST:PORT, such as --addr :8080.\n"),
         ("--config missing.toml", "--config 'missing.toml': No such file or directory."),
         ("--http2", "--http2 needs --tls-cert and --tls-key"),
         ("--tls-cert {cert}", "--tls-cert is given without --tls-key"),
@@ -231,7 +241,9 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
 
 
 def test_a_process_ends_with_the_code_and_the_line_of_wrong_usage() -> None:
-    assert_one_line(run("--max-msgs", "many"), 2, "--max-msgs 'many': give a whole number.")
+    assert_one_line(
+        run("--max-msgs", "many"), 2, "--max-msgs 'many': give a whole number, 1 to 1 000 000 000 000."
+    )
 
 
 @pytest.mark.parametrize(
@@ -429,3 +441,27 @@ def test_a_data_directory_that_was_not_there_is_said_to_be_created(
             for line in said:
                 assert (line.pop("level"), line.pop("data_dir")) == ("INFO", f"{tmp_path}/{place}")
             assert [{key: line[key] for key in line if key not in {"time", "msg"}} for line in said] == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({}, True),
+        ({"addr": "0.0.0.0:80"}, True),
+        ({"addr": "[::]:80"}, True),
+        ({"addr": "127.0.0.1:80"}, False),
+        ({"addr": "unix:/run/zapq"}, False),
+        ({"addr": "fd://3"}, False),
+        ({"token": "t" * 20}, False),
+        ({"token_file": "tokens"}, False),
+        ({"tls_cert": "c", "tls_key": "k"}, True),
+        ({"tls_cert": "c", "tls_key": "k", "tls_client_ca": "ca"}, False),
+    ],
+    ids=repr,
+)
+def test_a_server_for_all_addresses_without_credentials_says_so(
+    settings: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    cli.warn_if_open(Settings(**settings))
+    said = [(each.levelname, each.message) for each in caplog.records]
+    assert said == [("WARNING", "every client that reaches the port may send and take messages")] * warned

@@ -35,11 +35,11 @@ def logging_as_it_was() -> Iterator[None]:
 OURS = (logs.JSONLines, logs.TextLines)
 
 
-def configured(settings: Settings) -> io.StringIO:
+def configured(settings: Settings, *, for_people: bool = False) -> io.StringIO:
     """Return what `configure` makes log lines go to; pytest's handlers, which it would close, step aside."""
     stream, root = io.StringIO(), logging.getLogger()
     others, root.handlers = root.handlers, []
-    logs.configure(settings, stream)
+    logs.configure(settings, stream, for_people=for_people)
     root.handlers += others
     return stream
 
@@ -162,6 +162,26 @@ def test_text_is_for_people() -> None:
     assert formatted == (
         '1970-01-01T00:00:00.000000000Z INFO    said trace_id="7-abc" status=429 reason="too\\nmany"'
     )
+
+
+@pytest.mark.parametrize(
+    ("log_format", "for_people", "text"),
+    [
+        ("auto", True, True),
+        ("auto", False, False),
+        ("json", True, False),
+        ("text", False, True),
+    ],
+)
+def test_lines_are_text_where_people_read_them(log_format: str, for_people: bool, text: bool) -> None:
+    stream = configured(Settings(log_format=log_format), for_people=for_people)
+    logs.log.warning("said")
+    assert stream.getvalue().startswith("{") is not text
+
+
+def test_that_something_is_not_there_is_no_warning() -> None:
+    levels = {status: logging.getLevelName(logs.level_of(status)) for status in (404, 429, 500, 503)}
+    assert levels == {404: "INFO", 429: "WARNING", 500: "ERROR", 503: "WARNING"}
 
 
 def test_text_shows_a_traceback_as_people_know_it() -> None:

@@ -316,7 +316,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("max_msg = 1", "'max_msg' is not a setting"),
+        ("max_msg = 1", "'max_msg' is not a setting; zapq --help lists them. Did you mean 'max_msgs'?"),
         ("max-msgs = 1", "'max-msgs' is not a setting"),
         ("config = 'other.toml'", "'config' is not a setting"),
         ("[server]\naddr = ':1'", "'server' is not a setting"),
@@ -402,7 +402,7 @@ def test_the_file_declares_queues(tmp_path: Path) -> None:
         ),
         (
             "max_queues = 2\n[queues.a]\n[queues.b]",
-            "[queues.b]: The server has as many queues as --max-queues allows.",
+            "[queues.b]: The server has as many queues as --max-queues allows: ",
         ),
     ],
 )
@@ -542,7 +542,7 @@ def test_queues_that_are_named_count_against_the_limit(tmp_path: Path) -> None:
     settings = load(flags={}, environ={}, config=str(config))
     assert (set(settings.queues), set(settings.named_queues)) == ({"a"}, {"a", "b"})
     with pytest.raises(
-        InvalidSetting, match=r"^--queue c: The server has as many queues as --max-queues allows\."
+        InvalidSetting, match=r"^--queue c: The server has as many queues as --max-queues allows: "
     ):
         load(flags={}, environ={"ZAPQ_QUEUE": "a,b,c"}, config=str(config))
 

@@ -37,8 +37,10 @@ def parse_address(text: str) -> Address:
         return Address(descriptor=int(number))
     match = re.fullmatch(r"(?:\[([^\[\]]+)\]|([^:\[\]\s]*)):([0-9]{1,5})", text, re.ASCII)
     # Unprintable, a name makes the resolver fail in ways of its own.
-    if match is None or int(match[3]) > 65535 or not text.isprintable():
+    if match is None or not text.isprintable():
         raise ValueError("give :8080, host:port, [::1]:port, unix:/path or fd://3")
+    if int(match[3]) > 65535:
+        raise ValueError("give a port of 0 to 65535, such as :8080")
     return Address(host=match[1] or match[2], port=int(match[3]))
 
 

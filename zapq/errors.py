@@ -7,7 +7,7 @@ to act on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import inf
 from typing import ClassVar, Self
 
@@ -23,9 +23,14 @@ class ZapqError(Exception):
     """The value of WWW-Authenticate; None where credentials are not the problem."""
 
     def __init__(self, detail: str | None = None, **members: object) -> None:
-        self.detail = detail or " ".join((type(self).__doc__ or "").split())
+        self.detail = detail or self._with_figures(members) or " ".join((type(self).__doc__ or "").split())
         self.members = members
         super().__init__(self.detail)
+
+    @classmethod
+    def _with_figures(cls, members: Mapping[str, object]) -> str | None:
+        """Return the detail that names the figures in `members`; None where there are none to name."""
+        return None
 
     def anew(self) -> Self:
         """Return the same refusal, never raised: one that was raised holds the frames it passed."""
@@ -227,22 +232,59 @@ class MessageTooLarge(ZapqError):
     problem = "message-too-large"
     status = 413
 
+    @classmethod
+    def _with_figures(cls, members: Mapping[str, object]) -> str | None:
+        match members:
+            case {"max_bytes": most, "current": size}:
+                how = f"has {size} bytes, and the server accepts {most}"
+            case {"max_bytes": most}:
+                how = f"is larger than the {most} bytes that the server accepts"
+            case _:
+                return None
+        return f"The message {how}. Split it, or raise --max-message-bytes."
+
 
 class BatchTooLarge(MessageTooLarge):
     """The batch is larger than the server accepts. Send it as several smaller batches."""
 
     problem = "batch-too-large"
 
+    @classmethod
+    def _with_figures(cls, members: Mapping[str, object]) -> str | None:
+        if "max_bytes" not in members:
+            return None
+        return (
+            f"The batch is larger than the {members['max_bytes']} bytes that the server accepts. Send it as"
+            " several smaller batches."
+        )
+
 
 class QueueFull(ZapqError):
-    """There is no room for the message: its queue or the server is full.
+    """There is no room: the queue or the server is full.
 
-    Nothing was stored. Send the message again later; Retry-After says in how many seconds.
+    This request stored nothing. Send it again later; Retry-After says in how many seconds.
     """
 
     problem = "queue-full"
     status = 429
     retry_after = 1
+
+    @classmethod
+    def _with_figures(cls, members: Mapping[str, object]) -> str | None:
+        match members:
+            case {"limit": "max_msgs", "current": current, "max_messages": most}:
+                held = f"the server holds {current} of {most} messages (--max-msgs)"
+            case {"limit": "max_messages", "current": current, "max_messages": most}:
+                held = f"the queue holds {current} of {most} messages (max_messages)"
+            case {"limit": "max_bytes", "current": current, "max_bytes": most}:
+                # The cap of a queue and that of the server have one name.
+                held = f"the queue or the server holds {current} of {most} bytes (max_bytes or --max-bytes)"
+            case _:
+                return None
+        return (
+            f"There is no room: {held}. This request stored nothing. Send it again later; Retry-After says in how"
+            " many seconds."
+        )
 
 
 class ReceivingTooMuch(ZapqError):
@@ -259,6 +301,16 @@ class TooManyQueues(ZapqError):
     problem = "too-many-queues"
     status = 429
     retry_after = 60
+
+    @classmethod
+    def _with_figures(cls, members: Mapping[str, object]) -> str | None:
+        match members:
+            case {"max_queues": most}:
+                return (
+                    f"The server has as many queues as --max-queues allows: {most}. Delete a queue, or raise"
+                    " --max-queues."
+                )
+        return None
 
 
 class TooManyWaiters(ZapqError):

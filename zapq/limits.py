@@ -182,7 +182,7 @@ CLOSE_SECONDS = 5.0
 IDS_AT_ONCE = 2**16
 """Ids a queue on disk sets aside in one write: after a crash, ids go on behind them."""
 CHANNEL_BYTES = 256 * KIB
-"""Bytes read in one go from the process that has the queues, and the kernel's buffers there: a thousand small
+"""Bytes sent in one go to the process that has the queues, and the kernel's buffers there: a thousand small
 requests."""
 MAX_WORKERS = 256
 """Processes that serve clients: by far more than one process with the queues can keep busy."""
@@ -276,7 +276,8 @@ ACCEPT_PAUSE = 0.1
 DOOR_PAUSE = 0.001
 """Seconds for which a worker leaves new clients to those that have fewer: several of their turns."""
 RECEIVE_BYTES = 64 * KIB
-"""Bytes read in one go: most messages whole, and no more than a fair share of a turn."""
+"""Bytes read in one go: most messages whole, and no more than a fair share of a turn. Each time, memory is taken
+for as many. Were it `LARGE_BLOCK_BYTES`, the system would map it anew, and that takes six times as long."""
 SEND_PIECE_BYTES = 64 * KIB
 """Bytes handed to one bounded send, so that a slow but living reader of a large message is not cut off."""
 MAX_UNSENT_BYTES = 64 * MIB

@@ -38,6 +38,14 @@ def say(level: int, message: str, **fields: object) -> None:
         log.log(level, message, extra={"fields": fields})
 
 
+def level_of(status: int) -> int:
+    """Return how severe it is that a request is answered with `status`, which is an error.
+
+    That something is not there is what many clients ask, and go on.
+    """
+    return logging.ERROR if status == 500 else logging.INFO if status == 404 else logging.WARNING
+
+
 _requests = logging.getLogger("zapq.access")
 
 
@@ -201,7 +209,7 @@ def written_aside(settings: Settings) -> Iterator[None]:
     global _spool
     output = sys.stdout or sys.stderr
     spool = Spool(output.fileno(), lambda dropped: say(logging.WARNING, "log lines dropped", lines=dropped))
-    configure(settings, spool)
+    configure(settings, spool, for_people=output.isatty())
     _spool = spool
     try:
         yield
@@ -209,11 +217,15 @@ def written_aside(settings: Settings) -> Iterator[None]:
         spool.close(SPOOL_SECONDS)
 
 
-def configure(settings: Settings, stream: Stream) -> None:
-    """Send zapq's log lines, and the warnings of the libraries it runs on, to `stream`."""
+def configure(settings: Settings, stream: Stream, *, for_people: bool = False) -> None:
+    """Send zapq's log lines, and the warnings of the libraries it runs on, to `stream`.
+
+    With the format `auto` they are text where they are `for_people`, and else JSON.
+    """
+    as_text = for_people if settings.log_format == "auto" else settings.log_format == "text"
     handler = logging.StreamHandler(stream)
     handler.addFilter(Tracebacks())
-    handler.setFormatter(JSONLines() if settings.log_format == "json" else TextLines())
+    handler.setFormatter(TextLines() if as_text else JSONLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     # A log whose reader is gone is no reason to fail, nor to print tracebacks elsewhere.
     logging.raiseExceptions = False

@@ -87,6 +87,10 @@ class Option:
             case _:
                 return str(self.default)
 
+    @property
+    def _range(self) -> str:
+        return f"{self.low:,} to {self.high:,}".replace(",", " ")
+
     def parse(self, text: str) -> str | int | float | bool:
         """Return the value `text` means; ValueError says what to write instead."""
         match self.kind:
@@ -94,13 +98,13 @@ class Option:
                 return parse_size(text)
             case "whole":
                 if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
-                    raise ValueError("give a whole number")
+                    raise ValueError(f"give a whole number, {self._range}")
                 return int(text)
             case "cores" if text == "auto":
                 return _cores()
             case "cores":
                 if not re.fullmatch(r"[0-9]{1,4}", text, re.ASCII):
-                    raise ValueError("give a whole number, or auto")
+                    raise ValueError(f"give auto, or a whole number, {self._range}")
                 return int(text)
             case "seconds":
                 return parse_duration(text)
@@ -128,7 +132,7 @@ class Option:
             if not isinstance(value, allowed) or isinstance(value, bool):
                 raise ValueError("give a number")
             if not self.low <= value <= self.high:
-                raise ValueError(f"give {self.low:,} to {self.high:,}".replace(",", " "))
+                raise ValueError(f"give {self._range}")
         elif self.kind == "switch":
             if not isinstance(value, bool):
                 raise ValueError("give true or false")
@@ -441,11 +445,11 @@ class Settings:
         choices=("debug", "info", "warning", "error"),
     )
     log_format: str = _setting(
-        "json",
+        "auto",
         "ZAPQ_LOG_FORMAT",
         "choice",
-        "Format of log lines: a JSON object each, or text for people.",
-        choices=("json", "text"),
+        "Format of log lines: a JSON object each, text for people, or auto: text on a terminal, else JSON.",
+        choices=("auto", "json", "text"),
     )
     access_log: float = _setting(
         0.0,

@@ -204,7 +204,7 @@ class TestConsume:
             down.clear()
             await trio.sleep(100)
         assert (emails.info().stats.acked, emails.info().stats.leases_expired) == (1, 0)
-        assert "not extended: The server zapq could not be reached: away." in caplog.text
+        assert "not extended: The server zapq:80 could not be reached: away." in caplog.text
         assert "cannot receive from emails now" in caplog.text
 
     async def test_a_queue_that_is_not_there_is_waited_for(
@@ -600,6 +600,41 @@ class TestConsumeWith:
         assert emails.info().stats.messages == 0
         assert "the handler of message 8 of emails failed" in caplog.text
         assert "ZeroDivisionError" in caplog.text
+
+    async def test_once_it_is_told_to_stop_it_ends_what_it_has_begun_and_releases_the_rest(
+        self, zapq_service: QueueService, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        emails, stop, finish = zapq_service.queue("emails"), trio.Event(), trio.Event()
+        await emails.enqueue_many([b"begun", b"waits", b"waits"])
+
+        async def handle(lease: HeldLease) -> None:
+            await finish.wait()
+
+        async with scripted(in_process(zapq_service)) as client, trio.open_nursery() as nursery:
+            consume = partial(client.consume_with, concurrency=1, prefetch=2, visibility=9, stop=stop)
+            nursery.start_soon(consume, "emails", handle)
+            await eventually(lambda: emails.info().stats.leased == 3, "work on the first of three")
+            stop.set()
+            await eventually(lambda: emails.info().stats.ready == 2, "the others to be released")
+            await trio.sleep(60)
+            assert emails.info().stats.leased == 1
+            finish.set()
+        stats = emails.info().stats
+        assert (stats.acked, stats.ready, stats.leased) == (1, 2, 0)
+
+    async def test_told_to_stop_while_it_waits_it_ends_at_once(
+        self, zapq_service: QueueService, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        stop = trio.Event()
+
+        async def handle(lease: HeldLease) -> None: ...
+
+        async with scripted(in_process(zapq_service)) as client, trio.open_nursery() as nursery:
+            nursery.start_soon(partial(client.consume_with, "emails", handle, wait=20, stop=stop))
+            await trio.testing.wait_all_tasks_blocked()
+            stop.set()
+            before = trio.current_time()
+        assert trio.current_time() - before < 3
 
     async def test_it_runs_as_many_handlers_as_it_is_told_and_releases_when_cancelled(
         self, zapq_service: QueueService, autojump_clock: trio.testing.MockClock

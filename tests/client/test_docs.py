@@ -19,7 +19,7 @@ from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/how-to/client.md").read_text()
-THREADS, ASYNCIO, TRIO, SEND, PRODUCE, CONSUME, IN_THREADS, LOOP = re.findall(
+THREADS, ASYNCIO, TRIO, SEND, PRODUCE, CONSUME, IN_THREADS, LOOP, *STOPPED = re.findall(
     r"```python\n(.*?)```", DOCUMENT, re.DOTALL
 )
 [SHELL] = re.findall(r"```console\n(.*?)```", DOCUMENT, re.DOTALL)
@@ -64,6 +64,47 @@ async def test_the_consuming_examples_acknowledge(zapq_server: ZapqServer) -> No
             nursery.start_soon(partial(trio.run_process, command, stdout=subprocess.DEVNULL))
             await until_acknowledged(emails, number)
             nursery.cancel_scope.cancel()
+
+
+WORKER = (Path(__file__).parents[2] / "examples/worker.py").read_text()
+STOPS = dict(zip(("asyncio", "Trio", "threads"), STOPPED, strict=True)) | {"examples/worker.py": WORKER}
+PAUSE = {"asyncio": "await asyncio.sleep(0.01)", "threads": "import time; time.sleep(0.01)"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STOPS)
+async def test_a_worker_that_gets_sigterm_ends_what_it_has_begun_and_releases_the_rest(
+    name: str, zapq_server: ZapqServer, tmp_path: Path
+) -> None:
+    emails, go_on, output = zapq_server.service.queue("emails"), tmp_path / "go-on", tmp_path / "output"
+    program, number = re.subn(
+        r"^( +)print\(.*lease\.body.*\)$",
+        rf"\1print('begun', flush=True)\n\1while not __import__('os').path.exists({str(go_on)!r}):"
+        rf"\n\1    {PAUSE.get(name, 'await trio.sleep(0.01)')}",
+        STOPS[name].replace("http://127.0.0.1:8080", zapq_server.url),
+        flags=re.MULTILINE,
+    )
+    assert number == 1
+    program = program.replace("concurrency=8", "concurrency=1, prefetch=2").replace("range(8)", "range(1)")
+    await emails.enqueue_many([b"1", b"2", b"3"])
+    with output.open("wb") as file:
+        command = [sys.executable, "-c", program, zapq_server.url]
+        worker = await trio.lowlevel.open_process(command, stdout=file, env=ENVIRON)
+    try:
+        await eventually(
+            lambda: (output.read_text(), emails.info().stats.leased) == ("begun\n", 3),
+            "work on the first of three",
+        )
+        worker.send_signal(signal.SIGTERM)
+        await eventually(lambda: emails.info().stats.ready == 2, "the others to be released")
+        assert emails.info().stats.leased == 1
+        go_on.touch()
+        assert await worker.wait() == 0
+    finally:
+        worker.kill()
+        await worker.wait()  # noqa: ASYNC102 - it was killed
+    stats = emails.info().stats
+    assert (output.read_text(), stats.acked, stats.ready, stats.leased) == ("begun\n", 1, 2, 0)
 
 
 async def test_the_shells_example_is_what_it_prints(zapq_server: ZapqServer, tmp_path: Path) -> None:

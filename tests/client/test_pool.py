@@ -344,3 +344,15 @@ class TestBreakingOff:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
         with pytest.raises(OSError, match="no address"):
             run(ThreadNetwork().connect(place_of("http://zapq", None), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("http://queue.example", "queue.example:80"),
+        ("http://[::1]:8080/prefix", "[::1]:8080"),
+        ("unix:/run/zapq", "/run/zapq"),
+    ],
+)
+def test_messages_name_a_server_with_its_port(url: str, named: str) -> None:
+    assert str(place_of(url, None)) == named

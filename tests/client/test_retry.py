@@ -102,7 +102,7 @@ async def test_pauses_double_up_to_a_cap_and_the_last_failure_is_raised(
 ) -> None:
     script = Script(NotConnected("first"), NotConnected("refused"))
     async with scripted(script, attempts=10) as client:
-        with pytest.raises(errors.Unreachable, match="The server zapq could not be reached: refused"):
+        with pytest.raises(errors.Unreachable, match="The server zapq:80 could not be reached: refused"):
             await client.enqueue("emails", b"")
     assert script.pauses() == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
 

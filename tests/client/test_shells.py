@@ -61,9 +61,7 @@ def parameters(function: Callable[..., object]) -> dict[str, object]:
 def test_what_differs_has_the_same_parameters() -> None:
     for name in OWN_WORDS:
         ours, theirs = (getattr(kind, name) for kind in (Client, zapq.client.sync.Client))
-        # A task is cancelled; a thread has to be told.
-        only_threads = {"stop": None} if name == "consume_with" else {}
-        assert parameters(theirs) == parameters(ours) | only_threads
+        assert parameters(theirs) == parameters(ours)
 
 
 def attributes(kind: type) -> set[str]:

@@ -93,7 +93,7 @@ async def test_push_says_how_to_keep_the_message(run: Run, emails: NamedQueue) -
         "push", "emails", "x", "--priority", "9", "--ttl", "86400.5", "--content-type", "text/plain"
     )
     assert pushed.returncode == 0
-    assert (await run("push", "emails", "x", "--delay", "1e6")).returncode == 0
+    assert (await run("push", "emails", "x", "--delay", "12d")).returncode == 0
     assert emails.info().stats.delayed == 1
     message = await emails.dequeue()
     assert message is not None
@@ -269,7 +269,7 @@ async def test_refusals_are_one_line(run: Run, emails: NamedQueue) -> None:
         (("push", "a b", "x"), "queue must be 1 to 80 letters"),
         (("push", "..", "x"), "queue must be 1 to 80 letters"),
         (("push", "emails", "x", "--ttl", "0"), "ttl"),
-        (("push", "emails", "x", "--delay", "nan"), "delay must be seconds"),
+        (("push", "emails", "x", "--delay", "400d"), "delay"),
         (("push", "emails", "x", "--content-type", "a\nb"), "Invalid header value"),
         (("push", "emails", "x", "--key", "\u20ac"), "can't encode"),
     ):
@@ -292,10 +292,12 @@ async def test_a_server_that_is_not_there_or_none_is_one_line(run: Run, tmp_path
     with trio.socket.socket() as sock:
         await sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
+    remedy = "Is a server running there? --url or ZAPQ_URL say which one."
     for command in (("push", "emails", "x"), ("pop", "emails"), ("stats",), ("health",)):
         url = f"http://127.0.0.1:{port}"
-        assert_one_line(as_text(await run(*command, ZAPQ_URL=url)), 1, f"{url}: Connection refused.")
-    assert_one_line(as_text(await run("health", ZAPQ_URL=f"unix:{tmp_path}/s")), 1, "No such file or directory.")
+        assert_one_line(as_text(await run(*command, ZAPQ_URL=url)), 1, f"{url}: Connection refused. {remedy}")
+    missing = f"No such file or directory. {remedy}"
+    assert_one_line(as_text(await run("health", ZAPQ_URL=f"unix:{tmp_path}/s")), 1, missing)
 
 
 @pytest.mark.parametrize(
@@ -399,7 +401,8 @@ async def test_a_connection_closed_while_idle_is_opened_again(run: Run, nursery:
         (["stats", "--url", "http://a b"], "give http://host:port"),
         (["stats", "--url", "unix:"], "give http://host:port"),
         (["health", "--nothing"], "No such option"),
-        (["pop", "-jobs"], "If a queue is called so, write -- before it: zapq pop -- QUEUE."),
+        (["health", "--port", "80"], "No such option '--port'. Use --url http://HOST:PORT.\n"),
+        (["pop", "-jobs"], "'-j'. If a queue is called so, write -- before it: zapq pop -- QUEUE."),
     ],
     ids=repr,
 )

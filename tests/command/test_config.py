@@ -51,7 +51,7 @@ def test_what_is_wrong_is_said_behind_what_is_right() -> None:
     assert done.returncode == 2
     assert "max_bytes" in done.stdout
     assert "max_msgs" not in done.stdout
-    assert done.stderr == "zapq: --max-msgs 'many': give a whole number.\n"
+    assert done.stderr == "zapq: --max-msgs 'many': give a whole number, 1 to 1 000 000 000 000.\n"
     assert_one_line(typed("config", "show", "--config", "missing.toml"), 2, "No such file or directory.")
 
 
@@ -74,7 +74,7 @@ def test_all_values_that_are_wrong_are_said_at_once() -> None:
     done = typed("config", "check", "--max-msgs", "many", environ={"ZAPQ_GRACE": "1y"})
     assert (done.returncode, done.stdout) == (2, "")
     first, second = done.stderr.splitlines()
-    assert first == "zapq: --max-msgs 'many': give a whole number."
+    assert first == "zapq: --max-msgs 'many': give a whole number, 1 to 1 000 000 000 000."
     assert second.startswith("zapq: ZAPQ_GRACE='1y': give seconds")
     found = json.loads(typed("config", "check", "--http2", "--json").stdout)
     assert not found["ok"]

@@ -7,14 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.process import assert_one_line
 from tests.support.typed import Terminal, TypeIn
 from zapq.command import lines as command_lines
-from zapq.command.http import Failed
+from zapq.command.http import Connection, Failed
 from zapq.command.lines import Sender, batches
-from zapq.limits import MAX_MESSAGE_BYTES, MIB
+from zapq.limits import CLIENT_ATTEMPTS, MAX_MESSAGE_BYTES, MIB
 from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
 
@@ -72,15 +73,56 @@ async def test_lines_with_a_key_are_held_once(type_in: TypeIn, emails: NamedQueu
 
 
 async def test_a_batch_that_is_refused_says_what_was_stored(
-    type_in: TypeIn, zapq_server: ZapqServer, emails: NamedQueue, tmp_path: Path
+    type_in: TypeIn,
+    zapq_server: ZapqServer,
+    emails: NamedQueue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    pauses = list[float]()
+    monkeypatch.setattr(command_lines, "sleep", pauses.append)
     await zapq_server.service.change_settings("emails", max_messages=1500)
     file = tmp_path / "lines"
     file.write_text("x\n" * 2500)
     done = await type_in("push", "emails", "--file", str(file))
-    assert_one_line(done, 1, "After 1000 messages: ")
+    refused = (
+        "There is no room: the queue holds 1000 of 1500 messages (max_messages). This request stored nothing."
+    )
+    assert_one_line(done, 1, f"zapq: 1000 messages were stored. The next batch failed: {refused}")
     assert emails.info().stats.messages == 1000
-    assert_one_line(await type_in("push", "emails", "--file", str(file)), 1, "zapq: ")
+    # As often and as late as the client for Python.
+    assert len(pauses) == CLIENT_ATTEMPTS - 1
+    assert min(pauses) >= 1
+    done = await type_in("push", "emails", "--lines", stdin="x\n" * 1001)
+    assert_one_line(done, 1, f"zapq: {refused}")
+
+
+@pytest.mark.parametrize(("sent", "stored"), [(1, ""), (1001, "zapq: 1000 messages were stored. The next ")])
+async def test_what_passes_is_tried_again(
+    type_in: TypeIn, monkeypatch: pytest.MonkeyPatch, emails: NamedQueue, sent: int, stored: str
+) -> None:
+    """A server that goes away and comes back loses nothing; of one that stays away, it is said how far it came."""
+    request, failing = Connection.request, [True]
+
+    def fail_at_times(self: Connection, *arguments: Any, body: bytes, **more: Any) -> Any:
+        if len(msgspec.msgpack.decode(body)) == 1 and failing[0]:
+            error = Failed("gone")
+            error.status = 504
+            raise error
+        return request(self, *arguments, body=body, **more)
+
+    def pause(seconds: float) -> None:
+        failing[0] = failing[0] and not comes_back
+
+    monkeypatch.setattr(Connection, "request", fail_at_times)
+    monkeypatch.setattr(command_lines, "sleep", pause)
+    for comes_back in (False, True):
+        done = await type_in("push", "emails", "--lines", stdin="x\n" * sent)
+        if comes_back:
+            assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", sent)
+        else:
+            assert (done.returncode, done.stderr.endswith("gone\n")) == (1, True)
+            assert done.stderr.startswith(stored)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ class TestSet:
             ("--max-messages many", "'many': give a whole number."),
             ("--max-bytes 1T", "'1T': give bytes, such as 512M."),
             ("--rate fast", "'fast': give a number."),
+            ("--visibility 1y", "'1y': give seconds, or a number with s, m, h or d behind it"),
             ("--ttl 5m --reset ttl", "ttl is set and put back to its default. Give one of them."),
             ("--reset nothing", "'nothing' is not one of"),
         ],
@@ -80,8 +81,13 @@ class TestSet:
     def test_wrong_usage_is_one_line(self, line: str, complaint: str) -> None:
         assert_one_line(typed("queue", "set", "jobs", *line.split()), 2, complaint)
 
+    async def test_without_a_setting_it_makes_a_queue_and_changes_none(self, type_in: TypeIn) -> None:
+        assert shown(await type_in("queue", "set", "jobs")) == "jobs: made\n"
+        refused = "Nothing was given to change, and jobs is there. Give a setting, such as --visibility 5m;"
+        assert_one_line(await type_in("queue", "set", "jobs"), 2, refused)
+
     async def test_what_the_server_refuses_is_one_line(self, type_in: TypeIn, emails: NamedQueue) -> None:
-        assert_one_line(await type_in("queue", "set", "emails", "--visibility", "1y"), 1, "visibility must be")
+        assert_one_line(await type_in("queue", "set", "emails", "--visibility", "1d"), 1, "visibility must be")
         assert_one_line(await type_in("queue", "set", "emails", "--burst", "5"), 1, "Set rate as well")
 
 

@@ -87,6 +87,13 @@ def test_settings_that_contradict_each_other_change_nothing(broker: Broker, sett
     assert broker.find("a").settings == QueueSettings()
 
 
+def test_a_refused_deletion_names_the_first_queue_whose_dead_letters_come(broker: Broker) -> None:
+    for name in ("work", "also"):
+        broker.configure(name, QueueSettings(max_receives=1, dead_letter="dead"), 0.0)
+    with pytest.raises(QueueInUse, match="the dead-letter queue of also"):
+        broker.delete("dead")
+
+
 def test_a_dead_letter_queue_is_made_with_the_settings_and_stays(broker: Broker) -> None:
     assert broker.configure("work", QueueSettings(max_receives=1, dead_letter="dead"), 0.0)
     assert not broker.configure("work", QueueSettings(max_receives=2, dead_letter="dead"), 0.0)

@@ -136,7 +136,7 @@ async def test_one_that_cannot_start_is_said(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_how_many_is_a_number_or_auto() -> None:
-    assert "give a whole number, or auto" in run("--workers", "many").stderr
+    assert "give auto, or a whole number, 1 to 256" in run("--workers", "many").stderr
     assert "give 1 to 256" in run("--workers", "0").stderr
 
 

@@ -131,8 +131,13 @@ async def test_what_contradicts_what_was_kept_is_refused_and_says_which_queue(
             9,
             r"^\[queues\.a\] dead_letter: Dead letters would move in a circle\. .* Declare also the kept",
         ),
-        ({"c": QueueSettings()}, "", 3, r"^\[queues\.c\]: The server has as many queues as --max-queues allows\."),
-        ({}, "c", 3, r"^--queue c: The server has as many queues as --max-queues allows\."),
+        (
+            {"c": QueueSettings()},
+            "",
+            3,
+            r"^\[queues\.c\]: The server has as many queues as --max-queues allows: 3",
+        ),
+        ({}, "c", 3, r"^--queue c: The server has as many queues as --max-queues allows: 3"),
     ):
         with pytest.RaisesGroup(pytest.RaisesExc(CannotStart, match=complaint)):
             await held(replace(settings, queues=queues, queue=queue, max_queues=limit))

@@ -18,7 +18,7 @@ from zapq.client.verbs import Verbs
 from zapq.limits import CLIENT_ATTEMPTS, CLIENT_TIMEOUT, MAX_BATCH, PRODUCER_BATCH_BYTES, PRODUCER_LINGER
 
 if TYPE_CHECKING:
-    from zapq.client.consumer import Consumer, HeldLease
+    from zapq.client.consumer import Consumer, HeldLease, Stop
     from zapq.client.producer import Producer
 
 
@@ -88,18 +88,23 @@ class Client(Verbs):
         prefetch: int = 0,
         visibility: float = 30.0,
         wait: float = 20.0,
+        stop: Stop | None = None,
     ) -> None:
         """Run `handler` for every message, up to `concurrency` at once, until cancelled; `prefetch` more are held.
 
         When it returns, the message is acknowledged; when it raises an `Exception`, the message is released and
         the error logged. A handler whose lease is lost is cancelled. If cancelled, every handler is, and every
-        message not acknowledged is released, within 5 s. Raises as `consume` does.
+        message not acknowledged is released, within 5 s. Once `stop` is set, an `Event` of asyncio, Trio or
+        anyio, no more messages are taken; those that no handler has are released, and it returns when the
+        handlers have. Raises as `consume` does.
         """
         _check_extra()
         from zapq.client import consumer, polls
 
         fetch, tracer = polls.Polls(self._talk, self._calls), self._calls.tracer
-        await consumer.consume_with(self, fetch, queue, handler, concurrency, prefetch, visibility, wait, tracer)
+        await consumer.consume_with(
+            self, fetch, queue, handler, concurrency, prefetch, visibility, wait, tracer, stop
+        )
 
 
 @asynccontextmanager

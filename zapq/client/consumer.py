@@ -36,6 +36,13 @@ class Leases(Settles, Protocol):
     def retry(self) -> Retry: ...
 
 
+class Stop(Protocol):
+    """An Event of asyncio, Trio or anyio."""
+
+    def wait(self) -> Awaitable[object]:
+        """Wait until it is set."""
+
+
 class HeldLease(Held):
     """A leased message that is kept until it is settled: at the end of its block, or by `ack` or `release`.
 
@@ -393,16 +400,24 @@ async def consume_with(
     visibility: float,
     wait: float,
     tracer: Tracer | None,
+    stop: Stop | None,
 ) -> None:
-    """Run `handler` for every message until cancelled, see `Client.consume_with`."""
+    """Run `handler` for every message until cancelled or `stop` is set, see `Client.consume_with`."""
     handle = handler if tracer is None else tracer.around(handler)
+
+    async def end_well(stop: Stop) -> None:
+        await stop.wait()
+        leases.stop_fetching()
 
     async def work() -> None:
         while True:
             # A scope for each message would cost more than all else: this one lasts until a lease is lost.
             with anyio.CancelScope() as scope:
                 while not scope.cancel_called:
-                    lease = await leases._take()
+                    try:
+                        lease = await leases._take()
+                    except StopAsyncIteration:
+                        return
                     lease._block = scope
                     try:
                         await handle(lease)
@@ -418,6 +433,10 @@ async def consume_with(
 
     async with open_consumer(client, polls, queue, concurrency, prefetch, visibility, wait, tracer) as leases:
         with ungrouped():
-            async with anyio.create_task_group() as group:
-                for _ in range(concurrency):
-                    group.start_soon(work)
+            async with anyio.create_task_group() as watch:
+                if stop is not None:
+                    watch.start_soon(end_well, stop)
+                async with anyio.create_task_group() as group:
+                    for _ in range(concurrency):
+                        group.start_soon(work)
+                watch.cancel_scope.cancel()

@@ -27,8 +27,15 @@ class Place:
 
     @property
     def name(self) -> str:
-        """What messages call it, and what its certificate is for."""
+        """What its certificate is for."""
         return self.address if isinstance(self.address, str) else self.address[0]
+
+    def __str__(self) -> str:
+        """Return what messages call it: with the port, also where the URL has none."""
+        if isinstance(self.address, str):
+            return self.address
+        host, port = self.address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Connection(Protocol):

@@ -141,7 +141,7 @@ class Talk:
         try:
             connection = await self.network.connect(self._place, self._timeout)
         except OSError as error:
-            raise Unreachable(f"The server {self._place.name} could not be reached: {_reason(error)}.") from error
+            raise Unreachable(f"The server {self._place} could not be reached: {_reason(error)}.") from error
         return await self._exchange(connection, call)
 
     async def _exchange(self, connection: Connection, call: Call[T]) -> Answer:

@@ -11,6 +11,7 @@ import click
 
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, fail
 from zapq.command.http import Connection, Failed, parse_url
+from zapq.command.misplaced import place_given
 from zapq.limits import DEFAULT_URL, TOKEN_VARIABLE, URL_VARIABLE
 
 
@@ -54,13 +55,16 @@ class Remote(Local):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments; a queue's name that was taken for an option is told its place."""
+        given = list(args)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
+            hints = [error.format_message()]
+            if place_given(error, given) is not None:
+                hints = [error.message, "Use --url http://HOST:PORT."]
             if any(each.name == "queue" for each in self.params):
-                hint = f"{error.message} If a queue is called so, write -- before it: {ctx.command_path} -- QUEUE."
-                raise click.NoSuchOption(error.option_name, hint, error.possibilities, ctx) from None
-            raise
+                hints.append(f"If a queue is called so, write -- before it: {ctx.command_path} -- QUEUE.")
+            raise click.UsageError(" ".join(hints), ctx) from None
 
 
 def connect(url: SplitResult) -> Connection:

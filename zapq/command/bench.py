@@ -14,7 +14,7 @@ import click
 from zapq.command.base import Remote
 from zapq.command.exit import EXIT_FAILED, EXIT_OK
 from zapq.command.http import Failed
-from zapq.command.options import json_option, print_json
+from zapq.command.options import Duration, json_option, print_json
 from zapq.command.program import OnStop, check_extra, client_of, run_program
 from zapq.command.table import table
 from zapq.limits import BENCH_LEAST_SIZE, BUSY_CLIENT, MAX_BATCH, MAX_MESSAGE_BYTES
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0.1, 3600),
-    default=5.0,
+    type=Duration(0.1, 3600),
+    default="5s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="DURATION",
     help="How long to send.",
 )
 @click.option(

@@ -96,7 +96,8 @@ def repair(
                 continue
             wrong = [f"{name} {value}" for name, value in what._asdict().items() if value]
             print(f"{queue}: {', '.join(wrong)}{'; mended' if mend else ''}")
-        print(f"{len(found)} queues are not in order" if found else "ok")
+        some = "1 queue is" if len(found) == 1 else f"{len(found)} queues are"
+        print(f"{some} not in order" if found else "ok")
         return EXIT_FAILED if left else EXIT_OK
 
     return _refused(look)

@@ -10,7 +10,7 @@ import click
 
 from zapq.command.base import Remote
 from zapq.command.http import Failed
-from zapq.command.options import queue_argument
+from zapq.command.options import Duration, queue_argument
 from zapq.command.program import OnStop, check_extra, client_of, run_program
 from zapq.limits import MAX_VISIBILITY, WEBHOOK_SECRET_VARIABLE
 
@@ -34,18 +34,18 @@ from zapq.limits import MAX_VISIBILITY, WEBHOOK_SECRET_VARIABLE
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0.1, 3600),
-    default=30.0,
+    type=Duration(0.1, 3600),
+    default="30s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="DURATION",
     help="How long the receiver may take for one message.",
 )
 @click.option(
     "--visibility",
-    type=click.FloatRange(1, MAX_VISIBILITY),
-    default=30.0,
+    type=Duration(1, MAX_VISIBILITY),
+    default="30s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="DURATION",
     help="How long after the end of this program its messages come back at the latest.",
 )
 def forward(

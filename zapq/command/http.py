@@ -10,10 +10,11 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
-from zapq.limits import CLIENT_TIMEOUT, TOKEN_VARIABLE
+from zapq.limits import CLIENT_TIMEOUT, TOKEN_VARIABLE, URL_VARIABLE
 
 STRANGE = "The answer did not come from zapq. Check that the URL is right."
 
@@ -27,8 +28,26 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKN
 """What OpenSSL says if the server's first bytes are no TLS; its versions do not agree."""
 
 
+_NOBODY_THERE = (ConnectionRefusedError, FileNotFoundError, socket.gaierror)
+"""What comes of a port without a server, of the path of a socket without one, and of an unknown name."""
+_WHICH = f"Is a server running there? --url or {URL_VARIABLE} say which one."
+_AS_COMMANDS = (
+    (re.compile(r"\bPUT /queues/([^\s/]+?)(?=[.,;]?(?:\s|$))"), r"`zapq queue set \1`"),
+    (re.compile(r"\bGET /queues/([^\s/]+)/messages\b"), r"`zapq queue peek \1`"),
+    (re.compile(r"\bGET /snapshots\b"), "`zapq snapshot ls`"),
+    (re.compile(r"\bGET it:"), "`zapq message show` prints it:"),
+)
+"""What details tell clients of HTTP to send, and the commands that do it."""
+_LATER = re.compile(r"later; Retry-After says in how many seconds|after Retry-After seconds")
+
+
 class Failed(Exception):
     """A request failed; the message is the one line to say about it."""
+
+    status: int | None = None
+    """What was answered, where that is an HTTP status; 503 and 504 stand for no server, and for no answer."""
+    retry_after = 0
+    """Seconds the server asks clients to stay away."""
 
 
 class NotFound(Failed):
@@ -132,7 +151,10 @@ class Connection:
                 # a lease runs out, and to take a message without one is to risk it anyway.
                 answer, content = self._send(method, target, body, headers or {}, timeout)
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise Failed(f"{self._url}: {self._explain(error)}") from error
+            failed = Failed(f"{self._url}: {self._explain(error)}")
+            if isinstance(error, (ConnectionError, TimeoutError, FileNotFoundError, http.client.HTTPException)):
+                failed.status = HTTPStatus.GATEWAY_TIMEOUT
+            raise failed from error
         if answer.status == 400 and self._url.startswith("http:") and _says_https(answer, content):
             raise Failed(f"{self._url}: {self._speaks('https')}")
         if not 200 <= answer.status < 300:
@@ -164,6 +186,8 @@ class Connection:
                 return f"The server closed the connection without an answer. If it speaks https, use --url {url}."
         if getattr(error, "reason", None) in _NO_TLS:
             return self._speaks("http")
+        if isinstance(error, _NOBODY_THERE):
+            return f"{_reason(error)}. {_WHICH}"
         return f"{_reason(error)}."
 
     def _speaks(self, scheme: str) -> str:
@@ -201,8 +225,27 @@ def _refusal(answer: http.client.HTTPResponse, content: bytes) -> Failed:
             problem = json.loads(content)
             kind = _MISSING.get(problem["type"], Failed)
             more = f" {_CREDENTIAL}" if answer.status == 401 else ""
-            return kind(problem["detail"] + more)
-    return Failed(f"The server answered {answer.status} {answer.reason}.")
+            detail = as_command(problem["detail"], _retry_after(answer))
+            return _with_status(kind(detail + more), answer)
+    return _with_status(Failed(f"The server answered {answer.status} {answer.reason}."), answer)
+
+
+def _with_status(failed: Failed, answer: http.client.HTTPResponse) -> Failed:
+    failed.status = answer.status
+    failed.retry_after = _retry_after(answer)
+    return failed
+
+
+def _retry_after(answer: http.client.HTTPResponse) -> int:
+    seconds = answer.headers.get("Retry-After", "")
+    return int(seconds) if re.fullmatch("[0-9]{1,9}", seconds, re.ASCII) else 0
+
+
+def as_command(detail: str, retry_after: int) -> str:
+    """Return what a refusal says, in terms of commands: clients of HTTP are told of requests and header fields."""
+    for request, command in _AS_COMMANDS:
+        detail = request.sub(command, detail)
+    return _LATER.sub(f"in {retry_after} s", detail)
 
 
 def _says_https(answer: http.client.HTTPResponse, content: bytes) -> bool:

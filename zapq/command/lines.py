@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
+from time import sleep
 from typing import Any, BinaryIO, TextIO
 
 import click
 
-from zapq.command.http import STRANGE, Connection, Failed, queue_path
+from zapq.command.http import STRANGE, Answer, Connection, Failed, queue_path
 from zapq.command.options import print_json
-from zapq.limits import MAX_BATCH, MAX_MESSAGE_BYTES, PRODUCER_BATCH_BYTES, PROGRESS_AFTER
+from zapq.limits import CLIENT_ATTEMPTS, MAX_BATCH, MAX_MESSAGE_BYTES, PRODUCER_BATCH_BYTES, PROGRESS_AFTER
 
 _READ = 256 * 1024
 """Bytes read in one go: several batches of short lines."""
@@ -33,7 +36,10 @@ class Sender:
     """Header fields of each request."""
 
     def send(self, lines: list[bytes]) -> tuple[list[int], list[str]]:
-        """Store the messages, all or none, and return their ids, and what became of those with a key."""
+        """Store the messages, all or none, and return their ids, and what became of those with a key.
+
+        What may pass is tried again, as often and after such pauses as the client for Python does it.
+        """
         # Here, for the other commands do without.
         import msgspec
 
@@ -41,7 +47,7 @@ class Sender:
         # A key makes it safe to send the batch again if the connection breaks.
         fields = {"Content-Type": "application/msgpack", "Idempotency-Key": os.urandom(16).hex(), **self.fields}
         path = queue_path(self.queue, "messages", "batch")
-        said: Any = self.connection.request("POST", path, body=body, headers=fields).json
+        said: Any = self._request(path, body, fields).json
         try:
             ids = said.get("ids") or list(range(said["first_id"], said["first_id"] + said["count"]))
             unique = ["" if how == "stored" else how for how in said.get("unique") or [""] * len(ids)]
@@ -51,13 +57,32 @@ class Sender:
             raise Failed(STRANGE)
         return ids, unique
 
+    def _request(self, path: str, body: bytes, fields: Mapping[str, str]) -> Answer:
+        from zapq.client.retry import Retry
+        from zapq.errors import ServerError
+
+        retry, failures = Retry(CLIENT_ATTEMPTS, random.random), 0
+        while True:
+            try:
+                return self.connection.request("POST", path, body=body, headers=fields)
+            except Failed as failed:
+                failures += 1
+                error = ServerError(status=failed.status or HTTPStatus.INTERNAL_SERVER_ERROR)
+                error.retry_after = failed.retry_after
+                if not retry.allows(error, failures, repeatable=True):
+                    raise
+                sleep(retry.pause(error, failures))
+
 
 def send_each(sender: Sender, stream: BinaryIO, *, as_json: bool) -> None:
     """Send each line of the stream as soon as it can be read, and print its id."""
+    count = 0
     with _progress(stream, wanted=not sys.stdout.isatty()) as note:
         for lines in batches(stream):
-            ids, unique = sender.send(lines)
+            with _counted(count):
+                ids, unique = sender.send(lines)
             note(lines)
+            count += len(lines)
             for id, how in zip(ids, unique, strict=True):
                 if as_json:
                     print_json({"id": id} | ({"unique": how} if how else {}))
@@ -75,10 +100,8 @@ def send_file(sender: Sender, path: str, *, as_json: bool) -> None:
     count, ends = 0, list[int]()
     with open(path, "rb") as stream, _progress(stream, wanted=True) as note:
         for lines in batches(stream):
-            try:
+            with _counted(count):
                 ids, _ = sender.send(lines)
-            except Failed as error:
-                raise Failed(f"After {count} messages: {error}" if count else str(error)) from error
             note(lines)
             count += len(lines)
             ends = [ends[0] if ends else ids[0], ids[-1]]
@@ -112,6 +135,18 @@ def _cut(lines: list[bytes]) -> Iterator[list[bytes]]:
         size += len(line)
     if batch:
         yield batch
+
+
+@contextmanager
+def _counted(stored: int) -> Iterator[None]:
+    """Let a failure say how many messages were stored before."""
+    try:
+        yield
+    except Failed as error:
+        if not stored:
+            raise
+        messages = "1 message was" if stored == 1 else f"{stored} messages were"
+        raise Failed(f"{messages} stored. The next batch failed: {error}") from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from zapq.command.base import Remote, connect
 from zapq.command.exit import EXIT_NOTHING, EXIT_OK, fail
 from zapq.command.http import STRANGE, Answer, Connection, Failed, NotFound, queue_path
 from zapq.command.lines import Sender, send_each, send_file
-from zapq.command.options import complete_queues, json_option, print_json, queue_argument
+from zapq.command.options import Duration, complete_queues, json_option, print_json, queue_argument
 from zapq.command.queue import oldest
 from zapq.command.table import table
 from zapq.command.terminal import duration
@@ -82,12 +82,15 @@ COLUMNS = {
     help="What to do with a message held with the key of --unique: keep it (the default) or replace its body.",
 )
 @click.option(
-    "--delay", type=click.FloatRange(0), metavar="SECONDS", help="Time until consumers can receive the message."
+    "--delay",
+    type=Duration(),
+    metavar="DURATION",
+    help="Time until consumers can receive the message, such as 5m.",
 )
 @click.option(
     "--ttl",
-    type=click.FloatRange(0),
-    metavar="SECONDS",
+    type=Duration(),
+    metavar="DURATION",
     help="Time until the message expires, unless a consumer holds it then.",
 )
 @click.option(
@@ -166,9 +169,9 @@ def push(
 @queue_argument
 @click.option(
     "--wait",
-    type=click.FloatRange(0, MAX_WAIT),
-    metavar="SECONDS",
-    default=0.0,
+    type=Duration(high=MAX_WAIT),
+    metavar="DURATION",
+    default="0",
     help="How long to wait for a message if there is none.",
 )
 @click.option("--follow", is_flag=True, help="Print messages until interrupted, each followed by a newline.")
@@ -187,7 +190,9 @@ def pop(url: SplitResult, queue: str, wait: float, follow: bool, ack: bool, as_j
         # Exactly the message, except on a terminal: there the prompt would run into it.
         end = b"\n" if as_json or sys.stdout.isatty() else b""
         try:
-            return EXIT_OK if take(connection, queue, wait, end) else EXIT_NOTHING
+            # A queue that is not there is waited for too. Asked without waiting, the server says that it is not.
+            found = take(connection, queue, wait, end) or (wait > 0 and take(connection, queue, 0.0, end))
+            return EXIT_OK if found else EXIT_NOTHING
         except NotFound as missing:
             # Queues in memory are there from their first message on; said, since the name may be misspelt.
             return fail(str(missing), EXIT_NOTHING)

@@ -1,4 +1,4 @@
-"""Options of a command that were given before it."""
+"""Options that were given before their command, and options of other servers that zapq spells differently."""
 
 from __future__ import annotations
 
@@ -18,6 +18,28 @@ class Family(click.Group):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             raise explain(error, given, ctx) from None
+
+
+_PLACES = {"--port", "-p", "--host", "--bind", "--listen", "--address", "--interface"}
+"""How other servers and their clients spell where a server is."""
+
+
+def place_given(error: click.NoSuchOption, arguments: Sequence[str]) -> str | None:
+    """Return what was given to an option for a server's host or port, perhaps nothing; None for other options."""
+    if error.option_name not in _PLACES:
+        return None
+    for number, each in enumerate(arguments):
+        name, _, value = each.partition("=")
+        if name == error.option_name:
+            following = arguments[number + 1] if number + 1 < len(arguments) else ""
+            return value or ("" if following.startswith("-") else following)
+    return ""
+
+
+def listening_there(error: click.NoSuchOption, given: str, ctx: click.Context) -> click.UsageError:
+    """Return the error with the option that says where the server listens."""
+    example = f":{given}" if given.isdecimal() else given if ":" in given else f"{given}:8080"
+    return click.UsageError(f"{error.message} Use --addr HOST:PORT, such as --addr {example}.", ctx)
 
 
 def explain(error: click.NoSuchOption, arguments: Sequence[str], ctx: click.Context) -> click.UsageError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from math import inf
 from threading import Thread
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import SplitResult
 
 import click
@@ -13,8 +14,35 @@ from click.shell_completion import CompletionItem
 
 from zapq.command.http import Connection, Failed
 from zapq.limits import COMPLETION_TIMEOUT
+from zapq.quantities import parse_duration
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+if TYPE_CHECKING:
+    _Seconds = click.ParamType[float]
+else:
+    _Seconds = click.ParamType  # which newer versions alone make generic
+
+
+class Duration(_Seconds):
+    """A number of seconds from `low` to `high`, written as the server's flags and HTTP take it: 10, 2.5 or 5m."""
+
+    name = "duration"
+
+    def __init__(self, low: float = 0, high: float = inf) -> None:
+        self._low = low
+        self._high = high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds; raises `click.BadParameter` for what is no duration, or is out of range."""
+        try:
+            seconds = parse_duration(value)
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}.", param, ctx)
+        if not self._low <= seconds <= self._high:
+            self.fail(f"{value!r}: give {self._low:g} to {self._high:g} seconds.", param, ctx)
+        return seconds
 
 
 def json_option(command: Command) -> Command:

@@ -14,7 +14,7 @@ from zapq.command.base import Remote, connect
 from zapq.command.exit import EXIT_NOTHING, EXIT_OK, fail
 from zapq.command.http import STRANGE, Connection, Failed, MessageNotFound, NotFound, queue_path
 from zapq.command.misplaced import Family
-from zapq.command.options import json_option, print_json, queue_argument, yes_option
+from zapq.command.options import Duration, json_option, print_json, queue_argument, yes_option
 from zapq.command.table import table
 from zapq.command.terminal import check_can_ask, confirm, duration, printable, shortened
 from zapq.limits import MAX_BATCH, PEEK
@@ -28,8 +28,6 @@ _KINDS: dict[str, Callable[[str], Any]] = {
     "number": float,
     "whole": int,
     "size": parse_size,
-    # The server reads them.
-    "duration": str,
     "name": str,
 }
 _WANTED = {"number": "give a number", "whole": "give a whole number", "size": "give bytes, such as 512M"}
@@ -91,7 +89,9 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         flag = f"--{name.replace('_', '-')}"
         spelling = f"{flag}/--no-{name}" if kind == "switch" else flag
         value: dict[str, Any] = {}
-        if kind != "switch":
+        if kind == "duration":
+            value = {"type": Duration(), "metavar": "DURATION"}
+        elif kind != "switch":
             value = {"callback": partial(_parsed, kind), "metavar": "NUMBER" if kind == "whole" else kind.upper()}
         command = click.option(spelling, name, default=None, help=about, **value)(command)
     return command
@@ -118,7 +118,7 @@ def _parsed(kind: str, ctx: click.Context, parameter: click.Parameter, text: str
 def set_(url: SplitResult, queue: str, reset: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Change settings of QUEUE, and make it if there is none.
 
-    Settings that are not given stay as they are.
+    Settings that are not given stay as they are. With none given, QUEUE must not be there yet.
     """
     changes = {name: value for name, value in given.items() if value is not None}
     for name in reset:
@@ -131,6 +131,11 @@ def set_(url: SplitResult, queue: str, reset: tuple[str, ...], as_json: bool, **
     except NotFound:
         wanted = {name: value for name, value in changes.items() if value is not None}
         answer, done = _send(connection, "PUT", queue, wanted), "made"
+    if done == "changed" and not changes:
+        raise click.UsageError(
+            f"Nothing was given to change, and {queue} is there. Give a setting, such as --visibility 5m;"
+            " `zapq queue set --help` lists them."
+        )
     if as_json:
         print_json(answer)
     else:

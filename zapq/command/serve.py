@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from zapq.command.misplaced import explain
+from zapq.command.misplaced import explain, listening_there, place_given
 from zapq.settings import Option, options
 
 
@@ -21,6 +21,9 @@ class Serve(click.Command):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
+            place = place_given(error, given)
+            if place is not None:
+                raise listening_there(error, place, ctx) from None
             if ctx.parent is None:
                 raise
             raise explain(error, given, ctx.parent) from None

@@ -19,7 +19,7 @@ import click
 
 from zapq.command.base import Remote, connect
 from zapq.command.http import Connection, Failed
-from zapq.command.options import complete_queues, json_option, print_json
+from zapq.command.options import Duration, complete_queues, json_option, print_json
 from zapq.command.queue import list_queues, oldest
 from zapq.command.table import table
 from zapq.command.terminal import duration, has_colours, painted, shortened
@@ -61,10 +61,10 @@ ORDERS: dict[str, Callable[[Row], Any]] = {
 @click.argument("queues", nargs=-1, metavar="[QUEUE]...", shell_complete=complete_queues)
 @click.option(
     "--every",
-    type=click.FloatRange(0.1, 3600),
-    default=TOP_PAUSE,
+    type=Duration(0.1, 3600),
+    default=f"{TOP_PAUSE:g}s",
     show_default=True,
-    metavar="SECONDS",
+    metavar="DURATION",
     help="Time between two tables.",
 )
 @click.option("--count", type=click.IntRange(1), metavar="NUMBER", help="How many tables to print.")

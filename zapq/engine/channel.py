@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 
-from zapq.limits import CHANNEL_BYTES
+from zapq.limits import CHANNEL_BYTES, RECEIVE_BYTES
 
 _LENGTH = 4
 
@@ -58,7 +58,7 @@ class Channel:
         until = 0.0
         while True:
             try:
-                data = self.sock.recv(CHANNEL_BYTES)
+                data = self.sock.recv(RECEIVE_BYTES)
             except BlockingIOError:
                 now = time.perf_counter()
                 until = until or now + patience
@@ -69,7 +69,7 @@ class Channel:
                 raise ChannelClosed from error
             if not data:
                 raise ChannelClosed
-            all_there_was = len(data) < CHANNEL_BYTES
+            all_there_was = len(data) < RECEIVE_BYTES
             if self._received:
                 self._received += data
                 data = bytes(self._received) if self._is_whole() else b""

@@ -31,7 +31,10 @@ from zapq.settings import Settings
 from zapq.sqs.tasks import Tasks
 
 _DETAILS = {
-    404: "There is no endpoint with this path. GET /openapi.json and docs/reference/http.md list the endpoints.",
+    404: (
+        "There is no endpoint with this path. GET /openapi.json and docs/reference/http.md list the endpoints."
+        " The page for browsers is /ui/."
+    ),
 }
 
 
@@ -144,7 +147,7 @@ def create_app(
             note(error.problem, error.status)
             log_intruder(error)
             return response
-        level = logging.ERROR if error.status == 500 else logging.WARNING
+        level = logs.level_of(error.status)
         if isinstance(error, ClientGone):
             level = logging.DEBUG  # clients leave all the time
         else:
@@ -163,7 +166,7 @@ def create_app(
         if allowed:
             response.headers["Allow"] = ", ".join(allowed)
         note(problems.name_of(status), status)
-        log_refusal(logging.WARNING, f"http-{status}", status, detail)
+        log_refusal(logs.level_of(status), f"http-{status}", status, detail)
         return response
 
     @app.after_request

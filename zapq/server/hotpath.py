@@ -8,7 +8,6 @@ compares every byte of the answers (tests/server/test_equivalence.py).
 
 from __future__ import annotations
 
-import logging
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Any, Literal
@@ -494,10 +493,9 @@ class HotPath:
             logs.current_trace_id.set(trace_id)
             logs.log.error("request failed", exc_info=error)
             return render.failed(trace_id, self._frame.tail)
-        level = logging.ERROR if error.status == 500 else logging.WARNING
         # Most that many clients cause are not let through.
         self._throttle.say_if_let_through(
-            level,
+            logs.level_of(error.status),
             error.problem,
             "refused",
             lambda: {

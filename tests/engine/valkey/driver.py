@@ -82,6 +82,11 @@ class Driver:
         """The latest."""
         self.flushes = True
         """Whether what waits in outboxes is moved after each step."""
+        self.is_alone = False
+        """Whether there are no queues but those this one has asked about. Then it lists the queues of one shard
+        without any, and takes the answer for that of the thousands of others."""
+        self._shards: set[int] = set()
+        """Those of the queues it has asked about."""
         self._bits = 0
         self.outboxes: dict[str, None] = {}
         """Queues with messages for other queues."""
@@ -111,16 +116,24 @@ class Driver:
 
     def make_all(self, calls: Sequence[Call]) -> list[list[Any]]:
         """Send all calls, and return the outcomes of each: a list of all queues takes thousands."""
-        replies = []
-        for connection, run in groupby(calls, self.connection_of):
-            commands = [call.command(self.epoch) for call in run]
-            connection.send(*commands)
-            replies += [connection.receive() for _ in commands]
+        self._shards.update(call.shard for call in calls if call.queue)
+        asked = {self._alike(call): call for call in calls}
+        answered: dict[int, Any] = {}
+        for connection, run in groupby(asked.items(), lambda each: self.connection_of(each[1])):
+            some = dict(run)
+            connection.send(*(call.command(self.epoch) for call in some.values()))
+            for each in some:
+                answered[each] = connection.receive()
+        replies = [answered[self._alike(call)] for call in calls]
         self.replies = replies[-1] if replies else []
         for call, reply in zip(calls, replies, strict=True):
             if call.queue and outbox_waits(reply):
                 self.outboxes[call.queue] = None
         return [call.outcomes(reply, self.clock()) for call, reply in zip(calls, replies, strict=True)]
+
+    def _alike(self, call: Call) -> int:
+        """Return what those calls of one step have in common of which one answer is that of all."""
+        return 0 if self.is_alone and call.looks and call.shard not in self._shards else id(call)
 
     def run(self, steps: Procedure) -> Any:
         """Take all steps of a procedure and return its outcome, or raise what refuses it."""

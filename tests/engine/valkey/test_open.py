@@ -309,6 +309,11 @@ def test_the_command_says_whether_servers_are_fit(tmp_path: Path) -> None:
         found = json.loads(unfit.output)
         assert (found["fit"], found["clustered"], found["durability"]) == (False, False, "memory")
         assert "Set it to noeviction" in found["servers"][0]["problems"][0]
+        # As the server, the command reads its options from the environment.
+        committed = CliRunner(env={"ZAPQ_ENGINE_DURABILITY": "committed"})
+        assert (
+            json.loads(committed.invoke(commands, line, standalone_mode=False).output)["durability"] == "committed"
+        )
     gone = CliRunner().invoke(commands, ["engine", "check", engine_url(server)], standalone_mode=False)
     assert gone.return_value == 1
 
@@ -327,10 +332,10 @@ def test_the_command_finds_and_mends_what_agrees_with_nothing(valkey: Server) ->
     [line] = connection.call("KEYS", "*:q:jobs:l")
     connection.call("LPOP", line)
     connection.close()
-    assert repair() == (1, "1 queues are not in order")
+    assert repair() == (1, "1 queue is not in order")
     [found] = json.loads(repair("--json")[1])
     assert (found["queue"], found["mended"], any(found["wrong"].values())) == ("jobs", False, True)
-    assert repair("--mend") == (0, "1 queues are not in order")
+    assert repair("--mend") == (0, "1 queue is not in order")
     assert repair() == (0, "ok")
 
 

@@ -65,6 +65,13 @@ def test_a_change_that_others_always_forestall_is_refused_after_some_tries(drive
     assert (settings.max_bytes, settings.max_messages) == (None, next(numbers) - 1)
 
 
+def test_a_refused_deletion_names_the_first_queue_whose_dead_letters_come(driver: Driver) -> None:
+    for name in ("work", "also", "more"):
+        driver.one(Configure(name, QueueSettings(max_receives=1, dead_letter="dead")))
+    with pytest.raises(QueueInUse, match="the dead-letter queue of also"):
+        driver.one(Delete("dead"))
+
+
 def test_a_queue_that_always_has_messages_for_others_is_not_deleted(driver: Driver) -> None:
     letters_of(driver)
 

@@ -344,6 +344,7 @@ async def play(steps: list[Any], server: Server, data_dir: str) -> None:
                 caps=Caps(10**9, 2**50, 10**6),
                 max_message_bytes=30,
             )
+            driver.is_alone = True
             here, there = Side(), Side()
             driver.one(Configure("default", QueueSettings()))
             for step in steps:

@@ -193,7 +193,7 @@ def test_a_queue_too_large_to_be_repaired_is_named_and_the_others_are_repaired(
     assert re.match(
         r"large: The queue large has [0-9]+ entries, too many for one step\. Have consumers empty", told
     )
-    assert last == "1 queues are not in order"
+    assert last == "1 queue is not in order"
     repaired = CliRunner().invoke(commands, ["engine", "repair", url, "--mend", "--json"], standalone_mode=False)
     [found] = json.loads(repaired.output)
     assert repaired.return_value == 1

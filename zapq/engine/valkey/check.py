@@ -12,6 +12,7 @@ from zapq import logs
 from zapq.engine.valkey import procedures
 from zapq.engine.valkey.cluster import find_topology
 from zapq.engine.valkey.connection import ConnectionLost
+from zapq.engine.valkey.master import durability_said
 from zapq.engine.valkey.open import Finding, choose_durability, look_at, open_engine, read_engine
 from zapq.engine.valkey.procedures import Repaired
 from zapq.errors import CannotStart, QueueNotFound, ZapqError
@@ -50,7 +51,7 @@ async def _check(settings: Settings) -> Report:
         findings = [await look_at(server, login, durability) for server in topology.servers]
     except ConnectionLost as error:
         raise CannotStart(f"{error}.") from None
-    return Report(topology.clustered, topology.replicas, durability, tuple(findings))
+    return Report(topology.clustered, topology.replicas, durability_said(durability), tuple(findings))
 
 
 def repair(settings: Settings, *, mend: bool) -> list[tuple[str, Repaired | ZapqError]]:

@@ -74,8 +74,8 @@ from zapq.service.operations import (
     Take,
     checked_limit,
 )
-from zapq.service.queue_state import check_batch_key, draft_of, has_keys, terms_of
-from zapq.service.waiting import Deliveries, Lender
+from zapq.service.queue_state import QueueInfo, check_batch_key, draft_of, has_keys, terms_of
+from zapq.service.waiting import Deliveries, Lender, Want
 
 _fits = re.compile("[0-9][01][0-9a-f]{12}[-g][0-9a-f]{28}-[0-9a-f]{1,8}").fullmatch
 """Tells a receipt from what is none."""
@@ -100,6 +100,7 @@ class Run(NamedTuple):
     more: Hashable = None
 
 
+_Decode: TypeAlias = Callable[[list[Any], float], Any]
 How: TypeAlias = "tuple[Any, ...]"
 """What messages to store have in common: priority, delay, ttl, type, and the shape of their headers, their group
 and their origin, if any."""
@@ -389,8 +390,12 @@ class Codec:
 
     def _take(self, run: Run, operations: Sequence[Any], waiting: Waiting | None) -> Call:
         requests: list[list[int]] = []
+        last: Want | None = None
         for asked in operations:
             want = asked.want
+            if want is last:
+                requests[-1][0] += 1
+                continue
             visibility = -1
             if want.visibility is not None:
                 visibility = milliseconds(min(want.visibility, _LONGEST))
@@ -400,6 +405,7 @@ class Codec:
                 requests[-1][0] += 1
             else:
                 requests.append([1, *how])
+            last = want if visibility else None
         nonce = "%012x" % (self._random() & (2**48 - 1))
         line = (self.front_end, *waiting) if waiting else ("", 0, 0)
         decode = partial(self._given, run.queue, operations, requests)
@@ -419,7 +425,11 @@ class Codec:
         common = common.decode()
         lender = self._lender(queue)
         for request, [number, limit, is_lease, _] in enumerate(requests):
-            counts: Any = numbers[request] if request < len(numbers) else ()
+            if request >= len(numbers):
+                outcomes += [AGAIN] * number
+                continue
+            counts, length = numbers[request], lasts[request]
+            how = f"{common}{length:08x}", ends[request] / 1000 + ours, length / 1000, queue
             for consumer in range(number):
                 if len(outcomes) >= looked:
                     outcomes.append(AGAIN)
@@ -429,19 +439,12 @@ class Codec:
                     outcomes.append(nothing)
                     continue
                 last = place + count
-                if is_lease:
-                    how = (
-                        f"{common}{lasts[request]:08x}",
-                        ends[request] / 1000 + ours,
-                        lasts[request] / 1000,
-                        queue,
-                    )
-                    given: Any = [
-                        lease_of(ids[each], values[each], noted.get(each + 1), ours, how)
-                        for each in range(place, last)
-                    ]
-                    if limit == 1:
-                        given = (given[0],)
+                given: Any
+                if is_lease and limit == 1:
+                    given = (lease_of(ids[place], values[place], noted.get(last), ours, how),)
+                elif is_lease:
+                    places = range(place, last)
+                    given = [lease_of(ids[each], values[each], noted.get(each + 1), ours, how) for each in places]
                 elif limit == 1:
                     given = (message_of(ids[place], values[place], noted.get(place + 1), ours)[0],)
                 else:
@@ -576,7 +579,7 @@ class Codec:
 
     def _describe(self, run: Run, operations: Sequence[Any], now: float) -> Call:
         def decode(reply: list[Any], now: float) -> list[Any]:
-            return [info_of(run.queue, reply[2], reply[3], now - reply[0] / 1000) for _ in operations]
+            return [_info_in(run.queue, reply, now)] * len(operations)
 
         return self._asked(b"describe", run.queue, [], decode, number=len(operations))
 
@@ -612,19 +615,10 @@ class Codec:
 
     def describe(self, queue: str) -> Call:
         """Return the call that shows a queue; its outcome is a `QueueInfo`, and its settings as they are kept."""
-
-        def decode(reply: list[Any], now: float) -> list[Any]:
-            return [(info_of(queue, reply[2], reply[3], now - reply[0] / 1000), reply[3])]
-
-        return self._asked(b"describe", queue, (), decode)
+        return self._asked(b"describe", queue, (), lambda reply, now: [(_info_in(queue, reply, now), reply[3])])
 
     def shard_step(
-        self,
-        name: bytes,
-        shard: int,
-        *arguments: bytes,
-        decode: Callable[[list[Any], float], Any],
-        further: bytes = b"",
+        self, name: bytes, shard: int, *arguments: bytes, decode: _Decode, further: bytes = b""
     ) -> Call:
         """Return a call of one outcome about a shard, which `decode` makes of the answer and of our time then."""
         names = keys.shard_keys(shard)
@@ -650,3 +644,7 @@ def _checked_name(queue: str) -> str:
 
 def _none(reply: list[Any], now: float) -> list[Any]:
     return [None]
+
+
+def _info_in(queue: str, reply: list[Any], now: float) -> QueueInfo:
+    return info_of(queue, reply[2], reply[3], now - reply[0] / 1000)

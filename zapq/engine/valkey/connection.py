@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from zapq.engine.valkey.resp import INCOMPLETE, ProtocolError, ReplyError, open_reader, pack_all
-from zapq.limits import CHANNEL_BYTES, ENGINE_CONNECT_SECONDS
+from zapq.limits import CHANNEL_BYTES, ENGINE_CONNECT_SECONDS, RECEIVE_BYTES
 
 FIT = "Use Valkey 8 or later, or Redis 7.0 or later"
 """Servers that have functions and sharded channels."""
@@ -94,14 +94,14 @@ class Connection:
         whole = self.sock.__class__ is socket.socket
         while data := self._receive_some():
             replies += self._read(data)
-            if whole and len(data) < CHANNEL_BYTES:
+            if whole and len(data) < RECEIVE_BYTES:
                 break
         return replies
 
     def _receive_some(self) -> bytes:
         """Return bytes that have arrived, or nothing if there are none now. Raises `ConnectionLost`."""
         try:
-            data = self.sock.recv(CHANNEL_BYTES)
+            data = self.sock.recv(RECEIVE_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError):
             return b""
         except OSError as error:

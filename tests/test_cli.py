@@ -13,6 +13,7 @@ import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,7 +25,7 @@ from zapq import cli
 from zapq.__main__ import _serve
 from zapq.command import exit
 from zapq.command.commands import Commands
-from zapq.settings import Option, options
+from zapq.settings import Option, Settings, options
 
 
 def test_the_version_is_one_line() -> None:
@@ -439,3 +440,27 @@ def test_a_data_directory_that_was_not_there_is_said_to_be_created(
             for line in said:
                 assert (line.pop("level"), line.pop("data_dir")) == ("INFO", f"{tmp_path}/{place}")
             assert [{key: line[key] for key in line if key not in {"time", "msg"}} for line in said] == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({}, True),
+        ({"addr": "0.0.0.0:80"}, True),
+        ({"addr": "[::]:80"}, True),
+        ({"addr": "127.0.0.1:80"}, False),
+        ({"addr": "unix:/run/zapq"}, False),
+        ({"addr": "fd://3"}, False),
+        ({"token": "t" * 20}, False),
+        ({"token_file": "tokens"}, False),
+        ({"tls_cert": "c", "tls_key": "k"}, True),
+        ({"tls_cert": "c", "tls_key": "k", "tls_client_ca": "ca"}, False),
+    ],
+    ids=repr,
+)
+def test_a_server_for_all_addresses_without_credentials_says_so(
+    settings: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    cli.warn_if_open(Settings(**settings))
+    said = [(each.levelname, each.message) for each in caplog.records]
+    assert said == [("WARNING", "every client that reaches the port may send and take messages")] * warned

@@ -125,12 +125,25 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
             max_bytes=settings.max_bytes,
             max_msgs=settings.max_msgs,
         )
+        warn_if_open(settings)
         if not stopping.is_set():
             notifier.tell("READY=1", f"listening on {address}")
         if watchdog is not None:
             nursery.start_soon(notifier.give_signs_of_life, watchdog)
     logs.say(logging.INFO, "bye")
     return code
+
+
+def warn_if_open(settings: Settings) -> None:
+    """Log a warning if the server listens on all addresses, and asks clients for no credential."""
+    address = settings.address
+    everywhere = not (address.path or address.descriptor >= 0) and address.host in {"", "0.0.0.0", "::"}
+    if everywhere and not (settings.token_file or settings.token or settings.tls_client_ca):
+        logs.say(
+            logging.WARNING,
+            "every client that reaches the port may send and take messages",
+            remedy="--addr 127.0.0.1:8080 or --token-file",
+        )
 
 
 def _only_refusal(error: BaseException) -> ZapqError | None:

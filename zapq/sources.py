@@ -6,7 +6,6 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from zapq.core.queue_settings import QueueSettings
@@ -14,6 +13,7 @@ from zapq.declared import queue_section, read_queues
 from zapq.errors import InvalidSetting
 from zapq.limits import TOKEN_VARIABLE, URL_VARIABLE
 from zapq.settings import Option, Settings, options
+from zapq.spelling import did_you_mean, nearest
 
 Source = Literal["flag", "environment", "file", "default"]
 
@@ -139,8 +139,8 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
     unknown: dict[str, str | None] = {}
     for name, text in sorted(environ.items()):
         if text and name.startswith("ZAPQ_") and name not in known and not _is_of_a_platform(name, text):
-            nearest = get_close_matches(name.removeprefix("ZAPQ_"), names, 1)
-            unknown[name] = names[nearest[0]] if nearest else None
+            near = nearest(name.removeprefix("ZAPQ_"), names)
+            unknown[name] = names[near] if near else None
     return unknown
 
 
@@ -200,7 +200,9 @@ def _read_config(path: str) -> tuple[dict[str, str], dict[str, QueueSettings], s
     queues = {} if named else read_queues(path, tables)
     for key, value in table.items():
         if key not in known:
-            raise InvalidSetting(f"{path}: {key!r} is not a setting; zapq --help lists them.", setting=key)
+            raise InvalidSetting(
+                f"{path}: {key!r} is not a setting; zapq --help lists them.{did_you_mean(key, known)}", setting=key
+            )
         if not isinstance(value, str | int | float):
             raise InvalidSetting(f"{path}: {key} must be one value, not {type(value).__name__}.", setting=key)
     return {key: str(value) for key, value in table.items()}, queues, named

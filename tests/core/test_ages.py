@@ -240,6 +240,7 @@ class Simulation:
         begun = [time for receipt, time in self.begun.items() if receipt in there]
         assert (oldest.lease == inf) is (not begun)
         if begun:
+            assert oldest.lease is not None
             assert_close(self.now - oldest.lease, self.now - min(begun))
 
 

@@ -26,6 +26,8 @@ async def test_a_browser_that_asks_for_the_server_is_led_to_the_page(zapq_server
     for path, headers in (("/", {}), ("/", {"Accept": "*/*"}), ("/?Action=ListQueues", HTML)):
         answer = await ask(zapq_server.url, "GET", path, headers=headers)
         assert answer.status != 302, path
+        if not headers or headers == {"Accept": "*/*"}:
+            assert answer.json["detail"].endswith("The page for browsers is /ui/.")
 
 
 @pytest.mark.parametrize("name", ["", *contents()])

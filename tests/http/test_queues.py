@@ -640,3 +640,16 @@ async def test_a_message_whose_answer_cannot_be_made_goes_back(
         patch.setattr(render, "rfc3339", lambda _: 1 / 0)
         assert (await ask(zapq_server.url, "POST", f"{QUEUE}/receive", headers=fields)).status == 500
     assert (await receive(zapq_server)).headers["zapq-receive-count"] == "1"
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH"])
+async def test_a_misspelt_setting_is_told_the_right_one(zapq_server: ZapqServer, method: str) -> None:
+    await ask(zapq_server.url, "PUT", "/queues/jobs", b"{}")
+    for body, detail in (
+        (b'{"visiblity":5}', "`visiblity` is not known. Did you mean 'visibility'?"),
+        (b'{"xyzzy":5}', "`xyzzy` is not known."),
+        (b'{"visibility":true}', "visibility must be a number, not true or false."),
+        (b"[]", "it must be an object, not a list."),
+    ):
+        refused = await ask(zapq_server.url, method, "/queues/jobs", body)
+        assert (refused.status, refused.json["detail"]) == (400, f"The settings are not valid: {detail}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.page.world import TOKENS, World, button, eventually, heading, said
 
@@ -275,6 +275,23 @@ def the_server_says_how_it_is(world: World) -> None:
         heading(page, "Server")
         for title in ("Connections", "Memory", "Descriptors open", "Commit, 99 of 100", "Messages refused (full)"):
             expect(page.get_by_text(title, exact=True)).to_be_visible()
+        expect(page.get_by_text(re.compile(r"^[\d,]+ of 50,000$"))).to_be_visible()
+        expect(page.get_by_text(re.compile(r"^[\d.]+ \w+ of 256\.0 MiB$"))).to_be_visible()
+        expect(page.get_by_text("on the disk", exact=True)).to_be_visible()
+        expect(page.get_by_text("messages in memory are gone")).to_be_hidden()
+
+
+@check
+def what_a_server_in_memory_does_not_keep_is_said(world: World) -> None:
+    def in_memory(route: Route) -> None:
+        told = route.fetch().json()
+        del told["storage_available"]
+        route.fulfill(json=told)
+
+    with world.page(view="#/server") as page:
+        page.route("**/metrics", in_memory)
+        expect(page.get_by_text("in memory only", exact=True)).to_be_visible()
+        expect(page.get_by_text("messages in memory are gone")).to_be_visible()
 
 
 @check

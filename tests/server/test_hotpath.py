@@ -624,6 +624,7 @@ async def test_a_message_whose_answer_cannot_be_made_goes_back(
 async def test_a_refusal_is_logged_with_the_path_that_was_asked_for(
     hot: HotPath, caplog: pytest.LogCaptureFixture, id: str
 ) -> None:
+    caplog.set_level("INFO", logger="zapq")
     path = f"/queues/default/messages/{id}"
     assert b" 404 " in hot.respond(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()).data
     [record] = caplog.records

@@ -21,6 +21,12 @@ def zapq_settings(zapq_settings: Settings) -> Settings:
     return replace(zapq_settings, addr=":0", max_msgs=1)
 
 
+@pytest.fixture(autouse=True)
+def all_lines(caplog: pytest.LogCaptureFixture) -> None:
+    # What is not there is told as INFO.
+    caplog.set_level("INFO", logger="zapq")
+
+
 def refused(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
     return [vars(each)["fields"] for each in caplog.records if each.getMessage() == "refused"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -80,8 +79,9 @@ class Commands(click.Group):
         """Return the command that `args` begin with; for a name there is not, say which ones are like it."""
         # Click knows only those that have been imported.
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
-            near = get_close_matches(args[0], self.list_commands(ctx), 1)
-            meant = f" Did you mean '{near[0]}'?" if near else ""
+            from zapq.spelling import did_you_mean
+
+            meant = did_you_mean(args[0], self.list_commands(ctx))
             raise click.UsageError(f"No such command '{args[0]}'.{meant}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -12,7 +12,6 @@ from math import inf
 import msgspec
 
 from zapq.core.ages import Oldest, Spread, Times, oldest_of, spread_of
-from zapq.core.complaints import plainly
 from zapq.core.deadlines import Deadlines
 from zapq.core.held import Held
 from zapq.core.image import KeptQueue, KeyImage
@@ -21,7 +20,7 @@ from zapq.core.leases import End
 from zapq.core.message import Message
 from zapq.core.names import check_name as check_name
 from zapq.core.queue import Queue
-from zapq.core.queue_settings import QueueSettings, changed, check_together
+from zapq.core.queue_settings import QueueSettings, changed, check_together, not_settings
 from zapq.core.records import ID_BITS, KeyPut, KeysCleared, QueueDeleted, Record
 from zapq.core.replacement import Replacement
 from zapq.core.stats import QueueStats, total
@@ -45,10 +44,6 @@ class Redriven:
     moved: int
     left: int
     """Ready messages still in the dead-letter queue."""
-
-
-def _not_valid(error: msgspec.ValidationError) -> InvalidParameter:
-    return InvalidParameter(f"The settings are not valid: {plainly(str(error))}.", parameter="body")
 
 
 class Broker:
@@ -199,9 +194,7 @@ class Broker:
         try:
             return changed(self.find(name).settings, changes)
         except msgspec.ValidationError as error:
-            raise InvalidParameter(
-                f"The settings are not valid: {plainly(str(error))}.", parameter="body"
-            ) from None
+            raise not_settings(str(error)) from None
 
     def _check_settings(self, name: str, settings: QueueSettings) -> list[str]:
         """Return the names of queues that are to be made if `settings` are to hold; raises if they cannot."""
@@ -210,9 +203,7 @@ class Broker:
             # Only what is decoded has been looked at.
             msgspec.convert(msgspec.to_builtins(settings), QueueSettings)
         except msgspec.ValidationError as error:
-            raise InvalidParameter(
-                f"The settings are not valid: {plainly(str(error))}.", parameter="body"
-            ) from None
+            raise not_settings(str(error)) from None
         check_together(settings)
         dead_letter = settings.dead_letter
         seen, after = {name}, dead_letter

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import msgspec
 
+from zapq.core.complaints import plainly
 from zapq.errors import InvalidParameter
 from zapq.limits import (
     DEFAULT_VISIBILITY,
@@ -23,6 +24,7 @@ from zapq.limits import (
     NOTE_NAME,
     QUEUE_NAME,
 )
+from zapq.spelling import did_you_mean
 
 Note = Annotated[str, msgspec.Meta(max_length=MAX_NOTE)]
 NoteName = Annotated[str, msgspec.Meta(pattern=rf"^{NOTE_NAME}\Z")]
@@ -71,6 +73,13 @@ def check_together(settings: QueueSettings) -> None:
             "burst says how many messages of a rate may be given at once. Set rate as well, or leave burst out.",
             parameter="burst",
         )
+
+
+def not_settings(complaint: str) -> InvalidParameter:
+    """Return the refusal of what is no settings; `complaint` is the text of a `msgspec.ValidationError`."""
+    unknown = re.fullmatch("Object contains unknown field `(.*)`", complaint, re.DOTALL)
+    meant = did_you_mean(unknown[1], QueueSettings.__struct_fields__) if unknown else ""
+    return InvalidParameter(f"The settings are not valid: {plainly(complaint)[:200]}.{meant}", parameter="body")
 
 
 _OWN_NOTE = re.compile(r"[a-z]+:[a-z]+")

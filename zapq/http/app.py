@@ -31,7 +31,10 @@ from zapq.settings import Settings
 from zapq.sqs.tasks import Tasks
 
 _DETAILS = {
-    404: "There is no endpoint with this path. GET /openapi.json and docs/reference/http.md list the endpoints.",
+    404: (
+        "There is no endpoint with this path. GET /openapi.json and docs/reference/http.md list the endpoints."
+        " The page for browsers is /ui/."
+    ),
 }
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from zapq.core.complaints import plainly
 from zapq.core.message import CONTENT_TYPE, OCTETS, Draft
-from zapq.core.queue_settings import DURATIONS, QueueSettings
+from zapq.core.queue_settings import DURATIONS, QueueSettings, not_settings
 from zapq.core.stats import STATES, State
 from zapq.errors import InvalidParameter, NotAcceptable, UnsupportedType
 from zapq.http.plan import BodyEncoding
@@ -288,6 +288,8 @@ def _decode_changes(data: bytes) -> dict[str, object]:
 
 
 def _not_settings(error: Exception) -> InvalidParameter:
+    if isinstance(error, msgspec.ValidationError):
+        return not_settings(str(error))
     return InvalidParameter(f"The settings are not valid: {_why(error)}.", parameter="body")
 
 

@@ -15,8 +15,7 @@ import msgspec
 
 from zapq.core.ages import Oldest
 from zapq.core.broker import Redriven
-from zapq.core.complaints import plainly
-from zapq.core.queue_settings import QueueSettings, changed, check_together
+from zapq.core.queue_settings import QueueSettings, changed, check_together, not_settings
 from zapq.core.stats import MessageView, QueueStats
 from zapq.engine.valkey import attempts, keys, replies
 from zapq.engine.valkey.call import Call
@@ -137,17 +136,13 @@ def _only(outcomes: list[list[Any]]) -> Any:
     return outcome
 
 
-def _not_valid(complaint: str) -> InvalidParameter:
-    return InvalidParameter(f"The settings are not valid: {plainly(complaint)}.", parameter="body")
-
-
 def _check_settings(codec: Codec, queue: str, settings: QueueSettings) -> Procedure:
     """Raise `InvalidParameter` unless `settings` can hold for a queue."""
     try:
         # Only what is decoded has been looked at.
         msgspec.convert(msgspec.to_builtins(settings), QueueSettings)
     except msgspec.ValidationError as error:
-        raise _not_valid(str(error)) from None
+        raise not_settings(str(error)) from None
     check_together(settings)
     seen, after = {queue}, settings.dead_letter
     while after is not None:
@@ -214,7 +209,7 @@ def change_settings(codec: Codec, queue: str, changes: dict[str, object]) -> Pro
         try:
             settings = changed(replies.settings_of(packed), changes)
         except msgspec.ValidationError as error:
-            raise _not_valid(str(error)) from None
+            raise not_settings(str(error)) from None
         yield from _check_settings(codec, queue, settings)
         if (yield from _configured(codec, queue, settings, packed)) is not None:
             info, _ = _only((yield [codec.describe(queue)]))

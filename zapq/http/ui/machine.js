@@ -6,10 +6,20 @@ import { ask, get, may, post } from "./server.js";
 
 const milliseconds = (seconds) => `${(seconds * 1000).toFixed(1)} ms`;
 
+/** Writes a number and its cap. Over an engine the cap is that of each queue, and the number of all. */
+const capped = (format, cap) => (number, metrics) => ("engine" in metrics ? format(number) : `${format(number)} of ${format(metrics[cap])}`);
+
+/** Where messages are. */
+function place(metrics) {
+  if ("engine" in metrics) return `in the engine (${metrics.engine_durability})`;
+  return "storage_available" in metrics ? "on the disk" : "in memory only";
+}
+
 /** What is shown of /metrics: a title, and how to write it; what there is none of is left out. */
 const NUMBERS = {
   Running: ["uptime_sec", duration], Connections: ["connections", count], "Requests waiting": ["waiting", count],
-  Queues: ["queues", count], Messages: ["queue_length", count], "Bytes held": ["queue_bytes", bytes],
+  Queues: ["queues", count], Messages: ["queue_length", capped(count, "queue_max_msgs")], "Bytes held": ["queue_bytes", capped(bytes, "queue_max_bytes")],
+  "Messages are kept": ["queue_length", (_, metrics) => place(metrics)],
   "Descriptors open": ["open_fds", count], "Descriptors at most": ["max_fds", count], Tasks: ["goroutines", count],
   "Commit, median": ["journal_commit_p50_seconds", milliseconds], "Commit, 99 of 100": ["journal_commit_p99_seconds", milliseconds],
   "Changes not written yet": ["journal_pending", count], "Engine calls": ["engine_calls", count], "Engine reachable": ["engine_reachable", (part) => `${Math.round(part * 100)} %`],
@@ -34,6 +44,7 @@ function explained(problem) {
 export class Server {
   constructor() {
     this.figures = h("dl", { class: "numbers" });
+    this.volatile = h("p", { class: "soft", hidden: true }, "When the server ends, messages in memory are gone, except those in a snapshot. With --durable they are kept.");
     this.refusals = h("dl", { class: "numbers" });
     this.problems = h("tbody");
     this.table = h("table", { hidden: true }, h("caption", {}, "Requests refused, by problem"), h("thead", {}, h("tr", {},
@@ -45,7 +56,7 @@ export class Server {
     this.shownLast = "";
     this.resident = null;
     this.beats = 0;
-    this.element = h("section", {}, h("h1", { tabindex: "-1" }, "Server"), this.figures,
+    this.element = h("section", {}, h("h1", { tabindex: "-1" }, "Server"), this.figures, this.volatile,
       may("admin") ? h("div", { class: "row", role: "group", "aria-label": "Actions" }, this.drain()) : null,
       h("h2", {}, "Refused and failed, since it started"), this.refusals, this.table, this.lastTable);
   }
@@ -84,7 +95,8 @@ export class Server {
       this.tell([...text.matchAll(/^zapq_refusals_total\{problem="([^"]+)"\} (\S+)/gm)].map(([, problem, number]) => [problem, Number(number)]));
       this.version = /^zapq_build_info\{[^}]*version="([^"]*)"/m.exec(text)?.[1];
     }
-    const shown = Object.entries(NUMBERS).filter(([, [name]]) => name in metrics).map(([title, [name, format]]) => [title, format(metrics[name])]);
+    const shown = Object.entries(NUMBERS).filter(([, [name]]) => name in metrics).map(([title, [name, format]]) => [title, format(metrics[name], metrics)]);
+    this.volatile.hidden = place(metrics) !== "in memory only";
     if (this.resident) shown.push(["Memory", bytes(this.resident)]);
     if (this.version) shown.push(["Version", this.version]);
     this.figures.replaceChildren(...numbers(shown));

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections import Counter
+from math import sqrt
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -239,8 +240,8 @@ async def run(seed: int, scale: float) -> Report:
         slope([(each.seconds / 60, each.resident_mib[process]) for each in samples])
         for process in range(len(samples[0].resident_mib))
     ]
-    descriptors = slope([(each.seconds / 60, each.descriptors) for each in lowest(samples, "descriptors")])
-    tasks = slope([(each.seconds / 60, each.tasks) for each in lowest(samples, "tasks")])
+    descriptors = sure_slope([(each.seconds / 60, each.descriptors) for each in lowest(samples, "descriptors")])
+    tasks = sure_slope([(each.seconds / 60, each.tasks) for each in lowest(samples, "tasks")])
     hung = sum(customer.hung for customer in customers)
     report.figures |= {
         "answers": {str(status): number for status, number in sorted(answers.items())},
@@ -317,3 +318,16 @@ def slope(points: list[tuple[float, float]]) -> float:
     return sum((each - mean) * (value - level) for each, value in zip(times, values, strict=True)) / (
         spread or 1.0
     )
+
+
+def sure_slope(points: list[tuple[float, float]]) -> float:
+    """Return that growth less three times its standard error, or 0 if chance alone may have made it.
+
+    A short run has few points, and requests come and go: a slope of ten tasks a minute is no growth then.
+    """
+    times, values = [each[0] for each in points], [each[1] for each in points]
+    mean, level, growth = sum(times) / len(times), sum(values) / len(values), slope(points)
+    spread = sum((each - mean) ** 2 for each in times)
+    around = sum((value - level - growth * (each - mean)) ** 2 for each, value in zip(times, values, strict=True))
+    error = sqrt(around / max(len(points) - 2, 1) / (spread or 1.0))
+    return max(growth - 3 * error, 0.0)

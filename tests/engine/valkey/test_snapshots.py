@@ -425,10 +425,16 @@ async def test_a_snapshot_is_loaded_only_where_there_are_no_messages(
     await fill(zapq_settings, "a.msgpack")
     async with front_ends(zapq_settings, valkey) as [url]:
         await ask(url, "POST", "/queues/jobs/messages", b"x")
-        before = (await ask(url, "GET", "/queues")).json
+
+        async def queues() -> list[dict[str, Any]]:
+            shown: list[dict[str, Any]] = (await ask(url, "GET", "/queues")).json
+            # Ages go on.
+            return [{name: queue[name] for name in queue if not name.endswith("_age_seconds")} for queue in shown]
+
+        before = await queues()
         said = await refused(url, "/load?file=a.msgpack", 409, "queue-in-use")
         assert said.startswith("The engine holds 1 messages.")
-        assert (await ask(url, "GET", "/queues")).json == before
+        assert await queues() == before
         await ask(url, "POST", "/queues/jobs/purge")
         await load(url, "a.msgpack")
 

@@ -622,6 +622,19 @@ class TestConsumeWith:
         stats = emails.info().stats
         assert (stats.acked, stats.ready, stats.leased) == (1, 2, 0)
 
+    async def test_what_ends_the_program_comes_out_as_it_is(
+        self, zapq_service: QueueService, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        async def handle(lease: HeldLease) -> None:
+            raise KeyboardInterrupt
+
+        emails = zapq_service.queue("emails")
+        await emails.enqueue(b"x")
+        async with scripted(in_process(zapq_service)) as client:
+            with pytest.raises(KeyboardInterrupt):
+                await client.consume_with("emails", handle)
+        assert emails.info().stats.ready == 1
+
     async def test_told_to_stop_while_it_waits_it_ends_at_once(
         self, zapq_service: QueueService, autojump_clock: trio.testing.MockClock
     ) -> None:

@@ -436,7 +436,8 @@ async def consume_with(
             async with anyio.create_task_group() as watch:
                 if stop is not None:
                     watch.start_soon(end_well, stop)
-                async with anyio.create_task_group() as group:
-                    for _ in range(concurrency):
-                        group.start_soon(work)
+                with ungrouped():
+                    async with anyio.create_task_group() as group:
+                        for _ in range(concurrency):
+                            group.start_soon(work)
                 watch.cancel_scope.cancel()

@@ -5,6 +5,9 @@ One file, although it is long: the cases share the queue that a consumer is show
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -18,9 +21,12 @@ from tests.client.doubles import NotConnected, Request, Script, in_process, refu
 from tests.support.waiting import eventually
 from zapq import Settlement, errors
 from zapq.client import Client, HeldLease, open_client
+from zapq.client.grouping import uninterrupted
 from zapq.client.settling import Settler
 from zapq.service.named_queue import NamedQueue
+from zapq.service.open import open_service
 from zapq.service.service import QueueService
+from zapq.settings import Settings
 from zapq.testing import ZapqServer
 
 
@@ -725,3 +731,41 @@ class TestConsumeWith:
         async with scripted(Script(refusal(errors.Forbidden()))) as client:
             with pytest.raises(errors.Forbidden):
                 await client.consume_with("emails", handle)
+
+
+@pytest.mark.parametrize("at", ["/batch", "/settle"])
+def test_ctrl_c_while_a_task_of_the_consumer_runs_goes_to_the_program(at: str, zapq_settings: Settings) -> None:
+    interrupted: list[str] = []
+
+    async def main() -> None:
+        async with open_service(zapq_settings) as service:
+            emails = service.queue("emails")
+            await emails.enqueue_many([b"1", b"2"])
+            answer = in_process(service)
+
+            async def interrupting(request: Request) -> bytes:
+                if request.path.endswith(at) and not interrupted:
+                    interrupted.append(at)
+                    signal.raise_signal(signal.SIGINT)
+                return await answer(request)
+
+            async def handle(lease: HeldLease) -> None: ...
+
+            async with scripted(interrupting) as client:
+                with pytest.raises(KeyboardInterrupt):
+                    await client.consume_with("emails", handle)
+            assert emails.info().stats.leased == 0
+
+    trio.run(main)
+    assert interrupted == [at]
+
+
+def test_a_program_need_not_have_trio(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[bool] = []
+
+    async def task() -> None:
+        done.append(True)
+
+    monkeypatch.delitem(sys.modules, "trio")
+    asyncio.run(uninterrupted(task)())
+    assert done == [True]

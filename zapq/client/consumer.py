@@ -17,7 +17,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from zapq.client.grouping import ungrouped
+from zapq.client.grouping import ungrouped, uninterrupted
 from zapq.client.holding import Held, Holding, acknowledging, log, releasing
 from zapq.client.lease import Lease
 from zapq.client.polls import Polls
@@ -242,8 +242,8 @@ class Consumer:
 
     def start(self, group: TaskGroup) -> None:
         """Begin to fetch messages; the tasks of `group` do it until `stop`."""
-        group.start_soon(self._fetch)
-        group.start_soon(self._serve)
+        group.start_soon(uninterrupted(self._fetch))
+        group.start_soon(uninterrupted(self._serve))
 
     async def stop(self) -> None:
         """Fetch nothing more, and release the messages that are not settled, within 5 s."""
@@ -283,8 +283,8 @@ class Consumer:
         # Blocks may go on while they are cancelled: until they end, their leases are kept.
         with self._serving:
             async with anyio.create_task_group() as group:
-                group.start_soon(self._keep)
-                group.start_soon(self._settler.run)
+                group.start_soon(uninterrupted(self._keep))
+                group.start_soon(uninterrupted(self._settler.run))
 
     async def _fetch(self) -> None:
         """Ask for as many messages as there is room for, through everything that passes."""

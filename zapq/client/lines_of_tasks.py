@@ -9,7 +9,7 @@ import anyio
 
 from zapq.client.batching import Batch, Batcher, store
 from zapq.client.calls import Calls
-from zapq.client.grouping import ungrouped
+from zapq.client.grouping import ungrouped, uninterrupted
 from zapq.client.talk import Talk
 from zapq.core.message import Draft
 from zapq.errors import ZapqError
@@ -134,7 +134,7 @@ async def open_line(talk: Talk, calls: Calls, queue: str, batcher: Batcher) -> A
     line = Line(talk, calls, queue, batcher)
     with ungrouped():
         async with anyio.create_task_group() as group:
-            group.start_soon(line.run)  # noqa: ASYNC113 - what is sent before it runs waits for it
+            group.start_soon(uninterrupted(line.run))  # noqa: ASYNC113 - what is sent before it runs waits for it
             try:
                 yield line
                 await line.flush()

@@ -237,7 +237,9 @@ async def run(seed: int, scale: float) -> Report:
             code = await server.stop()
             complaints = server.complaints()
     held = [
-        slope([(some[0].seconds / 60, min(each.held_mib[process] for each in some)) for some in together(samples)])
+        sure_slope([
+            (some[0].seconds / 60, min(each.held_mib[process] for each in some)) for some in together(samples)
+        ])
         for process in range(len(samples[0].held_mib))
     ]
     descriptors = sure_slope([(each.seconds / 60, each.descriptors) for each in lowest(samples, "descriptors")])
@@ -328,7 +330,7 @@ def slope(points: list[tuple[float, float]]) -> float:
 def sure_slope(points: list[tuple[float, float]]) -> float:
     """Return that growth less three times its standard error, or 0 if chance alone may have made it.
 
-    A short run has few points, and requests come and go: a slope of ten tasks a minute is no growth then.
+    A short run has few points, and requests come and go: ten tasks or 3 MiB a minute may be no growth then.
     """
     times, values = [each[0] for each in points], [each[1] for each in points]
     mean, level, growth = sum(times) / len(times), sum(values) / len(values), slope(points)

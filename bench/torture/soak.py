@@ -32,7 +32,7 @@ WARMING = 60.0
 SECONDS = 500.0
 LEVEL_SECONDS = 30.0
 MOST_LEVELLING = 300.0
-"""Seconds to wait at most, beyond `WARMING`, until no process has grown by half of `MIB_A_MINUTE` for
+"""Seconds to wait at most, beyond `WARMING`, until no process of zapq has grown by half of `MIB_A_MINUTE` for
 `LEVEL_SECONDS`, whatever the scale.
 
 What warms up grows as a leak does, but not for ever. A front end of Valkey reads answers of all sizes, and for
@@ -236,9 +236,11 @@ async def run(seed: int, scale: float) -> Report:
             metrics = await server.metrics()
             code = await server.stop()
             complaints = server.complaints()
-    resident = [
-        slope([(each.seconds / 60, each.resident_mib[process]) for each in samples])
-        for process in range(len(samples[0].resident_mib))
+    held = [
+        sure_slope([
+            (some[0].seconds / 60, min(each.held_mib[process] for each in some)) for some in together(samples)
+        ])
+        for process in range(len(samples[0].held_mib))
     ]
     descriptors = sure_slope([(each.seconds / 60, each.descriptors) for each in lowest(samples, "descriptors")])
     tasks = sure_slope([(each.seconds / 60, each.tasks) for each in lowest(samples, "tasks")])
@@ -248,8 +250,8 @@ async def run(seed: int, scale: float) -> Report:
         "answers_per_second": round(answers.total() / seconds),
         "cpu_share": round(share, 2),
         "levelled_off_after": round(levelled, 1),
-        "rss_mib": [samples[len(samples) * quarter // 4 - 1].resident_mib for quarter in (1, 2, 3, 4)],
-        "rss_mib_a_minute": [round(each, 3) for each in resident],
+        "held_mib": [samples[len(samples) * quarter // 4 - 1].held_mib for quarter in (1, 2, 3, 4)],
+        "held_mib_a_minute": [round(each, 3) for each in held],
         "descriptors_a_minute": round(descriptors, 3),
         "tasks_a_minute": round(tasks, 3),
         "back_to_start_after": round(recovered, 2),
@@ -262,7 +264,7 @@ async def run(seed: int, scale: float) -> Report:
     report.expect(not metrics["connection_errors"], "connections ended by errors of the server's own")
     report.expect(not complaints, f"logged: {complaints[:3]}")
     report.expect(code == 0, f"ended with {code}")
-    fastest = max(resident)
+    fastest = max(held)
     report.expect_figure(fastest < MIB_A_MINUTE, f"memory of a process grows by {fastest:.2f} MiB a minute")
     report.expect_figure(descriptors < OPEN_A_MINUTE, f"descriptors grow by {descriptors:.2f} a minute")
     report.expect_figure(tasks < OPEN_A_MINUTE, f"tasks grow by {tasks:.2f} a minute")
@@ -273,20 +275,20 @@ class Sample(NamedTuple):
     """What a server held at one moment."""
 
     seconds: float
-    resident_mib: list[float]
-    """Of each of its processes."""
+    held_mib: list[float]
+    """By each of its processes."""
     descriptors: float
     tasks: float
 
 
 async def _level_off(server: Server) -> float:
-    """Wait until the memory of no process grows much; returns after how many seconds, or `MOST_LEVELLING`."""
+    """Wait until the memory of zapq's processes hardly grows; returns the seconds, or `MOST_LEVELLING`."""
     begun = trio.current_time()
-    before = server.resident_bytes_of_each()
+    before = server.resident_bytes_of_each()[: -1 if server.engine else None]
     with trio.move_on_after(MOST_LEVELLING):
         while True:
             await trio.sleep(LEVEL_SECONDS)
-            now = server.resident_bytes_of_each()
+            now = server.resident_bytes_of_each()[: len(before)]
             grown = max(new - old for new, old in zip(now, before, strict=True)) / MIB
             if grown < MIB_A_MINUTE / 2 * LEVEL_SECONDS / 60:
                 break
@@ -299,15 +301,20 @@ async def _sample(server: Server, seconds: float, samples: list[Sample]) -> None
     begun = trio.current_time()
     while (elapsed := trio.current_time() - begun) < seconds:
         tasks = (await server.metrics())["goroutines"]
-        resident = [round(each / MIB, 1) for each in server.resident_bytes_of_each()]
-        samples.append(Sample(elapsed, resident, server.descriptors(), tasks))
+        held = [round(each / MIB, 1) for each in server.held_bytes_of_each()]
+        samples.append(Sample(elapsed, held, server.descriptors(), tasks))
         await trio.sleep(1 / SAMPLES_A_SECOND)
 
 
 def lowest(samples: list[Sample], name: str) -> list[Sample]:
     """Return the sample of each few seconds that has the least: what comes and goes is not what grows."""
-    together = 5 * SAMPLES_A_SECOND
-    return [min(samples[at : at + together], key=attrgetter(name)) for at in range(0, len(samples), together)]
+    return [min(some, key=attrgetter(name)) for some in together(samples)]
+
+
+def together(samples: list[Sample]) -> list[list[Sample]]:
+    """Return the samples of each few seconds."""
+    number = 5 * SAMPLES_A_SECOND
+    return [samples[at : at + number] for at in range(0, len(samples), number)]
 
 
 def slope(points: list[tuple[float, float]]) -> float:
@@ -323,7 +330,7 @@ def slope(points: list[tuple[float, float]]) -> float:
 def sure_slope(points: list[tuple[float, float]]) -> float:
     """Return that growth less three times its standard error, or 0 if chance alone may have made it.
 
-    A short run has few points, and requests come and go: a slope of ten tasks a minute is no growth then.
+    A short run has few points, and requests come and go: ten tasks or 3 MiB a minute may be no growth then.
     """
     times, values = [each[0] for each in points], [each[1] for each in points]
     mean, level, growth = sum(times) / len(times), sum(values) / len(values), slope(points)

@@ -59,7 +59,7 @@ FED = 160_000
 """Requests of each kind in a round ..."""
 FRAMES = 2_000
 """... unless these are more frames than this."""
-MOST_A_SECOND = 60_000
+MOST_A_SECOND = 130_000
 """More than a front end acknowledges in a second."""
 
 

@@ -118,24 +118,19 @@ def _parsed(kind: str, ctx: click.Context, parameter: click.Parameter, text: str
 def set_(url: SplitResult, queue: str, reset: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Change settings of QUEUE, and make it if there is none.
 
-    Settings that are not given stay as they are. With none given, QUEUE must not be there yet.
+    Settings that are not given stay as they are.
     """
     changes = {name: value for name, value in given.items() if value is not None}
     for name in reset:
         if name in changes:
             raise click.UsageError(f"{name} is set and put back to its default. Give one of them.")
         changes[name] = None
-    connection, done = connect(url), "changed"
+    connection, done = connect(url), "changed" if changes else "is there, and nothing was given to change"
     try:
         answer = _send(connection, "PATCH", queue, changes)
     except NotFound:
         wanted = {name: value for name, value in changes.items() if value is not None}
         answer, done = _send(connection, "PUT", queue, wanted), "made"
-    if done == "changed" and not changes:
-        raise click.UsageError(
-            f"Nothing was given to change, and {queue} is there. Give a setting, such as --visibility 5m;"
-            " `zapq queue set --help` lists them."
-        )
     if as_json:
         print_json(answer)
     else:

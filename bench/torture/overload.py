@@ -27,9 +27,9 @@ MESSAGES = 20_000
 ALLOWANCE = 144 * MIB
 """What the server may hold beside its messages.
 
-Python and zapq take 46 MiB, and bodies that are being received 16, which are copied once more as they are read. The
-rest is what malloc keeps between messages of 64 bytes to 128 KiB that come and go. Runs with other sizes stood at 169
-to 191 MiB; the highest was reached after 16 s, and not passed in 130.
+Python and zapq take 46 MiB, and bodies that are being received 16, which are copied once more as they are read.
+The rest is what malloc keeps between messages of 64 bytes to 128 KiB that come and go. Runs with other sizes stood
+at 169 to 191 MiB; the highest was reached after 16 s, and not passed in 130.
 """
 LATENCY_MS = 250.0
 ORDINARY_SECONDS = 3.0

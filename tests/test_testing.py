@@ -110,6 +110,15 @@ class TestAnotherServer:
         assert await trio.to_thread.run_sync(self.other, zapq_server.url) == zapq_server.url
         assert [each.name for each in zapq_server.service.queues()] == ["default"]
 
+    async def test_it_is_empty_again_for_the_next_run(self, zapq_server: ZapqServer) -> None:
+        request = Mock()
+        request.config.getoption.return_value = zapq_server.url
+        fixture = testing._zapq_process.__wrapped__(request, Mock())  # type: ignore[attr-defined]
+        await trio.to_thread.run_sync(next, fixture)
+        await zapq_server.service.queue("left").enqueue(b"x")
+        await trio.to_thread.run_sync(list, fixture)
+        assert [each.name for each in zapq_server.service.queues()] == ["default"]
+
     async def test_it_is_left_alone_if_it_has_messages(self, zapq_server: ZapqServer) -> None:
         await zapq_server.service.queue("precious").enqueue(b"x")
         with pytest.raises(pytest.fail.Exception, match="has messages, in precious"):

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,8 +140,13 @@ def _zapq_process(
     """The server of all tests of this process: ours, or the URL of another."""
     url = request.config.getoption("--zapq-url")
     if url:
+        from zapq.command.http import Failed
+
         _check_is_for_tests(url)
         yield url
+        # For the next run, which finds it as this one did; a server that is gone by now has nothing to remove.
+        with suppress(Failed), _connect(url) as connection:
+            _remove_queues(connection)
         return
     process = _Process(tmp_path_factory.mktemp("zapq"))
     yield process

@@ -9,7 +9,7 @@ import pytest
 
 from zapq.core.broker import Broker
 from zapq.core.queue import Queue
-from zapq.core.queue_settings import QueueSettings, check_together
+from zapq.core.queue_settings import QueueSettings, check_settings
 from zapq.errors import InvalidParameter
 from zapq.limits import MAX_BATCH_BYTES
 
@@ -201,9 +201,9 @@ def test_sums_of_times_never_keep_a_token_from_coming(broker: Broker) -> None:
 
 
 def test_a_burst_needs_a_rate() -> None:
-    check_together(QueueSettings(rate=1, burst=3))
+    check_settings(QueueSettings(rate=1, burst=3))
     with pytest.raises(InvalidParameter, match="Set rate as well"):
-        check_together(QueueSettings(burst=3))
+        check_settings(QueueSettings(burst=3))
 
 
 @pytest.mark.parametrize("settings", [{"rate": 0}, {"rate": 2e6}, {"rate": 1, "burst": 0}, {"max_leased": 0}])

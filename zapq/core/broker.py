@@ -9,8 +9,6 @@ from heapq import heapify, heappop, heapreplace
 from itertools import count
 from math import inf
 
-import msgspec
-
 from zapq.core.ages import Oldest, Spread, Times, oldest_of, spread_of
 from zapq.core.deadlines import Deadlines
 from zapq.core.held import Held
@@ -20,12 +18,11 @@ from zapq.core.leases import End
 from zapq.core.message import Message
 from zapq.core.names import check_name as check_name
 from zapq.core.queue import Queue
-from zapq.core.queue_settings import QueueSettings, changed, check_together, not_settings
+from zapq.core.queue_settings import QueueSettings, changed, check_settings, in_a_circle
 from zapq.core.records import ID_BITS, KeyPut, KeysCleared, QueueDeleted, Record
 from zapq.core.replacement import Replacement
 from zapq.core.stats import QueueStats, total
 from zapq.errors import (
-    InvalidParameter,
     QueueFull,
     QueueInUse,
     QueueNotFound,
@@ -191,29 +188,17 @@ class Broker:
 
         Raises `QueueNotFound`, and `InvalidParameter` for changes that are none of settings.
         """
-        try:
-            return changed(self.find(name).settings, changes)
-        except msgspec.ValidationError as error:
-            raise not_settings(str(error)) from None
+        return changed(self.find(name).settings, changes)
 
     def _check_settings(self, name: str, settings: QueueSettings) -> list[str]:
         """Return the names of queues that are to be made if `settings` are to hold; raises if they cannot."""
         check_name(name)
-        try:
-            # Only what is decoded has been looked at.
-            msgspec.convert(msgspec.to_builtins(settings), QueueSettings)
-        except msgspec.ValidationError as error:
-            raise not_settings(str(error)) from None
-        check_together(settings)
+        check_settings(settings)
         dead_letter = settings.dead_letter
         seen, after = {name}, dead_letter
         while after is not None:
             if after in seen:
-                raise InvalidParameter(
-                    "Dead letters would move in a circle. Set dead_letter to a queue whose dead letters do not"
-                    " come back to this one.",
-                    parameter="dead_letter",
-                )
+                raise in_a_circle()
             seen.add(after)
             after = self.queues[after].settings.dead_letter if after in self.queues else None
         wanted = [each for each in (name, dead_letter) if each is not None and each not in self.queues]

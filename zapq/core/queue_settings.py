@@ -60,8 +60,10 @@ DURATIONS = frozenset({"visibility", "ttl", "retention"})
 """The settings that are durations, which people may write as such."""
 
 
-def check_together(settings: QueueSettings) -> None:
-    """Raise `InvalidParameter` for settings of which one needs another that is not there."""
+def check_settings(settings: QueueSettings) -> None:
+    """Raise `InvalidParameter` for a value out of range, and for settings of which one needs another."""
+    # Only what is decoded has been looked at.
+    _decoded(msgspec.to_builtins(settings))
     if (settings.dead_letter is None) != (settings.max_receives is None):
         raise InvalidParameter(
             "max_receives and dead_letter must be set together: after how many deliveries a message is moved,"
@@ -82,6 +84,15 @@ def not_settings(complaint: str) -> InvalidParameter:
     return InvalidParameter(f"The settings are not valid: {plainly(complaint)[:200]}.{meant}", parameter="body")
 
 
+def in_a_circle() -> InvalidParameter:
+    """Return the refusal of a dead-letter queue whose dead letters come back to where they failed."""
+    return InvalidParameter(
+        "Dead letters would move in a circle. Set dead_letter to a queue whose dead letters do not come back to"
+        " this one.",
+        parameter="dead_letter",
+    )
+
+
 _OWN_NOTE = re.compile(r"[a-z]+:[a-z]+")
 
 
@@ -99,14 +110,19 @@ def declared(settings: QueueSettings, kept: QueueSettings) -> QueueSettings:
 def changed(settings: QueueSettings, changes: Mapping[str, object]) -> QueueSettings:
     """Return `settings` with `changes` made by name; None puts a setting back to its default.
 
-    Of the notes, those named are changed, and None removes one. Raises `msgspec.ValidationError` for a name or a
-    value that is none of a setting's.
+    Of the notes, those named are changed, and None removes one. Raises `InvalidParameter` for a name or a value
+    that is none of a setting's.
     """
     wanted = {**msgspec.to_builtins(settings), **changes}
     notes = changes.get("notes")
     if isinstance(notes, dict):
         wanted["notes"] = {name: note for name, note in {**settings.notes, **notes}.items() if note is not None}
     defaults = msgspec.to_builtins(QueueSettings())
-    return msgspec.convert(
-        {name: defaults.get(name) if value is None else value for name, value in wanted.items()}, QueueSettings
-    )
+    return _decoded({name: defaults.get(name) if value is None else value for name, value in wanted.items()})
+
+
+def _decoded(settings: Mapping[str, object]) -> QueueSettings:
+    try:
+        return msgspec.convert(settings, QueueSettings)
+    except msgspec.ValidationError as error:
+        raise not_settings(str(error)) from None

@@ -15,13 +15,12 @@ import msgspec
 
 from zapq.core.ages import Oldest
 from zapq.core.broker import Redriven
-from zapq.core.queue_settings import QueueSettings, changed, check_together, not_settings
+from zapq.core.queue_settings import QueueSettings, changed, check_settings, in_a_circle
 from zapq.core.stats import MessageView, QueueStats
 from zapq.engine.valkey import attempts, keys, replies
 from zapq.engine.valkey.call import Call
 from zapq.engine.valkey.codec import Codec
 from zapq.errors import (
-    InvalidParameter,
     MessageNotFound,
     QueueFull,
     QueueInUse,
@@ -138,20 +137,11 @@ def _only(outcomes: list[list[Any]]) -> Any:
 
 def _check_settings(codec: Codec, queue: str, settings: QueueSettings) -> Procedure:
     """Raise `InvalidParameter` unless `settings` can hold for a queue."""
-    try:
-        # Only what is decoded has been looked at.
-        msgspec.convert(msgspec.to_builtins(settings), QueueSettings)
-    except msgspec.ValidationError as error:
-        raise not_settings(str(error)) from None
-    check_together(settings)
+    check_settings(settings)
     seen, after = {queue}, settings.dead_letter
     while after is not None:
         if after in seen or len(seen) > MAX_CHAIN:
-            raise InvalidParameter(
-                "Dead letters would move in a circle. Set dead_letter to a queue whose dead letters do not"
-                " come back to this one.",
-                parameter="dead_letter",
-            )
+            raise in_a_circle()
         seen.add(after)
         [[there]] = yield [codec.describe(after)]
         after = None if isinstance(there, ZapqError) else replies.settings_of(there[1]).dead_letter
@@ -206,10 +196,7 @@ def change_settings(codec: Codec, queue: str, changes: dict[str, object]) -> Pro
     """Set some of what can be set; two changes at once are both made. Returns what there is to know."""
     for _ in range(ATTEMPTS):
         _, packed = _only((yield [codec.describe(queue)]))
-        try:
-            settings = changed(replies.settings_of(packed), changes)
-        except msgspec.ValidationError as error:
-            raise not_settings(str(error)) from None
+        settings = changed(replies.settings_of(packed), changes)
         yield from _check_settings(codec, queue, settings)
         if (yield from _configured(codec, queue, settings, packed)) is not None:
             info, _ = _only((yield [codec.describe(queue)]))

@@ -400,12 +400,11 @@ class Codec:
             if want.visibility is not None:
                 visibility = milliseconds(min(want.visibility, _LONGEST))
             how = [want.limit, int(want.lease), visibility]
-            # What is leased for no time at all is there again for the next consumer.
-            if requests and requests[-1][1:] == how and visibility:
+            if requests and requests[-1][1:] == how:
                 requests[-1][0] += 1
             else:
                 requests.append([1, *how])
-            last = want if visibility else None
+            last = want
         nonce = "%012x" % (self._random() & (2**48 - 1))
         line = (self.front_end, *waiting) if waiting else ("", 0, 0)
         decode = partial(self._given, run.queue, operations, requests)

@@ -1,4 +1,7 @@
-"""The contract of the queue endpoints over a real socket: what each gives."""
+"""The contract of the queue endpoints over a real socket: what each gives.
+
+One file, although it is long: the cases share the requests that a client makes of queues.
+"""
 
 from __future__ import annotations
 

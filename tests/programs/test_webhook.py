@@ -72,7 +72,7 @@ def test_no_id_has_a_dot_which_parts_it_from_the_time_in_what_is_signed() -> Non
         Message(headers=MappingProxyType({"webhook-id": ids[4]})), parse_secrets(SECRET), time.time()
     )
     assert Webhook(SECRET).verify(Message.body, fields) == {"a": 1}
-    # Nobody can read the same bytes as another id, with a later time and another body.
+    # An attacker cannot pass the same bytes off as another id with a later time and another body.
     id, later, rest = ids[4].split(".")
     forged = fields | {"webhook-id": id, "webhook-timestamp": later}
     body = b"%b.%b.%b" % (rest.encode(), fields["webhook-timestamp"].encode(), Message.body)

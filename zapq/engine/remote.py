@@ -320,7 +320,7 @@ class RemoteEngine(Elsewhere):
 
     def _send_gathered(self) -> None:
         if self._columns and not self._under_way:
-            # This may be called by Trio itself, where an error is none of a task's. `answer` raises it, too.
+            # Trio itself may call this, and an error there ends the program. `answer` raises the same in a task.
             with suppress(ChannelClosed):
                 self._send()
 

@@ -21,6 +21,15 @@ def age(driver: Driver, queue: str = "a") -> float | None:
     return None if oldest.ready == inf else round(driver.clock() - oldest.ready, 3)
 
 
+def ages_as_they_leave(driver: Driver, number: int) -> list[float | None]:
+    """Return the age before each of so many messages is received."""
+    ages = []
+    for _ in range(number):
+        ages.append(age(driver))
+        driver.one(Take("a", LEASE))
+    return ages
+
+
 def notes(driver: Driver) -> int:
     """Return how many bytes there are of what was noted of queue `a`."""
     return int(driver.connection.call("HSTRLEN", keys.queue_keys("a")[0], "t"))
@@ -52,11 +61,7 @@ def test_the_first_of_each_priority_is_looked_at(driver: Driver, clock: Clock) -
     for priority in (3, 9, 0, 3):
         driver.one(Enqueue("a", b"x", Properties(priority=priority)))
         clock.now += 10
-    ages = []
-    for _ in range(4):
-        ages.append(age(driver))
-        driver.one(Take("a", LEASE))
-    assert ages == [40, 40, 20, 20]
+    assert ages_as_they_leave(driver, 4) == [40, 40, 20, 20]
 
 
 @pytest.mark.parametrize("fair", [False, True])
@@ -77,11 +82,7 @@ def test_what_comes_within_a_second_is_as_old_as_the_first_of_it(driver: Driver,
     for _ in range(4):
         driver.one(Enqueue("a", b"x"))
         clock.now += 0.375
-    ages = []
-    for _ in range(4):
-        ages.append(age(driver))
-        driver.one(Take("a", LEASE))
-    assert ages == [1.5, 1.5, 1.5, 0.375]
+    assert ages_as_they_leave(driver, 4) == [1.5, 1.5, 1.5, 0.375]
 
 
 def test_an_empty_queue_notes_anew(driver: Driver, clock: Clock) -> None:

@@ -112,25 +112,36 @@ async def test_without_descriptors_left_it_goes_on_with_who_is_there_and_turns_t
 ) -> None:
     async with running_zapq(tmp_path, *flags, preexec_fn=with_few_descriptors) as server:
         host, _, port = server.addr.rpartition(":")
+        directory = f"/proc/{server.process.pid}/fd"
         begun = trio.current_time()
         with ExitStack() as stack:
-            crowd = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(100)]
+
+            def connect_some(number: int) -> list[socket.socket]:
+                return [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(number)]
+
+            descriptors = len(os.listdir(directory))
+            # They are accepted before the others connect: no kernel promises to hand out clients in the order in
+            # which they connected.
+            inside = connect_some(len(REQUESTS))
+            await eventually(
+                lambda: len(os.listdir(directory)) >= descriptors + len(inside), "them to be accepted"
+            )
+            crowd = connect_some(100)
             await eventually(
                 lambda: "cannot accept connections" in server.lines(), "the descriptors to be used up"
             )
-            # The first ones are in. What they ask for now, it has never done before.
-            for number, request in enumerate(REQUESTS):
-                await is_answered(crowd[number], *request)
-            metrics = (await answer_of(crowd[0], "GET", "/metrics")).json
+            # What they ask for now, the server has never done before.
+            for client, request in zip(inside, REQUESTS, strict=True):
+                await is_answered(client, *request)
+            metrics = (await answer_of(inside[0], "GET", "/metrics")).json
             assert metrics["open_fds"] == metrics["max_fds"] == DESCRIPTORS
-            for client in crowd[metrics["connections"] :]:
-                assert client.recv(1) == b""
+            turned_away = len(inside) + len(crowd) - metrics["connections"]
+            await eventually(lambda: sum(map(is_closed, crowd)) == turned_away, "the others to be turned away")
+            crowd += inside
             for client in crowd:
                 client.close()
-            directory = f"/proc/{server.process.pid}/fd"
             await eventually(lambda: len(os.listdir(directory)) <= DESCRIPTORS // 2, "the server to close them")
-            for _ in range(DESCRIPTORS // 4):
-                newcomer = stack.enter_context(socket.create_connection((host, int(port))))
+            for newcomer in connect_some(DESCRIPTORS // 4):
                 await is_answered(newcomer, "GET", "/health", b"", 200)
         about = Counter(line["msg"] for line in server.messages())
         assert not about.keys() & {"connection failed", "request failed", "Error in ASGI Framework"}
@@ -151,6 +162,14 @@ REQUESTS = [
     # Without a body: refused unread, one would end its connection, and that is a descriptor.
     ("POST", "/queues/a/settle", b"", 415),
 ]
+
+
+def is_closed(sock: socket.socket) -> bool:
+    """Whether the server has closed the connection."""
+    try:
+        return sock.recv(1, socket.MSG_DONTWAIT) == b""
+    except BlockingIOError:
+        return False
 
 
 async def is_answered(sock: socket.socket, method: str, path: str, body: bytes, status: int) -> None:

@@ -14,9 +14,10 @@ import pytest
 import trio
 from click.testing import CliRunner
 
-from tests.engine.valkey.servers import Server, free_ports, running, valkey_program
+from tests.engine.valkey.servers import Server, running, valkey_program
 from tests.engine.valkey.serving import empty, engine_url, with_engine
 from tests.support.certificates import authority, write_certificate
+from tests.support.ports import free_ports
 from tests.support.serving import serving
 from tests.support.waiting import eventually, eventually_sync
 from tests.support.wire import Answer, ask

@@ -21,12 +21,12 @@ from zapq.core.attempts import Attempts, LeaseSeen
 from zapq.core.broker import Broker, Redriven
 from zapq.core.idempotency import Keys
 from zapq.core.message import Draft, Lease, Message, Properties
+from zapq.core.placed import Placed
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import KeyPut, KeysForgotten
 from zapq.core.runs import is_shortest
 from zapq.core.stats import Figures, MessageView, QueueStats, State
-from zapq.core.unique import Placed
 from zapq.errors import (
     Draining,
     InvalidParameter,

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 import trio
 
 from zapq.core.attempts import Attempts
-from zapq.core.broker import Broker, check_name
+from zapq.core.broker import Broker
 from zapq.core.held import Held
 from zapq.core.idempotency import Claim, Keys
 from zapq.core.image import Image
+from zapq.core.names import check_name
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import EpochDropped, rows_of

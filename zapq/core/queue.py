@@ -351,12 +351,7 @@ class Queue(Unique):
         message, due = self._returned(id)
         if message is None:
             return False
-        if due is None:
-            self._ready.remove(message)
-        else:
-            self._delayed.pop(id)
-            if message.properties.group:
-                self._ready.let_go(message)
+        self._take_out(message)
         self._hold(-1, -message.size)
         self._counts.acked += 1
         self._enter(MessagesDeleted((row_of(self.epoch, id),)), self._undo_remove, message, due)
@@ -409,9 +404,7 @@ class Queue(Unique):
             return False
         if was_due is None:
             self._note_given(id)
-            self._ready.remove(message)
-        else:
-            self._take_out(message)
+        self._take_out(message)
         due = 0.0
         if visibility > 0:
             due = now + visibility
@@ -527,8 +520,7 @@ class Queue(Unique):
                 self._lapse(lease, now)
             else:
                 self._leases.put(lease)
-        awake = self._delayed.due(now, limit)
-        for message in awake:
+        for message in self._delayed.due(now, limit):
             if self._has_outlived(message.properties, now):
                 if message.properties.group:
                     self._ready.let_go(message)
@@ -558,12 +550,10 @@ class Queue(Unique):
     def _pop_fit(self, now: float, *, lease: bool = False) -> Message | None:
         """Remove the first ready message that may be given, if the queue's limits let it."""
         pace = self._pace
-        if pace is None:
-            return self._pop_living(now, hold=lease)
-        if not self._allowed(1, now, lease=lease):
+        if pace is not None and not self._allowed(1, now, lease=lease):
             return None
-        message = self._pop_living(now, hold=lease)
-        if message is not None:
+        message = self._first_living(self._ready.pop(hold=lease), now, hold=lease)
+        if pace is not None and message is not None:
             pace.spend(1, now)
         return message
 
@@ -594,10 +584,6 @@ class Queue(Unique):
             if opens > now:
                 self._watch(opens)
         return limit
-
-    def _pop_living(self, now: float, *, hold: bool) -> Message | None:
-        """Remove the first ready message that may be given; those before it go where they belong."""
-        return self._first_living(self._ready.pop(hold=hold), now, hold=hold)
 
     def _first_living(self, message: Message | None, now: float, *, hold: bool) -> Message | None:
         """Return `message`, just taken out of its line, if it may be given; else drop it, and look at the next."""
@@ -709,7 +695,7 @@ class Queue(Unique):
             self._lease_until(lease, now + max(lease.visibility, 1.0))
             return
         self._counts.leases_expired += 1
-        message = counted(lease, lease.message.properties.releases)
+        message = counted(lease)
         self._enter(None, self._undo_lapse, lease)
         end = self._end(lease, message, 0.0, now)
         self._owner.note_end(lease.serial, end)
@@ -719,7 +705,8 @@ class Queue(Unique):
 
     def _end(self, lease: Lease, message: Message, delay: float, now: float) -> End:
         """Send the message of a lease that was not acknowledged where it belongs, and say what became of it."""
-        failed = self._has_failed(lease)
+        limit = self._settings.max_receives
+        failed = limit is not None and lease.receives >= limit
         if failed or self._has_outlived(message.properties, now):
             if message.properties.group:
                 self._ready.let_go(message)
@@ -749,11 +736,6 @@ class Queue(Unique):
     def _over(self, serial: int) -> ReceiptExpired:
         """Return the refusal for a lease that is over: it says how it ended."""
         return ReceiptExpired(self._owner.end_of(serial).sentence, parameter="receipt")
-
-    def _has_failed(self, lease: Lease) -> bool:
-        """Whether the message, if this delivery of it fails too, has been delivered as often as it may be."""
-        limit = self._settings.max_receives
-        return limit is not None and lease.receives >= limit
 
     def _fail(self, message: Message) -> None:
         """Give a message up to the dead-letter queue."""
@@ -795,7 +777,7 @@ class Queue(Unique):
         base = row_of(self.epoch, 0)
         self._granting.update(lease.serial for lease in leases)
         for lease in leases:
-            message = counted(lease, lease.message.properties.releases)
+            message = counted(lease)
             journal.enter(MessageState(base | message.id, message.properties), self._undo_grant, lease)
         journal.when_written(self._note_granted, leases)
 

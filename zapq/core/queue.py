@@ -738,12 +738,14 @@ class Queue(Unique):
         return ReceiptExpired(self._owner.end_of(serial).sentence, parameter="receipt")
 
     def _fail(self, message: Message) -> None:
-        """Give a message up to the dead-letter queue."""
+        """Give a message up to the dead-letter queue, without a ttl."""
+        target = self._settings.dead_letter
+        assert target is not None
         self._hold(-1, -message.size)
         self._counts.dead_lettered += 1
         self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), self._undo_fail, message)
         self._free(message)
-        self._owner.dead_letter(self, message)
+        self._owner.queues[target].accept_moved(message, message.moved(self.name, self.name))
 
     def _drop_unfit(self, message: Message, now: float) -> bool:
         """Let a message go that was just taken out of its line, if it is not to be given; return whether."""

@@ -88,7 +88,8 @@ class Broker:
         self._last_serial = 0
         self._ends = bytearray(ACKS_REMEMBERED)
         self._alarms: Deadlines[Queue] = Deadlines()
-        self._alarm = inf
+        self.alarm = inf
+        """When `tick` is to be called next."""
         self.past = QueueStats()
         """What queues that are no more have done, ..."""
         self.past_waits = Spread()
@@ -104,11 +105,6 @@ class Broker:
             failed += ((queue, message) for message in queue.fill(image, now))
         for queue, message in failed:
             queue.give_up(message)
-
-    @property
-    def alarm(self) -> float:
-        """When `tick` is to be called next."""
-        return self._alarm
 
     def open(self, name: str, now: float) -> Queue:
         """Return the queue called `name`, made now if there was none.
@@ -414,8 +410,8 @@ class Broker:
             queue.tick(now, TICK_LIMIT)
             if queue.alarm < inf:
                 self._alarms.put(queue.number, queue.alarm, queue)
-        self._alarm = self._alarms.next()
-        return self._alarm
+        self.alarm = self._alarms.next()
+        return self.alarm
 
     def totals(self) -> QueueStats:
         """What all queues hold and have done, those that are no more included."""
@@ -444,15 +440,9 @@ class Broker:
     def watch(self, queue: Queue, time: float) -> None:
         """Note that `queue` has something to do at `time`, earlier than known before."""
         self._alarms.put(queue.number, time, queue)
-        if time < self._alarm:
-            self._alarm = time
+        if time < self.alarm:
+            self.alarm = time
             self._on_earlier(time)
-
-    def dead_letter(self, queue: Queue, message: Message) -> None:
-        """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
-        name = queue.settings.dead_letter
-        assert name is not None
-        self.queues[name].accept_moved(message, message.moved(queue.name, queue.name))
 
 
 def _nothing() -> None:

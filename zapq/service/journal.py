@@ -52,8 +52,6 @@ class JournalStats:
     """How long commits took, by `COMMIT_BOUNDS`."""
 
 
-Run = tuple[int, list[bytes], Properties]
-"""Messages with consecutive rows: the first's, their bodies, and what all of them have."""
 Undo = tuple[Callable[..., object], tuple[object, ...]]
 
 
@@ -66,8 +64,10 @@ class OpenCommit(CommitGroup):
         super().__init__(generation)
         self.kept: list[Record] = []
         """Those of `records` that stay true if the commit fails."""
-        self.run: Run | None = None
-        """What was entered last, if it was messages that the next may follow."""
+        self.run: tuple[int, list[bytes], Properties] | None = None
+        """What was entered last, if it was messages that the next may follow.
+
+        The row of the first, their bodies, and what all of them have."""
         self.joined = 0
         """Changes that share a record with one before them."""
         self.undo: list[Undo] = []

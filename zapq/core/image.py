@@ -44,16 +44,6 @@ class KeptQueue(NamedTuple):
     image: QueueImage
 
 
-class KeptKey(NamedTuple):
-    """An Idempotency-Key as the disk keeps it; `until` in seconds since 1970."""
-
-    queue: int
-    key: str
-    fingerprint: bytes
-    id: int
-    until: float
-
-
 class KeyImage(NamedTuple):
     """An Idempotency-Key that was used."""
 

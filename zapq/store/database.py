@@ -21,7 +21,6 @@ from pathlib import Path
 import msgspec
 
 from zapq.core.idempotency import ANY_CONTENT
-from zapq.core.image import KeptKey
 from zapq.core.records import (
     ID_BITS,
     MAX_ID,
@@ -395,7 +394,7 @@ class Database:
         execute = self._connection.execute
         match entry:
             case KeyPut():
-                key = KeptKey(entry.queue, entry.key, entry.fingerprint, entry.id, entry.until)
+                key = msgspec.structs.astuple(entry)
                 execute("insert or replace into keys values (?, ?, ?, ?, ?, ?)", (*key, key_sum(*key)))
             case QueueDeleted():
                 queues.pop(entry.number, None)

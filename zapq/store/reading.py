@@ -12,10 +12,10 @@ from typing import NamedTuple
 import msgspec
 
 from zapq.core.idempotency import ANY_CONTENT
-from zapq.core.image import KeptKey, KeptQueue, QueueImage
+from zapq.core.image import KeptQueue, QueueImage
 from zapq.core.message import DEFAULTS, Message, Properties
 from zapq.core.queue_settings import QueueSettings
-from zapq.core.records import ID_BITS, MAX_ID, QueuePut
+from zapq.core.records import ID_BITS, MAX_ID, KeyPut, QueuePut
 from zapq.core.runs import Run
 from zapq.limits import MAX_KEYS
 from zapq.store.packs import Pack, gone_in, is_thin
@@ -113,7 +113,7 @@ class Reading:
                 self.garbage.append(epoch)
                 self.highest = max(self.highest, epoch)
 
-    def _read_keys(self, now: float) -> Iterator[KeptKey]:
+    def _read_keys(self, now: float) -> Iterator[KeyPut]:
         for *fields, checksum in self._connection.execute(
             "select * from (select queue, key, fingerprint, id, until, sum from keys where fingerprint <> ?"
             " order by until desc limit ?) union all"
@@ -122,7 +122,7 @@ class Reading:
         ):
             if checksum != key_sum(*fields):
                 raise Damaged(f"keys, queue {fields[0]}, key {fields[1]!r}: the checksum does not match")
-            key = KeptKey(*fields)
+            key = KeyPut(*fields)
             if key.until > now:
                 yield key
 

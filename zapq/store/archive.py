@@ -449,30 +449,10 @@ def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoin
     The caps on messages and bytes hold for each queue by itself. Raises as `decode` does.
     """
     queues: dict[str, QueueRecord] = {}
-    counted = _KeyCount(caps)
-    filling: _Filling | None = None
-    before = archive.totals
-    for place, kind, records in archive:
-        try:
-            if kind == QUEUE:
-                if records.name in queues:
-                    raise ValueError(f"the queue {records.name} is there twice")
-                filling = _Filling(records, 0.0)
-                queues[records.name] = records
-                before = archive.totals
-            elif kind == KEYS:
-                counted.add(records, queues)
-            elif filling is None:
-                raise ValueError("there are messages before the first queue")
-            else:
-                filling.add(kind, records)
-                filling.forget()
-        except ValueError as error:
-            raise archive.damage(place, str(error)) from None
-        messages, size = archive.totals.messages - before.messages, archive.totals.bytes - before.bytes
-        _check_caps(name, caps, Totals(len(queues), messages, size), archive.longest, DEFAULT_QUEUE in queues)
-        checkpoint()
-    _check_dead_letters(name, {each.name: each.settings for each in queues.values()})
+    for kind, records, filling in _filled(archive, name, caps, 0.0, checkpoint, by_queue=True):
+        filling.forget()
+        if kind == QUEUE:
+            queues[records.name] = records
     return Survey(archive.number, archive.totals.messages, queues)
 
 
@@ -481,30 +461,49 @@ def decode(archive: Archive, name: str, caps: Caps, clock_offset: float, checkpo
 
     Raises `SnapshotFailed` for what is damaged or over a cap, and OSError.
     """
-    queues: dict[str, QueueImage] = {}
+    queues: list[QueueImage] = []
     keys: list[KeyImage] = []
+    for kind, records, filling in _filled(archive, name, caps, clock_offset, checkpoint, by_queue=False):
+        if kind == QUEUE:
+            queues.append(filling.image)
+        elif kind == KEYS:
+            keys += (KeyImage(k.queue, k.key, k.fingerprint, k.id, k.until - clock_offset) for k in records)
+    return Image(queues, keys)
+
+
+def _filled(
+    archive: Archive, name: str, caps: Caps, clock_offset: float, checkpoint: slices.Checkpoint, *, by_queue: bool
+) -> Iterator[tuple[bytes, Any, _Filling]]:
+    """Yield the kind and the records of each block that can be where it is, and the queue it was filled into.
+
+    The caps on messages and bytes hold for all queues together, or `by_queue` for each by itself.
+    """
+    settings: dict[str, QueueSettings] = {}
     counted = _KeyCount(caps)
     filling: _Filling | None = None
+    before = archive.totals
     for place, kind, records in archive:
         try:
             if kind == QUEUE:
-                if records.name in queues:
+                if records.name in settings:
                     raise ValueError(f"the queue {records.name} is there twice")
                 filling = _Filling(records, clock_offset)
-                queues[records.name] = filling.image
+                settings[records.name] = records.settings
+                before = archive.totals if by_queue else before
             elif kind == KEYS:
-                counted.add(records, queues)
-                keys += (KeyImage(k.queue, k.key, k.fingerprint, k.id, k.until - clock_offset) for k in records)
+                counted.add(records, settings)
             elif filling is None:
                 raise ValueError("there are messages before the first queue")
             else:
                 filling.add(kind, records)
         except ValueError as error:
             raise archive.damage(place, str(error)) from None
-        _check_caps(name, caps, archive.totals, archive.longest, DEFAULT_QUEUE in queues)
+        messages, size = archive.totals.messages - before.messages, archive.totals.bytes - before.bytes
+        _check_caps(name, caps, Totals(len(settings), messages, size), archive.longest, DEFAULT_QUEUE in settings)
+        assert filling is not None  # keys before the first queue are of none that is there
+        yield kind, records, filling
         checkpoint()
-    _check_dead_letters(name, {each.name: each.settings for each in queues.values()})
-    return Image(list(queues.values()), keys)
+    _check_dead_letters(name, settings)
 
 
 def _check_caps(name: str, caps: Caps, totals: Totals, longest: int, has_default: bool) -> None:

@@ -27,7 +27,7 @@ step back. Steps back run in reverse order, so each finds exactly what its verb 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from math import inf
 from operator import itemgetter
@@ -167,7 +167,7 @@ class Queue(Unique):
         message = ready.pop_plain() if ready.simple else self._pop_fit(now)
         if message is not None:
             if self._lapses.serials:
-                self._note_given(message.id)
+                self._close_lapse(message.id, End.GIVEN)
             if journal is not None:
                 journal.enter(MessagesDeleted((self.epoch << ID_BITS | message.id,)), self._undo_take, (message,))
             if self._unique is not None:
@@ -194,7 +194,7 @@ class Queue(Unique):
         taken, size = self._pop_fit_many(limit, now)
         if self._lapses.serials:
             for id in taken.ids():
-                self._note_given(id)
+                self._close_lapse(id, End.GIVEN)
         self._hold(-len(taken), -size)
         self._counts.dequeued += len(taken)
         # As `dequeue` does: a call for each message would take longer than to take it.
@@ -352,10 +352,8 @@ class Queue(Unique):
         if message is None:
             return False
         self._take_out(message)
-        self._hold(-1, -message.size)
         self._counts.acked += 1
-        self._enter(MessagesDeleted((row_of(self.epoch, id),)), self._undo_remove, message, due)
-        self._free(message)
+        self._lose(message, self._undo_remove, due)
         return True
 
     def delete(self, id: int, now: float) -> bool:
@@ -377,10 +375,8 @@ class Queue(Unique):
             return False
         if self._lapses.serials:
             self._close_lapse(id, End.DELETED)
-        self._hold(-1, -message.size)
         self._counts.cleared += 1
-        self._enter(MessagesDeleted((row_of(self.epoch, id),)), self._undo_delete, message, due)
-        self._free(message)
+        self._lose(message, self._undo_delete, due)
         return True
 
     def _check_not_leased(self, id: int, now: float) -> None:
@@ -403,7 +399,7 @@ class Queue(Unique):
         if message is None:
             return False
         if was_due is None:
-            self._note_given(id)
+            self._close_lapse(id, End.GIVEN)
         self._take_out(message)
         due = 0.0
         if visibility > 0:
@@ -502,7 +498,7 @@ class Queue(Unique):
         """Give one of `letters` to another queue."""
         self._ready.remove(letter)
         if self._lapses.serials:
-            self._note_given(letter.id)
+            self._close_lapse(letter.id, End.GIVEN)
         self._hold(-1, -letter.size)
         self._enter(MessagesDeleted((row_of(self.epoch, letter.id),)), self._undo_move, letter)
         target.accept_moved(letter, properties)
@@ -641,7 +637,7 @@ class Queue(Unique):
 
     def _lease(self, message: Message, visibility: float | None, now: float) -> Lease:
         if self._lapses.serials:
-            self._note_given(message.id)
+            self._close_lapse(message.id, End.GIVEN)
         seconds = self._settings.visibility if visibility is None else visibility
         # One that is asked for no time at all is over at once.
         deadline = now + seconds if seconds else now - self._leases.slack
@@ -721,11 +717,8 @@ class Queue(Unique):
             self._become_ready(message)
         return End.EXPIRED
 
-    def _note_given(self, id: int) -> None:
-        """Note that a message was given out: a lease of it that expired before is over for good."""
-        self._close_lapse(id, End.GIVEN)
-
     def _close_lapse(self, id: int, end: End) -> None:
+        """Let a lease of a message that expired before be over for good, because of what `end` says."""
         serial = self._lapses.serials.get(id)
         if serial is not None:
             message = self._lapses.find(serial)
@@ -741,10 +734,8 @@ class Queue(Unique):
         """Give a message up to the dead-letter queue, without a ttl."""
         target = self._settings.dead_letter
         assert target is not None
-        self._hold(-1, -message.size)
         self._counts.dead_lettered += 1
-        self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), self._undo_fail, message)
-        self._free(message)
+        self._lose(message, self._undo_fail)
         self._owner.queues[target].accept_moved(message, message.moved(self.name, self.name))
 
     def _drop_unfit(self, message: Message, now: float) -> bool:
@@ -770,9 +761,13 @@ class Queue(Unique):
     def _expire(self, message: Message) -> None:
         if self._lapses.serials:
             self._close_lapse(message.id, End.OUTLIVED)
-        self._hold(-1, -message.size)
         self._counts.expired += 1
-        self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), self._undo_expire, message)
+        self._lose(message, self._undo_expire)
+
+    def _lose(self, message: Message, undo: Callable[..., object], *args: object) -> None:
+        """Hold a message no more; `undo(message, *args)` is the step back."""
+        self._hold(-1, -message.size)
+        self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), undo, message, *args)
         self._free(message)
 
     def _enter_grant(self, leases: Sequence[Lease], journal: Journal) -> None:

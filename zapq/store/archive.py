@@ -237,7 +237,27 @@ def queue_block(
 
 def message_blocks(kind: bytes, messages: Iterable[tuple[Message, float]], clock_offset: float) -> Iterator[Block]:
     """Yield blocks of messages, each with when it is ready, 0 for at once; `kind` is ORDERED or OTHERS."""
-    for records, count, size in _records(messages, clock_offset):
+    records: list[MessageRecord] = []
+    count = size = next_id = 0
+    last: tuple[Properties, float] | None = None
+    for message, due in messages:
+        alike = (message.properties, due)
+        if message.id == next_id and alike == last:
+            records[-1].bodies.append(message.body)
+        else:
+            time = due + clock_offset if due > 0 else 0.0
+            records.append(
+                MessageRecord(
+                    message.id, _properties_record(message.properties, clock_offset), time, [message.body]
+                )
+            )
+        last, next_id = alike, message.id + 1
+        count += 1
+        size += message.size
+        if count == slices.SLICE_MESSAGES or size >= slices.SLICE_BYTES:
+            yield Block(kind, records, count, size)
+            records, count, size, last = [], 0, 0, None
+    if records:
         yield Block(kind, records, count, size)
 
 
@@ -260,34 +280,6 @@ def _emptied(items: deque[Message | Run]) -> Iterator[Message]:
             yield from item
         else:
             yield item
-
-
-def _records(
-    messages: Iterable[tuple[Message, float]], clock_offset: float
-) -> Iterator[tuple[list[MessageRecord], int, int]]:
-    """Yield what a block holds, of how many messages and bytes it is."""
-    records: list[MessageRecord] = []
-    count = size = next_id = 0
-    last: tuple[Properties, float] | None = None
-    for message, due in messages:
-        alike = (message.properties, due)
-        if message.id == next_id and alike == last:
-            records[-1].bodies.append(message.body)
-        else:
-            time = due + clock_offset if due > 0 else 0.0
-            records.append(
-                MessageRecord(
-                    message.id, _properties_record(message.properties, clock_offset), time, [message.body]
-                )
-            )
-        last, next_id = alike, message.id + 1
-        count += 1
-        size += message.size
-        if count == slices.SLICE_MESSAGES or size >= slices.SLICE_BYTES:
-            yield records, count, size
-            records, count, size, last = [], 0, 0, None
-    if records:
-        yield records, count, size
 
 
 def _properties_record(properties: Properties, clock_offset: float) -> PropertiesRecord:

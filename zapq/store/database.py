@@ -62,9 +62,8 @@ from zapq.store.schema import (
     format_of,
     kept_arrivals,
     kept_time,
-    key_sum,
-    queue_sum,
     read_time,
+    sum_of,
     upgrade,
     with_sum,
 )
@@ -395,7 +394,7 @@ class Database:
         match entry:
             case KeyPut():
                 key = msgspec.structs.astuple(entry)
-                execute("insert or replace into keys values (?, ?, ?, ?, ?, ?)", (*key, key_sum(*key)))
+                execute("insert or replace into keys values (?, ?, ?, ?, ?, ?)", (*key, sum_of(key)))
             case QueueDeleted():
                 queues.pop(entry.number, None)
                 execute("delete from queues where number = ?", (entry.number,))
@@ -425,7 +424,7 @@ class Database:
         settings = msgspec.json.encode(kept.settings).decode()
         fields = (kept.number, kept.name, kept.epoch, kept.next_id, settings, int(kept.paused))
         self._connection.execute(
-            "insert or replace into queues values (?, ?, ?, ?, ?, ?, ?)", (*fields, queue_sum(*fields))
+            "insert or replace into queues values (?, ?, ?, ?, ?, ?, ?)", (*fields, sum_of(fields))
         )
 
     def _remove(self, gone: list[int]) -> None:

@@ -27,9 +27,8 @@ from zapq.store.schema import (
     Table,
     body_sum,
     format_of,
-    key_sum,
-    queue_sum,
     read_arrivals,
+    sum_of,
     without_sum,
 )
 from zapq.store.wal import Damaged
@@ -87,7 +86,7 @@ class Reading:
         for number, name, epoch, next_id, settings, paused, checksum in self._connection.execute(
             "select number, name, epoch, next_id, settings, paused, sum from queues order by number"
         ):
-            if checksum != queue_sum(number, name, epoch, next_id, settings, paused):
+            if checksum != sum_of((number, name, epoch, next_id, settings, paused)):
                 raise Damaged(f"queues, number {number}: the checksum does not match")
             image = QueueImage(
                 name=name,
@@ -120,7 +119,7 @@ class Reading:
             " select queue, key, fingerprint, id, until, sum from keys where fingerprint = ? order by until",
             (ANY_CONTENT, MAX_KEYS, ANY_CONTENT),
         ):
-            if checksum != key_sum(*fields):
+            if checksum != sum_of(tuple(fields)):
                 raise Damaged(f"keys, queue {fields[0]}, key {fields[1]!r}: the checksum does not match")
             key = KeyPut(*fields)
             if key.until > now:

@@ -11,7 +11,7 @@ from typing import Any
 from zapq.engine.engine import Outcomes
 from zapq.errors import MessageNotFound, NoTestClock, moved_on
 from zapq.limits import LISTED_AT_ONCE, MAX_DELAY
-from zapq.service.history import Told
+from zapq.service.history import Samples
 from zapq.service.journal import Journal
 from zapq.service.operations import (
     Advance,
@@ -223,7 +223,7 @@ class LocalEngine:
         shown = names if pattern == "*" else [name for name in names if fnmatchcase(name, pattern)]
         return [service.state(name).info() for name in shown if name in there]
 
-    def _history(self, asked: History, now: float) -> Pending[Told] | Told:
+    def _history(self, asked: History, now: float) -> Pending[Samples] | Samples:
         history = self.service.history
         steps = history.find(asked.pattern, asked.wanted)
         try:
@@ -231,7 +231,7 @@ class LocalEngine:
         except StopIteration as end:
             return history.tell(end.value, asked.limit, now)
 
-        async def tell() -> Told:
+        async def tell() -> Samples:
             while True:
                 await self.service.turns.take()
                 try:

@@ -26,7 +26,7 @@ from zapq.http.plan import BodyEncoding, Frame, Plan
 from zapq.http.problems import MEDIA_TYPE as PROBLEM
 from zapq.http.problems import PHRASES, render_error, render_status
 from zapq.limits import MAX_BATCH_BYTES
-from zapq.service.history import Told
+from zapq.service.history import Samples
 from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Operation, Put, Settle, SettleOne, Take
 from zapq.service.paging import Page
 from zapq.service.queue_state import QueueInfo
@@ -386,7 +386,7 @@ def queues(plan: Plan, operation: Operation, outcome: Sequence[QueueInfo] | Page
     return _ok(msgspec.json.encode(shown), JSON, frame.tail, fields)
 
 
-def history(told: Told, frame: Frame) -> dict[str, object]:
+def history(told: Samples, frame: Frame) -> dict[str, object]:
     """Return what queues held and did as JSON shows it."""
     return {
         "seconds": told.seconds,

@@ -383,7 +383,7 @@ def test_the_file_declares_queues(tmp_path: Path) -> None:
             """[queues.jobs]: 'dead' is not a setting of a queue. For a queue of that name, write"""
             """ [queues."jobs.dead"].""",
         ),
-        ("[queues.jobs]\nvisibility = 43201", "[queues.jobs] visibility = 43201: must be at most 43200."),
+        ("[queues.jobs]\nvisibility = 43201", "[queues.jobs] visibility = 43201: must be at most 43200 seconds."),
         ("[queues.jobs]\nvisibility = 'soon'", "[queues.jobs] visibility = 'soon': give seconds"),
         ("[queues.jobs]\nmax_bytes = '1T'", "[queues.jobs] max_bytes = '1T': give bytes"),
         (

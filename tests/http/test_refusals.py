@@ -462,3 +462,10 @@ async def test_a_body_that_should_be_parameters_is_told_where_they_belong(
 ) -> None:
     answer = await ask(zapq_server.url, "POST", f"{QUEUE}/receive", body, headers)
     assert (answer.status, answer.json["detail"]) == (400, f"This request takes no body; {detail}")
+
+
+async def test_a_number_out_of_range_is_told_its_range_as_people_write_it(zapq_server: ZapqServer) -> None:
+    refused = await ask(zapq_server.url, "POST", f"{QUEUE}/messages?delay=400d", b"x")
+    assert refused.json["detail"] == "delay=34560000 is out of range. Give 0 to 31536000 seconds."
+    refused = await ask(zapq_server.url, "POST", f"{QUEUE}/messages?priority=10", b"x")
+    assert refused.json["detail"] == "priority=10 is out of range. Give 0 to 9."

@@ -115,11 +115,27 @@ def test_bench_can_be_stopped(client: Client, zapq_url: str) -> None:
     assert [each["name"] for each in client.list()] == ["default"]
 
 
+def test_a_bench_that_is_refused_at_once_says_only_why(zapq_url: str) -> None:
+    done = typed("bench", "--seconds", "0.1", "--size", "200000", "--url", zapq_url)
+    assert_one_line(done, 1, "The message has 200000 bytes")
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("way.gif", "give FILE a name that ends so"), ("none/way.svg", "there is no directory")],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_bench(
+    name: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zapq.command.bench.check_extra", lambda *_: None)
+    assert_one_line(typed("bench", "--plot", str(tmp_path / name), "--url", NOBODY), 2, complaint)
+
+
 def test_a_server_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zapq.client.retry.CLIENT_BACKOFF", 0.001)
     done = typed("bench", "--seconds", "0.1", "--url", NOBODY)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "could not be reached" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].endswith("could not be reached: Connection refused.")
 
 
 def test_an_extra_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

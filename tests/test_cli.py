@@ -293,7 +293,12 @@ def test_what_cannot_start_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
                 f"--data-dir '{tmp_path}/file/below' is not a directory, or lies below a file.",
             ),
             (("--addr", "..:0"), "--addr '..:0': "),
-            (("--addr", "fd://99"), "--addr 'fd://99': Bad file descriptor."),
+            (("--addr", "fd://99"), "--addr 'fd://99': Bad file descriptor. The program that started zapq gave"),
+            (
+                ("--addr", "192.0.2.1:0"),
+                "This machine does not have that address; --addr :8080",
+            ),
+            (("--addr", "unix:/none/here"), "No such file or directory. Make the directory of this path first."),
         ):
             assert_one_line(run(*arguments), 1, complaint)
 

@@ -316,6 +316,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
+        ("[queue.jobs]", r"a queue is declared in a table \[queues.jobs\], with an s."),
         ("max_msg = 1", "'max_msg' is not a setting; zapq --help lists them. Did you mean 'max_msgs'?"),
         ("max-msgs = 1", "'max-msgs' is not a setting"),
         ("config = 'other.toml'", "'config' is not a setting"),

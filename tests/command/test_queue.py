@@ -148,7 +148,7 @@ async def test_dead_letters_are_sent_back(type_in: TypeIn, zapq_server: ZapqServ
     # A queue that is none of dead letters.
     done = await type_in("queue", "redrive", "jobs")
     assert (done.returncode, done.stdout) == (0, "jobs: 0 messages moved, 1005 left\n")
-    assert done.stderr.startswith("What is left is no dead letter")
+    assert done.stderr.startswith("The messages that are left are no dead letters")
 
 
 async def test_one_dead_letter_is_sent_back(type_in: TypeIn, zapq_server: ZapqServer) -> None:

@@ -226,7 +226,7 @@ async def test_nobody_listens(zapq_server: ZapqServer, emails: NamedQueue) -> No
     [
         (
             ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"),
-            "does the receiver speak",
+            "Does the receiver speak",
         ),
         (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
         (http.client.BadStatusLine("x"), "x"),

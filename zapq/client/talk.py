@@ -178,7 +178,7 @@ class _Unanswered(Exception):
 
 
 def _reason(error: BaseException) -> str:
-    """Return what the system says of it, in the same words whichever library found it."""
+    """Return what the system says of it, in the same words for every library."""
     # The libraries for tasks try several addresses, and name what came of each as a cause.
     while isinstance(error.__cause__, OSError | BaseExceptionGroup):
         error = error.__cause__

@@ -47,7 +47,7 @@ def _sentence(error: click.UsageError) -> str:
     said = " ".join(error.format_message().split())
     if said.startswith(_TOO_MANY):
         return f"{said}. If a value has spaces, put quotes around it."
-    return said if said.endswith((".", "?", ")")) else f"{said}."
+    return f"{said}." if isinstance(error, click.MissingParameter) and not said.endswith(".") else said
 
 
 def _see_help(error: click.UsageError) -> str:

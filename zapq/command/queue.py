@@ -213,7 +213,8 @@ def redrive(url: SplitResult, queue: str, limit: int | None, id: int | None, as_
     moved, left = _whole(answer, "moved"), _whole(answer, "left")
     _say(queue, f"{_messages(moved)} moved, {left} left", answer, as_json)
     if left and not moved:
-        print("What is left is no dead letter, or there is no room in the queue where it failed.", file=sys.stderr)
+        why = "The messages that are left are no dead letters, or the queue where they failed has no room."
+        print(why, file=sys.stderr)
     return EXIT_OK
 
 

@@ -158,7 +158,8 @@ def _reason(error: Exception) -> str:
         case ssl.SSLCertVerificationError():
             return f"its certificate is not accepted: {error.verify_message}"
         case ssl.SSLError():
-            return f"TLS failed ({error.reason}): does the receiver speak https on this port?"
+            reason = getattr(error, "reason", None) or "unknown"
+            return f"TLS failed ({reason}). Does the receiver speak https on this port?"
         case OSError():
             return error.strerror or str(error) or type(error).__name__
         case _:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from array import array
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ import zapq.client.client
 from tests.client.shells import SHELLS, with_client
 from zapq.client import open_client
 from zapq.client.batching import message_of
-from zapq.core.message import OCTETS, check_bodies
+from zapq.core.message import OCTETS, owned_bodies
 from zapq.errors import InvalidParameter
 from zapq.service.operations import Offer, terms
 from zapq.testing import ZapqServer
@@ -73,12 +74,43 @@ async def test_queues_inside_a_program_say_the_same() -> None:
             service.queue("emails").put_nowait(Offer(text, terms()))
 
 
-CLOTHES = [b"x", bytearray(b"x"), memoryview(b"x"), [], [b"x"], (zapq.Draft(body=b"x"),)]
+WIDE = memoryview(array("H", [0x6261, 0x6463]))
+CLOTHES: list[tuple[Any, object]] = [
+    (b"x", b"x"),
+    (bytearray(b"x"), b"x"),
+    (memoryview(b"x"), b"x"),
+    (WIDE, WIDE.tobytes()),
+    ([], []),
+    ([b"x"], [b"x"]),
+    ([bytearray(b"x"), WIDE], [b"x", WIDE.tobytes()]),
+    ((zapq.Draft(body=b"x"), b"y"), [zapq.Draft(body=b"x"), b"y"]),
+    ([zapq.Draft(body=WIDE, priority=3)], [zapq.Draft(body=WIDE.tobytes(), priority=3)]),  # type: ignore[arg-type]
+]
 
 
-@pytest.mark.parametrize("content", CLOTHES)
-def test_bytes_in_other_clothes_are_taken(content: object) -> None:
-    check_bodies(content)
+@pytest.mark.parametrize(("content", "owned"), CLOTHES)
+def test_bytes_in_other_clothes_are_taken(content: Any, owned: object) -> None:
+    assert owned_bodies(content) == owned
+
+
+async def test_what_a_program_does_with_its_buffer_later_changes_no_message(zapq_server: ZapqServer) -> None:
+    wide, whole = cast("bytes", WIDE), WIDE.tobytes()
+    own: Any = bytearray(b"own")
+    queue = zapq_server.service.queue("emails")
+    async with open_client(zapq_server.url) as client:
+        await client.put("emails", wide)
+        await client.put_many("emails", [wide, zapq.Draft(body=wide)])
+        async with client.producer("emails") as producer:
+            sent = producer.send_nowait(own)
+            await producer.send(wide, priority=1)
+            own[:] = b"two"
+            await sent.wait()
+    own[:] = b"own"
+    await queue.enqueue(own)
+    await queue.enqueue_many([own, zapq.Draft(body=own)])
+    own[:] = b"two"
+    bodies = [message.body for message in await queue.dequeue_many(9)]
+    assert bodies == [*[whole] * 4, *[b"own"] * 4]
 
 
 @pytest.mark.parametrize("library", [asyncio.run, trio.run])

@@ -200,16 +200,25 @@ class TestProducer:
             except (errors.NoAnswer, errors.Unreachable, RuntimeError) as error:
                 told.append(type(error))
 
+        async def flush(producer: Any) -> None:
+            with pytest.raises(errors.NoAnswer, match="may be stored"):
+                await producer.flush()
+            flushed.set()
+
+        flushed = trio.Event()
         async with scripted(Storing(seconds=10.0)) as client:
             with trio.move_on_after(5) as scope:
                 async with client.producer("q", linger=1, max_messages=1) as producer:
                     for body in (b"on its way", b"not begun", b"without room"):
                         nursery.start_soon(send, producer, body)
                         await trio.testing.wait_all_tasks_blocked()
+                    nursery.start_soon(flush, producer)
                     await trio.sleep_forever()
             assert scope.cancelled_caught
             assert producer.unsent == [b"on its way", b"not begun"]
             await eventually(lambda: len(told) == 3, "every task to be told")
+            await flushed.wait()
+            await flush(producer)
         assert sorted(map(str, told)) == sorted(map(str, [errors.NoAnswer, errors.Unreachable, RuntimeError]))
 
 
@@ -293,6 +302,8 @@ class TestThreads:
                 assert producer.unsent == [b"left"]
                 with pytest.raises(errors.Unreachable):
                     sent.wait()
+                with pytest.raises(errors.Unreachable):
+                    producer.flush()
                 with pytest.raises(RuntimeError):
                     producer.send(b"too late")
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from zapq.client.calls import Calls
 from zapq.client.talk import Talk
-from zapq.core.message import OCTETS, Draft, check_body
+from zapq.core.message import OCTETS, Draft, owned_body
 from zapq.errors import InvalidParameter, MessageTooLarge, NoAnswer, Unreachable, ZapqError
 from zapq.limits import MAX_BATCH
 
@@ -108,8 +108,14 @@ class Batcher:
 
     def unsent(self) -> list[bytes | Draft]:
         """Return the messages of which it is not known that they are stored."""
-        batches = [batch for batch in (self.sending, self._filling) if batch is not None]
-        return [message for batch in batches for message in batch.messages]
+        return [message for batch in self._unstored() for message in batch.messages]
+
+    def lost(self) -> ZapqError | None:
+        """Return what `give_up` said of the first of those, if there are any."""
+        return next((batch.error for batch in self._unstored()), None)
+
+    def _unstored(self) -> list[Batch]:
+        return [batch for batch in (self.sending, self._filling) if batch is not None]
 
 
 def message_of(
@@ -125,7 +131,7 @@ def message_of(
 ) -> bytes | Draft:
     """Return what a batch has of a message: its bytes, if they are all there is to say."""
     if type(body) is not bytes:
-        check_body(body)
+        body = owned_body(body)
     if priority or delay or ttl is not None or content_type is not OCTETS or headers or group or unique:
         return Draft(
             body=body,

@@ -91,6 +91,8 @@ class Line:
         if self._untold is not None:
             error, self._untold = self._untold, None
             raise error
+        if self._closed and (lost := self._batcher.lost()) is not None:
+            raise lost.anew()
 
     async def run(self) -> None:
         """Send batches until cancelled."""

@@ -105,8 +105,11 @@ class Line:
             last.wait()
         with self._lock:
             error, self._untold = self._failed or self._untold, None
+            lost = self._batcher.lost() if self._closed else None
         if error is not None:
             raise error
+        if lost is not None:
+            raise lost.anew()
 
     def start(self) -> None:
         """Begin to send batches, until `close`."""

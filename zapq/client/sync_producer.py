@@ -93,7 +93,10 @@ class Producer:
         return Sent(place)
 
     def flush(self) -> None:
-        """Send what there is at once, and wait until it is stored."""
+        """Send what there is at once, and wait until it is stored.
+
+        Raises `Unreachable` or `NoAnswer`, as `Sent.wait` does, if the producer was closed before all was stored.
+        """
         self._line.flush()
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
-from zapq.core.message import check_body
+from zapq.core.message import owned_body
 from zapq.errors import InvalidParameter
 from zapq.limits import MAX_ANSWER_HEAD_BYTES
 
@@ -87,7 +87,7 @@ class Writer:
                 plain = value.isascii() and value.isprintable() and value == value.strip()
                 head += f"{name}: {value if plain else checked(value, name)}\r\n"
         if type(body) is not bytes:
-            check_body(body)
+            body = owned_body(body)
         if body or method in _WITH_BODY:
             head += f"Content-Length: {len(body)}\r\n"
         return f"{head}\r\n".encode("ascii") + body

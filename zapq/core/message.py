@@ -148,19 +148,33 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         return self.id - (self.properties.priority << 56)
 
 
-def check_body(body: object) -> None:
-    """Raise `TypeError` unless `body` is bytes: text is an easy mistake, and would be found out much later."""
-    if not isinstance(body, bytes | bytearray | memoryview):
+def owned_body(body: object) -> bytes:
+    """Return a body as bytes of its own, which nothing changes later; raises `TypeError` unless it is bytes.
+
+    Text is an easy mistake, and would be found out much later.
+    """
+    if isinstance(body, bytes):
+        return body
+    if not isinstance(body, bytearray | memoryview):
         raise TypeError(f"A body is bytes, not {type(body).__name__}: of text, send text.encode().")
+    # A view may have items of several bytes: what `len` says of it is not how long it is.
+    return bytes(body)
 
 
-def check_bodies(content: object) -> None:
-    """Raise `TypeError` unless `content` is bytes, or a sequence of bytes and drafts of bytes."""
+def owned_bodies(content: bytes | Sequence[bytes | Draft]) -> bytes | Sequence[bytes | Draft]:
+    """Return what was offered with each body as `owned_body` does: bytes, or a sequence of bytes and drafts."""
     if isinstance(content, bytes | bytearray | memoryview | str) or not isinstance(content, Sequence):
-        check_body(content)
-    elif not _PLAIN.issuperset(map(type, content)):
-        for each in content:
-            check_body(each.body if isinstance(each, Draft) else each)
+        return owned_body(content)
+    if _PLAIN.issuperset(map(type, content)):
+        return content
+    return [_owned(each) for each in content]
+
+
+def _owned(each: object) -> bytes | Draft:
+    if not isinstance(each, Draft):
+        return owned_body(each)
+    body = owned_body(each.body)
+    return each if body is each.body else msgspec.structs.replace(each, body=body)
 
 
 _PLAIN = {bytes}

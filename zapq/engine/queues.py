@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from zapq.core.broker import Redriven, check_name
-from zapq.core.message import OCTETS, Lease, Message, check_bodies, check_body
+from zapq.core.message import OCTETS, Lease, Message, owned_body
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import MessageView, State
 from zapq.engine.engine import Engine
@@ -51,6 +51,7 @@ from zapq.service.operations import (
     Take,
     check,
     checked_limit,
+    owned,
     terms,
 )
 from zapq.service.pending import Pending
@@ -91,7 +92,7 @@ class EngineQueue(Verbs):
         get its `headers` with each delivery. In a `group` it waits until the earlier messages of that are done
         with. Raises `MessageTooLarge`, `QueueFull`, `Draining`, and `InvalidParameter` for a value out of range.
         """
-        check_body(body)
+        body = owned_body(body)
         how = terms(
             priority=priority,
             delay=delay,
@@ -113,7 +114,7 @@ class EngineQueue(Verbs):
         With a `wait` in its terms (`terms(wait=20)`) it waits so long for room if the queue is full. Under the
         same key the same content is stored once. Raises `KeyReused`, and the errors of `enqueue`.
         """
-        check_bodies(offer.content)
+        offer = owned(offer)
         return await _do(  # type: ignore[no-any-return]  # what comes of it is in `Operation`'s docstrings
             self._engine,
             Put(offer.content, offer.terms, offer.key, offer.packed, offer.exempt_from_drain, queue=self.name),

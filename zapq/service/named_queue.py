@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from zapq.core.broker import Redriven
-from zapq.core.message import OCTETS, Draft, Lease, Message, check_bodies, check_body
+from zapq.core.message import OCTETS, Draft, Lease, Message, owned_body
 from zapq.core.stats import MessageView, State
 from zapq.errors import Draining, QueueNotFound, ReceiptExpired, StorageUnavailable, ZapqError
 from zapq.limits import MAX_BATCH, MAX_WAIT
@@ -32,6 +32,7 @@ from zapq.service.operations import (
     check,
     checked_limit,
     checked_want,
+    owned,
     terms,
 )
 from zapq.service.pending import Pending
@@ -133,7 +134,7 @@ class NamedQueue(Verbs):
         durability: Durability | None = None,
     ) -> Callable[[float], Message]:
         if type(body) is not bytes:
-            check_body(body)
+            body = owned_body(body)
         how = terms(
             priority=priority, delay=delay, ttl=ttl, content_type=content_type, headers=headers, group=group
         )
@@ -160,7 +161,7 @@ class NamedQueue(Verbs):
         `NotDurable` if the terms ask for a disk there is none of, and the errors of `enqueue`; then the key is as
         before. If cancelled, nothing is stored.
         """
-        check_bodies(offer.content)
+        offer = owned(offer)
         put = partial(self._state.put, offer)
         if not offer.terms.wait:
             return await self._do(put)
@@ -174,8 +175,7 @@ class NamedQueue(Verbs):
         Also raises `trio.WouldBlock` where it would have to wait: for the lock, or for what the key was used for
         to be written.
         """
-        check_bodies(offer.content)
-        return self._do_nowait(partial(self._state.put, offer))
+        return self._do_nowait(partial(self._state.put, owned(offer)))
 
     def dequeue_nowait(self) -> Message | None:
         """Remove and return the first message, or None; atomic, without a checkpoint.

@@ -14,7 +14,7 @@ import msgspec
 
 from zapq.core.complaints import unit_of, written
 from zapq.core.headers import checked_headers
-from zapq.core.message import CONTENT_TYPE, DEFAULTS, GROUP, OCTETS, UNIQUE, Draft, Properties
+from zapq.core.message import CONTENT_TYPE, DEFAULTS, GROUP, OCTETS, UNIQUE, Draft, Properties, owned_bodies
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.settlement import Action as Action
 from zapq.core.settlement import Settlement as Settlement
@@ -79,6 +79,12 @@ class Put(Offer, frozen=True):
     queue: str = DEFAULT_QUEUE
     any_content: bool = False
     """Whether other content under the same key is taken for a repetition as well, and not refused."""
+
+
+def owned(offer: Offer) -> Offer:
+    """Return an offer with bodies that nothing changes later; raises `TypeError` unless they are bytes."""
+    content = owned_bodies(offer.content)
+    return offer if content is offer.content else msgspec.structs.replace(offer, content=content)
 
 
 class Enqueue(msgspec.Struct, frozen=True, gc=False):

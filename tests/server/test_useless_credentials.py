@@ -13,7 +13,9 @@ from zapq.settings import Settings
 OVER, TO_COME = "2020-01-31", "9999-01-31"
 
 
-def said(tmp_path: Path, caplog: pytest.LogCaptureFixture, *lines: str, ca: str = "") -> dict[str, dict[str, object]]:
+def said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *lines: str, ca: str = ""
+) -> dict[str, dict[str, object]]:
     path = tmp_path / "tokens"
     path.write_text("\n".join(lines))
     path.chmod(0o600)
@@ -28,10 +30,14 @@ def test_credentials_that_have_expired_are_named(tmp_path: Path, caplog: pytest.
     told = said(tmp_path, caplog, f"ops:{'f' * 64}:admin:*:{TO_COME}", *lines)
     assert list(told) == ["credentials have expired"]
     assert told["credentials have expired"]["number"] == 12
-    assert told["credentials have expired"]["names"] == ", ".join(f"shop-{number}" for number in range(10)) + " ..."
+    assert (
+        told["credentials have expired"]["names"] == ", ".join(f"shop-{number}" for number in range(10)) + " ..."
+    )
 
 
-def test_certificates_are_named_where_no_client_shows_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_certificates_are_named_where_no_client_shows_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     line = "mailer:@DNS=mailer.internal:consumer"
     message = "certificates count for nothing without --tls-client-ca"
     assert said(tmp_path, caplog, line)[message] == {

@@ -43,6 +43,7 @@ _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
 _DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?[smhd]?", re.ASCII)
 _EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+[smhd]?", re.ASCII)
+_BYTE = re.compile(r"\(byte ([0-9]+)\)\Z", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -236,6 +237,10 @@ def decode_batch(media_type: str, data: bytes) -> Sequence[bytes | Draft]:
         lines: list[bytes] = [bytes(line) for line in _JSON_LINE.decode_lines(data)]
     except _UNDECODABLE as error:
         why = _why(error, Draft.__struct_fields__)
+        if media_type == NDJSON and (place := _BYTE.search(why)):
+            # People look for a line by its number.
+            number = bytes(data[: int(place[1])]).count(b"\n") + 1
+            why = f"line {number}: {why}"
         raise InvalidParameter(f"The batch is not valid: {why}.", parameter="body") from None
     if not 1 <= len(lines) <= MAX_BATCH:
         raise InvalidParameter(

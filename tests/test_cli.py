@@ -251,8 +251,8 @@ def test_a_process_ends_with_the_code_and_the_line_of_wrong_usage() -> None:
     [
         ("missing", "key", "--tls-cert '{missing}': No such file or directory."),
         ("cert", "unreadable", "--tls-key '{unreadable}': Is a directory."),
-        ("cert", "other", "belong together"),
-        ("key", "key", "belong together"),
+        ("cert", "other", "does not belong to --tls-cert"),
+        ("key", "key", "has no certificate in PEM. It has a private key: give that to --tls-key."),
     ],
 )
 def test_certificates_that_cannot_be_used_are_one_line_and_exit_code_2(

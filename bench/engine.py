@@ -38,8 +38,9 @@ import trio
 
 from bench import rig
 from bench.delivery import ask, fill
-from tests.engine.valkey.servers import free_ports, running, valkey_program
+from tests.engine.valkey.servers import running, valkey_program
 from tests.engine.valkey.serving import engine_url
+from tests.support.ports import free_ports
 from zapq.allocator import settle_in
 from zapq.engine import wire
 from zapq.engine.channel import Channel

@@ -26,7 +26,8 @@ import click
 
 from bench import rig
 from tests.engine.valkey.driver import PLENTY
-from tests.engine.valkey.servers import Connection, free_ports, redis_program, running, valkey_program
+from tests.engine.valkey.servers import Connection, redis_program, running, valkey_program
+from tests.support.ports import free_ports
 from zapq.core.message import Draft, Lease, Properties
 from zapq.engine.valkey import library
 from zapq.engine.valkey.codec import Codec

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import trustme
 
+from tests.support.ports import free_ports
+
 MESSAGE = 128
 """Bytes of each message."""
 RIVALS = Path(__file__).parent / "rivals"
@@ -75,10 +77,9 @@ def on_the_other_core() -> Iterator[None]:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of 127.0.0.1 for servers that this program starts."""
+    [port] = free_ports(1)
+    return port
 
 
 def certificate(directory: str) -> tuple[str, str]:

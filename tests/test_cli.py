@@ -21,6 +21,7 @@ import trustme
 
 import zapq
 from tests.support.process import ENVIRON, assert_one_line, listening, messages, run, serving
+from tests.support.waiting import PATIENCE
 from zapq import cli
 from zapq.__main__ import _serve
 from zapq.command import exit
@@ -110,7 +111,7 @@ def test_a_file_declares_queues_that_are_there_from_the_start(tmp_path: Path, du
         assert process.stdout is not None
         said = listening(chain([first], process.stdout))
         assert said is not None
-        connection = http.client.HTTPConnection(said["addr"], timeout=30)
+        connection = http.client.HTTPConnection(said["addr"], timeout=PATIENCE)
         connection.request("GET", "/queues")
         shown = msgspec.json.decode(connection.getresponse().read())
         connection.close()
@@ -129,7 +130,7 @@ def test_a_file_of_its_own_makes_queues_at_the_start(tmp_path: Path, flags: list
         assert process.stdout is not None
         said = listening(chain([first], process.stdout))
         assert said is not None
-        connection = http.client.HTTPConnection(said["addr"], timeout=30)
+        connection = http.client.HTTPConnection(said["addr"], timeout=PATIENCE)
         connection.request("GET", "/queues")
         shown = msgspec.json.decode(connection.getresponse().read())
         connection.close()
@@ -327,7 +328,7 @@ def test_without_a_command_it_serves_and_says_so_and_says_goodbye(tmp_path: Path
         }
         socket.create_connection((host, int(port))).close()
         process.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=PATIENCE)
         assert (process.returncode, errors) == (0, "")
         shutdown, bye = messages(output)
         assert shutdown["msg"] == "shutdown signal received"
@@ -347,7 +348,7 @@ def test_with_a_certificate_it_speaks_tls(tmp_path: Path, certificates: dict[str
         [line] = messages(first)
         assert line["tls"] is True
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE) == 0
 
 
 def test_a_unix_socket_is_removed_at_the_end_replaced_when_stale_and_kept_while_alive(tmp_path: Path) -> None:
@@ -363,7 +364,7 @@ def test_a_unix_socket_is_removed_at_the_end_replaced_when_stale_and_kept_while_
         [line] = messages(first)
         assert line["msg"] == "queue listening"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE) == 0
     assert not path.exists()
 
 
@@ -371,7 +372,7 @@ def test_text_logs_are_for_people(tmp_path: Path) -> None:
     with serving(tmp_path, "serve", "--addr", f"unix:{tmp_path}/s", "--log-format", "text") as (process, first):
         assert re.match(r"\S+Z INFO +queue listening addr=\"unix:/", first)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE) == 0
     assert not (tmp_path / "s").exists()
 
 
@@ -382,7 +383,7 @@ def test_a_log_nobody_reads_any_more_does_no_harm(tmp_path: Path) -> None:
         process.stdout.close()
         process.send_signal(signal.SIGTERM)
         assert process.stderr.read() == ""
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=PATIENCE) == 0
 
 
 def test_every_allowed_host_counts_wherever_it_was_given(tmp_path: Path) -> None:
@@ -408,7 +409,7 @@ def run_without_privileges(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "zapq", *arguments]
     if os.geteuid() == 0:
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=ENVIRON, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=ENVIRON, check=False)
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="needs setpriv")
@@ -441,7 +442,7 @@ def test_a_data_directory_that_was_not_there_is_said_to_be_created(
         for expected in ([{}, database] if durable else [{}], []):
             with serving(place, "--addr", "127.0.0.1:0", *durable) as (process, first):
                 process.send_signal(signal.SIGTERM)
-                output, _ = process.communicate(timeout=30)
+                output, _ = process.communicate(timeout=PATIENCE)
             said = [line for line in messages(first + output) if line["msg"] == "created"]
             for line in said:
                 assert (line.pop("level"), line.pop("data_dir")) == ("INFO", f"{tmp_path}/{place}")

@@ -42,10 +42,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave slow tests out, unless the command line asks for them: by `--all`, by a mark, or by their names."""
     named = any("::" in argument for argument in config.args)
-    if config.option.everything or config.option.markexpr or named:
-        return
     slow = [item for item in items if item.get_closest_marker("slow")]
-    items[:] = [item for item in items if item.get_closest_marker("slow") is None]
+    quick = [item for item in items if item.get_closest_marker("slow") is None]
+    if config.option.everything or config.option.markexpr or named:
+        # What they need is downloaded meanwhile, and the last test that all wait for is a quick one.
+        early = len(quick) // 3
+        items[:] = quick[:early] + slow + quick[early:]
+        return
+    items[:] = quick
     config.hook.pytest_deselected(items=slow)
     config.stash[_left_out] = len(slow)
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from bench import stalls
 from bench.stalls import SCENARIOS, Seen, observe, table
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
 
@@ -31,7 +32,7 @@ QUICK = ("5 x redrive none of 300,000", "500 TLS handshakes at once")
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in SCENARIOS]
 )
 def test_a_scenario_runs_to_its_end_beside_a_healthy_client(name: str, tmp_path: Path) -> None:
-    seen = observe(name, False, str(tmp_path), 0.002, 10)
+    seen = observe(name, False, str(tmp_path), 0.002, PATIENCE)
     assert set(seen.others) <= EXPECTED.get(name, {"200"})
     assert bool(seen.others) == (name != "nothing")
     assert len(seen.answers) > 2
@@ -40,7 +41,7 @@ def test_a_scenario_runs_to_its_end_beside_a_healthy_client(name: str, tmp_path:
 
 @pytest.mark.slow
 def test_a_scenario_runs_on_a_durable_server(tmp_path: Path) -> None:
-    seen = observe("50 x settle 1,000 unknown receipts", True, str(tmp_path), 0.04, 10)
+    seen = observe("50 x settle 1,000 unknown receipts", True, str(tmp_path), 0.04, PATIENCE)
     assert seen.scenario.endswith(", durable")
     assert seen.others == {"200": 6}
 

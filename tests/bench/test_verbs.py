@@ -62,8 +62,9 @@ def test_a_load_ends_at_its_limit_and_a_wrong_answer_is_told(wrk: bool) -> None:
     with contenders(tls=False, against=None) as [zapq], ExitStack() as stack:
         site = Started(zapq, stack, TINY).site(durable=False)
         put = request("POST", "/queues/q/messages", b"x")
-        answered, used = run(site, Load([put], 202, limit=500), 2, 1, wrk=wrk)
-        assert 450 <= answered <= 500
+        # wrk takes all of its time, also when it has nothing more to send.
+        answered, used = run(site, Load([put], 202, limit=100), 2, 5 if wrk else 60, wrk=wrk)
+        assert 90 <= answered <= 100
         assert used > 0
         with pytest.raises(RuntimeError, match="answered 202 and not 400"):
             run(site, Load([put], 400), 2, 1, wrk=wrk)

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from tests.client.shells import SHELLS, Awaited, no_thread_left, with_client
+from tests.support.ports import free_ports
 from tests.support.process import running_zapq
 from tests.support.waiting import eventually
 from zapq.client import open_client
@@ -50,12 +51,13 @@ async def test_a_server_that_is_killed_twice_loses_nothing_and_stores_nothing_tw
         return min(len(begun[shell]) for shell in SHELLS) > MESSAGES // 3
 
     with no_thread_left():
-        addr = "127.0.0.1:0"
+        [port] = free_ports(1)
+        addr = f"127.0.0.1:{port}"
+        url = f"http://{addr}"
         async with trio.open_nursery() as nursery:
             for begun in all_of_them:
                 async with running_zapq(tmp_path, "--durable", "--addr", addr) as server:
                     if begun is stored:
-                        addr, url = server.addr, server.url
                         for shell in SHELLS:
                             nursery.start_soon(partial(with_client, shell, url, partial(work, shell), **PATIENT))
                     await eventually(partial(all_begun, begun), "all to have begun")

@@ -9,9 +9,24 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.client.doubles import DONE, ENQUEUED, NotConnected, Script, answer_of, in_process, refusal, scripted
+import zapq.client.talk
+from tests.client.doubles import (
+    DONE,
+    ENQUEUED,
+    FakeConnection,
+    FakeNetwork,
+    NotConnected,
+    Request,
+    Script,
+    answer_of,
+    in_process,
+    refusal,
+    request_in,
+    scripted,
+)
 from zapq import errors
-from zapq.client import Client, Lease
+from zapq.client import Client, Lease, open_client
+from zapq.client.network import Place
 from zapq.http import render
 from zapq.service.open import open_service
 from zapq.service.operations import Accepted
@@ -148,6 +163,72 @@ async def test_what_may_be_stored_is_not_sent_again_when_its_key_is_forgotten(au
     script = Script(gone, gone, busy, DONE)
     async with scripted(script, timeout=400) as client:
         await client.ack(LEASE)
+
+
+class Slow:
+    """A server that takes a message and says nothing; then nothing, or connecting, takes until its key is gone."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, sleeps: bool) -> None:
+        self.now = 0.0
+        self.requests = 0
+        self._sleeps = sleeps
+        monkeypatch.setattr(zapq.client.talk, "_now", lambda: self.now)
+
+    def connecting(self) -> None:
+        if self.requests and not self._sleeps:
+            self.now += 301.0
+
+    async def __call__(self, request: Request) -> bytes:
+        self.requests += 1
+        if self._sleeps:
+            self.now += 301.0
+        raise ConnectionResetError("gone")
+
+
+@pytest.mark.parametrize("sleeps", [True, False])
+async def test_time_that_passes_unseen_or_in_connecting_counts_for_its_key(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, sleeps: bool
+) -> None:
+    slow = Slow(monkeypatch, sleeps=sleeps)
+    async with scripted(slow, slow.connecting) as client:
+        with pytest.raises(errors.NoAnswer, match="may or may not have taken effect"):
+            await client.put("emails", b"")
+    assert slow.requests == 1
+
+
+class Kept(FakeConnection):
+    """A connection that is kept, on which the first request is answered, and the second one is not."""
+
+    def is_stale(self) -> bool:
+        return False
+
+    async def receive(self, patience: float) -> bytes:
+        data, self.sent = self.sent, b""
+        return await self.answer(request_in(data))
+
+
+@pytest.mark.parametrize("then", ["refused", "late"])
+async def test_what_a_kept_connection_may_have_brought_is_not_denied_when_there_is_no_other(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """As when a server is killed before it answers."""
+    script, now = Script(ENQUEUED, b""), 0.0
+    monkeypatch.setattr(zapq.client.talk, "_now", lambda: now)
+
+    class Network(FakeNetwork):
+        async def connect(self, place: Place, patience: float) -> FakeConnection:
+            nonlocal now
+            if script.requests and then == "refused":
+                raise NotConnected("refused")
+            if script.requests:
+                now += 301.0
+            return Kept(self.answer)
+
+    async with open_client("http://zapq", network=Network(script), random=lambda: 0.0) as client:
+        await client.put("emails", b"")
+        with pytest.raises(errors.NoAnswer, match="may or may not have taken effect"):
+            await client.put("emails", b"")
+    assert len(script.requests) == 2
 
 
 async def test_what_may_have_been_done_is_not_denied_by_the_failure_after_it(autojump_clock: MockClock) -> None:

@@ -18,6 +18,7 @@ import trio
 import zapq.client.sync
 from tests.client.doubles import answer_of
 from tests.client.fault_proxy import Cut, Fault, FaultProxy, Hang, Once, Say, fault_proxy
+from tests.client.interruption import interrupted_at
 from tests.client.shells import no_thread_left
 from tests.support.process import ENVIRON
 from tests.support.waiting import eventually
@@ -27,6 +28,7 @@ from zapq.client.holding import Held, Holding
 from zapq.client.lease import Lease
 from zapq.client.retry import Retry
 from zapq.client.sync_consumer import Consumer, HeldLease
+from zapq.client.threads import Flag
 from zapq.core.stats import QueueStats
 from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
@@ -482,13 +484,26 @@ async def test_a_thread_that_is_interrupted_as_a_message_comes_leaves_it_to_anot
 def interrupted(leases: Consumer) -> None:
     """Wait for a message until a signal comes, as the main thread would."""
 
-    def interrupt(timeout: float | None = None) -> bool:
+    def interrupt(flag: object) -> bool:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leases._ready, "wait", interrupt)
+        patch.setattr(Flag, "wait", interrupt)
         with pytest.raises(KeyboardInterrupt):
             next(leases)
+
+
+async def test_an_interruption_at_any_point_of_taking_and_settling_leaves_nothing(
+    in_thread: InThread, emails: NamedQueue
+) -> None:
+    def work(client: Client) -> None:
+        for number in range(60):
+            trio.from_thread.run(emails.enqueue, b"hello")
+            with client.consume("emails", concurrency=1) as leases, interrupted_at(number):
+                next(leases).ack()
+            assert stats(emails).leased == 0
+
+    await in_thread(work)
 
 
 class TestHolding:

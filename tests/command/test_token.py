@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.process import assert_one_line, messages, run, serving
+from tests.support.waiting import PATIENCE
 from zapq.access.token import digest
 from zapq.access.token_file import parse_line
 from zapq.command.http import Connection, Failed, parse_url
@@ -93,7 +94,7 @@ def test_commands_show_the_token_of_the_environment_and_sighup_reads_the_file_ag
         assert_one_line(run("push", "q", "hello", ZAPQ_URL=url, ZAPQ_TOKEN=token), 1, "does not know this token")
         process.send_signal(signal.SIGTERM)
         log += process.stdout.read()
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
     for secret in (token, other):
         assert secret not in log
 
@@ -105,7 +106,7 @@ def test_a_terminal_that_is_closed_stops_a_server_that_has_nothing_to_read_again
             os.close(terminal)  # from now on it is none: the kernel says so only to processes that it controls
             terminal = -1
             process.send_signal(signal.SIGHUP)
-            assert process.wait(20) == 0
+            assert process.wait(PATIENCE) == 0
     finally:
         if terminal >= 0:
             os.close(terminal)

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.engine.valkey.servers import free_ports
 from tests.image.containers import ROOT, Builder, Container, Image, wheels
+from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 from tests.support.wire import ask
 

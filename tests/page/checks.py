@@ -445,9 +445,8 @@ def nobody_is_asked_while_nobody_looks(world: World) -> None:
         page.wait_for_timeout(1500)
         assert asked == []
         page.evaluate("Object.defineProperty(document, 'visibilityState', {value: 'visible', configurable: true})")
-        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-        page.wait_for_timeout(300)
-        assert asked
+        with page.expect_request(f"{world.server.url}/**"):
+            page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
 @check

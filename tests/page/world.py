@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import socket
 import subprocess
 import time
 import urllib.error
@@ -22,6 +21,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.support.ports import free_ports
+
 TOKENS = {
     "root": ("r" * 32, "admin"),
     "worker": ("w" * 32, "consumer"),
@@ -29,7 +30,9 @@ TOKENS = {
     "emails": ("e" * 32, "metrics,consumer:emails*"),
 }
 """Credentials by name: the token, and what the token file says of it."""
-SECONDS = 10.0
+SECONDS = 45.0
+"""Seconds after which a check gives up: far more than the server and the browser take on a busy machine."""
+expect.set_options(timeout=SECONDS * 1000)
 _WATCH = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => window.violations.push(
@@ -43,9 +46,7 @@ class Server:
     def __init__(self, python: str, directory: Path) -> None:
         self._python = python
         self._directory = directory
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        [self.port] = free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
         tokens = directory / "tokens"
         lines = (

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import trio
 
-from tests.engine.valkey.servers import free_ports
+from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 from tests.support.wire import ask
 

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.engine.valkey.servers import free_ports, running, valkey_program
+from tests.engine.valkey.servers import running, valkey_program
 from tests.engine.valkey.serving import with_engine
 from tests.prometheus import board
 from tests.prometheus.programs import ROOT, Programs, Prometheus
 from tests.support.disk import Disk
+from tests.support.ports import free_ports
 from tests.support.serving import serving
 from tests.support.waiting import eventually
 from tests.support.wire import ask, open_client

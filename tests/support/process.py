@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import trio
 
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 
 # Whatever is set where the tests run says nothing to the commands they run.
 ENVIRON = {name: text for name, text in os.environ.items() if not name.startswith(("ZAPQ_", "QUEUE_"))}
@@ -29,7 +29,9 @@ Run = Callable[..., Awaitable[subprocess.CompletedProcess[bytes]]]
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     command = [*MODULE, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=ENVIRON | environ, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, env=ENVIRON | environ, check=False
+    )
 
 
 def assert_one_line(refused: subprocess.CompletedProcess[str], code: int, complaint: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq
 from tests.support.certificates import trusting, write_certificate
+from tests.support.waiting import PATIENCE
 from zapq.server.lobby import Lobby
 from zapq.service.service import QueueService
 from zapq.settings import Settings
@@ -80,7 +82,10 @@ def by(
 async def until_waiting(service: QueueService, number: int = 1) -> None:
     """Return once so many consumers wait, whose requests came from this process.
 
-    What was sent is there, and was read, before nothing moves any more.
+    What was sent is there, and was read, before nothing moves any more; a kernel that is busy may take a moment.
     """
+    deadline = time.monotonic() + PATIENCE
     await wait_all_tasks_blocked()
+    while service.stats().waiting != number and time.monotonic() < deadline:
+        await wait_all_tasks_blocked(0.005)
     assert service.stats().waiting == number

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from zapq.client.batching import Batch, Batcher, store
 from zapq.client.calls import Calls
 from zapq.client.talk import Talk
-from zapq.client.threads import Owner, ThreadNetwork, run
+from zapq.client.threads import Flag, Owner, ThreadNetwork, run
 from zapq.core.message import Draft
 from zapq.errors import ZapqError
 
@@ -20,7 +20,7 @@ class Place:
 
     __slots__ = ("_batch", "_number", "_owner", "_stored")
 
-    def __init__(self, batch: Batch, number: int, stored: threading.Event, owner: Owner) -> None:
+    def __init__(self, batch: Batch, number: int, stored: Flag, owner: Owner) -> None:
         self._batch = batch
         self._number = number
         self._stored = stored
@@ -47,10 +47,11 @@ class Line:
         # It covers all that follows, and the batcher.
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        self._room = threading.Condition(self._lock)
-        self._stored: threading.Event | None = None
+        self._room = Flag()
+        """Set when the next batch is being filled."""
+        self._stored: Flag | None = None
         """Set when it is known what became of the batch that is being filled ..."""
-        self._sending: threading.Event | None = None
+        self._sending: Flag | None = None
         """... and of the one on its way."""
         self._untold: ZapqError | None = None
         self._failed: BaseException | None = None
@@ -67,10 +68,12 @@ class Line:
     def store(self, message: bytes | Draft) -> int:
         """Add a message, as soon as there is room, and return its id when it is stored."""
         self._owner.check()
-        with self._lock:
-            while (place := self._add(message, told=True)) is None:
-                self._room.wait()
-        return place.stored()
+        while True:
+            with self._lock:
+                place, room = self._add(message, told=True), self._room
+            if place is not None:
+                return place.stored()
+            room.wait()
 
     def add(self, message: bytes | Draft) -> Place | None:
         """Add a message; return None if there is no room."""
@@ -88,7 +91,7 @@ class Line:
             self._wake.notify()
             return None
         if self._stored is None:
-            self._stored = threading.Event()
+            self._stored = Flag()
             self._wake.notify()
         elif self._batcher.full:
             self._wake.notify()
@@ -126,7 +129,7 @@ class Line:
                 if event is not None:
                     event.set()
             self._wake.notify()
-            self._room.notify_all()
+            self._room.set()
         self._network.break_off()
         if self._thread is not threading.current_thread() and self._thread.ident is not None:
             self._thread.join()
@@ -152,7 +155,8 @@ class Line:
                     return
                 batch = self._batcher.take()
                 self._sending, self._stored = self._stored, None
-                self._room.notify_all()
+                room, self._room = self._room, Flag()
+                room.set()
             run(store(self._talk, self._calls, self._queue, batch))
             with self._lock:
                 if self._network.broken and batch.error is not None:
@@ -161,17 +165,18 @@ class Line:
                 self._batcher.sending = None
                 if not batch.told:
                     self._untold = self._untold or batch.error
-                assert self._sending is not None, "a batch has a message"
-                self._sending.set()
-                self._sending = None
+                # There is none if the only one that waited was interrupted before that.
+                if self._sending is not None:
+                    self._sending.set()
+                    self._sending = None
 
 
 @contextmanager
 def open_line(talk: Talk, calls: Calls, queue: str, batcher: Batcher) -> Generator[Line, None, None]:
     """Yield a line whose messages are sent; at the end of the block, what there is."""
     line = Line(talk, calls, queue, batcher)
-    line.start()
     try:
+        line.start()
         yield line
         line.flush()
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +20,7 @@ from zapq.client.holding import Held, Holding, acknowledging, log, releasing
 from zapq.client.lease import Lease
 from zapq.client.retry import passes
 from zapq.client.talk import Talk
-from zapq.client.threads import Owner, ThreadNetwork, run
+from zapq.client.threads import Flag, Owner, ThreadNetwork, run
 from zapq.core.settlement import Settlement
 from zapq.errors import NoAnswer, QueueNotFound, ReceiptExpired, ZapqError
 from zapq.limits import (
@@ -50,7 +51,7 @@ class HeldLease(Held):
         super().__init__(lease)
         self._consumer = consumer
         self._over = False
-        self._cancelled: threading.Event | None = None
+        self._cancelled: Flag | None = None
 
     @property
     def cancelled(self) -> threading.Event:
@@ -61,7 +62,7 @@ class HeldLease(Held):
         """
         with self._consumer._lock:
             if self._cancelled is None:
-                self._cancelled = threading.Event()
+                self._cancelled = Flag()
                 if self._over:
                     self._cancelled.set()
             return self._cancelled
@@ -101,7 +102,7 @@ class HeldLease(Held):
             self.ack()
 
     def _settle(self, settlement: Settlement) -> None:
-        done = threading.Event()
+        done = Flag()
         refusals: list[ZapqError] = []
         consumer = self._consumer
         consumer._owner.check()
@@ -151,15 +152,13 @@ class Consumer:
         self._retry = talk.retry
         # It covers all that follows, and what is held.
         self._lock = threading.Lock()
-        self._ready = threading.Condition(self._lock)
-        """Notified when a message is ready for one who waits for it, and at the end."""
-        self._idle = 0
-        """How many threads wait for a message ..."""
+        self._idle: deque[Flag] = deque()
+        """Has one for each thread that waits for a message ..."""
         self._waking = False
-        """... and whether one of them was notified and does not run yet: it will notify the next."""
+        """... and whether one of them was let go on and does not run yet: it will see to the next."""
         self._room = threading.Condition(self._lock)
-        self._settled = threading.Condition(self._lock)
-        """Notified when fewer messages are held."""
+        self._settled = Flag()
+        """Set when fewer messages are held."""
         self._gathered: list[tuple[Settlement, Told]] = []
         self._hurried = False
         self._gathering = threading.Condition(self._lock)
@@ -177,7 +176,8 @@ class Consumer:
         """When all is to be settled; known once it is closed."""
         self._stop = stop
         """Set when it has failed."""
-        tasks = {"fetches": self._fetch, "extends": self._keep, "settles": self._send}
+        # The one that fetches comes last: if we are interrupted before it runs, nothing is held.
+        tasks = {"settles": self._send, "extends": self._keep, "fetches": self._fetch}
         self._threads = {
             name: threading.Thread(
                 target=self._do, args=(task,), name=f"zapq consumer of {queue} {name}", daemon=True
@@ -199,29 +199,39 @@ class Consumer:
 
     def _take(self) -> HeldLease | None:
         """Return the next message; None at the end."""
-        with self._lock:
-            while self._stopping or not self._holding.ready:
-                if self._stopping:
-                    return None
-                self._idle += 1
-                try:
-                    self._ready.wait()
-                finally:
-                    self._idle -= 1
+        turn: Flag | None = None
+        try:
+            while True:
+                with self._lock:
+                    if turn is not None:
+                        self._waking = False
+                    if self._stopping:
+                        return None
+                    if self._holding.ready:
+                        held = self._holding.take()
+                        self._wake()
+                        self._make_room()
+                        return held
+                    turn = Flag()
+                    self._idle.append(turn)
+                turn.wait()
+        except BaseException:
+            # A KeyboardInterrupt: what it was to take is another one's.
+            with self._lock:
+                if turn is not None and turn in self._idle:
+                    self._idle.remove(turn)
+                else:
                     self._waking = False
                     self._wake()
-            held = self._holding.take()
-            self._wake()
-            self._make_room()
-            return held
+            raise
 
     # All that follows is called with the lock held, unless it says otherwise.
 
     def _wake(self) -> None:
-        """Notify one thread if there is a message for it. One at a time: often the first one deals with all."""
+        """Let one thread go on if there is a message for it. One at a time: often the first one deals with all."""
         if self._holding.ready and self._idle and not self._waking:
             self._waking = True
-            self._ready.notify()
+            self._idle.popleft().set()
 
     def _make_room(self) -> None:
         if self._holding.room() > 0:
@@ -229,9 +239,9 @@ class Consumer:
 
     def _settle(self, held: HeldLease, settlement: Settlement, told: Told) -> None:
         """Have a lease settled; `told` hears what became of it, and calls `_forget`."""
-        alone = self._holding.settle(held)
+        # First: a KeyboardInterrupt in between must not leave it as settled.
         self._gather(settlement, told)
-        if alone:
+        if self._holding.settle(held):
             self._hurry()
 
     def _gather(self, settlement: Settlement, told: Told) -> None:
@@ -247,7 +257,7 @@ class Consumer:
         """Hold a lease no longer."""
         if self._holding.held.pop(held, held) is None:
             self._make_room()
-            self._settled.notify()
+            self._settled.set()
 
     def _lose(self, held: HeldLease) -> None:
         """Take note that a lease is over, and tell the thread that works on it."""
@@ -256,7 +266,7 @@ class Consumer:
             log.warning("the lease of message %d of %s is lost", held.id, held.queue)
         held._cancel()
         self._make_room()
-        self._settled.notify()
+        self._settled.set()
 
     def _release(self, held: HeldLease) -> None:
         if not (held._settling or held._lost):
@@ -264,8 +274,9 @@ class Consumer:
 
     def _hand_out_no_more(self) -> None:
         self._stopping = True
-        for condition in (self._ready, self._room):
-            condition.notify_all()
+        self._room.notify()
+        while self._idle:
+            self._idle.popleft().set()
 
     def _give_back_ready(self) -> None:
         """Release the messages that no thread has."""
@@ -342,19 +353,30 @@ class Consumer:
                         self._release(held)
                         held._lost = True
                 self._hurry()
-                while self._holding.held and (left := self._until - time.monotonic()) > 0:
-                    self._settled.wait(left)
+            self._wait_until_settled()
         finally:
-            # Also if another KeyboardInterrupt came.
-            with self._lock:
-                self._ended = True
-                for condition in (self._gathering, self._look):
-                    condition.notify_all()
-            for network in (self._fetching, self._sending):
-                network.break_off()
+            self._break_off()
         _join(self._threads.values(), self._until + SETTLE_SECONDS)
         for talk in (self._fetch_talk, self._settle_talk):
             run(talk.close())
+
+    def _break_off(self) -> None:
+        """Have its threads end at once."""
+        with self._lock:
+            self._close()
+            self._ended = True
+            for condition in (self._gathering, self._look):
+                condition.notify_all()
+        for network in (self._fetching, self._sending):
+            network.break_off()
+
+    def _wait_until_settled(self) -> None:
+        while (left := self._until - time.monotonic()) > 0:
+            with self._lock:
+                if not self._holding.held:
+                    return
+                self._settled.clear()
+            self._settled.wait(left)
 
     def _do(self, task: Callable[[], None]) -> None:
         try:
@@ -466,12 +488,17 @@ def open_consumer(
     stop: threading.Event | None = None,
 ) -> Generator[Consumer, None, None]:
     """Yield a consumer, see `Client.consume`; when the block ends, its threads have ended and nothing is held."""
-    consumer = Consumer(talk, calls, queue, holding, wait, threading.Event() if stop is None else stop)
+    consumer = Consumer(talk, calls, queue, holding, wait, Flag() if stop is None else stop)
     try:
         consumer.start()
         yield consumer
     finally:
-        consumer.stop()
+        try:
+            consumer.stop()
+        except BaseException:
+            # Another KeyboardInterrupt, before or after what `stop` itself expects.
+            consumer._break_off()
+            raise
     if consumer._failed is not None:
         raise consumer._failed
 
@@ -487,7 +514,7 @@ def consume_with(
     stop: threading.Event | None,
 ) -> None:
     """Run `handler` for every message in threads until `stop` is set, see `Client.consume_with`."""
-    stop = threading.Event() if stop is None else stop
+    stop = Flag() if stop is None else stop
     handle = handler if calls.tracer is None else calls.tracer.around_in_thread(handler)
 
     def work() -> None:

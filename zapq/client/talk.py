@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import TypeVar
 
@@ -17,6 +18,9 @@ from zapq.errors import NoAnswer, Unreachable, ZapqError
 from zapq.limits import IDEMPOTENCY_WINDOW, IDLE_CONNECTION_SECONDS, IDLE_CONNECTIONS
 
 T = TypeVar("T")
+
+# What the server's clock counts, this one must count as well: also the time for which this machine sleeps.
+_now = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 
 
 class Pool:
@@ -90,9 +94,9 @@ class Talk:
         unknown: ZapqError | None = None
         forgotten = inf
         while True:
-            began = time.monotonic()
+            began = _now()
             try:
-                answer = await self._attempt(call)
+                answer = await self._attempt(call, forgotten)
                 if 200 <= answer.status < 300:
                     return call.read(answer)
                 raise error_of(answer)
@@ -101,14 +105,12 @@ class Talk:
                 pause = self.retry.pause(error, failures)
                 if not nothing_done(error):
                     unknown = error
-                    if call.keyed:
-                        forgotten = min(forgotten, began + IDEMPOTENCY_WINDOW)
+                    forgotten = min(forgotten, _forgotten(call, began))
                 if (
                     not self.retry.allows(error, failures, repeatable=call.repeatable)
                     # Whoever called has said how long a step may take, and a pause is one.
                     or (error.retry_after or 0) > self._timeout + call.wait
-                    # Its key may be unknown by then: sent again, it could be stored twice.
-                    or time.monotonic() + pause >= forgotten
+                    or _now() + pause >= forgotten
                 ):
                     if unknown is not None and isinstance(error, Unreachable):
                         # It says that nothing was done, which an earlier attempt may have.
@@ -128,8 +130,9 @@ class Talk:
         self.close_idle()
         await self.network.close()
 
-    async def _attempt(self, call: Call[T]) -> Answer:
-        connection = self._pool.take()
+    async def _attempt(self, call: Call[T], until: float) -> Answer:
+        """Send a request, though not from `until` on, and return its answer."""
+        connection, unanswered, began = self._pool.take(), None, _now()
         if connection is not None:
             try:
                 return await self._exchange(connection, call)
@@ -138,10 +141,17 @@ class Talk:
                 # failure of the server's, and so no reason to pause.
                 if not (call.repeatable and isinstance(error.__cause__, _Unanswered)):
                     raise
+                unanswered = error.anew()
+                until = min(until, _forgotten(call, began))
         try:
             connection = await self.network.connect(self._place, self._timeout)
         except OSError as error:
-            raise Unreachable(f"The server {self._place} could not be reached: {_reason(error)}.") from error
+            raise unanswered or Unreachable(
+                f"The server {self._place} could not be reached: {_reason(error)}."
+            ) from error
+        if _now() >= until:
+            connection.close()
+            raise unanswered or Unreachable(f"The server {self._place} could not be reached in time.")
         return await self._exchange(connection, call)
 
     async def _exchange(self, connection: Connection, call: Call[T]) -> Answer:
@@ -171,6 +181,11 @@ class Talk:
             else:
                 connection.close()
         return answer
+
+
+def _forgotten(call: Call[T], sent: float) -> float:
+    """Return from when on a call that was sent then must not be sent again: it could be stored twice."""
+    return sent + IDEMPOTENCY_WINDOW if call.keyed else inf
 
 
 class _Unanswered(Exception):

@@ -46,6 +46,47 @@ class Owner:
             raise RuntimeError(f"the {self._what} belongs to the process that opened it: open one after the fork")
 
 
+class Flag(threading.Event):
+    """An event that a KeyboardInterrupt does no harm, at any point of a call.
+
+    Those of the standard library have a lock: interrupted between two steps of `wait`, it may stay locked, and
+    then `set` waits for ever. Here, each thread that waits has a lock of its own, which is released for it.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._waiting: list[threading.Lock] = []
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Let all threads go on."""
+        # Who joins after that sees it set.
+        self._is_set = True
+        for each in list(self._waiting):
+            with suppress(RuntimeError):  # another thread may set it, too
+                each.release()
+
+    def clear(self) -> None:
+        """Let threads wait from now on."""
+        self._is_set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set, or for `timeout` seconds; return whether it is set."""
+        mine = threading.Lock()
+        mine.acquire()
+        self._waiting.append(mine)
+        try:
+            if not self._is_set:
+                # A lock waits for no longer than this.
+                mine.acquire(timeout=-1 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX))
+        finally:
+            self._waiting.remove(mine)
+        return self._is_set
+
+
 class ThreadConnection:
     """A connection over a socket that blocks, with or without TLS."""
 
@@ -92,7 +133,7 @@ class ThreadNetwork:
 
     def _begin(self) -> None:
         self._process = os.getpid()
-        self._broken = threading.Event()
+        self._broken = Flag()
         self._lock = threading.Lock()
         self._open: WeakSet[socket.socket] = WeakSet()
         """Those that are not gone yet; `_lock` covers it."""

@@ -10,6 +10,7 @@ import pytest
 
 from tests.engine.valkey.driver import Clock, Driver
 from tests.engine.valkey.servers import Connection, Server, cluster_running, redis_program, running, valkey_program
+from tests.engine.valkey.serving import late_confirmations
 from zapq.engine.valkey import library
 
 
@@ -68,3 +69,10 @@ def clock() -> Clock:
 @pytest.fixture
 def driver(connection: Connection, clock: Clock) -> Driver:
     return Driver(connection, clock)
+
+
+@pytest.fixture(name="late_confirmations")
+def confirmations_may_be_late() -> Iterator[None]:
+    """Front ends that wait for replicas and disks for as long as these take."""
+    with late_confirmations():
+        yield

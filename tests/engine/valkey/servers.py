@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tests.support.ports import free_ports
+
 SECONDS = 30.0
 """How long a server may take to be there, or a cluster to agree: many times what it takes on a busy machine."""
 
@@ -142,15 +144,6 @@ def running(program: str, directory: Path, *options: str, port: int = 0) -> Iter
     finally:
         process.kill()
         process.wait()
-
-
-def free_ports(number: int) -> list[int]:
-    """Return ports of loopback that are free now."""
-    with ExitStack() as stack:
-        socks = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for sock in socks:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in socks]
 
 
 @contextmanager

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+
+import pytest
 
 from tests.engine.valkey.servers import Server
 from tests.support.serving import serving
+from zapq.engine.valkey.master import WAITS
+from zapq.limits import REPLICAS_SECONDS
 from zapq.settings import Settings
 
 
@@ -42,3 +46,18 @@ async def front_ends(settings: Settings, *servers: Server, number: int = 1) -> A
         return
     async with serving(settings) as url, front_ends(settings, *servers, number=number - 1) as others:
         yield [url, *others]
+
+
+@contextmanager
+def late_confirmations() -> Iterator[None]:
+    """Let front ends wait for as long as a test takes until a replica, or a disk, has what was sent.
+
+    On a busy machine either may need more than the second that is usual.
+    """
+    usual, long = (b"$%d\r\n%b\r\n" % (len(each), each) for each in (b"%d" % (REPLICAS_SECONDS * 1000), b"60000"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zapq.engine.valkey.master.ENGINE_ANSWER_SECONDS", 60.0)
+        for durability, asked in WAITS.items():
+            assert all(usual in each for each in asked)
+            patch.setitem(WAITS, durability, [each.replace(usual, long) for each in asked])
+        yield

@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from tests.engine.valkey.compose import PORTS, Balancer, balancing, composed, read
-from tests.engine.valkey.servers import Connection, free_ports, valkey_program
+from tests.engine.valkey.servers import Connection, valkey_program
+from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask
 from zapq.limits import MAX_WAIT

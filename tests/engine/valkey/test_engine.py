@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
@@ -76,13 +75,18 @@ async def test_consumers_of_a_queue_without_visibility_are_all_told_that_it_is_e
         assert engine.fleet.counts.calls == calls + 1
 
 
+@pytest.fixture
+def asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Front ends do not ask again for a consumer that waits unless they hear of a message."""
+    monkeypatch.setattr("zapq.engine.valkey.lines.RENEWAL_SECONDS", 60.0)
+
+
 @pytest.mark.parametrize("hot_path", [True, False])
 async def test_a_message_wakes_a_consumer_of_another_front_end(
-    zapq_settings: Settings, valkey: Server, hot_path: bool
+    zapq_settings: Settings, valkey: Server, hot_path: bool, asked_once: None
 ) -> None:
     settings = replace(zapq_settings, hot_path=hot_path)
     async with front_ends(settings, valkey, number=2) as [one, other]:
-        took: list[float] = []
         for _ in range(3):
             answers: list[Answer] = []
 
@@ -92,11 +96,8 @@ async def test_a_message_wakes_a_consumer_of_another_front_end(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(poll)
                 await eventually(lambda: joined(valkey, "jobs"), "the consumer to wait")
-                sent = time.perf_counter()
                 assert (await ask(one, "POST", f"{JOBS}/messages", b"hello")).status == 202
-            took.append(time.perf_counter() - sent)
             assert [answer.body for answer in answers] == [b"hello"]
-        assert min(took) < 1  # not only when it asks again
 
 
 def joined(valkey: Server, queue: str) -> bool:
@@ -192,7 +193,7 @@ async def test_dead_letters_arrive_though_no_consumer_asks(zapq_settings: Settin
 
 
 async def test_consumers_that_wait_at_a_queue_with_limits_are_served(
-    zapq_settings: Settings, valkey: Server
+    zapq_settings: Settings, valkey: Server, asked_once: None
 ) -> None:
     async with front_ends(zapq_settings, valkey, number=2) as [one, other]:
         assert (await ask(one, "PUT", JOBS, b'{"max_leased": 1}')).status == 201
@@ -204,17 +205,16 @@ async def test_consumers_that_wait_at_a_queue_with_limits_are_served(
         async def poll() -> None:
             answers.append(await ask(other, "POST", f"{JOBS}/receive?wait=20"))
 
-        with trio.fail_after(4):  # sooner than front ends ask again without a reason
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(poll)
-                await eventually(lambda: joined(valkey, "jobs"), "the consumer to wait")
-                receipt = first.headers["zapq-receipt"]
-                assert (await ask(one, "DELETE", f"{JOBS}/receipts/{receipt}")).status == 204
-            assert answers[0].body == b"2"
-            assert (await ask(one, "PUT", JOBS, b'{"rate": 20, "burst": 1}')).status == 200
-            assert (await ask(one, "POST", f"{JOBS}/receive")).body == b"3"
-            await ask(one, "POST", f"{JOBS}/messages", b"4")
-            assert (await ask(other, "POST", f"{JOBS}/receive?wait=20")).body == b"4"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poll)
+            await eventually(lambda: joined(valkey, "jobs"), "the consumer to wait")
+            receipt = first.headers["zapq-receipt"]
+            assert (await ask(one, "DELETE", f"{JOBS}/receipts/{receipt}")).status == 204
+        assert answers[0].body == b"2"
+        assert (await ask(one, "PUT", JOBS, b'{"rate": 20, "burst": 1}')).status == 200
+        assert (await ask(one, "POST", f"{JOBS}/receive")).body == b"3"
+        await ask(one, "POST", f"{JOBS}/messages", b"4")
+        assert (await ask(other, "POST", f"{JOBS}/receive?wait=20")).body == b"4"
 
 
 async def test_a_producer_waits_for_room(zapq_settings: Settings, valkey: Server) -> None:
@@ -395,8 +395,19 @@ async def test_metrics_tell_of_the_engine(zapq_settings: Settings, valkey: Serve
         assert after["engine_round_trips"] > before["engine_round_trips"]
         assert after["engine_wait_seconds"] > before["engine_wait_seconds"]
         assert (after["engine_reconnects"], after["engine_outcomes_unknown"]) == (0, 0)
-        relay.deaf = True
-        assert (await ask(url, "POST", f"{JOBS}/messages", b"y")).status == 503
+
+        async def is_reachable() -> bool:
+            return bool((await figures())["engine_reachable"])
+
+        # What the front end asks by itself may be the first to lose its answer, and the message is then not sent.
+        while True:
+            relay.deaf = True
+            answer = await ask(url, "POST", f"{JOBS}/messages", b"y")
+            assert answer.status == 503
+            if answer.json["type"].endswith("outcome-unknown"):
+                break
+            relay.deaf = False
+            await eventually(is_reachable, "the engine to be connected")
         relay.refusing = True
         relay.hang_up()
         # What the queues hold is not known, and what was last known is said.
@@ -409,7 +420,7 @@ async def test_metrics_tell_of_the_engine(zapq_settings: Settings, valkey: Serve
 
         async def is_back() -> bool:
             # Requests are served again before the last of its connections is open.
-            return bool((await figures())["engine_reconnects"])
+            return bool((await figures())["engine_reconnects"] > down["engine_reconnects"])
 
         await eventually(is_back, "the engine to be connected")
         assert (await ask(url, "GET", "/readyz")).status == 200

@@ -17,7 +17,7 @@ import zapq
 from tests.engine.valkey.relay import Relay, relaying
 from tests.engine.valkey.servers import Server, running, valkey_program
 from tests.engine.valkey.serving import empty, front_ends, with_engine
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE, eventually
 from tests.support.wire import Answer, ask
 from zapq.limits import ENGINE_ANSWER_SECONDS
 from zapq.settings import Settings
@@ -28,8 +28,12 @@ JOBS = "/queues/jobs"
 
 
 @pytest.fixture
-async def relay(valkey: Server, tmp_path: Path) -> AsyncGenerator[tuple[Relay, Server], None]:
+async def relay(
+    valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[tuple[Relay, Server], None]:
     empty(valkey)
+    for name in ("ENGINE_RETRY_SECONDS", "ENGINE_REPEAT_SECONDS"):
+        monkeypatch.setattr(f"zapq.engine.valkey.asked.{name}", 30.0)  # for a busy machine
     async with relaying(tmp_path, valkey) as both:
         yield both
 
@@ -124,13 +128,17 @@ async def test_settling_whose_answer_is_lost_is_repeated(
         assert [answer.status for answer in answers] == [204]
 
 
-async def test_what_was_not_sent_has_not_happened(zapq_settings: Settings, relay: tuple[Relay, Server]) -> None:
+async def test_what_was_not_sent_has_not_happened(
+    zapq_settings: Settings, relay: tuple[Relay, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
     between, server = relay
     async with front_ends(zapq_settings, server) as [url]:
         between.refusing = True
         between.hang_up()
         await eventually(lambda: not_connected(url), "the connection to be lost")
-        answer = await ask(url, "POST", f"{JOBS}/messages", b"x")
+        with monkeypatch.context() as patch:
+            patch.setattr("zapq.engine.valkey.asked.ENGINE_RETRY_SECONDS", 0.2)
+            answer = await ask(url, "POST", f"{JOBS}/messages", b"x")
         assert (answer.status, answer.json["type"]) == (503, "/problems/storage-unavailable")
         assert "Nothing was changed" in answer.json["detail"]
         between.refusing = False
@@ -144,9 +152,8 @@ async def not_connected(url: str) -> bool:
 
 
 async def test_an_engine_that_comes_back_in_time_is_not_noticed(
-    zapq_settings: Settings, relay: tuple[Relay, Server], monkeypatch: pytest.MonkeyPatch
+    zapq_settings: Settings, relay: tuple[Relay, Server]
 ) -> None:
-    monkeypatch.setattr("zapq.engine.valkey.asked.ENGINE_RETRY_SECONDS", 30.0)  # for a busy machine
     between, server = relay
     async with front_ends(zapq_settings, server) as [url]:
         between.refusing = True
@@ -231,8 +238,9 @@ async def test_a_server_that_freezes_is_given_up_and_found_again(zapq_settings: 
 
 @pytest.mark.parametrize("hot_path", [True, False])
 async def test_a_front_end_stops_within_its_grace_though_the_engine_does_not_answer(
-    zapq_settings: Settings, relay: tuple[Relay, Server], hot_path: bool
+    zapq_settings: Settings, relay: tuple[Relay, Server], hot_path: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("zapq.engine.valkey.master.ENGINE_ANSWER_SECONDS", 2 * PATIENCE)
     between, server = relay
     stop, stopped = trio.Event(), trio.Event()
     settings = replace(with_engine(zapq_settings, server), hot_path=hot_path, grace=0.4)
@@ -253,7 +261,7 @@ async def test_a_front_end_stops_within_its_grace_though_the_engine_does_not_ans
         nursery.start_soon(send, url)
         await trio.sleep(0.2)
         stop.set()
-        with trio.fail_after(ENGINE_ANSWER_SECONDS - 0.5):
+        with trio.fail_after(PATIENCE):
             await stopped.wait()
         between.frozen = False
         nursery.cancel_scope.cancel()

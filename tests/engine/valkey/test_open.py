@@ -14,9 +14,10 @@ import pytest
 import trio
 from click.testing import CliRunner
 
-from tests.engine.valkey.servers import Server, free_ports, running, valkey_program
-from tests.engine.valkey.serving import empty, engine_url, with_engine
+from tests.engine.valkey.servers import Server, running, valkey_program
+from tests.engine.valkey.serving import empty, engine_url, late_confirmations, with_engine
 from tests.support.certificates import authority, write_certificate
+from tests.support.ports import free_ports
 from tests.support.serving import serving
 from tests.support.waiting import eventually, eventually_sync
 from tests.support.wire import Answer, ask
@@ -66,6 +67,7 @@ async def refusal(settings: Settings, kind: type[Exception] = CannotStart) -> st
     return found.detail
 
 
+@pytest.mark.usefixtures("late_confirmations")
 @pytest.mark.parametrize("wanted", ["auto", "replicated", "committed", "memory"])
 async def test_what_was_reached_is_said(zapq_settings: Settings, tmp_path: Path, wanted: str) -> None:
     options = ("--appendonly", "yes", "--appendfsync", "always")
@@ -83,7 +85,8 @@ async def test_what_was_reached_is_said(zapq_settings: Settings, tmp_path: Path,
 async def test_without_its_replica_what_was_promised_is_not_known(zapq_settings: Settings, tmp_path: Path) -> None:
     with with_replica(tmp_path) as (master, replica):
         async with serving(with_engine(zapq_settings, master)) as url:
-            assert (await ask(url, "POST", JOBS, b"x")).status == 202
+            with late_confirmations():
+                assert (await ask(url, "POST", JOBS, b"x")).status == 202
             replica.process.kill()
             sent = await ask(url, "POST", JOBS, b"y")
             assert (sent.status, sent.json["type"]) == (503, "/problems/outcome-unknown")
@@ -105,7 +108,8 @@ async def test_without_its_replica_queues_are_still_shown_and_saved(
     with with_replica(tmp_path) as (master, replica):
         settings = replace(with_engine(zapq_settings, master), engine_durability="replicated")
         async with serving(settings) as url:
-            assert (await ask(url, "POST", "/enqueue", b"x")).status == 202
+            with late_confirmations():
+                assert (await ask(url, "POST", "/enqueue", b"x")).status == 202
             replica.process.kill()
             replica.process.wait()
             assert (await ask(url, "GET", "/metrics")).json["queue_length"] == 1
@@ -113,12 +117,14 @@ async def test_without_its_replica_queues_are_still_shown_and_saved(
             assert (await ask(url, "POST", "/persist?file=a.msgpack")).status == 200
 
 
+@pytest.mark.usefixtures("late_confirmations")
 async def test_a_server_alone_can_commit_to_its_own_disk(zapq_settings: Settings, tmp_path: Path) -> None:
     with own_server(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as server:
         async with serving(replace(with_engine(zapq_settings, server), engine_durability="committed")) as url:
             assert (await ask(url, "POST", JOBS, b"x")).headers["zapq-durability"] == "committed"
 
 
+@pytest.mark.usefixtures("late_confirmations")
 async def test_the_master_is_found_among_servers_that_are_no_cluster(
     zapq_settings: Settings, tmp_path: Path
 ) -> None:

@@ -176,6 +176,7 @@ async def test_queues_move_into_the_engine_and_back_and_are_the_same(
 
 
 @pytest.mark.xdist_group("cluster")
+@pytest.mark.usefixtures("late_confirmations")
 async def test_queues_move_into_a_cluster_and_back(
     zapq_settings: Settings, tmp_path: Path, cluster: list[Server]
 ) -> None:

@@ -425,7 +425,7 @@ def test_the_command_says_what_a_server_refuses_and_ends_with_its_worker(monkeyp
 async def test_two_signals_at_once_stop_a_worker_once(monkeypatch: pytest.MonkeyPatch) -> None:
     stops = list[float]()
     now = iter([10.0, 10.0, 10.05, 10.2, 10.2])
-    monkeypatch.setattr(zapq_worker.anyio, "current_time", lambda: next(now))
+    monkeypatch.setattr(zapq_worker, "current_time", lambda: next(now))
 
     async def signals() -> AsyncIterator[signal.Signals]:
         for _ in range(3):

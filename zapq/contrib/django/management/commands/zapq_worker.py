@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio import current_time
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
@@ -112,6 +113,6 @@ async def _watch(signals: AsyncIterator[signal.Signals], worker: Worker) -> None
     stopped = -inf
     async for _ in signals:
         # Two at once are one: sent to the program, and to its process group.
-        if anyio.current_time() - stopped >= _ECHO_SECONDS:
-            stopped = anyio.current_time()
+        if current_time() - stopped >= _ECHO_SECONDS:
+            stopped = current_time()
             worker.stop()

@@ -17,7 +17,7 @@ import pytest
 
 import zapq
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the first one builds them
 ROOT = Path(__file__).parents[1]
 
 

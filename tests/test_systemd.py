@@ -24,6 +24,7 @@ import trio
 from click.core import ParameterSource
 
 from tests.support.process import ENVIRON, messages
+from tests.support.waiting import PATIENCE
 from zapq.command.exit import EXIT_SIGNAL, EXIT_USAGE
 from zapq.command.serve import serve_command
 from zapq.errors import CannotStart
@@ -34,8 +35,6 @@ from zapq.systemd import FIRST_DESCRIPTOR, Handover, open_notifier, take
 
 pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
 
-PATIENCE = 30.0
-"""Seconds a blocking call in these tests may take before it fails."""
 LAUNCHER = """
 import os, sys
 for place, descriptor in enumerate(map(int, filter(None, sys.argv[1].split(","))), start=3):

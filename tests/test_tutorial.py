@@ -134,6 +134,7 @@ async def app_listens() -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # it starts some forty programs
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the machine has one loopback address")
 async def test_each_step_does_what_it_says(tmp_path: Path) -> None:
     reader = Reader(tmp_path)

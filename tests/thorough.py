@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from tests.support import waiting
+
 settings.register_profile("few", max_examples=25, deadline=None)
 # The gate runs on two Pythons, with other examples on each.
 settings.register_profile("gate", max_examples=50, deadline=None)
@@ -20,6 +22,8 @@ settings.register_profile("nightly", max_examples=20_000, deadline=None)
 
 SECONDS = {"gate": 180.0, "nightly": 24 * 3600.0}
 """How long one test may take in these profiles; in others it is what pyproject.toml says."""
+GATE_PATIENCE = 120.0
+"""How long it waits there for one thing to happen: where all tests run at once, servers take long to start."""
 
 _left_out = pytest.StashKey[int]()
 """How many slow tests are not run; each worker of pytest-xdist counts, and tells the process that prints it."""
@@ -37,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile(profile)
     if profile in SECONDS and getattr(config.option, "timeout", 0) is None:
         config.option.timeout = SECONDS[profile]
+        # Modules of tests are imported later, and find this.
+        waiting.PATIENCE = GATE_PATIENCE
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

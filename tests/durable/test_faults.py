@@ -24,14 +24,12 @@ import pytest
 from tests.durable.history import WAL, copy, opened
 from tests.durable.process import ENVIRON
 from tests.support.process import MODULE, assert_one_line, listening, messages, run, server_command
-from tests.support.waiting import eventually_sync
+from tests.support.waiting import PATIENCE, eventually_sync
 from zapq.store.schema import FILE
 from zapq.store.wal import PAGE
 
 pytestmark = pytest.mark.slow  # it starts servers, and the gate runs it
 
-PATIENCE = 30.0
-"""Seconds anything may take before a test fails."""
 LARGE = 120_000
 """Bytes of a message that takes many pages."""
 

@@ -17,7 +17,7 @@ from tests.support.ports import free_ports
 from tests.support.waiting import eventually
 from tests.support.wire import ask
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first one builds it
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,10 @@ from collections.abc import Awaitable, Callable
 import trio
 
 PATIENCE = 45.0
-"""Seconds after which a test gives up: far more than a busy machine takes, and less than ends the test anyway."""
+"""Seconds after which a test gives up: far more than a busy machine takes, and less than ends the test anyway.
+
+The gate, which gives tests more time, waits longer as well (tests/thorough.py).
+"""
 _PAUSE = 0.005
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,9 @@ from tests.support.waiting import eventually
 from zapq.client import open_client
 from zapq.client.network import is_readable
 from zapq.core.queue_settings import QueueSettings
+from zapq.limits import MIB
 from zapq.programs.forward import Forwarder, ReceiverGone
-from zapq.programs.receiver import Receiver, parse_target
+from zapq.programs.receiver import NotDelivered, Receiver, _reason, parse_target
 from zapq.programs.webhook import parse_secrets
 from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
@@ -114,6 +117,32 @@ async def test_what_comes_unasked_on_a_kept_connection_is_no_answer(receiver: We
     assert (await posting.post(b"2", {"Content-Length": "1"})).status == 500
     assert receiver.got[0].peer != receiver.got[1].peer
     posting.close()
+
+
+@pytest.mark.parametrize("chunk", [b"-1", b"-5", b"zz"])
+async def test_an_answer_that_is_none_is_not_read_on_and_ends_nothing(chunk: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    sent = 0
+
+    async def answer(stream: trio.SocketStream) -> None:
+        nonlocal sent
+        await stream.receive_some()
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(head + chunk + b"\r\n")
+            while sent < 64 * MIB:
+                await stream.send_all(bytes(MIB))
+                sent += MIB
+
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, answer, [listener])
+        posting = Receiver(parse_target(f"http://127.0.0.1:{port}/"), concurrency=1, timeout=30.0)
+        with suppress(NotDelivered):
+            await posting.post(b"1", {"Content-Length": "1"})
+        posting.close()
+        nursery.cancel_scope.cancel()
+    assert sent < 32 * MIB
 
 
 async def test_retry_after_is_obeyed_for_all_messages(
@@ -214,8 +243,32 @@ async def test_nobody_listens(zapq_server: ZapqServer, emails: NamedQueue) -> No
     said: list[str] = []
     async with forwarding(zapq_server.url, f"http://127.0.0.1:{port}/", said, concurrency=2) as forwarder:
         await eventually(lambda: forwarder._failures > 4, "it to be noticed")
+    assert said[0].endswith("attempt 1: Connection refused")
     stats = emails.info().stats
     assert (stats.messages, stats.leased) == (10, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"),
+            "Does the receiver speak",
+        ),
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+        (http.client.BadStatusLine("x"), "x"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_why_a_receiver_did_not_answer_is_said_in_words(error: Exception, said: str) -> None:
+    assert said in _reason(error)
+    assert "_ssl.c" not in _reason(error)
+
+
+def test_a_certificate_that_is_not_accepted_is_called_that() -> None:
+    error = ssl.SSLCertVerificationError(1, "...")
+    error.verify_message = "certificate has expired"
+    assert _reason(error) == "its certificate is not accepted: certificate has expired"
 
 
 async def test_all_rest_the_longer_the_more_deliveries_fail_in_a_row(autojump_clock: MockClock) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKN
 _NOBODY_THERE = (ConnectionRefusedError, FileNotFoundError, socket.gaierror)
 """What comes of a port without a server, of the path of a socket without one, and of an unknown name."""
 _WHICH = f"Is a server running there? --url or {URL_VARIABLE} say which one."
+_TRUST = "The variable SSL_CERT_FILE names a file with the authorities to trust."
 _AS_COMMANDS = (
     (re.compile(r"\bPUT /queues/([^\s/]+?)(?=[.,;]?(?:\s|$))"), r"`zapq queue set \1`"),
     (re.compile(r"\bGET /queues/([^\s/]+)/messages\b"), r"`zapq queue peek \1`"),
@@ -186,6 +188,8 @@ class Connection:
                 return f"The server closed the connection without an answer. If it speaks https, use --url {url}."
         if getattr(error, "reason", None) in _NO_TLS:
             return self._speaks("http")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"The server's certificate is not accepted: {error.verify_message.rstrip('.')}. {_TRUST}"
         if isinstance(error, _NOBODY_THERE):
             return f"{_reason(error)}. {_WHICH}"
         return f"{_reason(error)}."

@@ -262,7 +262,7 @@ class BatchTooLarge(MessageTooLarge):
 class QueueFull(ZapqError):
     """There is no room: the queue or the server is full.
 
-    This request stored nothing. Send it again later; Retry-After says in how many seconds.
+    This request stored nothing. Send it again after Retry-After seconds.
     """
 
     problem = "queue-full"
@@ -287,10 +287,7 @@ class QueueFull(ZapqError):
                     )
             case _:
                 return None
-        return (
-            f"There is no room: {held}. This request stored nothing. Send it again later; Retry-After says in how"
-            " many seconds."
-        )
+        return f"There is no room: {held}. This request stored nothing. Send it again after Retry-After seconds."
 
 
 class ReceivingTooMuch(ZapqError):

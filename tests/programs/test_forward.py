@@ -7,7 +7,7 @@ import json
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from tests.support.waiting import eventually
 from zapq.client import open_client
 from zapq.client.network import is_readable
 from zapq.core.queue_settings import QueueSettings
+from zapq.limits import MIB
 from zapq.programs.forward import Forwarder, ReceiverGone
-from zapq.programs.receiver import Receiver, _reason, parse_target
+from zapq.programs.receiver import NotDelivered, Receiver, _reason, parse_target
 from zapq.programs.webhook import parse_secrets
 from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
@@ -116,6 +117,32 @@ async def test_what_comes_unasked_on_a_kept_connection_is_no_answer(receiver: We
     assert (await posting.post(b"2", {"Content-Length": "1"})).status == 500
     assert receiver.got[0].peer != receiver.got[1].peer
     posting.close()
+
+
+@pytest.mark.parametrize("chunk", [b"-1", b"-5", b"zz"])
+async def test_an_answer_that_is_none_is_not_read_on_and_ends_nothing(chunk: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    sent = 0
+
+    async def answer(stream: trio.SocketStream) -> None:
+        nonlocal sent
+        await stream.receive_some()
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(head + chunk + b"\r\n")
+            while sent < 64 * MIB:
+                await stream.send_all(bytes(MIB))
+                sent += MIB
+
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, answer, [listener])
+        posting = Receiver(parse_target(f"http://127.0.0.1:{port}/"), concurrency=1, timeout=30.0)
+        with suppress(NotDelivered):
+            await posting.post(b"1", {"Content-Length": "1"})
+        posting.close()
+        nursery.cancel_scope.cancel()
+    assert sent < 32 * MIB
 
 
 async def test_retry_after_is_obeyed_for_all_messages(

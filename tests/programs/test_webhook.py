@@ -115,6 +115,8 @@ NOW = 1_800_000_000.0
         (503, "Fri, 15 Jan 2027 08:00:30 -0000", Verdict("release", 30.0)),
         (503, "Fri, 15 Jan 2027 07:00:00 GMT", Verdict("release")),
         (503, "soon", Verdict("release")),
+        (503, "Fri, 15 Jan 99999999999 08:00:30 GMT", Verdict("release")),
+        (503, "Fri, 15 Jan 2027 08:00:30 +9999999999999999999999", Verdict("release")),
         (503, "-1", Verdict("release")),
         (500, "\u0664", Verdict("release")),
     ],

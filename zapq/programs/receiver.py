@@ -99,7 +99,7 @@ class Receiver:
                     # The receiver closes what was idle for long.
                     connection = self._connection()
                     return await self._post(connection, body, fields)
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 raise NotDelivered(_reason(error)) from error
         raise NotDelivered(f"no answer within {self._timeout:g} s")
 
@@ -110,7 +110,8 @@ class Receiver:
             try:
                 connection.request("POST", self._target.path, body, dict(fields))
                 answer = connection.getresponse()
-                answer.read(FORWARD_ANSWER_BYTES)
+                # Not by `read`: it goes on to the end for a chunk of less than nothing.
+                answer.readinto(bytearray(FORWARD_ANSWER_BYTES))
             finally:
                 if given_up:
                     # It had no socket yet.

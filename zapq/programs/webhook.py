@@ -129,7 +129,7 @@ def _seconds(retry_after: str, now: float) -> float:
     else:
         try:
             until = parsedate_to_datetime(retry_after)
-        except ValueError:
+        except (ValueError, OverflowError):
             return 0.0
         # A time zone of -0000 gives a time without one.
         seconds = (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp() - now

@@ -15,11 +15,11 @@ import msgspec
 from zapq.core.complaints import unit_of, written
 from zapq.core.headers import checked_headers
 from zapq.core.message import CONTENT_TYPE, DEFAULTS, GROUP, OCTETS, UNIQUE, Draft, Properties, owned_bodies
+from zapq.core.placed import How, Placed
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.settlement import Action as Action
 from zapq.core.settlement import Settlement as Settlement
 from zapq.core.stats import State
-from zapq.core.unique import How, Placed
 from zapq.errors import InvalidParameter
 from zapq.limits import DEFAULT_QUEUE, MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT, PEEK
 from zapq.service.reservation import Reservation

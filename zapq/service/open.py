@@ -65,7 +65,7 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
                     # Two servers would remove, or replace, each other's files. Where the file system has no locks,
                     # that is for the operator to see to.
                     with suppress(OSError):
-                        lock(settings.data_dir, snapshots.descriptor, LOCK_EX)
+                        lock(settings.data_dir, snapshots.directory.descriptor, LOCK_EX)
                 service = QueueService(settings, snapshots)
             if settings.load_on_start:
                 await service.snapshots.load_at_start(settings.load_on_start)

@@ -58,3 +58,9 @@ def test_a_certificate_that_is_not_trusted_is_said_in_words() -> None:
     assert said.startswith("The server's certificate is not accepted: self-signed certificate. ")
     assert "SSL_CERT_FILE" in said
     assert _reason(error) == "its certificate is not accepted: self-signed certificate"
+
+
+async def test_push_says_on_a_terminal_that_it_waits_for_the_message(type_in: TypeIn, emails: NamedQueue) -> None:
+    done = await type_in("push", "emails", stdin="typed", terminal=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "Type the message, and end it with Ctrl-D.\n")
+    assert (await type_in("push", "emails", stdin="piped")).stderr == ""

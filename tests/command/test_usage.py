@@ -24,12 +24,18 @@ from zapq.service.named_queue import NamedQueue
             "Got unexpected extra argument (world). If a value has spaces, put quotes around it."
             " See `zapq push --help`.",
         ),
-        ("--verbose", "No such option '--verbose'. See `zapq serve --help`."),
         ("completion", "Missing argument 'SHELL'. Choose from: bash, zsh, fish. See `zapq completion --help`."),
     ],
 )
 def test_a_mistyped_line_is_told_what_to_write(words: str, said: str) -> None:
     assert_one_line(typed(*words.split()), 2, f"zapq: {said}\n")
+
+
+def test_an_option_that_is_like_no_other_is_told_where_they_are() -> None:
+    # Versions of Click put the name differently.
+    refused = typed("--verbose")
+    assert_one_line(refused, 2, "--verbose")
+    assert refused.stderr.replace("'", "").endswith("--verbose. See `zapq serve --help`.\n")
 
 
 async def test_an_empty_key_is_refused_and_not_taken_for_none(type_in: TypeIn, emails: NamedQueue) -> None:

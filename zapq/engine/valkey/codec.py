@@ -249,11 +249,11 @@ class Codec:
         repeatable: bool = True,
         number: int = 1,
     ) -> Call:
-        names = keys.queue_keys(queue)
         return Call(
             name,
             shard=keys.shard_of(queue),
-            keys=(*names, *further) if further else names,
+            keys=keys.queue_keys(queue),
+            further=further,
             time=self.time,
             arguments=arguments,
             outcomes=outcomes,
@@ -620,11 +620,11 @@ class Codec:
         self, name: bytes, shard: int, *arguments: bytes, decode: _Decode, further: bytes = b""
     ) -> Call:
         """Return a call of one outcome about a shard, which `decode` makes of the answer and of our time then."""
-        names = keys.shard_keys(shard)
         return Call(
             name,
             shard=shard,
-            keys=(*names, further) if further else names,
+            keys=keys.shard_keys(shard),
+            further=[further] if further else (),
             time=self.time,
             arguments=arguments,
             outcomes=lambda reply, now: [decode(reply, now)],

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from zapq.core.complaints import unit_of, written
 from zapq.core.headers import checked_headers
 from zapq.core.message import CONTENT_TYPE, DEFAULTS, GROUP, OCTETS, UNIQUE, Draft, Properties, owned_bodies
 from zapq.core.placed import How, Placed
@@ -446,4 +447,8 @@ def check(name: str, value: float | None, low: float, high: float) -> None:
     except TypeError:
         raise TypeError(f"{name} is a number, not {value!r}.") from None
     if not good:
-        raise InvalidParameter(f"{name}={value} is out of range. Give {low:g} to {high:g}.", parameter=name)
+        assert value is not None
+        raise InvalidParameter(
+            f"{name}={written(value)} is out of range. Give {written(low)} to {written(high)}{unit_of(name)}.",
+            parameter=name,
+        )

@@ -76,7 +76,7 @@ THIN_PACKS = 32
 VACUUM_PAGES = 256
 """Pages given back to the file system in one transaction."""
 NO_ROOM = (
-    "the disk is full, and what is left of it is kept for taking messages. Consumers must take some, or the"
+    "the disk is full, and the rest of it is reserved for removing messages. Consumers must take some, or the"
     " operator must free space (see docs/explanation/durability.md)"
 )
 _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)

@@ -176,9 +176,8 @@ MUTANTS = {
     ),
     "a purge does not wait for the disk": Mutant(
         "zapq/service/journal.py",
-        "        await _rest(self._journal, self._lock, self._afterwards)\n"
-        "        self._before = self._journal.entered\n",
-        "        self._before = self._journal.entered\n",
+        "class ExclusiveSection(QuiescentSection):\n",
+        "class ExclusiveSection(WrittenSection):\n",
         ("tests/service/test_durable_undone.py",),
     ),
     "a purge is not alone until it is written": Mutant(
@@ -189,8 +188,8 @@ MUTANTS = {
     ),
     "a snapshot shows what may be undone": Mutant(
         "zapq/service/journal.py",
-        "        await _rest(self._journal, self._lock, self._afterwards)\n\n\n",
-        "\n\n",
+        "            await self._journal.at_rest()\n",
+        "            pass\n",
         ("tests/service/test_durable_undone.py",),
     ),
     "a step is taken while a task holds the lock": Mutant(

@@ -252,8 +252,8 @@ def test_a_process_ends_with_the_code_and_the_line_of_wrong_usage() -> None:
     [
         ("missing", "key", "--tls-cert '{missing}': No such file or directory."),
         ("cert", "unreadable", "--tls-key '{unreadable}': Is a directory."),
-        ("cert", "other", "belong together"),
-        ("key", "key", "belong together"),
+        ("cert", "other", "does not belong to --tls-cert"),
+        ("key", "key", "has no certificate in PEM. It has a private key: give that to --tls-key."),
     ],
 )
 def test_certificates_that_cannot_be_used_are_one_line_and_exit_code_2(
@@ -294,7 +294,12 @@ def test_what_cannot_start_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
                 f"--data-dir '{tmp_path}/file/below' is not a directory, or lies below a file.",
             ),
             (("--addr", "..:0"), "--addr '..:0': "),
-            (("--addr", "fd://99"), "--addr 'fd://99': Bad file descriptor."),
+            (("--addr", "fd://99"), "--addr 'fd://99': Bad file descriptor. The program that started zapq gave"),
+            (
+                ("--addr", "192.0.2.1:0"),
+                "This machine does not have that address; --addr :8080",
+            ),
+            (("--addr", "unix:/none/here"), "No such file or directory. Make the directory of this path first."),
         ):
             assert_one_line(run(*arguments), 1, complaint)
 

@@ -316,6 +316,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
+        ("[queue.jobs]", r"a queue is declared in a table \[queues.jobs\], with an s."),
         ("max_msg = 1", "'max_msg' is not a setting; zapq --help lists them. Did you mean 'max_msgs'?"),
         ("max-msgs = 1", "'max-msgs' is not a setting"),
         ("config = 'other.toml'", "'config' is not a setting"),
@@ -383,7 +384,7 @@ def test_the_file_declares_queues(tmp_path: Path) -> None:
             """[queues.jobs]: 'dead' is not a setting of a queue. For a queue of that name, write"""
             """ [queues."jobs.dead"].""",
         ),
-        ("[queues.jobs]\nvisibility = 43201", "[queues.jobs] visibility = 43201: must be at most 43200."),
+        ("[queues.jobs]\nvisibility = 43201", "[queues.jobs] visibility = 43201: must be at most 43200 seconds."),
         ("[queues.jobs]\nvisibility = 'soon'", "[queues.jobs] visibility = 'soon': give seconds"),
         ("[queues.jobs]\nmax_bytes = '1T'", "[queues.jobs] max_bytes = '1T': give bytes"),
         (
@@ -592,10 +593,10 @@ def test_tls_may_come_from_two_sources(tmp_path: Path) -> None:
         ({"max_msgs": True}, "--max-msgs True: give a number."),
         ({"max_message_bytes": 2**24 + 1}, "--max-message-bytes 16777217: give 1 to 16 777 216."),
         ({"max_bytes": 2**50 + 1}, "--max-bytes 1125899906842625: give 1 to 1 125 899 906 842 624."),
-        ({"keep_alive": 0}, "--keep-alive 0: give 0.1 to 86 400."),
+        ({"keep_alive": 0}, "--keep-alive 0: give 0.1 to 86 400 seconds."),
         ({"grace": True}, "--grace True: give a number."),
-        ({"grace": float("nan")}, "--grace nan: give 0 to 3 600."),
-        ({"grace": float("inf")}, "--grace inf: give 0 to 3 600."),
+        ({"grace": float("nan")}, "--grace nan: give 0 to 3 600 seconds."),
+        ({"grace": float("inf")}, "--grace inf: give 0 to 3 600 seconds."),
         ({"log_level": "loud"}, "--log-level 'loud': give one of debug, info, warning, error."),
         ({"log_level": ["info"]}, "--log-level ['info']: give text."),
         ({"http2": "no"}, "--http2 'no': give true or false."),

@@ -119,6 +119,17 @@ class TestAnotherServer:
         await trio.to_thread.run_sync(list, fixture)
         assert [each.name for each in zapq_server.service.queues()] == ["default"]
 
+    @pytest.mark.parametrize(
+        ("url", "said"),
+        [
+            ("nonsense", "--zapq-url 'nonsense': give http://host:port"),
+            ("http://127.0.0.1:1", "^--zapq-url http://127.0.0.1:1: Connection refused.$"),
+        ],
+    )
+    def test_one_that_cannot_be_asked_is_one_line(self, url: str, said: str) -> None:
+        with pytest.raises((pytest.UsageError, pytest.fail.Exception), match=said):
+            self.other(url)
+
     async def test_it_is_left_alone_if_it_has_messages(self, zapq_server: ZapqServer) -> None:
         await zapq_server.service.queue("precious").enqueue(b"x")
         with pytest.raises(pytest.fail.Exception, match="has messages, in precious"):

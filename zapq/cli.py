@@ -15,11 +15,13 @@ from zapq import logs, systemd
 from zapq.allocator import settle_in
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, EXIT_USAGE, fail
 from zapq.errors import InvalidSetting, ZapqError
+from zapq.limits import SIGNAL_ECHO_SECONDS
 from zapq.movable_clock import MovableClock
 from zapq.settings import Settings
 from zapq.sources import load, unknown_variables
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPS = {signal.SIGINT, signal.SIGTERM}
 
 
 def serve(**flags: Any) -> int:
@@ -66,6 +68,9 @@ def _keep_signals_for_us() -> None:
 async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, watchdog: float | None) -> int:
     """Serve until the first SIGINT or SIGTERM, end at once on the second, and return the exit code.
 
+    A second one that comes together with the first counts for nothing: the program that stops us may send one to
+    us and one to our process group.
+
     The signals are blocked, in every thread, and stay so: further ones are ignored to the end of the process.
 
     SIGHUP has the token file and the certificates read again; if there are none and the server runs on a terminal,
@@ -103,6 +108,9 @@ async def serve_until_signalled(settings: Settings, notifier: systemd.Notifier, 
                 logs.say(logging.INFO, "shutdown signal received", signal=name, grace=settings.grace)
                 notifier.tell("STOPPING=1", f"shutting down, within {settings.grace:g} s")
                 stopping.set()
+                await trio.sleep(SIGNAL_ECHO_SECONDS)
+                while echoes := signal.sigpending() & _STOPS:
+                    signal.sigwait(echoes)
 
         async def run_server(*, task_status: trio.TaskStatus[list[str]]) -> None:
             await zapq.serve(

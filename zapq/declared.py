@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from zapq.core.broker import Broker, check_name
+from zapq.core.broker import Broker
 from zapq.core.complaints import plainly
+from zapq.core.names import check_name
 from zapq.core.queue_settings import DURATIONS, QueueSettings
 from zapq.errors import InvalidSetting, ZapqError
 from zapq.quantities import parse_duration, parse_size

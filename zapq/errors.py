@@ -262,7 +262,7 @@ class BatchTooLarge(MessageTooLarge):
 class QueueFull(ZapqError):
     """There is no room: the queue or the server is full.
 
-    This request stored nothing. Send it again later; Retry-After says in how many seconds.
+    This request stored nothing. Send it again after Retry-After seconds.
     """
 
     problem = "queue-full"
@@ -279,12 +279,15 @@ class QueueFull(ZapqError):
             case {"limit": "max_bytes", "current": current, "max_bytes": most}:
                 # The cap of a queue and that of the server have one name.
                 held = f"the queue or the server holds {current} of {most} bytes (max_bytes or --max-bytes)"
+                if current == 0:
+                    # Waiting does not help.
+                    return (
+                        f"There is no room: {held}, and this is larger. Nothing was stored. Send less at once, or"
+                        " raise the limit."
+                    )
             case _:
                 return None
-        return (
-            f"There is no room: {held}. This request stored nothing. Send it again later; Retry-After says in how"
-            " many seconds."
-        )
+        return f"There is no room: {held}. This request stored nothing. Send it again after Retry-After seconds."
 
 
 class ReceivingTooMuch(ZapqError):

@@ -101,6 +101,10 @@ HISTORY_SECONDS = 5.0
 """Seconds between two samples of what queues hold: 0.7 ms of CPU for 100 queues."""
 HISTORIES = 100
 """Queues whose history one answer tells: 60,000 numbers, some 3 ms."""
+SIGNAL_ECHO_SECONDS = 0.1
+"""Seconds in which a second signal counts as the first: `timeout`, and shells with a group, send two at once."""
+NAMES_SHOWN = 10
+"""Names that one line of the log lists; it says how many there are besides."""
 NAMES_MATCHED_AT_ONCE = 5000
 """Names that are compared with a pattern in one go, in 1 ms; with two patterns half as many."""
 HISTORY_SAMPLES = 120

@@ -89,7 +89,8 @@ class Option:
 
     @property
     def _range(self) -> str:
-        return f"{self.low:,} to {self.high:,}".replace(",", " ")
+        unit = " seconds" if self.kind == "seconds" else ""
+        return f"{self.low:,} to {self.high:,}{unit}".replace(",", " ")
 
     def parse(self, text: str) -> str | int | float | bool:
         """Return the value `text` means; ValueError says what to write instead."""

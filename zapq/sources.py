@@ -203,6 +203,9 @@ def _read_config(path: str) -> tuple[dict[str, str], dict[str, QueueSettings], s
             raise InvalidSetting(
                 f"{path}: {key!r} is not a setting; zapq --help lists them.{did_you_mean(key, known)}", setting=key
             )
+        if key == "queue" and isinstance(value, dict):
+            example = queue_section(next(iter(value), "jobs"))
+            raise InvalidSetting(f"{path}: a queue is declared in a table {example}, with an s.", setting=key)
         if not isinstance(value, str | int | float):
             raise InvalidSetting(f"{path}: {key} must be one value, not {type(value).__name__}.", setting=key)
     return {key: str(value) for key, value in table.items()}, queues, named

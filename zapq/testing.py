@@ -180,15 +180,25 @@ def zapq_advance(zapq_url: str) -> Callable[[float], None]:
 def _connect(url: str) -> Connection:
     from zapq.command.http import Connection, parse_url
 
-    return Connection(parse_url(url))
+    try:
+        return Connection(parse_url(url))
+    except ValueError:
+        raise pytest.UsageError(
+            f"--zapq-url {url!r}: give http://host:port, https://host:port or unix:/path."
+        ) from None
 
 
 def _check_is_for_tests(url: str) -> None:
     """Fail if the server has messages, which the first test would remove, or if tests would share its queues."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         pytest.fail("With --zapq-url, tests run one after the other: give -n 0.", pytrace=False)
+    from zapq.command.http import Failed
+
     with _connect(url) as connection:
-        queues = connection.request("GET", "/queues").json
+        try:
+            queues = connection.request("GET", "/queues").json
+        except Failed as failed:
+            pytest.fail(f"--zapq-url {str(failed).partition(' Is a server')[0]}", pytrace=False)
     held = [each["name"] for each in queues if each["ready"] + each["delayed"] + each["leased"]]
     if held:
         pytest.fail(

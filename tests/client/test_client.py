@@ -17,7 +17,7 @@ from zapq.access.token import digest
 from zapq.client import HeldLease, Lease, open_client
 from zapq.client.answers import error_of
 from zapq.client.wire import Reader
-from zapq.core.unique import Placed
+from zapq.core.placed import Placed
 from zapq.http import problems, render
 from zapq.service.service import QueueService
 from zapq.settings import Settings

@@ -26,7 +26,7 @@ from tests.support.serving import with_tls
 from zapq import Draft, Settlement, errors
 from zapq.client import Client, HeldLease, open_client
 from zapq.client.lease import Lease, Redriven, Stored
-from zapq.core.unique import Placed
+from zapq.core.placed import Placed
 from zapq.http.endpoints import ENDPOINTS
 from zapq.settings import Settings
 from zapq.testing import ZapqServer

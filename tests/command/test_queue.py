@@ -124,7 +124,7 @@ async def test_what_destroys_asks_first(type_in: TypeIn, emails: NamedQueue, zap
 def test_where_nobody_can_be_asked_it_is_refused_and_nothing_is_sent(line: str) -> None:
     # Port 1: a request would be another complaint.
     refused = typed(*line.split(), stdin="y\n", environ={"ZAPQ_URL": "http://127.0.0.1:1"})
-    assert_one_line(refused, 2, "This asks first, and standard input is no terminal. Give --yes.")
+    assert_one_line(refused, 2, "This command asks first, and standard input is no terminal. Give --yes.")
 
 
 async def fail(zapq_server: ZapqServer, count: int) -> None:
@@ -145,6 +145,10 @@ async def test_dead_letters_are_sent_back(type_in: TypeIn, zapq_server: ZapqServ
     assert shown(await type_in("queue", "redrive", "bad")) == "bad: 0 messages moved, 0 left\n"
     assert zapq_server.service.find("jobs").info().stats.ready == 1005
     assert_one_line(await type_in("queue", "redrive", "bad", "--limit", "1", "--id", "1"), 2, "Give no --limit")
+    # A queue that is none of dead letters.
+    done = await type_in("queue", "redrive", "jobs")
+    assert (done.returncode, done.stdout) == (0, "jobs: 0 messages moved, 1005 left\n")
+    assert done.stderr.startswith("The messages that are left are no dead letters")
 
 
 async def test_one_dead_letter_is_sent_back(type_in: TypeIn, zapq_server: ZapqServer) -> None:

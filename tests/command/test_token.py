@@ -48,6 +48,8 @@ def test_a_line_says_which_queues_and_until_when() -> None:
         (("x", "--roles", "admin", "--queues", "a:b"), "queues must be"),
         (("x", "--roles", "admin", "--expires", "0d"), "give a date"),
         (("x", "--roles", "admin", "--expires", "soon"), "give a date"),
+        (("x", "--roles", "admin", "--expires", "soon"), "or 90d for so many days from now"),
+        (("x", "--roles", "admin", "--expires", "2020-01-01"), "--expires 2020-01-01: this time is over"),
     ],
 )
 def test_what_cannot_be_a_token_is_one_line(arguments: tuple[str, ...], complaint: str) -> None:

@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import trio
@@ -46,6 +47,7 @@ from zapq.contrib.django.framework import (  # noqa: E402
     TaskResultStatus,
     task_backends,
 )
+from zapq.contrib.django.management.commands import zapq_worker  # noqa: E402
 from zapq.contrib.django.message import priority_of  # noqa: E402
 from zapq.contrib.django.worker import Worker  # noqa: E402
 from zapq.core.queue_settings import QueueSettings  # noqa: E402
@@ -332,6 +334,8 @@ def test_options_and_names_that_are_wrong_are_said_so() -> None:
         ZapqBackend("default", {"OPTIONS": {"colour": "red"}})
     [error] = ZapqBackend("default", {"QUEUES": ["good", "not good"]}).check()
     assert error.id == "zapq.E001"
+    [error] = ZapqBackend("default", {"OPTIONS": {"attempts": 0}}).check()
+    assert (error.id, error.msg) == ("zapq.E004", "TASKS['default']: attempts must be a whole number, 1 or more.")
 
 
 LOCAL = {"local": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}, **settings.CACHES}
@@ -374,6 +378,7 @@ def test_a_result_that_is_not_there_is_said_so() -> None:
     ("options", "complaint"),
     [
         ({"backend": "other"}, "is no backend of zapq"),
+        ({"backend": "misspelt"}, "TASKS has no 'misspelt'. It has: default, other."),
         ({"queue": ["letters"]}, "has no queue letters"),
         ({"concurrency": 0}, "must be more than 0"),
     ],
@@ -415,6 +420,19 @@ def test_the_command_says_what_a_server_refuses_and_ends_with_its_worker(monkeyp
             call_command("zapq_worker")
         monkeypatch.setattr(Worker, "run", stopped)
         call_command("zapq_worker", queue=["emails"])
+
+
+async def test_two_signals_at_once_stop_a_worker_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stops = list[float]()
+    now = iter([10.0, 10.0, 10.05, 10.2, 10.2])
+    monkeypatch.setattr(zapq_worker, "current_time", lambda: next(now))
+
+    async def signals() -> AsyncIterator[signal.Signals]:
+        for _ in range(3):
+            yield signal.SIGTERM
+
+    await zapq_worker._watch(signals(), Mock(stop=lambda: stops.append(1.0)))
+    assert len(stops) == 2
 
 
 @pytest.mark.slow

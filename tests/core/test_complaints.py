@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from zapq.core.complaints import plainly
+from zapq.core.complaints import plainly, written
 from zapq.core.message import Draft
 from zapq.core.queue_settings import QueueSettings
 from zapq.service.operations import Settlement
@@ -18,10 +18,11 @@ Batch = list[Draft]
 @pytest.mark.parametrize(
     ("value", "kind", "said"),
     [
-        ({"visibility": "5m"}, QueueSettings, "visibility must be a number, not text"),
+        ({"visibility": "5m"}, QueueSettings, "visibility must be a number of seconds, not text"),
         ({"visibilty": 1}, QueueSettings, "`visibilty` is not known"),
-        ({"visibility": -1}, QueueSettings, "visibility must be at least 0"),
-        ({"ttl": 0}, QueueSettings, "ttl must be more than 0"),
+        ({"visibility": -1}, QueueSettings, "visibility must be at least 0 seconds"),
+        ({"rate": 0}, QueueSettings, "rate must be at least 0.00001"),
+        ({"ttl": 0}, QueueSettings, "ttl must be more than 0 seconds"),
         (
             {"max_messages": 1.5},
             QueueSettings,
@@ -48,13 +49,41 @@ Batch = list[Draft]
             Batch,
             "content_type of entry 1 must be 1 to 255 visible ASCII characters and spaces",
         ),
-        ([{"receipt": "x", "action": "nack"}], list[Settlement], "action of entry 1 cannot be 'nack'"),
+        (
+            [{"receipt": "x", "action": "nack"}],
+            list[Settlement],
+            "action of entry 1 cannot be 'nack'; give ack, release or extend",
+        ),
+        ([{"body": b"", "on": "drop"}], Batch, "on of entry 1 cannot be 'drop'; give keep or replace"),
     ],
 )
 def test_a_complaint_names_the_place_and_what_belongs_there(value: object, kind: Any, said: str) -> None:
     with pytest.raises(msgspec.ValidationError) as complaint:
         msgspec.convert(value, kind)
     assert plainly(str(complaint.value)) == said
+
+
+def test_a_name_that_is_not_known_is_told_the_nearest_one() -> None:
+    with pytest.raises(msgspec.ValidationError) as complaint:
+        msgspec.convert([{"body": b"", "prio": 1}], Batch)
+    said = plainly(str(complaint.value), Draft.__struct_fields__)
+    assert said == "`prio` is not known in entry 1; perhaps you mean `priority`"
+    assert plainly(str(complaint.value), ["ttl"]) == "`prio` is not known in entry 1"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (31_536_000.0, "31536000"),
+        (0.5, "0.5"),
+        (1e-5, "0.00001"),
+        (7, "7"),
+        (float("nan"), "nan"),
+        (1e30, "1e+30"),
+    ],
+)
+def test_numbers_are_written_without_an_exponent(number: float, said: str) -> None:
+    assert written(number) == said
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_it_agrees_with_a_dictionary(steps: list[tuple[str, int, float]]) -> Non
 @given(CLOSE)
 @example([("put", 0, 1.0), ("put", 1, 2.0), ("put", 1, 3.0)])
 def test_it_agrees_however_often_it_is_rebuilt(steps: list[tuple[str, int, float]]) -> None:
-    often: dict[str, Any] = {"_WORTH_SHRINKING": 1, "_SPARSE_FACTOR": 1, "_STALE_ALLOWED": 0}
+    often: dict[str, Any] = {"WORTH_SHRINKING": 1, "SPARSE_FACTOR": 1, "_STALE_ALLOWED": 0}
     with patch.multiple("zapq.core.deadlines", **often):
         test_it_agrees_with_a_dictionary.hypothesis.inner_test(steps)  # type: ignore[attr-defined]  # hypothesis's
 

@@ -68,7 +68,7 @@ def test_they_agree_with_a_dictionary(steps: list[tuple[str, int, float]]) -> No
 @given(CLOSE)
 @example([("put", 0, 1.0), ("put", 1, 2.0), ("put", 1, 3.0)])
 def test_they_agree_however_often_they_are_rebuilt(steps: list[tuple[str, int, float]]) -> None:
-    often: dict[str, Any] = {"_WORTH_SHRINKING": 1, "_SPARSE_FACTOR": 1, "LEASES_INDEXED": 2}
+    often: dict[str, Any] = {"WORTH_SHRINKING": 1, "SPARSE_FACTOR": 1, "LEASES_INDEXED": 2}
     with patch.multiple("zapq.core.leases", **often):
         test_they_agree_with_a_dictionary.hypothesis.inner_test(steps)  # type: ignore[attr-defined]  # hypothesis's
 

@@ -19,12 +19,12 @@ from zapq.core.broker import Broker, Redriven
 from zapq.core.deadlines import Entry
 from zapq.core.headers import Headers
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Origin, Properties
+from zapq.core.placed import Placed
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.ready import Dropped
 from zapq.core.runs import Run
 from zapq.core.stats import STATES
-from zapq.core.unique import Placed
 from zapq.errors import MessageLeased, QueueFull, ReceiptExpired
 from zapq.limits import BACKOFF, RELEASES_AT_ONCE
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from zapq.core.broker import Broker
 from zapq.core.image import Image, QueueImage
 from zapq.core.message import DEFAULTS, Draft, Lease, Message, Properties
+from zapq.core.placed import Placed
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import PutMany, Record, row_of, rows_of
 from zapq.core.runs import flatten
-from zapq.core.unique import Placed
 from zapq.errors import ZapqError
 from zapq.store.database import Database
 from zapq.store.port import CommitGroup

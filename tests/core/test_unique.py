@@ -8,9 +8,9 @@ import pytest
 
 from zapq.core.broker import Broker
 from zapq.core.message import Draft, Message, Properties
+from zapq.core.placed import Placed
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
-from zapq.core.unique import Placed
 from zapq.errors import QueueFull, ReceiptExpired
 
 KEY = Properties(unique="k")

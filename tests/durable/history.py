@@ -65,7 +65,10 @@ def view(contents: Contents) -> View:
             QueuePut(number, image.name, epoch, image.next_id, image.settings, image.paused),
             messages,
         )
-    return {"queues": queues, "keys": {(key.queue, key.key): key[2:] for key in contents.keys}}
+    return {
+        "queues": queues,
+        "keys": {(key.queue, key.key): msgspec.structs.astuple(key)[2:] for key in contents.keys},
+    }
 
 
 def copy(source: Path, target: Path) -> Path:

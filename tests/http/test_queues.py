@@ -651,7 +651,7 @@ async def test_a_misspelt_setting_is_told_the_right_one(zapq_server: ZapqServer,
     for body, detail in (
         (b'{"visiblity":5}', "`visiblity` is not known. Did you mean 'visibility'?"),
         (b'{"xyzzy":5}', "`xyzzy` is not known."),
-        (b'{"visibility":true}', "visibility must be a number, not true or false."),
+        (b'{"visibility":true}', "visibility must be a number of seconds, not true or false."),
         (b"[]", "it must be an object, not a list."),
     ):
         refused = await ask(zapq_server.url, method, "/queues/jobs", body)

@@ -462,3 +462,28 @@ async def test_a_body_that_should_be_parameters_is_told_where_they_belong(
 ) -> None:
     answer = await ask(zapq_server.url, "POST", f"{QUEUE}/receive", body, headers)
     assert (answer.status, answer.json["detail"]) == (400, f"This request takes no body; {detail}")
+
+
+async def test_a_number_out_of_range_is_told_its_range_as_people_write_it(zapq_server: ZapqServer) -> None:
+    refused = await ask(zapq_server.url, "POST", f"{QUEUE}/messages?delay=400d", b"x")
+    assert refused.json["detail"] == "delay=34560000 is out of range. Give 0 to 31536000 seconds."
+    refused = await ask(zapq_server.url, "POST", f"{QUEUE}/messages?priority=10", b"x")
+    assert refused.json["detail"] == "priority=10 is out of range. Give 0 to 9."
+
+
+async def test_a_batch_of_lines_is_told_the_line_that_is_wrong(zapq_server: ZapqServer) -> None:
+    lines = b'{"a":1}\n\n{"a":2}\n{a\n'
+    path = f"{QUEUE}/messages/batch"
+    refused = await ask(zapq_server.url, "POST", path, lines, NDJSON)
+    assert refused.json["detail"].startswith("The batch is not valid: line 4: JSON is malformed: ")
+
+
+class TestALimitThatIsTooSmall:
+    @pytest.fixture
+    def zapq_settings(self, zapq_settings: Settings) -> Settings:
+        return replace(zapq_settings, max_bytes=1000)
+
+    async def test_a_message_that_can_never_fit_is_told_so(self, zapq_server: ZapqServer) -> None:
+        refused = await ask(zapq_server.url, "POST", f"{QUEUE}/messages", b"x" * 1001)
+        assert refused.status == 429
+        assert refused.json["detail"].endswith("Nothing was stored. Send less at once, or raise the limit.")

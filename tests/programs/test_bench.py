@@ -102,14 +102,14 @@ def test_the_slowest_percent_has_as_much_room_as_the_ten_before() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "code"), [("way.png", 0), ("way.gif", 1), ("none/way.svg", 1)])
+@pytest.mark.parametrize(("name", "code"), [("way.png", 0), ("way.gif", 2), ("none/way.svg", 2)])
 def test_the_command_draws(zapq_url: str, tmp_path: Path, name: str, code: int) -> None:
     options = ("--seconds", "0.1", "--plot", str(tmp_path / name))
     done = run("bench", "--url", zapq_url, *options)
     assert done.returncode == code
     assert (tmp_path / name).exists() == (code == 0)
     if code:
-        assert_one_line(done, code, "was not written" if "/" in name else "give FILE a name that ends so")
+        assert_one_line(done, code, "there is no directory" if "/" in name else "give FILE a name that ends so")
 
 
 def test_what_programs_are_told() -> None:
@@ -117,3 +117,8 @@ def test_what_programs_are_told() -> None:
     assert facts["sent_per_second"] == 500.0
     assert facts["put_to_receive_ms"] == dict.fromkeys(["p50", "p90", "p99", "p99.9", "max"], 250.0)
     assert (facts["client_cpu"], facts["client_cpu_us_per_message"]) == (0.2, 500.0)
+
+
+def test_without_consumers_nothing_is_said_of_receiving() -> None:
+    assert "put to receive" in _shown(measured(0.5))
+    assert "put to receive" not in _shown(measured(0.5), taking=False)

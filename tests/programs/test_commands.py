@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from tests.programs.receiving import Web, web
+from tests.programs.receiving import Got, Web, web
 from tests.programs.test_webhook import SECRET
 from tests.support.process import assert_one_line
 from tests.support.typed import typed
@@ -70,7 +70,10 @@ def test_forward_delivers_until_it_is_told_to_stop(
     assert client.describe("emails")["messages"] == 0
 
 
-def test_forward_is_ended_by_the_second_signal(client: Client, zapq_url: str, receiver: Web) -> None:
+def test_forward_is_ended_by_the_second_signal(
+    client: Client, zapq_url: str, receiver: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "SIGNAL_ECHO_SECONDS", 0.0)
     receiver.answer = receiver.held
     client.put("emails", b"x")
 
@@ -84,12 +87,27 @@ def test_forward_is_ended_by_the_second_signal(client: Client, zapq_url: str, re
     assert client.describe("emails")["messages"] == 1
 
 
+def test_two_signals_at_once_let_a_delivery_end(client: Client, zapq_url: str, receiver: Web) -> None:
+    client.put("emails", b"x")
+
+    def answer(_: Got) -> tuple[int, dict[str, str]]:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), each)
+        return 200, {}
+
+    receiver.answer = answer
+    assert typed("forward", "emails", receiver.url, "--url", zapq_url).returncode == 0
+    assert client.describe("emails")["messages"] == 0
+
+
 def test_forward_ends_if_the_receiver_is_gone(client: Client, zapq_url: str, receiver: Web) -> None:
     receiver.answer = lambda got: (410, {})
     client.put("emails", b"x")
     done = typed("forward", "emails", receiver.url, "--url", zapq_url)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == "zapq: 127.0.0.1 answered 410: it wants no more messages."
+    assert done.stderr.splitlines()[-1] == (
+        "zapq: 127.0.0.1 answered 410: it wants no more messages. The message stays in emails."
+    )
 
 
 def test_cron_sends_until_it_is_told_to_stop(client: Client, zapq_url: str, tmp_path: Path) -> None:
@@ -115,11 +133,27 @@ def test_bench_can_be_stopped(client: Client, zapq_url: str) -> None:
     assert [each["name"] for each in client.list()] == ["default"]
 
 
+def test_a_bench_that_is_refused_at_once_says_only_why(zapq_url: str) -> None:
+    done = typed("bench", "--seconds", "0.1", "--size", "200000", "--url", zapq_url)
+    assert_one_line(done, 1, "The message has 200000 bytes")
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("way.gif", "give FILE a name that ends so"), ("none/way.svg", "there is no directory")],
+)
+def test_a_picture_that_cannot_be_drawn_is_refused_before_the_bench(
+    name: str, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zapq.command.bench.check_extra", lambda *_: None)
+    assert_one_line(typed("bench", "--plot", str(tmp_path / name), "--url", NOBODY), 2, complaint)
+
+
 def test_a_server_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zapq.client.retry.CLIENT_BACKOFF", 0.001)
     done = typed("bench", "--seconds", "0.1", "--url", NOBODY)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "could not be reached" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].endswith("could not be reached: Connection refused.")
 
 
 def test_an_extra_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
+import ssl
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -24,7 +26,7 @@ from zapq.client.network import is_readable
 from zapq.core.queue_settings import QueueSettings
 from zapq.limits import MIB
 from zapq.programs.forward import Forwarder, ReceiverGone
-from zapq.programs.receiver import NotDelivered, Receiver, parse_target
+from zapq.programs.receiver import NotDelivered, Receiver, _reason, parse_target
 from zapq.programs.webhook import parse_secrets
 from zapq.service.named_queue import NamedQueue
 from zapq.testing import ZapqServer
@@ -241,8 +243,32 @@ async def test_nobody_listens(zapq_server: ZapqServer, emails: NamedQueue) -> No
     said: list[str] = []
     async with forwarding(zapq_server.url, f"http://127.0.0.1:{port}/", said, concurrency=2) as forwarder:
         await eventually(lambda: forwarder._failures > 4, "it to be noticed")
+    assert said[0].endswith("attempt 1: Connection refused")
     stats = emails.info().stats
     assert (stats.messages, stats.leased) == (10, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"),
+            "Does the receiver speak",
+        ),
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+        (http.client.BadStatusLine("x"), "x"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_why_a_receiver_did_not_answer_is_said_in_words(error: Exception, said: str) -> None:
+    assert said in _reason(error)
+    assert "_ssl.c" not in _reason(error)
+
+
+def test_a_certificate_that_is_not_accepted_is_called_that() -> None:
+    error = ssl.SSLCertVerificationError(1, "...")
+    error.verify_message = "certificate has expired"
+    assert _reason(error) == "its certificate is not accepted: certificate has expired"
 
 
 async def test_all_rest_the_longer_the_more_deliveries_fail_in_a_row(autojump_clock: MockClock) -> None:

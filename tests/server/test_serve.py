@@ -331,14 +331,23 @@ async def test_unusable_certificates_are_refused_before_anything_is_bound(
 ) -> None:
     stranger = tmp_path / "other.pem"
     stranger.write_bytes(trustme.CA().issue_cert("other").private_key_pem.bytes())
-    for wrong in (
-        replace(tls_settings, tls_cert=str(tmp_path / "missing.pem")),
-        replace(tls_settings, tls_key=str(tmp_path / "missing.pem")),
-        replace(tls_settings, tls_key=str(stranger)),
-        replace(tls_settings, tls_cert=tls_settings.tls_key),
+    (empty := tmp_path / "empty.pem").write_bytes(b"")
+    (encrypted := tmp_path / "encrypted.pem").write_bytes(b"-----BEGIN ENCRYPTED PRIVATE KEY-----\nx\n")
+    (broken := tmp_path / "broken.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\nx\n")
+    own = tls_settings.tls_cert
+    (public := tmp_path / "public.pem").write_bytes(Path(own).read_bytes().partition(b"-----BEGIN PRIVATE")[0])
+    for wrong, said in (
+        ({"tls_cert": str(tmp_path / "missing.pem")}, "--tls-cert .*: No such file"),
+        ({"tls_key": str(tmp_path / "missing.pem")}, "--tls-key .*: No such file"),
+        ({"tls_key": str(stranger)}, "--tls-key .* does not belong to --tls-cert"),
+        ({"tls_cert": str(stranger)}, "--tls-cert .* has no certificate in PEM. It has a private key"),
+        ({"tls_cert": str(empty)}, "--tls-cert .* has no certificate in PEM.$"),
+        ({"tls_key": str(public)}, "--tls-key .* has no private key in PEM.$"),
+        ({"tls_key": str(encrypted)}, "--tls-key .* is encrypted. Give one that is not: openssl pkey"),
+        ({"tls_cert": str(broken)}, "OpenSSL cannot use them"),
     ):
-        with pytest.raises(InvalidSetting, match="--tls-"):
-            await zapq.serve(wrong)
+        with pytest.raises(InvalidSetting, match=said):
+            await zapq.serve(replace(tls_settings, **wrong))  # type: ignore[arg-type]
 
 
 class TestClosing:

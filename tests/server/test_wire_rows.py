@@ -29,6 +29,24 @@ async def test_it_is_refused_with_a_problem_and_the_connection_closed(
     assert zapq_server.service.stats().queue.enqueued == 0
 
 
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [
+        (b"", "The request has no Host field. Send one, such as Host: localhost."),
+        (b"Host: a\r\nTransfer-Encoding: gzip\r\n", "Send Transfer-Encoding: chunked, or a Content-Length."),
+        (b"Host: a\r\nContent-Length: x\r\n", "Send the number of bytes in the body."),
+    ],
+)
+async def test_the_reason_is_a_whole_sentence_that_says_what_to_send(
+    zapq_server: ZapqServer, fields: bytes, advice: str
+) -> None:
+    async with open_client(zapq_server.url) as client:
+        await client.stream.send_all(b"POST /enqueue HTTP/1.1\r\n" + fields + b"\r\n")
+        client.connection.send(h11.Request(method="GET", target="/", headers=[("Host", "localhost")]))
+        client.connection.send(h11.EndOfMessage())
+        assert (await client.answer()).json["detail"].endswith(advice)
+
+
 async def test_1024_chunks_are_a_message(zapq_server: ZapqServer) -> None:
     async with open_client(zapq_server.url) as client:
         await client.stream.send_all(CHUNKED + b"1\r\nx\r\n" * 1024 + b"0\r\n\r\n")

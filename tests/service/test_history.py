@@ -15,7 +15,7 @@ from zapq.core.stats import QueueStats
 from zapq.engine.local import LocalEngine
 from zapq.limits import HISTORY_SAMPLES, HISTORY_SECONDS, NAMES_MATCHED_AT_ONCE
 from zapq.service import operations
-from zapq.service.history import COLUMNS, History, Told, take_samples
+from zapq.service.history import COLUMNS, History, Samples, take_samples
 from zapq.service.pending import Pending
 from zapq.service.service import QueueService
 
@@ -44,7 +44,7 @@ def sample(history: History, *queues: Fake, now: float = 0.0) -> None:
     history.end([each.name for each in queues])
 
 
-def tell(history: History, pattern: str, wanted: list[str], limit: int, now: float) -> Told:
+def tell(history: History, pattern: str, wanted: list[str], limit: int, now: float) -> Samples:
     return history.tell(drained(history.find(pattern, wanted))[0], limit, now)
 
 

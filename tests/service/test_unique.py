@@ -11,8 +11,8 @@ from trio.testing import wait_all_tasks_blocked
 from tests.service.asking import leased, taken
 from tests.support.disk import Disk, open_durable, works_again
 from zapq.core.message import Draft, Message
+from zapq.core.placed import Placed
 from zapq.core.queue_settings import QueueSettings
-from zapq.core.unique import Placed
 from zapq.errors import Draining, InvalidParameter, MessageTooLarge, QueueFull, StorageUnavailable
 from zapq.limits import MAX_MESSAGE_BYTES
 from zapq.service.named_queue import NamedQueue

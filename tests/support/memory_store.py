@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from tests.support.disk import Disk
-from zapq.core.image import KeptKey, KeptQueue, QueueImage
+from zapq.core.image import KeptQueue, QueueImage
 from zapq.core.message import Message, Properties
 from zapq.core.records import (
     ID_BITS,
@@ -47,7 +47,7 @@ class MemoryStore:
         self._disk = disk
         self._queues: dict[int, QueuePut] = {} if earlier is None else earlier._queues.copy()
         self._rows: dict[int, Row] = {} if earlier is None else earlier._rows.copy()
-        self._keys: dict[tuple[int, str], KeptKey] = {} if earlier is None else earlier._keys.copy()
+        self._keys: dict[tuple[int, str], KeyPut] = {} if earlier is None else earlier._keys.copy()
 
     def left(self) -> MemoryStore:
         """Return a copy: what is committed later is not in it."""
@@ -130,7 +130,7 @@ class MemoryStore:
                 for key in forgotten:
                     keys.pop(key, None)
             case KeyPut(number, key_, fingerprint, id, until):
-                keys[number, key_] = KeptKey(number, key_, fingerprint, id, until + clock_offset)
+                keys[number, key_] = KeyPut(number, key_, fingerprint, id, until + clock_offset)
 
     def probe(self) -> None:
         self._disk.check()

@@ -31,6 +31,7 @@ class Access:
         self._path = settings.token_file
         self._token = digest(settings.token.encode()) if settings.token else b""
         self._wall = wall
+        self._asks_for_certificates = bool(settings.tls_client_ca)
         self.on_change: list[Callable[[], object]] = []
         """Called when what is remembered of earlier answers is to be forgotten."""
         # What a client sends it sends with each request. Only its hash is looked up, and a comparison in constant
@@ -45,6 +46,18 @@ class Access:
     def number(self) -> int:
         """How many credentials are in force."""
         return len(self._tokens) + len(self._certificates)
+
+    @property
+    def expired(self) -> list[str]:
+        """The names of the credentials that are good for nothing any more."""
+        now = self._wall()
+        grants = [grant for _, grant in self._tokens] + list(self._certificates.values())
+        return [grant.name for grant in grants if grant.expires <= now]
+
+    @property
+    def never_shown(self) -> list[str]:
+        """The names of the credentials that are certificates, where no client is asked for one."""
+        return [] if self._asks_for_certificates else [grant.name for grant in self._certificates.values()]
 
     def read(self) -> list[Credential]:
         """Return what the token file says now, for `use`; from any thread. Raises `InvalidSetting`."""

@@ -192,5 +192,13 @@ class _Unanswered(Exception):
     """The connection was closed before a byte of the answer came."""
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """Return what the system says of it, in the same words for every library."""
+    # The libraries for tasks try several addresses, and name what came of each as a cause.
+    while isinstance(error.__cause__, OSError | BaseExceptionGroup):
+        error = error.__cause__
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+    if isinstance(error, ConnectionError) and error.errno:
+        return os.strerror(error.errno)
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

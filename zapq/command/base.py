@@ -12,10 +12,11 @@ import click
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, fail
 from zapq.command.http import Connection, Failed, parse_url
 from zapq.command.misplaced import place_given
+from zapq.command.summary import Summarised
 from zapq.limits import DEFAULT_URL, TOKEN_VARIABLE, URL_VARIABLE
 
 
-class Local(click.Command):
+class Local(Summarised):
     """A command for which everything that can go wrong is one line, or none."""
 
     def invoke(self, ctx: click.Context) -> int:
@@ -38,7 +39,7 @@ class Remote(Local):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         settings.setdefault(
-            "epilog", f"The variable {TOKEN_VARIABLE} holds the token to show, if the server wants one."
+            "epilog", f"If the server needs a token, put it into the environment variable {TOKEN_VARIABLE}."
         )
         super().__init__(*arguments, **settings)
         self.params.append(
@@ -46,6 +47,7 @@ class Remote(Local):
                 ["--url"],
                 envvar=URL_VARIABLE,
                 default=DEFAULT_URL,
+                metavar="URL",
                 show_default=True,
                 show_envvar=True,
                 callback=_parse_url,

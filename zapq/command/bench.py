@@ -14,7 +14,7 @@ import click
 from zapq.command.base import Remote
 from zapq.command.exit import EXIT_FAILED, EXIT_OK
 from zapq.command.http import Failed
-from zapq.command.options import Duration, json_option, print_json
+from zapq.command.options import Duration, Whole, json_option, print_json
 from zapq.command.program import OnStop, check_extra, client_of, run_program
 from zapq.command.table import table
 from zapq.limits import BENCH_LEAST_SIZE, BUSY_CLIENT, MAX_BATCH, MAX_MESSAGE_BYTES
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Remote)
-@click.option("--producers", type=click.IntRange(1, 1000), default=8, show_default=True, help="Tasks that send.")
+@click.option("--producers", type=Whole(1, 1000), default=8, show_default=True, help="Tasks that send.")
 @click.option(
     "--consumers",
-    type=click.IntRange(0, 1000),
+    type=Whole(0, 1000),
     default=8,
     show_default=True,
     help="Tasks that receive and acknowledge; with 0, messages are only sent.",
@@ -42,18 +42,16 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--size",
-    type=click.IntRange(BENCH_LEAST_SIZE, MAX_MESSAGE_BYTES),
+    type=Whole(BENCH_LEAST_SIZE, MAX_MESSAGE_BYTES),
     default=128,
     show_default=True,
-    metavar="BYTES",
-    help="Size of a message.",
+    help="Bytes of a message.",
 )
 @click.option(
     "--batch",
-    type=click.IntRange(1, MAX_BATCH),
+    type=Whole(1, MAX_BATCH),
     default=1,
     show_default=True,
-    metavar="NUMBER",
     help="Messages in a request.",
 )
 @click.option(
@@ -87,7 +85,9 @@ def bench(
         from zapq.programs.plot import FORMATS, plot
 
         if picture.suffix not in FORMATS:
-            raise Failed(f"--plot writes {', '.join(FORMATS)}; give FILE a name that ends so.")
+            raise click.UsageError(f"--plot writes {', '.join(FORMATS)}; give FILE a name that ends so.")
+        if not picture.parent.is_dir():
+            raise click.UsageError(f"--plot {picture}: there is no directory {picture.parent}. Make it first.")
     load = Load(producers, consumers, seconds, size, batch)
     queue = f"zapq-bench-{secrets.token_hex(4)}"
     measured: Measured | None = None
@@ -96,7 +96,7 @@ def bench(
         nonlocal measured
         import trio
 
-        from zapq.errors import ZapqError
+        from zapq.errors import QueueNotFound, ZapqError
 
         async with client_of(url) as client:
             with trio.CancelScope() as scope, ExitStack() as stack:
@@ -111,6 +111,8 @@ def bench(
                     with trio.move_on_after(5, shield=True):
                         try:
                             await client.delete(queue)
+                        except QueueNotFound:
+                            pass  # Nothing was sent, so it was not made.
                         except ZapqError as error:
                             print(f"The queue {queue} was not removed: {error.detail}", file=sys.stderr)
 
@@ -125,7 +127,7 @@ def bench(
     if as_json:
         print_json(_facts(load, measured))
     else:
-        print(_shown(measured))
+        print(_shown(measured, taking=consumers > 0))
     return EXIT_OK
 
 
@@ -153,7 +155,7 @@ def _facts(load: Load, measured: Measured) -> dict[str, object]:
     }
 
 
-def _shown(measured: Measured) -> str:
+def _shown(measured: Measured, *, taking: bool = True) -> str:
     from zapq.programs.bench import PERCENTILES, percentiles
 
     def row(name: str, number: int, seconds: float, values: Any) -> list[str]:
@@ -162,12 +164,11 @@ def _shown(measured: Measured) -> str:
 
     head = ["", "messages", "a second", *(f"p{each:g} ms" if each < 100 else "max ms" for each in PERCENTILES)]
     share = measured.cpu / measured.drained
+    rows = [head, row("put", measured.sent, measured.seconds, measured.puts)]
+    if taking:
+        rows.append(row("put to receive", measured.taken, measured.drained, measured.ways))
     lines = [
-        table([
-            head,
-            row("put", measured.sent, measured.seconds, measured.puts),
-            row("put to receive", measured.taken, measured.drained, measured.ways),
-        ]),
+        table(rows),
         "",
         f"This program: {share:.0%} of a core, {measured.cpu / max(measured.sent, 1) * 1e6:.0f} us a message.",
     ]

@@ -9,7 +9,7 @@ from zapq.command.base import Local
 
 
 @click.command(cls=Local)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
     """Print the script that completes zapq in SHELL, for its start-up file.

@@ -13,7 +13,7 @@ import click
 
 from zapq.command.base import Remote
 from zapq.command.exit import EXIT_OK
-from zapq.command.options import json_option, print_json
+from zapq.command.options import Whole, json_option, print_json
 from zapq.command.program import OnStop, check_extra, client_of, run_program
 from zapq.command.table import table
 
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 @click.option(
     "--next",
     "number",
-    type=click.IntRange(1, 1000),
-    metavar="NUMBER",
-    help="Print when each entry is due the next times, send nothing and end.",
+    type=Whole(1, 1000),
+    help="Print when each entry is due, so many times, and end. Nothing is sent.",
 )
 @json_option
 def cron(url: SplitResult, file: str, number: int | None, as_json: bool) -> int:

@@ -22,8 +22,10 @@ EXIT_SIGNAL = 128
 """Plus the signal's number."""
 
 
-_ABOUT_COMMANDS = ("Missing command", "No such command")
-"""How Click begins what it says of a command that is not there."""
+_TOO_MANY = "Got unexpected extra argument"
+"""How Click begins what it says of a word that no argument takes."""
+_ABOUT_COMMANDS = ("Missing command", "No such command", _TOO_MANY)
+"""How Click begins what it says of words that are missing, wrong or too many."""
 
 
 def run(group: click.Group, arguments: Sequence[str] | None) -> int:
@@ -31,7 +33,7 @@ def run(group: click.Group, arguments: Sequence[str] | None) -> int:
     try:
         code: int = group.main(args=arguments, prog_name="zapq", standalone_mode=False)
     except click.UsageError as error:
-        return fail(error.format_message() + _see_help(error), EXIT_USAGE)
+        return fail(_sentence(error) + _see_help(error), EXIT_USAGE)
     except click.ClickException as error:
         return fail(error.format_message(), EXIT_USAGE)
     except click.Abort:
@@ -39,9 +41,19 @@ def run(group: click.Group, arguments: Sequence[str] | None) -> int:
     return code
 
 
+def _sentence(error: click.UsageError) -> str:
+    """Return what Click says, with a full stop; of a word too many, also where it may come from."""
+    # A list of choices has a line each.
+    said = " ".join(error.format_message().split())
+    if said.startswith(_TOO_MANY):
+        return f"{said}. If a value has spaces, put quotes around it."
+    return f"{said}." if isinstance(error, click.MissingParameter) and not said.endswith(".") else said
+
+
 def _see_help(error: click.UsageError) -> str:
     """Return where the words are that a command line lacks, or does not have right; empty if it has them."""
-    about_words = isinstance(error, click.MissingParameter) or error.message.startswith(_ABOUT_COMMANDS)
+    alone = isinstance(error, click.NoSuchOption) and not error.possibilities
+    about_words = alone or isinstance(error, click.MissingParameter) or error.message.startswith(_ABOUT_COMMANDS)
     return f" See `{error.ctx.command_path} --help`." if error.ctx and about_words else ""
 
 

@@ -10,7 +10,7 @@ import click
 
 from zapq.command.base import Remote
 from zapq.command.http import Failed
-from zapq.command.options import Duration, queue_argument
+from zapq.command.options import Duration, Whole, queue_argument
 from zapq.command.program import OnStop, check_extra, client_of, run_program
 from zapq.limits import MAX_VISIBILITY, WEBHOOK_SECRET_VARIABLE
 
@@ -26,10 +26,9 @@ from zapq.limits import MAX_VISIBILITY, WEBHOOK_SECRET_VARIABLE
 )
 @click.option(
     "--concurrency",
-    type=click.IntRange(1, 1000),
+    type=Whole(1, 1000),
     default=8,
     show_default=True,
-    metavar="NUMBER",
     help="Messages under way at once.",
 )
 @click.option(
@@ -46,7 +45,7 @@ from zapq.limits import MAX_VISIBILITY, WEBHOOK_SECRET_VARIABLE
     default="30s",
     show_default=True,
     metavar="DURATION",
-    help="How long after the end of this program its messages come back at the latest.",
+    help="If this program is killed, its messages come back after this time at the latest.",
 )
 def forward(
     url: SplitResult,
@@ -89,7 +88,9 @@ def forward(
             try:
                 await forwarder.run()
             except ReceiverGone:
-                raise Failed(f"{receiver.host} answered 410: it wants no more messages.") from None
+                raise Failed(
+                    f"{receiver.host} answered 410: it wants no more messages. The message stays in {queue}."
+                ) from None
 
     return run_program(main)
 

@@ -38,7 +38,6 @@ _AS_COMMANDS = (
     (re.compile(r"\bGET it:"), "`zapq message show` prints it:"),
 )
 """What details tell clients of HTTP to send, and the commands that do it."""
-_LATER = re.compile(r"later; Retry-After says in how many seconds|after Retry-After seconds")
 
 
 class Failed(Exception):
@@ -245,7 +244,7 @@ def as_command(detail: str, retry_after: int) -> str:
     """Return what a refusal says, in terms of commands: clients of HTTP are told of requests and header fields."""
     for request, command in _AS_COMMANDS:
         detail = request.sub(command, detail)
-    return _LATER.sub(f"in {retry_after} s", detail)
+    return detail.replace("after Retry-After seconds", f"in {retry_after} s")
 
 
 def _says_https(answer: http.client.HTTPResponse, content: bytes) -> bool:

@@ -13,7 +13,7 @@ from zapq.command.base import Remote, connect
 from zapq.command.exit import EXIT_NOTHING, EXIT_OK, fail
 from zapq.command.http import STRANGE, Failed, MessageNotFound, queue_path
 from zapq.command.misplaced import Family
-from zapq.command.options import json_option, print_json, queue_argument, yes_option
+from zapq.command.options import Whole, json_option, print_json, queue_argument, yes_option
 from zapq.command.queue import body_text
 from zapq.command.terminal import confirm, printable
 
@@ -25,7 +25,7 @@ def message() -> None:
 
 @message.command(cls=Remote)
 @queue_argument
-@click.argument("id", type=click.IntRange(1))
+@click.argument("id", type=Whole(1))
 @click.option("--raw", is_flag=True, help="Print the body alone, byte by byte.")
 @json_option
 def show(url: SplitResult, queue: str, id: int, raw: bool, as_json: bool) -> int:
@@ -55,7 +55,7 @@ def show(url: SplitResult, queue: str, id: int, raw: bool, as_json: bool) -> int
 
 @message.command(cls=Remote)
 @queue_argument
-@click.argument("id", type=click.IntRange(1))
+@click.argument("id", type=Whole(1))
 @yes_option
 @json_option
 def rm(url: SplitResult, queue: str, id: int, yes: bool, as_json: bool) -> int:

@@ -17,7 +17,7 @@ from zapq.command.base import Remote, connect
 from zapq.command.exit import EXIT_NOTHING, EXIT_OK, fail
 from zapq.command.http import STRANGE, Answer, Connection, Failed, NotFound, queue_path
 from zapq.command.lines import Sender, send_each, send_file
-from zapq.command.options import Duration, complete_queues, json_option, print_json, queue_argument
+from zapq.command.options import Duration, Whole, complete_queues, json_option, print_json, queue_argument
 from zapq.command.queue import oldest
 from zapq.command.table import table
 from zapq.command.terminal import duration
@@ -62,8 +62,7 @@ COLUMNS = {
 )
 @click.option(
     "--priority",
-    type=click.IntRange(0, MAX_PRIORITY),
-    metavar="0..9",
+    type=Whole(0, MAX_PRIORITY),
     help="Priority of the message, 0 if not given; 9 is delivered first.",
 )
 @click.option(
@@ -108,7 +107,7 @@ COLUMNS = {
     help="Header to store with the message, which consumers get back. Can be given several times.",
 )
 @click.option(
-    "--key", metavar="TEXT", help="Idempotency key: a message sent again with the same key is stored only once."
+    "--key", metavar="KEY", help="Idempotency key: a message sent again with the same key is stored only once."
 )
 @json_option
 def push(
@@ -155,7 +154,11 @@ def push(
     values = _given(priority=priority, delay=delay, ttl=ttl) | texts
     message = sys.stdin.buffer.read() if body is None or body == "-" else os.fsencode(body)
     # A key of its own makes it safe to send a message again if the connection breaks.
-    fields = {"Content-Type": content_type, "Idempotency-Key": key or os.urandom(16).hex(), **given}
+    fields = {
+        "Content-Type": content_type,
+        "Idempotency-Key": os.urandom(16).hex() if key is None else key,
+        **given,
+    }
     answer = connection.request("POST", queue_path(queue, "messages"), values=values, body=message, headers=fields)
     if as_json:
         _print_accepted(answer)

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from zapq.command.summary import Summarised
 
-class Family(click.Group):
+
+class Family(Summarised, click.Group):
     """A group of commands, such as `zapq snapshot`, whose options all belong to its commands."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from math import inf
 from threading import Thread
@@ -21,8 +22,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
     _Seconds = click.ParamType[float]
+    _Integer = click.ParamType[int]
 else:
-    _Seconds = click.ParamType  # which newer versions alone make generic
+    _Seconds = _Integer = click.ParamType  # which newer versions alone make generic
 
 
 class Duration(_Seconds):
@@ -43,6 +45,28 @@ class Duration(_Seconds):
         if not self._low <= seconds <= self._high:
             self.fail(f"{value!r}: give {self._low:g} to {self._high:g} seconds.", param, ctx)
         return seconds
+
+
+class Whole(_Integer):
+    """A whole number from `low` to `high`; None: of any size."""
+
+    name = "number"
+
+    def __init__(self, low: int, high: int | None = None) -> None:
+        self._low = low
+        self._high = high
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str | None:
+        """Return the range, if there is one; newer versions of Click alone give the context."""
+        return None if self._high is None else f"{self._low}..{self._high}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number; raises `click.BadParameter` for what is none, or is out of range."""
+        text = str(value)
+        if not re.fullmatch("[0-9]{1,18}", text, re.ASCII) or not self._low <= int(text) <= (self._high or inf):
+            wanted = f"{self._low} to {self._high}" if self._high is not None else f"{self._low} or more"
+            self.fail(f"{text!r}: give a whole number, {wanted}.", param, ctx)
+        return int(text)
 
 
 def json_option(command: Command) -> Command:

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult
 
 from zapq.command.exit import EXIT_FAILED, EXIT_OK, EXIT_SIGNAL, fail
 from zapq.command.http import Failed
-from zapq.limits import TOKEN_VARIABLE
+from zapq.limits import SIGNAL_ECHO_SECONDS, TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from zapq.client import Client
@@ -51,6 +51,10 @@ def run_program(main: Callable[[OnStop], Awaitable[None]]) -> int:
                     nonlocal code
                     await signals.__anext__()
                     stop()
+                    # A second one at once is the same: sent to us, and to the process group that we are in.
+                    with trio.move_on_after(SIGNAL_ECHO_SECONDS):
+                        async for _ in signals:
+                            pass
                     code = EXIT_SIGNAL + await signals.__anext__()
                     nursery.cancel_scope.cancel()
 

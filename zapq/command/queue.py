@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from zapq.command.base import Remote, connect
 from zapq.command.exit import EXIT_NOTHING, EXIT_OK, fail
 from zapq.command.http import STRANGE, Connection, Failed, MessageNotFound, NotFound, queue_path
 from zapq.command.misplaced import Family
-from zapq.command.options import Duration, json_option, print_json, queue_argument, yes_option
+from zapq.command.options import Duration, Whole, json_option, print_json, queue_argument, yes_option
 from zapq.command.table import table
 from zapq.command.terminal import check_can_ask, confirm, duration, printable, shortened
 from zapq.limits import MAX_BATCH, PEEK
@@ -183,10 +184,8 @@ def resume(url: SplitResult, queue: str, as_json: bool) -> None:
 
 @queue.command(cls=Remote)
 @queue_argument
-@click.option(
-    "--limit", type=click.IntRange(1), metavar="NUMBER", help="Most messages to send back; all if not given."
-)
-@click.option("--id", "id", type=click.IntRange(1), metavar="ID", help="Send back only the message with this id.")
+@click.option("--limit", type=Whole(1), metavar="NUMBER", help="Most messages to send back; all if not given.")
+@click.option("--id", "id", type=Whole(1), metavar="ID", help="Send back only the message with this id.")
 @json_option
 def redrive(url: SplitResult, queue: str, limit: int | None, id: int | None, as_json: bool) -> int:
     """Send the messages of the dead-letter QUEUE back to the queues they failed in.
@@ -213,6 +212,9 @@ def redrive(url: SplitResult, queue: str, limit: int | None, id: int | None, as_
                 break
     moved, left = _whole(answer, "moved"), _whole(answer, "left")
     _say(queue, f"{_messages(moved)} moved, {left} left", answer, as_json)
+    if left and not moved:
+        why = "The messages that are left are no dead letters, or the queue where they failed has no room."
+        print(why, file=sys.stderr)
     return EXIT_OK
 
 
@@ -227,7 +229,7 @@ def redrive(url: SplitResult, queue: str, limit: int | None, id: int | None, as_
 )
 @click.option(
     "--limit",
-    type=click.IntRange(1, MAX_BATCH),
+    type=Whole(1, MAX_BATCH),
     default=PEEK,
     show_default=True,
     metavar="NUMBER",

@@ -37,7 +37,7 @@ def confirm(question: str, *, yes: bool) -> None:
 def check_can_ask(*, yes: bool) -> None:
     """Raise `click.UsageError` if there is no terminal to ask on, and no `yes`."""
     if not yes and not sys.stdin.isatty():
-        raise click.UsageError("This asks first, and standard input is no terminal. Give --yes.")
+        raise click.UsageError("This command asks first, and standard input is no terminal. Give --yes.")
 
 
 def printable(text: str) -> str:

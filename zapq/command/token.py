@@ -53,10 +53,10 @@ def new(name: str, roles: str, queues: str, expires: str | None, as_json: bool) 
         check_name(name)
         parse_roles(roles)
         check_pattern(queues)
-        if until is not None:
-            parse_expiry(until)
     except ValueError as error:
         raise click.UsageError(f"{error}.") from None
+    if until is not None:
+        _check_to_come(until)
     secret = new_token()
     fields = [name, digest(secret.encode()).hex(), roles]
     if queues != ALL_QUEUES or until is not None:
@@ -69,6 +69,16 @@ def new(name: str, roles: str, queues: str, expires: str | None, as_json: bool) 
         return
     print(f"token  {secret}")
     print(f"line   {line}")
+
+
+def _check_to_come(until: str) -> None:
+    """Raise `click.UsageError` unless `until` is a time, as the file has it, that is still to come."""
+    try:
+        past = parse_expiry(until) <= time.time()
+    except ValueError as error:
+        raise click.UsageError(f"--expires {until}: {error}, or 90d for so many days from now.") from None
+    if past:
+        raise click.UsageError(f"--expires {until}: this time is over. Give a later one, or 90d.")
 
 
 def _spelled(expires: str) -> str:

@@ -19,7 +19,7 @@ import click
 
 from zapq.command.base import Remote, connect
 from zapq.command.http import Connection, Failed
-from zapq.command.options import Duration, complete_queues, json_option, print_json
+from zapq.command.options import Duration, Whole, complete_queues, json_option, print_json
 from zapq.command.queue import list_queues, oldest
 from zapq.command.table import table
 from zapq.command.terminal import duration, has_colours, painted, shortened
@@ -67,7 +67,7 @@ ORDERS: dict[str, Callable[[Row], Any]] = {
     metavar="DURATION",
     help="Time between two tables.",
 )
-@click.option("--count", type=click.IntRange(1), metavar="NUMBER", help="How many tables to print.")
+@click.option("--count", type=Whole(1), metavar="NUMBER", help="How many tables to print.")
 @click.option(
     "--sort", type=click.Choice([*ORDERS]), default="rate", show_default=True, help="Which queues come first."
 )

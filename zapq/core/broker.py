@@ -16,7 +16,7 @@ from zapq.core.image import KeptQueue, KeyImage
 from zapq.core.journal import Journal
 from zapq.core.leases import End
 from zapq.core.message import Message
-from zapq.core.names import check_name as check_name
+from zapq.core.names import check_name
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings, changed, check_settings, in_a_circle
 from zapq.core.records import ID_BITS, KeyPut, KeysCleared, QueueDeleted, Record
@@ -88,7 +88,8 @@ class Broker:
         self._last_serial = 0
         self._ends = bytearray(ACKS_REMEMBERED)
         self._alarms: Deadlines[Queue] = Deadlines()
-        self._alarm = inf
+        self.alarm = inf
+        """When `tick` is to be called next."""
         self.past = QueueStats()
         """What queues that are no more have done, ..."""
         self.past_waits = Spread()
@@ -105,11 +106,6 @@ class Broker:
         for queue, message in failed:
             queue.give_up(message)
 
-    @property
-    def alarm(self) -> float:
-        """When `tick` is to be called next."""
-        return self._alarm
-
     def open(self, name: str, now: float) -> Queue:
         """Return the queue called `name`, made now if there was none.
 
@@ -120,12 +116,16 @@ class Broker:
             check_name(name)
             if len(self.queues) >= self.max_queues:
                 raise TooManyQueues(limit="max_queues", current=len(self.queues), max_queues=self.max_queues)
-            if self._journal is not None:
-                self._journal.check()
+            self._check_journal()
             queue = self.queues[name] = self._new(name, next(self._numbers), self.next_epoch(), now)
             if self._journal is not None:
                 self._journal.note(queue.kept())
         return queue
+
+    def _check_journal(self) -> None:
+        """Raise `StorageUnavailable` if what the caller is about to do cannot be written."""
+        if self._journal is not None:
+            self._journal.check()
 
     def _new(self, name: str, number: int, epoch: int, now: float) -> Queue:
         return Queue(
@@ -175,8 +175,7 @@ class Broker:
         Raises `InvalidParameter` for settings that contradict each other, and `TooManyQueues`; then nothing has
         changed.
         """
-        if self._journal is not None:
-            self._journal.check()
+        self._check_journal()
         wanted = self._check_settings(name, settings)
         for each in wanted:
             self.open(each, now)
@@ -211,8 +210,7 @@ class Broker:
 
         Raises `QueueNotFound`, and `QueueInUse` for the default queue and for one that dead letters go to.
         """
-        if self._journal is not None:
-            self._journal.check()
+        self._check_journal()
         queue = self._check_deletable(name)
         held = queue.clear()
         del self.queues[name]
@@ -249,8 +247,8 @@ class Broker:
         queue = self.find(name)
         if queue is self.default:
             raise QueueInUse(f"The queue {name} cannot be deleted. Purge it instead.", queue=name)
-        if feeders := self._feeders(name):
-            other = min(each.name for each in feeders)
+        if feeders := [each.name for each in self.queues.values() if each.settings.dead_letter == name]:
+            other = min(feeders)
             raise QueueInUse(
                 f"{name} is the dead-letter queue of {other}. Change the settings of {other} first.",
                 queue=name,
@@ -279,8 +277,7 @@ class Broker:
         One step, however much they hold: O(1) for each queue. The default queue is among those made; on the disk
         the rows of all are written already. `keys` are those that are known from now on.
         """
-        if self._journal is not None:
-            self._journal.check()
+        self._check_journal()
         former, past, waits = self.queues, self.past, self.past_waits
         for each in former.values():
             if each.name not in made.queues:
@@ -342,8 +339,7 @@ class Broker:
         place, and so do those behind one that stays in its group. They begin anew there: received never, without a
         ttl, with their headers and in their groups. How many stay does not matter to the cost.
         """
-        if self._journal is not None:
-            self._journal.check()
+        self._check_journal()
         source = self.find(name)
         letters = self._letters_with_room(source, limit, now)
         for letter, target in letters:
@@ -357,8 +353,7 @@ class Broker:
         Raises what `Queue.letter` does, `QueueNotFound` if the queue it failed in is no more, and `QueueFull` if
         there is no room; then it stays.
         """
-        if self._journal is not None:
-            self._journal.check()
+        self._check_journal()
         source = self.find(name)
         letter = source.letter(id, now)
         failed_in = letter.properties.failed_in
@@ -409,18 +404,14 @@ class Broker:
                 heapreplace(heads, (after.rank, after, target, letters))
         return taken
 
-    def _feeders(self, name: str) -> list[Queue]:
-        """Return the queues whose dead letters go to the one called `name`."""
-        return [queue for queue in self.queues.values() if queue.settings.dead_letter == name]
-
     def tick(self, now: float) -> float:
         """Do a bounded part of what is due by `now`, and return when to come back: at once, if there is more."""
         for queue in self._alarms.due(now, 1):
             queue.tick(now, TICK_LIMIT)
             if queue.alarm < inf:
                 self._alarms.put(queue.number, queue.alarm, queue)
-        self._alarm = self._alarms.next()
-        return self._alarm
+        self.alarm = self._alarms.next()
+        return self.alarm
 
     def totals(self) -> QueueStats:
         """What all queues hold and have done, those that are no more included."""
@@ -449,15 +440,9 @@ class Broker:
     def watch(self, queue: Queue, time: float) -> None:
         """Note that `queue` has something to do at `time`, earlier than known before."""
         self._alarms.put(queue.number, time, queue)
-        if time < self._alarm:
-            self._alarm = time
+        if time < self.alarm:
+            self.alarm = time
             self._on_earlier(time)
-
-    def dead_letter(self, queue: Queue, message: Message) -> None:
-        """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
-        name = queue.settings.dead_letter
-        assert name is not None
-        self.queues[name].accept_moved(message, message.moved(queue.name, queue.name))
 
 
 def _nothing() -> None:

@@ -9,14 +9,14 @@ from zapq.core.queue_settings import QueueSettings
 from zapq.errors import QueueFull
 
 
-class Holding(Protocol):
+class Holder(Protocol):
     """What holds messages: one queue."""
 
     messages: int
     bytes: int
 
 
-class Limited(Holding, Protocol):
+class Limited(Holder, Protocol):
     """What holds messages within caps: all queues together."""
 
     max_messages: int
@@ -56,13 +56,13 @@ class Caps:
         """Know how fast the queue that `old` was of gave its messages away: this one takes its place."""
         self._drain_rate = old._drain_rate
 
-    def leave_room(self, held: Holding, messages: int, size: int) -> bool:
+    def leave_room(self, held: Holder, messages: int, size: int) -> bool:
         """Whether so many more messages, of `size` together, fit under the caps of this queue alone."""
         return (self._max_messages is None or held.messages + messages <= self._max_messages) and (
             self._max_bytes is None or held.bytes + size <= self._max_bytes
         )
 
-    def excess(self, held: Holding, everything: Limited, messages: int, size: int) -> Excess | None:
+    def excess(self, held: Holder, everything: Limited, messages: int, size: int) -> Excess | None:
         """Return the first cap that so many more messages, of `size` together, would be over; None if they fit."""
         for limit, cap, current, more, most in (
             ("max_msgs", "max_messages", everything.messages, messages, everything.max_messages),
@@ -74,7 +74,7 @@ class Caps:
                 return Excess(limit, cap, current, more, most)
         return None
 
-    def refusal(self, excess: Excess, held: Holding, gone: int, now: float) -> QueueFull:
+    def refusal(self, excess: Excess, held: Holder, gone: int, now: float) -> QueueFull:
         """Return what to say to a producer; `gone` is how many messages have left the queue so far.
 
         The caller raises it without giving it a name. An error that a frame of its traceback has a name for is a

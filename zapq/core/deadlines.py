@@ -28,8 +28,8 @@ V = TypeVar("V")
 
 _STALE_ALLOWED = 64
 """Stale entries that are never worth a rebuild."""
-_SPARSE_FACTOR = 16
-_WORTH_SHRINKING = 1000
+SPARSE_FACTOR = 16
+WORTH_SHRINKING = 1000
 """A dictionary that once had so many entries, and has a sixteenth of them left, gives back its memory."""
 _value = attrgetter("value")
 
@@ -68,9 +68,9 @@ class Deadlines(Generic[V]):
         """Time and value by number: those whose times came in order."""
         self._latest: tuple[float, int] = (-inf, 0)
         """Time and number of the last of them."""
-        self._most = _WORTH_SHRINKING
+        self._most = WORTH_SHRINKING
         self._others: dict[int, Entry[V]] = {}
-        self._most_others = _WORTH_SHRINKING
+        self._most_others = WORTH_SHRINKING
         self._heap: list[Due] = unwalked([])
         """Time and number of the others, and of some that are gone."""
 
@@ -136,8 +136,8 @@ class Deadlines(Generic[V]):
         timely = self._timely
         entry = timely.pop(number, None)
         if entry is not None:
-            if _SPARSE_FACTOR * len(timely) < self._most > _WORTH_SHRINKING:
-                self._most = max(len(timely), _WORTH_SHRINKING)
+            if SPARSE_FACTOR * len(timely) < self._most > WORTH_SHRINKING:
+                self._most = max(len(timely), WORTH_SHRINKING)
                 self._timely = self._ordered(timely.items())
             return entry.value
         entry = self._others.pop(number, None)
@@ -189,7 +189,7 @@ class Deadlines(Generic[V]):
         """Remove everything, and return what it was kept in, for the caller to free; O(1)."""
         dropped: list[Container] = [each for each in (self._timely, self._others, self._heap) if each]
         self._timely, self._others, self._heap = self._ordered(), {}, unwalked([])
-        self._most = self._most_others = _WORTH_SHRINKING
+        self._most = self._most_others = WORTH_SHRINKING
         return dropped
 
     def in_order(self) -> Iterator[tuple[float, V]]:
@@ -213,8 +213,8 @@ class Deadlines(Generic[V]):
         return current is None or current.time != due.time
 
     def _sweep(self) -> None:
-        if _SPARSE_FACTOR * len(self._others) < self._most_others > _WORTH_SHRINKING:
-            self._most_others = max(len(self._others), _WORTH_SHRINKING)
+        if SPARSE_FACTOR * len(self._others) < self._most_others > WORTH_SHRINKING:
+            self._most_others = max(len(self._others), WORTH_SHRINKING)
             self._others = dict(self._others)
         if len(self._heap) > 2 * len(self._others) + _STALE_ALLOWED:
             live = [Due(entry.time, number) for number, entry in self._others.items() if entry.time < inf]

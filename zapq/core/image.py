@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from zapq.core.deadlines import Entry
+from zapq.core.leases import counted
 from zapq.core.message import Lease, Message
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.runs import Run, flatten
@@ -43,16 +44,6 @@ class KeptQueue(NamedTuple):
     image: QueueImage
 
 
-class KeptKey(NamedTuple):
-    """An Idempotency-Key as the disk keeps it; `until` in seconds since 1970."""
-
-    queue: int
-    key: str
-    fingerprint: bytes
-    id: int
-    until: float
-
-
 class KeyImage(NamedTuple):
     """An Idempotency-Key that was used."""
 
@@ -83,6 +74,4 @@ def in_no_order(
     for entry in delayed:
         yield entry.value, entry.time
     for lease in leases:
-        message = lease.message
-        properties = msgspec.structs.replace(message.properties, receives=lease.receives)
-        yield Message(message.id, message.body, properties), 0.0
+        yield counted(lease), 0.0

@@ -18,14 +18,11 @@ from operator import attrgetter
 import msgspec
 
 from zapq.core.ages import LiveNotes
-from zapq.core.deadlines import Container, Deadlines
+from zapq.core.deadlines import SPARSE_FACTOR, WORTH_SHRINKING, Container, Deadlines
 from zapq.core.message import Lease, Message
 from zapq.core.unwalked import unwalked
 from zapq.limits import BACKOFF, LAPSES_REMEMBERED, LEASES_INDEXED, MAX_BACKOFF, RELEASES_AT_ONCE
 
-_SPARSE_FACTOR = 16
-_WORTH_SHRINKING = 1000
-"""A dictionary that once had so many entries, and has a sixteenth of them left, gives back its memory."""
 _deadline = attrgetter("deadline")
 
 
@@ -123,7 +120,7 @@ class Leases:
         """Those that end in the order in which they were entered."""
         self._latest = -inf
         """When the last of them ends."""
-        self._most = _WORTH_SHRINKING
+        self._most = WORTH_SHRINKING
         self._others: Deadlines[Lease] = Deadlines(plain=True)
         self._orderly = True
         """Whether there are no others."""
@@ -193,8 +190,8 @@ class Leases:
             self._orderly = not self._others
             if lease is None:
                 return None
-        elif _SPARSE_FACTOR * len(timely) < self._most > _WORTH_SHRINKING:
-            self._most = max(len(timely), _WORTH_SHRINKING)
+        elif SPARSE_FACTOR * len(timely) < self._most > WORTH_SHRINKING:
+            self._most = max(len(timely), WORTH_SHRINKING)
             self._timely = unwalked(OrderedDict(timely))
             self._by_message = None
         begins = self.begins
@@ -256,7 +253,7 @@ class Leases:
         dropped: list[Container] = [each for each in (self._timely, self._by_message) if each]
         dropped += self._others.clear()
         self._timely, self._by_message = unwalked(OrderedDict()), None
-        self._most, self._orderly = _WORTH_SHRINKING, True
+        self._most, self._orderly = WORTH_SHRINKING, True
         self.begins = LiveNotes()
         return dropped
 
@@ -274,8 +271,10 @@ def backoff(releases: int, delay: float) -> tuple[float, int]:
     return delay, releases
 
 
-def counted(lease: Lease, releases: int) -> Message:
-    """Return the message of a lease that is over, the delivery counted."""
+def counted(lease: Lease, releases: int | None = None) -> Message:
+    """Return the message of a lease that is over, the delivery counted, and so many `releases` if they changed."""
     message = lease.message
+    if releases is None:
+        releases = message.properties.releases
     properties = msgspec.structs.replace(message.properties, receives=lease.receives, releases=releases)
     return Message(message.id, message.body, properties)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from zapq.core.ages import Times
 from zapq.core.leases import End
-from zapq.core.message import Message
 
 
 class Owner(Protocol):
@@ -25,6 +25,10 @@ class Owner(Protocol):
     lease_times: Times
     """How long leases have taken that were acknowledged."""
 
+    @property
+    def queues(self) -> Mapping[str, Any]:
+        """Every queue by its name."""
+
     def serial(self) -> int:
         """Number a delivery."""
 
@@ -36,9 +40,6 @@ class Owner(Protocol):
 
     def watch(self, queue: Any, time: float) -> None:
         """Note that `queue` has something to do at `time`, earlier than known before."""
-
-    def dead_letter(self, queue: Any, message: Message) -> None:
-        """Take over a message that failed in `queue`."""
 
     def next_epoch(self) -> int:
         """Return an epoch for rows that no queue has."""

@@ -27,7 +27,7 @@ step back. Steps back run in reverse order, so each finds exactly what its verb 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from math import inf
 from operator import itemgetter
@@ -167,7 +167,7 @@ class Queue(Unique):
         message = ready.pop_plain() if ready.simple else self._pop_fit(now)
         if message is not None:
             if self._lapses.serials:
-                self._note_given(message.id)
+                self._close_lapse(message.id, End.GIVEN)
             if journal is not None:
                 journal.enter(MessagesDeleted((self.epoch << ID_BITS | message.id,)), self._undo_take, (message,))
             if self._unique is not None:
@@ -194,7 +194,7 @@ class Queue(Unique):
         taken, size = self._pop_fit_many(limit, now)
         if self._lapses.serials:
             for id in taken.ids():
-                self._note_given(id)
+                self._close_lapse(id, End.GIVEN)
         self._hold(-len(taken), -size)
         self._counts.dequeued += len(taken)
         # As `dequeue` does: a call for each message would take longer than to take it.
@@ -351,16 +351,9 @@ class Queue(Unique):
         message, due = self._returned(id)
         if message is None:
             return False
-        if due is None:
-            self._ready.remove(message)
-        else:
-            self._delayed.pop(id)
-            if message.properties.group:
-                self._ready.let_go(message)
-        self._hold(-1, -message.size)
+        self._take_out(message)
         self._counts.acked += 1
-        self._enter(MessagesDeleted((row_of(self.epoch, id),)), self._undo_remove, message, due)
-        self._free(message)
+        self._lose(message, self._undo_remove, due)
         return True
 
     def delete(self, id: int, now: float) -> bool:
@@ -382,10 +375,8 @@ class Queue(Unique):
             return False
         if self._lapses.serials:
             self._close_lapse(id, End.DELETED)
-        self._hold(-1, -message.size)
         self._counts.cleared += 1
-        self._enter(MessagesDeleted((row_of(self.epoch, id),)), self._undo_delete, message, due)
-        self._free(message)
+        self._lose(message, self._undo_delete, due)
         return True
 
     def _check_not_leased(self, id: int, now: float) -> None:
@@ -408,10 +399,8 @@ class Queue(Unique):
         if message is None:
             return False
         if was_due is None:
-            self._note_given(id)
-            self._ready.remove(message)
-        else:
-            self._take_out(message)
+            self._close_lapse(id, End.GIVEN)
+        self._take_out(message)
         due = 0.0
         if visibility > 0:
             due = now + visibility
@@ -509,7 +498,7 @@ class Queue(Unique):
         """Give one of `letters` to another queue."""
         self._ready.remove(letter)
         if self._lapses.serials:
-            self._note_given(letter.id)
+            self._close_lapse(letter.id, End.GIVEN)
         self._hold(-1, -letter.size)
         self._enter(MessagesDeleted((row_of(self.epoch, letter.id),)), self._undo_move, letter)
         target.accept_moved(letter, properties)
@@ -527,8 +516,7 @@ class Queue(Unique):
                 self._lapse(lease, now)
             else:
                 self._leases.put(lease)
-        awake = self._delayed.due(now, limit)
-        for message in awake:
+        for message in self._delayed.due(now, limit):
             if self._has_outlived(message.properties, now):
                 if message.properties.group:
                     self._ready.let_go(message)
@@ -558,12 +546,10 @@ class Queue(Unique):
     def _pop_fit(self, now: float, *, lease: bool = False) -> Message | None:
         """Remove the first ready message that may be given, if the queue's limits let it."""
         pace = self._pace
-        if pace is None:
-            return self._pop_living(now, hold=lease)
-        if not self._allowed(1, now, lease=lease):
+        if pace is not None and not self._allowed(1, now, lease=lease):
             return None
-        message = self._pop_living(now, hold=lease)
-        if message is not None:
+        message = self._first_living(self._ready.pop(hold=lease), now, hold=lease)
+        if pace is not None and message is not None:
             pace.spend(1, now)
         return message
 
@@ -594,10 +580,6 @@ class Queue(Unique):
             if opens > now:
                 self._watch(opens)
         return limit
-
-    def _pop_living(self, now: float, *, hold: bool) -> Message | None:
-        """Remove the first ready message that may be given; those before it go where they belong."""
-        return self._first_living(self._ready.pop(hold=hold), now, hold=hold)
 
     def _first_living(self, message: Message | None, now: float, *, hold: bool) -> Message | None:
         """Return `message`, just taken out of its line, if it may be given; else drop it, and look at the next."""
@@ -655,7 +637,7 @@ class Queue(Unique):
 
     def _lease(self, message: Message, visibility: float | None, now: float) -> Lease:
         if self._lapses.serials:
-            self._note_given(message.id)
+            self._close_lapse(message.id, End.GIVEN)
         seconds = self._settings.visibility if visibility is None else visibility
         # One that is asked for no time at all is over at once.
         deadline = now + seconds if seconds else now - self._leases.slack
@@ -709,7 +691,7 @@ class Queue(Unique):
             self._lease_until(lease, now + max(lease.visibility, 1.0))
             return
         self._counts.leases_expired += 1
-        message = counted(lease, lease.message.properties.releases)
+        message = counted(lease)
         self._enter(None, self._undo_lapse, lease)
         end = self._end(lease, message, 0.0, now)
         self._owner.note_end(lease.serial, end)
@@ -719,7 +701,8 @@ class Queue(Unique):
 
     def _end(self, lease: Lease, message: Message, delay: float, now: float) -> End:
         """Send the message of a lease that was not acknowledged where it belongs, and say what became of it."""
-        failed = self._has_failed(lease)
+        limit = self._settings.max_receives
+        failed = limit is not None and lease.receives >= limit
         if failed or self._has_outlived(message.properties, now):
             if message.properties.group:
                 self._ready.let_go(message)
@@ -734,11 +717,8 @@ class Queue(Unique):
             self._become_ready(message)
         return End.EXPIRED
 
-    def _note_given(self, id: int) -> None:
-        """Note that a message was given out: a lease of it that expired before is over for good."""
-        self._close_lapse(id, End.GIVEN)
-
     def _close_lapse(self, id: int, end: End) -> None:
+        """Let a lease of a message that expired before be over for good, because of what `end` says."""
         serial = self._lapses.serials.get(id)
         if serial is not None:
             message = self._lapses.find(serial)
@@ -750,18 +730,13 @@ class Queue(Unique):
         """Return the refusal for a lease that is over: it says how it ended."""
         return ReceiptExpired(self._owner.end_of(serial).sentence, parameter="receipt")
 
-    def _has_failed(self, lease: Lease) -> bool:
-        """Whether the message, if this delivery of it fails too, has been delivered as often as it may be."""
-        limit = self._settings.max_receives
-        return limit is not None and lease.receives >= limit
-
     def _fail(self, message: Message) -> None:
-        """Give a message up to the dead-letter queue."""
-        self._hold(-1, -message.size)
+        """Give a message up to the dead-letter queue, without a ttl."""
+        target = self._settings.dead_letter
+        assert target is not None
         self._counts.dead_lettered += 1
-        self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), self._undo_fail, message)
-        self._free(message)
-        self._owner.dead_letter(self, message)
+        self._lose(message, self._undo_fail)
+        self._owner.queues[target].accept_moved(message, message.moved(self.name, self.name))
 
     def _drop_unfit(self, message: Message, now: float) -> bool:
         """Let a message go that was just taken out of its line, if it is not to be given; return whether."""
@@ -786,16 +761,20 @@ class Queue(Unique):
     def _expire(self, message: Message) -> None:
         if self._lapses.serials:
             self._close_lapse(message.id, End.OUTLIVED)
-        self._hold(-1, -message.size)
         self._counts.expired += 1
-        self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), self._undo_expire, message)
+        self._lose(message, self._undo_expire)
+
+    def _lose(self, message: Message, undo: Callable[..., object], *args: object) -> None:
+        """Hold a message no more; `undo(message, *args)` is the step back."""
+        self._hold(-1, -message.size)
+        self._enter(MessagesDeleted((row_of(self.epoch, message.id),)), undo, message, *args)
         self._free(message)
 
     def _enter_grant(self, leases: Sequence[Lease], journal: Journal) -> None:
         base = row_of(self.epoch, 0)
         self._granting.update(lease.serial for lease in leases)
         for lease in leases:
-            message = counted(lease, lease.message.properties.releases)
+            message = counted(lease)
             journal.enter(MessageState(base | message.id, message.properties), self._undo_grant, lease)
         journal.when_written(self._note_granted, leases)
 

@@ -385,7 +385,7 @@ class Ready:
         properties = message.properties
         line = self._apart.get((properties.failed_in, properties.priority))
         in_group = properties.group and not properties.failed_in
-        if in_group or (line is not None and line.entry(id) is not None):
+        if in_group or (line is not None and id in line):
             self.remove(message)
         else:
             self._by_priority[properties.priority].take_out(id)

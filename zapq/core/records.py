@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, repeat
 
 import msgspec
 
@@ -143,19 +144,14 @@ def rows_of(image: QueueImage, epoch: int) -> Iterator[list[Record]]:
     """Yield records for all that `image` holds, those of one commit together, made as they are walked through."""
     records: list[Record] = []
     size = 0
-    for item in image.in_order:
+    for item, due in chain(zip(image.in_order, repeat(0.0)), image.others):
+        row = row_of(epoch, item.id)
         if isinstance(item, Run):
-            records.append(PutMany(row_of(epoch, item.id), item.bodies(), item.properties))
+            records.append(PutMany(row, item.bodies(), item.properties))
             size += item.size + MAX_BATCH_BYTES * len(item) // MAX_BATCH
         else:
-            records.append(Put(row_of(epoch, item.id), item.body, item.properties))
+            records.append(Put(row, item.body, item.properties, due))
             size += item.size + MAX_BATCH_BYTES // MAX_BATCH
-        if size >= MAX_BATCH_BYTES:
-            yield records
-            records, size = [], 0
-    for message, due in image.others:
-        records.append(Put(row_of(epoch, message.id), message.body, message.properties, due))
-        size += message.size + MAX_BATCH_BYTES // MAX_BATCH
         if size >= MAX_BATCH_BYTES:
             yield records
             records, size = [], 0

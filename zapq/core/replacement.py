@@ -83,9 +83,3 @@ class Replacement:
 
     def watch(self, queue: Queue, time: float) -> None:
         """Each queue knows its own alarm, and no task is to be woken yet."""
-
-    def dead_letter(self, queue: Queue, message: Message) -> None:
-        """Send a message that failed in `queue` to its dead-letter queue, without a ttl."""
-        assert queue.settings.dead_letter is not None
-        target = self.queues[queue.settings.dead_letter]
-        target.accept_moved(message, message.moved(queue.name, queue.name))

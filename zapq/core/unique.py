@@ -18,8 +18,7 @@ import msgspec
 
 from zapq.core.leases import End, counted
 from zapq.core.message import DEFAULTS, Draft, Message, Properties
-from zapq.core.placed import How as How
-from zapq.core.placed import Placed as Placed
+from zapq.core.placed import Placed
 from zapq.core.records import MessagesDeleted, MessageState, Put, row_of
 from zapq.core.undoing import Undoing
 from zapq.limits import TICK_LIMIT
@@ -162,7 +161,7 @@ class Unique(Undoing):
             self._watch(due)
 
     def _undo_exchange(self, message: Message, due: float | None) -> None:
-        if due is not None and self._delayed.entry(message.id) is None:
+        if due is not None and message.id not in self._delayed:
             # It has become ready in the meantime.
             self._ready.take_out(message.id)
             self._wait_again(message, due)
@@ -176,7 +175,7 @@ class Unique(Undoing):
         message = Message(message.id, message.body, properties)
         without = msgspec.structs.replace(lease, message=message)
         self._leases.put(without)
-        state = MessageState(row_of(self.epoch, message.id), counted(without, properties.releases).properties)
+        state = MessageState(row_of(self.epoch, message.id), counted(without).properties)
         self._enter(state, self._undo_take_key, lease.serial, lease.message)
 
     def _holder(self, key: str, now: float) -> _Held | None:
@@ -188,14 +187,8 @@ class Unique(Undoing):
         held = self._find_holder(key)
         if held is None or held.message is None or not self._has_outlived(held.message.properties, now):
             return held
-        message = held.message
-        if held.due is None:
-            self._ready.remove(message)
-        else:
-            self._delayed.pop(message.id)
-            if message.properties.group:
-                self._ready.let_go(message)
-        self._expire_ready(message)
+        self._take_out(held.message)
+        self._expire_ready(held.message)
         return None
 
     def _find_holder(self, key: str) -> _Held | None:

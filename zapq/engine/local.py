@@ -11,7 +11,7 @@ from typing import Any
 from zapq.engine.engine import Outcomes
 from zapq.errors import MessageNotFound, NoTestClock, moved_on
 from zapq.limits import LISTED_AT_ONCE, MAX_DELAY
-from zapq.service.history import Told
+from zapq.service.history import Samples
 from zapq.service.journal import Journal
 from zapq.service.operations import (
     Advance,
@@ -51,7 +51,7 @@ from zapq.service.operations import (
 )
 from zapq.service.paging import Page, by_name, page_of, wanted
 from zapq.service.pending import Pending
-from zapq.service.queue_state import QueueInfo
+from zapq.service.queue_state import QueueInfo, QueueState
 from zapq.service.service import QueueService
 from zapq.wakeup import Wakeup
 
@@ -67,19 +67,24 @@ class LocalEngine:
         self.nothing = service.nothing
         journal = service.journal
         self._journal = journal if isinstance(journal, Journal) else None
+
+        def step(take: Callable[[QueueState, Any, float], object]) -> Callable[[Any, float], Any]:
+            """Return what has `take` done to the queue that is asked for, when no task holds the lock."""
+            return lambda asked, now: service.attempt(partial(take, service.find_state(asked.queue), asked), now)
+
         self.how: dict[type[Any], Callable[[Any, float], Any]] = {
             Put: service.attempt_putting,
             Enqueue: service.attempt_enqueuing,
             Take: service.attempt_taking,
             Settle: self._settle,
             SettleOne: self._settle_one,
-            Remove: self._remove,
-            Hide: self._hide,
-            Remember: self._remember,
-            Recall: self._recall,
+            Remove: step(lambda state, asked, now: state.remove(asked.id, now)),
+            Hide: step(lambda state, asked, now: state.hide(asked.id, asked.visibility, now)),
+            Remember: step(QueueState.remember),
+            Recall: step(QueueState.recall),
             Peek: self._peek,
             Find: self._find,
-            Describe: self._describe,
+            Describe: lambda asked, now: service.find_state(asked.queue).info(),
             Look: lambda asked, now: Looked(service.find_state(asked.queue).core.settings),
             List: self._list,
             ListPage: self._list_page,
@@ -143,22 +148,6 @@ class LocalEngine:
         state = self.service.find_state(asked.queue)
         return self.service.attempt(partial(state.settle_one, asked.settlement), now)
 
-    def _remove(self, asked: Remove, now: float) -> Any:
-        state = self.service.find_state(asked.queue)
-        return self.service.attempt(partial(state.remove, asked.id), now)
-
-    def _hide(self, asked: Hide, now: float) -> Any:
-        state = self.service.find_state(asked.queue)
-        return self.service.attempt(partial(state.hide, asked.id, asked.visibility), now)
-
-    def _remember(self, asked: Remember, now: float) -> Any:
-        state = self.service.find_state(asked.queue)
-        return self.service.attempt(partial(state.remember, asked), now)
-
-    def _recall(self, asked: Recall, now: float) -> Any:
-        state = self.service.find_state(asked.queue)
-        return self.service.attempt(partial(state.recall, asked), now)
-
     def _peek(self, asked: Peek, now: float) -> Any:
         state = self.service.find_state(asked.queue)
         limit = checked_limit(asked.limit, "limit")
@@ -187,9 +176,6 @@ class LocalEngine:
                 raise _not_here(asked.queue, asked.id, at)
 
         return self.service.attempt(delete, now)
-
-    def _describe(self, asked: Describe, now: float) -> QueueInfo:
-        return self.service.find_state(asked.queue).info()
 
     def _list(self, asked: List, now: float) -> Pending[list[QueueInfo]] | list[QueueInfo]:
         names = sorted(self.service.broker.queues)
@@ -223,7 +209,7 @@ class LocalEngine:
         shown = names if pattern == "*" else [name for name in names if fnmatchcase(name, pattern)]
         return [service.state(name).info() for name in shown if name in there]
 
-    def _history(self, asked: History, now: float) -> Pending[Told] | Told:
+    def _history(self, asked: History, now: float) -> Pending[Samples] | Samples:
         history = self.service.history
         steps = history.find(asked.pattern, asked.wanted)
         try:
@@ -231,7 +217,7 @@ class LocalEngine:
         except StopIteration as end:
             return history.tell(end.value, asked.limit, now)
 
-        async def tell() -> Told:
+        async def tell() -> Samples:
             while True:
                 await self.service.turns.take()
                 try:

@@ -11,8 +11,9 @@ from typing import Any
 
 import trio
 
-from zapq.core.broker import Redriven, check_name
+from zapq.core.broker import Redriven
 from zapq.core.message import OCTETS, Lease, Message, owned_body
+from zapq.core.names import check_name
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.stats import MessageView, State
 from zapq.engine.engine import Engine

@@ -20,7 +20,7 @@ from zapq.core.runs import Run, Taken
 from zapq.core.stats import MessageView
 from zapq.errors import BY_PROBLEM, ZapqError
 from zapq.service import operations
-from zapq.service.history import Told
+from zapq.service.history import Samples
 from zapq.service.operations import Operation
 from zapq.service.paging import Page
 from zapq.service.queue_state import QueueInfo
@@ -124,7 +124,7 @@ OUTCOMES: dict[type[Any], Any] = {
     operations.Look: operations.Looked,
     operations.List: list[QueueInfo],
     operations.ListPage: Page,
-    operations.History: Told,
+    operations.History: Samples,
     operations.Configure: tuple[bool, QueueInfo],
     operations.ChangeSettings: QueueInfo,
     operations.Purge: int,

@@ -24,18 +24,21 @@ from zapq.http.endpoints import ENDPOINTS, Endpoint
 from zapq.http.exchange import HTTPConnection, shown_path
 from zapq.http.guard import Guard, check_origin
 from zapq.http.metrics import ServerCounts
+from zapq.http.routing import nearest_path
 from zapq.http.series import Series
 from zapq.http.sqs import ANY, HEALTH, RULES, SqsRoad
 from zapq.limits import DEFAULT_QUEUE, MAX_LOGGED_METHOD, MAX_LOGGED_PATH
 from zapq.settings import Settings
 from zapq.sqs.tasks import Tasks
 
-_DETAILS = {
-    404: (
-        "There is no endpoint with this path. GET /openapi.json and docs/reference/http.md list the endpoints."
-        " The page for browsers is /ui/."
-    ),
-}
+
+def _no_endpoint(path: str) -> str:
+    near = nearest_path(path)
+    meant = f" Did you mean {near}?" if near else ""
+    return (
+        f"There is no endpoint with this path.{meant} GET /openapi.json and docs/reference/http.md list the"
+        " endpoints. The page for browsers is /ui/."
+    )
 
 
 class App(QuartTrio):
@@ -159,7 +162,9 @@ def create_app(
     async def refuse_http(error: HTTPException) -> Response:
         status = error.code or 500
         allowed = sorted(getattr(error, "valid_methods", None) or ())
-        detail = _DETAILS.get(status) or error.description or "The server cannot answer this request."
+        detail = error.description or "The server cannot answer this request."
+        if status == 404:
+            detail = _no_endpoint(request.path)
         if allowed:
             detail = _use(allowed, request.method)
         response = problem(status, problems.render_status(status, detail, exchange_of(request).trace_id))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from errno import EMFILE
 
 import trio
+from msgspec import UNSET, UnsetType
 
 from zapq import logs
 from zapq.core.ages import Oldest, age
@@ -24,6 +25,8 @@ from zapq.service.service_stats import ServiceStats
 
 REFUSAL = "refused: "
 """What a problem's name has before it among figures of other processes; the JSON does not show these."""
+AGES = ("oldest_ready_age_seconds", "oldest_lease_age_seconds")
+"""What JSON calls how long the oldest message has been there, and the oldest lease."""
 
 
 @dataclass(slots=True)
@@ -97,7 +100,7 @@ def as_json(stats: ServiceStats, counts: ServerCounts, now: float) -> dict[str, 
         "connections_refused": 0,
         "connection_errors": 0,
         "log_lines_dropped": 0,
-        **({} if stats.oldest is None else _ages(stats.oldest, now)),
+        **{name: old for name, old in zip(AGES, ages(stats.oldest, now), strict=True) if old is not UNSET},
         **({} if stats.journal is None else _journal(stats.journal)),
     }
     for figures in (grown(counts), there_now(counts), stats.elsewhere):
@@ -143,11 +146,12 @@ def there_now(counts: ServerCounts | None = None) -> dict[str, int]:
     }
 
 
-def _ages(oldest: Oldest, now: float) -> dict[str, float]:
-    ages = {"oldest_ready_age_seconds": round(age(oldest.ready, now), 3)}
-    if oldest.lease is not None:
-        ages["oldest_lease_age_seconds"] = round(age(oldest.lease, now), 3)
-    return ages
+def ages(oldest: Oldest | None, now: float) -> tuple[float | UnsetType, float | UnsetType]:
+    """Return the value of each of `AGES`; `UNSET` for what is not known, which is left out."""
+    if oldest is None:
+        return UNSET, UNSET
+    lease = UNSET if oldest.lease is None else round(age(oldest.lease, now), 3)
+    return round(age(oldest.ready, now), 3), lease
 
 
 def _journal(stats: JournalStats) -> dict[str, int | float]:

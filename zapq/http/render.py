@@ -16,17 +16,17 @@ from typing import Any
 import msgspec
 
 from zapq.access.grant import ROLES, Grant
-from zapq.core.ages import age
 from zapq.core.message import DEFAULTS, Lease, Message, Properties
 from zapq.core.runs import Taken
 from zapq.core.stats import MessageView, QueueStats
 from zapq.errors import ZapqError
 from zapq.http.headers import fields_of
+from zapq.http.metrics import AGES, ages
 from zapq.http.plan import BodyEncoding, Frame, Plan
 from zapq.http.problems import MEDIA_TYPE as PROBLEM
 from zapq.http.problems import PHRASES, render_error, render_status
 from zapq.limits import MAX_BATCH_BYTES
-from zapq.service.history import Told
+from zapq.service.history import Samples
 from zapq.service.operations import Accepted, Delivery, Enqueue, Nothing, Operation, Put, Settle, SettleOne, Take
 from zapq.service.paging import Page
 from zapq.service.queue_state import QueueInfo
@@ -361,10 +361,9 @@ def head(size: int, media_type: str, tail: bytes, fields: bytes = b"", *, status
 
 
 # A struct, because a thousand dicts of that size take milliseconds.
-_AGES = ["oldest_ready_age_seconds", "oldest_lease_age_seconds"]
 _Queue: Any = msgspec.defstruct(
     "_Queue",
-    ["name", "paused", "waiting", *QueueStats.__struct_fields__, *_AGES, "settings"],
+    ["name", "paused", "waiting", *QueueStats.__struct_fields__, *AGES, "settings"],
     frozen=True,
     gc=False,
 )
@@ -372,14 +371,8 @@ _Queue: Any = msgspec.defstruct(
 
 def queue(info: QueueInfo, now: float) -> object:
     """Return a queue as JSON shows it."""
-    stats, oldest = msgspec.structs.astuple(info.stats), info.oldest
-    ready: object = msgspec.UNSET
-    lease: object = msgspec.UNSET  # What is not known is left out.
-    if oldest is not None:
-        ready = round(age(oldest.ready, now), 3)
-        if oldest.lease is not None:
-            lease = round(age(oldest.lease, now), 3)
-    return _Queue(info.name, info.paused, info.waiting, *stats, ready, lease, info.settings)
+    stats = msgspec.structs.astuple(info.stats)
+    return _Queue(info.name, info.paused, info.waiting, *stats, *ages(info.oldest, now), info.settings)
 
 
 def queues(plan: Plan, operation: Operation, outcome: Sequence[QueueInfo] | Page, frame: Frame) -> bytes:
@@ -393,7 +386,7 @@ def queues(plan: Plan, operation: Operation, outcome: Sequence[QueueInfo] | Page
     return _ok(msgspec.json.encode(shown), JSON, frame.tail, fields)
 
 
-def history(told: Told, frame: Frame) -> dict[str, object]:
+def history(told: Samples, frame: Frame) -> dict[str, object]:
     """Return what queues held and did as JSON shows it."""
     return {
         "seconds": told.seconds,

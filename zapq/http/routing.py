@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import SequenceMatcher
 from typing import NamedTuple
 
 from zapq.http.endpoints import ENDPOINTS, Endpoint
@@ -15,6 +16,10 @@ _VARYING = {
     "problem": r"[a-z-]+",
     "file": r"[a-z.]+",
 }
+
+_ALIKE = 0.75
+"""How like two steps of a path must be to be taken for one that was misspelt."""
+_MOST_STEPS = 8
 
 
 class Route(NamedTuple):
@@ -41,6 +46,31 @@ def find_route(method: str, path: str) -> Route | None:
             found = match.groupdict()
             return Route(endpoint, found.get("queue", DEFAULT_QUEUE), found.get("receipt", found.get("id", "")))
     return None
+
+
+def nearest_path(path: str) -> str | None:
+    """Return the path of the endpoint that a misspelt `path` most likely means; None if there is none like it."""
+    steps = path.rstrip("/").split("/")[:_MOST_STEPS]
+    best, likeness = None, 0.0
+    for endpoint in ENDPOINTS:
+        wanted = endpoint.path.split("/")
+        if len(wanted) != len(steps):
+            continue
+        total = 0.0
+        for step, word in zip(steps, wanted, strict=True):
+            alike = 1.0 if word == step or word.startswith("{") else _likeness(step, word)
+            if alike < _ALIKE:
+                break
+            total += alike
+        else:
+            if total > likeness:
+                best, likeness = endpoint.path, total
+    return best
+
+
+def _likeness(step: str, word: str) -> float:
+    # What is far longer is another word; and long ones would take long.
+    return SequenceMatcher(None, step, word).ratio() if 0 < len(step) <= 2 * len(word) else 0.0
 
 
 def speaks_sqs(path: str) -> bool:

@@ -43,6 +43,7 @@ _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _CONTENT_TYPE = re.compile(CONTENT_TYPE)
 _DIGITS = re.compile(r"[0-9]+(\.[0-9]+)?[smhd]?", re.ASCII)
 _EXPONENT = re.compile(r"[+-]?[0-9.]+[eE][+-]?[0-9]+[smhd]?", re.ASCII)
+_BYTE = re.compile(r"\(byte ([0-9]+)\)\Z", re.ASCII)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -113,7 +114,7 @@ def whole(values: dict[str, str], name: str, default: int, *, digits: int = 9) -
     if text is None:
         return default
     if len(text) > digits or not re.fullmatch(r"[0-9]+", text, re.ASCII):
-        raise InvalidParameter(f"{name} must be a whole number, such as 10.", parameter=name)
+        raise InvalidParameter(f"{name} must be a whole number, such as 5.", parameter=name)
     return int(text)
 
 
@@ -235,7 +236,12 @@ def decode_batch(media_type: str, data: bytes) -> Sequence[bytes | Draft]:
             return [b"" if each is None else each for each in _JSON_MESSAGES.decode(data)]
         lines: list[bytes] = [bytes(line) for line in _JSON_LINE.decode_lines(data)]
     except _UNDECODABLE as error:
-        raise InvalidParameter(f"The batch is not valid: {_why(error)}.", parameter="body") from None
+        why = _why(error, Draft.__struct_fields__)
+        if media_type == NDJSON and (place := _BYTE.search(why)):
+            # People look for a line by its number.
+            number = bytes(data[: int(place[1])]).count(b"\n") + 1
+            why = f"line {number}: {why}"
+        raise InvalidParameter(f"The batch is not valid: {why}.", parameter="body") from None
     if not 1 <= len(lines) <= MAX_BATCH:
         raise InvalidParameter(
             f"A batch must have 1 to {MAX_BATCH} lines. This one has {len(lines)}.", parameter="body"
@@ -249,7 +255,9 @@ def decode_settlements(media_type: str, data: bytes) -> list[Settlement]:
     try:
         return decoder.decode(data)
     except _UNDECODABLE as error:
-        raise InvalidParameter(f"The settlements are not valid: {_why(error)}.", parameter="body") from None
+        raise InvalidParameter(
+            f"The settlements are not valid: {_why(error, Settlement.__struct_fields__)}.", parameter="body"
+        ) from None
 
 
 def decode_settings(data: bytes) -> QueueSettings:
@@ -308,11 +316,11 @@ def is_local(client: tuple[str, int] | None) -> bool:
     return address.is_loopback
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, known: Sequence[str] = ()) -> str:
     match error:
         case UnicodeDecodeError():
             return "its text is not UTF-8"
         case RecursionError():
             return "it is nested too deeply"
         case _:
-            return plainly(str(error))[:200]
+            return plainly(str(error), known)[:200]

@@ -35,6 +35,8 @@ class Cron:
         self._entries = entries
         self._say = say
         self._clock = clock
+        self._away = False
+        """Whether it was said that the server takes nothing, and nothing was sent since."""
         self._waiting = trio.CancelScope()
         self._sending = trio.CancelScope()
 
@@ -99,6 +101,10 @@ class Cron:
                 if not passes(error) or self._clock() + pause > tick + CRON_PATIENCE:
                     self._say(f"{entry.name}: not sent: {error.detail}")
                     return
+                if not self._away:
+                    self._away = True
+                    self._say(f"{entry.name}: tried for up to {CRON_PATIENCE / 60:g} minutes: {error.detail}")
                 await trio.sleep(pause)
             else:
+                self._away = False
                 return

@@ -10,10 +10,12 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 from cronsim import CronSim, CronSimError
 
+from zapq.core.complaints import plainly
 from zapq.core.headers import checked_headers
-from zapq.core.message import OCTETS
+from zapq.core.message import OCTETS, Draft
 from zapq.core.names import check_name
 from zapq.errors import InvalidParameter
 
@@ -21,6 +23,7 @@ NAME_HEADER, TICK_HEADER = "cron-name", "cron-tick"
 """Headers of each message that is sent: its entry, and the time it was due."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", re.ASCII)
 _TEXTS = ("cron", "queue", "body", "timezone", "content_type", "group")
+FIELDS = "minute, hour, day of the month, month, day of the week"
 _NUMBERS = ("priority", "delay", "ttl")
 
 
@@ -63,7 +66,8 @@ def parse_crontab(text: str) -> list[Entry]:
         try:
             entries.append(_entry(name, table))
         except InvalidParameter as error:
-            raise ValueError(f"[cron.{name}]: {error.detail}") from None
+            # Put behind a place, and before a full stop.
+            raise ValueError(f"[cron.{name}]: {error.detail.removesuffix('.')}") from None
         except ValueError as error:
             raise ValueError(f"[cron.{name}]: {error}") from None
     return entries
@@ -74,14 +78,10 @@ def _entry(name: str, table: Any) -> Entry:
         raise ValueError("an entry is a table called by 1 to 80 letters, digits, dots, dashes and underscores")
     unknown = sorted(set(table) - {*_TEXTS, *_NUMBERS, "headers"})
     if unknown:
-        raise ValueError(f"there is no {unknown[0]}; give {', '.join((*_TEXTS, *_NUMBERS))} and headers")
+        raise ValueError(f"{unknown[0]} is not known; give {', '.join((*_TEXTS, *_NUMBERS))} and headers")
     for each in _TEXTS:
         if not isinstance(table.get(each, ""), str):
             raise ValueError(f"{each} must be text")
-    for each in _NUMBERS:
-        value = table.get(each, 0)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise ValueError(f"{each} must be a number")
     for each in ("cron", "queue"):
         if each not in table:
             raise ValueError(f"{each} is missing")
@@ -89,6 +89,10 @@ def _entry(name: str, table: Any) -> Entry:
     if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
         raise ValueError("headers must be a table of texts")
     how = {each: table[each] for each in ("content_type", "group", *_NUMBERS) if each in table}
+    try:
+        msgspec.convert({"body": b"", **how}, Draft)
+    except msgspec.ValidationError as error:
+        raise ValueError(plainly(str(error))) from None
     if headers:
         how["headers"] = dict(checked_headers(headers.items()))
     check_name(table["queue"])
@@ -103,9 +107,18 @@ def _entry(name: str, table: Any) -> Entry:
     try:
         next(entry.ticks(0.0), None)
     except CronSimError as error:
-        raise ValueError(f"cron = {entry.cron!r}: {str(error).lower()}") from None
+        raise ValueError(f"cron = {entry.cron!r}: {_wrong(str(error))}") from None
     checked_headers(entry.headers(0.0).items())
     return entry
+
+
+def _wrong(said: str) -> str:
+    """Return what cronsim says of a time, as people say it."""
+    if field := re.fullmatch("Bad (.+)", said):
+        return f"its {field[1].replace('-', ' ')} is not valid"
+    if said == "Wrong number of fields":
+        return f"give five fields ({FIELDS}), or six, of which the first is the second"
+    return said[:1].lower() + said[1:]
 
 
 def _zone(name: str) -> tzinfo:

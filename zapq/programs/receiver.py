@@ -100,7 +100,7 @@ class Receiver:
                     connection = self._connection()
                     return await self._post(connection, body, fields)
             except (OSError, http.client.HTTPException, ValueError) as error:
-                raise NotDelivered(str(error) or type(error).__name__) from error
+                raise NotDelivered(_reason(error)) from error
         raise NotDelivered(f"no answer within {self._timeout:g} s")
 
     async def _post(
@@ -151,6 +151,20 @@ class Receiver:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+
+
+def _reason(error: Exception) -> str:
+    """Return why there is no answer, without numbers of errors and lines of OpenSSL."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not accepted: {error.verify_message}"
+        case ssl.SSLError():
+            reason = getattr(error, "reason", None) or "unknown"
+            return f"TLS failed ({reason}). Does the receiver speak https on this port?"
+        case OSError():
+            return error.strerror or str(error) or type(error).__name__
+        case _:
+            return str(error) or type(error).__name__
 
 
 def _end(connection: http.client.HTTPConnection) -> None:

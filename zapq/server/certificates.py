@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 
 from zapq.errors import InvalidSetting
 from zapq.settings import Settings
@@ -41,10 +42,22 @@ def _load_own(context: ssl.SSLContext, certificate: str, key: str) -> None:
         # An empty password: an encrypted key is refused here instead of asking on the terminal.
         context.load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, OSError, ValueError) as error:
-        raise InvalidSetting(
-            f"--tls-cert {certificate!r} with --tls-key {key!r}: not a usable PEM certificate and unencrypted key"
-            f" that belong together ({_reason(error)})."
-        ) from None
+        raise InvalidSetting(_why_not(certificate, key, error)) from None
+
+
+def _why_not(certificate: str, key: str, error: Exception) -> str:
+    """Return which of the two files is not what it should be, and what to do; OpenSSL says neither."""
+    shown, secret = Path(certificate).read_bytes(), Path(key).read_bytes()
+    if b"-----BEGIN CERTIFICATE-----" not in shown:
+        swapped = " It has a private key: give that to --tls-key." if b"PRIVATE KEY-----" in shown else ""
+        return f"--tls-cert {certificate!r} has no certificate in PEM.{swapped}"
+    if b"PRIVATE KEY-----" not in secret:
+        return f"--tls-key {key!r} has no private key in PEM."
+    if b"ENCRYPTED" in secret:
+        return f"--tls-key {key!r} is encrypted. Give one that is not: openssl pkey -in {key} -out NEW makes it."
+    if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+        return f"--tls-key {key!r} does not belong to --tls-cert {certificate!r}. Give the key it was made with."
+    return f"--tls-cert {certificate!r} with --tls-key {key!r}: OpenSSL cannot use them ({_reason(error)})."
 
 
 def _load_authorities(context: ssl.SSLContext, authorities: str) -> None:

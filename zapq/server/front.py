@@ -22,7 +22,7 @@ from zapq.http.hosts import Hosts
 from zapq.http.metrics import ServerCounts
 from zapq.http.moving import Mover
 from zapq.http.tracing import TraceIds
-from zapq.limits import ACCEPT_PAUSE, ACCEPTS, MAX_HEAD_BYTES, MAX_UNSENT_BYTES
+from zapq.limits import ACCEPT_PAUSE, ACCEPTS, MAX_HEAD_BYTES, MAX_UNSENT_BYTES, NAMES_SHOWN
 from zapq.server.balance import Balance
 from zapq.server.connection import Connection
 from zapq.server.hot_log import LoggedHotPath
@@ -103,6 +103,7 @@ class Front:
         else:
             accepting.start_soon(_accept, self._listening, self._site, connections)
         accepting.start_soon(self._mover.run)
+        _warn_of_useless(self._access)
         accepting.start_soon(_reload, reload_trigger, self._access, self._listening)
 
     async def stop(self, deadline: float) -> None:
@@ -150,6 +151,22 @@ async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, list
         if listening.tls is not None and context is not None:
             listening.tls.use(context)
         logs.say(logging.INFO, "reloaded", credentials=access.number, certificates=context is not None)
+        _warn_of_useless(access)
+
+
+def _warn_of_useless(access: Access) -> None:
+    """Log which lines of the token file let no client in: an operator would look for the reason at the clients."""
+    for names, message, remedy in (
+        (access.expired, "credentials have expired", "zapq token new makes a new line"),
+        (
+            access.never_shown,
+            "certificates count for nothing without --tls-client-ca",
+            "--tls-client-ca FILE",
+        ),
+    ):
+        if names:
+            shown = ", ".join(names[:NAMES_SHOWN]) + (" ..." if len(names) > NAMES_SHOWN else "")
+            logs.say(logging.WARNING, message, number=len(names), names=shown, remedy=remedy)
 
 
 async def _accept(listening: ListeningSocket, site: Site, connections: trio.Nursery) -> None:

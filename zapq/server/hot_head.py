@@ -33,7 +33,7 @@ _BEGINNINGS = tuple({
     *(f"{each.method} {each.path.partition('{')[0]}".encode() for each in ENDPOINTS if each.fast),
 })
 _BLOCK = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e]*\r\n)+\r\n")
-_FIELD = re.compile(rb"([^:]+):[\t ]*(.*?)[\t ]*\r\n")
+FIELD = re.compile(rb"([^:]+):[\t ]*(.*?)[\t ]*\r\n")
 _HOST = re.compile(rb"(?:[0-9A-Za-z_-]{1,63}(?:\.[0-9A-Za-z_-]{1,63}){0,7}|\[[0-9a-f:]{2,39}\])(?::[0-9]{1,5})?")
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,8}")
 # These change how a request is read or answered: h11's business, or Quart's.
@@ -242,7 +242,7 @@ def parse_fields(block: bytes) -> Fields | None:
     """Return what the fields of a head (with its empty line) say, or None if they are not plain."""
     if not _BLOCK.fullmatch(block):
         return None
-    fields = [(name.lower(), value) for name, value in _FIELD.findall(block)]
+    fields = [(name.lower(), value) for name, value in FIELD.findall(block)]
     names = [name for name, _ in fields]
     values = dict(fields)
     if len(names) > MAX_HOT_FIELDS or not _COLD_FIELDS.isdisjoint(names):

@@ -24,6 +24,15 @@ OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """Why accepting can fail for a while."""
 CHANGED_THEIR_MIND = {errno.ECONNABORTED, errno.EPROTO, errno.EPERM}
 """Why accepting can fail for one client: it left, or a firewall turned it away."""
+_REMEDIES = {
+    errno.EADDRINUSE: " A server may run already; --addr gives this one another address.",
+    errno.EADDRNOTAVAIL: " This machine does not have that address; --addr :8080 listens on all that it has.",
+    errno.EACCES: " Only root may use ports below 1024; give another port, or let systemd bind it.",
+    errno.ENOENT: " Make the directory of this path first.",
+    errno.EBADF: " The program that started zapq gave it no socket of this number.",
+    errno.ENOTSOCK: " The program that started zapq gave it no socket of this number.",
+}
+"""What the operator can do about an address that cannot be bound."""
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, socket.AF_UNIX}
 
 
@@ -106,9 +115,10 @@ def open_listening_socket(settings: Settings) -> Iterator[ListeningSocket]:
     except OSError as error:
         # create_server adds the address, which the line below names anyway.
         reason = (error.strerror or str(error)).partition(" (while attempting")[0]
-        taken = error.errno == errno.EADDRINUSE
-        more = " A server may run already; --addr gives this one another address." if taken else ""
-        raise CannotStart(f"--addr {settings.addr!r}: {reason}.{more}", setting="addr") from None
+        remedy = _REMEDIES.get(error.errno or 0, "")
+        if address.path and error.errno == errno.EACCES:
+            remedy = " Let zapq write to the directory of this path, or give another path."
+        raise CannotStart(f"--addr {settings.addr!r}: {reason}.{remedy}", setting="addr") from None
     with sock:
         identity = _identity(address.path) if address.path else None
         sock.setblocking(False)

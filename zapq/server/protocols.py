@@ -28,6 +28,18 @@ from zapq.server.wire_guard import check_head
 _CHUNK_SIZE = re.compile(rb"[\r\n]{0,2}[0-9A-Fa-f]{1,20}([ \t])?")
 """A chunk's size as it stands in what was received: the end of the line before may be left of the chunk before."""
 
+_ONE_LENGTH = "Content-Length must be given once, as a whole number. Send the number of bytes in the body."
+_CODING = "zapq takes no transfer coding but chunked. Send Transfer-Encoding: chunked, or a Content-Length."
+_REASONS = {
+    "Missing mandatory Host": "The request has no Host field. Send one, such as Host: localhost.",
+    "Found multiple Host": "The request has more than one Host field. Send one.",
+    "bad Content-Length": _ONE_LENGTH,
+    "conflicting Content-Length headers": _ONE_LENGTH,
+    "Only Transfer-Encoding": _CODING,
+    "multiple Transfer-Encoding headers": _CODING,
+}
+"""What h11 says of the mistakes that people make, and what to do about each."""
+
 
 class Refuse(Protocol):
     """Counts and logs a refusal, and returns the trace id to answer with."""
@@ -90,7 +102,8 @@ class GuardedH11(h11.Connection):
             event = super().next_event()
         except h11.RemoteProtocolError as error:
             # Behind the colon h11 shows what it got: that is the client's, and not for our log.
-            self.reason = f"The request is not valid HTTP/1.1: {str(error).partition(':')[0]}."
+            said = str(error).partition(":")[0]
+            self.reason = _REASONS.get(said, f"The request is not valid HTTP/1.1: {said}.")
             raise
         if event is h11.PAUSED and self.closing:
             # Hypercorn would wait here for a turn that never comes, and not read on.

@@ -117,8 +117,7 @@ def _warn_of_losses(service: QueueService, settings: Settings) -> None:
         return
     reason = (
         "They were in memory only. To keep messages over the next stop, start with --durable, or with"
-        " --snapshot-on-exit NAME.msgpack and"
-        " --load-on-start NAME.msgpack."
+        " --snapshot-on-exit NAME.msgpack and --load-on-start NAME.msgpack."
     )
     if settings.snapshot_on_exit:
         reason = (

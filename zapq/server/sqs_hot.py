@@ -29,7 +29,7 @@ from zapq.http.guard import Guard
 from zapq.http.plan import Frame, Plan
 from zapq.http.sqs import ANY
 from zapq.limits import HEADS_REMEMBERED, LENGTHS_REMEMBERED, MAX_HOT_SQS_BYTES, MAX_LOGGED_PATH, MAX_WAIT
-from zapq.server.hot_head import Head, parse_fields
+from zapq.server.hot_head import FIELD, Head, parse_fields
 from zapq.server.peer_network import Socket, peer_of_socket
 from zapq.service.operations import Nothing, Put, Settle, Take
 from zapq.service.waiting import ONE
@@ -59,7 +59,6 @@ _CREDENTIAL = b" Credential="
 _CREDENTIAL_BYTES = 64
 """So much of it tells clients apart well enough: what is found by it is compared with the whole head."""
 _LENGTH = re.compile(rb"[0-9]{1,9}")
-_FIELD = re.compile(rb"([^:]+):[\t ]*(.*?)[\t ]*\r\n")
 _EFFECTS: dict[str, Any] = {
     "SendMessage": Put(b""),
     "SendMessageBatch": Put(()),
@@ -287,7 +286,7 @@ class SqsHot:
         fields = parse_fields(block)
         if fields is None or b"\ncontent-length:" in block.lower():
             return None
-        values = {name.lower(): value for name, value in _FIELD.findall(block)}
+        values = {name.lower(): value for name, value in FIELD.findall(block)}
         target = values.get(b"x-amz-target", b"").decode("latin-1")
         if tracing.PARENT in values:
             return None  # `cut` has found it too odd

@@ -43,12 +43,8 @@ class Dispatcher:
         self._crowded: dict[Crowded, None] = {}
         """The queues in which consumers wait, and maybe some others."""
         self._changed = trio.Event()
-        self._alarm = inf
-
-    @property
-    def alarm(self) -> float:
+        self.alarm = inf
         """The time of Trio's clock at which the timer next has something to do; infinity if there is nothing."""
-        return self._alarm
 
     def check_open(self) -> None:
         """Raise `Draining` if `drain` was called."""
@@ -103,14 +99,14 @@ class Dispatcher:
 
     def wake_by(self, time: float) -> None:
         """Let the timer run at `time` (of Trio's clock) at the latest."""
-        if time < self._alarm:
-            self._alarm = time
+        if time < self.alarm:
+            self.alarm = time
             self._changed.set()
 
     async def catch_up(self) -> None:
         """Return once all that is due by now has happened."""
         self.wake_by(-inf)
-        while self._alarm <= trio.current_time():
+        while self.alarm <= trio.current_time():
             async with self._section:
                 pass  # The next time we stand in line behind the timer.
 
@@ -130,16 +126,16 @@ class Dispatcher:
         while True:
             async with self._section:
                 now = trio.current_time()
-                self._alarm = inf  # what is handed out in this step may be due before all else
+                self.alarm = inf  # what is handed out in this step may be due before all else
                 due = tick(now)
                 # A consumer whose time is up in the very moment a message is ready still gets it.
                 hand_out()
                 self.waiting_room.expire(now, TICK_LIMIT)
                 if self.draining:
                     self.waiting_room.dismiss(DISMISSALS)
-                self._alarm = min(self._alarm, due, self.waiting_room.next_deadline())
+                self.alarm = min(self.alarm, due, self.waiting_room.next_deadline())
                 if self.draining and self.waiting_room:
-                    self._alarm = now
+                    self.alarm = now
                 self._changed = trio.Event()
-            with trio.move_on_at(self._alarm):
+            with trio.move_on_at(self.alarm):
                 await self._changed.wait()

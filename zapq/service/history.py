@@ -30,7 +30,7 @@ _PATTERN = re.compile(r"[*?\[]")
 _NOTHING = array("I", bytes(4 * _WIDTH * HISTORY_SAMPLES))
 
 
-class Told(msgspec.Struct, frozen=True):
+class Samples(msgspec.Struct, frozen=True):
     """What a history tells of some queues."""
 
     seconds: float
@@ -121,11 +121,11 @@ class History:
                 found.update(filter(fits, names[start : start + at_once]))
         return sorted(name for name in found if fnmatchcase(name, pattern))
 
-    def tell(self, names: Iterable[str], limit: int, now: float) -> Told:
+    def tell(self, names: Iterable[str], limit: int, now: float) -> Samples:
         """Tell of at most `limit` of the queues called `names`."""
         there = [name for name in names if name in self._rings]
         queues = {name: self._columns(self._rings[name]) for name in there[:limit]}
-        return Told(HISTORY_SECONDS, max(now - self._at, 0.0), queues, max(len(there) - limit, 0))
+        return Samples(HISTORY_SECONDS, max(now - self._at, 0.0), queues, max(len(there) - limit, 0))
 
     def _columns(self, ring: _Ring) -> dict[str, Sequence[int]]:
         first = max(ring.first, self._count - HISTORY_SAMPLES)

@@ -52,8 +52,6 @@ class JournalStats:
     """How long commits took, by `COMMIT_BOUNDS`."""
 
 
-Run = tuple[int, list[bytes], Properties]
-"""Messages with consecutive rows: the first's, their bodies, and what all of them have."""
 Undo = tuple[Callable[..., object], tuple[object, ...]]
 
 
@@ -66,8 +64,10 @@ class OpenCommit(CommitGroup):
         super().__init__(generation)
         self.kept: list[Record] = []
         """Those of `records` that stay true if the commit fails."""
-        self.run: Run | None = None
-        """What was entered last, if it was messages that the next may follow."""
+        self.run: tuple[int, list[bytes], Properties] | None = None
+        """What was entered last, if it was messages that the next may follow.
+
+        The row of the first, their bodies, and what all of them have."""
         self.joined = 0
         """Changes that share a record with one before them."""
         self.undo: list[Undo] = []
@@ -529,17 +529,26 @@ class WrittenSection(Section):
         return commit
 
 
-class ExclusiveSection(WrittenSection):
-    """A section that begins when nothing is on its way to the disk, and holds the lock until it is written.
-
-    So no step, and no message that comes back, goes into queues that may go again.
-    """
+class QuiescentSection(WrittenSection):
+    """A section that begins when nothing is on its way to the disk: what it sees is there for good."""
 
     async def __aenter__(self) -> None:
         """Wait for the lock, and for the disk. If cancelled, the lock is not taken."""
         await super().__aenter__()
-        await _rest(self._journal, self._lock, self._afterwards)
+        try:
+            await self._journal.at_rest()
+        except BaseException:
+            self._lock.release()
+            self._afterwards()
+            raise
         self._before = self._journal.entered
+
+
+class ExclusiveSection(QuiescentSection):
+    """A quiescent section that holds the lock until what was done in it is written.
+
+    So no step, and no message that comes back, goes into queues that may go again.
+    """
 
     async def __aexit__(self, *_: object) -> None:
         """Wait for what was done, and release the lock."""
@@ -550,28 +559,3 @@ class ExclusiveSection(WrittenSection):
         finally:
             self._lock.release()
             self._afterwards()
-
-
-class QuiescentSection(Section):
-    """A section that begins when nothing is on its way to the disk: what it sees is there for good."""
-
-    def __init__(
-        self, lock: trio.Lock, journal: Journal | MemoryJournal, afterwards: Callable[[], object]
-    ) -> None:
-        super().__init__(lock, afterwards)
-        self._journal = journal
-
-    async def __aenter__(self) -> None:
-        """Wait for the lock, and for the disk. If cancelled, the lock is not taken."""
-        await super().__aenter__()
-        await _rest(self._journal, self._lock, self._afterwards)
-
-
-async def _rest(journal: Journal | MemoryJournal, lock: trio.Lock, afterwards: Callable[[], object]) -> None:
-    """Wait for the disk, holding the lock; if cancelled, release it."""
-    try:
-        await journal.at_rest()
-    except BaseException:
-        lock.release()
-        afterwards()
-        raise

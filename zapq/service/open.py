@@ -45,16 +45,16 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
     if settings.test_clock:
         check_movable()
     with SnapshotStore(settings) as snapshots:
-        if snapshots.created:
+        if snapshots.directory.created:
             # If its name is misspelt, this is what tells that nothing is lost.
-            logs.say(logging.INFO, "created", data_dir=snapshots.real_path)
+            logs.say(logging.INFO, "created", data_dir=snapshots.directory.real_path)
         async with AsyncExitStack() as stack:
             if settings.durable:
                 # Imported here so that a start in memory does not pay for SQLite.
                 from zapq.service.open_durable import open_durable
                 from zapq.store.open_database import open_database
 
-                open_store = partial(open_database, settings.data_dir, snapshots.descriptor)
+                open_store = partial(open_database, settings.data_dir, snapshots.directory.descriptor)
                 service: QueueService = await stack.enter_async_context(
                     open_durable(settings, snapshots, open_store)
                 )

@@ -33,8 +33,8 @@ async def open_durable(
     begun = time.monotonic()
     store, contents = await trio.to_thread.run_sync(_open, open_store, trio.current_time() - begun)
     if contents.created:
-        database_path = f"{snapshots.real_path}/{FILE}"
-        logs.say(logging.INFO, "created", data_dir=snapshots.real_path, database=database_path)
+        data_dir = snapshots.directory.real_path
+        logs.say(logging.INFO, "created", data_dir=data_dir, database=f"{data_dir}/{FILE}")
     if contents.warning:
         logs.say(logging.WARNING, "storage was not closed in order", reason=contents.warning)
     if store.clock.behind >= 1.0:

@@ -12,13 +12,14 @@ from typing import Literal
 
 import msgspec
 
+from zapq.core.complaints import unit_of, written
 from zapq.core.headers import checked_headers
 from zapq.core.message import CONTENT_TYPE, DEFAULTS, GROUP, OCTETS, UNIQUE, Draft, Properties, owned_bodies
+from zapq.core.placed import How, Placed
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.settlement import Action as Action
 from zapq.core.settlement import Settlement as Settlement
 from zapq.core.stats import State
-from zapq.core.unique import How, Placed
 from zapq.errors import InvalidParameter
 from zapq.limits import DEFAULT_QUEUE, MAX_BATCH, MAX_DELAY, MAX_PRIORITY, MAX_VISIBILITY, MAX_WAIT, PEEK
 from zapq.service.reservation import Reservation
@@ -446,4 +447,8 @@ def check(name: str, value: float | None, low: float, high: float) -> None:
     except TypeError:
         raise TypeError(f"{name} is a number, not {value!r}.") from None
     if not good:
-        raise InvalidParameter(f"{name}={value} is out of range. Give {low:g} to {high:g}.", parameter=name)
+        assert value is not None
+        raise InvalidParameter(
+            f"{name}={written(value)} is out of range. Give {written(low)} to {written(high)}{unit_of(name)}.",
+            parameter=name,
+        )

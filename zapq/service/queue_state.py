@@ -21,12 +21,12 @@ from zapq.core.attempts import Attempts, LeaseSeen
 from zapq.core.broker import Broker, Redriven
 from zapq.core.idempotency import Keys
 from zapq.core.message import Draft, Lease, Message, Properties
+from zapq.core.placed import Placed
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import KeyPut, KeysForgotten
 from zapq.core.runs import is_shortest
 from zapq.core.stats import Figures, MessageView, QueueStats, State
-from zapq.core.unique import Placed
 from zapq.errors import (
     Draining,
     InvalidParameter,
@@ -76,25 +76,30 @@ class QueueInfo(msgspec.Struct, frozen=True, gc=False):
     """How long messages had waited when they were first given to a consumer; None where that is not known."""
 
 
-class Shared(Protocol):
-    """What a queue uses of the service it belongs to, and has in common with the other queues."""
+class Changing(Protocol):
+    """What everything that changes queues uses of the service they belong to."""
 
     @property
     def section(self) -> Section: ...
     @property
     def exclusive(self) -> Section: ...
     @property
-    def dispatcher(self) -> Dispatcher: ...
-    @property
     def broker(self) -> Broker: ...
-    @property
-    def attempts(self) -> Attempts: ...
     @property
     def keys(self) -> Keys: ...
     @property
     def journal(self) -> Journal | MemoryJournal: ...
     @property
     def durable(self) -> bool: ...
+
+
+class Shared(Changing, Protocol):
+    """What a queue uses of the service it belongs to, and has in common with the other queues."""
+
+    @property
+    def dispatcher(self) -> Dispatcher: ...
+    @property
+    def attempts(self) -> Attempts: ...
     @property
     def max_message_bytes(self) -> int: ...
     def note_uncertain_delivery(self, number: int = 1) -> None: ...

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 import trio
 
 from zapq.core.attempts import Attempts
-from zapq.core.broker import Broker, check_name
+from zapq.core.broker import Broker
 from zapq.core.held import Held
 from zapq.core.idempotency import Claim, Keys
 from zapq.core.image import Image
+from zapq.core.names import check_name
 from zapq.core.queue import Queue
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.records import EpochDropped, rows_of
@@ -513,7 +514,6 @@ class QueueService:
         now = trio.current_time()
         async with self.section:
             made = self.broker.prepare(each.name for each in image.queues)
-        used = False
         try:
             keys = await trio.to_thread.run_sync(bulk.build, made, image, now)
             if self.durable:
@@ -531,10 +531,9 @@ class QueueService:
                 self._rebind(keys)
                 number = self.broker.messages
                 self.hand_out()
-            used = True
-        finally:
-            if not used:
-                self.drop_rows(*made.epochs.values())
+        except BaseException:
+            self.drop_rows(*made.epochs.values())
+            raise
         await bulk.free_elsewhere([queue.held() for queue in former])
         return number
 

@@ -14,37 +14,22 @@ from typing import Protocol
 import trio
 
 from zapq import logs
-from zapq.core.broker import Broker
-from zapq.core.idempotency import Keys
 from zapq.core.image import Image
 from zapq.core.records import PutMany, row_of
 from zapq.errors import CannotStart, QueueFull, SnapshotFailed
 from zapq.limits import MAX_BATCH
 from zapq.service import bulk
-from zapq.service.journal import Journal
-from zapq.service.memory_journal import MemoryJournal
+from zapq.service.queue_state import Changing
 from zapq.service.section import Section
 from zapq.store.snapshot import MSGPACK, SnapshotStore, snapshot_name
 from zapq.store.snapshot import SnapshotFile as SnapshotFile
 
 
-class Pictured(Protocol):
+class Pictured(Changing, Protocol):
     """What snapshots use of the service whose queues they save and replace."""
 
     @property
-    def broker(self) -> Broker: ...
-    @property
-    def keys(self) -> Keys: ...
-    @property
-    def section(self) -> Section: ...
-    @property
-    def exclusive(self) -> Section: ...
-    @property
     def quiescent(self) -> Section: ...
-    @property
-    def journal(self) -> Journal | MemoryJournal: ...
-    @property
-    def durable(self) -> bool: ...
     def drop_rows(self, *epochs: int) -> None: ...
     def check_open(self) -> None: ...
     def fingerprint(self) -> object: ...
@@ -208,7 +193,6 @@ class Snapshots:
         core = service.broker.default
         async with service.section:
             first, epoch = core.reserve(len(bodies)), service.broker.next_epoch()
-        used = False
         try:
             messages, size = await trio.to_thread.run_sync(bulk.make, bodies, first)
             number = len(messages)
@@ -229,10 +213,9 @@ class Snapshots:
                         **full.members,
                     ) from None
                 service.hand_out()
-            used = True
-        finally:
-            if not used:
-                service.drop_rows(epoch)
+        except BaseException:
+            service.drop_rows(epoch)
+            raise
         await bulk.free_elsewhere([held])
         return number
 

@@ -237,7 +237,27 @@ def queue_block(
 
 def message_blocks(kind: bytes, messages: Iterable[tuple[Message, float]], clock_offset: float) -> Iterator[Block]:
     """Yield blocks of messages, each with when it is ready, 0 for at once; `kind` is ORDERED or OTHERS."""
-    for records, count, size in _records(messages, clock_offset):
+    records: list[MessageRecord] = []
+    count = size = next_id = 0
+    last: tuple[Properties, float] | None = None
+    for message, due in messages:
+        alike = (message.properties, due)
+        if message.id == next_id and alike == last:
+            records[-1].bodies.append(message.body)
+        else:
+            time = due + clock_offset if due > 0 else 0.0
+            records.append(
+                MessageRecord(
+                    message.id, _properties_record(message.properties, clock_offset), time, [message.body]
+                )
+            )
+        last, next_id = alike, message.id + 1
+        count += 1
+        size += message.size
+        if count == slices.SLICE_MESSAGES or size >= slices.SLICE_BYTES:
+            yield Block(kind, records, count, size)
+            records, count, size, last = [], 0, 0, None
+    if records:
         yield Block(kind, records, count, size)
 
 
@@ -260,34 +280,6 @@ def _emptied(items: deque[Message | Run]) -> Iterator[Message]:
             yield from item
         else:
             yield item
-
-
-def _records(
-    messages: Iterable[tuple[Message, float]], clock_offset: float
-) -> Iterator[tuple[list[MessageRecord], int, int]]:
-    """Yield what a block holds, of how many messages and bytes it is."""
-    records: list[MessageRecord] = []
-    count = size = next_id = 0
-    last: tuple[Properties, float] | None = None
-    for message, due in messages:
-        alike = (message.properties, due)
-        if message.id == next_id and alike == last:
-            records[-1].bodies.append(message.body)
-        else:
-            time = due + clock_offset if due > 0 else 0.0
-            records.append(
-                MessageRecord(
-                    message.id, _properties_record(message.properties, clock_offset), time, [message.body]
-                )
-            )
-        last, next_id = alike, message.id + 1
-        count += 1
-        size += message.size
-        if count == slices.SLICE_MESSAGES or size >= slices.SLICE_BYTES:
-            yield records, count, size
-            records, count, size, last = [], 0, 0, None
-    if records:
-        yield records, count, size
 
 
 def _properties_record(properties: Properties, clock_offset: float) -> PropertiesRecord:
@@ -449,30 +441,10 @@ def survey(archive: Archive, name: str, caps: Caps, checkpoint: slices.Checkpoin
     The caps on messages and bytes hold for each queue by itself. Raises as `decode` does.
     """
     queues: dict[str, QueueRecord] = {}
-    counted = _KeyCount(caps)
-    filling: _Filling | None = None
-    before = archive.totals
-    for place, kind, records in archive:
-        try:
-            if kind == QUEUE:
-                if records.name in queues:
-                    raise ValueError(f"the queue {records.name} is there twice")
-                filling = _Filling(records, 0.0)
-                queues[records.name] = records
-                before = archive.totals
-            elif kind == KEYS:
-                counted.add(records, queues)
-            elif filling is None:
-                raise ValueError("there are messages before the first queue")
-            else:
-                filling.add(kind, records)
-                filling.forget()
-        except ValueError as error:
-            raise archive.damage(place, str(error)) from None
-        messages, size = archive.totals.messages - before.messages, archive.totals.bytes - before.bytes
-        _check_caps(name, caps, Totals(len(queues), messages, size), archive.longest, DEFAULT_QUEUE in queues)
-        checkpoint()
-    _check_dead_letters(name, {each.name: each.settings for each in queues.values()})
+    for kind, records, filling in _filled(archive, name, caps, 0.0, checkpoint, by_queue=True):
+        filling.forget()
+        if kind == QUEUE:
+            queues[records.name] = records
     return Survey(archive.number, archive.totals.messages, queues)
 
 
@@ -481,30 +453,49 @@ def decode(archive: Archive, name: str, caps: Caps, clock_offset: float, checkpo
 
     Raises `SnapshotFailed` for what is damaged or over a cap, and OSError.
     """
-    queues: dict[str, QueueImage] = {}
+    queues: list[QueueImage] = []
     keys: list[KeyImage] = []
+    for kind, records, filling in _filled(archive, name, caps, clock_offset, checkpoint, by_queue=False):
+        if kind == QUEUE:
+            queues.append(filling.image)
+        elif kind == KEYS:
+            keys += (KeyImage(k.queue, k.key, k.fingerprint, k.id, k.until - clock_offset) for k in records)
+    return Image(queues, keys)
+
+
+def _filled(
+    archive: Archive, name: str, caps: Caps, clock_offset: float, checkpoint: slices.Checkpoint, *, by_queue: bool
+) -> Iterator[tuple[bytes, Any, _Filling]]:
+    """Yield the kind and the records of each block that can be where it is, and the queue it was filled into.
+
+    The caps on messages and bytes hold for all queues together, or `by_queue` for each by itself.
+    """
+    settings: dict[str, QueueSettings] = {}
     counted = _KeyCount(caps)
     filling: _Filling | None = None
+    before = archive.totals
     for place, kind, records in archive:
         try:
             if kind == QUEUE:
-                if records.name in queues:
+                if records.name in settings:
                     raise ValueError(f"the queue {records.name} is there twice")
                 filling = _Filling(records, clock_offset)
-                queues[records.name] = filling.image
+                settings[records.name] = records.settings
+                before = archive.totals if by_queue else before
             elif kind == KEYS:
-                counted.add(records, queues)
-                keys += (KeyImage(k.queue, k.key, k.fingerprint, k.id, k.until - clock_offset) for k in records)
+                counted.add(records, settings)
             elif filling is None:
                 raise ValueError("there are messages before the first queue")
             else:
                 filling.add(kind, records)
         except ValueError as error:
             raise archive.damage(place, str(error)) from None
-        _check_caps(name, caps, archive.totals, archive.longest, DEFAULT_QUEUE in queues)
+        messages, size = archive.totals.messages - before.messages, archive.totals.bytes - before.bytes
+        _check_caps(name, caps, Totals(len(settings), messages, size), archive.longest, DEFAULT_QUEUE in settings)
+        assert filling is not None  # keys before the first queue are of none that is there
+        yield kind, records, filling
         checkpoint()
-    _check_dead_letters(name, {each.name: each.settings for each in queues.values()})
-    return Image(list(queues.values()), keys)
+    _check_dead_letters(name, settings)
 
 
 def _check_caps(name: str, caps: Caps, totals: Totals, longest: int, has_default: bool) -> None:

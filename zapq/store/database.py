@@ -21,7 +21,6 @@ from pathlib import Path
 import msgspec
 
 from zapq.core.idempotency import ANY_CONTENT
-from zapq.core.image import KeptKey
 from zapq.core.records import (
     ID_BITS,
     MAX_ID,
@@ -63,9 +62,8 @@ from zapq.store.schema import (
     format_of,
     kept_arrivals,
     kept_time,
-    key_sum,
-    queue_sum,
     read_time,
+    sum_of,
     upgrade,
     with_sum,
 )
@@ -78,7 +76,7 @@ THIN_PACKS = 32
 VACUUM_PAGES = 256
 """Pages given back to the file system in one transaction."""
 NO_ROOM = (
-    "the disk is full, and what is left of it is kept for taking messages. Consumers must take some, or the"
+    "the disk is full, and the rest of it is reserved for removing messages. Consumers must take some, or the"
     " operator must free space (see docs/explanation/durability.md)"
 )
 _ROWS = (256, 128, 64, 32, 16, 8, 4, 2, 1)
@@ -395,8 +393,8 @@ class Database:
         execute = self._connection.execute
         match entry:
             case KeyPut():
-                key = KeptKey(entry.queue, entry.key, entry.fingerprint, entry.id, entry.until)
-                execute("insert or replace into keys values (?, ?, ?, ?, ?, ?)", (*key, key_sum(*key)))
+                key = msgspec.structs.astuple(entry)
+                execute("insert or replace into keys values (?, ?, ?, ?, ?, ?)", (*key, sum_of(key)))
             case QueueDeleted():
                 queues.pop(entry.number, None)
                 execute("delete from queues where number = ?", (entry.number,))
@@ -426,7 +424,7 @@ class Database:
         settings = msgspec.json.encode(kept.settings).decode()
         fields = (kept.number, kept.name, kept.epoch, kept.next_id, settings, int(kept.paused))
         self._connection.execute(
-            "insert or replace into queues values (?, ?, ?, ?, ?, ?, ?)", (*fields, queue_sum(*fields))
+            "insert or replace into queues values (?, ?, ?, ?, ?, ?, ?)", (*fields, sum_of(fields))
         )
 
     def _remove(self, gone: list[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -35,7 +36,7 @@ def open_database(directory: str, descriptor: int) -> Database:
     except Damaged as error:
         raise refusal(error) from None
     except (OSError, sqlite3.Error) as error:
-        raise CannotStart(f"{path} cannot be created: {_reason(error)}. {let_write(directory)}") from None
+        raise CannotStart(f"{path} cannot be created: {_reason(error)}. {_remedy(error, directory)}") from None
     database = open_existing(path)
     database.created = created
     return database
@@ -152,6 +153,13 @@ def _set_modes(connection: sqlite3.Connection) -> None:
     # Some builds of SQLite write zeros over each page that becomes free: to remove would need as much room as to
     # store.
     execute("pragma secure_delete = fast")
+
+
+def _remedy(error: Exception, directory: str) -> str:
+    """Return what an operator can do so that a database can be made in `directory`."""
+    if getattr(error, "errno", None) == errno.ENOSPC or code_of(error) == sqlite3.SQLITE_FULL:
+        return "Free some space there, or give another --data-dir."
+    return let_write(directory)
 
 
 def _reason(error: Exception) -> str:

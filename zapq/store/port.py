@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from zapq.core.image import KeptKey, KeptQueue
-from zapq.core.records import Record
+from zapq.core.image import KeptQueue
+from zapq.core.records import KeyPut, Record
 from zapq.store.clock import Clock
 
 
@@ -27,8 +27,8 @@ class Contents(NamedTuple):
     """What was found in a store."""
 
     queues: list[KeptQueue]
-    keys: list[KeptKey]
-    """Those whose time is not over, the one that lasts longest last."""
+    keys: list[KeyPut]
+    """Those whose time, in seconds since 1970, is not over, the one that lasts longest last."""
     epoch: int
     """The highest in use."""
     warning: str = ""

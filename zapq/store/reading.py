@@ -12,10 +12,10 @@ from typing import NamedTuple
 import msgspec
 
 from zapq.core.idempotency import ANY_CONTENT
-from zapq.core.image import KeptKey, KeptQueue, QueueImage
+from zapq.core.image import KeptQueue, QueueImage
 from zapq.core.message import DEFAULTS, Message, Properties
 from zapq.core.queue_settings import QueueSettings
-from zapq.core.records import ID_BITS, MAX_ID, QueuePut
+from zapq.core.records import ID_BITS, MAX_ID, KeyPut, QueuePut
 from zapq.core.runs import Run
 from zapq.limits import MAX_KEYS
 from zapq.store.packs import Pack, gone_in, is_thin
@@ -27,9 +27,8 @@ from zapq.store.schema import (
     Table,
     body_sum,
     format_of,
-    key_sum,
-    queue_sum,
     read_arrivals,
+    sum_of,
     without_sum,
 )
 from zapq.store.wal import Damaged
@@ -87,7 +86,7 @@ class Reading:
         for number, name, epoch, next_id, settings, paused, checksum in self._connection.execute(
             "select number, name, epoch, next_id, settings, paused, sum from queues order by number"
         ):
-            if checksum != queue_sum(number, name, epoch, next_id, settings, paused):
+            if checksum != sum_of((number, name, epoch, next_id, settings, paused)):
                 raise Damaged(f"queues, number {number}: the checksum does not match")
             image = QueueImage(
                 name=name,
@@ -113,16 +112,16 @@ class Reading:
                 self.garbage.append(epoch)
                 self.highest = max(self.highest, epoch)
 
-    def _read_keys(self, now: float) -> Iterator[KeptKey]:
+    def _read_keys(self, now: float) -> Iterator[KeyPut]:
         for *fields, checksum in self._connection.execute(
             "select * from (select queue, key, fingerprint, id, until, sum from keys where fingerprint <> ?"
             " order by until desc limit ?) union all"
             " select queue, key, fingerprint, id, until, sum from keys where fingerprint = ? order by until",
             (ANY_CONTENT, MAX_KEYS, ANY_CONTENT),
         ):
-            if checksum != key_sum(*fields):
+            if checksum != sum_of(tuple(fields)):
                 raise Damaged(f"keys, queue {fields[0]}, key {fields[1]!r}: the checksum does not match")
-            key = KeptKey(*fields)
+            key = KeyPut(*fields)
             if key.until > now:
                 yield key
 

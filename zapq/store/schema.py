@@ -183,7 +183,7 @@ def _timeless(properties: Properties) -> bytes | None:
 
 def kept_time(time: float) -> bytes:
     """Return how a time is kept: with its checksum."""
-    return _TIME.pack(time, time_sum(time))
+    return _TIME.pack(time, sum_of(time))
 
 
 def read_time(kept: object) -> float | None:
@@ -191,7 +191,7 @@ def read_time(kept: object) -> float | None:
     if not isinstance(kept, bytes) or len(kept) != _TIME.size:
         return None
     time, checksum = _TIME.unpack(kept)
-    return time if checksum == time_sum(time) else None
+    return time if checksum == sum_of(time) else None
 
 
 def kept_arrivals(queue: int, entries: Sequence[tuple[int, float]]) -> bytes:
@@ -204,16 +204,6 @@ def read_arrivals(queue: int, kept: object) -> list[tuple[int, float]]:
     return _ARRIVALS.decode(without_sum("probe", -queue, kept))
 
 
-def time_sum(time: float) -> int:
-    """Return the checksum of a time."""
-    return zlib.crc32(repr(time).encode())
-
-
-def queue_sum(number: int, name: str, epoch: int, next_id: int, settings: str, paused: int) -> int:
-    """Return the checksum of what is kept of a queue."""
-    return zlib.crc32(repr((number, name, epoch, next_id, settings, paused)).encode())
-
-
-def key_sum(queue: int, key: str, fingerprint: bytes, id: int, until: float) -> int:
-    """Return the checksum of what is kept of an Idempotency-Key."""
-    return zlib.crc32(repr((queue, key, fingerprint, id, until)).encode())
+def sum_of(values: object) -> int:
+    """Return the checksum of a time, or of a tuple of what is kept of a queue or an Idempotency-Key."""
+    return zlib.crc32(repr(values).encode())

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
-from types import TracebackType
+from math import inf
 from typing import BinaryIO, Self
 
 import msgspec
@@ -30,7 +30,6 @@ from zapq.store.slices import Checkpoint, yield_gil
 MSGPACK = ".msgpack"
 _AUTOMATIC = re.compile(r"auto-[0-9]{8}T[0-9]{6}Z\.msgpack", re.ASCII)
 _BODIES = msgspec.json.Decoder(list[bytes | None])
-_TOO_LARGE = "{} is larger than --max-bytes and --max-msgs allow. Raise them, and load the file again."
 _SPACE = b" \t\r\n"
 """What JSON calls white space; `bytes.strip` knows more."""
 
@@ -80,10 +79,7 @@ class SnapshotStore:
     """The snapshots of one data directory; a context manager that keeps the directory open."""
 
     def __init__(self, settings: Settings) -> None:
-        self._directory = Directory(settings.data_dir)
-        self._max_messages = settings.max_msgs
-        self._max_bytes = settings.max_bytes
-        self._max_message_bytes = settings.max_message_bytes
+        self.directory = Directory(settings.data_dir)
         # Base64 makes 4 bytes of 3; 16 more for each message are quotes, comma, padding and white space.
         self._max_file_bytes = settings.max_bytes * 4 // 3 + settings.max_msgs * 16 + MIB
         # What is known of a message is at most two names, a type and some numbers; a key, or a queue, is no more.
@@ -95,28 +91,11 @@ class SnapshotStore:
         )
 
     def __enter__(self) -> Self:
-        self._directory.__enter__()
+        self.directory.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._directory.__exit__(kind, error, trace)
-
-    @property
-    def descriptor(self) -> int:
-        """That of the directory, as long as it is open."""
-        return self._directory.descriptor
-
-    @property
-    def real_path(self) -> str:
-        """That of the directory, absolute and without links."""
-        return self._directory.real_path
-
-    @property
-    def created(self) -> bool:
-        """Whether the directory was not there before."""
-        return self._directory.created
+    def __exit__(self, *_: object) -> None:
+        self.directory.__exit__()
 
     def save(self, name: str, bodies: list[bytes], checkpoint: Checkpoint = yield_gil) -> None:
         """Write `bodies` as the file `name`, whole and on the disk, or raise `SnapshotFailed`."""
@@ -146,32 +125,28 @@ class SnapshotStore:
         """
         bodies: list[bytes] = []
         size = 0
-        try:
-            for some in self._read(name):
+        with self._open(name, self._max_file_bytes) as (file, _):
+            for some in read_bodies(name, file):
                 for body in some:
                     bodies.append(body)
                     size += len(body)
-                    if len(body) > self._max_message_bytes:
+                    if len(body) > self._caps.message_bytes:
                         raise SnapshotFailed(
                             f"{name}: message {len(bodies)} is larger than --max-message-bytes allows. Raise"
                             " it, and load the file again.",
                             limit="max_message_bytes",
                         )
-                if len(bodies) > self._max_messages:
+                if len(bodies) > self._caps.messages:
                     raise SnapshotFailed(
                         f"{name} holds more messages than --max-msgs allows. Raise it, and load the file again.",
                         limit="max_msgs",
                     )
-                if size > self._max_bytes:
+                if size > self._caps.bytes:
                     raise SnapshotFailed(
                         f"{name} holds more bytes than --max-bytes allows. Raise it, and load the file again.",
                         limit="max_bytes",
                     )
                 checkpoint()
-        except FileNotFoundError:
-            raise _not_found(name) from None
-        except OSError as error:
-            raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
         return bodies
 
     def load_all(self, name: str, clock_offset: float, checkpoint: Checkpoint = yield_gil) -> Image:
@@ -180,15 +155,8 @@ class SnapshotStore:
         Raises `SnapshotNotFound` if the file is missing, and `SnapshotFailed` if it is not a plain file of ours,
         damaged, or over a cap.
         """
-        try:
-            with self._directory.open(name) as (file, size):
-                if size > self._max_archive_bytes:
-                    raise SnapshotFailed(_TOO_LARGE.format(name), limit="max_bytes")
-                return decode(Archive(file, size, name), name, self._caps, clock_offset, checkpoint)
-        except FileNotFoundError:
-            raise _not_found(name) from None
-        except OSError as error:
-            raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
+        with self._open(name, self._max_archive_bytes) as (file, size):
+            return decode(Archive(file, size, name), name, self._caps, clock_offset, checkpoint)
 
     def survey(self, name: str, checkpoint: Checkpoint = yield_gil) -> Survey:
         """Verify every byte of the file `name`, and return what queues it holds. Raises as `load_all` does.
@@ -201,13 +169,8 @@ class SnapshotStore:
     @contextmanager
     def archive(self, name: str) -> Iterator[Archive]:
         """Give the file `name` to read, block by block, however large it is. Raises as `load_all` does."""
-        try:
-            with self._directory.open(name) as (file, size):
-                yield Archive(file, size, name)
-        except FileNotFoundError:
-            raise _not_found(name) from None
-        except OSError as error:
-            raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
+        with self._open(name) as (file, size):
+            yield Archive(file, size, name)
 
     def newest_first(self, name: str, checkpoint: Checkpoint = yield_gil) -> list[Saved]:
         """Return the file `name`, if there is one, and all automatic snapshots, the newest first.
@@ -216,7 +179,7 @@ class SnapshotStore:
         """
         saved: list[Saved] = []
         try:
-            automatic = [each for each, _ in self._directory.files() if _AUTOMATIC.fullmatch(each)]
+            automatic = [each for each, _ in self.directory.files() if _AUTOMATIC.fullmatch(each)]
             for each in dict.fromkeys((name, *automatic)):
                 at = self._saved_at(each)
                 if at is not None:
@@ -230,7 +193,7 @@ class SnapshotStore:
         """Return every snapshot there is, by name; raises `SnapshotFailed` if the directory cannot be read."""
         found: list[SnapshotFile] = []
         try:
-            for name, status in self._directory.files():
+            for name, status in self.directory.files():
                 if is_snapshot_name(name):
                     found.append(SnapshotFile(name, status.st_size, status.st_mtime, self._totals(name)))
                     checkpoint()
@@ -241,41 +204,50 @@ class SnapshotStore:
     def remove(self, name: str) -> None:
         """Remove the file `name`, or raise `SnapshotFailed`."""
         try:
-            self._directory.remove(snapshot_name(name))
+            self.directory.remove(snapshot_name(name))
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be removed: {error.strerror}.") from error
 
     def _saved_at(self, name: str) -> float | None:
         # A file whose head is damaged does not tell. Whatever else is wrong with it, loading it will tell.
         if name.endswith(MSGPACK):
-            with suppress(OSError, SnapshotFailed), self._directory.open(name) as (file, size):
+            with suppress(OSError, SnapshotFailed), self.directory.open(name) as (file, size):
                 written: float = Archive(file, size, name).written
                 return written
-        return self._directory.modified(name)
+        return self.directory.modified(name)
 
     def _totals(self, name: str) -> Totals | None:
         if not name.endswith(MSGPACK):
             return None
         # Whatever is wrong with it, loading it will tell.
-        with suppress(OSError, SnapshotFailed), self._directory.open(name) as (file, size):
+        with suppress(OSError, SnapshotFailed), self.directory.open(name) as (file, size):
             return Archive(file, size, name).ending()
         return None
 
     def _write(self, name: str, pieces: Iterator[bytes | bytearray], checkpoint: Checkpoint) -> None:
         try:
-            self._directory.write(name, pieces, checkpoint)
+            self.directory.write(name, pieces, checkpoint)
         except OSError as error:
             raise SnapshotFailed(f"{name} could not be written: {error.strerror}.") from error
 
-    def _read(self, name: str) -> Iterator[list[bytes]]:
-        with self._directory.open(name) as (file, size):
-            if size > self._max_file_bytes:
-                raise SnapshotFailed(_TOO_LARGE.format(name), limit="max_bytes")
-            yield from read_bodies(name, file)
-
-
-def _not_found(name: str) -> SnapshotNotFound:
-    return SnapshotNotFound(f"{name} is not in the data directory. GET /snapshots lists the snapshots there.")
+    @contextmanager
+    def _open(self, name: str, most: float = inf) -> Iterator[tuple[BinaryIO, int]]:
+        """Give the file `name` to read, and its size, which may be `most`. Raises as `load` does."""
+        try:
+            with self.directory.open(name) as (file, size):
+                if size > most:
+                    raise SnapshotFailed(
+                        f"{name} is larger than --max-bytes and --max-msgs allow. Raise them, and load the file"
+                        " again.",
+                        limit="max_bytes",
+                    )
+                yield file, size
+        except FileNotFoundError:
+            raise SnapshotNotFound(
+                f"{name} is not in the data directory. GET /snapshots lists the snapshots there."
+            ) from None
+        except OSError as error:
+            raise SnapshotFailed(f"{name} could not be read: {error.strerror}.") from error
 
 
 def read_bodies(name: str, file: BinaryIO) -> Iterator[list[bytes]]:

@@ -79,6 +79,8 @@ class ZapqBackend(BaseTaskBackend):
                 check_name(self.queue_on_server(queue))
             except ZapqError as error:
                 yield Error(f"TASKS[{self.alias!r}]: {error.detail}", id="zapq.E001")
+        if type(self.options.get("attempts", 1)) is not int or self.attempts < 1:
+            yield Error(f"TASKS[{self.alias!r}]: attempts must be a whole number, 1 or more.", id="zapq.E004")
         cache = self.options.get("results")
         if cache and cache not in settings.CACHES:
             yield Error(f"TASKS[{self.alias!r}]: results is {cache!r}, which is not in CACHES.", id="zapq.E002")

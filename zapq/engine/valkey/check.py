@@ -13,7 +13,7 @@ from zapq.engine.valkey import procedures
 from zapq.engine.valkey.cluster import find_topology
 from zapq.engine.valkey.connection import ConnectionLost
 from zapq.engine.valkey.master import durability_said
-from zapq.engine.valkey.open import Finding, choose_durability, look_at, open_engine, read_engine
+from zapq.engine.valkey.open import Finding, choose_durability, look_at, open_engine, read_engine, remedy_for
 from zapq.engine.valkey.procedures import Repaired
 from zapq.errors import CannotStart, QueueNotFound, ZapqError
 from zapq.service.operations import List
@@ -50,7 +50,7 @@ async def _check(settings: Settings) -> Report:
         durability = choose_durability(settings.engine_durability, topology)
         findings = [await look_at(server, login, durability) for server in topology.servers]
     except ConnectionLost as error:
-        raise CannotStart(f"{error}.") from None
+        raise CannotStart(f"{error}. {remedy_for(error, login)}") from None
     return Report(topology.clustered, topology.replicas, durability_said(durability), tuple(findings))
 
 

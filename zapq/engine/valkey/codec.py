@@ -20,8 +20,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from zapq.core.broker import check_name
 from zapq.core.message import DEFAULTS, OCTETS, Draft, Lease, Message, Properties
+from zapq.core.names import check_name
 from zapq.core.runs import Taken
 from zapq.core.stats import STATES
 from zapq.engine.valkey import keys

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import trio
 
-from zapq.core.broker import check_name
+from zapq.core.names import check_name
 from zapq.engine.elsewhere import Elsewhere
 from zapq.engine.valkey import procedures
 from zapq.engine.valkey.asked import PLAIN, Asked, may_repeat, size_of, unavailable

@@ -75,15 +75,8 @@ async def open_engine(settings: Settings, *, share: int = 1) -> AsyncGenerator[V
             for warning in finding.warnings:
                 logs.say(logging.WARNING, "engine", server=str(server), reason=warning)
         await _agree_on_layout(topology, login)
-    except LoginRefused as error:
-        raise CannotStart(
-            f"--engine: {error}. Give the user and password in the URL, or the password in --engine-password-file."
-        ) from None
     except ConnectionLost as error:
-        remedy = "Check that the servers run, and that the URL is right: valkeys:// with TLS, valkey:// without."
-        if login.tls is not None:
-            remedy += " --engine-ca names the certificates to trust."
-        raise CannotStart(f"--engine: {error}. {remedy}") from None
+        raise CannotStart(f"--engine: {error}. {remedy_for(error, login)}") from None
     about = {
         "masters": len(topology.servers),
         "replicas": topology.replicas,
@@ -176,6 +169,14 @@ def read_engine(settings: Settings) -> tuple[list[Server], Login]:
         raise InvalidSetting("--engine-ca needs an engine with TLS: write valkeys://.", setting="engine_ca")
     servers = [Server(each.host, each.port, each.path) for each in address.servers]
     return servers, Login(user=address.user, password=password, tls=context)
+
+
+def remedy_for(error: ConnectionLost, login: Login) -> str:
+    """Return what the operator can do about servers that cannot be asked."""
+    if isinstance(error, LoginRefused):
+        return "Give the user and password in the URL, or the password in --engine-password-file."
+    trust = "" if login.tls is None else " --engine-ca names the certificates to trust."
+    return f"Check that the servers run, and that the URL is right: valkeys:// with TLS, valkey:// without.{trust}"
 
 
 def choose_durability(wanted: str, topology: Topology) -> str:

@@ -14,10 +14,10 @@ from zapq.core.ages import Oldest
 from zapq.core.headers import Headers
 from zapq.core.leases import End
 from zapq.core.message import DEFAULTS, OCTETS, Lease, Message, Origin, Properties
+from zapq.core.placed import How, Placed
 from zapq.core.queue_settings import QueueSettings
 from zapq.core.receipt import not_given
 from zapq.core.stats import STATES, MessageView, QueueStats
-from zapq.core.unique import How, Placed
 from zapq.errors import (
     KeyReused,
     MessageNotFound,

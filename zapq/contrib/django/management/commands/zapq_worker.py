@@ -8,9 +8,12 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio import current_time
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from zapq.errors import ZapqError
@@ -18,6 +21,8 @@ from zapq.errors import ZapqError
 if TYPE_CHECKING:
     from zapq.contrib.django.backend import ZapqBackend
     from zapq.contrib.django.worker import Worker
+
+_ECHO_SECONDS = 0.1
 
 
 class Command(BaseCommand):
@@ -53,6 +58,10 @@ class Command(BaseCommand):
         from zapq.contrib.django.backend import ZapqBackend
         from zapq.contrib.django.framework import task_backends
 
+        aliases = getattr(settings, "TASKS", {})
+        if options["backend"] not in {*aliases, "default"}:
+            known = ", ".join(sorted(aliases)) or "none"
+            raise CommandError(f"TASKS has no {options['backend']!r}. It has: {known}.")
         backend = task_backends[options["backend"]]
         if not isinstance(backend, ZapqBackend):
             raise CommandError(f"TASKS[{options['backend']!r}] is no backend of zapq.")
@@ -101,5 +110,9 @@ def _first(error: BaseException) -> BaseException:
 
 
 async def _watch(signals: AsyncIterator[signal.Signals], worker: Worker) -> None:
+    stopped = -inf
     async for _ in signals:
-        worker.stop()
+        # Two at once are one: sent to the program, and to its process group.
+        if current_time() - stopped >= _ECHO_SECONDS:
+            stopped = current_time()
+            worker.stop()

@@ -74,6 +74,35 @@ class TestConsume:
         ]
         assert (emails.info().stats.acked, emails.info().stats.messages) == (3, 0)
 
+    async def test_of_a_group_one_message_is_worked_on_at_a_time_in_order_also_after_a_failure(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        for number in range(4):
+            for group in ("a", "b"):
+                await emails.enqueue(b"%d" % number, group=group)
+        await emails.enqueue(b"alone")
+        busy: list[str] = []
+        together: list[str] = []
+        done: dict[str, list[bytes]] = {"a": [], "b": [], "": []}
+        stop = trio.Event()
+
+        async def handle(lease: HeldLease) -> None:
+            together.extend(each for each in busy if each == lease.group)
+            busy.append(lease.group)
+            await trio.sleep(1)
+            busy.remove(lease.group)
+            if (lease.group, lease.body, lease.receive_count) == ("a", b"1", 1):
+                raise ZeroDivisionError
+            done[lease.group].append(lease.body)
+            if sum(map(len, done.values())) == 9:
+                stop.set()
+
+        await client.consume_with("emails", handle, concurrency=16, stop=stop)
+        assert together == []
+        assert done == {"a": [b"0", b"1", b"2", b"3"], "b": [b"0", b"1", b"2", b"3"], "": [b"alone"]}
+        assert trio.current_time() == pytest.approx(5, abs=0.5), "groups go on side by side"
+        assert emails.info().stats.messages == 0
+
     async def test_no_more_than_concurrency_are_held_and_what_is_left_is_released(
         self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
     ) -> None:

@@ -137,8 +137,8 @@ class Holding(Generic[H]):
         """Those of them that a handler may have now."""
         self._lines: dict[str, deque[H]] = {}
         """Those of each group, in order: the first is ready, or a handler has it; the others wait for that."""
-        self._grouped = False
-        """Whether messages of groups have come."""
+        self._grouped: bool | None = None
+        """Whether messages of groups have come; None as long as none has come at all."""
         self.busy = 0
         """How many of them handlers have that are not being settled."""
 
@@ -149,14 +149,14 @@ class Holding(Generic[H]):
             return 0
         # One by one, the server itself gives none behind another one of its group; and what must go back, because
         # one before it failed, has been delivered once more for nothing.
-        return min(self._limit - len(self.held), 1 if self._grouped else MAX_BATCH)
+        return min(self._limit - len(self.held), MAX_BATCH if self._grouped is False else 1)
 
     def add(self, held: H, now: float) -> None:
         """Hold one more, leased now."""
         held._again, held._deadline = now + self.visibility / EXTENSIONS, now + self.visibility
         self.held[held] = None
+        self._grouped = self._grouped or bool(held.group)
         if held.group:
-            self._grouped = True
             line = self._lines.setdefault(held.group, deque())
             line.append(held)
             if len(line) > 1:

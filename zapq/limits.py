@@ -382,7 +382,7 @@ CRON_LOOK_SECONDS = 30.0
 """Seconds after which it looks at the clock on the wall again, which may have been set."""
 CRON_SET_BACK = 3 * 3600.0
 """Seconds from which on `zapq cron` takes it for a correction that the clock is set back, as Vixie cron does."""
-TEST_SERVER_PATIENCE = 20.0
+TEST_SERVER_PATIENCE = 45.0
 """Seconds a server that tests start may take to start, and to end: mostly one is enough."""
 CLIENT_ATTEMPTS = 5
 """Times it sends a request before it gives up: what outlasts that is no hiccup, and its caller should know."""

@@ -21,7 +21,7 @@ from tests.client.fault_proxy import Cut, Fault, FaultProxy, Hang, Once, Say, fa
 from tests.client.interruption import interrupted_at
 from tests.client.shells import no_thread_left
 from tests.support.process import ENVIRON
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, eventually_sync
 from zapq import errors
 from zapq.client import sync_consumer
 from zapq.client.holding import Held, Holding
@@ -202,12 +202,23 @@ async def test_a_block_settles_its_lease_itself_or_by_how_it_ends(in_thread: InT
     assert (stats(emails).delayed, stats(emails).acked, stats(emails).released) == (1, 2, 2)
 
 
-async def test_a_slow_handler_keeps_its_lease(in_thread: InThread, emails: NamedQueue) -> None:
+async def test_a_slow_handler_keeps_its_lease(
+    in_thread: InThread, emails: NamedQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zapq.client.holding.EXTENSIONS", 300)
     await emails.enqueue(b"slow")
 
+    def due() -> float:
+        [seen] = trio.from_thread.run(emails.peek, "leased")
+        assert seen.due is not None
+        return seen.due
+
     def work(client: Client) -> None:
-        with client.consume("emails", visibility=3) as leases, next(leases) as lease:
-            assert not lease.cancelled.wait(3.5)
+        with client.consume("emails", visibility=30) as leases, next(leases) as lease:
+            for _ in range(3):
+                before = due()
+                eventually_sync(lambda: due() > before, "it to be extended")  # noqa: B023
+            assert not lease.cancelled.is_set()
 
     await in_thread(work)
     assert (stats(emails).acked, stats(emails).received, stats(emails).leases_expired) == (1, 1, 0)

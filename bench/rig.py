@@ -21,6 +21,8 @@ from tests.support.ports import free_ports
 
 MESSAGE = 128
 """Bytes of each message."""
+STARTING_SECONDS = 45
+"""Seconds a server may take to start, and to end: far more than a busy machine takes."""
 RIVALS = Path(__file__).parent / "rivals"
 
 
@@ -120,11 +122,12 @@ def running(command: list[str], port: int) -> Iterator[int]:
             raise
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(STARTING_SECONDS)
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
-    for _ in range(500):
+    deadline = time.monotonic() + STARTING_SECONDS
+    while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with code {process.returncode}")
         try:

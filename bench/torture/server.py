@@ -21,7 +21,6 @@ from tests.support.process import ENVIRON, MODULE, server_command
 from tests.support.wire import Answer, ask
 from zapq.limits import MIB
 
-STARTING_SECONDS = 30
 PROCESS_BYTES = 50 * MIB
 """What a process of a server holds that has nothing to do."""
 
@@ -154,7 +153,7 @@ async def running(
             )
         pid = process.pid
         try:
-            with trio.fail_after(STARTING_SECONDS):
+            with trio.fail_after(rig.STARTING_SECONDS):
                 while (port := _port(log)) is None:
                     if process.poll() is not None:
                         raise RuntimeError(f"the server ended with {process.returncode}: {log.read_text()}")

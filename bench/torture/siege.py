@@ -59,7 +59,7 @@ class Besieged(msgspec.Struct):
     visits: dict[str, int] = {}
     """Connections made, by kind."""
     turned_away: dict[str, int] = {}
-    """Of those, not accepted or closed at once."""
+    """Of those, not accepted, closed at once, or closed before an answer that a comer waited for."""
     answered: int = 0
     """Requests of comers."""
     hung: int = 0
@@ -142,8 +142,11 @@ async def _come_again(
     missing: set[tuple[str, int]],
 ) -> None:
     rng = random.Random(f"{siege.seed} {name} {number}")
+    came = False
 
     def here() -> None:
+        nonlocal came
+        came = True
         if (name, number) in missing:
             missing.remove((name, number))
             if not missing:
@@ -151,7 +154,7 @@ async def _come_again(
 
     while True:
         besieged.visits[name] = besieged.visits.get(name, 0) + 1
-        begun = trio.current_time()
+        begun, came = trio.current_time(), False
         try:
             with trio.socket.socket() as sock:
                 # Little room, so that what is not read stays with the server.
@@ -160,8 +163,9 @@ async def _come_again(
                 await visit(trio.SocketStream(sock), rng, here)
         except* (OSError, trio.BrokenResourceError):
             pass
+        turned_away = not came or trio.current_time() - begun < 0.1
         here()
-        if trio.current_time() - begun < 0.1:
+        if turned_away:
             besieged.turned_away[name] = besieged.turned_away.get(name, 0) + 1
             await trio.sleep(rng.uniform(0.5, 1.5))
 

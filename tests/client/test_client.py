@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.client.doubles import ENQUEUED, Script, answer_of, refusal, scripted
+from tests.support.ports import free_ports
 from tests.support.serving import with_tls
 from zapq import Draft, errors
 from zapq.access.token import digest
@@ -225,9 +226,7 @@ async def test_a_name_no_queue_can_have_is_refused_without_asking(queue: str) ->
 
 
 async def test_a_server_that_is_not_there_is_unreachable() -> None:
-    with trio.socket.socket() as sock:
-        await sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    [port] = free_ports(1)
     async with open_client(f"http://127.0.0.1:{port}", attempts=2, random=lambda: 0.0) as client:
         with pytest.raises(errors.Unreachable, match=r"^The server 127\.0\.0\.1:[0-9]+ could not be reached"):
             await client.enqueue_many("emails", [b"hello"])

@@ -15,13 +15,13 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-import trio
 
 import zapq.client.sync
 import zapq.client.sync_verbs
 import zapq.client.verbs
 from tests.client.shells import SHELLS, SHELLS_AND_UVLOOP, with_client
 from tests.client.sync_verbs import made
+from tests.support.ports import free_ports
 from tests.support.serving import with_tls
 from zapq import Draft, Settlement, errors
 from zapq.client import Client, HeldLease, open_client
@@ -294,9 +294,7 @@ async def test_all_queues_are_gone_through_page_by_page(
 
 @pytest.mark.parametrize("shell", SHELLS)
 async def test_a_server_that_is_not_there_is_unreachable(shell: str, tmp_path: Path) -> None:
-    with trio.socket.socket() as sock:
-        await sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    [port] = free_ports(1)
 
     async def ask(client: Any) -> None:
         with pytest.raises(errors.Unreachable, match=r"could not be reached"):

@@ -17,6 +17,7 @@ import trio
 import trustme
 
 import zapq
+from tests.support.ports import free_ports
 from tests.support.process import ENVIRON, MODULE, SCRIPT, Run, as_text, assert_one_line, serving, shown
 from tests.support.waiting import eventually
 from zapq.command.http import Connection, parse_url
@@ -265,7 +266,7 @@ class TestUnix:
 
 async def test_refusals_are_one_line(run: Run, emails: NamedQueue) -> None:
     for arguments, complaint in (
-        (("stats", "nothing"), "There is no queue of this name."),
+        (("stats", "nothing"), "There is no queue 'nothing'; `zapq queue ls` lists those there are."),
         (("push", "a b", "x"), "queue must be 1 to 80 letters"),
         (("push", "..", "x"), "queue must be 1 to 80 letters"),
         (("push", "emails", "x", "--ttl", "0"), "ttl"),
@@ -289,9 +290,7 @@ async def test_a_name_the_server_does_not_know_is_its_own_is_one_line_with_the_r
 
 
 async def test_a_server_that_is_not_there_or_none_is_one_line(run: Run, tmp_path: Path) -> None:
-    with trio.socket.socket() as sock:
-        await sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    [port] = free_ports(1)
     remedy = "Is a server running there? --url or ZAPQ_URL say which one."
     for command in (("push", "emails", "x"), ("pop", "emails"), ("stats",), ("health",)):
         url = f"http://127.0.0.1:{port}"

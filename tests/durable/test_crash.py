@@ -35,6 +35,8 @@ def test_fifo_queues_of_sqs_keep_their_order_and_store_nothing_twice(
     with FifoCrashes(tmp_path, seed=f"python-{sys.version_info.major}.{sys.version_info.minor}") as crashes:
         for _ in range(rounds):
             crashes.crash()
+        # A crash may happen to leave no request of a producer without an answer.
+        while not crashes.groups.repeated:
+            crashes.crash()
         assert crashes.stop() == 0
     assert crashes.answered > 50 * rounds
-    assert crashes.groups.repeated > 0, "each crash is to leave requests without an answer"

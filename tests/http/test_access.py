@@ -294,11 +294,12 @@ async def test_somebody_who_tries_again_and_again_does_not_fill_the_log(
     zapq_server: ZapqServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "zapq")
+    begun = trio.current_time()
     async with open_client(zapq_server.url) as client:
         for _ in range(100):
             assert (await client.request("GET", "/metrics", b"", bearer("w" * 20))).status == 401
     refused = [each for each in caplog.records if each.getMessage() == "refused"]
-    assert 10 <= len(refused) < 60
+    assert 10 <= len(refused) <= 10 * (2 + trio.current_time() - begun)
 
 
 async def test_a_pattern_of_queues_is_all_its_holder_sees_and_settles(zapq_server: ZapqServer) -> None:

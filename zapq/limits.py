@@ -386,6 +386,8 @@ TEST_SERVER_PATIENCE = 45.0
 """Seconds a server that tests start may take to start, and to end: mostly one is enough."""
 CLIENT_ATTEMPTS = 5
 """Times it sends a request before it gives up: what outlasts that is no hiccup, and its caller should know."""
+NEXT_ADDRESS_SECONDS = 0.25
+"""Seconds after which it tries the next address of a server's name beside the first, as RFC 8305 says."""
 CLIENT_BACKOFF = 0.1
 """Seconds it pauses at most after the first failure, a blink; twice as long after each further one ..."""
 CLIENT_MAX_BACKOFF = 10.0

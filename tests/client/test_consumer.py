@@ -74,6 +74,35 @@ class TestConsume:
         ]
         assert (emails.info().stats.acked, emails.info().stats.messages) == (3, 0)
 
+    async def test_of_a_group_one_message_is_worked_on_at_a_time_in_order_also_after_a_failure(
+        self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        for number in range(4):
+            for group in ("a", "b"):
+                await emails.enqueue(b"%d" % number, group=group)
+        await emails.enqueue(b"alone")
+        busy: list[str] = []
+        together: list[str] = []
+        done: dict[str, list[bytes]] = {"a": [], "b": [], "": []}
+        stop = trio.Event()
+
+        async def handle(lease: HeldLease) -> None:
+            together.extend(each for each in busy if each == lease.group)
+            busy.append(lease.group)
+            await trio.sleep(1)
+            busy.remove(lease.group)
+            if (lease.group, lease.body, lease.receive_count) == ("a", b"1", 1):
+                raise ZeroDivisionError
+            done[lease.group].append(lease.body)
+            if sum(map(len, done.values())) == 9:
+                stop.set()
+
+        await client.consume_with("emails", handle, concurrency=16, stop=stop)
+        assert together == []
+        assert done == {"a": [b"0", b"1", b"2", b"3"], "b": [b"0", b"1", b"2", b"3"], "": [b"alone"]}
+        assert trio.current_time() == pytest.approx(5, abs=0.5), "groups go on side by side"
+        assert emails.info().stats.messages == 0
+
     async def test_no_more_than_concurrency_are_held_and_what_is_left_is_released(
         self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock
     ) -> None:
@@ -310,8 +339,8 @@ class TestConsume:
                 await client.consume_with("emails", handle, concurrency=100)
         assert seen == [b"%d" % number for number in range(1000)]
         assert emails.info().stats.acked == 1000
-        # The last one waits for more.
-        assert len(requests) == 2 * 10 + 1
+        # The first one asks for a single message, and the last one waits for more.
+        assert len(requests) == 2 * 10 + 2
 
     async def test_leases_are_extended_together(
         self, zapq_service: QueueService, emails: NamedQueue, autojump_clock: trio.testing.MockClock
@@ -379,7 +408,7 @@ class TestConsume:
     async def test_what_it_has_just_asked_for_is_waited_for_and_released(
         self, zapq_service: QueueService, emails: NamedQueue, autojump_clock: trio.testing.MockClock
     ) -> None:
-        await emails.enqueue_many([b"x"] * 3)
+        await emails.enqueue(b"x")
         answer, asked = in_process(zapq_service), trio.Event()
 
         async def answer_late(request: Request) -> bytes:
@@ -394,7 +423,7 @@ class TestConsume:
         async with scripted(answer_late) as client, client.consume("emails", concurrency=3):
             await asked.wait()
         stats = emails.info().stats
-        assert (stats.ready, stats.leased, stats.released) == (3, 0, 3)
+        assert (stats.ready, stats.leased, stats.released) == (1, 0, 1)
 
     async def test_prefetched_messages_are_held_too_and_handed_out_in_order(
         self, client: Client, emails: NamedQueue, autojump_clock: trio.testing.MockClock

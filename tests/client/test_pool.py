@@ -24,7 +24,7 @@ from tests.support.certificates import trusting, write_certificate
 from tests.support.waiting import eventually
 from zapq.client.answers import result_of
 from zapq.client.network import place_of
-from zapq.client.on_asyncio import AsyncioConnection, AsyncioNetwork
+from zapq.client.on_asyncio import AsyncioConnection, AsyncioNetwork, _in_turns
 from zapq.client.on_trio import PlainConnection
 from zapq.client.talk import Pool
 from zapq.client.threads import ThreadNetwork, run
@@ -344,6 +344,98 @@ class TestBreakingOff:
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [])
         with pytest.raises(OSError, match="no address"):
             run(ThreadNetwork().connect(place_of("http://zapq", None), 1.0))
+
+
+class TestAsyncio:
+    """Its network, and a name with several addresses."""
+
+    @pytest.fixture
+    def sockets(self, monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
+        """Every socket that is made from now on."""
+        made: list[socket.socket] = []
+
+        class Socket(socket.socket):
+            def __init__(self, *arguments: Any, **more: Any) -> None:
+                super().__init__(*arguments, **more)
+                made.append(self)
+
+        monkeypatch.setattr(socket, "socket", Socket)
+        return made
+
+    @staticmethod
+    def name(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
+        """Let a name have these addresses, known at once: no thread looks it up."""
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+
+        async def look_up(*_: object, **__: object) -> list[tuple[Any, ...]]:
+            return found
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+
+    def test_no_socket_is_left_at_any_turn_it_is_cancelled(
+        self, monkeypatch: pytest.MonkeyPatch, sockets: list[socket.socket]
+    ) -> None:
+        async def main() -> None:
+            self.name(monkeypatch, *names)
+            network = AsyncioNetwork()
+            before = len(sockets)
+            for turns in range(40):
+                connecting = asyncio.ensure_future(network.connect(place_of("http://zapq", None), 5.0))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                connecting.cancel()
+                await asyncio.gather(connecting, return_exceptions=True)
+                for connection in list(network.open):
+                    connection.close()
+                await network.close()
+                await asyncio.sleep(0)
+                assert [each for each in sockets[before:] if each.fileno() != -1] == []
+
+        with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_server(("127.0.0.1", 0)) as other:
+            names = listening.getsockname(), other.getsockname()
+            asyncio.run(main())
+
+    def test_the_next_address_is_tried_when_one_refuses_or_takes_long(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_server(("127.0.0.1", 0)) as full:
+            with socket.create_server(("127.0.0.1", 0)) as gone:
+                nobody = gone.getsockname()
+            slow = full.getsockname()
+            monkeypatch.setattr(zapq.client.on_asyncio, "NEXT_ADDRESS_SECONDS", 0.01)
+
+            async def connect(*addresses: tuple[str, int]) -> tuple[str, int]:
+                self.name(monkeypatch, *addresses)
+                loop, network = asyncio.get_running_loop(), AsyncioNetwork()
+                at_once = loop.sock_connect
+
+                async def sock_connect(each: socket.socket, address: tuple[str, int]) -> None:
+                    await asyncio.sleep(1000 if address == slow else 0)
+                    await at_once(each, address)
+
+                monkeypatch.setattr(loop, "sock_connect", sock_connect)
+                connection = await network.connect(place_of("http://zapq", None), 5.0)
+                assert connection._transport is not None
+                peer: tuple[str, int] = connection._transport.get_extra_info("peername")
+                connection.close()
+                await network.close()
+                return peer
+
+            there = listening.getsockname()
+            assert asyncio.run(connect(nobody, there)) == there
+            assert asyncio.run(connect(slow, there)) == there
+            assert asyncio.run(connect(slow, nobody, there)) == there
+            with pytest.raises(ConnectionRefusedError):
+                asyncio.run(connect(nobody, nobody))
+            with pytest.raises(OSError, match="no address"):
+                asyncio.run(connect())
+
+    def test_families_take_turns(self) -> None:
+        four, six = socket.AF_INET, socket.AF_INET6
+        found = [
+            (family, socket.SOCK_STREAM, 6, "", at) for family, at in ((six, 1), (six, 2), (four, 3), (four, 4))
+        ]
+        assert list(_in_turns(found)) == [(six, 1), (four, 3), (six, 2), (four, 4)]
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,30 @@ async def test_handlers_acknowledge_and_one_that_fails_has_its_message_again(
     assert "ZeroDivisionError" in caplog.text
 
 
+async def test_of_a_group_one_message_is_worked_on_at_a_time_in_order_also_after_a_failure(
+    in_thread: InThread, emails: NamedQueue
+) -> None:
+    for number in range(5):
+        await emails.enqueue(b"%d" % number, group="a")
+    stop = threading.Event()
+    busy, together, done = list[bytes](), list[bytes](), list[bytes]()
+
+    def handle(lease: HeldLease) -> None:
+        together.extend(busy)
+        busy.append(lease.body)
+        lease.cancelled.wait(0.01)
+        busy.remove(lease.body)
+        if (lease.body, lease.receive_count) == (b"1", 1):
+            raise ZeroDivisionError
+        done.append(lease.body)
+        if len(done) == 5:
+            stop.set()
+
+    await in_thread(lambda client: client.consume_with("emails", handle, stop=stop))
+    assert (together, done) == ([], [b"0", b"1", b"2", b"3", b"4"])
+    assert stats(emails).messages == 0
+
+
 async def test_handlers_run_at_once_and_the_rest_waits(in_thread: InThread, emails: NamedQueue) -> None:
     await emails.enqueue_many([b"x"] * 9)
     together = threading.Barrier(5)
@@ -536,6 +560,43 @@ class TestHolding:
         assert (len(holding.ready), holding.room()) == (3, 0)
         holding.take()
         assert holding.room() == 1
+
+    @staticmethod
+    def of_group(*ids: int) -> tuple[Holding[Held], list[Held]]:
+        holding = Holding[Held](9, 0, 30.0)
+        every = [Held(Lease("q", id, f"r{id}", 1, "text/plain", b"", group="a")) for id in ids]
+        for held in every:
+            holding.add(held, 0.0)
+        return holding, every
+
+    def test_of_a_group_only_the_first_is_ready_and_the_next_when_that_is_acknowledged(self) -> None:
+        holding, [one, two] = self.of_group(1, 2)
+        assert (list(holding.ready), holding.room()) == ([one], 1)
+        assert holding.take() is one
+        holding.settle(one)
+        assert not holding.ready
+        assert holding.finish(one, acknowledged=True) == []
+        assert holding.take() is two
+        holding.settle(two)
+        assert holding.finish(two, acknowledged=True) == []
+        assert not holding.held
+        assert not holding.ready
+        assert not holding._lines
+
+    def test_what_is_behind_one_of_its_group_that_goes_back_or_is_lost_goes_back(self) -> None:
+        holding, [one, two, three] = self.of_group(1, 2, 3)
+        holding.take()
+        holding.settle(one)
+        assert holding.finish(one, acknowledged=False) == [two, three]
+        assert (not holding.ready, not holding._lines) == (True, True)
+        holding, [one, two, three, four] = self.of_group(1, 2, 3, 4)
+        assert holding.lose(three) == [four]
+        assert holding.lose(one) == [two]
+        assert not holding.ready
+        holding, [one, two, three] = self.of_group(1, 2, 3)
+        holding.take()
+        assert holding.take_back() == [two, three]
+        assert holding.finish(one, acknowledged=True) == []
 
     def test_each_is_extended_at_a_third_and_over_at_its_end(self) -> None:
         holding, [one, two] = self.holding(1, 2)

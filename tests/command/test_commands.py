@@ -266,7 +266,7 @@ class TestUnix:
 
 async def test_refusals_are_one_line(run: Run, emails: NamedQueue) -> None:
     for arguments, complaint in (
-        (("stats", "nothing"), "There is no queue of this name."),
+        (("stats", "nothing"), "There is no queue 'nothing'; `zapq queue ls` lists those there are."),
         (("push", "a b", "x"), "queue must be 1 to 80 letters"),
         (("push", "..", "x"), "queue must be 1 to 80 letters"),
         (("push", "emails", "x", "--ttl", "0"), "ttl"),

@@ -70,6 +70,18 @@ def test_good_settings_are_ok(tmp_path: Path) -> None:
     assert (found["ok"], found["errors"], len(found["warnings"])) == (True, [], 2)
 
 
+def test_credentials_that_let_no_client_in_are_warnings(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text(f"shop:{'a' * 64}:producer:*:2020-01-31\nmailer:@DNS=mailer.internal:consumer\n")
+    path.chmod(0o600)
+    done = typed("config", "check", "--token-file", str(path), "--data-dir", str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "ok\n")
+    assert [line.partition("': ")[2] for line in done.stderr.splitlines()] == [
+        "credentials have expired: shop (zapq token new makes a new line).",
+        "certificates count for nothing without --tls-client-ca: mailer (--tls-client-ca FILE).",
+    ]
+
+
 def test_all_values_that_are_wrong_are_said_at_once() -> None:
     done = typed("config", "check", "--max-msgs", "many", environ={"ZAPQ_GRACE": "1y"})
     assert (done.returncode, done.stdout) == (2, "")

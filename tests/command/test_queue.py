@@ -52,7 +52,7 @@ async def test_a_queue_is_shown_with_its_settings(type_in: TypeIn, zapq_server: 
     expected = {"queue": "emails", "ttl": "90", "fair": "yes", "max_bytes": "-", "ready": "0", "paused": "no"}
     assert expected.items() <= pairs.items()
     assert pairs["note"].split() == ["owner", r"a\x1b[1m"]
-    assert_one_line(await type_in("queue", "show", "nothing"), 1, "There is no queue of this name.")
+    assert_one_line(await type_in("queue", "show", "nothing"), 1, "There is no queue 'nothing'")
 
 
 class TestSet:
@@ -112,7 +112,7 @@ async def test_what_destroys_asks_first(type_in: TypeIn, emails: NamedQueue, zap
     done = await type_in("queue", "rm", "emails", stdin="y\n", terminal=True)
     assert "Remove emails with its 0 messages? [y/N]: " in done.stderr
     assert done.returncode == 0
-    assert_one_line(await type_in("queue", "rm", "emails", "--yes"), 1, "There is no queue of this name.")
+    assert_one_line(await type_in("queue", "rm", "emails", "--yes"), 1, "There is no queue 'emails'")
     zapq_server.service.queue("other")
     await zapq_server.service.queue("other").enqueue(b"x")
     assert read(await type_in("queue", "rm", "other", "--yes", "--json")) == {"removed": True}
@@ -156,7 +156,7 @@ async def test_one_dead_letter_is_sent_back(type_in: TypeIn, zapq_server: ZapqSe
     second = str((await zapq_server.service.find("bad").peek(limit=3))[1].id)
     assert shown(await type_in("queue", "redrive", "bad", "--id", second)) == "bad: 1 message moved, 2 left\n"
     assert_one_line(await type_in("queue", "redrive", "bad", "--id", second), 3, "")
-    assert_one_line(await type_in("queue", "redrive", "none", "--id", "1"), 1, "There is no queue of this name.")
+    assert_one_line(await type_in("queue", "redrive", "none", "--id", "1"), 1, "There is no queue 'none'")
 
 
 async def test_one_message_is_removed(type_in: TypeIn, emails: NamedQueue) -> None:
@@ -202,7 +202,7 @@ async def test_a_message_is_shown_and_not_taken(type_in: TypeIn, emails: NamedQu
     missing = await type_in("message", "show", "emails", "9")
     assert_one_line(missing, 3, "")
     assert_one_line(await type_in("message", "show", "emails", "1", "--raw", "--json"), 2, "Give no --json")
-    assert_one_line(await type_in("message", "show", "nothing", "1"), 1, "There is no queue of this name.")
+    assert_one_line(await type_in("message", "show", "nothing", "1"), 1, "There is no queue 'nothing'")
     assert emails.info().stats.ready == 2
 
 

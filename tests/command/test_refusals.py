@@ -39,7 +39,8 @@ def test_a_body_that_is_not_read_to_its_end_is_refused_with_the_limit() -> None:
 
 async def test_a_queue_that_is_not_there_is_said_also_after_a_wait(type_in: TypeIn, emails: NamedQueue) -> None:
     missing = (
-        "There is no queue of this name. Send it a message to make it, or make it with `zapq queue set NAME`."
+        "There is no queue 'nope'; `zapq queue ls` lists those there are. Send it a message to make it, or make it"
+        " with `zapq queue set nope`."
     )
     for wait in ("0", "0.01s"):
         for ack in ([], ["--ack"]):

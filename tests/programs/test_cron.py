@@ -233,6 +233,15 @@ async def test_while_the_clock_is_set_back_a_little_nothing_is_sent_twice(autoju
     assert said == []
 
 
+async def test_a_key_is_forgotten_all_the_same_when_the_clock_is_set_back(autojump_clock: MockClock) -> None:
+    def wall() -> float:
+        return clock() - (3600 if trio.current_time() > 80 else 0)
+
+    queues, said = Queues(lambda: Unreachable() if trio.current_time() < 400 else None), list[str]()
+    assert await sent(queues, 20, said, wall) == []
+    assert [each for each in said if "not sent" in each] == [f"minutely: not sent: {Unreachable().detail}"]
+
+
 async def test_a_clock_that_is_put_right_after_it_was_far_ahead_is_believed(autojump_clock: MockClock) -> None:
     def wall() -> float:
         return clock() + (365 * 86400 if trio.current_time() < 50 else 0)

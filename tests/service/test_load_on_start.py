@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -187,3 +188,30 @@ async def test_automatic_snapshots_that_are_not_loaded_are_named_at_the_start(
             assert len(said) == expected
             await service.enqueue(b"PRECIOUS")
             await service.snapshots.save("auto-20300101T000000Z.msgpack")
+
+
+@pytest.mark.parametrize("saving", [{"snapshot_every": 3600.0}, {"snapshot_on_exit": NAME}])
+async def test_two_servers_do_not_save_into_one_directory_by_themselves(
+    zapq_settings: Settings, saving: dict[str, object]
+) -> None:
+    settings = replace(zapq_settings, **saving)  # type: ignore[arg-type]
+    async with open_service(settings):
+        with pytest.raises(CannotStart, match="is in use by another zapq"):
+            async with open_service(settings):
+                raise AssertionError("it is open")
+        # One that saves only what it is told to save is no harm.
+        async with open_service(zapq_settings) as other:
+            await other.snapshot("by-hand.msgpack")
+    async with open_service(settings):
+        pass
+
+
+async def test_a_file_system_without_locks_is_used_without(
+    zapq_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    async with open_service(replace(zapq_settings, snapshot_every=3600.0)) as service:
+        await service.enqueue(b"x")

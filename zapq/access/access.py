@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from hmac import compare_digest
 from math import inf
@@ -47,17 +47,16 @@ class Access:
         """How many credentials are in force."""
         return len(self._tokens) + len(self._certificates)
 
-    @property
-    def expired(self) -> list[str]:
-        """The names of the credentials that are good for nothing any more."""
+    def useless(self) -> Iterator[tuple[str, list[str], str]]:
+        """Yield why credentials let no client in, the names of those, and the remedy."""
         now = self._wall()
-        grants = [grant for _, grant in self._tokens] + list(self._certificates.values())
-        return [grant.name for grant in grants if grant.expires <= now]
-
-    @property
-    def never_shown(self) -> list[str]:
-        """The names of the credentials that are certificates, where no client is asked for one."""
-        return [] if self._asks_for_certificates else [grant.name for grant in self._certificates.values()]
+        certificates = list(self._certificates.values())
+        grants = [grant for _, grant in self._tokens] + certificates
+        if names := [grant.name for grant in grants if grant.expires <= now]:
+            yield "credentials have expired", names, "zapq token new makes a new line"
+        if certificates and not self._asks_for_certificates:
+            names = [grant.name for grant in certificates]
+            yield "certificates count for nothing without --tls-client-ca", names, "--tls-client-ca FILE"
 
     def read(self) -> list[Credential]:
         """Return what the token file says now, for `use`; from any thread. Raises `InvalidSetting`."""

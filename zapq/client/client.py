@@ -64,12 +64,13 @@ class Client(Verbs):
         """Open a consumer: `async with client.consume("emails") as leases:`, then `async for lease in leases:`.
 
         It holds up to `concurrency` messages that are not settled, and `prefetch` more. One long poll of `wait`
-        seconds fetches as many as there is room for. Each is extended at a third of its `visibility` (seconds)
-        until it is settled. Settlements of 5 ms go out together. `async with lease:` acknowledges the message at
-        the end of its block, and releases it if the block raises or is cancelled. Messages not settled when the
-        consumer's own block ends are released, within 5 s. It waits for a queue that is not there, and for a
-        server that is away, busy or draining; an error that does not pass, such as a wrong parameter, cancels
-        the block and is raised.
+        seconds fetches as many as there is room for. Of a group one message is given at a time, in order, the next
+        when it is acknowledged; those messages are fetched one by one. Each is extended at a third of its
+        `visibility` (seconds) until it is settled. Settlements of 5 ms go out together. `async with lease:`
+        acknowledges the message at the end of its block, and releases it if the block raises or is cancelled.
+        Messages not settled when the consumer's own block ends are released, within 5 s. It waits for a queue that
+        is not there, and for a server that is away, busy or draining; an error that does not pass, such as a wrong
+        parameter, cancels the block and is raised.
         """
         _check_extra()
         from zapq.client import consumer, polls

@@ -121,7 +121,7 @@ class HeldLease(Held):
         def told(error: ZapqError | None) -> None:
             if error is not None:
                 refusals.append(error)
-            self._consumer._forget(self)
+            self._consumer._forget(self, acknowledged=settlement.action == "ack" and error is None)
             done.set()
 
         self._consumer._settle(self, settlement, told)
@@ -132,7 +132,7 @@ class HeldLease(Held):
     def _told(self, done: str, error: ZapqError | None) -> None:
         if error is not None:
             log.warning("message %d of %s was not %s: %s", self.id, self.queue, done, error.detail)
-        self._consumer._forget(self)
+        self._consumer._forget(self, acknowledged=done == "acknowledged" and error is None)
 
 
 class Consumer:
@@ -222,18 +222,28 @@ class Consumer:
         if alone:
             self._settler.hurry()
 
-    def _forget(self, held: HeldLease) -> None:
+    def _forget(self, held: HeldLease, *, acknowledged: bool) -> None:
         """Hold a lease no longer."""
-        if self._holding.held.pop(held, held) is None:
+        if held in self._holding.held:
+            self._release(self._holding.finish(held, acknowledged=acknowledged))
+            self._wake(len(self._holding.ready))
             self._made_room()
 
     def _lose(self, held: HeldLease) -> None:
         """Take note that a lease is over, and cancel the block that works on it."""
-        self._holding.lose(held)
+        if held._settling:
+            return
+        behind = self._holding.lose(held)
         if held._block is not None:
             log.warning("the lease of message %d of %s is lost", held.id, held.queue)
             held._block.cancel()
+        self._release(behind)
         self._made_room()
+
+    def _release(self, waiting: list[HeldLease]) -> None:
+        """Release messages that no task has."""
+        for held in waiting:
+            held._give_back()
 
     def _made_room(self) -> None:
         self._make_room()
@@ -337,8 +347,7 @@ class Consumer:
 
     def _give_back_ready(self) -> None:
         """Release the messages that no task has."""
-        for held in self._holding.take_back():
-            held._give_back()
+        self._release(self._holding.take_back())
         self._settler.hurry()
 
     def _wake(self, number: int) -> None:

@@ -9,6 +9,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Mapping
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 from zapq.client.lease import Lease
@@ -114,7 +115,12 @@ H = TypeVar("H", bound=Held)
 
 
 class Holding(Generic[H]):
-    """What a consumer holds: up to `concurrency` messages that are not settled, and `prefetch` more."""
+    """What a consumer holds: up to `concurrency` messages that are not settled, and `prefetch` more.
+
+    The server gives several messages of a group at once only to one that deals with them in order. So of those
+    that are held of a group, the first alone is ready. The next one follows when the first is acknowledged; if it
+    is not, all behind it go back, to be given again after it.
+    """
 
     def __init__(self, concurrency: int, prefetch: int, visibility: float) -> None:
         if concurrency < 1 or prefetch < 0:
@@ -128,7 +134,11 @@ class Holding(Generic[H]):
         self.held: dict[H, None] = {}
         """Those that are neither settled nor lost, in the order in which they came."""
         self.ready: deque[H] = deque()
-        """Those of them that no handler has yet."""
+        """Those of them that a handler may have now."""
+        self._lines: dict[str, deque[H]] = {}
+        """Those of each group, in order: the first is ready, or a handler has it; the others wait for that."""
+        self._grouped: bool | None = None
+        """Whether messages of groups have come; None as long as none has come at all."""
         self.busy = 0
         """How many of them handlers have that are not being settled."""
 
@@ -137,12 +147,20 @@ class Holding(Generic[H]):
         # One that is taken from many that are ready is no reason to ask for one more.
         if len(self.ready) > self._limit // 2:
             return 0
-        return min(self._limit - len(self.held), MAX_BATCH)
+        # One by one, the server itself gives none behind another one of its group; and what must go back, because
+        # one before it failed, has been delivered once more for nothing.
+        return min(self._limit - len(self.held), MAX_BATCH if self._grouped is False else 1)
 
     def add(self, held: H, now: float) -> None:
         """Hold one more, leased now."""
         held._again, held._deadline = now + self.visibility / EXTENSIONS, now + self.visibility
         self.held[held] = None
+        self._grouped = self._grouped or bool(held.group)
+        if held.group:
+            line = self._lines.setdefault(held.group, deque())
+            line.append(held)
+            if len(line) > 1:
+                return
         self.ready.append(held)
 
     def take(self) -> H:
@@ -154,8 +172,9 @@ class Holding(Generic[H]):
 
     def take_back(self) -> list[H]:
         """Return those that no handler has, which are to be released: none of them is handed out any more."""
-        ready, self.ready = list(self.ready), deque()
-        return ready
+        waiting = [*self.ready, *(held for line in self._lines.values() for held in islice(line, 1, None))]
+        self.ready, self._lines = deque(), {}
+        return waiting
 
     def settle(self, held: H) -> bool:
         """Take note that one is being settled; return whether nothing that could go with it is under way."""
@@ -164,19 +183,46 @@ class Holding(Generic[H]):
             self.busy -= held._handed
         return not self.busy
 
-    def lose(self, held: H) -> None:
-        """Take note that one is over, and hold it no longer."""
+    def finish(self, held: H, *, acknowledged: bool) -> list[H]:
+        """Hold one no longer that is settled; return those behind it, which are to be released if it goes back."""
+        self.held.pop(held, None)
+        line = self._lines.get(held.group)
+        if not (acknowledged and line and line[0] is held):
+            return self._cut_off(held)
+        line.popleft()
+        if line:
+            self.ready.append(line[0])
+        else:
+            del self._lines[held.group]
+        return []
+
+    def lose(self, held: H) -> list[H]:
+        """Take note that one is over, and hold it no longer; return those behind it, which are to be released."""
         held._lost = True
         if held._handed:
             self.busy -= 1
-        else:
+        elif held in self.ready:
             self.ready.remove(held)
         self.held.pop(held)
+        return self._cut_off(held)
+
+    def _cut_off(self, held: H) -> list[H]:
+        """Take one out of the line of its group, with all behind it, and return these."""
+        line = self._lines.get(held.group)
+        if line is None or held not in line:
+            return []
+        behind: list[H] = []
+        while (last := line.pop()) is not held:
+            behind.append(last)
+        if not line:
+            del self._lines[held.group]
+        return behind[::-1]
 
     def due(self, now: float) -> tuple[list[H], list[tuple[H, Settlement]], float]:
         """Return those that are over, those to be extended now and how, and when to look again.
 
-        The first are to be given to `lose`, and what comes of the second to `extended`.
+        The first are to be given to `lose`, unless they are being settled by then, and what comes of the second to
+        `extended`.
         """
         lost: list[H] = []
         extensions: list[tuple[H, Settlement]] = []

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections import Counter, deque
+from collections.abc import Sequence
 from contextlib import suppress
 from ipaddress import ip_address
+from operator import itemgetter
 from typing import Any, cast
 
 from zapq.client.network import Place, is_readable
-from zapq.limits import RECEIVE_BYTES
+from zapq.limits import NEXT_ADDRESS_SECONDS, RECEIVE_BYTES
 
 
 class AsyncioConnection(asyncio.Protocol):
@@ -164,17 +167,12 @@ class AsyncioNetwork:
                 )
             else:
                 host, port = place.address
-                how: dict[str, Any] = {}
-                # Of several addresses at once, asyncio can lose a socket if it is cancelled; uvloop cannot do it.
+                where: dict[str, Any] = {"host": host, "port": port}
+                # Of a name's addresses uvloop tries one after the other.
                 if isinstance(self.loop, asyncio.BaseEventLoop) and not _is_address(host):
-                    how["happy_eyeballs_delay"] = 0.25
+                    where = {"sock": await _connected(self.loop, host, port)}
                 _, connection = await self.loop.create_connection(
-                    lambda: AsyncioConnection(self),
-                    host,
-                    port,
-                    ssl=place.tls,
-                    server_hostname=name,
-                    **how,
+                    lambda: AsyncioConnection(self), **where, ssl=place.tls, server_hostname=name
                 )
         return connection
 
@@ -188,6 +186,53 @@ class AsyncioNetwork:
         # that outlive the client, and are closed as these end.
         while any(connection.is_closing for connection in self.open):  # noqa: ASYNC110 - it is the very next turn
             await asyncio.sleep(0)
+
+
+async def _connected(loop: asyncio.AbstractEventLoop, host: str, port: int) -> socket.socket:
+    """Return a socket that is connected to the first address of a name that lets it, tried side by side.
+
+    asyncio has this as well, but loses a socket that is connected in the moment in which it is cancelled.
+    """
+    ways = _in_turns(await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    trying: dict[asyncio.Task[None], socket.socket] = {}
+    error = OSError("its name has no address")
+    try:
+        while ways or trying:
+            if ways:
+                family, address = ways.popleft()
+                each = socket.socket(family, socket.SOCK_STREAM)
+                each.setblocking(False)
+                trying[loop.create_task(loop.sock_connect(each, address))] = each
+            done, _ = await asyncio.wait(
+                trying, timeout=NEXT_ADDRESS_SECONDS if ways else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                refused = task.exception()
+                each = trying.pop(task)
+                if refused is None:
+                    return each
+                each.close()
+                if not isinstance(refused, OSError):
+                    raise refused
+                error = refused
+    finally:
+        for task, each in trying.items():
+            # Not by the task, which ends later: its number may be another socket's by then.
+            loop.remove_writer(each)
+            each.close()
+            if not task.cancel() and not task.cancelled():
+                task.exception()  # or asyncio says that no one has asked for it
+    raise error
+
+
+def _in_turns(found: Sequence[tuple[Any, ...]]) -> deque[tuple[int, Any]]:
+    """Return where to connect to: the first address of each family, then the second ones, and so on."""
+    seen: Counter[int] = Counter()
+    ways: list[tuple[int, int, Any]] = []
+    for family, _, _, _, address in found:
+        ways.append((seen[family], family, address))
+        seen[family] += 1
+    return deque((family, address) for _, family, address in sorted(ways, key=itemgetter(0)))
 
 
 def _end(waiter: asyncio.Future[None], late: str) -> None:

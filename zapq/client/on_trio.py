@@ -26,14 +26,16 @@ class PlainConnection:
         sent = self._send(data)
         if sent == len(data):
             return
+        # What is left of many megabytes is not copied each time.
+        whole = memoryview(data)
         with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
             while sent < len(data):
                 await trio.lowlevel.wait_writable(self._socket)
-                sent += self._send(data[sent:])
+                sent += self._send(whole[sent:])
         if scope.cancelled_caught:
             raise TimeoutError("it took too long to send the request")
 
-    def _send(self, data: bytes) -> int:
+    def _send(self, data: bytes | memoryview) -> int:
         try:
             return self._socket.send(data)
         except BlockingIOError:

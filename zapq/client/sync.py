@@ -84,12 +84,13 @@ class Client(Verbs):
         """Open a consumer: `with client.consume("emails") as leases:`, then `for lease in leases:`.
 
         It holds up to `concurrency` messages that are not settled, and `prefetch` more. One long poll of `wait`
-        seconds fetches as many as there is room for. Each is extended at a third of its `visibility` (seconds)
-        until it is settled. Settlements of 5 ms go out together. `with lease:` acknowledges the
-        message at the end of its block, and releases it if the block raises.
-        Messages not settled when the consumer's own block ends are released, within 5 s. It waits for a queue that
-        is not there, and for a server that is away, busy or draining; an error that does not pass, such as a wrong
-        parameter, is raised where the next message is asked for, or at the end of the block.
+        seconds fetches as many as there is room for. Of a group one message is given at a time, in order, the next
+        when it is acknowledged; those messages are fetched one by one. Each is extended at a third of its
+        `visibility` (seconds) until it is settled. Settlements of 5 ms go out together. `with lease:` acknowledges
+        the message at the end of its block, and releases it if the block raises. Messages not settled when the
+        consumer's own block ends are released, within 5 s. It waits for a queue that is not there, and for a
+        server that is away, busy or draining; an error that does not pass, such as a wrong parameter, is raised
+        where the next message is asked for, or at the end of the block.
         """
         from zapq.client import sync_consumer
 

@@ -110,7 +110,7 @@ class HeldLease(Held):
         def told(error: ZapqError | None) -> None:
             if error is not None:
                 refusals.append(error)
-            consumer._forget(self)
+            consumer._forget(self, acknowledged=settlement.action == "ack" and error is None)
             done.set()
 
         with consumer._lock:
@@ -129,7 +129,7 @@ class HeldLease(Held):
     def _told(self, done: str, error: ZapqError | None) -> None:
         if error is not None:
             log.warning("message %d of %s was not %s: %s", self.id, self.queue, done, error.detail)
-        self._consumer._forget(self)
+        self._consumer._forget(self, acknowledged=done == "acknowledged" and error is None)
 
 
 class Consumer:
@@ -253,18 +253,25 @@ class Consumer:
         self._hurried = True
         self._gathering.notify()
 
-    def _forget(self, held: HeldLease) -> None:
+    def _forget(self, held: HeldLease, *, acknowledged: bool) -> None:
         """Hold a lease no longer."""
-        if self._holding.held.pop(held, held) is None:
+        if held in self._holding.held:
+            for each in self._holding.finish(held, acknowledged=acknowledged):
+                self._release(each)
+            self._wake()
             self._make_room()
             self._settled.set()
 
     def _lose(self, held: HeldLease) -> None:
         """Take note that a lease is over, and tell the thread that works on it."""
-        self._holding.lose(held)
+        if held._settling:
+            return
+        behind = self._holding.lose(held)
         if held._handed:
             log.warning("the lease of message %d of %s is lost", held.id, held.queue)
         held._cancel()
+        for each in behind:
+            self._release(each)
         self._make_room()
         self._settled.set()
 

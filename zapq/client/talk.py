@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from contextlib import suppress
 from functools import partial
@@ -199,6 +200,8 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {error.verify_message.rstrip('.')}"
     if isinstance(error, ConnectionError) and error.errno:
         return os.strerror(error.errno)
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

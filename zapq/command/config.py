@@ -63,21 +63,22 @@ def check(as_json: bool, **flags: Any) -> int:
     """Check settings, and the files they name, and print ok; nothing is started or changed.
 
     If something is wrong, each error is one line, and the exit code is 2. Variables that look like settings and
-    are none are warnings.
+    are none are warnings, and so are credentials that let no client in.
     """
     errors: list[str] = []
+    useless: list[str] = []
     try:
         found = _find(flags)
         errors = [error.detail for error in found.errors]
         if not errors:
             settings = found.settings()
-            errors = list(_look_at_files(settings))
+            errors = list(_look_at_files(settings, useless))
     except InvalidSetting as error:
         errors = [error.detail]
     warnings = [
         f"{name} is no variable of zapq." + (f" Did you mean {nearest}?" if nearest else "")
         for name, nearest in unknown_variables(os.environ).items()
-    ]
+    ] + useless
     if as_json:
         print_json({"ok": not errors, "errors": errors, "warnings": warnings})
         return EXIT_USAGE if errors else EXIT_OK
@@ -97,14 +98,15 @@ def _find(flags: dict[str, Any]) -> Found:
     return find(flags=flags, environ=os.environ, config=config, queues=queues)
 
 
-def _look_at_files(settings: Settings) -> Iterator[str]:
-    """Yield what is wrong with the files that settings name."""
+def _look_at_files(settings: Settings, useless: list[str]) -> Iterator[str]:
+    """Yield what is wrong with the files that settings name; put into `useless` what does no harm, and no good."""
     # Only here: `show` need not wait for it.
     from zapq.access.access import Access
     from zapq.server.certificates import Certificates
 
     try:
-        Access(settings)
+        for message, names, remedy in Access(settings).useless():
+            useless.append(f"--token-file {settings.token_file!r}: {message}: {', '.join(names)} ({remedy}).")
     except InvalidSetting as error:
         yield error.detail
     if settings.tls:

@@ -47,7 +47,9 @@ def _sentence(error: click.UsageError) -> str:
     said = " ".join(error.format_message().split())
     if said.startswith(_TOO_MANY):
         return f"{said}. If a value has spaces, put quotes around it."
-    return f"{said}." if isinstance(error, click.MissingParameter) and not said.endswith(".") else said
+    # Others may end in a command line, to be copied; so they have no full stop.
+    incomplete = bool(_see_help(error)) and not said.endswith((".", "?", ")"))
+    return f"{said}." if incomplete else said
 
 
 def _see_help(error: click.UsageError) -> str:

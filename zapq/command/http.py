@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
-from zapq.limits import CLIENT_TIMEOUT, TOKEN_VARIABLE, URL_VARIABLE
+from zapq.limits import CLIENT_TIMEOUT, QUEUE_NAME, TOKEN_VARIABLE, URL_VARIABLE
 
 STRANGE = "The answer did not come from zapq. Check that the URL is right."
 
@@ -31,6 +32,8 @@ _NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKN
 _NOBODY_THERE = (ConnectionRefusedError, FileNotFoundError, socket.gaierror)
 """What comes of a port without a server, of the path of a socket without one, and of an unknown name."""
 _WHICH = f"Is a server running there? --url or {URL_VARIABLE} say which one."
+_NO_QUEUE = "There is no queue of this name."
+_TRUST = "The variable SSL_CERT_FILE names a file with the authorities to trust."
 _AS_COMMANDS = (
     (re.compile(r"\bPUT /queues/([^\s/]+?)(?=[.,;]?(?:\s|$))"), r"`zapq queue set \1`"),
     (re.compile(r"\bGET /queues/([^\s/]+)/messages\b"), r"`zapq queue peek \1`"),
@@ -185,6 +188,8 @@ class Connection:
                 return f"The server closed the connection without an answer. If it speaks https, use --url {url}."
         if getattr(error, "reason", None) in _NO_TLS:
             return self._speaks("http")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"The server's certificate is not accepted: {error.verify_message.rstrip('.')}. {_TRUST}"
         if isinstance(error, _NOBODY_THERE):
             return f"{_reason(error)}. {_WHICH}"
         return f"{_reason(error)}."
@@ -224,9 +229,18 @@ def _refusal(answer: http.client.HTTPResponse, content: bytes) -> Failed:
             problem = json.loads(content)
             kind = _MISSING.get(problem["type"], Failed)
             more = f" {_CREDENTIAL}" if answer.status == 401 else ""
-            detail = as_command(problem["detail"], _retry_after(answer))
+            detail = _named(as_command(problem["detail"], _retry_after(answer)), problem.get("queue"))
             return _with_status(kind(detail + more), answer)
     return _with_status(Failed(f"The server answered {answer.status} {answer.reason}."), answer)
+
+
+def _named(detail: str, queue: object) -> str:
+    """Return what is said of a queue that is not there, with its name: it may be the name that is wrong."""
+    # Another server could answer with a name that acts on the terminal.
+    if not isinstance(queue, str) or not detail.startswith(_NO_QUEUE) or not re.fullmatch(QUEUE_NAME, queue):
+        return detail
+    more = detail.removeprefix(_NO_QUEUE).replace("queue set NAME`", f"queue set {queue}`")
+    return f"There is no queue {queue!r}; `zapq queue ls` lists those there are.{more}"
 
 
 def _with_status(failed: Failed, answer: http.client.HTTPResponse) -> Failed:

@@ -152,6 +152,9 @@ def push(
             send_file(sender, file, as_json=as_json)
         return
     values = _given(priority=priority, delay=delay, ttl=ttl) | texts
+    if body is None and sys.stdin.isatty():
+        # Else it would look as if it hung.
+        print("Type the message, and end it with Ctrl-D.", file=sys.stderr)
     message = sys.stdin.buffer.read() if body is None or body == "-" else os.fsencode(body)
     # A key of its own makes it safe to send a message again if the connection breaks.
     fields = {

@@ -414,7 +414,7 @@ class Broker:
         return self.alarm
 
     def totals(self) -> QueueStats:
-        """What all queues hold and have done, those that are no more included."""
+        """Return what all queues hold and have done, those that are no more included."""
         return total([self.past, *(queue.figures() for queue in self.queues.values())])
 
     def oldest(self) -> Oldest:

@@ -88,15 +88,15 @@ class Deadlines(Generic[V]):
         return number in self._timely or number in self._others
 
     def __iter__(self) -> Iterator[V]:
-        """Every value, the earliest first; what it costs depends on how far it is walked through alone."""
+        """Yield every value, the earliest first; what it costs depends on how far it is walked through alone."""
         return map(_value, self._timely.values()) if not self._heap else (value for _, value in self._merged())
 
     def values(self) -> Iterator[V]:
-        """Every value, in no particular order."""
+        """Yield every value, in no particular order."""
         return map(_value, chain(self._timely.values(), self._others.values()))
 
     def entries(self) -> list[Entry[V]]:
-        """Every entry, in no particular order; a copy."""
+        """Return every entry, in no particular order; a copy."""
         return [*self._timely.values(), *self._others.values()]
 
     def put(self, number: int, time: float, value: V) -> None:
@@ -124,7 +124,7 @@ class Deadlines(Generic[V]):
         entries[number] = self._entry(entries[number].time, value)
 
     def entry(self, number: int) -> tuple[float, V] | None:
-        """The time and the value with this number, or None."""
+        """Return the time and the value with this number, or None."""
         entry = self._find(number)
         return None if entry is None else (entry.time, entry.value)
 
@@ -147,7 +147,7 @@ class Deadlines(Generic[V]):
         return entry.value
 
     def next(self) -> float:
-        """When something is due next: infinity if nothing is."""
+        """Return when something is due next: infinity if nothing is."""
         heap = self._heap
         while heap and self._stale(heap[0]):
             heappop(heap)
@@ -179,7 +179,7 @@ class Deadlines(Generic[V]):
         return values
 
     def first(self, limit: int) -> list[tuple[float, V]]:
-        """The `limit` entries due next, in order, removing none; O(limit log limit) except for stale entries."""
+        """Return the first `limit` entries in order, and keep them; O(limit log limit) and more for stale ones."""
         found = list(islice(self.in_order(), limit))
         # Entries for no time at all are not in the heap, and come last.
         timeless = ((inf, entry.value) for entry in self._others.values() if entry.time == inf)

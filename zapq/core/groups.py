@@ -334,7 +334,7 @@ class Groups:
         return group is None or group.out == message.id or bool(message.properties.failed_in)
 
     def __iter__(self) -> Iterator[Message]:
-        """Every ready message in the order of their ids.
+        """Yield every ready message in the order of their ids.
 
         What it costs depends on how far it is walked through, and on how many groups are blocked: 30 ns for each.
         """

@@ -224,7 +224,7 @@ class Holding(Aged):
         return self._caps.leave_room(self, messages, size)
 
     def next_visible(self) -> float:
-        """When a consumer may get a message that is not given now, if nothing happens before.
+        """Return when a consumer may get a message that is not given now, if nothing happens before.
 
         That is when the next message that is delayed or leased will be there, and is not held up by others of its
         group; or, if the queue's limits hold ready ones back, when they let one through. Among very many that are
@@ -308,7 +308,7 @@ class Holding(Aged):
         )
 
     def bodies(self) -> list[bytes]:
-        """The bodies held, in order; a copy of references, not of the bytes."""
+        """Return the bodies held, in order; a copy of references, not of the bytes."""
         if self.messages == self._ready.count and self._ready.all_plain:
             return [message.body for message in self._ready]
         held = chain(self._ready, self._delayed.values(), (lease.message for lease in self._leases.values()))
@@ -500,7 +500,7 @@ class Holding(Aged):
         return QueueStats(*self.figures())
 
     def figures(self) -> Figures:
-        """The values of `stats`, for adding up."""
+        """Return the values of `stats`, for adding up."""
         ready, delayed, leased = self._ready.count, len(self._delayed), len(self._leases)
         return (self.messages, self.bytes, ready, delayed, leased, *values_of(self._counts))
 
@@ -537,7 +537,7 @@ class Holding(Aged):
         return properties
 
     def _first_end(self) -> float:
-        """When the first message of a line will have been held too long."""
+        """Return when the first message of a line will have been held too long."""
         retention = self._retention
         return inf if retention is None else min(map(retention.end_of, self._ready.heads()), default=inf)
 

@@ -132,7 +132,7 @@ class Leases:
         """When the lease began that was removed last."""
 
     def oldest(self) -> float:
-        """When the oldest lease began that is not over, or somewhat before; infinity if there is none."""
+        """Return when the oldest lease began that is not over, or somewhat before; infinity if there is none."""
         return self.begins.oldest() if self._timely or not self._orderly else inf
 
     def take_over(self, former: Leases) -> None:
@@ -214,7 +214,7 @@ class Leases:
         return self._by_message.get(id)
 
     def next(self) -> float:
-        """When a lease is over next: infinity if none is."""
+        """Return when a lease is over next: infinity if none is."""
         for lease in self._timely.values():
             return min(lease.deadline, self._others.next()) + self.slack
         return self._others.next() + self.slack
@@ -232,12 +232,12 @@ class Leases:
         return sorted(over, key=_deadline)
 
     def first(self, limit: int) -> list[Lease]:
-        """The `limit` leases that end next, in order, removing none; what it costs depends on `limit` alone."""
+        """Return the `limit` leases that end next, in order, and keep them; what it costs depends on `limit`."""
         others = (lease for _, lease in self._others.first(limit))
         return list(islice(merge(self._timely.values(), others, key=_deadline), limit))
 
     def in_order(self) -> Iterator[Lease]:
-        """Every lease, the one that ends next first; what it costs depends on how far it is walked through."""
+        """Yield every lease, the one that ends next first; what it costs depends on how many are taken."""
         return (
             iter(self._timely.values())
             if self._orderly
@@ -245,7 +245,7 @@ class Leases:
         )
 
     def values(self) -> Iterator[Lease]:
-        """Every lease, in no particular order."""
+        """Yield every lease, in no particular order."""
         return chain(self._timely.values(), self._others.values())
 
     def clear(self) -> list[Container]:
@@ -262,7 +262,7 @@ class Leases:
 
 
 def backoff(releases: int, delay: float) -> tuple[float, int]:
-    """How long a message rests that is released, and how often it then was given back without a delay."""
+    """Return how long a message rests that is released, and how often it then was given back without a delay."""
     if delay > 0:
         return delay, releases
     releases += 1

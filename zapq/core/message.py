@@ -69,6 +69,11 @@ class Properties(msgspec.Struct, frozen=True, gc=False):
         """How often it was leased in the queues it has left."""
         return self.origin.receives if self.origin is not None else 0
 
+    @property
+    def is_short(self) -> bool:
+        """Whether there are no headers, nor anything that stands behind them here: most need not be written."""
+        return not (self.headers or self.group or self.unique or self.arrived or self.origin)
+
 
 DEFAULTS = Properties()
 

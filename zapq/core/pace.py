@@ -54,11 +54,11 @@ class Pace:
         return self.is_full or self.opens > -inf
 
     def next_token(self) -> float:
-        """When there is a token: a time that has passed if there is one."""
+        """Return when there is a token: a time that has passed if there is one."""
         return self._full_at - (self._burst - 1) * self._seconds
 
     def tokens(self, now: float) -> int:
-        """How many tokens there are."""
+        """Return how many tokens there are."""
         if now < self.next_token():
             return 0
         if now >= self._full_at:
@@ -67,7 +67,10 @@ class Pace:
         return max(int(self._burst - (self._full_at - now) / self._seconds + _CLOSE), 1)
 
     def allowed(self, limit: int, leased: int | None, now: float) -> int:
-        """How many of `limit` messages may be given now; `leased` are leases there are, if it is to be leases."""
+        """Return how many of `limit` messages may be given now.
+
+        `leased` says how many leases there are; None if they are to be given for good.
+        """
         if self.rate is not None:
             limit = min(limit, self.tokens(now))
         if leased is not None and self.max_leased is not None:

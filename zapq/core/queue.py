@@ -570,7 +570,7 @@ class Queue(Unique):
         return taken, size
 
     def _allowed(self, limit: int, now: float, *, lease: bool) -> int:
-        """How many messages the queue's limits let through, at most `limit`; if none, takes are held back."""
+        """Return how many messages the limits of the queue let through, at most `limit`; 0 holds takes back."""
         pace, leased = self._pace, len(self._leases) if lease else None
         assert pace is not None
         limit = pace.allowed(limit, leased, now)

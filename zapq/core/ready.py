@@ -68,12 +68,12 @@ class ReadyQueue:
         self.items.append(Run(first, len(bodies), size, properties, packed, apart))
 
     def head_rank(self) -> int:
-        """The rank of the first message; there is one."""
+        """Return the rank of the first message; there is one."""
         head = self.items[0]
         return head.rank if isinstance(head, Message) else head.first - (head.properties.priority << 56)
 
     def last_id(self) -> int:
-        """The id of the last message, 0 if there is none."""
+        """Return the id of the last message, 0 if there is none."""
         return _last_id(self.items[-1]) if self.items else 0
 
     def pop(self) -> Message:
@@ -525,7 +525,7 @@ class Ready:
         return not (self._top or self.groups.messages or any(self._apart.values()))
 
     def __iter__(self) -> Iterator[Message]:
-        """Every message in order; what it costs depends on how far it is walked through alone."""
+        """Yield every message in order; what it costs depends on how far it is walked through alone."""
         plain = chain.from_iterable(reversed(self._by_priority))
         return merge(plain, *self._apart.values(), *([self.groups] if self.groups.messages else []), key=_rank)
 
@@ -582,7 +582,7 @@ class Ready:
         return message
 
     def _first_queue(self) -> ReadyQueue:
-        """The deque of the highest priority that has messages in one; an empty one if there are none."""
+        """Return the deque of the highest priority that has messages in one; an empty one if there are none."""
         ready_queue = self._by_priority[self._top]
         while not ready_queue.items and self._top:
             self._top -= 1

@@ -41,5 +41,5 @@ class Retention:
         return noted
 
     def end_of(self, properties: Properties) -> float:
-        """When a message has been held too long."""
+        """Return when a message has been held too long."""
         return (properties.arrived or self.since) + self.seconds

@@ -50,7 +50,7 @@ class Run(msgspec.Struct, gc=False):
         return self.first
 
     def bodies(self) -> tuple[bytes, ...]:
-        """The bodies that are left."""
+        """Return the bodies that are left."""
         if self.packed:
             self.apart, self.packed = unwalked(_DECODER.decode(self.packed)), b""
         gone = len(self.apart) - self.count
@@ -133,7 +133,7 @@ class Taken(Sequence[Message]):
         return bodies
 
     def ids(self) -> list[int]:
-        """The ids, in order."""
+        """Return the ids, in order."""
         ids: list[int] = []
         for part in self._parts:
             if isinstance(part, Run):
@@ -143,7 +143,7 @@ class Taken(Sequence[Message]):
         return ids
 
     def packed(self) -> bytes:
-        """The bodies as one array of msgpack; runs that are still packed are only copied, and one alone is it."""
+        """Return the bodies as one array of msgpack; runs that are packed are copied, and one alone is it."""
         if len(self._parts) == 1 and isinstance(run := self._parts[0], Run) and run.packed:
             return run.packed
         parts: list[bytes | memoryview] = [_array(self._count)]
@@ -173,7 +173,7 @@ def _head_length(size: int) -> int:
 
 
 def _array(length: int) -> bytes:
-    """What an array of so many elements begins with in msgpack."""
+    """Return what an array of so many elements begins with in msgpack."""
     if length < 16:
         return bytes([0x90 | length])
     if length < 2**16:
@@ -182,7 +182,7 @@ def _array(length: int) -> bytes:
 
 
 def _items(bodies: list[bytes]) -> bytes:
-    """The elements of an array of msgpack, without its begin."""
+    """Return the elements of an array of msgpack, without its begin."""
     return msgspec.msgpack.encode(bodies)[len(_array(len(bodies))) :]
 
 

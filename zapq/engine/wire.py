@@ -143,10 +143,7 @@ def pack_properties(properties: Properties) -> tuple[Any, ...] | None:
     if properties is DEFAULTS or properties == DEFAULTS:
         return None
     known = msgspec.structs.astuple(properties)
-    is_more = (
-        properties.headers or properties.group or properties.unique or properties.arrived or properties.origin
-    )
-    return known if is_more else known[:_MOSTLY]
+    return known[:_MOSTLY] if properties.is_short else known
 
 
 def unpack_properties(packed: Sequence[Any] | None) -> Properties:

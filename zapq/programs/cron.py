@@ -77,11 +77,16 @@ class Cron:
 
     async def _send(self, entry: Entry, tick: float) -> None:
         failures = 0
+        until = trio.current_time() + CRON_PATIENCE
+
+        def left() -> float:
+            # Trio's clock stands still while the machine sleeps, and that on the wall may be set back.
+            return min(tick + CRON_PATIENCE - self._clock(), until - trio.current_time())
+
         while True:
-            # Nor may one attempt last so long: the client has patience, and several attempts of its own.
-            left = max(tick + CRON_PATIENCE - self._clock(), SETTLE_SECONDS)
             try:
-                with trio.fail_after(left):
+                # Nor may one attempt last so long: the client has patience, and several attempts of its own.
+                with trio.fail_after(max(left(), SETTLE_SECONDS)):
                     await self._client.put(
                         entry.queue,
                         entry.body,
@@ -98,7 +103,7 @@ class Cron:
                 failures += 1
                 pause = self._client.retry.pause(error, failures)
                 # The server forgets the key some time after that: what is sent then might be there twice.
-                if not passes(error) or self._clock() + pause > tick + CRON_PATIENCE:
+                if not passes(error) or pause > left():
                     self._say(f"{entry.name}: not sent: {error.detail}")
                     return
                 if not self._away:

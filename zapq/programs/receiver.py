@@ -157,7 +157,7 @@ def _reason(error: Exception) -> str:
     """Return why there is no answer, without numbers of errors and lines of OpenSSL."""
     match error:
         case ssl.SSLCertVerificationError():
-            return f"its certificate is not accepted: {error.verify_message}"
+            return f"its certificate is not accepted: {error.verify_message.rstrip('.')}"
         case ssl.SSLError():
             reason = getattr(error, "reason", None) or "unknown"
             return f"TLS failed ({reason}). Does the receiver speak https on this port?"

@@ -156,17 +156,9 @@ async def _reload(trigger: Callable[[], Awaitable[object]], access: Access, list
 
 def _warn_of_useless(access: Access) -> None:
     """Log which lines of the token file let no client in: an operator would look for the reason at the clients."""
-    for names, message, remedy in (
-        (access.expired, "credentials have expired", "zapq token new makes a new line"),
-        (
-            access.never_shown,
-            "certificates count for nothing without --tls-client-ca",
-            "--tls-client-ca FILE",
-        ),
-    ):
-        if names:
-            shown = ", ".join(names[:NAMES_SHOWN]) + (" ..." if len(names) > NAMES_SHOWN else "")
-            logs.say(logging.WARNING, message, number=len(names), names=shown, remedy=remedy)
+    for message, names, remedy in access.useless():
+        shown = ", ".join(names[:NAMES_SHOWN]) + (" ..." if len(names) > NAMES_SHOWN else "")
+        logs.say(logging.WARNING, message, number=len(names), names=shown, remedy=remedy)
 
 
 async def _accept(listening: ListeningSocket, site: Site, connections: trio.Nursery) -> None:

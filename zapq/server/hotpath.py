@@ -377,12 +377,12 @@ class HotPath:
                 outcome = None
                 part = self._refusal(error, head, trace, sock, each.argument)
             at, kind = each.at, outcome.__class__
+            before = sum(map(len, parts[:at])) if at else 0
             if answers.taken:
-                before = sum(map(len, parts[:at]))
                 answers.taken = _moved(answers.taken, before, len(parts[at]), len(part))
             parts[at] = part
-            if kind is Delivery or (kind is Said and outcome.delivery is not None):
-                delivery, before = delivery_of(outcome), sum(map(len, parts[:at]))
+            delivery = outcome if kind is Delivery else outcome.delivery if kind is Said else None
+            if delivery is not None:
                 self._usual_bytes = max(len(part), self._least_bytes, self._usual_bytes * 0.9)
                 answers.taken = (*answers.taken, _handed(delivery, head, part, before, trace))
         if left:

@@ -543,7 +543,7 @@ class Lobby:
         self._watch(guest, _READ_OR_WRITE if state is _MORE else _READ)
 
     def _handoff(self, guest: Guest, received: bytes, *, in_body: bool = False) -> Handoff:
-        """What a task must know, and what it must have, to take `guest` over in the middle of a request."""
+        """Return what a task must know, and what it must have, to take `guest` over in the middle of a request."""
         reserved, guest.reserved = guest.reserved, None
         in_body = in_body or guest.state is _BODY
         return Handoff(

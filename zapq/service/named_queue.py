@@ -322,7 +322,7 @@ class NamedQueue(Verbs):
         return self._state.core.why_empty()
 
     def next_visible_in(self) -> float:
-        """Seconds until a consumer may get a message, if nothing happens before. See `Nothing`."""
+        """Return the seconds until a consumer may get a message, if nothing happens before. See `Nothing`."""
         return self._state.next_visible_in(trio.current_time())
 
     async def _do(self, step: Callable[[float], Pending[T] | T]) -> T:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from fcntl import LOCK_EX
 from functools import partial
 
 import msgspec
@@ -22,6 +23,7 @@ from zapq.movable_clock import check_movable
 from zapq.service.autosave import Autosave
 from zapq.service.service import QueueService
 from zapq.settings import Settings
+from zapq.store.directory import lock
 from zapq.store.snapshot import SnapshotStore
 
 
@@ -59,6 +61,11 @@ async def open_service(settings: Settings | None = None) -> AsyncGenerator[Queue
                     open_durable(settings, snapshots, open_store)
                 )
             else:
+                if settings.snapshot_every or settings.snapshot_on_exit:
+                    # Two servers would remove, or replace, each other's files. Where the file system has no locks,
+                    # that is for the operator to see to.
+                    with suppress(OSError):
+                        lock(settings.data_dir, snapshots.directory.descriptor, LOCK_EX)
                 service = QueueService(settings, snapshots)
             if settings.load_on_start:
                 await service.snapshots.load_at_start(settings.load_on_start)

@@ -8,7 +8,7 @@ the `result`; a task waits for it (`wait`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
@@ -236,14 +236,15 @@ class Told(Pending[T]):
 
     def result(self) -> T:
         """Return the outcome, or raise what refuses it."""
-        error, self._error = self._error, None
+        error = self._error
         if error is not None:
+            self._error = None
             try:
                 raise error
             finally:
                 # As in `Poll.result`.
                 del error
-        return cast("T", self._outcome)
+        return self._outcome  # type: ignore[return-value] # by now there is one
 
 
 class Later(Told[T]):

@@ -386,7 +386,7 @@ class QueueService:
             del self._expected[queue]
 
     def queues(self) -> list[NamedQueue]:
-        """Every queue, by name."""
+        """Return every queue, by name."""
         return [self.queue(name) for name in sorted(self.broker.queues)]
 
     async def configure(self, name: str, settings: QueueSettings) -> bool:

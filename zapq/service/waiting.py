@@ -122,7 +122,7 @@ class WaitingRoom:
             self._wake(waiter)
 
     def next_deadline(self) -> float:
-        """When `expire` next has something to do: infinity while no consumer waits."""
+        """Return when `expire` next has something to do: infinity while no consumer waits."""
         return self._patience.next()
 
     def dismiss(self, limit: int | None = None) -> None:

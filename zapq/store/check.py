@@ -16,7 +16,8 @@ from zapq.core.image import QueueImage
 from zapq.core.runs import flatten
 from zapq.errors import CannotStart
 from zapq.store.database import refusal
-from zapq.store.open_database import is_there, lock, open_existing
+from zapq.store.directory import lock
+from zapq.store.open_database import is_there, open_existing
 from zapq.store.schema import FILE
 from zapq.store.wal import Damaged, log_of
 

@@ -6,6 +6,7 @@ Read are plain files with one name; links are not followed.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import stat
@@ -25,6 +26,16 @@ _READ_FILE = _READ | os.O_NOFOLLOW | os.O_NONBLOCK
 def let_write(place: str) -> str:
     """Return what an operator can do if zapq cannot write to the directory `place`."""
     return f"Let zapq (user {os.geteuid()}) read and write {place!r}, or give another --data-dir."
+
+
+def lock(directory: str, descriptor: int, kind: int) -> None:
+    """Lock `directory`, which `descriptor` is of, until that is closed; raises `CannotStart` if it is in use."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CannotStart(
+            f"--data-dir {directory!r} is in use by another zapq. Stop that one, or give another directory."
+        ) from None
 
 
 class Directory:

@@ -13,7 +13,7 @@ from pathlib import Path
 from zapq.errors import CannotStart
 from zapq.limits import CHECKPOINT_PAGES
 from zapq.store.database import Database, code_of, refusal, time_in
-from zapq.store.directory import let_write
+from zapq.store.directory import let_write, lock
 from zapq.store.schema import APPLICATION, FILE, FORMAT, OLDEST, format_of, our_tables, set_up, tables
 from zapq.store.wal import Damaged, damage_in_log, log_of
 
@@ -40,16 +40,6 @@ def open_database(directory: str, descriptor: int) -> Database:
     database = open_existing(path)
     database.created = created
     return database
-
-
-def lock(directory: str, descriptor: int, kind: int) -> None:
-    """Lock `directory`, which `descriptor` is of, until that is closed; raises `CannotStart` if it is in use."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise CannotStart(
-            f"--data-dir {directory!r} is in use by another zapq. Stop that one, or give another directory."
-        ) from None
 
 
 def open_existing(path: Path) -> Database:

@@ -168,10 +168,7 @@ def _encoded(properties: Properties, due: float, clock_offset: float) -> bytes:
         properties.arrived + clock_offset if properties.arrived else 0.0,
         properties.origin,
     )
-    is_short = not (
-        properties.headers or properties.group or properties.unique or properties.arrived or properties.origin
-    )
-    return msgspec.msgpack.encode(state[:_WITHOUT] if is_short else state)
+    return msgspec.msgpack.encode(state[:_WITHOUT] if properties.is_short else state)
 
 
 @lru_cache(maxsize=256)

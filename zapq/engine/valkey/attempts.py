@@ -48,7 +48,8 @@ def _call(
     return Call(
         name,
         shard=keys.shard_of(queue),
-        keys=(*keys.queue_keys(queue), keys.attempt_key(queue, asked.attempt)),
+        keys=keys.queue_keys(queue),
+        further=[keys.attempt_key(queue, asked.attempt)],
         time=codec.time,
         arguments=arguments,
         outcomes=outcomes,

@@ -43,6 +43,9 @@ class Gathering:
 
     def cut(self) -> list[tuple[Key, list[Asked]]]:
         """Take out the next batch: bounded in number and bytes, but at least one operation."""
+        all_of_them = sum(map(len, self._groups.values()))
+        if all_of_them <= ENGINE_BATCH_OPERATIONS and self.bytes <= ENGINE_BATCH_BYTES:
+            return self.take_all()
         batch: list[tuple[Key, list[Asked]]] = []
         number = size = 0
         for key in list(self._groups):

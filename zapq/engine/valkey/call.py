@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from zapq.engine.valkey.library import PREFIX
+from zapq.engine.valkey.resp import pack_some
 from zapq.errors import QueueNotFound
 
 AGAIN = object()
@@ -13,6 +15,8 @@ AGAIN = object()
 
 
 _MAKE_ROOM = frozenset({PREFIX + each for each in (b"take", b"settle", b"remove", b"erase", b"purge")})
+_pack_keys = lru_cache(4096)(pack_some)
+"""Most calls name the keys of a queue, 14 of them, and more than half of packing a call would be for these."""
 _LOOKS = frozenset({b"figures", b"sums", b"outbox", b"export", b"export_ids", b"export_some"})
 """Functions that only look."""
 
@@ -22,6 +26,7 @@ class Call:
 
     __slots__ = (
         "_arguments",
+        "_further",
         "_keys",
         "_name",
         "_number",
@@ -38,7 +43,8 @@ class Call:
         name: bytes,
         *,
         shard: int,
-        keys: Sequence[bytes],
+        keys: tuple[bytes, ...],
+        further: Sequence[bytes] = (),
         time: bytes,
         arguments: Sequence[bytes] = (),
         outcomes: Callable[[list[Any], float], list[Any]],
@@ -46,6 +52,7 @@ class Call:
         queue: str = "",
         number: int = 1,
     ) -> None:
+        """`keys` are those that many calls name, `further` those that only this one does, behind them."""
         self.shard = shard
         self.queue = queue
         """The queue it is about; empty if that is the shard."""
@@ -55,6 +62,7 @@ class Call:
         """Whether it changes nothing, so that no replica need have it."""
         self._name = PREFIX + name
         self._keys = keys
+        self._further = further
         self._time = time
         self._arguments = arguments
         self._outcomes = outcomes
@@ -67,7 +75,16 @@ class Call:
 
     def command(self, epoch: bytes) -> list[bytes]:
         """Return the command with all its arguments; `epoch` is that of the master it is sent to."""
-        return [b"FCALL", self._name, b"%d" % len(self._keys), *self._keys, epoch, self._time, *self._arguments]
+        return [*self._begin(), *self._keys, *self._further, epoch, self._time, *self._arguments]
+
+    def packed(self, epoch: bytes) -> bytes:
+        """Return the same as it is sent."""
+        begin, rest = self._begin(), (*self._further, epoch, self._time, *self._arguments)
+        keys = _pack_keys(self._keys)
+        return b"*%d\r\n%b%b%b" % (3 + len(self._keys) + len(rest), pack_some(begin), keys, pack_some(rest))
+
+    def _begin(self) -> tuple[bytes, bytes, bytes]:
+        return b"FCALL", self._name, b"%d" % (len(self._keys) + len(self._further))
 
     def outcomes(self, reply: list[Any], now: float) -> list[Any]:
         """Return what came of each operation: an outcome, a `ZapqError`, or `AGAIN`.

@@ -249,11 +249,11 @@ class Codec:
         repeatable: bool = True,
         number: int = 1,
     ) -> Call:
-        names = keys.queue_keys(queue)
         return Call(
             name,
             shard=keys.shard_of(queue),
-            keys=(*names, *further) if further else names,
+            keys=keys.queue_keys(queue),
+            further=further,
             time=self.time,
             arguments=arguments,
             outcomes=outcomes,
@@ -276,29 +276,29 @@ class Codec:
         further: list[bytes] = []
         numbers: list[int] = []
         """How many operations each request is for."""
-        last: tuple[Any, ...] | None = None
+        before: tuple[Any, ...] | None = None
+        part: list[Any] = []
         for asked in operations:
             if isinstance(asked, Enqueue):
                 properties, body = asked.properties, asked.body
-                how = self._how(properties, asked.delay, None, now)
+                mine = properties, asked.delay, None
             else:
-                terms = asked.terms
+                terms, body = asked.terms, asked.content
                 properties = terms.properties
-                how = self._how(properties, terms.delay, terms.ttl, now)
-                if asked.key or properties.unique or not isinstance(asked.content, bytes):
-                    last = None
-                    requests.append(self._request(asked, how, bodies, further))
+                mine = properties, terms.delay, terms.ttl
+                if asked.key or properties.unique or not isinstance(body, bytes):
+                    before = None
+                    requests.append(self._request(asked, self._how(*mine, now), bodies, further))
                     numbers.append(1)
                     continue
-                body = asked.content
             bodies.append(with_headers(properties.headers, body) if properties.headers else body)
-            if how == last:
-                numbers[-1] += 1
-                requests[-1][1][0][0] += 1
-            else:
-                last = how
-                requests.append((0, ([1, *how],), 0))
-                numbers.append(1)
+            if mine != before:
+                # Mostly they are the same, and this is done for each message.
+                before, part = mine, [0, *self._how(*mine, now)]
+                requests.append((0, (part,), 0))
+                numbers.append(0)
+            part[0] += 1
+            numbers[-1] += 1
         keyed = all(not isinstance(each, Enqueue) and each.key for each in operations)
         decode = partial(self._accepted, queue, operations, numbers)
         name = b"put_unique" if run.kind == "unique" else b"put"
@@ -620,11 +620,11 @@ class Codec:
         self, name: bytes, shard: int, *arguments: bytes, decode: _Decode, further: bytes = b""
     ) -> Call:
         """Return a call of one outcome about a shard, which `decode` makes of the answer and of our time then."""
-        names = keys.shard_keys(shard)
         return Call(
             name,
             shard=shard,
-            keys=(*names, further) if further else names,
+            keys=keys.shard_keys(shard),
+            further=[further] if further else (),
             time=self.time,
             arguments=arguments,
             outcomes=lambda reply, now: [decode(reply, now)],

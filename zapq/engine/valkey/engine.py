@@ -92,14 +92,20 @@ def _place_of(queue: str, effect: str) -> tuple[int, Key]:
     return find_shard(check_name(queue)), (queue, effect)
 
 
-_HEAVY: frozenset[type[Any]] = frozenset({Put, Settle})
-"""Operations that may be about many messages."""
+_LIGHT: frozenset[type[Any]] = frozenset({Enqueue, SettleOne})
+"""Operations that are about one message."""
 _VARIED = frozenset({"look", "set", "again"})
 """Kinds of effect whose operations on one queue are not all alike."""
 _PROBE, _CALL = "probe", "call"
 _READY = 0.5
 """The part of the shards that must be reachable for the front end to be ready. Were it all of them, the failure of
 one server of many would take every front end out of service, and with them the queues that are well."""
+
+
+def _are_light(operations: Sequence[Any]) -> bool:
+    """Whether operations that are alike weigh 1 each, by `weight_of`: so a batch of them is one call."""
+    kinds = set(map(type, operations))
+    return kinds <= _LIGHT or (kinds == {Take} and 0 not in [each.want.visibility for each in operations])
 
 
 def _refuse_history(asked: History, now: float) -> None:
@@ -400,15 +406,14 @@ class ValkeyEngine(Elsewhere):
                 waiting = Waiting(len(line.waiters), line.since)
         run_of, varied = self.codec.run_of, effect in _VARIED
         run = run_of(asked[0].operation)
+        now = trio.current_time()
+        if not varied and _are_light([each.operation for each in asked]):
+            return [self._call(asked, now, waiting)]
         calls: list[tuple[Call, Sequence[Asked]]] = []
         begin = weight = 0
-        now = trio.current_time()
         for at, each in enumerate(asked):
             operation = each.operation
-            kind = operation.__class__
-            # Not all operations are weighed: this is done for each request.
-            is_light = operation.want.visibility != 0 if kind is Take else kind not in _HEAVY
-            mine = 1 if is_light else weight_of(operation)
+            mine = weight_of(operation)
             other = run_of(operation) if varied else run
             if other != run or (weight and weight + mine > MAX_WEIGHT):
                 calls.append(self._call(asked[begin:at], now, waiting))

@@ -20,7 +20,7 @@ from zapq.engine.valkey.counts import Counts
 from zapq.engine.valkey.failures import Failure, failure_of, redirected_to
 from zapq.engine.valkey.poller import Poller
 from zapq.engine.valkey.replies import no_memory
-from zapq.engine.valkey.resp import ReplyError, pack, pack_all
+from zapq.engine.valkey.resp import ReplyError, pack
 from zapq.errors import ZapqError
 from zapq.limits import ENGINE_ANSWER_SECONDS, ENGINE_PAUSE, REPLICAS_SECONDS
 from zapq.service.operations import Accepted, Delivery, Describe, Durability, Find, Nothing, Peek, Take
@@ -135,7 +135,7 @@ class Master:
                 if asked[0].asking:
                     data.append(_ASKING)
                     at += 1
-                data.append(pack_all(call.command(self._epoch)))
+                data.append(call.packed(self._epoch))
                 self._sent.append(Sent(call, asked, at, key))
                 at += 1
                 self._counts.operations += len(asked)

@@ -48,13 +48,13 @@ def pack(*arguments: bytes | str | float) -> bytes:
 
 def pack_all(arguments: Iterable[bytes | str | float]) -> bytes:
     """Return one command as it is sent."""
-    parts = [b""]
-    add = parts.append
-    for each in arguments:
-        data = each if each.__class__ is bytes else str(each).encode()
-        add(b"$%d\r\n%b\r\n" % (len(data), data))
-    parts[0] = b"*%d\r\n" % (len(parts) - 1)
-    return b"".join(parts)
+    data = [each if isinstance(each, bytes) else str(each).encode() for each in arguments]
+    return b"*%d\r\n%b" % (len(data), pack_some(data))
+
+
+def pack_some(arguments: Iterable[bytes]) -> bytes:
+    """Return some of a command's arguments as they are sent."""
+    return b"".join([b"$%d\r\n%b\r\n" % (len(each), each) for each in arguments])
 
 
 def open_reader() -> Reader:

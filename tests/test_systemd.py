@@ -113,8 +113,8 @@ def test_systemd_hears_when_clients_are_answered_that_all_is_well_and_when_that_
         tmp_path,
         *("--addr", "127.0.0.1:0"),
         NOTIFY_SOCKET=str(tmp_path / "notify"),
-        # Often enough for a test; and the kernel keeps some ten datagrams, which is 3 s for us to read them.
-        WATCHDOG_USEC="600000",
+        # Often enough for a test; and the kernel keeps some ten datagrams, which is 10 s for us to read them.
+        WATCHDOG_USEC="2000000",
     ) as process:
         ready, status = heard(manager)
         assert ready == "READY=1"

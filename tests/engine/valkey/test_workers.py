@@ -137,7 +137,7 @@ async def test_a_reload_reaches_all_of_them(flags: tuple[str, ...], tmp_path: Pa
 
 async def test_systemd_hears_of_the_process_it_started(flags: tuple[str, ...], tmp_path: Path) -> None:
     place = tmp_path / "notify"
-    told = ("env", f"NOTIFY_SOCKET={place}", "WATCHDOG_USEC=600000")
+    told = ("env", f"NOTIFY_SOCKET={place}", "WATCHDOG_USEC=2000000")
     with trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_DGRAM) as manager:
         await manager.bind(str(place))
         async with running_zapq(tmp_path, *flags, wrapper=told) as server:

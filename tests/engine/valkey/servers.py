@@ -150,7 +150,8 @@ def running(program: str, directory: Path, *options: str, port: int = 0) -> Iter
 def cluster_running(program: str, directory: Path, *options: str, masters: int = 3) -> Iterator[list[Server]]:
     """Run a cluster of masters, and as many replicas after them, for the length of the block.
 
-    It begins when every node knows all slots and every replica has its first copy: before that, none takes over.
+    It begins when every node knows all slots and all replicas, and every replica has its first copy: before that,
+    none takes over.
     """
     number = 2 * masters
     ports = free_ports(2 * number)
@@ -203,10 +204,23 @@ def _is_ready(connection: Connection, is_replica: bool, number: int) -> bool:
         return False
     if b"cluster_known_nodes:%d" % number not in info:
         return False
+    # What the others are comes later than who they are.
+    roles = [sorted(_fields(node)[b"role"] for node in _fields(shard)[b"nodes"]) for shard in _shards(connection)]
+    if roles != [[b"master", b"replica"]] * (number // 2):
+        return False
     replication = connection.call("INFO", "replication")
     if is_replica:
         return b"master_link_status:up" in replication and b"master_sync_in_progress:0" in replication
     return b"connected_slaves:1" in replication and b"state=online" in replication
+
+
+def _shards(connection: Connection) -> list[list[Any]]:
+    shards: list[list[Any]] = connection.call("CLUSTER", "SHARDS")
+    return shards
+
+
+def _fields(reply: list[Any]) -> dict[bytes, Any]:
+    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def _pause(deadline: float) -> None:

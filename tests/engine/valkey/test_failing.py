@@ -17,6 +17,9 @@ from tests.engine.valkey.serving import empty
 from tests.support.serving import serving
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, ask, metrics, open_client
+from zapq.engine.valkey.connection import Connection, Login, open_connection
+from zapq.engine.valkey.connection import Server as Where
+from zapq.engine.valkey.fleet import Fleet
 from zapq.engine.valkey.open import open_engine
 from zapq.limits import MAX_BATCH_BYTES
 from zapq.service.operations import Enqueue, Take
@@ -372,6 +375,32 @@ async def test_consumers_for_whom_a_call_was_too_long_are_served_by_the_next_one
         given = [(await each.wait()).given for each in asked]
         assert [int(message.body[:2]) for [message] in given] == list(range(number))
         assert server.seen(TAKE) == 2  # what one call gives is bounded
+
+
+async def test_a_connection_that_opens_as_a_front_end_stops_is_closed(
+    server: Scripted, zapq_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Connection] = []
+    stopping = trio.Event()
+
+    async def open_late(server: Where, login: Login) -> Connection:
+        connection = await open_connection(server, login)
+        opened.append(connection)
+        if len(opened) == 3:  # the one that listens: requests are served without it
+            with trio.CancelScope(shield=True):
+                await stopping.wait()
+        return connection
+
+    def give_up(fleet: Fleet) -> None:
+        stop(fleet)
+        stopping.set()
+
+    stop = Fleet.give_up
+    monkeypatch.setattr("zapq.engine.valkey.fleet.open_connection", open_late)
+    monkeypatch.setattr(Fleet, "give_up", give_up)
+    async with open_engine(server.engine(zapq_settings)):
+        await eventually(lambda: len(opened) == 3, "the last connection to open")
+    assert [connection.sock.fileno() for connection in opened] == [-1, -1, -1]
 
 
 async def test_questions_that_differ_each_have_their_own_answer(url: str) -> None:

@@ -226,16 +226,19 @@ class Fleet:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the servers connected until cancelled."""
-        async with trio.open_nursery() as self._tasks:
-            try:
-                self._use(self._topology)
-                self._tasks.start_soon(self._watch_topology)
-                self._tasks.start_soon(self._watch_time)
-                task_status.started()
-                await trio.sleep_forever()
-            finally:
-                self.give_up()
-                self.poller.close()
+        try:
+            async with trio.open_nursery() as self._tasks:
+                try:
+                    self._use(self._topology)
+                    self._tasks.start_soon(self._watch_topology)
+                    self._tasks.start_soon(self._watch_time)
+                    task_status.started()
+                    await trio.sleep_forever()
+                finally:
+                    self.give_up()
+        finally:
+            # Not before: a task may have just got the connection it is to watch.
+            self.poller.close()
 
     def give_up(self) -> None:
         """Try nothing any more: all that is asked is refused, or not known."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -146,9 +146,11 @@ async def test_after_stop_fetching_what_is_worked_on_is_kept_and_the_rest_releas
     await emails.enqueue_many([b"1", b"2", b"3"])
     token = trio.lowlevel.current_trio_token()
 
-    def released() -> None:
-        wait = partial(eventually, lambda: emails.info().stats.released == 2, "the others to be released")
-        trio.from_thread.run(wait, trio_token=token)
+    def until(condition: Callable[[], bool], what: str) -> Callable[[], None]:
+        return partial(trio.from_thread.run, eventually, condition, what, trio_token=token)
+
+    fetched = until(lambda: emails.info().stats.leased == 3, "all to be fetched")
+    released = until(lambda: emails.info().stats.released == 2, "the others to be released")
 
     def work_in_thread() -> None:
         with (
@@ -157,16 +159,19 @@ async def test_after_stop_fetching_what_is_worked_on_is_kept_and_the_rest_releas
         ):
             for lease in leases:
                 with lease:
+                    fetched()
                     leases.stop_fetching()
                     released()
             assert list(leases) == []
 
     async def work(client: Any) -> None:
+        wait = trio.to_thread.run_sync if shell == "trio" else asyncio.to_thread
         async with client.consume("emails", concurrency=1, prefetch=2) as leases:
             async for lease in leases:
                 async with lease:
+                    await wait(fetched)
                     leases.stop_fetching()
-                    await (trio.to_thread.run_sync if shell == "trio" else asyncio.to_thread)(released)
+                    await wait(released)
             assert [lease async for lease in leases] == []
 
     if shell == "threads":

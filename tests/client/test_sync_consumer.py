@@ -243,6 +243,8 @@ async def test_a_lost_lease_is_told_to_its_handler(
             assert lease.lost
             with pytest.raises(errors.ReceiptExpired):
                 work_until_cancelled(lease)
+            others = leases._holding.held
+            eventually_sync(lambda: not others, "the one that waits to be lost as well")
             trio.from_thread.run(emails.enqueue, b"next")
             with next(leases) as lease:
                 assert lease.body == b"next"

@@ -63,7 +63,7 @@ class Flag(threading.Event):
 
     def set(self) -> None:
         """Let all threads go on."""
-        # Who joins after that sees it set.
+        # A thread that joins after this sees it set.
         self._is_set = True
         for each in list(self._waiting):
             with suppress(RuntimeError):  # another thread may set it, too

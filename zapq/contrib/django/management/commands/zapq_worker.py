@@ -12,17 +12,15 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from anyio import current_time
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from zapq.errors import ZapqError
+from zapq.limits import SIGNAL_ECHO_SECONDS
 
 if TYPE_CHECKING:
     from zapq.contrib.django.backend import ZapqBackend
     from zapq.contrib.django.worker import Worker
-
-_ECHO_SECONDS = 0.1
 
 
 class Command(BaseCommand):
@@ -113,6 +111,6 @@ async def _watch(signals: AsyncIterator[signal.Signals], worker: Worker) -> None
     stopped = -inf
     async for _ in signals:
         # Two at once are one: sent to the program, and to its process group.
-        if current_time() - stopped >= _ECHO_SECONDS:
-            stopped = current_time()
+        if anyio.current_time() - stopped >= SIGNAL_ECHO_SECONDS:
+            stopped = anyio.current_time()
             worker.stop()

@@ -70,7 +70,7 @@ MAY_USE = {
     },
     "client": {"limits", "errors", "core"},
     "programs": {"limits", "errors", "core", "client", ""},
-    "contrib": {"errors", "core", "client"},
+    "contrib": {"errors", "limits", "core", "client"},
     "testing": {"limits", "settings", "service", "command", ""},
     "command": {
         "limits",

@@ -19,6 +19,7 @@ from unittest.mock import Mock
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.support.process import ENVIRON
 from tests.support.waiting import eventually
@@ -422,17 +423,16 @@ def test_the_command_says_what_a_server_refuses_and_ends_with_its_worker(monkeyp
         call_command("zapq_worker", queue=["emails"])
 
 
-async def test_two_signals_at_once_stop_a_worker_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_two_signals_at_once_stop_a_worker_once(autojump_clock: MockClock) -> None:
     stops = list[float]()
-    now = iter([10.0, 10.0, 10.05, 10.2, 10.2])
-    monkeypatch.setattr(zapq_worker, "current_time", lambda: next(now))
 
     async def signals() -> AsyncIterator[signal.Signals]:
-        for _ in range(3):
+        for pause in (0, 0.05, 0.2):
+            await trio.sleep(pause)
             yield signal.SIGTERM
 
-    await zapq_worker._watch(signals(), Mock(stop=lambda: stops.append(1.0)))
-    assert len(stops) == 2
+    await zapq_worker._watch(signals(), Mock(stop=lambda: stops.append(trio.current_time())))
+    assert stops == pytest.approx([0.0, 0.25])
 
 
 @pytest.mark.slow

@@ -111,6 +111,7 @@ async def _watch(signals: AsyncIterator[signal.Signals], worker: Worker) -> None
     stopped = -inf
     async for _ in signals:
         # Two at once are one: sent to the program, and to its process group.
-        if anyio.current_time() - stopped >= SIGNAL_ECHO_SECONDS:
-            stopped = anyio.current_time()
+        now = anyio.current_time()
+        if now - stopped >= SIGNAL_ECHO_SECONDS:
+            stopped = now
             worker.stop()

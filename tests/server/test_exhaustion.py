@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.support.process import running_zapq
+from tests.support.process import open_sockets, running_zapq
 from tests.support.serving import by, serving, with_tls
 from tests.support.waiting import eventually
 from tests.support.wire import Answer, Client, ask, connect, connection, open_client
@@ -119,11 +119,12 @@ async def test_without_descriptors_left_it_goes_on_with_who_is_there_and_turns_t
             def connect_some(number: int) -> list[socket.socket]:
                 return [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(number)]
 
-            before = sockets_in(directory)
+            pid = server.process.pid
+            before = open_sockets(pid)
             # They are accepted before the others connect: no kernel promises to hand out clients in the order in
             # which they connected.
             inside = connect_some(len(REQUESTS))
-            await eventually(lambda: sockets_in(directory) >= before + len(inside), "them to be accepted")
+            await eventually(lambda: open_sockets(pid) >= before + len(inside), "them to be accepted")
             crowd = connect_some(100)
             await eventually(
                 lambda: "cannot accept connections" in server.lines(), "the descriptors to be used up"
@@ -160,15 +161,6 @@ REQUESTS = [
     # Without a body: refused unread, one would end its connection, and that is a descriptor.
     ("POST", "/queues/a/settle", b"", 415),
 ]
-
-
-def sockets_in(directory: str) -> int:
-    """Return how many of a process's descriptors are sockets; files come and go."""
-    number = 0
-    for name in os.listdir(directory):
-        with suppress(FileNotFoundError):
-            number += os.readlink(f"{directory}/{name}").startswith("socket:")
-    return number
 
 
 def is_closed(sock: socket.socket) -> bool:

@@ -26,6 +26,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import zapq
+from tests.support.process import open_sockets
 from tests.support.serving import with_tls
 from tests.support.wire import ask, vanish
 from zapq.service.service import QueueService
@@ -318,9 +319,9 @@ class Target:
         return metrics
 
     async def remember(self) -> None:
-        sockets = open_sockets()
+        sockets = open_sockets(os.getpid())
         await self.answers()
-        while open_sockets() > sockets:  # our own connection
+        while open_sockets(os.getpid()) > sockets:  # our own connection
             await trio.sleep(1)
         await wait_all_tasks_blocked(0.05)
         self.tasks, self.descriptors = census()
@@ -332,11 +333,6 @@ class Target:
                 await trio.sleep(1)
             return
         raise AssertionError(f"left behind: {census()} where ({self.tasks}, {self.descriptors}) were before")
-
-
-def open_sockets() -> int:
-    directory = Path("/proc/self/fd")
-    return sum(entry.is_socket() for entry in directory.iterdir())
 
 
 def census() -> tuple[int, int]:

@@ -31,9 +31,7 @@ async def sent_and_failed(boto: Boto, *bodies: str) -> tuple[str, str, list[str]
     assert await boto("receive_message", QueueUrl=jobs) == {}
 
     async def have_arrived() -> bool:
-        wanted = ["ApproximateNumberOfMessages"]
-        there = await boto("get_queue_attributes", QueueUrl=dead, AttributeNames=wanted)
-        return bool(there["Attributes"] == {wanted[0]: str(len(bodies))})
+        return bool((await boto.attributes(dead))["ApproximateNumberOfMessages"] == str(len(bodies)))
 
     # Over Valkey they are on their way for a moment.
     await eventually(have_arrived, "the dead letters")
